@@ -1,0 +1,55 @@
+# `make demo` and `make test` do all their own set-up: they need Python >= 3.10, make and a network to install from.
+#
+#   make demo PHOTOS="cat.jpg dog.jpg"     your own photos
+#   make test PYTHON=python3.12            another Python
+#   make test PYTEST_ARGS="-k frame -x"    some of the tests
+
+ifndef PYTHON
+PYTHON := $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+endif
+
+PHOTOS ?=
+PYTEST_ARGS ?=
+PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --only-binary=:all: --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format setup setup-demo clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv-demo/.ready ## classify photos with a network cut in two: a device process, a socket, a server process
+	.venv-demo/bin/bottlenet demo $(PHOTOS)
+
+test: .venv/.ready lint ## lint, types, every test, coverage
+	.venv/bin/python -m pytest --cov $(PYTEST_ARGS)
+
+lint: .venv/.ready ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/.ready ## rewrite the code as ruff wants it
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+setup: .venv/.ready ## .venv: everything, with torch
+setup-demo: .venv-demo/.ready ## .venv-demo: device and server only, no torch
+
+.venv/.ready: EXTRAS := cloud,train,models,dev
+.venv/.ready: SIZE := with torch: from 1 GB, some minutes
+.venv-demo/.ready: EXTRAS := cloud
+.venv-demo/.ready: SIZE := no torch: about 250 MB, under a minute
+
+# The stamp is written last, so that an interrupted set-up starts again.
+.venv/.ready .venv-demo/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "bottlenet needs Python 3.10 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Setting up $(@D) ($(SIZE)) ..."
+	@$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python $(PIP_INSTALL) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+clean: ## remove what was set up, built and cached
+	rm -rf .venv .venv-demo build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
