@@ -1,0 +1,1 @@
+"""What crosses the network: symbols <-> picture <-> payload <-> frame, and the answer. No torch here."""

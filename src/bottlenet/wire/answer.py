@@ -1,0 +1,117 @@
+"""What the server sends back for one frame. docs/wire.md is the specification.
+
+An answer of 12 + 4 * K bytes, network byte order:
+
+    byte    what                  values
+    0       version | status      high 4 bits: 1; low 4 bits: 0, answered
+    1-2     sequence number       the frame's
+    3-6     decode_us             microseconds from payload to symbols, on the server
+    7-10    tail_us               microseconds of the rest of the network, on the server
+    11      count K               0..255
+    12-     K times 4 bytes       class index 0..65535, then probability * 65535 rounded, 2 bytes each; best first
+
+A refusal of 4 + L bytes:
+
+    byte    what                  values
+    0       version | status      high 4 bits: 1; low 4 bits: 1, refused
+    1-2     sequence number       the frame's, or 0 where it could not be read
+    3       length L              0..255
+    4-      message               L bytes of UTF-8, one line
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from bottlenet.errors import FrameError, InputError, WireError
+from bottlenet.wire.frame import VERSION
+
+ANSWERED = 0
+REFUSED = 1
+
+HEAD = struct.Struct("!BHIIB")
+CHOICE = struct.Struct("!HH")
+REFUSAL = struct.Struct("!BHB")
+
+MAX_CHOICES = 255
+MAX_MESSAGE_BYTES = 255
+PROBABILITY_STEPS = 65535
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Class scores for one frame, with what they took.
+
+    InputError: a field that its place can't hold, or `top` that isn't best first.
+    """
+
+    sequence: int  # 0..65535
+    decode_us: int  # 0..2**32 - 1
+    tail_us: int  # 0..2**32 - 1
+    top: tuple[tuple[int, float], ...]  # (class index 0..65535, probability 0..1), best first, at most 255
+
+    def __post_init__(self) -> None:
+        for name, value, high in (
+            ("sequence", self.sequence, 2**16 - 1),
+            ("decode_us", self.decode_us, 2**32 - 1),
+            ("tail_us", self.tail_us, 2**32 - 1),
+            ("number of choices", len(self.top), MAX_CHOICES),
+        ):
+            if not 0 <= value <= high:
+                raise InputError(f"answer: {name} is {value}; it can be 0 to {high}")
+        last = 1.0
+        for class_index, probability in self.top:
+            if not 0 <= class_index <= 65535:
+                raise InputError(f"answer: class index is {class_index}; it can be 0 to 65535")
+            if not 0 <= probability <= last:  # so refuses NaN
+                raise InputError(f"answer: probability {probability} follows {last}; give 0 to 1, best first")
+            last = probability
+
+    def to_bytes(self) -> bytes:
+        """12 + 4 * K bytes."""
+        head = HEAD.pack(VERSION << 4 | ANSWERED, self.sequence, self.decode_us, self.tail_us, len(self.top))
+        return head + b"".join(CHOICE.pack(index, round(share * PROBABILITY_STEPS)) for index, share in self.top)
+
+
+def refusal_bytes(sequence: int, message: str) -> bytes:
+    """A refusal; `message` is cut to 255 bytes of UTF-8. InputError: a sequence number out of range."""
+    if not 0 <= sequence <= 2**16 - 1:
+        raise InputError(f"refusal: sequence is {sequence}; it can be 0 to 65535")
+    text = one_line(message).encode("utf-8", "replace")[:MAX_MESSAGE_BYTES]
+    text = text.decode("utf-8", "ignore").encode()  # the cut may have split a character
+    return REFUSAL.pack(VERSION << 4 | REFUSED, sequence, len(text)) + text
+
+
+def parse_answer(data: bytes) -> Answer:
+    """The answer that `data` is, all of it; probabilities are multiples of 1 / 65535.
+
+    FrameError: a refusal, with the server's message. WireError: anything else that isn't an answer.
+    """
+    if len(data) < REFUSAL.size or data[0] >> 4 != VERSION or data[0] & 15 not in (ANSWERED, REFUSED):
+        raise WireError(f"{len(data)} bytes are no answer of version {VERSION}; is this a BottleNet server?")
+    if data[0] & 15 == REFUSED:
+        raise parse_refusal(data)
+    count = data[HEAD.size - 1] if len(data) >= HEAD.size else 0
+    if len(data) != HEAD.size + count * CHOICE.size:
+        raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size + count * CHOICE.size}; ask again")
+    _, sequence, decode_us, tail_us, _ = HEAD.unpack_from(data)
+    top = tuple((index, steps / PROBABILITY_STEPS) for index, steps in CHOICE.iter_unpack(data[HEAD.size :]))
+    try:
+        return Answer(sequence, decode_us, tail_us, top)
+    except InputError as error:
+        raise WireError(f"{error}: the server sent this") from error
+
+
+def parse_refusal(data: bytes) -> WireError:
+    """FrameError with the server's message, or WireError where `data` isn't whole."""
+    _, sequence, length = REFUSAL.unpack_from(data)
+    if len(data) != REFUSAL.size + length:
+        return WireError(f"refusal of {len(data)} bytes, but it should have {REFUSAL.size + length}; ask again")
+    message = one_line(data[REFUSAL.size :].decode("utf-8", "replace"))
+    return FrameError(f"the server refused frame {sequence}: {message}")
+
+
+def one_line(text: str) -> str:
+    """Without line breaks and control characters, as it may end on a terminal."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

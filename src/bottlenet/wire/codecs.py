@@ -1,0 +1,257 @@
+"""Symbols to payload and back: `Raw`, `Deflate`, `Jpeg`, `WebP`; `CODECS` at the bottom names them.
+
+    symbols (C, H, W) uint8 --encode--> payload --decode--> symbols_hat (C, H, W) uint8
+
+A payload holds only what the receiver can't know: the bundle already tells it the size, the layout, the codec and
+its setting, so the headers that a complete file would carry stay at home. docs/wire.md specifies every payload.
+
+`round_trip` is the batch form for training: what the receiver would get, and what it would cost.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottlenet.errors import InputError, PayloadError
+from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.stripped import pack_jpeg, pack_webp, unpack_jpeg, unpack_webp
+
+Symbols = NDArray[np.uint8]
+Sizes = NDArray[np.int64]
+
+WEBP_MAX_SIDE = 16383
+
+
+class Codec(Protocol):
+    """Two functions that undo each other, exactly or nearly, and know how large a latent is.
+
+    `encode` and `round_trip` raise InputError for symbols of another shape or dtype. `decode` raises PayloadError
+    for anything that does not decode, and never allocates more than the picture of `mosaic` needs.
+    """
+
+    @property
+    def name(self) -> str:
+        """The key in CODECS."""
+
+    @property
+    def code(self) -> int:
+        """The number on the wire, 0..15."""
+
+    @property
+    def setting(self) -> int:
+        """The codec's one parameter as it stands on the wire, 0..255."""
+
+    @property
+    def mosaic(self) -> Mosaic:
+        """Shape of the latent, and how it is laid out as a picture."""
+
+    def encode(self, symbols: Symbols) -> bytes:
+        """(C, H, W) uint8 -> payload."""
+
+    def decode(self, payload: bytes) -> Symbols:
+        """Payload -> (C, H, W) uint8."""
+
+    def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
+        """(B, C, H, W) uint8 -> what `decode(encode(...))` gives, same shape, and payload bytes (B,) int64."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The symbols as they are, one byte each, in C, H, W order. `setting` is 0."""
+
+    name: ClassVar[str] = "raw"
+    code: ClassVar[int] = 0
+    mosaic: Mosaic
+    setting: int = 0
+
+    def __post_init__(self) -> None:
+        check_setting("raw", "setting", self.setting, 0, 0)
+
+    def encode(self, symbols: Symbols) -> bytes:
+        self.mosaic.check(symbols)
+        return symbols.tobytes()
+
+    def decode(self, payload: bytes) -> Symbols:
+        return unflatten(payload, self.mosaic)
+
+    def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
+        self.mosaic.check_batch(symbols)
+        return symbols.copy(), np.full(len(symbols), self.mosaic.symbol_count, np.int64)
+
+
+@dataclass(frozen=True)
+class Deflate:
+    """Lossless: the symbols in C, H, W order as a raw DEFLATE stream (RFC 1951), without zlib's header and sum.
+
+    `level` is zlib's, 0 (stored) to 9 (smallest); a decoder needs no level, it travels for the record.
+    """
+
+    name: ClassVar[str] = "deflate"
+    code: ClassVar[int] = 1
+    mosaic: Mosaic
+    level: int = 9
+
+    def __post_init__(self) -> None:
+        check_setting("deflate", "level", self.level, 0, 9)
+
+    @property
+    def setting(self) -> int:
+        return self.level
+
+    def encode(self, symbols: Symbols) -> bytes:
+        self.mosaic.check(symbols)
+        return self._pack(symbols)
+
+    def decode(self, payload: bytes) -> Symbols:
+        """Exact; inflates at most one byte more than the latent has."""
+        inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        try:
+            # The byte too many makes a longer stream show, and a bomb stops there.
+            plain = inflater.decompress(payload, self.mosaic.symbol_count + 1)
+        except zlib.error as error:
+            raise PayloadError(f"deflate payload of {len(payload)} bytes does not inflate: {error}") from error
+        if len(plain) <= self.mosaic.symbol_count and not inflater.eof:
+            raise PayloadError(f"deflate payload ends too early, after {len(payload)} bytes; send all of it")
+        if inflater.unused_data:
+            raise PayloadError(f"deflate payload has {len(inflater.unused_data)} bytes after its end; send none")
+        return unflatten(plain, self.mosaic)
+
+    def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
+        self.mosaic.check_batch(symbols)
+        return symbols.copy(), np.array([len(self._pack(one)) for one in symbols], np.int64)
+
+    def _pack(self, symbols: Symbols) -> bytes:
+        deflater = zlib.compressobj(self.level, wbits=-zlib.MAX_WBITS)
+        return deflater.compress(symbols.tobytes()) + deflater.flush()
+
+
+@dataclass(frozen=True)
+class PictureCodec(ABC):
+    """What `Jpeg` and `WebP` have in common: symbols go through one grey picture, of a `quality` up to 100."""
+
+    name: ClassVar[str]
+    lowest: ClassVar[int]  # quality
+    mosaic: Mosaic
+    quality: int = 20
+
+    def __post_init__(self) -> None:
+        check_setting(self.name, "quality", self.quality, self.lowest, 100)
+
+    @property
+    def setting(self) -> int:
+        return self.quality
+
+    @abstractmethod
+    def pack(self, picture: Symbols) -> bytes:
+        """(rows, cols) uint8 -> payload."""
+
+    @abstractmethod
+    def unpack(self, payload: bytes) -> Symbols:
+        """Payload -> (rows, cols) uint8, or PayloadError."""
+
+    def encode(self, symbols: Symbols) -> bytes:
+        self.mosaic.check(symbols)
+        return self.pack(self.mosaic.tile(symbols))
+
+    def decode(self, payload: bytes) -> Symbols:
+        return self.mosaic.untile(self.unpack(payload))
+
+    def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
+        """Each picture through `pack` and `unpack`: nothing that training sees differs from what is sent."""
+        self.mosaic.check_batch(symbols)
+        pictures = self.mosaic.tile(symbols)  # (B, rows, cols)
+        pictures_hat = np.empty_like(pictures)
+        payload_bytes = np.empty(len(pictures), np.int64)
+        for number, picture in enumerate(pictures):
+            payload = self.pack(picture)
+            pictures_hat[number] = self.unpack(payload)
+            payload_bytes[number] = len(payload)
+        return self.mosaic.untile(pictures_hat), payload_bytes
+
+
+@dataclass(frozen=True)
+class Jpeg(PictureCodec):
+    """The paper's codec: the mosaic as a grey baseline JPEG (BottleNet, ISLPED 2019; quality 20 there).
+
+    The payload is the entropy-coded scan alone. The 328 bytes before it are a pure function of picture size and
+    quality, so the receiver makes them itself, once.
+
+    `quality` is libjpeg's, 1..100.
+    """
+
+    name: ClassVar[str] = "jpeg"
+    code: ClassVar[int] = 2
+    lowest: ClassVar[int] = 1
+
+    def pack(self, picture: Symbols) -> bytes:
+        return pack_jpeg(picture, self.quality)
+
+    def unpack(self, payload: bytes) -> Symbols:
+        """Pixel by pixel what decoding the complete file gives."""
+        return unpack_jpeg(payload, self.mosaic.picture_shape, self.quality)
+
+
+@dataclass(frozen=True)
+class WebP(PictureCodec):
+    """The mosaic as a lossy WebP picture; the payload is its VP8 key frame.
+
+    VP8 has no grey: chroma is there, but flat, and costs next to nothing. It holds luma as 16..235, so that even
+    quality 100 isn't lossless.
+
+    `quality` is libwebp's, 0..100; a decoder needs none. InputError: a picture with a side above 16,383.
+    """
+
+    name: ClassVar[str] = "webp"
+    code: ClassVar[int] = 3
+    lowest: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows, cols = self.mosaic.picture_shape
+        if max(rows, cols) > WEBP_MAX_SIDE:
+            raise InputError(f"webp: the picture is {rows} x {cols}; WebP allows {WEBP_MAX_SIDE} a side: use jpeg")
+
+    def pack(self, picture: Symbols) -> bytes:
+        return pack_webp(picture, self.quality)
+
+    def unpack(self, payload: bytes) -> Symbols:
+        """The key frame's luma."""
+        return unpack_webp(payload, self.mosaic.picture_shape)
+
+
+def check_setting(codec: str, what: str, value: object, low: int, high: int) -> None:
+    """InputError unless `value` is an integer from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        allowed = f"it is always {low}" if low == high else f"give an integer from {low} to {high}"
+        raise InputError(f"{codec}: {what} is {value!r}; {allowed}")
+
+
+def unflatten(plain: bytes, mosaic: Mosaic) -> Symbols:
+    """One byte a symbol -> (C, H, W), writable. PayloadError: another number of symbols."""
+    if len(plain) != mosaic.symbol_count:
+        more = "more" if len(plain) > mosaic.symbol_count else "fewer"
+        raise PayloadError(f"payload holds {more} than the {mosaic.symbol_count} symbols of this bundle")
+    return np.frombuffer(plain, np.uint8).reshape(mosaic.symbols_shape).copy()
+
+
+CODECS: dict[str, type[Raw] | type[Deflate] | type[Jpeg] | type[WebP]] = {
+    Raw.name: Raw,
+    Deflate.name: Deflate,
+    Jpeg.name: Jpeg,
+    WebP.name: WebP,
+}
+
+CODES: dict[int, str] = {codec.code: name for name, codec in CODECS.items()}
+
+
+def make_codec(name: str, mosaic: Mosaic, setting: int) -> Codec:
+    """The codec called `name`, for latents of `mosaic`. InputError: a name not in CODECS, a setting out of range."""
+    if name not in CODECS:
+        raise InputError(f"there is no codec {name!r}; choose one of {', '.join(CODECS)}")
+    return CODECS[name](mosaic, setting)

@@ -1,0 +1,108 @@
+"""JPEG and WebP pictures without the parts of the file that the receiver can make itself.
+
+    JPEG     SOI APP0 DQT SOF0 DHT DHT SOS | entropy-coded scan | EOI
+    WebP     "RIFF" size "WEBP" "VP8 " size | VP8 key frame
+    payload                                 | this              |
+
+A picture is (rows, cols) uint8. Packing is as good as the libraries underneath; unpacking takes bytes from anyone:
+what does not decode is a PayloadError, and a picture of another size is never allocated.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from bottlenet.errors import PayloadError
+
+Picture = NDArray[np.uint8]
+Shape = tuple[int, int]
+
+JPEG_SOS = b"\xff\xda"  # start of scan
+JPEG_EOI = b"\xff\xd9"  # end of image
+WEBP_HEADER_BYTES = 20
+VP8_START = b"\x9d\x01\x2a"
+
+
+def jpeg_file(picture: Picture, quality: int) -> bytes:
+    """The complete grey baseline file, with libjpeg's tables for `quality`, 1..100."""
+    file: bytes = simplejpeg.encode_jpeg(picture[..., None], quality=quality, colorspace="GRAY")
+    return file
+
+
+@lru_cache(maxsize=64)
+def jpeg_header(shape: Shape, quality: int) -> bytes:
+    """SOI up to and including SOS, 328 bytes: all before the scan in the file of any picture of `shape`.
+
+    It is a pure function of both arguments, so the file of a blank picture has it too.
+    """
+    blank = jpeg_file(np.zeros(shape, np.uint8), quality)
+    sos = blank.index(JPEG_SOS) + len(JPEG_SOS)
+    return blank[: sos + int.from_bytes(blank[sos : sos + 2], "big")]
+
+
+def pack_jpeg(picture: Picture, quality: int) -> bytes:
+    """The entropy-coded scan of the file."""
+    file = jpeg_file(picture, quality)
+    rows, cols = picture.shape
+    header = jpeg_header((rows, cols), quality)
+    assert file.startswith(header), "libjpeg's header depends on the picture"
+    return file[len(header) : -len(JPEG_EOI)]
+
+
+def unpack_jpeg(scan: bytes, shape: Shape, quality: int) -> Picture:
+    """The picture of `shape`, pixel by pixel what any libjpeg makes of the complete file.
+
+    By default libjpeg patches a damaged scan up and warns. Its strict mode is used here, which makes each warning a
+    PayloadError: a scan that ends too early, a bad Huffman code, bytes left over. Other damage, and a few bytes
+    after the last block, decode to some picture: that is for the frame's checksum.
+    """
+    # There are no restart intervals, so each 0xFF in a scan is a stuffed one. Anything else would be a marker, and
+    # could bring tables and sizes of its own.
+    if scan.count(b"\xff") != scan.count(b"\xff\x00"):
+        raise PayloadError(f"jpeg payload of {len(scan)} bytes has a marker in it; send the scan and no more")
+    file = b"".join((jpeg_header(shape, quality), scan, JPEG_EOI))
+    try:
+        picture: Picture = simplejpeg.decode_jpeg(file, colorspace="GRAY", strict=True)
+    except ValueError as error:
+        raise PayloadError(f"jpeg payload of {len(scan)} bytes does not decode: {error}; send it again") from error
+    return picture[..., 0]
+
+
+def webp_header(payload_bytes: int) -> bytes:
+    """The 20 bytes before the key frame. `payload_bytes` is even, as libwebp pads inside the chunk."""
+    riff = b"RIFF" + (payload_bytes + 12).to_bytes(4, "little") + b"WEBP"
+    return riff + b"VP8 " + payload_bytes.to_bytes(4, "little")
+
+
+def pack_webp(picture: Picture, quality: int) -> bytes:
+    """The VP8 key frame (RFC 6386) of the lossy file, method 4, `quality` 0..100."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=4, lossless=False)
+    file = buffer.getvalue()
+    assert file.startswith(webp_header(len(file) - WEBP_HEADER_BYTES)), "libwebp wrote more than one chunk"
+    return file[WEBP_HEADER_BYTES:]
+
+
+def unpack_webp(payload: bytes, shape: Shape) -> Picture:
+    """The picture of `shape`; another size in the key frame is refused before anything is decoded."""
+    # Frame tag (3 bytes, lowest bit 0: a key frame), start code (3), then twice 14 bits of size and 2 of scale.
+    if len(payload) < 10 or payload[0] & 1 or payload[3:6] != VP8_START or len(payload) % 2:
+        raise PayloadError(f"webp payload of {len(payload)} bytes is no VP8 key frame; send the whole frame")
+    told = int.from_bytes(payload[8:10], "little"), int.from_bytes(payload[6:8], "little")
+    if told != shape:
+        raise PayloadError(
+            f"webp payload is a picture of {told[0]} x {told[1]}, but this bundle's is {shape[0]} x {shape[1]}; "
+            f"use the same bundle on both sides"
+        )
+    try:
+        with Image.open(io.BytesIO(webp_header(len(payload)) + payload), formats=["WEBP"]) as image:
+            picture: Picture = np.asarray(image.convert("L"))
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise PayloadError(f"webp payload of {len(payload)} bytes is damaged; send the whole frame") from error
+    return picture

@@ -1,0 +1,136 @@
+"""An answer arrives as it was sent, a refusal arrives as an error, anything else is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bottlenet.errors import FrameError, InputError, WireError
+from bottlenet.wire.answer import Answer, parse_answer, refusal_bytes
+
+SPEC = "".join((Path(__file__).parent.parent / "docs" / "wire.md").read_text(encoding="utf-8").split())
+ANSWER = Answer(sequence=258, decode_us=41, tail_us=1843, top=((285, 0.75), (281, 0.125)))
+
+quick = settings(max_examples=100, deadline=None)
+answers = st.builds(
+    Answer,
+    sequence=st.integers(0, 65535),
+    decode_us=st.integers(0, 2**32 - 1),
+    tail_us=st.integers(0, 2**32 - 1),
+    top=st.lists(st.tuples(st.integers(0, 65535), st.floats(0, 1)), max_size=255).map(
+        lambda top: tuple(sorted(top, key=lambda choice: -choice[1]))
+    ),
+)
+
+
+def test_golden_bytes() -> None:
+    golden = "10 0102 00000029 00000733 02 011d bfff 0119 2000".replace(" ", "")
+    assert ANSWER.to_bytes().hex() == golden
+    assert golden in SPEC
+    answer = parse_answer(bytes.fromhex(golden))
+    assert (answer.sequence, answer.decode_us, answer.tail_us) == (258, 41, 1843)
+    assert [index for index, _ in answer.top] == [285, 281]
+    assert [probability for _, probability in answer.top] == pytest.approx([0.75, 0.125], abs=1e-5)
+
+
+def test_golden_refusal() -> None:
+    golden = "11 0102 0e 6e6f20737563682062756e646c65".replace(" ", "")
+    assert refusal_bytes(258, "no such bundle").hex() == golden
+    assert golden in SPEC
+    with pytest.raises(FrameError, match=r"^the server refused frame 258: no such bundle$"):
+        parse_answer(bytes.fromhex(golden))
+
+
+@quick
+@given(answers)
+def test_an_answer_comes_back(answer: Answer) -> None:
+    data = answer.to_bytes()
+    assert len(data) == 12 + 4 * len(answer.top)
+    back = parse_answer(data)
+    assert (back.sequence, back.decode_us, back.tail_us) == (answer.sequence, answer.decode_us, answer.tail_us)
+    assert [index for index, _ in back.top] == [index for index, _ in answer.top]
+    for (_, probability_hat), (_, probability) in zip(back.top, answer.top, strict=True):
+        assert abs(probability_hat - probability) <= 0.5 / 65535 + 1e-12
+    assert back.to_bytes() == data
+
+
+@quick
+@given(st.integers(0, 65535), st.text(max_size=300))
+def test_any_message_makes_one_short_line(sequence: int, message: str) -> None:
+    data = refusal_bytes(sequence, message)
+    assert len(data) <= 4 + 255
+    with pytest.raises(FrameError, match=f"^the server refused frame {sequence}: ") as caught:
+        parse_answer(data)
+    assert str(caught.value).isprintable()
+
+
+def test_a_long_message_is_cut_between_characters() -> None:
+    data = refusal_bytes(1, "é" * 200)
+    assert data[4:].decode() == "é" * 127
+
+
+def test_a_servers_control_characters_stay_out_of_the_terminal() -> None:
+    text = "a\x1b[2Jb\nc\u202ed".encode()
+    with pytest.raises(FrameError) as caught:
+        parse_answer(bytes([0x11, 0, 0, len(text)]) + text)
+    assert str(caught.value).endswith(": a [2Jb c d")
+
+
+def test_every_truncation_and_trailing_byte_is_refused() -> None:
+    for data in (ANSWER.to_bytes(), refusal_bytes(258, "no such bundle")):
+        for wrong in [data[:length] for length in range(len(data))] + [data + b"\0"]:
+            with pytest.raises(WireError) as caught:
+                parse_answer(wrong)
+            assert not isinstance(caught.value, FrameError)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("first", [0x00, 0x12, 0x1F, 0x20, 0x7B])
+def test_another_version_or_status_is_refused(first: int) -> None:
+    with pytest.raises(WireError, match="no answer of version 1; is this a BottleNet server"):
+        parse_answer(bytes([first]) + ANSWER.to_bytes()[1:])
+
+
+def test_an_answer_that_is_not_best_first_is_refused() -> None:
+    data = ANSWER.to_bytes()
+    with pytest.raises(WireError, match="best first"):
+        parse_answer(data[:12] + data[16:20] + data[12:16])
+
+
+@quick
+@given(st.binary(max_size=80))
+def test_garbage_is_an_answer_or_an_error(data: bytes) -> None:
+    try:
+        again = parse_answer(data).to_bytes()
+    except WireError as error:
+        again, said = None, str(error)
+    assert again == data or said.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("sequence", -1, "sequence is -1"),
+        ("sequence", 65536, "0 to 65535"),
+        ("decode_us", 2**32, "decode_us is 4294967296"),
+        ("tail_us", -1, "tail_us is -1"),
+        ("top", ((0, 0.001),) * 256, "number of choices is 256"),
+        ("top", ((65536, 0.5),), "class index is 65536"),
+        ("top", ((1, 1.5),), "0 to 1, best first"),
+        ("top", ((1, -0.5),), "0 to 1, best first"),
+        ("top", ((1, float("nan")),), "0 to 1, best first"),
+        ("top", ((1, 0.2), (2, 0.3)), "0.3 follows 0.2"),
+    ],
+)
+def test_fields_that_an_answer_cannot_hold_are_refused(field: str, value: object, says: str) -> None:
+    fields = {"sequence": 0, "decode_us": 0, "tail_us": 0, "top": (), field: value}
+    with pytest.raises(InputError, match=says):
+        Answer(**fields)  # type: ignore[arg-type]
+
+
+def test_a_refusal_of_a_sequence_out_of_range_is_refused() -> None:
+    with pytest.raises(InputError, match="sequence is 65536"):
+        refusal_bytes(65536, "")
