@@ -1,0 +1,12 @@
+"""The network that is cut and trained. Everything here needs torch: `pip install "bottlenet[train]"`.
+
+models.py  names -> classifiers with their preprocessing and labels
+trace.py   a classifier as a graph in which every place has a name
+measure.py what one run on shapes says about that graph
+split.py   where a classifier can be cut; head and tail
+unit.py    Reduction, Quantizer, Restoration
+model.py   BottleNet: head, unit, codec, unit, tail
+export.py  BottleNet -> bundle
+
+Nothing is imported here, so that `import bottlenet.net` costs nothing.
+"""

@@ -1,0 +1,185 @@
+"""BottleNet -> bundle: graphs that onnxruntime runs alone, compared with torch before anything is written.
+
+    head.onnx    pixels uint8 (B, S, S, 3) -> normalise, head, reduction, rounding -> symbols uint8 (B, c', h, w)
+    tail.onnx    symbols -> dequantise, restoration, tail -> scores float32 (B, classes)
+    uncut.onnx   pixels -> scores: the network as it was before anyone cut it
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime import InferenceSession
+from torch import Tensor, nn
+
+from bottlenet.bundle import Bundle, write_bundle
+from bottlenet.errors import BundleError, InputError
+from bottlenet.manifest import Manifest
+from bottlenet.net.model import BottleNet
+from bottlenet.net.models import Classifier, Normalize
+from bottlenet.net.weights import store_as_int8
+from bottlenet.runtime import open_session
+
+SYMBOLS_AGREE = 0.999  # share of the symbols that must equal torch's
+SCORES_DIFFER = 1e-3  # largest difference of a score, relative to the largest score
+WEIGHTS = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near onnxruntime came to torch on the photos that were compared, and what rounding the weights did."""
+
+    photos: int
+    symbols_equal: float  # share, 0..1
+    scores_difference: float  # largest, of both networks, relative to the largest score
+    rounded_agreement: float  # share of the photos whose answer stays the same with the weights as they are stored
+    rounded_uncut_agreement: float  # the same for the uncut network
+
+
+class DeviceGraph(nn.Module):
+    """pixels -> symbols."""
+
+    def __init__(self, net: BottleNet) -> None:
+        super().__init__()
+        self.head, self.reduction, self.quantizer = net.head, net.reduction, net.quantizer
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        latent = self.reduction(self.head(pixels))
+        return self.quantizer.continuous(latent).round().to(torch.uint8)
+
+
+class ServerGraph(nn.Module):
+    """symbols -> scores."""
+
+    def __init__(self, net: BottleNet) -> None:
+        super().__init__()
+        self.quantizer, self.restoration, self.tail = net.quantizer, net.restoration, net.tail
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        scores: Tensor = self.tail(self.restoration(self.quantizer.dequantize(symbols.float())))
+        return scores
+
+
+def export(
+    net: BottleNet,
+    classifier: Classifier,
+    path: str | Path,
+    *,
+    manifest: Manifest,
+    pixels: np.ndarray,
+    weights: str = "float32",
+) -> tuple[Bundle, Fidelity]:
+    """Writes the bundle of `net` to the folder `path`.
+
+    `classifier` is the uncut network, loaded afresh: training has moved the tail that `net` shares with another copy.
+    `pixels` (N, S, S, 3) uint8, N >= 2: real photos, on which both runtimes must agree. `weights` "int8" stores those
+    of tail.onnx and uncut.onnx in a quarter of the bytes; head.onnx, whose every symbol counts, stays float32.
+
+    BundleError: fewer than 99.9 % of the symbols are equal, or scores differ by more than 1e-3 of the largest.
+    """
+    if weights not in WEIGHTS:
+        raise InputError(f"weights {weights!r}: one of {', '.join(WEIGHTS)} is possible")
+    net = copy.deepcopy(net).eval()
+    device, server = DeviceGraph(net), ServerGraph(net)
+    uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
+    example = torch.from_numpy(pixels[:2])
+    with torch.no_grad():
+        symbols = device(example)
+    graphs = {
+        "head.onnx": to_onnx(device, example, inputs=["pixels"], outputs=["symbols"]),
+        "tail.onnx": to_onnx(server, symbols, inputs=["symbols"], outputs=["scores"]),
+        "uncut.onnx": to_onnx(uncut, example, inputs=["pixels"], outputs=["scores"]),
+    }
+    stored = dict(graphs)
+    if weights == "int8":
+        stored |= {name: store_as_int8(graphs[name]) for name in ("tail.onnx", "uncut.onnx")}
+    fidelity = compare((device, server, uncut), graphs, stored, pixels)
+    check(fidelity)
+    labels = "\n".join(classifier.labels) + "\n"
+    return write_bundle(path, manifest, {**stored, "labels.txt": labels.encode()}), fidelity
+
+
+@torch.no_grad()
+def compare(
+    modules: tuple[nn.Module, nn.Module, nn.Module],
+    graphs: Mapping[str, bytes],
+    stored: Mapping[str, bytes],
+    pixels: np.ndarray,
+) -> Fidelity:
+    """Runs torch and onnxruntime on the same photos, a few at a time; both tails get onnxruntime's symbols."""
+    device, server, uncut = modules
+    exact = {name: open_session(graph) for name, graph in graphs.items()}
+    rounded = {name: open_session(graph) for name, graph in stored.items()}
+    equal, agreed, uncut_agreed, difference = 0.0, 0, 0, 0.0
+    for start in range(0, len(pixels), 8):
+        batch = pixels[start : start + 8]
+        photos = torch.from_numpy(batch)
+        symbols = run(exact["head.onnx"], batch)
+        equal += float((device(photos).numpy() == symbols).mean()) * len(batch)
+        ours, theirs = run(exact["tail.onnx"], symbols), run(exact["uncut.onnx"], batch)
+        difference = max(
+            difference,
+            relative_difference(server(torch.from_numpy(symbols)).numpy(), ours),
+            relative_difference(uncut(photos).numpy(), theirs),
+        )
+        agreed += int((ours.argmax(1) == run(rounded["tail.onnx"], symbols).argmax(1)).sum())
+        uncut_agreed += int((theirs.argmax(1) == run(rounded["uncut.onnx"], batch).argmax(1)).sum())
+    count = len(pixels)
+    return Fidelity(count, equal / count, difference, agreed / count, uncut_agreed / count)
+
+
+def run(session: InferenceSession, batch: np.ndarray) -> np.ndarray:
+    """A graph with one input and one output."""
+    (output,) = session.run(None, {session.get_inputs()[0].name: batch})
+    result: np.ndarray = output
+    return result
+
+
+def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest absolute difference, as a share of the largest score (of 1, if that is smaller)."""
+    return float(np.abs(a - b).max() / max(1.0, float(np.abs(a).max())))
+
+
+def check(fidelity: Fidelity) -> None:
+    """BundleError where onnxruntime is not torch."""
+    if not fidelity.symbols_equal >= SYMBOLS_AGREE:
+        raise BundleError(
+            f"onnxruntime gives other symbols than torch for {1 - fidelity.symbols_equal:.2%} of the elements; "
+            f"at most {1 - SYMBOLS_AGREE:.1%} is allowed, so no bundle was written"
+        )
+    if not fidelity.scores_difference <= SCORES_DIFFER:
+        raise BundleError(
+            f"onnxruntime's scores differ from torch's by {fidelity.scores_difference:.2g} of the largest score; "
+            f"at most {SCORES_DIFFER} is allowed, so no bundle was written"
+        )
+
+
+def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """A module with one input as an ONNX graph whose batch size is free. `example` needs a batch of 2 or more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about parts of torch that it meets and we do not use
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=({0: torch.export.Dim.AUTO},),
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    # the exporter notes for every node which line of Python it came from: size without use, and paths of this machine
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del model.metadata_props[:]
+    graph: bytes = model.SerializeToString()
+    return graph

@@ -1,0 +1,98 @@
+"""A classifier with a bottleneck unit in the middle.
+
+               device                                                      server
+               ------                                                      ------
+    pixels -> [head] -> features -> [reduction] -> latent -> [quantizer] -> symbols -> [codec] -> payload
+                                                                                                    |
+    scores <- [tail] <- features_hat <- [restoration] <- latent_hat <- [quantizer] <- symbols_hat <-+
+
+`forward` trains, with the real codec inside (paper, section 2.3: its gradient is the identity); `compress` and
+`decompress` are the two halves of the same path, and `decompress(compress(x))` equals `forward(x)` in eval mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bottlenet.net.unit import Quantizer
+from bottlenet.wire.codecs import Codec
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What one batch left behind on its way through the network."""
+
+    scores: Tensor  # (B, classes) float32
+    features_hat: Tensor  # (B, c, H, W) float32
+    continuous: Tensor  # (B, c', h, w) symbols before rounding, for a rate estimate
+    payload_bytes: Tensor | None  # (B,) int64; None where no codec ran
+
+
+class BottleNet(nn.Module):
+    """head, unit, codec, unit, tail: see the drawing above."""
+
+    def __init__(
+        self,
+        head: nn.Module,
+        reduction: nn.Module,
+        quantizer: Quantizer,
+        codec: Codec,
+        restoration: nn.Module,
+        tail: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.reduction = reduction
+        self.quantizer = quantizer
+        self.codec = codec
+        self.restoration = restoration
+        self.tail = tail
+
+    def forward(self, pixels: Tensor) -> Passed:
+        """(B, S, S, 3) uint8 -> scores and what was measured on the way."""
+        return self.forward_features(self.head(pixels))
+
+    def forward_features(self, features: Tensor, *, codec_in_loop: bool = True) -> Passed:
+        """(B, c, H, W) -> the same, from the cut on: a frozen head's features need computing only once.
+
+        Without the codec in the loop the symbols go on as they are (the paper's naive training).
+        """
+        latent = self.reduction(features)
+        symbols = self.quantizer.quantize(latent)
+        payload_bytes = None
+        if codec_in_loop:
+            symbols, payload_bytes = self._through_codec(symbols)
+        features_hat, scores = self._restore(symbols)
+        return Passed(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
+
+    def compress(self, pixels: Tensor) -> list[bytes]:
+        """(B, S, S, 3) uint8 -> one payload a photo."""
+        symbols = self.quantizer.quantize(self.reduction(self.head(pixels)))
+        return [self.codec.encode(one) for one in as_bytes(symbols)]
+
+    def decompress(self, payloads: Sequence[bytes]) -> Tensor:
+        """Payloads -> scores (B, classes)."""
+        symbols = np.stack([self.codec.decode(payload) for payload in payloads])
+        device = self.quantizer.low.device
+        _, scores = self._restore(torch.from_numpy(symbols).to(device).float())
+        return scores
+
+    def _through_codec(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """The real codec forward, the identity backward (straight through)."""
+        decoded, payload_bytes = self.codec.round_trip(as_bytes(symbols))
+        symbols_hat = torch.from_numpy(decoded).to(symbols.device).float()
+        return symbols + (symbols_hat - symbols).detach(), torch.from_numpy(payload_bytes)
+
+    def _restore(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        features_hat = self.restoration(self.quantizer.dequantize(symbols))
+        return features_hat, self.tail(features_hat)
+
+
+def as_bytes(symbols: Tensor) -> np.ndarray:
+    """Whole numbers 0..255 as float -> (B, c', h, w) uint8 on the CPU, where codecs run."""
+    return symbols.detach().to("cpu", torch.uint8).contiguous().numpy()

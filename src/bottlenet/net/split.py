@@ -1,0 +1,220 @@
+"""Where a classifier can be cut, and its two halves.
+
+    photo -> head -> features -> tail -> scores         tail(head(x)) == model(x), bit for bit
+
+A cut is a place where exactly one tensor crosses: a skip connection that runs past it makes it no cut. It is named
+by the outermost module that returns the tensor (`layer1.0`, `features.3`, `blocks.8`), the second and later call
+of a module by `relu_1`, `relu_2`, and a place inside a module by the module and the operation (`layer1.0.add`).
+
+FLOPs are those of convolutions, matrix products and attention, two a multiply-add (torch.utils.flop_counter); what
+goes element by element counts nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor, fx, nn
+
+from bottlenet.errors import InputError
+from bottlenet.net.measure import Facts, carry_over, counting_flops, measure
+from bottlenet.net.trace import Key, Traced, traced
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place where one tensor crosses."""
+
+    name: str
+    shape: tuple[int, ...]  # (C, H, W) of the features, without batch; (C,) behind the pooling
+    elements: int  # of the features of one photo
+    head_flops: int  # FLOPs of the head for one photo
+    head_flops_share: float  # of the whole network, 0..1
+
+
+@dataclass(frozen=True)
+class Split:
+    """A model in two. Both share its parameters and buffers, under their names in the model."""
+
+    head: nn.Module = field(repr=False)  # (B, 3, S, S) float -> features (B, C, H, W)
+    tail: nn.Module = field(repr=False)  # features (B, C, H, W) -> scores (B, classes)
+    cut: Cut
+
+
+def cuts(model: nn.Module, input_size: Size = (3, 224, 224)) -> tuple[Cut, ...]:
+    """Every cut of a classifier, from the photo to the scores.
+
+    `input_size` is (channels, height, width). The input and the scores themselves are no cuts.
+
+    InputError: the model's forward can't be traced (torch.fx), or does not run on that size.
+    """
+    with traced(model) as trace:
+        whole = trace()
+        places = _places(whole, measure(model, whole.graph, input_size))
+        return tuple(dict.fromkeys(place.cut for place in places.values()))
+
+
+def split(model: nn.Module, cut: str, input_size: Size = (3, 224, 224)) -> Split:
+    """The two halves of a model at a cut. Besides the cut's own name, those of the modules inside that return the
+    same tensor are taken: `layer1.2` where `layer1` ends with it.
+
+    Modules on one side of the cut are used as they are, in the mode they are in, and follow `train()` and `eval()`
+    later; the code around the cut is unrolled in the mode it is in now. Where the tail changes the features in
+    place, it works on a copy.
+
+    InputError: not a cut of this model, or see `cuts`.
+    """
+    with traced(model) as trace:
+        graph = trace()
+        facts = measure(model, graph.graph, input_size)
+        place = _find(graph, _places(graph, facts), cut, type(model).__name__)
+        node = place.node
+        try:
+            shallow = trace(towards=place.key, opaque=graph.opaque)
+        except InputError:
+            pass  # a module left whole returns what the code around it takes apart: keep all unrolled
+        else:
+            facts_there, there = carry_over(facts, graph, shallow), shallow.at(place.key)
+            if there is not None and _is_alone(there, shallow.graph, facts_there):
+                graph, facts, node = shallow, facts_there, there
+        return Split(_head(model, graph.graph, facts, node), _tail(model, graph.graph, facts, node), place.cut)
+
+
+def count_flops(module: nn.Module, example: Tensor) -> int:
+    """FLOPs of one run on `example`, counted as in `Cut.head_flops`; the run is real, without gradients."""
+    with counting_flops() as counter:
+        module(example)
+    return int(counter.get_total_flops())
+
+
+@dataclass(frozen=True)
+class _Place:
+    cut: Cut
+    node: fx.Node
+    key: Key  # the outermost call that returns the node
+
+
+def _places(graph: Traced, facts: Facts) -> dict[fx.Node, _Place]:
+    """The cut at each node that is one, in order; nodes that are the same tensor share one."""
+    names: dict[fx.Node, str] = {}
+    for name, key in sorted(graph.names.items(), key=lambda item: len(item[1])):  # outermost first, else as they come
+        if (node := graph.at(key)) is not None:
+            names.setdefault(node, name)
+    groups: dict[fx.Node, list[fx.Node]] = {}
+    for node in _lonely(graph.graph, facts):
+        groups.setdefault(_origin(node, facts), []).append(node)
+    order = {node: at for at, node in enumerate(graph.graph.nodes)}
+    ends = {_origin(node, facts) for node in order if node.op in ("placeholder", "output")}
+    ends |= {_origin(node, facts) for node in graph.graph.output_node().all_input_nodes}
+    total = sum(facts.flops.values())
+    places: dict[fx.Node, _Place] = {}
+    for origin, nodes in groups.items():
+        if origin in ends:
+            continue
+        node = min(nodes, key=lambda node: len(graph.names[names[node]]))
+        flops = sum(count for each, count in facts.flops.items() if order[each] <= order[node])
+        shape = facts.shapes[node]
+        cut = Cut(names[node], shape, math.prod(shape), flops, flops / total if total else 0.0)
+        places |= dict.fromkeys(nodes, _Place(cut, node, graph.names[names[node]]))
+    return places
+
+
+def _lonely(graph: fx.Graph, facts: Facts) -> list[fx.Node]:
+    """The nodes that nothing else crosses with: what was made before them is not used after them.
+
+    What does not depend on the photo does not cross (both sides have the parameters), nor does the number of photos
+    (it is the features' first dimension).
+    """
+    order = {node: at for at, node in enumerate(graph.nodes)}
+    found, reach = [], -1  # reach: the last use of anything before
+    for node, at in order.items():
+        if node not in facts.fed or node in facts.batch:
+            continue
+        last_use = max((order[user] for user in node.users if user not in facts.batch), default=at)
+        if node in facts.shapes and reach <= at < last_use:
+            found.append(node)
+        reach = max(reach, last_use)
+    return found
+
+
+def _is_alone(cut: fx.Node, graph: fx.Graph, facts: Facts) -> bool:
+    nodes = list(graph.nodes)
+    at = nodes.index(cut)
+    before = {node for node in nodes[:at] if node in facts.fed and node not in facts.batch}
+    return not any(before.intersection(node.all_input_nodes) for node in nodes[at + 1 :] if node not in facts.batch)
+
+
+def _origin(node: fx.Node, facts: Facts) -> fx.Node:
+    while node in facts.same:
+        node = facts.same[node]
+    return node
+
+
+def _find(graph: Traced, places: dict[fx.Node, _Place], name: str, type_name: str) -> _Place:
+    by_name = {alias: places[node] for alias, key in graph.names.items() if (node := graph.at(key)) in places}
+    if name in by_name:
+        return by_name[name]
+    listed = list(dict.fromkeys(place.cut.name for place in places.values()))
+    if name in graph.names:
+        order = {node: at for at, node in enumerate(graph.graph.nodes)}
+        node = graph.at(graph.names[name])
+        here = order.get(node, 0) if node is not None else 0
+        before = [place.cut.name for place in places.values() if order[place.node] < here][-1:]
+        behind = [place.cut.name for place in places.values() if order[place.node] > here][:1]
+        what = "is no cut, as something else crosses with it or it is no tensor of features"
+        hint = f"the cuts around it are {' and '.join(before + behind) or 'none'}"
+    else:
+        near = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
+        what = f"is no cut of this {type_name}"
+        hint = f"nearest are {', '.join(near)}" if near else f"it has {len(listed)}"
+    raise InputError(f"{name!r} {what}; {hint}; `bottlenet cuts MODEL` lists all")
+
+
+def _head(model: nn.Module, graph: fx.Graph, facts: Facts, cut: fx.Node) -> nn.Module:
+    """Everything up to the cut."""
+    half, env = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.nodes:
+        env[node] = half.node_copy(node, env.__getitem__)
+        if node is cut:
+            break
+    half.output(env[cut])
+    return _module(model, half, env, facts, "Head")
+
+
+def _tail(model: nn.Module, graph: fx.Graph, facts: Facts, cut: fx.Node) -> nn.Module:
+    """Everything behind the cut, and what it needs from before that does not depend on the photo."""
+    half, env = fx.Graph(), dict[fx.Node, fx.Node]()
+    features = half.placeholder("features")
+    photos = half.call_method("size", (features, 0))
+    env |= dict.fromkeys(facts.batch, photos)
+    behind = False
+    for node in graph.nodes:
+        if node is cut:
+            behind = True
+            env[cut] = half.call_method("clone", (features,)) if cut in facts.mutated else features
+        elif node not in facts.batch and (behind or (node not in facts.fed and node.users)):
+            env[node] = half.node_copy(node, env.__getitem__)
+    if not photos.users:
+        half.erase_node(photos)
+    return _module(model, half, env, facts, "Tail")
+
+
+def _module(model: nn.Module, half: fx.Graph, env: dict[fx.Node, fx.Node], facts: Facts, name: str) -> nn.Module:
+    for node, copy in reversed(env.items()):
+        if node not in facts.fed and node.users and not copy.users:  # needed by the other half alone
+            half.erase_node(copy)
+    half.lint()
+    module = fx.GraphModule(model, half, name)
+    for path, made in module.named_modules():
+        own = model.get_submodule(path)
+        if made is own:
+            continue
+        made.training = own.training
+        for key, buffer in list(made.named_buffers(recurse=False)):
+            if key not in own._buffers or key in own._non_persistent_buffers_set:  # not in the model's state dict
+                made.register_buffer(key, buffer, persistent=False)
+    return module

@@ -1,0 +1,218 @@
+"""The bottleneck unit: what is trained between head and tail.
+
+    features -> Reduction -> latent -> Quantizer -> symbols ~ codec ~> symbols_hat -> Quantizer^-1 -> latent_hat -> Restoration -> features_hat
+    (B,c,H,W)               (B,c',h,w)             uint8               uint8                         (B,c',h,w)                 (B,c,H,W)
+
+Two kinds:
+
+- `paper`: BottleNet (ISLPED 2019), section 2: a strided convolution, a 1x1 convolution to c' channels, norms and bounded
+  activations; the restoration is the mirror.
+- `residual`: a linear path started from the principal components of the features, a non-linear branch that starts at
+  zero added to it on both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bottlenet.errors import InputError
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """The numbers of a unit: c, c', s, and the size of what comes in."""
+
+    in_channels: int  # c, channels of the features at the cut
+    channels: int  # c', channels of the latent
+    stride: int  # s, the same for height and width
+    size: tuple[int, int]  # H, W of the features at the cut
+
+    def __post_init__(self) -> None:
+        if min(self.in_channels, self.channels, self.stride) < 1:
+            raise InputError(
+                f"a unit of {self.channels} channels at stride {self.stride}: both must be 1 or more"
+            )
+        if self.stride > min(self.size):
+            raise InputError(f"stride {self.stride} is larger than the features, {self.size[0]} x {self.size[1]}")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c', h, w) of the latent."""
+        height, width = (-(-side // self.stride) for side in self.size)
+        return self.channels, height, width
+
+
+class RoundStraightThrough(torch.autograd.Function):
+    """round() whose gradient is the identity."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+class Quantizer(nn.Module):
+    """latent <-> integers 0 .. 2^bits - 1, over a range that is calibrated once and kept (paper, section 2.2).
+
+    The paper takes min and max of each photo and does not say how they travel; here they belong to the unit, so
+    nothing is sent beside the symbols. In training the range follows the latent as a moving average; `fixed` holds it.
+    """
+
+    low: Tensor
+    high: Tensor
+    calibrated: Tensor
+
+    def __init__(self, bits: int = 8, *, fixed: tuple[float, float] | None = None, momentum: float = 0.02) -> None:
+        super().__init__()
+        if not 1 <= bits <= 8:
+            raise InputError(f"a quantizer of {bits} bits: 1 to 8 are possible, since a symbol is one byte")
+        self.levels = 2**bits - 1
+        self.fixed = fixed is not None
+        self.momentum = momentum
+        low, high = fixed or (0.0, 1.0)
+        self.register_buffer("low", torch.tensor(float(low)))
+        self.register_buffer("high", torch.tensor(float(high)))
+        self.register_buffer("calibrated", torch.tensor(self.fixed))
+
+    @torch.no_grad()
+    def calibrate(self, latent: Tensor) -> None:
+        """Moves the range towards the smallest and largest value of `latent`; the first call sets it."""
+        if self.fixed:
+            return
+        weight = self.momentum if bool(self.calibrated) else 1.0
+        self.low.lerp_(latent.min(), weight)
+        self.high.lerp_(torch.maximum(latent.max(), self.low + 1e-6), weight)
+        self.calibrated.fill_(True)
+
+    @property
+    def scale(self) -> Tensor:
+        """Levels per unit of the latent."""
+        return self.levels / (self.high - self.low)
+
+    def continuous(self, latent: Tensor) -> Tensor:
+        """Symbols before rounding: floats in 0 .. 2^bits - 1, what a rate estimate looks at."""
+        return ((latent - self.low) * self.scale).clamp(0, self.levels)
+
+    def quantize(self, latent: Tensor) -> Tensor:
+        """float (B, c', h, w) -> whole numbers 0 .. 2^bits - 1 as float; the gradient of rounding is the identity."""
+        if self.training:
+            self.calibrate(latent.detach())
+        rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
+        return rounded
+
+    def dequantize(self, symbols: Tensor) -> Tensor:
+        """The middle of each symbol's interval, back in the latent's range."""
+        return symbols / self.scale + self.low
+
+
+def norm_relu(channels: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels), nn.ReLU6(inplace=False)]
+
+
+class PaperReduction(nn.Sequential):
+    """Convolution with stride s and a kernel larger than s (c -> c), then 1x1 (c -> c'); norm and ReLU after each.
+
+    ReLU6 in place of ReLU: a bounded latent needs no outlier-proof range (paper, section 2.1).
+    """
+
+    def __init__(self, spec: UnitSpec) -> None:
+        c, s = spec.in_channels, spec.stride
+        super().__init__(
+            nn.Conv2d(c, c, kernel_size=2 * (s // 2) + 3, stride=s, padding=s // 2 + 1, bias=False),
+            *norm_relu(c),
+            nn.Conv2d(c, spec.channels, kernel_size=1, bias=False),
+            *norm_relu(spec.channels),
+        )
+
+
+class PaperRestoration(nn.Sequential):
+    """The mirror: 1x1 (c' -> c), then a transposed convolution with stride s (c -> c)."""
+
+    def __init__(self, spec: UnitSpec) -> None:
+        c, s = spec.in_channels, spec.stride
+        kernel = 2 * (s // 2) + 3
+        pad = s // 2 + 1
+        # what the transposed convolution must add to land on the size that the reduction started from
+        extra = tuple(
+            side - ((reduced - 1) * s - 2 * pad + kernel)
+            for side, reduced in zip(spec.size, spec.latent_shape[1:], strict=True)
+        )
+        super().__init__(
+            nn.Conv2d(spec.channels, c, kernel_size=1, bias=False),
+            *norm_relu(c),
+            nn.ConvTranspose2d(c, c, kernel, stride=s, padding=pad, output_padding=extra),
+        )
+
+
+class ResidualReduction(nn.Module):
+    """linear(x) + branch(x): (B, c, H, W) -> (B, c', h, w).
+
+    The linear path is a convolution over s x s patches that `build.start_from_components` sets to the principal
+    components; the branch is non-linear, sees a neighbourhood larger than the stride, and adds nothing at first.
+    """
+
+    def __init__(self, spec: UnitSpec) -> None:
+        super().__init__()
+        c, s = spec.in_channels, spec.stride
+        self.linear = nn.Conv2d(c, spec.channels, s, stride=s)
+        self.branch = nn.Sequential(
+            nn.Conv2d(c, 2 * c, 1),
+            nn.ReLU6(),
+            nn.Conv2d(2 * c, 2 * c, s + 4, stride=s, padding=2, groups=2 * c),
+            nn.ReLU6(),
+            zero_start(nn.Conv2d(2 * c, spec.channels, 1)),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        padded = pad_to_multiple(features, self.linear.stride[0])
+        latent: Tensor = self.linear(padded) + self.branch(padded)
+        return latent
+
+
+class ResidualRestoration(nn.Module):
+    """The mirror: linear(x) + branch(x): (B, c', h, w) -> (B, c, H, W)."""
+
+    def __init__(self, spec: UnitSpec) -> None:
+        super().__init__()
+        c, s = spec.in_channels, spec.stride
+        self.size = spec.size
+        self.linear = nn.ConvTranspose2d(spec.channels, c, s, stride=s)
+        self.branch = nn.Sequential(
+            nn.Conv2d(spec.channels, 2 * c, 1),
+            nn.ReLU6(),
+            *(layer for _ in range(2) for layer in neighbourhood(2 * c)),
+            zero_start(nn.ConvTranspose2d(2 * c, c, s, stride=s)),
+        )
+
+    def forward(self, latent_hat: Tensor) -> Tensor:
+        features_hat: Tensor = self.linear(latent_hat) + self.branch(latent_hat)
+        height, width = self.size
+        return features_hat[:, :, :height, :width]
+
+
+def neighbourhood(channels: int) -> tuple[nn.Module, ...]:
+    """5x5 in each channel, then 1x1 across them: dense 5x5 kernels would take 25 times the work and learn worse."""
+    return nn.Conv2d(channels, channels, 5, padding=2, groups=channels), nn.Conv2d(channels, channels, 1), nn.ReLU6()
+
+
+def pad_to_multiple(features: Tensor, stride: int) -> Tensor:
+    """Zeros at the right and lower edge, so that patches of `stride` cover all of it."""
+    height, width = features.shape[-2:]
+    if height % stride == 0 and width % stride == 0:
+        return features
+    return F.pad(features, (0, -width % stride, 0, -height % stride))
+
+
+def zero_start(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
+    """The layer with all its weights at zero."""
+    assert layer.bias is not None
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
