@@ -1,0 +1,53 @@
+"""BottleNet: a photo classifier cut in two. The device sends a few hundred bytes, the server answers.
+
+    from bottlenet import Edge                            # the device: numpy, onnxruntime, no torch
+    with Edge("my.bundle", "ws://server:8000") as edge:
+        print(edge.classify("photo.jpg").label)
+
+    from bottlenet import cuts, insert, split             # a network of one's own: needs bottlenet[train]
+
+Names are imported when they are first used, so that `import bottlenet` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bottlenet.bundle import Bundle as Bundle
+    from bottlenet.edge import Edge as Edge
+    from bottlenet.net.build import insert as insert
+    from bottlenet.net.split import cuts as cuts
+    from bottlenet.net.split import split as split
+
+__all__ = ["Bundle", "Edge", "cuts", "insert", "split"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in MODULES:
+        raise AttributeError(f"module 'bottlenet' has no attribute {name!r}; it has {', '.join(__all__)}")
+    try:
+        module = importlib.import_module(MODULES[name])
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from bottlenet.errors import MissingExtraError
+
+        raise MissingExtraError(f"bottlenet.{name}", "train") from error
+    value: object = getattr(module, name)
+    globals()[name] = value  # from now on without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+MODULES = {
+    "Bundle": "bottlenet.bundle",
+    "Edge": "bottlenet.edge",
+    "cuts": "bottlenet.net.split",
+    "insert": "bottlenet.net.build",
+    "split": "bottlenet.net.split",
+}

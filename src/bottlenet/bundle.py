@@ -1,0 +1,250 @@
+"""The artefact that both sides hold: a folder with a manifest, the two halves of the network, and the labels.
+
+    my.bundle/
+      manifest.json    what it is and how to feed it, at most 1 MiB
+      head.onnx        pixels (B, size, size, 3) uint8 -> symbols (B, C, H, W) uint8
+      tail.onnx        symbols (B, C, H, W) uint8 -> scores (B, classes) float32, logits
+      labels.txt       one label a line, UTF-8, in class order
+      uncut.onnx       optional: pixels -> scores, the whole network
+
+Normalisation, rounding and ranges are inside the graphs, so nothing else is needed to run it. Loading verifies the
+SHA-256 of every file, and the id stands for the whole content: device and server that name the same id hold the
+same bundle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from bottlenet.errors import BundleError, InputError
+from bottlenet.manifest import FORMAT_VERSION, Manifest, Preprocess, check_text, parse_manifest
+from bottlenet.wire.codecs import Codec
+from bottlenet.wire.mosaic import Mosaic
+
+__all__ = ["FORMAT_VERSION", "Bundle", "Manifest", "Preprocess", "write_bundle"]
+
+MANIFEST = "manifest.json"
+REQUIRED_FILES = ("head.onnx", "tail.onnx", "labels.txt")
+MAX_MANIFEST_BYTES = 2**20
+MAX_LABELS_BYTES = 2**24
+MAX_BUNDLE_BYTES = 2**31
+CHUNK_BYTES = 2**20
+DEMO = Path(__file__).parent / "demo" / "bundle"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A verified bundle on disk. `Bundle.load` and `write_bundle` make them."""
+
+    path: Path
+    manifest: Manifest
+    labels: tuple[str, ...]  # in class order
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Read and verify the bundle in the folder `path`, or the one that comes with the package: "demo".
+
+        BundleError: no such folder, another version, a file missing, too large, or not what the manifest says.
+        """
+        folder = DEMO if path == "demo" else Path(path)
+        try:
+            manifest = read_manifest(folder)
+            verify_files(folder, manifest.files)
+            return cls(folder, manifest, read_labels(folder, manifest.num_classes))
+        except OSError as error:
+            raise BundleError(f"bundle {folder}: can't read {error.filename}: {error.strerror}") from error
+
+    @cached_property
+    def id(self) -> bytes:
+        """32 bytes that stand for the whole content."""
+        return hashlib.sha256(self.manifest.to_json()).digest()
+
+    @property
+    def tag(self) -> bytes:
+        """The first 3 bytes of the id, which every frame carries."""
+        return self.id[:3]
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Symbols <-> payload."""
+        return self.manifest.make_codec()
+
+    @property
+    def mosaic(self) -> Mosaic:
+        """Symbols <-> picture."""
+        return self.codec.mosaic
+
+    @property
+    def head_path(self) -> Path:
+        """The device's graph."""
+        return self.path / "head.onnx"
+
+    @property
+    def tail_path(self) -> Path:
+        """The server's graph."""
+        return self.path / "tail.onnx"
+
+    @property
+    def uncut_path(self) -> Path | None:
+        """The whole network, where the bundle has it."""
+        return self.path / "uncut.onnx" if "uncut.onnx" in self.manifest.files else None
+
+
+def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:
+    """Write a bundle, whole or not at all: into a folder beside `path`, which then takes the place of `path`.
+
+    `files` maps names to contents, or to files to copy; head.onnx, tail.onnx and labels.txt must be there. The
+    `files` of `manifest` are computed. A bundle at `path` is replaced. BundleError: `path` is anything else, a file
+    is missing, the result is no valid bundle, or it can't be written.
+    """
+    target = Path(path).resolve()
+    if missing := [name for name in REQUIRED_FILES if name not in files]:
+        raise BundleError(f"bundle {target}: {missing[0]} is missing; give {', '.join(REQUIRED_FILES)}")
+    dataclasses.replace(manifest, files=dict.fromkeys(files, "0" * 64))  # refuses a name that is a path
+    check_replaceable(target)
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    try:
+        fresh.mkdir(parents=True)
+        digests = {name: write_file(fresh / name, content) for name, content in files.items()}
+        complete = dataclasses.replace(manifest, files=digests)
+        write_file(fresh / MANIFEST, complete.to_json(indent=2) + b"\n")
+        sync_folder(fresh)
+        bundle = Bundle.load(fresh)
+        put_in_place(fresh, target)
+    except OSError as error:
+        raise BundleError(f"bundle {target}: can't write {error.filename}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return dataclasses.replace(bundle, path=target)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """BundleError: `folder` is no folder, or has no manifest that this version reads."""
+    if not folder.is_dir():
+        raise BundleError(f"bundle {folder}: there is no such folder; give the folder that holds {MANIFEST}")
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"bundle {folder}: it has no {MANIFEST}, so it is no bundle; give another folder")
+    try:
+        manifest = parse_manifest(read_bounded(folder / MANIFEST, MAX_MANIFEST_BYTES))
+    except InputError as error:
+        raise BundleError(f"bundle {folder}: {MANIFEST} can't be used: {error}") from error
+    if missing := [name for name in REQUIRED_FILES if name not in manifest.files]:
+        raise BundleError(f"bundle {folder}: {MANIFEST} does not list {missing[0]}; export the bundle again")
+    return manifest
+
+
+def verify_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """BundleError unless every file is there and is what its SHA-256 says. Sizes are looked at before contents."""
+    total_bytes = 0
+    for name in digests:
+        if not (folder / name).is_file():
+            raise BundleError(f"bundle {folder}: {name} is missing; copy the whole folder again")
+        total_bytes += (folder / name).stat().st_size
+    if total_bytes > MAX_BUNDLE_BYTES:
+        raise BundleError(f"bundle {folder}: it has {total_bytes} bytes; at most {MAX_BUNDLE_BYTES} are allowed")
+    for name, digest in digests.items():
+        hasher = hashlib.sha256()
+        with open(folder / name, "rb") as file:
+            for chunk in chunks(file):
+                hasher.update(chunk)
+        if hasher.hexdigest() != digest:
+            raise BundleError(
+                f"bundle {folder}: {name} ({(folder / name).stat().st_size} bytes) is not the file that the manifest "
+                "names: it was truncated or changed; copy the bundle again"
+            )
+
+
+def read_labels(folder: Path, num_classes: int) -> tuple[str, ...]:
+    """labels.txt as a tuple. BundleError: not UTF-8, not `num_classes` lines, or a line that is no label."""
+    try:
+        text = read_bounded(folder / "labels.txt", MAX_LABELS_BYTES).decode()
+        # Only "\n" ends a line: splitlines would also cut at characters that a label may hold.
+        labels = tuple(text.removesuffix("\n").split("\n"))
+        for number, label in enumerate(labels, 1):
+            check_text(f"line {number}", label, 500)
+    except (UnicodeDecodeError, InputError) as error:
+        raise BundleError(f"bundle {folder}: labels.txt can't be used: {error}") from error
+    if len(labels) != num_classes:
+        raise BundleError(
+            f"bundle {folder}: labels.txt has {len(labels)} labels for {num_classes} classes; give one a line"
+        )
+    return labels
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """BundleError: the file is larger than `limit` bytes."""
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise BundleError(f"bundle {path.parent}: {path.name} is larger than the {limit} bytes that are allowed")
+    return data
+
+
+def check_replaceable(target: Path) -> None:
+    """BundleError if something is at `target` that is not a bundle and nothing but a bundle."""
+    if not target.exists():
+        return
+    advice = "choose another path, or move it away"
+    if not target.is_dir() or not (target / MANIFEST).is_file():
+        raise BundleError(f"bundle {target}: something is there that is no bundle; {advice}")
+    # To replace is to delete, so what is not the bundle's own must not be in there, nor another format's manifest.
+    strangers = {entry.name for entry in target.iterdir()} - {MANIFEST, *read_manifest(target).files}
+    if strangers:
+        raise BundleError(f"bundle {target}: the folder also holds {min(strangers)}; {advice}")
+
+
+def write_file(path: Path, content: bytes | Path) -> str:
+    """Write or copy, flush to the disk, and give the SHA-256 in hex."""
+    hasher = hashlib.sha256()
+    with open(path, "xb") as file:
+        if isinstance(content, Path):
+            with open(content, "rb") as source:
+                for chunk in chunks(source):
+                    hasher.update(chunk)
+                    file.write(chunk)
+        else:
+            hasher.update(content)
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return hasher.hexdigest()
+
+
+def put_in_place(fresh: Path, target: Path) -> None:
+    """Rename `fresh` to `target`. A folder can't be renamed over a full one, so the old one steps aside first."""
+    old = fresh.with_suffix(".old")
+    replacing = target.exists()
+    if replacing:
+        target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        if replacing:
+            old.rename(target)
+        raise
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` last. Only POSIX can open a folder."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,73 @@
+"""The device's half: photo to frame.
+
+    photo --prepare--> pixels --head.onnx--> symbols --codec--> payload, in a frame
+
+Every step is timed, as a planner wants to know where the time goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottlenet.bundle import Bundle
+from bottlenet.edge.photo import Source, photo_to_pixels
+from bottlenet.runtime import Port, open_graph, run_graph
+from bottlenet.wire.frame import Frame
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One photo, ready to be sent, and what it took."""
+
+    frame: Frame
+    symbols: NDArray[np.uint8] = field(repr=False)  # (C, H, W)
+    prepare_ms: float  # read, decode, crop, resize
+    head_ms: float
+    encode_ms: float  # symbols to payload
+
+
+class Encoder:
+    """Runs the head of a bundle and its codec. Safe to use from several threads.
+
+    BundleError: head.onnx can't be loaded or run, or does not have the shapes that the manifest says.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        self.bundle = bundle
+        size = bundle.manifest.preprocess.size
+        takes = Port("pixels", "tensor(uint8)", (size, size, 3))
+        gives = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
+        self._head = open_graph(bundle.head_path, takes, gives, threads)
+        # A graph that does not run shows now, and the first photo is not slower than the rest.
+        bundle.codec.encode(self._run_head(np.zeros((size, size, 3), np.uint8)))
+
+    def symbols(self, photo: Source) -> NDArray[np.uint8]:
+        """Photo -> (C, H, W) uint8. PhotoError: see `edge.photo.read_photo`."""
+        return self._run_head(photo_to_pixels(photo, self.bundle.manifest.preprocess))
+
+    def encode(self, photo: Source, sequence: int = 0) -> Encoded:
+        """Photo -> frame with that sequence number, 0..65535. PhotoError: see `edge.photo.read_photo`."""
+        codec = self.bundle.codec
+        started = perf_counter()
+        pixels = photo_to_pixels(photo, self.bundle.manifest.preprocess)
+        prepared = perf_counter()
+        symbols = self._run_head(pixels)
+        ran = perf_counter()
+        payload = codec.encode(symbols)
+        encoded = perf_counter()
+        return Encoded(
+            Frame(codec.code, codec.setting, self.bundle.tag, sequence, payload),
+            symbols,
+            prepare_ms=(prepared - started) * 1e3,
+            head_ms=(ran - prepared) * 1e3,
+            encode_ms=(encoded - ran) * 1e3,
+        )
+
+    def _run_head(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(size, size, 3) -> (C, H, W)."""
+        symbols: NDArray[np.uint8] = run_graph(self._head, pixels=pixels[None])[0]
+        return symbols

@@ -1,0 +1,106 @@
+"""The frozen head's work, done once: features and uncut scores of crops, on disk.
+
+One file a crop set: a record for each photo, (c * H * W + classes) float16, in the order of the list. Records are read
+one by one, never mapped: the memory used does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bottlenet.bundle import Preprocess
+from bottlenet.lab.data import Damaged, Photo, read_crops
+
+# (B, S, S, 3) uint8 -> features (B, c, H, W), scores (B, classes)
+Frozen = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+BATCH = 16
+
+
+class FeatureCache:
+    """Crop sets of one list of photos through one frozen network."""
+
+    def __init__(
+        self,
+        folder: Path,
+        photos: Sequence[Photo],
+        preprocess: Preprocess,
+        *,
+        model: str,
+        cut: str,
+        shape: tuple[int, int, int],
+        classes: int,
+        seed: int,
+    ) -> None:
+        self.photos, self.preprocess, self.seed = photos, preprocess, seed
+        self.shape, self.classes = shape, classes
+        self.values = int(np.prod(shape)) + classes
+        names = "\n".join(f"{photo.path} {photo.path.stat().st_size}" for photo in photos)
+        key = hashlib.sha256(f"{model} {cut} {preprocess} {seed}\n{names}".encode()).hexdigest()[:16]
+        self.folder = folder / key
+
+    def path(self, crop_set: int | None) -> Path:
+        """Where a crop set is kept; None is the centre crop."""
+        return self.folder / ("centre.f16" if crop_set is None else f"random-{crop_set:03}.f16")
+
+    def fill(self, crop_set: int | None, frozen: Frozen) -> Iterator[int]:
+        """Makes a crop set that is not there yet, yielding how many photos are done. Whole or not at all."""
+        path = self.path(crop_set)
+        if path.exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".part{os.getpid()}")
+        damaged = Damaged(len(self.photos))
+        seed = None if crop_set is None else hash_seed(self.seed, crop_set)
+        missing = set(range(len(self.photos)))
+        with part.open("wb") as file:
+            file.truncate(len(self.photos) * self.values * 2)
+            for positions, batch in batched(read_crops(self.photos, self.preprocess, damaged, seed=seed)):
+                features, scores = frozen(batch)
+                records = np.concatenate([features.reshape(len(batch), -1), scores], axis=1).astype(np.float16)
+                for position, record in zip(positions, records, strict=True):
+                    file.seek(position * self.values * 2)
+                    file.write(record.tobytes())
+                missing -= set(positions)
+                yield positions[-1] + 1
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(".json").write_text(json.dumps({"missing": sorted(missing)}))
+        part.replace(path)
+
+    def positions(self, crop_set: int | None) -> list[int]:
+        """The photos of the set that could be read."""
+        missing = set(json.loads(self.path(crop_set).with_suffix(".json").read_text())["missing"])
+        return [i for i in range(len(self.photos)) if i not in missing]
+
+    def read(self, crop_set: int | None, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """features (n, c, H, W) float32 and uncut scores (n, classes) float32."""
+        size = self.values * 2
+        records = np.empty((len(positions), self.values), np.float32)
+        with self.path(crop_set).open("rb") as file:
+            for row, position in enumerate(positions):
+                records[row] = np.frombuffer(os.pread(file.fileno(), size, position * size), np.float16)
+        features = records[:, : -self.classes].reshape(-1, *self.shape)
+        return features, records[:, -self.classes :]
+
+
+def hash_seed(*parts: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+
+def batched(crops: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], np.ndarray]]:
+    positions: list[int] = []
+    pixels: list[np.ndarray] = []
+    for position, one in crops:
+        positions.append(position)
+        pixels.append(one)
+        if len(pixels) == BATCH:
+            yield positions, np.stack(pixels)
+            positions, pixels = [], []
+    if pixels:
+        yield positions, np.stack(pixels)

@@ -1,0 +1,173 @@
+"""What a bundle says about itself: `Manifest`, read from and written to JSON, every value checked.
+
+A bundle's id is the SHA-256 of the manifest's canonical JSON (keys sorted, no white space, UTF-8). As the manifest
+holds the SHA-256 of every other file, the id stands for the whole content.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass, field
+
+from bottlenet.errors import InputError
+from bottlenet.wire.codecs import Codec, make_codec
+from bottlenet.wire.mosaic import Mosaic
+
+FORMAT_VERSION = 1
+MAX_CLASSES = 65536  # a class index travels as u16
+MAX_EXTRA = 100
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a photo becomes pixels: a centre crop, then one resize. InputError: a value out of range."""
+
+    size: int  # side of the square that the head takes, pixels, 8..4096
+    crop_fraction: float  # side of the centre crop as a share of the photo's short side, above 0, at most 1
+    interpolation: str  # "bicubic" or "bilinear"
+
+    def __post_init__(self) -> None:
+        check_integer("preprocess.size", self.size, 8, 4096)
+        check_share("preprocess.crop_fraction", self.crop_fraction)
+        if self.crop_fraction == 0:
+            raise InputError("preprocess.crop_fraction is 0; give a number above 0 and at most 1")
+        if self.interpolation not in INTERPOLATIONS:
+            allowed = ", ".join(INTERPOLATIONS)
+            raise InputError(f"preprocess.interpolation is {shown(self.interpolation)}; choose one of {allowed}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is. InputError: a value of the wrong type or out of range."""
+
+    name: str  # what people call it
+    model: str  # the classifier that was cut
+    cut: str  # where: a module of the model, such as "layer1.0"
+    unit: str  # the bottleneck unit, in words
+    preprocess: Preprocess
+    latent: tuple[int, int, int]  # (C, H, W) of the symbols
+    layout: str  # of the mosaic: "channels" or "blocks"
+    align: int  # of the mosaic
+    codec: str  # a name in wire.codecs.CODECS
+    setting: int  # the codec's quality or level
+    head_flops_share: float  # share of the network's FLOPs that the device runs, 0..1
+    num_classes: int
+    files: dict[str, str] = field(default_factory=dict)  # file name -> SHA-256, hex
+    extra: dict[str, str | float | int] = field(default_factory=dict)  # where it comes from: command, licence, ...
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        check_integer("format_version", self.format_version, FORMAT_VERSION, FORMAT_VERSION)
+        for name in ("name", "model", "cut", "unit", "layout", "codec"):
+            check_text(name, getattr(self, name))
+        if not isinstance(self.preprocess, Preprocess):
+            raise InputError(f"preprocess is {shown(self.preprocess)}; give a Preprocess")
+        latent: object = self.latent  # the annotations promise what JSON may not have kept
+        if not isinstance(latent, tuple) or len(latent) != 3:
+            raise InputError(f"latent is {shown(self.latent)}; give (channels, height, width)")
+        check_integer("setting", self.setting, 0, 255)
+        check_share("head_flops_share", self.head_flops_share)
+        check_integer("num_classes", self.num_classes, 1, MAX_CLASSES)
+        check_files(self.files)
+        check_extra(self.extra)
+        self.make_codec()  # checks latent, layout, align, codec and setting, one against the other
+
+    def make_codec(self) -> Codec:
+        """The codec for this latent."""
+        channels, height, width = self.latent
+        return make_codec(self.codec, Mosaic(channels, height, width, self.layout, self.align), self.setting)
+
+    def to_json(self, indent: int | None = None) -> bytes:
+        """UTF-8 JSON with sorted keys; without `indent` the canonical form, whose SHA-256 is the bundle's id."""
+        separators = (",", ":") if indent is None else None
+        values = dataclasses.asdict(self)
+        return json.dumps(values, sort_keys=True, indent=indent, separators=separators, ensure_ascii=False).encode()
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """JSON -> Manifest. InputError: not JSON, another version, a field missing, unknown or out of range."""
+    try:
+        values = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100})") from error
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise InputError("it has no format_version, so it is no manifest of BottleNet")
+    # The version comes first: what else a manifest holds depends on it.
+    if values["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"it is of format version {shown(values['format_version'])} and this program reads version "
+            f"{FORMAT_VERSION}: use the BottleNet that wrote it, or export it again"
+        )
+    check_fields("manifest", values, Manifest)
+    preprocess = values["preprocess"]
+    check_fields("preprocess", preprocess, Preprocess)
+    if isinstance(values["latent"], list):
+        values["latent"] = tuple(values["latent"])
+    return Manifest(**{**values, "preprocess": Preprocess(**preprocess)})
+
+
+def check_fields(what: str, values: object, record: type[Manifest] | type[Preprocess]) -> None:
+    """InputError unless `values` is a dict with exactly the fields of `record`."""
+    if not isinstance(values, dict):
+        raise InputError(f"its {what} is {shown(values)}; it must be an object")
+    names = {item.name for item in dataclasses.fields(record)}
+    if missing := sorted(names - set(values)):
+        raise InputError(f"its {what} lacks {', '.join(missing)}; export the bundle again")
+    if unknown := sorted(set(values) - names):
+        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; export the bundle again")
+
+
+def check_integer(what: str, value: object, low: int, high: int) -> None:
+    """InputError unless `value` is an integer from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        allowed = f"only {low} is allowed" if low == high else f"give an integer from {low} to {high}"
+        raise InputError(f"{what} is {shown(value)}; {allowed}")
+
+
+def check_share(what: str, value: object) -> None:
+    """InputError unless `value` is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InputError(f"{what} is {shown(value)}; give a number from 0 to 1")
+
+
+def check_text(what: str, value: object, limit: int = 200) -> None:
+    """InputError unless `value` is one line of valid Unicode, 1 to `limit` characters long."""
+    # isprintable also refuses lone surrogates, which JSON can spell and UTF-8 can't.
+    if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+        raise InputError(f"{what} is {shown(value)}; give one line of 1 to {limit} printable characters")
+
+
+def check_files(files: object) -> None:
+    """InputError unless `files` maps plain file names to SHA-256 in hex."""
+    if not isinstance(files, dict):
+        raise InputError(f"files is {shown(files)}; give a dict of file name to SHA-256")
+    for name, digest in files.items():
+        # A plain name can't lead out of the folder, and is the same file on every system.
+        if not isinstance(name, str) or not FILE_NAME.fullmatch(name) or name == "manifest.json":
+            raise InputError(f"files names {shown(name)}; give a plain file name of letters, digits, '.', '_', '-'")
+        if not isinstance(digest, str) or not SHA256_HEX.fullmatch(digest):
+            raise InputError(f"files gives {shown(digest)} for {name}; give a SHA-256 as 64 lower-case hex digits")
+
+
+def check_extra(extra: object) -> None:
+    """InputError unless `extra` maps up to 100 names to text and finite numbers."""
+    if not isinstance(extra, dict) or len(extra) > MAX_EXTRA:
+        raise InputError(f"extra is {shown(extra)}; give a dict of at most {MAX_EXTRA} values")
+    for name, value in extra.items():
+        check_text("a name in extra", name)
+        if isinstance(value, str):
+            check_text(f"extra[{name!r}]", value, 4000)
+        elif not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"extra[{name!r}] is {shown(value)}; give text or a finite number")
+
+
+def shown(value: object) -> str:
+    """`value` for a message: on one line, and short whatever it is."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

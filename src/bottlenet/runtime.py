@@ -1,0 +1,89 @@
+"""onnxruntime, as both sides use it: one place that opens a graph, checks it, runs it and translates its errors.
+
+    path --open_session--> session --run_graph--> array in, array out
+
+The settings are for a small device: one thread, no spinning, and no memory kept beyond what one run needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from bottlenet.errors import BundleError, InputError
+
+LOG_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class Port:
+    """The one input or output of a graph."""
+
+    name: str
+    dtype: str  # as onnxruntime spells it: "tensor(uint8)"
+    shape: tuple[int, ...]  # of one photo, without the batch
+
+
+def open_session(graph: str | Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session on the CPU for an ONNX file, or for the bytes of one.
+
+    `threads` work on one operation; 1 starts no thread at all. InputError: threads below 1. BundleError:
+    onnxruntime can't load the graph.
+    """
+    if threads < 1:
+        raise InputError(f"threads is {threads}; give 1 or more")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = LOG_ERRORS_ONLY
+    # Measured with EfficientNet-Lite0 and batches of 1 and 8: a memory plan is kept for every batch size that ever
+    # ran and costs 10 to 20 MB, while without the arena each run asks the system for its memory again, and is slower.
+    options.enable_mem_pattern = False
+    # Waiting threads would spin, which costs a device energy and a shared server other people's time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    source = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen kinds, with no base of their own
+        name = "graph" if isinstance(graph, bytes) else str(graph)
+        raise BundleError(f"{name}: onnxruntime can't load it ({one_line(error)}); export the bundle again") from error
+
+
+def open_graph(path: Path, takes: Port, gives: Port, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session whose graph has just this input and this output, both (B, *shape) with any B.
+
+    BundleError: it has others, a fixed batch, or can't be loaded.
+    """
+    session = open_session(path, threads)
+    for kind, ports, port in (("input", session.get_inputs(), takes), ("output", session.get_outputs(), gives)):
+        wanted = f"{kind} {port.name} {port.dtype} of shape (batch, {', '.join(map(str, port.shape))})"
+        if [(found.name, found.type) for found in ports] != [(port.name, port.dtype)]:
+            there = ", ".join(f"{found.name} {found.type}" for found in ports) or "missing"
+            raise BundleError(f"{path}: its {kind} is {there}, not {wanted}; export the bundle again")
+        batch, *sizes = ports[0].shape or [None]
+        # A size that was left open is a name or None; running the graph will tell.
+        fits = len(sizes) == len(port.shape) and all(
+            not isinstance(size, int) or size == want for size, want in zip(sizes, port.shape, strict=True)
+        )
+        if not fits or isinstance(batch, int):
+            raise BundleError(f"{path}: its {kind} has shape {ports[0].shape}, not {wanted}; export the bundle again")
+    return session
+
+
+def run_graph(session: onnxruntime.InferenceSession, **inputs: NDArray[np.uint8]) -> NDArray[Any]:
+    """The graph's one output. BundleError: onnxruntime can't run it on these inputs."""
+    try:
+        output: NDArray[Any] = session.run(None, inputs)[0]
+    except Exception as error:  # as above
+        raise BundleError(f"onnxruntime can't run the graph ({one_line(error)}); export the bundle again") from error
+    return output
+
+
+def one_line(error: Exception) -> str:
+    """What onnxruntime says, without its line breaks, and not all of it."""
+    return " ".join(str(error).split())[:300]
