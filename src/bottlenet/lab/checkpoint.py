@@ -6,19 +6,28 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from bottlenet.lab.train import Progressed
+from bottlenet.errors import InputError
 
 FILE = "checkpoint.safetensors"
+
+
+@dataclass
+class Position:
+    """Where a run is: all that a checkpoint holds beside tensors."""
+
+    epoch: int = 0
+    step: int = 0  # in the epoch
+    steps: int = 0  # since the start
+    lmbda: float = 0.0  # weight of a byte
+    mean_bytes: float = 0.0  # of the last batches
 
 
 class Averaged:
@@ -53,7 +62,7 @@ class Averaged:
 
 
 def save_checkpoint(
-    run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Progressed
+    run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
 ) -> None:
     """Written beside the old one, synced, then renamed over it: a crash leaves one of the two."""
     tensors: dict[str, Tensor] = {f"net.{k}": v for k, v in trained_state(net).items()}
@@ -70,25 +79,55 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Progressed
+    run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
 ) -> None:
     """Puts everything back as it was; does nothing where the run has no checkpoint yet."""
     if not (run / FILE).exists():
         return
-    with safe_open(run / FILE, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        progress = file.metadata()
-    net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}, strict=False)
+    tensors, metadata = read_tensors(run)
+    load_state(net, {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
     averaged.average = {k: tensors[f"average.{k}"] for k in averaged.average}
-    averaged.updates = int(progress["updates"])
+    averaged.updates = int(metadata["updates"])
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, number, name = key.split(".")
             state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    for name, value in json.loads(progress["at"]).items():
+    for name, value in json.loads(metadata["at"]).items():
         setattr(at, name, value)
+
+
+def load_averaged(run: Path, net: nn.Module) -> int:
+    """Puts a run's averaged weights into `net`; the steps they are of. InputError: no checkpoint, or another network's."""
+    if not (run / FILE).exists():
+        raise InputError(f"{run}: no {FILE} in it yet; train until the first checkpoint")
+    tensors, metadata = read_tensors(run)
+    state = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+    state |= {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+    load_state(net, state)
+    steps: int = json.loads(metadata["at"])["steps"]
+    return steps
+
+
+def read_tensors(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a checkpoint, and its metadata. InputError: it is damaged."""
+    try:
+        with safe_open(run / FILE, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise InputError(f"{run / FILE} is damaged ({error}); remove it, and the run starts again") from error
+
+
+def load_state(net: nn.Module, state: dict[str, Tensor]) -> None:
+    """The trained part of a network. InputError: it is another network's."""
+    mine = trained_state(net)
+    wrong = [
+        k for k in mine.keys() | state.keys() if k not in mine or k not in state or mine[k].shape != state[k].shape
+    ]
+    if wrong:
+        raise InputError(f"{FILE} is of another network: {min(wrong)} differs; was the run trained with other code?")
+    net.load_state_dict(state, strict=False)
 
 
 def trained_state(net: nn.Module) -> dict[str, Tensor]:

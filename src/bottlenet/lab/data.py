@@ -46,7 +46,9 @@ def list_photos(folder: Path | str) -> list[Photo]:
         labels = _read_labels(labels_csv)
         photos = [Photo(path, labels.pop(_key(path, root), None)) for path in found]
         if labels:
-            raise InputError(f"{labels_csv}: names {len(labels)} files that are not there, such as {next(iter(labels))}")
+            raise InputError(
+                f"{labels_csv}: names {len(labels)} files that are not there, such as {next(iter(labels))}"
+            )
     else:
         classes = sorted({path.parent for path in found} - {root})
         index = {parent: i for i, parent in enumerate(classes)}
@@ -87,9 +89,7 @@ def random_crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
     w = min(width, np.sqrt(area * aspect))
     h = min(height, np.sqrt(area / aspect))
     left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    crop = Image.fromarray(photo).resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h)
-    )
+    crop = Image.fromarray(photo).resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
     pixels = np.asarray(crop)
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 

@@ -7,6 +7,7 @@ one by one, never mapped: the memory used does not depend on how many there are.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -31,8 +32,7 @@ class FeatureCache:
         photos: Sequence[Photo],
         preprocess: Preprocess,
         *,
-        model: str,
-        cut: str,
+        network: str,
         shape: tuple[int, int, int],
         classes: int,
         seed: int,
@@ -41,22 +41,27 @@ class FeatureCache:
         self.shape, self.classes = shape, classes
         self.values = int(np.prod(shape)) + classes
         names = "\n".join(f"{photo.path} {photo.path.stat().st_size}" for photo in photos)
-        key = hashlib.sha256(f"{model} {cut} {preprocess} {seed}\n{names}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{network} {preprocess} {seed}\n{names}".encode()).hexdigest()[:16]
         self.folder = folder / key
 
-    def path(self, crop_set: int | None) -> Path:
-        """Where a crop set is kept; None is the centre crop."""
-        return self.folder / ("centre.f16" if crop_set is None else f"random-{crop_set:03}.f16")
+    def path(self, crop_set: int) -> Path:
+        """Where a set of random crops is kept."""
+        return self.folder / f"random-{crop_set:03}.f16"
 
-    def fill(self, crop_set: int | None, frozen: Frozen) -> Iterator[int]:
-        """Makes a crop set that is not there yet, yielding how many photos are done. Whole or not at all."""
+    def has(self, crop_set: int) -> bool:
+        """True once the set is there as a whole."""
+        return self.path(crop_set).exists()
+
+    def fill(self, crop_set: int, frozen: Frozen) -> Iterator[int]:
+        """Makes a crop set, yielding how many photos are done. Whole or not at all.
+
+        InputError: more than 1 % of the photos are damaged; fewer are left out and named in the log.
+        """
         path = self.path(crop_set)
-        if path.exists():
-            return
         self.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".part{os.getpid()}")
         damaged = Damaged(len(self.photos))
-        seed = None if crop_set is None else hash_seed(self.seed, crop_set)
+        seed = hash_seed(self.seed, crop_set)
         missing = set(range(len(self.photos)))
         with part.open("wb") as file:
             file.truncate(len(self.photos) * self.values * 2)
@@ -73,12 +78,12 @@ class FeatureCache:
         path.with_suffix(".json").write_text(json.dumps({"missing": sorted(missing)}))
         part.replace(path)
 
-    def positions(self, crop_set: int | None) -> list[int]:
+    def positions(self, crop_set: int) -> list[int]:
         """The photos of the set that could be read."""
         missing = set(json.loads(self.path(crop_set).with_suffix(".json").read_text())["missing"])
         return [i for i in range(len(self.photos)) if i not in missing]
 
-    def read(self, crop_set: int | None, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, crop_set: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """features (n, c, H, W) float32 and uncut scores (n, classes) float32."""
         size = self.values * 2
         records = np.empty((len(positions), self.values), np.float32)
@@ -90,17 +95,12 @@ class FeatureCache:
 
 
 def hash_seed(*parts: int) -> int:
+    """A seed that no other parts have, whatever their order of size."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
 def batched(crops: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], np.ndarray]]:
-    positions: list[int] = []
-    pixels: list[np.ndarray] = []
-    for position, one in crops:
-        positions.append(position)
-        pixels.append(one)
-        if len(pixels) == BATCH:
-            yield positions, np.stack(pixels)
-            positions, pixels = [], []
-    if pixels:
-        yield positions, np.stack(pixels)
+    """Positions and (B, S, S, 3) pixels, BATCH at a time; the last one may be smaller."""
+    while batch := list(itertools.islice(crops, BATCH)):
+        positions, pixels = zip(*batch, strict=True)
+        yield list(positions), np.stack(pixels)

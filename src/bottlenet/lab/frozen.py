@@ -13,6 +13,8 @@ from bottlenet.runtime import open_session
 
 
 class FeaturesAndScores(nn.Module):
+    """pixels -> features at the cut, scores."""
+
     def __init__(self, head: nn.Module, tail: nn.Module) -> None:
         super().__init__()
         self.head, self.tail = head, tail
@@ -22,13 +24,13 @@ class FeaturesAndScores(nn.Module):
         return features, self.tail(features)
 
 
-def frozen_network(net: BottleNet) -> Frozen:
-    """The network as it is now, through onnxruntime: three to five times as fast as torch on a CPU."""
-    size = 224
+def frozen_network(net: BottleNet, size: int) -> Frozen:
+    """The network as it is now, for photos of `size` x `size`, through onnxruntime: three times as fast as torch here."""
     graph = to_onnx(
         FeaturesAndScores(net.head, net.tail).eval(),
         torch.zeros(2, size, size, 3, dtype=torch.uint8),
-        inputs=["pixels"], outputs=["features", "scores"],
+        inputs=["pixels"],
+        outputs=["features", "scores"],
     )
     session = open_session(graph, threads=torch.get_num_threads())
 

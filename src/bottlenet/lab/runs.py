@@ -1,141 +1,89 @@
-"""A finished training run as a bundle: what `bottlenet export RUN -o BUNDLE` does.
-
-run.json -> TrainConfig -> BottleNet <- averaged weights <- checkpoint.safetensors
-                               `-- net.export, compared on photos of the run --> bundle
-"""
+"""A run's folder: whose it is, its log, and the bundle that is made of it."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from bottlenet.bundle import Bundle, Manifest
+from bottlenet.bundle import Bundle
 from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import InputError, PhotoError
-from bottlenet.lab.checkpoint import FILE
+from bottlenet.lab.checkpoint import load_averaged
 from bottlenet.lab.data import list_photos
-from bottlenet.lab.train import TrainConfig
 from bottlenet.net.build import insert
-from bottlenet.net.export import DeviceGraph, Fidelity, export
-from bottlenet.net.model import BottleNet
-from bottlenet.net.models import Classifier, load_model
-from bottlenet.net.split import count_flops
+from bottlenet.net.export import Fidelity, export
 
-COMPARED = 32  # photos on which onnxruntime must agree with torch
-MAX_RUN_BYTES = 2**20
+if TYPE_CHECKING:
+    from bottlenet.lab.train import TrainConfig
+
+RUN, LOG = "run.json", "log.jsonl"
+COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
 
 
-def export_run(run: str | Path, path: str | Path, *, weights: str = "int8") -> tuple[Bundle, Fidelity]:
-    """Writes the bundle of the run in the folder `run` to the folder `path`.
+def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
 
-    InputError: no run there, no checkpoint yet, or its photos are gone. BundleError: see `net.export.export`.
+
+def claim(run: Path, config: TrainConfig) -> None:
+    """A run's folder belongs to one configuration; going on with another one would mix two runs."""
+    mine = json.loads(json.dumps(asdict(config)))
+    path = run / RUN
+    if not path.exists():
+        if run.exists() and any(run.iterdir()):
+            raise InputError(f"{run} is not empty and no run; give a new folder")
+        run.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    there = json.loads(path.read_text(encoding="utf-8"))
+    if different := [name for name in mine if there.get(name) != mine[name]]:
+        name = different[0]
+        raise InputError(f"{run} holds a run with {name} {there.get(name)!r}, not {mine[name]!r}; give a new folder")
+
+
+def read_config(run: Path) -> TrainConfig:
+    """InputError: `run` is no folder of a run."""
+    from bottlenet.lab.train import TrainConfig
+
+    try:
+        values = json.loads((run / RUN).read_text(encoding="utf-8"))
+        return TrainConfig(**{**values, "data": tuple(values["data"])})
+    except FileNotFoundError as error:
+        raise InputError(f"{run}: no {RUN} in it; give the folder that `bottlenet train --out` filled") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{run / RUN} can't be used: {error}; train again") from error
+
+
+def export_run(run: str | Path, output: str | Path, *, weights: str = "float32") -> tuple[Bundle, Fidelity]:
+    """The bundle of a run's averaged weights, whole or not at all.
+
+    InputError: no run, or none of its photos are there any more. BundleError: see `net.export.export`.
     """
     folder = Path(run)
     config = read_config(folder)
-    net = insert(load_model(config.model), config.unit_config())
-    load_averaged(folder, net)
-    classifier = load_model(config.model)  # afresh: `net` has a tail of its own by now
-    pixels = photos_of(config, classifier)
-    manifest = describe(folder, config, net, classifier)
-    return export(net, classifier, path, manifest=manifest, pixels=pixels, weights=weights)
-
-
-def read_config(folder: Path) -> TrainConfig:
-    """What the run was started with. InputError: no run is there, or one of another version."""
-    try:
-        with open(folder / "run.json", "rb") as file:
-            values = json.loads(file.read(MAX_RUN_BYTES))
-        return TrainConfig(**{**values, "data": tuple(values["data"])})
-    except OSError as error:
-        raise InputError(f"{folder}: no run is there ({error.strerror}); give a folder of bottlenet train") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder}: run.json is damaged or of another version ({error}); train again") from error
-
-
-def load_averaged(folder: Path, net: BottleNet) -> None:
-    """The checkpoint's weights, averaged where there is an average. InputError: there is none, or it does not fit."""
-    try:
-        with safe_open(folder / FILE, framework="pt") as file:
-            names = set(file.keys())
-            state = {name.removeprefix("net."): file.get_tensor(name) for name in names if name.startswith("net.")}
-            averaged = {
-                name.removeprefix("average."): file.get_tensor(name) for name in names if name.startswith("average.")
-            }
-        missing, unexpected = net.load_state_dict(state | averaged, strict=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: it has no checkpoint yet; go on training") from error
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise InputError(f"{folder}: its checkpoint can't be used ({' '.join(str(error).split()):.200})") from error
-    if unexpected or any(not name.startswith("head.") for name in missing):
-        raise InputError(f"{folder}: its checkpoint is of another network than run.json says; train again")
-
-
-def photos_of(config: TrainConfig, classifier: Classifier) -> NDArray[np.uint8]:
-    """(N, S, S, 3) of the run's photos, evenly spread. InputError: there are not two to be read."""
-    photos = [photo for folder in dict.fromkeys(config.data) for photo in list_photos(folder)]
-    count = min(COMPARED, len(photos))
-    pixels = []
-    for number in range(count):
-        try:
-            pixels.append(photo_to_pixels(photos[number * len(photos) // count].path, classifier.preprocess))
-        except PhotoError:  # training counted and named it
-            continue
-    if len(pixels) < 2:
-        raise InputError(f"{', '.join(config.data)}: fewer than 2 photos can be read; export compares on real photos")
-    return np.stack(pixels)
-
-
-def describe(folder: Path, config: TrainConfig, net: BottleNet, classifier: Classifier) -> Manifest:
-    """What the bundle says about itself; its files are added when it is written."""
-    mosaic = net.codec.mosaic
-    example = torch.zeros(1, classifier.preprocess.size, classifier.preprocess.size, 3, dtype=torch.uint8)
-    device_flops = count_flops(DeviceGraph(net).eval(), example)
-    uncut_flops = count_flops(classifier.module, torch.zeros(1, *classifier.input_size))
-    return Manifest(
-        name=folder.resolve().name,
-        model=config.model,
-        cut=config.cut,
-        unit=f"{config.unit}, {config.channels} channels, stride {config.stride}",
-        preprocess=classifier.preprocess,
-        latent=(mosaic.channels, mosaic.height, mosaic.width),
-        layout=mosaic.layout,
-        align=mosaic.align,
-        codec=net.codec.name,
-        setting=net.codec.setting,
-        head_flops_share=min(1.0, device_flops / uncut_flops),
-        num_classes=len(classifier.labels),
-        extra={
-            "training": command_of(config),
-            "weights_licence": classifier.weights_licence,
-            "bottlenet": installed("bottlenet"),
-            "torch": installed("torch"),
-        },
+    net = insert(config.model, **config.unit_numbers())
+    steps = load_averaged(folder, net)
+    extra = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
+    return export(
+        net.eval(), output, pixels=some_pixels(config, net.origin.classifier.preprocess), weights=weights, extra=extra
     )
 
 
-def command_of(config: TrainConfig) -> str:
-    """The command line that makes this run again, without the options that were left alone."""
-    words = ["bottlenet train"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default:
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        values = value if isinstance(value, tuple) else (value,)
-        words += [flag if one is True else f"{flag} {one}" for one in values]
-    return " ".join(words)[:4000]
-
-
-def installed(package: str) -> str:
-    """Its version."""
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from its source
-        return "not installed"
+def some_pixels(config: TrainConfig, preprocess: Preprocess) -> np.ndarray:
+    """(N, S, S, 3) uint8: centre crops of some of the run's photos, N at least 2."""
+    photos = [photo for folder in config.data for photo in list_photos(folder)]
+    chosen = np.random.default_rng(0).permutation(len(photos))
+    pixels = []
+    for position in chosen:
+        try:
+            pixels.append(photo_to_pixels(photos[position].path, preprocess))
+        except PhotoError:
+            continue  # training has named it
+        if len(pixels) == COMPARED_PHOTOS:
+            break
+    if len(pixels) < 2:
+        raise InputError(f"{', '.join(config.data)}: fewer than 2 photos to compare torch and onnxruntime on")
+    return np.stack(pixels)

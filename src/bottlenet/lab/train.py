@@ -6,32 +6,30 @@ the uncut network's own scores on the same crop: no labels are needed. The loop 
 
 from __future__ import annotations
 
-import json
-import math
 import time
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
-from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.lab.checkpoint import Averaged, load_checkpoint, save_checkpoint
-from bottlenet.lab.data import Photo, list_photos
+from bottlenet.lab.checkpoint import Averaged, Position, load_checkpoint, save_checkpoint
 from bottlenet.lab.features import FeatureCache
-from bottlenet.lab.frozen import frozen_network
+from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
+from bottlenet.lab.runs import LOG, append, claim
+from bottlenet.lab.trainset import divided, fill, open_cache, read, some_features
 from bottlenet.net.build import UnitConfig, insert, start_from_components
 from bottlenet.net.model import BottleNet, Passed
-from bottlenet.net.models import Classifier, load_model
+from bottlenet.net.models import load_model
 from bottlenet.net.rate import JpegRate, joined_bytes
 
 LOG_STEPS = 20  # steps that a line of the log is the mean of
-HELD_OUT = 50  # one photo of this many is kept for the report at the end of each pass
 
 
 @dataclass(frozen=True)
@@ -49,239 +47,186 @@ class TrainConfig:
     quality: int = UnitConfig.quality  # of the codec
     naive: bool = False  # train without the codec in the loop
     epochs: int = 8  # passes over the photos
-    crops: int = 4  # sets of random crops that the passes take in turn
+    crops: int = 8  # sets of random crops that the passes take in turn
     batch: int = 32  # photos a step
     lr: float = 4e-4  # peak learning rate of the unit
     tail_lr: float = 1e-4  # peak learning rate of the tail; 0 leaves it as it is
-    target_bytes: float = 0.0  # mean payload to steer for, by the weight of the rate; 0: no rate in the loss
-    amplitude: float = 2.0  # standard deviation of the first component at the start, in units of the quantizer's range of 32
-    lmbda: float = 3e-4  # weight of a byte in the loss, where the steering starts
+    target_bytes: float = 0.0  # mean payload to steer for (codec jpeg); 0: no rate in the loss
+    amplitude: float = 4.0  # standard deviation of a residual unit's first component at the start
+    lmbda: float = 1e-4  # weight of a byte in the loss, where the steering starts
     label_weight: float = 0.0  # weight of cross-entropy on labelled photos
     feature_weight: float = 0.1  # weight of the features' relative squared error
     seed: int = 0  # of crops, order and weights
-    cache: str = ".cache/bottlenet"  # where head features are kept
+    cache: str = "cache"  # folder for head features, a few GB
     checkpoint_minutes: float = 5.0  # between checkpoints
 
-    def unit_config(self) -> UnitConfig:
-        return UnitConfig(self.cut, self.unit, self.channels, self.stride, self.codec, self.quality)
+    def unit_numbers(self) -> dict[str, Any]:
+        """What `net.build.insert` wants to know."""
+        return {name: getattr(self, name) for name in ("cut", "unit", "channels", "stride", "codec", "quality")}
 
-
-@dataclass
-class Progressed:
-    """Where a run is: all that a checkpoint holds beside tensors."""
-
-    epoch: int = 0
-    step: int = 0  # in the epoch
-    steps: int = 0  # since the start
-    lmbda: float = 0.0
-    mean_bytes: float = 0.0
-    held_out: dict[str, float] = field(default_factory=dict)
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.crops, self.batch) < 1:
+            raise InputError(f"epochs {self.epochs}, crops {self.crops}, batch {self.batch}: each must be 1 or more")
+        if self.target_bytes and (self.codec != "jpeg" or self.naive):
+            raise InputError("target_bytes needs the jpeg codec in the loop: its rate is what is estimated")
 
 
 def train(config: TrainConfig, progress: Progress) -> BottleNet:
-    """Trains, or goes on with what `config.out` holds; returns the network with averaged weights."""
+    """Trains, or goes on with what `config.out` holds; returns the network with averaged weights.
+
+    InputError: folders, cut or numbers that can't be, or a run of another configuration in `config.out`.
+    """
     run = Path(config.out)
     torch.manual_seed(config.seed)
     classifier = load_model(config.model)
-    net = insert(classifier, config.unit_config())
+    net = insert(classifier, **config.unit_numbers())
     cache = open_cache(config, classifier, net)
+    claim(run, config)
     fill(cache, 0, config, progress)
-    readable, held_out = cache.positions(0), held_out_positions(cache.photos)
-    train_set, held_out = np.setdiff1d(readable, held_out), np.intersect1d(readable, held_out)
-    start_from_components(net, component_batches(cache, train_set), amplitude=config.amplitude)
+    train_set, held_out = divided(cache)
+    if len(train_set) < config.batch:
+        raise InputError(f"{len(train_set)} photos to train on, fewer than one batch of {config.batch}; give more")
+    start_from_components(net, some_features(cache, train_set), amplitude=config.amplitude)
     freeze(net, tail=config.tail_lr > 0)
     optimizer = build_optimizer(net, config)
     averaged = Averaged(net)
-    rate = JpegRate(net.codec.mosaic, config.quality) if config.codec == "jpeg" else None
-    at = Progressed(lmbda=config.lmbda)
-    claim_run(run, config)
+    rate = JpegRate(net.codec.mosaic, config.quality) if config.target_bytes else None
+    at = Position(lmbda=config.lmbda)
     load_checkpoint(run, net, optimizer, averaged, at)
 
     per_epoch = len(train_set) // config.batch
     total = per_epoch * config.epochs
     task = progress.add_task("training", total=total, completed=at.steps)
-    log = (run / "log.jsonl").open("a", encoding="utf-8")
-    saved = started = time.monotonic()
-    first = at.steps
+    pace = Pace(at.steps, config.batch)
     recent: list[tuple[float, float, float]] = []
+    saved = time.monotonic()
     while at.epoch < config.epochs:
-        order = np.random.default_rng((config.seed, at.epoch)).permutation(train_set)
         crop_set = at.epoch % config.crops
         fill(cache, crop_set, config, progress)
-        for at.step in range(at.step, per_epoch):
+        order = np.random.default_rng((config.seed, at.epoch)).permutation(train_set)
+        while at.step < per_epoch:
             positions = order[at.step * config.batch : (at.step + 1) * config.batch]
-            features, uncut = (torch.from_numpy(a) for a in cache.read(crop_set, positions))
-            features = features.to(memory_format=torch.channels_last)
-            set_learning_rates(optimizer, config, at.steps / total)
+            features, uncut = read(cache, crop_set, positions)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate(at.steps / total)
 
             passed = net.forward_features(features, codec_in_loop=not config.naive)
             distilled = distillation(passed.scores, uncut)
             loss = distilled + config.feature_weight * relative_error(passed.features_hat, features)
             if config.label_weight:
-                loss = loss + config.label_weight * labelled(passed.scores, cache, positions)
-            if config.target_bytes and rate is not None and passed.payload_bytes is not None:
-                steer(at, config, float(passed.payload_bytes.float().mean()), at.steps / total)
+                labels = [cache.photos[i].label for i in positions]
+                loss = loss + config.label_weight * cross_entropy(passed.scores, labels)
+            if rate is not None and passed.payload_bytes is not None:
+                at.mean_bytes = moving(at.mean_bytes, passed.payload_bytes.float().mean().item())
+                at.lmbda = steered(at.lmbda, at.mean_bytes, config.target_bytes, at.steps / total)
                 loss = loss + at.lmbda * joined_bytes(passed.payload_bytes, rate(passed.continuous))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), 1.0)
+            torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
             optimizer.step()
             averaged.update()
 
-            at.steps += 1
+            at.step, at.steps = at.step + 1, at.steps + 1
             recent.append(measured(loss, distilled, passed))
             if at.steps % LOG_STEPS == 0:
-                speed = (at.steps - first) * config.batch / (time.monotonic() - started)
-                record = log_record(at, recent, speed)
+                record = log_record(at, recent, pace.images_per_s(at.steps))
                 recent.clear()
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                progress.update(task, completed=at.steps, description=describe(record))
+                append(run / LOG, record)
+                progress.update(task, completed=at.steps, description=described(record))
             if time.monotonic() - saved > config.checkpoint_minutes * 60:
-                save_checkpoint(run, net, optimizer, averaged, replaced(at, step=at.step + 1))
+                save_checkpoint(run, net, optimizer, averaged, at)
                 saved = time.monotonic()
         at.epoch, at.step = at.epoch + 1, 0
         with averaged.swapped_in():
-            at.held_out = report(net, cache, held_out)
-        log.write(json.dumps({"epoch": at.epoch, "steps": at.steps, "held_out": at.held_out}) + "\n")
-        log.flush()
+            report = held_out_report(net, cache, held_out)
+        append(run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
         save_checkpoint(run, net, optimizer, averaged, at)
-    log.close()
     averaged.copy_in()
-    net.eval()
-    return net
-
-
-def replaced(at: Progressed, *, step: int) -> Progressed:
-    return Progressed(**{**asdict(at), "step": step})
-
-
-def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> FeatureCache:
-    photos = [photo for folder in config.data for photo in list_photos(folder)]
-    size = classifier.preprocess.size
-    with torch.no_grad():
-        c, height, width = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1:]
-    return FeatureCache(
-        Path(config.cache), photos, classifier.preprocess,
-        model=config.model, cut=config.cut, shape=(c, height, width), classes=len(classifier.labels), seed=config.seed,
-    )
-
-
-def fill(cache: FeatureCache, crop_set: int, config: TrainConfig, progress: Progress) -> None:
-    """Head features and uncut scores of one set of crops, where they are not on disk yet."""
-    if not cache.path(crop_set).exists():
-        frozen = frozen_network(insert(load_model(config.model), config.unit_config()))
-        task = progress.add_task(f"head features, crops {crop_set + 1}", total=len(cache.photos))
-        for done in cache.fill(crop_set, frozen):
-            progress.update(task, completed=done)
-        progress.remove_task(task)
-
-
-def held_out_positions(photos: Sequence[Photo]) -> np.ndarray:
-    """One photo of HELD_OUT, by a hash of its name: the same ones whatever else is in the folders."""
-    return np.array([i for i, photo in enumerate(photos) if zlib.crc32(photo.path.name.encode()) % HELD_OUT == 0], int)
-
-
-def component_batches(cache: FeatureCache, train_set: np.ndarray, photos: int = 1024) -> Iterator[Tensor]:
-    chosen = np.random.default_rng(0).permutation(train_set)[:photos]
-    for start in range(0, len(chosen), 64):
-        yield torch.from_numpy(cache.read(0, chosen[start : start + 64])[0])
+    return net.eval()
 
 
 def freeze(net: BottleNet, *, tail: bool) -> None:
-    """Head: fixed. Tail: batch-norm statistics fixed, depthwise kernels too (a third of a step for few weights)."""
-    net.to(memory_format=torch.channels_last)
+    """Only the unit and the tail learn; of the tail neither norms' statistics nor depthwise kernels.
+
+    Depthwise kernels are 4 % of the tail's weights; their gradients take a third of a step on a CPU.
+    """
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.head.requires_grad_(False)
     net.tail.requires_grad_(tail)
-    net.head.eval()
-    net.tail.eval()
     for module in net.tail.modules():
         if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
             module.requires_grad_(False)
-    net.reduction.train()
-    net.restoration.train()
-    net.quantizer.train()
+    learning(net)
+
+
+def learning(net: BottleNet) -> None:
+    """Training mode for the unit alone."""
+    net.eval()
+    for part in (net.reduction, net.quantizer, net.restoration):
+        part.train()
 
 
 def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
-    unit = [p for part in (net.reduction, net.restoration) for p in part.parameters()]
-    tail = [p for p in net.tail.parameters() if p.requires_grad]
-    groups = [{"params": unit, "peak": config.lr, "weight_decay": 1e-4}]
-    if tail:
-        groups.append({"params": tail, "peak": config.tail_lr, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-
-
-def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, share: float) -> None:
-    """Linear up over the first 2 % of the run, then half a cosine down to 1 %."""
-    factor = share / 0.02 if share < 0.02 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - 0.02) / 0.98))
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-
-
-def steer(at: Progressed, config: TrainConfig, batch_bytes: float, share: float) -> None:
-    """Moves lmbda so that the mean payload falls to the target over the first third of the run and stays there."""
-    at.mean_bytes = batch_bytes if not at.mean_bytes else 0.9 * at.mean_bytes + 0.1 * batch_bytes
-    ahead = max(0.0, 1 - 3 * share)
-    aim = config.target_bytes * 2.0**ahead
-    at.lmbda = float(np.clip(at.lmbda * (at.mean_bytes / aim) ** 0.02, 1e-6, 0.1))
-
-
-def distillation(scores: Tensor, uncut: Tensor) -> Tensor:
-    """KL divergence of the uncut network's distribution from ours, nats a photo."""
-    return F.kl_div(scores.log_softmax(1), uncut.log_softmax(1), reduction="batchmean", log_target=True)
-
-
-def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
-    return F.mse_loss(features_hat, features) / features.var().clamp_min(1e-6)
-
-
-def labelled(scores: Tensor, cache: FeatureCache, positions: np.ndarray) -> Tensor:
-    labels = torch.tensor([-1 if (label := cache.photos[i].label) is None else label for i in positions])
-    if bool((labels < 0).all()):
-        return scores.sum() * 0
-    return F.cross_entropy(scores, labels, ignore_index=-1)
+    unit = [*net.reduction.parameters(), *net.restoration.parameters()]
+    tail = [parameter for parameter in net.tail.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": unit, "peak": config.lr, "weight_decay": 1e-4},
+        {"params": tail, "peak": config.tail_lr, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
 
 
 @torch.no_grad()
-def report(net: BottleNet, cache: FeatureCache, held_out: np.ndarray) -> dict[str, float]:
+def held_out_report(net: BottleNet, cache: FeatureCache, held_out: NDArray[np.int64]) -> dict[str, float]:
     """Distillation loss, agreement with the uncut network and bytes on photos that were not trained on."""
-    net.quantizer.eval(), net.reduction.eval(), net.restoration.eval()
-    loss, agree, sizes = 0.0, 0, []
+    net.eval()
+    loss, agreed, size = 0.0, 0, 0.0
     for start in range(0, len(held_out), 64):
-        features, uncut = (torch.from_numpy(a) for a in cache.read(0, held_out[start : start + 64]))
-        passed = net.forward_features(features.to(memory_format=torch.channels_last))
-        loss += float(distillation(passed.scores, uncut)) * len(features)
-        agree += int((passed.scores.argmax(1) == uncut.argmax(1)).sum())
-        sizes.append(passed.payload_bytes.numpy())
-    net.quantizer.train(), net.reduction.train(), net.restoration.train()
-    count = len(held_out)
-    return {"distillation": loss / count, "agreement": agree / count, "payload_bytes": float(np.concatenate(sizes).mean())}
+        features, uncut = read(cache, 0, held_out[start : start + 64])
+        passed = net.forward_features(features)
+        assert passed.payload_bytes is not None
+        loss += distillation(passed.scores, uncut).item() * len(features)
+        agreed += int((passed.scores.argmax(1) == uncut.argmax(1)).sum())
+        size += passed.payload_bytes.sum().item()
+    learning(net)
+    count = max(1, len(held_out))
+    return {"photos": count, "distillation": loss / count, "agreement": agreed / count, "payload_bytes": size / count}
+
+
+class Pace:
+    """Photos a second since the run was started or resumed."""
+
+    def __init__(self, steps: int, batch: int) -> None:
+        self.first, self.batch, self.started = steps, batch, time.monotonic()
+
+    def images_per_s(self, steps: int) -> float:
+        """The mean up to step number `steps`."""
+        return (steps - self.first) * self.batch / max(1e-9, time.monotonic() - self.started)
+
+
+def moving(mean: float, value: float) -> float:
+    """A mean over about the last ten values; 0 stands for none yet."""
+    return 0.9 * mean + 0.1 * value if mean else value
 
 
 def measured(loss: Tensor, distilled: Tensor, passed: Passed) -> tuple[float, float, float]:
-    """loss, distillation loss and mean payload bytes of a batch."""
+    """Loss, distillation loss and mean payload bytes of a batch."""
     size = 0.0 if passed.payload_bytes is None else passed.payload_bytes.float().mean().item()
     return loss.item(), distilled.item(), size
 
 
-def log_record(at: Progressed, recent: list[tuple[float, float, float]], speed: float) -> dict[str, float]:
-    loss, distilled, size = np.mean(recent, axis=0)
+def log_record(at: Position, recent: Sequence[tuple[float, float, float]], images_per_s: float) -> dict[str, float]:
+    loss, distilled, size = (float(mean) for mean in np.mean(recent, axis=0))
     return {
-        "steps": at.steps, "epoch": at.epoch, "loss": round(loss, 4), "distillation": round(distilled, 4),
-        "payload_bytes": round(size, 1), "lmbda": round(at.lmbda, 8), "images_per_s": round(speed, 1),
+        "steps": at.steps,
+        "epoch": at.epoch,
+        "loss": round(loss, 4),
+        "distillation": round(distilled, 4),
+        "payload_bytes": round(size, 1),
+        "lmbda": round(at.lmbda, 8),
+        "images_per_s": round(images_per_s, 1),
     }
 
 
-def describe(record: dict[str, float]) -> str:
+def described(record: dict[str, float]) -> str:
     return f"loss {record['loss']:.3f}, {record['payload_bytes']:.0f} bytes, {record['images_per_s']:.0f} images/s"
-
-
-def claim_run(run: Path, config: TrainConfig) -> None:
-    """A run folder belongs to one configuration: going on with another one is an error."""
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / "run.json"
-    mine = json.loads(json.dumps(asdict(config)))
-    if path.exists() and json.loads(path.read_text()) != mine:
-        raise InputError(f"{run} holds a run of another configuration; choose another folder")
-    path.write_text(json.dumps(mine, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
-from bottlenet.net.model import BottleNet
-from bottlenet.net.models import Classifier, Normalize
-from bottlenet.net.split import Split, split
+from bottlenet.net.model import BottleNet, Origin
+from bottlenet.net.models import Classifier, Normalize, load_model
+from bottlenet.net.split import split
 from bottlenet.net.unit import (
     PaperReduction,
     PaperRestoration,
@@ -37,32 +38,46 @@ class UnitConfig:
     bits: int = 8  # of the quantizer
 
 
-def insert(classifier: Classifier, config: UnitConfig) -> BottleNet:
-    """Cuts `classifier` and puts an untrained unit into the cut. Its weights are shared, not copied."""
-    if config.unit not in UNITS:
-        raise InputError(f"unit {config.unit!r}: one of {', '.join(UNITS)} is possible")
-    size = classifier.preprocess.size
-    parts = split(classifier.module, config.cut, (3, size, size))
+def insert(
+    model: Classifier | str,
+    *,
+    cut: str,
+    unit: str = UnitConfig.unit,
+    channels: int = UnitConfig.channels,
+    stride: int = UnitConfig.stride,
+    codec: str = UnitConfig.codec,
+    quality: int = UnitConfig.quality,
+    bits: int = UnitConfig.bits,
+) -> BottleNet:
+    """A trainable BottleNet around a copy of `model`, which stays as it is.
+
+    The numbers are those of `UnitConfig`. InputError: an unknown model, cut, unit or codec, or numbers out of range.
+    """
+    classifier = load_model(model) if isinstance(model, str) else model
+    if unit not in UNITS:
+        raise InputError(f"unit {unit!r}: one of {', '.join(UNITS)} is possible")
+    parts = split(copy.deepcopy(classifier.module), cut, classifier.input_size)
     if len(parts.cut.shape) != 3:
-        raise InputError(f"cut {config.cut!r} has shape {parts.cut.shape}: a unit needs channels, height and width")
+        raise InputError(f"cut {cut!r} has shape {parts.cut.shape}: a unit needs channels, height and width")
     c, height, width = parts.cut.shape
-    spec = UnitSpec(c, config.channels, config.stride, (height, width))
-    return UNITS[config.unit](classifier, parts, spec, config)
-
-
-def _paper(classifier: Classifier, parts: Split, spec: UnitSpec, config: UnitConfig) -> BottleNet:
-    codec = make_codec(config.codec, Mosaic(*spec.latent_shape), config.quality)
+    spec = UnitSpec(c, channels, stride, (height, width))
+    reduction, quantizer, restoration = UNITS[unit](spec, bits)
+    mosaic = Mosaic(*spec.latent_shape)
     head = nn.Sequential(Normalize(classifier.mean, classifier.std), parts.head)
-    quantizer = Quantizer(config.bits)
-    return BottleNet(head, PaperReduction(spec), quantizer, codec, PaperRestoration(spec), parts.tail)
+    net = BottleNet(head, reduction, quantizer, make_codec(codec, mosaic, quality), restoration, parts.tail)
+    net.origin = Origin(classifier, parts.cut, unit)
+    return net
 
 
-def _residual(classifier: Classifier, parts: Split, spec: UnitSpec, config: UnitConfig) -> BottleNet:
-    codec = make_codec(config.codec, Mosaic(*spec.latent_shape), config.quality)
-    head = nn.Sequential(Normalize(classifier.mean, classifier.std), parts.head)
-    # 8 levels a unit, and zero is level 128: what an empty block costs JPEG nothing to say
-    quantizer = Quantizer(config.bits, fixed=(-16.0, 15.875))
-    return BottleNet(head, ResidualReduction(spec), quantizer, codec, ResidualRestoration(spec), parts.tail)
+def _paper(spec: UnitSpec, bits: int) -> tuple[nn.Module, Quantizer, nn.Module]:
+    return PaperReduction(spec), Quantizer(bits), PaperRestoration(spec)
+
+
+def _residual(spec: UnitSpec, bits: int) -> tuple[nn.Module, Quantizer, nn.Module]:
+    # zero lies on a level, so that what is silent decodes to silence; 8 bits: 8 levels a unit, and zero is 128
+    levels = 2**bits
+    quantizer = Quantizer(bits, fixed=(-16.0, 16.0 - 32.0 / levels))
+    return ResidualReduction(spec), quantizer, ResidualRestoration(spec)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """BottleNet -> bundle: graphs that onnxruntime runs alone, compared with torch before anything is written.
 
-    head.onnx    pixels uint8 (B, S, S, 3) -> normalise, head, reduction, rounding -> symbols uint8 (B, c', h, w)
-    tail.onnx    symbols -> dequantise, restoration, tail -> scores float32 (B, classes)
-    uncut.onnx   pixels -> scores: the network as it was before anyone cut it
+head.onnx    pixels uint8 (B, S, S, 3) -> normalise, head, reduction, rounding -> symbols uint8 (B, c', h, w)
+tail.onnx    symbols -> dequantise, restoration, tail -> scores float32 (B, classes)
+uncut.onnx   pixels -> scores: the network as it was before anyone cut it
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.errors import BundleError, InputError
 from bottlenet.manifest import Manifest
-from bottlenet.net.model import BottleNet
-from bottlenet.net.models import Classifier, Normalize
+from bottlenet.net.model import BottleNet, Origin
+from bottlenet.net.models import Normalize
+from bottlenet.net.split import count_flops
 from bottlenet.net.weights import store_as_int8
 from bottlenet.runtime import open_session
 
@@ -69,23 +70,25 @@ class ServerGraph(nn.Module):
 
 def export(
     net: BottleNet,
-    classifier: Classifier,
     path: str | Path,
     *,
-    manifest: Manifest,
     pixels: np.ndarray,
     weights: str = "float32",
+    extra: Mapping[str, str | float | int] | None = None,
 ) -> tuple[Bundle, Fidelity]:
-    """Writes the bundle of `net` to the folder `path`.
+    """Writes the bundle of `net`, which `build.insert` made, to the folder `path`.
 
-    `classifier` is the uncut network, loaded afresh: training has moved the tail that `net` shares with another copy.
     `pixels` (N, S, S, 3) uint8, N >= 2: real photos, on which both runtimes must agree. `weights` "int8" stores those
     of tail.onnx and uncut.onnx in a quarter of the bytes; head.onnx, whose every symbol counts, stays float32.
+    `extra` goes into the manifest: where the bundle comes from.
 
     BundleError: fewer than 99.9 % of the symbols are equal, or scores differ by more than 1e-3 of the largest.
     """
     if weights not in WEIGHTS:
         raise InputError(f"weights {weights!r}: one of {', '.join(WEIGHTS)} is possible")
+    if net.origin is None:
+        raise InputError("this BottleNet was put together by hand; only one that `insert` made knows what to export")
+    classifier = net.origin.classifier
     net = copy.deepcopy(net).eval()
     device, server = DeviceGraph(net), ServerGraph(net)
     uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
@@ -103,7 +106,30 @@ def export(
     fidelity = compare((device, server, uncut), graphs, stored, pixels)
     check(fidelity)
     labels = "\n".join(classifier.labels) + "\n"
+    manifest = describe(net, net.origin, dict(extra or {}))
     return write_bundle(path, manifest, {**stored, "labels.txt": labels.encode()}), fidelity
+
+
+def describe(net: BottleNet, origin: Origin, extra: dict[str, str | float | int]) -> Manifest:
+    """The manifest, without the files' hashes. The head's share of the FLOPs includes the reduction."""
+    classifier, mosaic = origin.classifier, net.codec.mosaic
+    features = torch.zeros(1, *origin.cut.shape)
+    reduction_flops = count_flops(net.reduction, features)
+    network_flops = origin.cut.head_flops / origin.cut.head_flops_share
+    return Manifest(
+        name=f"{classifier.name} at {origin.cut.name}",
+        model=classifier.name,
+        cut=origin.cut.name,
+        unit=origin.unit,
+        preprocess=classifier.preprocess,
+        latent=mosaic.symbols_shape,
+        align=mosaic.align,
+        codec=net.codec.name,
+        setting=net.codec.setting,
+        head_flops_share=(origin.cut.head_flops + reduction_flops) / network_flops,
+        num_classes=len(classifier.labels),
+        extra={"weights_licence": classifier.weights_licence, **extra},
+    )
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bottlenet.net.models import Classifier
+from bottlenet.net.split import Cut
 from bottlenet.net.unit import Quantizer
 from bottlenet.wire.codecs import Codec
 
@@ -33,8 +35,19 @@ class Passed:
     payload_bytes: Tensor | None  # (B,) int64; None where no codec ran
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a BottleNet was made of; a bundle tells it on."""
+
+    classifier: Classifier  # as it was before anyone cut it
+    cut: Cut
+    unit: str
+
+
 class BottleNet(nn.Module):
     """head, unit, codec, unit, tail: see the drawing above."""
+
+    origin: Origin | None = None
 
     def __init__(
         self,

@@ -33,9 +33,7 @@ class UnitSpec:
 
     def __post_init__(self) -> None:
         if min(self.in_channels, self.channels, self.stride) < 1:
-            raise InputError(
-                f"a unit of {self.channels} channels at stride {self.stride}: both must be 1 or more"
-            )
+            raise InputError(f"a unit of {self.channels} channels at stride {self.stride}: both must be 1 or more")
         if self.stride > min(self.size):
             raise InputError(f"stride {self.stride} is larger than the features, {self.size[0]} x {self.size[1]}")
 

@@ -1,0 +1,45 @@
+"""What training minimises: distillation, features, labels; and how the weight of a byte is steered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def distillation(scores: Tensor, uncut: Tensor) -> Tensor:
+    """KL divergence of our distribution over the classes from the uncut network's, nats a photo. Both (B, classes)."""
+    return F.kl_div(scores.log_softmax(1), uncut.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
+    """Squared error as a share of the features' variance: 0 is perfect, 1 is their mean everywhere."""
+    return F.mse_loss(features_hat, features) / features.var().clamp_min(1e-6)
+
+
+def cross_entropy(scores: Tensor, labels: Sequence[int | None]) -> Tensor:
+    """Mean over the photos that have a label; 0 where none has."""
+    known = torch.tensor([i for i, label in enumerate(labels) if label is not None], dtype=torch.long)
+    if not len(known):
+        return scores.sum() * 0
+    return F.cross_entropy(scores[known], torch.tensor([label for label in labels if label is not None]))
+
+
+def steered(lmbda: float, mean_bytes: float, target_bytes: float, share: float) -> float:
+    """The next weight of a byte: up where payloads are too large, down where they are too small.
+
+    `share` of the run is done: the aim falls from twice the target to the target over the first third, so that the
+    network first learns what is worth sending. Two percent of the (log) miss a step is slow enough not to swing.
+    """
+    aim = target_bytes * 2 ** max(0.0, 1 - 3 * share)
+    return min(max(lmbda * (mean_bytes / aim) ** 0.02, 2e-5), 0.1)
+
+
+def learning_rate(share: float) -> float:
+    """Factor on the peak: linear up over the first 2 % of the run, then half a cosine down to 1 %."""
+    if share < 0.02:
+        return share / 0.02
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - 0.02) / 0.98))

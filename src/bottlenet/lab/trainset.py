@@ -1,0 +1,78 @@
+"""What a run trains on: cached features of its photos, and the uncut network's scores for them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor
+
+from bottlenet.errors import InputError
+from bottlenet.lab.data import list_photos
+from bottlenet.lab.features import FeatureCache
+from bottlenet.lab.frozen import frozen_network
+from bottlenet.net.build import insert
+from bottlenet.net.model import BottleNet
+from bottlenet.net.models import Classifier
+
+if TYPE_CHECKING:
+    from bottlenet.lab.train import TrainConfig
+
+HELD_OUT = 50  # one photo of this many is kept for the report at the end of each pass
+COMPONENT_PHOTOS = 1024  # whose features the principal components are of
+
+
+def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> FeatureCache:
+    """The cache of all folders' photos, in the order they were given."""
+    photos = [photo for folder in config.data for photo in list_photos(folder)]
+    classes = len(classifier.labels)
+    if config.label_weight and (wrong := [p for p in photos if p.label is not None and p.label >= classes]):
+        raise InputError(f"{wrong[0].path} has label {wrong[0].label}; {config.model} knows 0 to {classes - 1}")
+    size = classifier.preprocess.size
+    with torch.no_grad():
+        _, c, height, width = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
+    return FeatureCache(
+        Path(config.cache),
+        photos,
+        classifier.preprocess,
+        network=f"{config.model} {config.cut}",
+        shape=(c, height, width),
+        classes=classes,
+        seed=config.seed,
+    )
+
+
+def fill(cache: FeatureCache, crop_set: int, config: TrainConfig, progress: Progress) -> None:
+    """Head features and uncut scores of one set of crops, where they are not on disk yet."""
+    if cache.has(crop_set):
+        return
+    frozen = frozen_network(insert(config.model, cut=config.cut), cache.preprocess.size)
+    task = progress.add_task(f"head features, crops {crop_set + 1} of {config.crops}", total=len(cache.photos))
+    for done in cache.fill(crop_set, frozen):
+        progress.update(task, completed=done)
+    progress.remove_task(task)
+
+
+def divided(cache: FeatureCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Photos to train on, and those held out: by a hash of the name, so that a folder given twice brings none back."""
+    readable = np.asarray(cache.positions(0), np.int64)
+    out = [zlib.crc32(cache.photos[i].path.name.encode()) % HELD_OUT == 0 for i in readable]
+    return readable[~np.asarray(out, bool)], readable[np.asarray(out, bool)]
+
+
+def read(cache: FeatureCache, crop_set: int, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """features (B, c, H, W) and the uncut network's scores (B, classes)."""
+    features, uncut = (torch.from_numpy(array) for array in cache.read(crop_set, positions))
+    return features.to(memory_format=torch.channels_last), uncut
+
+
+def some_features(cache: FeatureCache, train_set: NDArray[np.int64]) -> Iterator[Tensor]:
+    chosen = np.random.default_rng(0).permutation(train_set)[:COMPONENT_PHOTOS]
+    for start in range(0, len(chosen), 64):
+        yield read(cache, 0, chosen[start : start + 64])[0]
