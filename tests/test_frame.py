@@ -27,7 +27,7 @@ frames = st.builds(
 
 
 def test_golden_bytes() -> None:
-    golden = "12 14 a1b2c3 0102 000009 573a ad15afb5588ad7dabf".replace(" ", "")
+    golden = "12 14 a1b2c3 0102 000009 bf6e ad15afb5588ad7dabf".replace(" ", "")
     assert FRAME.to_bytes().hex() == golden
     assert parse_frame(bytes.fromhex(golden)) == FRAME
     assert golden in SPEC

@@ -8,13 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottlenet.errors import InputError
-from bottlenet.wire.mosaic import LAYOUTS, Mosaic
+from bottlenet.wire.mosaic import Mosaic
 
 sides = st.integers(1, 12)
-mosaics = st.one_of(
-    st.builds(Mosaic, st.integers(1, 40), sides, sides, st.just("channels"), st.integers(1, 9)),
-    st.builds(Mosaic, st.sampled_from([64, 128, 192]), sides, sides, st.just("blocks")),
-)
+mosaics = st.builds(Mosaic, st.integers(1, 40), sides, sides, st.integers(1, 9))
 quick = settings(max_examples=60, deadline=None)
 
 
@@ -104,17 +101,6 @@ def test_tiles_are_padded_with_their_own_edge_and_left_over_tiles_are_flat() -> 
     ]
 
 
-def test_blocks_hold_64_channels_of_one_position() -> None:
-    mosaic = Mosaic(128, 2, 3, "blocks")
-    symbols = numbered(mosaic)
-    picture = mosaic.tile(symbols)
-    assert picture.shape == (2 * 2 * 8, 3 * 8)
-    for group, y, x in np.ndindex(2, 2, 3):
-        top = 8 * (2 * group + y)
-        tile = picture[top : top + 8, 8 * x : 8 * x + 8]
-        np.testing.assert_array_equal(tile.reshape(-1), symbols[64 * group : 64 * group + 64, y, x])
-
-
 def test_cached_arrays_are_computed_once_and_read_only() -> None:
     mosaic = Mosaic(2, 3, 4)
     assert mosaic.index is mosaic.index
@@ -135,16 +121,6 @@ def test_sizes_are_positive_integers(field: str, value: object) -> None:
     sizes = {"channels": 2, "height": 3, "width": 4, field: value}
     with pytest.raises(InputError, match=rf"^mosaic: {field} is .*; give an integer from 1 to 16777216$"):
         Mosaic(**sizes)  # type: ignore[arg-type]
-
-
-def test_unknown_layout_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="'rows'; choose one of " + ", ".join(LAYOUTS)):
-        Mosaic(1, 1, 1, "rows")
-
-
-def test_blocks_needs_multiples_of_64_channels() -> None:
-    with pytest.raises(InputError, match="there are 48; give a multiple of 64"):
-        Mosaic(48, 1, 1, "blocks")
 
 
 @pytest.mark.parametrize("shape", [(1, 65504, 8), (1, 8, 65504), (1, 4104, 4104), (2**20, 3, 3)])

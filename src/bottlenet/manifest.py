@@ -52,7 +52,6 @@ class Manifest:
     unit: str  # the bottleneck unit, in words
     preprocess: Preprocess
     latent: tuple[int, int, int]  # (C, H, W) of the symbols
-    layout: str  # of the mosaic: "channels" or "blocks"
     align: int  # of the mosaic
     codec: str  # a name in wire.codecs.CODECS
     setting: int  # the codec's quality or level
@@ -64,7 +63,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         check_integer("format_version", self.format_version, FORMAT_VERSION, FORMAT_VERSION)
-        for name in ("name", "model", "cut", "unit", "layout", "codec"):
+        for name in ("name", "model", "cut", "unit", "codec"):
             check_text(name, getattr(self, name))
         if not isinstance(self.preprocess, Preprocess):
             raise InputError(f"preprocess is {shown(self.preprocess)}; give a Preprocess")
@@ -76,12 +75,12 @@ class Manifest:
         check_integer("num_classes", self.num_classes, 1, MAX_CLASSES)
         check_files(self.files)
         check_extra(self.extra)
-        self.make_codec()  # checks latent, layout, align, codec and setting, one against the other
+        self.make_codec()  # checks latent, align, codec and setting, one against the other
 
     def make_codec(self) -> Codec:
         """The codec for this latent."""
         channels, height, width = self.latent
-        return make_codec(self.codec, Mosaic(channels, height, width, self.layout, self.align), self.setting)
+        return make_codec(self.codec, Mosaic(channels, height, width, self.align), self.setting)
 
     def to_json(self, indent: int | None = None) -> bytes:
         """UTF-8 JSON with sorted keys; without `indent` the canonical form, whose SHA-256 is the bundle's id."""

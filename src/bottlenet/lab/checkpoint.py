@@ -99,7 +99,10 @@ def load_checkpoint(
 
 
 def load_averaged(run: Path, net: nn.Module) -> int:
-    """Puts a run's averaged weights into `net`; the steps they are of. InputError: no checkpoint, or another network's."""
+    """Puts a run's averaged weights into `net`, and says after how many steps they were.
+
+    InputError: there is no checkpoint yet, it is damaged, or it is another network's.
+    """
     if not (run / FILE).exists():
         raise InputError(f"{run}: no {FILE} in it yet; train until the first checkpoint")
     tensors, metadata = read_tensors(run)
@@ -122,9 +125,7 @@ def read_tensors(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_state(net: nn.Module, state: dict[str, Tensor]) -> None:
     """The trained part of a network. InputError: it is another network's."""
     mine = trained_state(net)
-    wrong = [
-        k for k in mine.keys() | state.keys() if k not in mine or k not in state or mine[k].shape != state[k].shape
-    ]
+    wrong = mine.keys() ^ state.keys() or {name for name in mine if mine[name].shape != state[name].shape}
     if wrong:
         raise InputError(f"{FILE} is of another network: {min(wrong)} differs; was the run trained with other code?")
     net.load_state_dict(state, strict=False)

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Photo:
+    """One file of a folder."""
+
     path: Path
     label: int | None  # class index; None where the folder does not say
 
@@ -82,7 +84,7 @@ def _read_labels(path: Path) -> dict[str, int]:
 
 
 def random_crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random part of the photo (35 to 100 % of its area, aspect 3:4 to 4:3), perhaps mirrored: (size, size, 3) uint8."""
+    """A random part of the photo, perhaps mirrored: (size, size, 3) uint8. Area 35 to 100 %, aspect 3:4 to 4:3."""
     height, width = photo.shape[:2]
     area = rng.uniform(0.35, 1.0) * height * width
     aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
@@ -107,14 +109,14 @@ class Damaged:
         if len(self.paths) > self.allowed:
             named = ", ".join(str(p) for p in self.paths[:5])
             raise InputError(
-                f"{len(self.paths)} damaged photos, more than {DAMAGED_SHARE:.0%} of the folder: {named}; remove or mend them"
+                f"{len(self.paths)} damaged photos, more than {DAMAGED_SHARE:.0%} of all: {named}; remove or mend them"
             )
 
 
 def read_crops(
     photos: Iterable[Photo], preprocess: Preprocess, damaged: Damaged, *, seed: int | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(position in `photos`, (S, S, 3) uint8): the centre crop, or with a seed a random one that (seed, position) decides."""
+    """(position in `photos`, (S, S, 3) uint8): the centre crop, or a random one that (seed, position) decides."""
     for position, photo in enumerate(photos):
         try:
             pixels = read_photo(photo.path)

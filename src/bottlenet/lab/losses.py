@@ -34,8 +34,8 @@ def steered(lmbda: float, mean_bytes: float, target_bytes: float, share: float) 
     `share` of the run is done: the aim falls from twice the target to the target over the first third, so that the
     network first learns what is worth sending. Two percent of the (log) miss a step is slow enough not to swing.
     """
-    aim = target_bytes * 2 ** max(0.0, 1 - 3 * share)
-    return min(max(lmbda * (mean_bytes / aim) ** 0.02, 2e-5), 0.1)
+    aim = target_bytes * math.pow(2, max(0.0, 1 - 3 * share))
+    return min(max(lmbda * math.pow(mean_bytes / aim, 0.02), 2e-5), 0.1)
 
 
 def learning_rate(share: float) -> float:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bottlenet.bundle import Bundle
+from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab.checkpoint import load_averaged
 from bottlenet.lab.data import list_photos
 from bottlenet.net.build import insert
 from bottlenet.net.export import Fidelity, export
+from bottlenet.net.models import load_model
 
 if TYPE_CHECKING:
     from bottlenet.lab.train import TrainConfig
@@ -64,12 +65,11 @@ def export_run(run: str | Path, output: str | Path, *, weights: str = "float32")
     """
     folder = Path(run)
     config = read_config(folder)
-    net = insert(config.model, **config.unit_numbers())
+    classifier = load_model(config.model)
+    net = insert(classifier, **config.unit_numbers())
     steps = load_averaged(folder, net)
     extra = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
-    return export(
-        net.eval(), output, pixels=some_pixels(config, net.origin.classifier.preprocess), weights=weights, extra=extra
-    )
+    return export(net.eval(), output, pixels=some_pixels(config, classifier.preprocess), weights=weights, extra=extra)
 
 
 def some_pixels(config: TrainConfig, preprocess: Preprocess) -> np.ndarray:

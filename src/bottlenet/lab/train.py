@@ -121,7 +121,7 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
                 at.lmbda = steered(at.lmbda, at.mean_bytes, config.target_bytes, at.steps / total)
                 loss = loss + at.lmbda * joined_bytes(passed.payload_bytes, rate(passed.continuous))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
             optimizer.step()
             averaged.update()

@@ -68,7 +68,7 @@ def divided(cache: FeatureCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def read(cache: FeatureCache, crop_set: int, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """features (B, c, H, W) and the uncut network's scores (B, classes)."""
-    features, uncut = (torch.from_numpy(array) for array in cache.read(crop_set, positions))
+    features, uncut = (torch.from_numpy(array) for array in cache.read(crop_set, positions.tolist()))
     return features.to(memory_format=torch.channels_last), uncut
 
 

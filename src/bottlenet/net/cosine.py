@@ -27,7 +27,8 @@ def quantisation_steps(quality: int) -> np.ndarray:
     if not 1 <= quality <= 100:
         raise InputError(f"JPEG quality {quality}: 1 to 100 are possible")
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return np.clip((np.asarray(LUMINANCE_STEPS) * percent + 50) // 100, 1, 255).astype(np.float64)
+    steps: np.ndarray = np.clip((np.asarray(LUMINANCE_STEPS) * percent + 50) // 100, 1, 255).astype(np.float64)
+    return steps
 
 
 def cosine_matrix() -> np.ndarray:

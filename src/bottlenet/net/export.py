@@ -88,7 +88,7 @@ def export(
         raise InputError(f"weights {weights!r}: one of {', '.join(WEIGHTS)} is possible")
     if net.origin is None:
         raise InputError("this BottleNet was put together by hand; only one that `insert` made knows what to export")
-    classifier = net.origin.classifier
+    origin, classifier = net.origin, net.origin.classifier
     net = copy.deepcopy(net).eval()
     device, server = DeviceGraph(net), ServerGraph(net)
     uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
@@ -106,7 +106,7 @@ def export(
     fidelity = compare((device, server, uncut), graphs, stored, pixels)
     check(fidelity)
     labels = "\n".join(classifier.labels) + "\n"
-    manifest = describe(net, net.origin, dict(extra or {}))
+    manifest = describe(net, origin, dict(extra or {}))
     return write_bundle(path, manifest, {**stored, "labels.txt": labels.encode()}), fidelity
 
 

@@ -6,8 +6,9 @@
                                                                                                     |
     scores <- [tail] <- features_hat <- [restoration] <- latent_hat <- [quantizer] <- symbols_hat <-+
 
-`forward` trains, with the real codec inside (paper, section 2.3: its gradient is the identity); `compress` and
-`decompress` are the two halves of the same path, and `decompress(compress(x))` equals `forward(x)` in eval mode.
+`forward` trains, with the real codec inside (paper, compression-aware training: its gradient is the identity);
+`compress` and `decompress` are the two halves of the same path: `decompress(compress(x))` equals `forward(x)` in eval
+mode.
 """
 
 from __future__ import annotations

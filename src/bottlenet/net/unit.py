@@ -1,11 +1,12 @@
 """The bottleneck unit: what is trained between head and tail.
 
-    features -> Reduction -> latent -> Quantizer -> symbols ~ codec ~> symbols_hat -> Quantizer^-1 -> latent_hat -> Restoration -> features_hat
-    (B,c,H,W)               (B,c',h,w)             uint8               uint8                         (B,c',h,w)                 (B,c,H,W)
+    features (B, c, H, W) -> Reduction -> latent (B, c', h, w) -> Quantizer.quantize -> symbols, 0..255
+                                                                                            ~ codec ~
+    features_hat <- Restoration <- latent_hat <- Quantizer.dequantize <-------------- symbols_hat
 
 Two kinds:
 
-- `paper`: BottleNet (ISLPED 2019), section 2: a strided convolution, a 1x1 convolution to c' channels, norms and bounded
+- `paper`: BottleNet (ISLPED 2019): a strided convolution, a 1x1 convolution to c' channels, norms and bounded
   activations; the restoration is the mirror.
 - `residual`: a linear path started from the principal components of the features, a non-linear branch that starts at
   zero added to it on both sides.
@@ -57,7 +58,7 @@ class RoundStraightThrough(torch.autograd.Function):
 
 
 class Quantizer(nn.Module):
-    """latent <-> integers 0 .. 2^bits - 1, over a range that is calibrated once and kept (paper, section 2.2).
+    """latent <-> integers 0 .. 2^bits - 1, over a range that is calibrated once and kept (paper: feature compression).
 
     The paper takes min and max of each photo and does not say how they travel; here they belong to the unit, so
     nothing is sent beside the symbols. In training the range follows the latent as a moving average; `fixed` holds it.
@@ -92,7 +93,8 @@ class Quantizer(nn.Module):
     @property
     def scale(self) -> Tensor:
         """Levels per unit of the latent."""
-        return self.levels / (self.high - self.low)
+        scale: Tensor = self.levels / (self.high - self.low)
+        return scale
 
     def continuous(self, latent: Tensor) -> Tensor:
         """Symbols before rounding: floats in 0 .. 2^bits - 1, what a rate estimate looks at."""
@@ -117,7 +119,7 @@ def norm_relu(channels: int) -> list[nn.Module]:
 class PaperReduction(nn.Sequential):
     """Convolution with stride s and a kernel larger than s (c -> c), then 1x1 (c -> c'); norm and ReLU after each.
 
-    ReLU6 in place of ReLU: a bounded latent needs no outlier-proof range (paper, section 2.1).
+    ReLU6 in place of ReLU: a bounded latent needs no outlier-proof range (paper: channel reduction).
     """
 
     def __init__(self, spec: UnitSpec) -> None:
@@ -138,9 +140,10 @@ class PaperRestoration(nn.Sequential):
         kernel = 2 * (s // 2) + 3
         pad = s // 2 + 1
         # what the transposed convolution must add to land on the size that the reduction started from
-        extra = tuple(
-            side - ((reduced - 1) * s - 2 * pad + kernel)
-            for side, reduced in zip(spec.size, spec.latent_shape[1:], strict=True)
+        _, height, width = spec.latent_shape
+        extra = (
+            spec.size[0] - ((height - 1) * s - 2 * pad + kernel),
+            spec.size[1] - ((width - 1) * s - 2 * pad + kernel),
         )
         super().__init__(
             nn.Conv2d(spec.channels, c, kernel_size=1, bias=False),

@@ -48,7 +48,7 @@ def _stored(name: str, weight: np.ndarray, axis: int) -> tuple[list[TensorProto]
 
 
 def to_int8(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 -> int8 in -127..127 and float32 scales, one for each index along `axis`; weight is about int8 * scale."""
+    """float32 -> int8 in -127..127 and float32 scales, one an index of `axis`: weight = int8 * scale, nearly."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others, keepdims=True)
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)

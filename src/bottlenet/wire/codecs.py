@@ -2,7 +2,7 @@
 
     symbols (C, H, W) uint8 --encode--> payload --decode--> symbols_hat (C, H, W) uint8
 
-A payload holds only what the receiver can't know: the bundle already tells it the size, the layout, the codec and
+A payload holds only what the receiver can't know: the bundle already tells it the size, the mosaic, the codec and
 its setting, so the headers that a complete file would carry stay at home. docs/wire.md specifies every payload.
 
 `round_trip` is the batch form for training: what the receiver would get, and what it would cost.

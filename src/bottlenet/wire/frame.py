@@ -25,7 +25,7 @@ Nothing is allocated before version, length, bundle and checksum are right.
 
 from __future__ import annotations
 
-import zlib
+import binascii
 from dataclasses import dataclass
 
 from bottlenet.errors import FrameError, InputError
@@ -124,8 +124,8 @@ def parse_stream_frame(
 
 
 def checksum(head: bytes | memoryview, payload: bytes | memoryview) -> int:
-    """The low 16 bits of the CRC-32 (as in zlib, PNG and Ethernet) of both, one after the other."""
-    return zlib.crc32(payload, zlib.crc32(head)) & 0xFFFF
+    """CRC-16/IBM-3740 of both, one after the other. The low half of a CRC-32 would miss some single flipped bits."""
+    return binascii.crc_hqx(payload, binascii.crc_hqx(head, 0xFFFF))
 
 
 def check_start(view: memoryview, header_bytes: int, what: str) -> None:

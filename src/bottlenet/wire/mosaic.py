@@ -2,12 +2,12 @@
 
     symbols (C, H, W)  --tile-->  picture (rows, cols)  --untile-->  symbols (C, H, W)
 
-    layout "channels", C = 5                  layout "blocks", C = 128: groups of 64 channels, stacked
-    +----+----+----+----+                     +--------+--------+--      one 8x8 tile a position (y, x);
-    | c0 | c1 | c2 | c3 |                     | (0, 0) | (0, 1) | ..     row i, column j of a tile is
-    +----+----+----+----+                     +--------+--------+--      channel 8 * i + j of the group
-    | c4 |    |    |    |   rest: flat        | (1, 0) | (1, 1) | ..
-    +----+----+----+----+                     +--------+--------+--
+    C = 5
+    +----+----+----+----+
+    | c0 | c1 | c2 | c3 |
+    +----+----+----+----+
+    | c4 |    |    |    |   rest: flat
+    +----+----+----+----+
 
 Both are one gather: `picture = symbols.flat[index]`, `symbols = picture.flat[inverse]`.
 """
@@ -22,33 +22,27 @@ from numpy.typing import NDArray
 
 from bottlenet.errors import InputError
 
-LAYOUTS = ("channels", "blocks")
 MAX_SIDE = 65500  # libjpeg's limit
 MAX_PIXELS = 2**24  # an index of 128 MiB; the largest ResNet-50 feature map is 2**20 symbols
-BLOCK = 8  # JPEG's and WebP's transform
 
 
 @dataclass(frozen=True)
 class Mosaic:
     """A bijection between the symbols of a latent and pixels of one grey picture.
 
-    "channels" is the paper's tiling (BottleNet, ISLPED 2019): one tile a channel, tiles in reading
-    order, 2^ceil(log2(C)/2) tiles wide. The paper's 2^floor(log2(C)/2) rows don't hold every C (C = 10: 4 x 2 = 8
+    The paper's tiling (BottleNet, ISLPED 2019): one tile a channel, tiles in reading order, 2^ceil(log2(C)/2) tiles
+    wide. The paper's 2^floor(log2(C)/2) rows don't hold every C (C = 10: 4 x 2 = 8
     tiles), so there are ceil(C / wide) rows. A tile is padded at its right and lower edge, by repeating the edge,
     to a multiple of `align`, so that no 8x8 transform block straddles two channels; 1 means no padding. Tiles that
     are left over repeat the last symbol: flat blocks cost next to nothing.
 
-    "blocks" makes one 8x8 tile of 64 channels at one position, so that the transform runs over channels; C must be
-    a multiple of 64 and `align` plays no part.
-
-    InputError: sizes that are no positive integers, an unknown layout, or a picture with a side above 65,500 or
-    more than 2**24 pixels.
+    InputError: sizes that are no positive integers, or a picture with a side above 65,500 or more than 2**24
+    pixels.
     """
 
     channels: int
     height: int
     width: int
-    layout: str = "channels"
     align: int = 8
 
     def __post_init__(self) -> None:
@@ -56,13 +50,6 @@ class Mosaic:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PIXELS:
                 raise InputError(f"mosaic: {name} is {value!r}; give an integer from 1 to {MAX_PIXELS}")
-        if self.layout not in LAYOUTS:
-            raise InputError(f"mosaic: layout is {self.layout!r}; choose one of {', '.join(LAYOUTS)}")
-        if self.layout == "blocks" and self.channels % BLOCK**2:
-            raise InputError(
-                f'mosaic: layout "blocks" lays 64 channels out as one 8x8 tile, but there are {self.channels}; '
-                f'give a multiple of 64 or use layout "channels"'
-            )
         rows, cols = self.picture_shape
         if max(rows, cols) > MAX_SIDE or rows * cols > MAX_PIXELS:
             raise InputError(
@@ -83,8 +70,6 @@ class Mosaic:
     @property
     def tiles_shape(self) -> tuple[int, int]:
         """Tiles (down, across)."""
-        if self.layout == "blocks":
-            return self.channels // BLOCK**2 * self.height, self.width
         # The smallest power of two whose square is at least C, which is 2^ceil(log2(C)/2) without rounding errors.
         across = 1 << (((self.channels - 1).bit_length() + 1) // 2)
         return -(-self.channels // across), across
@@ -92,8 +77,6 @@ class Mosaic:
     @property
     def tile_shape(self) -> tuple[int, int]:
         """Pixels of one tile (rows, cols), padding included."""
-        if self.layout == "blocks":
-            return BLOCK, BLOCK
         return -(-self.height // self.align) * self.align, -(-self.width // self.align) * self.align
 
     @property
@@ -108,17 +91,12 @@ class Mosaic:
         """(rows, cols): for each pixel of the picture, the symbol it shows, counted in C, H, W order. Read-only."""
         down, across = self.tiles_shape
         symbols = np.arange(self.symbol_count, dtype=np.int64)
-        if self.layout == "blocks":
-            # (G, i, j, y, x) -> (G, y, i, x, j)
-            grouped = symbols.reshape(-1, BLOCK, BLOCK, self.height, self.width)
-            index = np.ascontiguousarray(grouped.transpose(0, 3, 1, 4, 2)).reshape(self.picture_shape)
-        else:
-            rows, cols = self.tile_shape
-            tiles = symbols.reshape(self.symbols_shape)
-            tiles = np.pad(tiles, ((0, 0), (0, rows - self.height), (0, cols - self.width)), mode="edge")
-            spare = np.full((down * across - self.channels, rows, cols), self.symbol_count - 1)
-            laid = np.concatenate([tiles, spare]).reshape(down, across, rows, cols)
-            index = np.ascontiguousarray(laid.transpose(0, 2, 1, 3)).reshape(self.picture_shape)
+        rows, cols = self.tile_shape
+        tiles = symbols.reshape(self.symbols_shape)
+        tiles = np.pad(tiles, ((0, 0), (0, rows - self.height), (0, cols - self.width)), mode="edge")
+        spare = np.full((down * across - self.channels, rows, cols), self.symbol_count - 1)
+        laid = np.concatenate([tiles, spare]).reshape(down, across, rows, cols)
+        index = np.ascontiguousarray(laid.transpose(0, 2, 1, 3)).reshape(self.picture_shape)
         index.flags.writeable = False
         return index
 
@@ -128,12 +106,8 @@ class Mosaic:
         down, across = self.tiles_shape
         rows, cols = self.tile_shape
         pixels = np.arange(down * rows * across * cols, dtype=np.int64)
-        if self.layout == "blocks":
-            # (G, y, i, x, j) -> (G, i, j, y, x)
-            inverse = pixels.reshape(-1, self.height, BLOCK, self.width, BLOCK).transpose(0, 2, 4, 1, 3).reshape(-1)
-        else:
-            tiles = pixels.reshape(down, rows, across, cols).transpose(0, 2, 1, 3).reshape(-1, rows, cols)
-            inverse = tiles[: self.channels, : self.height, : self.width].reshape(-1)
+        tiles = pixels.reshape(down, rows, across, cols).transpose(0, 2, 1, 3).reshape(-1, rows, cols)
+        inverse = tiles[: self.channels, : self.height, : self.width].reshape(-1)
         inverse = np.ascontiguousarray(inverse)
         inverse.flags.writeable = False
         return inverse
