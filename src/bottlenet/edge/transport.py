@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from bottlenet.edge.sockets import CountingSocket, open_socket
 from bottlenet.errors import FrameError, InputError, LinkError
+from bottlenet.wire.answer import one_line
 
 UNKNOWN_BUNDLE = 4404  # WebSocket close codes: the server doesn't have the bundle that was asked for
 MESSAGE_TOO_BIG = 1009  # RFC 6455
@@ -110,11 +111,12 @@ class WebSocketTransport:
 
     def _fail(self, error: Exception) -> NoReturn:
         close = error.rcvd if isinstance(error, ConnectionClosed) else None
+        told = one_line(close.reason) if close is not None else ""  # ends on a terminal, and anybody can send it
         if close is not None and close.code == UNKNOWN_BUNDLE:
-            raise FrameError(f"{self._url} does not serve this bundle: {close.reason}") from error
+            raise FrameError(f"{self._url} does not serve this bundle; {told}: use the same on both sides") from error
         if close is not None and close.code == MESSAGE_TOO_BIG:
             raise FrameError(f"{self._url} takes no frame as large as this; reduce more") from error
-        why = f"{close.code} {close.reason}".strip() if close else "without a word"
+        why = f"{close.code} {told}".strip() if close is not None else "without a word"
         raise LinkError(f"{self._url} closed the connection ({why}); try again") from error
 
 

@@ -100,7 +100,9 @@ class BottleNet(nn.Module):
         """The real codec forward, the identity backward (straight through)."""
         decoded, payload_bytes = self.codec.round_trip(as_bytes(symbols))
         symbols_hat = torch.from_numpy(decoded).to(symbols.device).float()
-        return symbols + (symbols_hat - symbols).detach(), torch.from_numpy(payload_bytes)
+        if symbols.requires_grad:
+            symbols_hat = symbols + (symbols_hat - symbols).detach()
+        return symbols_hat, torch.from_numpy(payload_bytes)
 
     def _restore(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         features_hat = self.restoration(self.quantizer.dequantize(symbols))

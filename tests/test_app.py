@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import httpx
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from bottlenet.bundle import Bundle
+from bottlenet.cloud import app as app_module
+from bottlenet.cloud import create_app
+from bottlenet.cloud.decoder import Decoder
+from bottlenet.edge import Encoder
+from bottlenet.errors import FrameError, InputError
+from bottlenet.wire.answer import parse_answer
+from bottlenet.wire.frame import Frame
+from conftest import AsgiTransport, MakeBundle, Server
+
+MAX_PAYLOAD_BYTES = 1000
+
+
+@pytest.fixture(scope="module")
+def frame(bundle: Bundle, photo: np.ndarray) -> Frame:
+    return Encoder(bundle).encode(photo, sequence=77).frame
+
+
+@pytest.fixture(scope="module")
+def app(bundle: Bundle) -> Starlette:
+    return create_app([bundle], max_payload_bytes=MAX_PAYLOAD_BYTES)
+
+
+def ask(app: Starlette, method: str, path: str, content: bytes | AsyncIterator[bytes] | None = None) -> httpx.Response:
+    """One request without a network. An exception in the app would come out here."""
+
+    async def main() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, content=content)
+
+    return asyncio.run(main())
+
+
+def refused(response: httpx.Response, status: int) -> str:
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    (text,) = response.json().values()
+    assert list(response.json()) == ["error"]
+    assert "\n" not in text
+    return str(text)
+
+
+class TestClassify:
+    def test_a_frame(self, app: Starlette, bundle: Bundle, frame: Frame) -> None:
+        response = ask(app, "POST", "/v1/classify", frame.to_bytes())
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/octet-stream"
+        answer = parse_answer(response.content)
+        assert answer.sequence == 77
+        assert answer.top[0][0] == int(Decoder(bundle).scores([frame]).scores[0].argmax())
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda data: b"", "shorter than its header"),
+            (lambda data: data[:-1], "cut or added to"),
+            (lambda data: data + b"x", "cut or added to"),
+            (lambda data: bytes([0x22]) + data[1:], "version 2"),
+            (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "checksum"),
+            (lambda data: b"GET / HTTP/1.1\r\n", "version"),
+        ],
+    )
+    def test_no_frame(self, app: Starlette, frame: Frame, change: Callable[[bytes], bytes], says: str) -> None:
+        assert says in refused(ask(app, "POST", "/v1/classify", change(frame.to_bytes())), 400)
+
+    def test_a_payload_that_does_not_decode(self, app: Starlette, frame: Frame) -> None:
+        broken = dataclasses.replace(frame, payload=b"\xff\xd9")
+        assert "jpeg payload" in refused(ask(app, "POST", "/v1/classify", broken.to_bytes()), 400)
+
+    def test_another_bundle(self, app: Starlette, bundle: Bundle, frame: Frame) -> None:
+        other = dataclasses.replace(frame, bundle_tag=b"xyz")
+        text = refused(ask(app, "POST", "/v1/classify", other.to_bytes()), 404)
+        assert "78797a" in text
+        assert bundle.id.hex()[:12] in text
+
+    def test_a_large_body(self, app: Starlette, frame: Frame) -> None:
+        whole = dataclasses.replace(frame, payload=b"x" * (MAX_PAYLOAD_BYTES + 1)).to_bytes()
+        assert "1012 bytes" in refused(ask(app, "POST", "/v1/classify", whole), 413)
+
+    def test_a_body_without_end_is_not_read_to_the_end(self, app: Starlette) -> None:
+        sent = 0
+
+        async def endless() -> AsyncIterator[bytes]:
+            nonlocal sent
+            while sent < 10**9:
+                sent += 500
+                yield b"x" * 500
+
+        async def main() -> list[dict]:
+            chunks = endless()
+            messages = []
+
+            async def receive() -> dict:
+                return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+
+            async def send(message: dict) -> None:
+                messages.append(message)
+
+            scope = {"type": "http", "method": "POST", "path": "/v1/classify", "headers": [], "query_string": b""}
+            await app(scope, receive, send)
+            return messages
+
+        messages = asyncio.run(main())
+        assert messages[0]["status"] == 413
+        assert sent <= 2000
+
+    @pytest.mark.parametrize("length", [b"9" * 5000, b"1013", b"-5", b"abc", b""])
+    def test_odd_content_lengths(self, app: Starlette, length: bytes) -> None:
+        async def main() -> int:
+            statuses = []
+
+            async def receive() -> dict:
+                return {"type": "http.request", "body": b"x" * 2000, "more_body": False}
+
+            async def send(message: dict) -> None:
+                statuses.append(message.get("status"))
+
+            headers = [(b"content-length", length)]
+            scope = {"type": "http", "method": "POST", "path": "/v1/classify", "headers": headers, "query_string": b""}
+            await app(scope, receive, send)
+            return statuses[0]
+
+        assert asyncio.run(main()) == 413
+
+    def test_a_body_that_does_not_come(self, app: Starlette, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(app_module, "BODY_TIMEOUT_S", 0.05)
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b"x"
+            await asyncio.sleep(5)
+
+        assert "0.05 s" in refused(ask(app, "POST", "/v1/classify", slow()), 408)
+
+    def test_a_client_that_goes(self, app: Starlette) -> None:
+        async def main() -> None:
+            async def receive() -> dict:
+                return {"type": "http.disconnect"}
+
+            async def send(message: dict) -> None:
+                pass
+
+            scope = {"type": "http", "method": "POST", "path": "/v1/classify", "headers": [], "query_string": b""}
+            await app(scope, receive, send)
+
+        asyncio.run(main())
+
+    def test_a_bug_is_not_told(
+        self, bundle: Bundle, frame: Frame, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fails(self: Decoder, frames: object) -> None:
+            raise ZeroDivisionError("secret")
+
+        monkeypatch.setattr(Decoder, "answers", fails)
+        text = refused(ask(create_app([bundle]), "POST", "/v1/classify", frame.to_bytes()), 500)
+        assert "secret" not in text
+        assert "secret" in caplog.text
+
+    def test_get_is_not_allowed(self, app: Starlette) -> None:
+        assert ask(app, "GET", "/v1/classify").status_code == 405
+        assert ask(app, "GET", "/nothing").status_code == 404
+
+
+class TestStatus:
+    def test_health(self, app: Starlette) -> None:
+        assert ask(app, "GET", "/healthz").json() == {"status": "ok", "waiting": 0}
+
+    def test_bundles(self, bundle: Bundle, make_bundle: MakeBundle) -> None:
+        other = make_bundle(name="other", cut="elsewhere")
+        assert ask(create_app([bundle, other]), "GET", "/v1/bundles").json() == [
+            {"id": bundle.id.hex(), "name": "tiny", "model": "means", "cut": "patches"},
+            {"id": other.id.hex(), "name": "other", "model": "means", "cut": "elsewhere"},
+        ]
+
+
+class TestCreate:
+    def test_no_bundle(self) -> None:
+        with pytest.raises(InputError, match="no bundle to serve"):
+            create_app([])
+
+    def test_the_same_bundle_twice(self, bundle: Bundle) -> None:
+        with pytest.raises(InputError, match="same tag"):
+            create_app([bundle, bundle])
+
+    @pytest.mark.parametrize("limit", ["max_payload_bytes", "threads", "max_batch", "max_waiting"])
+    def test_limits(self, bundle: Bundle, limit: str) -> None:
+        with pytest.raises(InputError, match="give 1 or more"):
+            create_app([bundle], **{limit: 0})
+
+    def test_inside_another_app(self, app: Starlette, frame: Frame) -> None:
+        from starlette.routing import Mount
+
+        outer = Starlette(routes=[Mount("/vision", app)])
+        assert ask(outer, "POST", "/vision/v1/classify", frame.to_bytes()).status_code == 200
+
+
+class HeldUp:
+    """Holds the decoder up until `go`, so that frames wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.busy = threading.Event()
+        answers = Decoder.answers
+
+        def slow(decoder: Decoder, frames: object) -> object:
+            self.busy.set()
+            assert self.go.wait(5)
+            return answers(decoder, frames)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Decoder, "answers", slow)
+
+
+@contextlib.contextmanager
+def stream(server: Server, bundle: str) -> Iterator[ClientConnection]:
+    with connect(f"{server.url}/v1/stream?bundle={bundle}", proxy=None) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def server(app: Starlette) -> Iterator[Server]:
+    """Serves `app`."""
+    server = Server(app)
+    yield server
+    server.stop()
+
+
+class TestStream:
+    def test_many_frames_at_once_each_with_its_number(self, server: Server, bundle: Bundle, frame: Frame) -> None:
+        with stream(server, bundle.id.hex().upper()) as connection:
+            for sequence in range(100):
+                connection.send(dataclasses.replace(frame, sequence=sequence).to_stream_bytes())
+            answers = [parse_answer(connection.recv(timeout=5)) for _ in range(100)]
+        assert sorted(answer.sequence for answer in answers) == list(range(100))
+        assert len({answer.top for answer in answers}) == 1
+
+    def test_a_bad_frame_is_refused_by_number_and_the_rest_answered(
+        self, server: Server, bundle: Bundle, frame: Frame
+    ) -> None:
+        bad = dataclasses.replace(frame, sequence=5, payload=b"\xff\xd9").to_stream_bytes()
+        large = dataclasses.replace(frame, sequence=6, payload=b"x" * 1001).to_stream_bytes()
+        good = dataclasses.replace(frame, sequence=7).to_stream_bytes()
+        with stream(server, bundle.id.hex()) as connection:
+            for message, says in [
+                (bad, "refused frame 5: jpeg payload"),
+                (large, "refused frame 6: payload of 1001 bytes; this side takes up to 1000"),
+                (b"", "refused frame 0: .* shorter"),
+                (b"\x12", "refused frame 0: .* shorter"),
+                (b"\x92\x5a\x00\x08abc", "refused frame 8: .* version 9"),
+                ("text", "refused frame 0: a text message came"),
+            ]:
+                connection.send(message)
+                with pytest.raises(FrameError, match=says):
+                    parse_answer(connection.recv(timeout=5))
+                connection.send(good)
+                assert parse_answer(connection.recv(timeout=5)).sequence == 7
+
+    def test_far_too_large(self, server: Server, bundle: Bundle, frame: Frame) -> None:
+        """Above what uvicorn was told: it closes, before the message is here."""
+        with stream(server, bundle.id.hex()) as connection:
+            with contextlib.suppress(ConnectionClosed):
+                connection.send(b"x" * 2**18)
+            with pytest.raises(ConnectionClosed) as error:
+                connection.recv(timeout=5)
+            assert error.value.rcvd is not None
+            assert error.value.rcvd.code == 1009
+
+    @pytest.mark.parametrize("wanted", ["", "00" * 32, "not-hex", "%ff", "x" * 5000])
+    def test_another_bundle(self, server: Server, bundle: Bundle, wanted: str) -> None:
+        with stream(server, wanted) as connection:
+            with pytest.raises(ConnectionClosed) as error:
+                connection.recv(timeout=5)
+            assert error.value.rcvd is not None
+            assert error.value.rcvd.code == 4404
+            assert error.value.rcvd.reason == f"served: {bundle.id.hex()[:12]} (tiny)"
+
+    def test_the_reason_fits_into_a_close_frame(
+        self, make_bundle: MakeBundle, serve: Callable[[Starlette], Server]
+    ) -> None:
+        bundles = [make_bundle(name="ü" * 50), make_bundle(name="é" * 50)]
+        with stream(serve(create_app(bundles)), "none") as connection:
+            with pytest.raises(ConnectionClosed) as error:
+                connection.recv(timeout=5)
+            assert error.value.rcvd is not None
+            assert error.value.rcvd.code == 4404
+            assert 120 <= len(error.value.rcvd.reason.encode()) <= 123
+
+    def test_two_bundles_on_one_server(
+        self, bundle: Bundle, make_bundle: MakeBundle, photo: np.ndarray, serve: Callable[[Starlette], Server]
+    ) -> None:
+        raw = make_bundle(codec="raw", setting=0)
+        server = serve(create_app([bundle, raw]))
+        for one in (bundle, raw):
+            with stream(server, one.id.hex()) as connection:
+                connection.send(Encoder(one).encode(photo, 3).frame.to_stream_bytes())
+                assert parse_answer(connection.recv(timeout=5)).sequence == 3
+
+    def test_a_full_server_says_so_at_once(
+        self, bundle: Bundle, frame: Frame, serve: Callable[[Starlette], Server], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held_up = HeldUp(monkeypatch)
+        server = serve(create_app([bundle], max_batch=1, max_waiting=2))
+        with stream(server, bundle.id.hex()) as connection:
+            connection.send(dataclasses.replace(frame, sequence=0).to_stream_bytes())
+            assert held_up.busy.wait(5)
+            for sequence in (1, 2, 3):
+                connection.send(dataclasses.replace(frame, sequence=sequence).to_stream_bytes())
+            with pytest.raises(FrameError, match="refused frame 3: the server is busy"):
+                parse_answer(connection.recv(timeout=5))
+            response = httpx.post(f"{server.http_url}/v1/classify", content=frame.to_bytes())
+            assert "busy" in refused(response, 503)
+            assert response.headers["retry-after"] == "1"
+            assert httpx.get(f"{server.http_url}/healthz").json()["waiting"] == 2
+            held_up.go.set()
+            assert [parse_answer(connection.recv(timeout=5)).sequence for _ in range(3)] == [0, 1, 2]
+
+    def test_a_device_that_goes_leaves_no_work_behind(
+        self, bundle: Bundle, frame: Frame, serve: Callable[[Starlette], Server], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held_up = HeldUp(monkeypatch)
+        server = serve(create_app([bundle], max_batch=1))
+        with stream(server, bundle.id.hex()) as connection:
+            for sequence in range(5):
+                connection.send(dataclasses.replace(frame, sequence=sequence).to_stream_bytes())
+            assert held_up.busy.wait(5)
+        held_up.go.set()
+        with stream(server, bundle.id.hex()) as connection:
+            connection.send(frame.to_stream_bytes())
+            assert parse_answer(connection.recv(timeout=5)).sequence == 77
+        assert httpx.get(f"{server.http_url}/healthz").json()["waiting"] == 0
+
+    def test_a_bug_is_not_told(
+        self,
+        bundle: Bundle,
+        frame: Frame,
+        asgi_connect: Callable[[Starlette], Callable[..., AsgiTransport]],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        def fails(self: Decoder, frames: object) -> None:
+            raise ZeroDivisionError("secret")
+
+        monkeypatch.setattr(Decoder, "answers", fails)
+        transport = asgi_connect(create_app([bundle]))(f"ws://x/v1/stream?bundle={bundle.id.hex()}", 5)
+        transport.send(frame.to_stream_bytes())
+        with pytest.raises(FrameError, match="refused frame 77: the server failed"):
+            parse_answer(transport.receive(5))
+        transport.close()
+        assert "secret" in caplog.text

@@ -1,0 +1,162 @@
+"""Who may import whom, read from the source; and what an import brings along, seen in a fresh interpreter."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bottlenet
+from bottlenet.errors import MissingExtraError
+
+PACKAGE = Path(bottlenet.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+BASE = {"errors", "wire", "bundle"}
+LAYERS = {
+    # part -> the parts that it may import, besides itself
+    "errors": set(),
+    "wire": {"errors"},
+    "bundle": {"errors", "wire"},
+    "plan": {"errors"},
+    "edge": BASE | {"plan"},
+    "cloud": BASE,
+    "net": BASE,
+    "lab": BASE | {"plan", "edge", "cloud", "net"},
+    "cli": BASE | {"plan", "edge", "cloud", "net", "lab", "demo"},
+    "demo": BASE | {"plan", "edge", "cloud", "cli"},
+    "__init__": BASE | {"plan", "edge", "cloud", "net"},  # the public names
+}
+PARTS_OF = {"manifest": "bundle", "runtime": "bundle", "__main__": "cli"}
+TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "accelerate"}
+WITH_TORCH = {"net", "lab", "cli"}
+OUTSIDE = {
+    "errors": set(),
+    "wire": {"numpy", "simplejpeg", "PIL"},
+    "bundle": {"numpy", "onnxruntime"},
+    "plan": set(),
+    "edge": {"numpy", "PIL", "websockets"},
+    "cloud": {"numpy", "starlette"},
+}
+
+
+def part_of(file: Path) -> str:
+    """The part of the package that a file belongs to: its folder, or its own name at the top."""
+    name = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return PARTS_OF.get(name, name)
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Every module that a file imports, at any depth in it, with its full name."""
+    package = ["bottlenet", *file.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "bottlenet" else [module]
+            yield from names
+
+
+def ids(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
+
+
+def test_there_is_something_to_read() -> None:
+    assert {"errors", "wire", "bundle", "edge", "cloud"} <= {part_of(file) for file in FILES}
+    assert "bottlenet.errors" in set(imports_of(PACKAGE / "edge" / "client.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_imports_go_one_way(file: Path) -> None:
+    part = part_of(file)
+    assert part in LAYERS, f"{file.name}: a new part; say in LAYERS what it may import"
+    for module in imports_of(file):
+        if module.partition(".")[0] == "bottlenet":
+            target = module.split(".")[1] if "." in module else "__init__"
+            target = PARTS_OF.get(target, target)
+            assert target == part or target in LAYERS[part], f"{part} must not import {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_device_and_server_never_see_torch(file: Path) -> None:
+    part = part_of(file)
+    outside = {module.partition(".")[0] for module in imports_of(file)} - sys.stdlib_module_names
+    outside -= {"bottlenet", "_typeshed"}
+    if part not in WITH_TORCH:
+        assert not outside & TORCH
+    if part in OUTSIDE:
+        assert outside <= OUTSIDE[part], "a new dependency of this part; is it worth it?"
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules in `sys.modules` after a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    output = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, check=True, text=True)
+    return set(output.stdout.split())
+
+
+def test_device_and_server_without_torch() -> None:
+    loaded = loaded_by("import bottlenet.edge, bottlenet.cloud, bottlenet.cloud.app")
+    assert {"onnxruntime", "starlette", "websockets"} <= loaded
+    assert not loaded & TORCH
+
+
+def test_the_device_without_the_server() -> None:
+    assert not loaded_by("from bottlenet import Edge") & {"starlette", "uvicorn"}
+
+
+def test_import_bottlenet_is_light() -> None:
+    loaded = loaded_by("import bottlenet")
+    assert not loaded & {"numpy", "onnxruntime", "PIL", "websockets", *TORCH}
+
+
+def test_import_bottlenet_is_fast() -> None:
+    """In time of the processor, so that a busy machine makes no difference."""
+    code = "import time; t = time.process_time(); import bottlenet; print(time.process_time() - t)"
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(times) < 0.05
+
+
+class TestPublicNames:
+    def test_they_are_there(self) -> None:
+        from bottlenet.bundle import Bundle
+        from bottlenet.edge import Edge
+
+        assert bottlenet.Bundle is Bundle
+        assert bottlenet.Edge is Edge
+        assert set(bottlenet.__all__) <= set(dir(bottlenet))
+        assert set(bottlenet.__all__) == set(bottlenet.MODULES)
+
+    def test_they_need_torch_only_where_they_must(self) -> None:
+        pytest.importorskip("torch")
+        for name in bottlenet.__all__:
+            assert callable(getattr(bottlenet, name))
+
+    def test_another_name(self) -> None:
+        with pytest.raises(AttributeError, match="no attribute 'Bottle'; it has Bundle, Edge"):
+            bottlenet.Bottle  # noqa: B018
+
+    def test_without_torch_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(sys.modules, "bottlenet.net.split", raising=False)
+        monkeypatch.setitem(sys.modules, "torch", None)
+        monkeypatch.delitem(bottlenet.__dict__, "cuts", raising=False)
+        with pytest.raises(MissingExtraError, match=r'bottlenet\.cuts needs .* pip install "bottlenet\[train\]"'):
+            bottlenet.cuts  # noqa: B018
+
+    def test_without_starlette_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import bottlenet.cloud
+
+        monkeypatch.delitem(sys.modules, "bottlenet.cloud.app", raising=False)
+        monkeypatch.delattr(bottlenet.cloud, "app", raising=False)
+        monkeypatch.setitem(sys.modules, "starlette.applications", None)
+        with pytest.raises(MissingExtraError, match=r"bottlenet\[cloud\]"):
+            bottlenet.cloud.create_app  # noqa: B018

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from bottlenet.bundle import Preprocess
+from bottlenet.edge import decode
+from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
+from bottlenet.errors import PhotoError
+
+PREPROCESS = Preprocess(32, 0.875, "bicubic")
+ORIENTATION = 274  # the EXIF tag
+
+
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that says it is this large, and has no pixels at all."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def refusal(source: object) -> str:
+    with pytest.raises(PhotoError) as error:
+        read_photo(source)  # type: ignore[arg-type]
+    text = str(error.value)
+    assert "\n" not in text
+    assert len(text) < 500
+    with pytest.raises(PhotoError) as error:
+        photo_to_pixels(source, PREPROCESS)  # type: ignore[arg-type]
+    assert str(error.value) == text
+    return text
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    """64x48, RGB, no two pixels and no two corners alike."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[0:48, 0:64]
+    smooth = np.stack([x * 4, y * 5, 255 - x * 2 - y], axis=-1)
+    return Image.fromarray((smooth + rng.integers(-3, 4, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+class TestSources:
+    def test_path_text_bytes_image_and_array_are_the_same(self, photo: np.ndarray, photo_path: Path) -> None:
+        for source in (photo_path, str(photo_path), photo_path.read_bytes(), Image.open(photo_path), photo):
+            read = read_photo(source)
+            assert read.dtype == np.uint8
+            assert read.flags.writeable
+            np.testing.assert_array_equal(read, photo)
+            np.testing.assert_array_equal(photo_to_pixels(source, PREPROCESS), prepare(photo, PREPROCESS))
+
+    def test_an_array_is_copied(self, photo: np.ndarray) -> None:
+        assert not np.shares_memory(read_photo(photo), photo)
+
+    def test_a_pillow_image_is_left_as_it_was(self, picture: Image.Image) -> None:
+        image = picture.convert("LA")
+        before = image.tobytes()
+        read_photo(image)
+        assert (image.mode, image.tobytes()) == ("LA", before)
+
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM"])
+    def test_formats(self, picture: Image.Image, format: str) -> None:
+        if format == "AVIF" and not features.check("avif"):
+            pytest.skip("this Pillow has no AVIF")
+        data = saved(picture, format)
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_array_equal(read_photo(data), np.asarray(image.convert("RGB")))
+
+    def test_other_layouts_of_arrays(self, photo: np.ndarray) -> None:
+        grey = photo[..., 0]
+        expected = np.repeat(grey[..., None], 3, axis=2)
+        np.testing.assert_array_equal(read_photo(grey), expected)
+        np.testing.assert_array_equal(read_photo(grey[..., None]), expected)
+        np.testing.assert_array_equal(read_photo(photo[:, ::-1]), photo[:, ::-1])
+        opaque = np.concatenate([photo, np.full_like(photo[..., :1], 255)], axis=2)
+        np.testing.assert_array_equal(read_photo(opaque), photo)
+
+    def test_a_camera_file_with_several_pictures(self, picture: Image.Image) -> None:
+        data = saved(picture, "MPO", save_all=True, append_images=[picture.rotate(180)])
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_array_equal(read_photo(data), np.asarray(image))
+
+    def test_an_animation_is_its_first_picture(self, picture: Image.Image) -> None:
+        data = saved(picture, "WEBP", lossless=True, save_all=True, append_images=[picture.rotate(180)])
+        np.testing.assert_array_equal(read_photo(data), np.asarray(picture))
+
+    def test_the_file_is_closed(self, photo_path: Path) -> None:
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        read_photo(photo_path)
+        if before:
+            assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestColours:
+    """What each kind of pixel becomes. Values are chosen, so that a wrong scale or a wrong background shows."""
+
+    def test_grey(self) -> None:
+        assert (read_photo(saved(Image.new("L", (9, 9), 77), "PNG")) == 77).all()
+
+    def test_one_bit(self) -> None:
+        assert (read_photo(saved(Image.new("1", (9, 9), 1), "PNG")) == 255).all()
+
+    @pytest.mark.parametrize(("value", "grey"), [(0, 0), (256, 1), (32896, 128), (65535, 255), (255, 1)])
+    @pytest.mark.parametrize("format", ["PNG", "TIFF"])
+    def test_sixteen_bits(self, format: str, value: int, grey: int) -> None:
+        image = Image.fromarray(np.full((9, 9), value, np.uint16))
+        assert (read_photo(saved(image, format)) == grey).all()
+
+    def test_sixteen_bits_of_other_kinds(self) -> None:
+        big_endian = Image.frombytes("I;16B", (9, 9), b"\x80\x80" * 81)
+        assert (read_photo(big_endian) == 128).all()
+        assert (read_photo(Image.new("I", (9, 9), 32896)) == 128).all()
+        assert (read_photo(b"P5 9 9 65535\n" + b"\x80\x80" * 81) == 128).all()
+
+    def test_samples_whose_white_is_unknown_are_refused(self) -> None:
+        assert "70000" in refusal(Image.new("I", (9, 9), 70000))
+        assert "-1" in refusal(Image.new("I", (9, 9), -1))
+        assert "floating-point" in refusal(saved(Image.new("F", (9, 9), 0.5), "TIFF"))
+
+    def test_cmyk(self) -> None:
+        image = Image.new("CMYK", (9, 9), (0, 255, 255, 0))
+        for data in (saved(image, "TIFF"), saved(image, "JPEG", quality=100)):
+            red, green, blue = read_photo(data)[4, 4]
+            assert red > 250
+            assert max(green, blue) < 5
+
+    def test_alpha_lies_over_white(self) -> None:
+        half_blue = Image.new("RGBA", (9, 9), (0, 0, 255, 128))
+        for format in ("PNG", "WEBP"):
+            pixel = read_photo(saved(half_blue, format, lossless=True))[4, 4]
+            np.testing.assert_allclose(pixel, [127, 127, 255], atol=1)
+        assert (read_photo(saved(Image.new("RGBA", (9, 9), (9, 9, 9, 0)), "PNG")) == 255).all()
+
+    def test_grey_with_alpha(self) -> None:
+        data = saved(Image.new("LA", (9, 9), (0, 64)), "PNG")
+        np.testing.assert_allclose(read_photo(data), 191, atol=1)
+
+    @pytest.mark.parametrize("format", ["PNG", "GIF"])
+    def test_palette_with_one_transparent_colour(self, format: str) -> None:
+        image = Image.new("P", (10, 10), 1)
+        image.putpalette([10, 20, 30, 200, 100, 50])
+        image.paste(0, (0, 0, 5, 10))
+        read = read_photo(saved(image, format, transparency=0))
+        assert (read[:, :5] == 255).all()
+        assert (read[:, 5:] == [200, 100, 50]).all()
+
+    def test_palette_with_a_transparency_for_each_colour(self) -> None:
+        image = Image.new("P", (10, 10), 1)
+        image.putpalette([10, 20, 30, 0, 0, 0])
+        data = saved(image, "PNG", transparency=bytes([255, 128]))
+        np.testing.assert_allclose(read_photo(data), 127, atol=1)
+
+    def test_a_transparent_colour_without_palette(self) -> None:
+        data = saved(Image.new("RGB", (9, 9), (1, 2, 3)), "PNG", transparency=(1, 2, 3))
+        assert (read_photo(data) == 255).all()
+        data = saved(Image.new("L", (9, 9), 7), "PNG", transparency=7)
+        assert (read_photo(data) == 255).all()
+
+    @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "RGBX", "La", "RGBa", "PA"])
+    def test_other_modes_of_pillow(self, picture: Image.Image, mode: str) -> None:
+        by_way_of = {"La": "LA", "RGBa": "RGBA"}
+        image = (picture.convert(by_way_of[mode]) if mode in by_way_of else picture).convert(mode)
+        assert read_photo(image).shape == (48, 64, 3)
+
+
+class TestOrientation:
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+    def test_every_orientation(self, picture: Image.Image, orientation: int, format: str) -> None:
+        """Stored with the turn undone, and tagged: must come out as it was."""
+        turned = picture
+        if orientation in decode.TURNS:
+            inverse = {6: 8, 8: 6}.get(orientation, orientation)
+            turned = picture.transpose(decode.TURNS[inverse])
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        options = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
+        data = saved(turned, format, exif=exif, **options)
+        upright = read_photo(data)
+        assert upright.shape == (48, 64, 3)
+        assert np.abs(upright.astype(int) - np.asarray(picture)).max() <= (4 if format == "JPEG" else 0)
+        pixels = photo_to_pixels(data, PREPROCESS)
+        np.testing.assert_array_equal(pixels, prepare(upright, PREPROCESS))
+
+    @pytest.mark.parametrize("size", [(9, 8), (51, 37), (333, 100), (100, 333), (640, 481)])
+    @pytest.mark.parametrize("crop_fraction", [0.1, 0.875, 1.0])
+    @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+    def test_the_short_way_is_exact(self, size: tuple[int, int], crop_fraction: float, interpolation: str) -> None:
+        preprocess = Preprocess(32, crop_fraction, interpolation)
+        noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        image = Image.fromarray(noise)
+        for orientation in (1, 2, 3, 4, 5, 6, 7, 8, 99):
+            image.getexif()[ORIENTATION] = orientation
+            expected = prepare(read_photo(image), preprocess)
+            np.testing.assert_array_equal(photo_to_pixels(image, preprocess), expected)
+
+    @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own
+    def test_broken_metadata_is_upright(self, picture: Image.Image) -> None:
+        data = saved(picture, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
+        assert read_photo(data).shape == (48, 64, 3)
+
+
+class TestPrepare:
+    def test_the_centre_is_taken(self) -> None:
+        photo = np.zeros((40, 80, 3), np.uint8)
+        photo[:, 20:60] = 200
+        assert (prepare(photo, Preprocess(8, 0.5, "bilinear")) == 200).all()
+
+    def test_size_is_the_same_as_the_crop(self, photo: np.ndarray) -> None:
+        side = photo.shape[0]
+        left = (photo.shape[1] - side) // 2
+        np.testing.assert_array_equal(prepare(photo, Preprocess(side, 1.0, "bicubic")), photo[:, left : left + side])
+
+    def test_interpolations_differ(self, photo: np.ndarray) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, photo.shape, dtype=np.uint8)
+        assert (prepare(noise, PREPROCESS) != prepare(noise, Preprocess(32, 0.875, "bilinear"))).any()
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            np.zeros((20, 20, 3), np.float32),
+            np.zeros((20, 20, 2), np.uint8),
+            np.zeros((1, 20, 20, 3), np.uint8),
+            np.zeros((20,), np.uint8),
+            np.zeros((7, 20, 3), np.uint8),
+            np.zeros((0, 0, 3), np.uint8),
+        ],
+    )
+    def test_arrays_that_are_no_photo(self, array: np.ndarray) -> None:
+        assert str(array.shape) in refusal(array)
+        with pytest.raises(PhotoError):
+            prepare(array, PREPROCESS)
+
+
+class TestRefused:
+    def test_huge_in_milliseconds(self) -> None:
+        data = png_of_size(20_000, 20_000)
+        started = time.perf_counter()
+        text = refusal(data)
+        assert time.perf_counter() - started < 0.1
+        assert "20000x20000" in text
+        assert "100 megapixels" in text
+
+    @pytest.mark.parametrize("limit", [3000, 1, None])
+    def test_the_limit_is_ours_not_pillows(self, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
+        """Pillow warns above its limit and raises above twice as much; cropping to turn a photo would, too."""
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6
+        for format in ("PNG", "JPEG"):
+            data = saved(Image.new("RGB", (90, 70)), format, exif=exif)
+            assert read_photo(data).shape == (90, 70, 3)
+            assert photo_to_pixels(data, PREPROCESS).shape == (32, 32, 3)
+        assert "20000x20000" in refusal(png_of_size(20_000, 20_000))
+
+    def test_just_below_and_above_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(decode, "MAX_PIXELS", 10_000)
+        assert read_photo(saved(Image.new("RGB", (100, 100)), "PNG")).shape == (100, 100, 3)
+        assert "100x101" in refusal(saved(Image.new("RGB", (100, 101)), "PNG"))
+        assert "100x101" in refusal(Image.new("RGB", (100, 101)))
+        assert "(101, 100" in refusal(np.zeros((101, 100, 3), np.uint8))
+
+    def test_webp_that_pillow_refuses_first(self) -> None:
+        vp8x = b"VP8X" + struct.pack("<I", 10) + b"\0" * 4 + (16382).to_bytes(3, "little") * 2
+        text = refusal(b"RIFF" + struct.pack("<I", len(vp8x) + 4) + b"WEBP" + vp8x)
+        assert "too many pixels" in text or "damaged" in text  # by Pillow's version
+
+    @pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 7)])
+    def test_small(self, size: tuple[int, int]) -> None:
+        text = refusal(saved(Image.new("RGB", size), "PNG"))
+        assert f"{size[0]}x{size[1]}" in text
+        assert "8x8" in text
+
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM"])
+    @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+    def test_truncated(self, picture: Image.Image, format: str, share: float) -> None:
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        if format == "AVIF" and not features.check("avif"):
+            pytest.skip("this Pillow has no AVIF")
+        data = saved(noise, format)
+        assert "damaged or truncated" in refusal(data[: int(len(data) * share)])
+
+    def test_a_progressive_jpeg_is_not_shown_half_finished(self, picture: Image.Image) -> None:
+        data = saved(picture, "JPEG", progressive=True)
+        for end in range(len(data) // 3, len(data) - 20, 97):
+            refusal(data[:end])
+
+    def test_truncated_pillow_image(self, picture: Image.Image) -> None:
+        data = saved(picture, "PNG")
+        with Image.open(io.BytesIO(data[: len(data) // 2])) as image, pytest.raises(PhotoError, match="truncated"):
+            read_photo(image)
+
+    def test_damage_never_escapes_as_another_error(self, picture: Image.Image) -> None:
+        rng = np.random.default_rng(5)
+        for format in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"):
+            data = saved(picture, format)
+            for _ in range(40):
+                damaged = bytearray(data)
+                for place in rng.integers(0, len(data), 3):
+                    damaged[place] = rng.integers(0, 256)
+                try:
+                    assert read_photo(bytes(damaged)).ndim == 3
+                except PhotoError as error:
+                    assert "\n" not in str(error)
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"hello, I am text", b"%PDF-1.7", b"\0" * 100, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"]
+    )
+    def test_not_a_photo(self, data: bytes, tmp_path: Path) -> None:
+        text = refusal(data)
+        assert "no photo" in text
+        assert "JPEG, PNG" in text
+        (tmp_path / "cat.jpg").write_bytes(data)
+        assert str(tmp_path / "cat.jpg") in refusal(tmp_path / "cat.jpg")
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        text = refusal(tmp_path / "gone.jpg")
+        assert "gone.jpg" in text
+        assert "No such file" in text
+        assert "no path" in refusal("a\0b")
+
+    def test_things_that_are_no_files(self, tmp_path: Path) -> None:
+        assert "not a file" in refusal(tmp_path)
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(tmp_path / "pipe")
+            assert "not a file" in refusal(tmp_path / "pipe")  # and does not wait for a writer
+            assert "not a file" in refusal("/dev/zero")
+
+    def test_large_file(self, tmp_path: Path) -> None:
+        with open(tmp_path / "large.jpg", "wb") as file:
+            file.truncate(decode.MAX_FILE_BYTES + 1)  # a hole, no space
+        assert "200 MB" in refusal(tmp_path / "large.jpg")
+
+    def test_large_bytes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(decode, "MAX_FILE_BYTES", 10)
+        assert "are allowed" in refusal(b"\xff\xd8\xff" + b"0" * 10)
+
+    @pytest.mark.parametrize("source", [None, 5, 2.5, [1, 2], {"photo": 1}, object])
+    def test_other_types(self, source: object) -> None:
+        assert "give a path" in refusal(source)
