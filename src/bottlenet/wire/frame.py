@@ -8,7 +8,7 @@ A frame of 12 + N bytes stands for itself, over any transport; network byte orde
     2-4     bundle tag            the first 3 bytes of the bundle's id
     5-6     sequence number       0..65535, chosen by the sender, comes back in the answer
     7-9     payload length N      0..2**24 - 1, and not above what the receiver allows (64 KiB)
-    10-11   checksum              the low 16 bits of the CRC-32 of bytes 0-9 and the payload
+    10-11   checksum              CRC-16 of bytes 0-9 and the payload
     12-     payload               N bytes
 
 The stream form of 4 + N bytes is for a connection that agreed on the bundle and keeps messages whole, such as a

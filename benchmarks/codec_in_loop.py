@@ -1,0 +1,171 @@
+"""What share of a training step does the real codec take?
+
+A step is what `bottlenet train` does with a batch of cached head features: reduction, rounding, codec round trip,
+restoration, tail, loss (distillation, feature matching, rate), backward, clipping, optimiser. Steps with and without
+the codec take turns on the same network and batch, and the median of the differences counts; the round trip is timed
+alone as well. The features are those of random crops of real photos, as bytes and time depend on what is coded. The
+head is not in the step: with it, the share would be smaller. One thread, processor time: see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from itertools import cycle, islice
+from time import process_time
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from bottlenet.edge.photo import read_photo
+from bottlenet.errors import BottleNetError
+from bottlenet.lab.checkpoint import Averaged
+from bottlenet.lab.data import list_photos, random_crop
+from bottlenet.lab.losses import distillation, relative_error
+from bottlenet.lab.train import TrainConfig, build_optimizer, freeze
+from bottlenet.net.build import insert, start_from_components
+from bottlenet.net.model import BottleNet, as_bytes
+from bottlenet.net.models import Classifier, load_model
+from bottlenet.net.rate import JpegRate, joined_bytes
+from demo_photos import DEMO_PHOTOS
+from record import Json, parser, show, write_record
+
+TARGET = 0.15  # of a step, at most
+FIELDS = ("model", "cut", "unit", "channels", "stride", "codec", "quality", "batch")  # of the configuration
+
+
+def crops(folder: str, size: int, count: int) -> Tensor:
+    """(count, size, size, 3) uint8: random crops of the photos in the folder, each photo in turn."""
+    rng = np.random.default_rng(0)
+    photos = islice(cycle(list_photos(folder)[:count]), count)
+    return torch.from_numpy(np.stack([random_crop(read_photo(photo.path), size, rng) for photo in photos]))
+
+
+def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut: Tensor) -> Callable[[bool], None]:
+    """One training step on one batch, with or without the codec."""
+    optimizer = build_optimizer(net, config)
+    rate = JpegRate(net.codec.mosaic, config.quality) if config.codec == "jpeg" else None
+    averaged = Averaged(net)
+    no_bytes = torch.ones(len(features), dtype=torch.int64)  # the rate's gradient costs the same without the codec
+
+    def step(codec_in_loop: bool) -> None:
+        passed = net.forward_features(features, codec_in_loop=codec_in_loop)
+        loss = distillation(passed.scores, uncut)
+        loss = loss + config.feature_weight * relative_error(passed.features_hat, features)
+        if rate is not None:
+            payload_bytes = no_bytes if passed.payload_bytes is None else passed.payload_bytes
+            loss = loss + config.lmbda * joined_bytes(payload_bytes, rate(passed.continuous))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
+        optimizer.step()
+        averaged.update()
+
+    return step
+
+
+def prepare(classifier: Classifier, config: TrainConfig, folder: str) -> tuple[BottleNet, Tensor, Tensor]:
+    """A network as training starts it, with the features and uncut scores of a batch."""
+    net = insert(classifier, **config.unit_numbers())
+    net.eval()
+    with torch.no_grad():
+        features = net.head(crops(folder, classifier.preprocess.size, config.batch))
+        uncut = net.tail(features)
+    start_from_components(net, [features], amplitude=config.amplitude)
+    freeze(net, tail=config.tail_lr > 0)
+    return net, features.to(memory_format=torch.channels_last), uncut
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds of processor time."""
+    started = process_time()
+    call()
+    return (process_time() - started) * 1e3
+
+
+def symbols_of(net: BottleNet, features: Tensor) -> np.ndarray:
+    """(B, c', h, w) uint8, as the codec gets them in training."""
+    with torch.no_grad():
+        return as_bytes(net.quantizer.quantize(net.reduction(features)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, show, write."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = TrainConfig(
+        arguments.model, data=(arguments.data,), out="", cut=arguments.cut, codec=arguments.codec, batch=arguments.batch
+    )
+    net, features, uncut = prepare(load_model(config.model), config, arguments.data)
+    step = make_step(net, config, features, uncut)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    round_trips: list[float] = []
+    for number in track(range(arguments.steps + 1), description="pairs of steps"):
+        # The first of a pair is not always the same one; the first pair warms up.
+        for codec_in_loop in (True, False) if number % 2 else (False, True):
+            taken = timed(lambda with_it=codec_in_loop: step(with_it))
+            if number:
+                times[codec_in_loop].append(taken)
+        symbols = symbols_of(net, features)
+        round_trips.append(timed(lambda batch=symbols: net.codec.round_trip(batch)))
+    payload_bytes = float(net.codec.round_trip(symbols_of(net, features))[1].mean())
+    report(arguments, config, times, round_trips[1:], payload_bytes)
+
+
+def report(
+    arguments: argparse.Namespace,
+    config: TrainConfig,
+    times: dict[bool, list[float]],
+    round_trips: list[float],
+    payload_bytes: float,
+) -> None:
+    """Medians, shares, and whether they are within the target."""
+    with_codec, without, alone = (statistics.median(t) for t in (times[True], times[False], round_trips))
+    more = statistics.median(a - b for a, b in zip(times[True], times[False], strict=True))  # of neighbours in time
+    shares = {"difference": more / with_codec, "alone": alone / with_codec}
+    show(
+        f"{config.model} cut at {config.cut}, {config.codec}, batch {config.batch}, {payload_bytes:.0f} bytes a photo",
+        ["median of steps", "ms", "share of a step"],
+        [
+            ["step with the codec in the loop", f"{with_codec:.1f}", ""],
+            ["step without", f"{without:.1f}", ""],
+            ["difference", f"{more:.1f}", f"{shares['difference']:.1%}"],
+            ["codec round trip alone", f"{alone:.2f}", f"{shares['alone']:.1%}"],
+        ],
+    )
+    results: Json = {
+        **{field: getattr(config, field) for field in FIELDS},
+        "pairs_of_steps": arguments.steps,
+        "payload_bytes": payload_bytes,
+        "step_ms": with_codec,
+        "step_without_codec_ms": without,
+        "difference_ms": more,
+        "round_trip_ms": alone,
+        "codec_share_by_difference": shares["difference"],
+        "codec_share_alone": shares["alone"],
+        "target_share": TARGET,
+        "met": max(shares.values()) <= TARGET,
+    }
+    write_record("codec_in_loop", results, arguments.out)
+
+
+def main() -> None:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--data", default=str(DEMO_PHOTOS), help="folder of photos; the package's demo photos")
+    made.add_argument("--model", default="efficientnet_lite0")
+    made.add_argument("--cut", default="blocks.8")
+    made.add_argument("--codec", default=TrainConfig.codec)
+    made.add_argument("--batch", type=int, default=64)
+    made.add_argument("--steps", type=int, default=15, help="pairs of steps that are timed")
+    try:
+        run(made.parse_args())
+    except BottleNetError as error:
+        made.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What do codec and framing add to the device's network?
+
+head.onnx alone and head.onnx + codec.encode + frame take turns on the same photos, one photo at a time, one thread;
+medians are compared. Processor time: see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from itertools import cycle, islice
+from time import process_time
+
+import numpy as np
+
+from bottlenet.bundle import Bundle
+from bottlenet.edge.encoder import Encoder
+from bottlenet.edge.photo import photo_to_pixels
+from bottlenet.errors import BottleNetError
+from bottlenet.lab.data import list_photos
+from bottlenet.runtime import open_session, run_graph
+from bottlenet.wire.frame import Frame
+from demo_photos import DEMO_PHOTOS
+from record import Json, parser, show, write_record
+
+TARGET = 1.1  # times the head alone, at most
+PHOTOS = 50  # that take turns
+WARM_UP = 5
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds of processor time."""
+    started = process_time()
+    call()
+    return (process_time() - started) * 1e3
+
+
+def measure(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of the head, of head to frame, of the last part alone, and of reading a photo."""
+    head = open_session(bundle.head_path)
+    codec = bundle.codec
+    paths = [photo.path for photo in list_photos(folder)[:PHOTOS]]
+    pixels = [photo_to_pixels(path, bundle.manifest.preprocess)[None] for path in paths]
+
+    def to_frame(symbols: np.ndarray) -> bytes:
+        return Frame(codec.code, codec.setting, bundle.tag, 0, codec.encode(symbols)).to_bytes()
+
+    times: dict[str, list[float]] = {"head": [], "head_to_frame": [], "codec_and_frame": [], "prepare": []}
+    for number, (photo, path) in enumerate(islice(cycle(zip(pixels, paths, strict=True)), repeats + WARM_UP)):
+        calls: dict[str, Callable[[], object]] = {
+            "head": lambda photo=photo: run_graph(head, pixels=photo),
+            "head_to_frame": lambda photo=photo: to_frame(run_graph(head, pixels=photo)[0]),
+        }
+        for name in calls if number % 2 else reversed(calls):
+            taken = timed(calls[name])
+            if number >= WARM_UP:
+                times[name].append(taken)
+        if number >= WARM_UP:
+            symbols = run_graph(head, pixels=photo)[0]
+            times["codec_and_frame"].append(timed(lambda symbols=symbols: to_frame(symbols)))
+            times["prepare"].append(timed(lambda path=path: photo_to_pixels(path, bundle.manifest.preprocess)))
+    return times
+
+
+def check(bundle: Bundle, folder: str) -> float:
+    """Mean frame bytes; what is timed here must be what the device's encoder does."""
+    encoder, head = Encoder(bundle), open_session(bundle.head_path)
+    lengths = []
+    for photo in list_photos(folder)[:PHOTOS]:
+        encoded = encoder.encode(photo.path)
+        pixels = photo_to_pixels(photo.path, bundle.manifest.preprocess)[None]
+        assert bundle.codec.encode(run_graph(head, pixels=pixels)[0]) == encoded.frame.payload
+        lengths.append(len(encoded.frame.to_bytes()))
+    return statistics.mean(lengths)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, show, write."""
+    bundle = Bundle.load(arguments.bundle)
+    frame_bytes = check(bundle, arguments.data)
+    medians = {name: statistics.median(t) for name, t in measure(bundle, arguments.data, arguments.repeats).items()}
+    ratio = medians["head_to_frame"] / medians["head"]
+    manifest = bundle.manifest
+    show(
+        f"{manifest.model} cut at {manifest.cut}, {manifest.codec}, {frame_bytes:.0f} bytes a frame",
+        [f"median of {arguments.repeats}", "ms", "times the head"],
+        [
+            ["head.onnx", f"{medians['head']:.3f}", "1"],
+            ["head.onnx, codec, frame", f"{medians['head_to_frame']:.3f}", f"{ratio:.3f}"],
+            ["codec and frame alone", f"{medians['codec_and_frame']:.3f}", ""],
+            ["photo file to pixels, before all that", f"{medians['prepare']:.3f}", ""],
+        ],
+    )
+    results: Json = {
+        "bundle": manifest.name,
+        "bundle_id": bundle.id.hex(),
+        "model": manifest.model,
+        "cut": manifest.cut,
+        "codec": manifest.codec,
+        "setting": manifest.setting,
+        "repeats": arguments.repeats,
+        "frame_bytes": frame_bytes,
+        **{f"{name}_ms": value for name, value in medians.items()},
+        "ratio": ratio,
+        "target_ratio": TARGET,
+        "met": ratio <= TARGET,
+    }
+    write_record("encode_overhead", results, arguments.out)
+
+
+def main() -> None:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--data", default=str(DEMO_PHOTOS), help="folder of photos; the package's demo photos")
+    made.add_argument("--bundle", default="demo", help="demo: the one in the package")
+    made.add_argument("--repeats", type=int, default=200)
+    try:
+        run(made.parse_args())
+    except BottleNetError as error:
+        made.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""How many bytes do JPEG, WebP and AVIF of the input need for the accuracy that the bundle has?
+
+Every photo is prepared as the device prepares it, coded, decoded, and classified by the bundle's uncut network, which
+is unchanged. The bundle itself is evaluated on the same photos in the same run. Photos may be made smaller before they
+are coded and larger again behind it, which is the stronger baseline where bytes are few.
+
+Bytes are counted twice: `file_bytes`, the picture file as these libraries write it, and `bare_bytes`, without what a
+receiver could rebuild or be told once (JPEG: all but Huffman tables and scan; WebP: RIFF; AVIF: the boxes around the
+AV1 data), which is the fairer comparison with a payload.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from bare import bare_bytes
+from bottlenet.bundle import Bundle
+from bottlenet.edge.photo import prepare, read_photo
+from bottlenet.errors import BottleNetError, InputError, PhotoError
+from bottlenet.lab.data import Damaged, Photo
+from bottlenet.lab.evaluate import Evaluation, evaluate, open_uncut, photos_for
+from bottlenet.runtime import run_graph
+from curve import Point, bytes_needed, front
+from record import Json, parser, show, write_record, write_whole
+
+QUALITIES = {"jpeg": (2, 5, 10, 20, 50, 75, 95), "webp": (1, 5, 10, 30, 75), "avif": (5, 15, 30, 50)}
+SMALLER = {  # sides of the square, and qualities there
+    "jpeg": ((112, 80, 64), (10, 30, 75)),
+    "webp": ((112, 80, 64), (10, 30, 75)),
+    "avif": ((160, 112, 80), (15, 30, 50)),
+}
+# AVIF: at this size the slowest speed takes 25 times as long and saves nothing (measured on 20 photos).
+OPTIONS: dict[str, dict[str, bool | int]] = {
+    "jpeg": {"optimize": True},
+    "webp": {"method": 6},
+    "avif": {"speed": 6, "max_threads": 1},
+}
+LOOKS = {"jpeg": ("JPEG", "o", "-"), "webp": ("WebP", "s", "--"), "avif": ("AVIF", "^", "-.")}  # name, marker, dashes
+TICKS = (200, 500, 1000, 2000, 5000, 10000, 20000)  # bytes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to code the input."""
+
+    codec: str  # jpeg | webp | avif
+    quality: int
+    side: int  # pixels of the square that is coded; the network's own size: not made smaller
+
+    def encode(self, picture: Image.Image) -> bytes:
+        """A file."""
+        if picture.width != self.side:
+            picture = picture.resize((self.side, self.side), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        picture.save(file, self.codec, quality=self.quality, **OPTIONS[self.codec])
+        return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a setting costs and what the unchanged classifier makes of it."""
+
+    codec: str
+    quality: int
+    side: int
+    file_bytes: float  # mean
+    bare_bytes: float  # mean
+    top1: float  # percent
+
+
+def settings(size: int, downsampled: Sequence[str]) -> list[Setting]:
+    """All that are tried for a network that takes `size` x `size` pixels."""
+    whole = [Setting(codec, quality, size) for codec, qualities in QUALITIES.items() for quality in qualities]
+    smaller = [
+        Setting(codec, quality, side)
+        for codec in downsampled
+        for side, quality in product(*SMALLER[codec])
+        if side < size
+    ]
+    return whole + smaller
+
+
+def measure(bundle: Bundle, photos: Sequence[Photo], tried: Sequence[Setting], progress: Progress) -> list[Measured]:
+    """Every setting on every photo, one photo in memory at a time."""
+    uncut = open_uncut(bundle)
+    task = progress.add_task("input codecs", total=len(photos))
+    rows: list[tuple[list[int], list[int], list[bool]]] = []
+    for pixels, label in labelled_pixels(bundle, photos):
+        files = [setting.encode(Image.fromarray(pixels)) for setting in tried]
+        answers = [int(run_graph(uncut, pixels=decode(file, len(pixels))[None]).argmax()) for file in files]
+        bare = [bare_bytes(setting.codec, file) for setting, file in zip(tried, files, strict=True)]
+        rows.append(([len(file) for file in files], bare, [answer == label for answer in answers]))
+        progress.advance(task)
+    file_bytes, bare_sizes, right = (np.array(column).mean(0) for column in zip(*rows, strict=True))
+    return [
+        Measured(s.codec, s.quality, s.side, float(file_bytes[i]), float(bare_sizes[i]), float(right[i]) * 100)
+        for i, s in enumerate(tried)
+    ]
+
+
+def labelled_pixels(bundle: Bundle, photos: Sequence[Photo]) -> Iterator[tuple[np.ndarray, int]]:
+    """((S, S, 3) uint8, class) of each photo that can be read: the ones that `evaluate` takes."""
+    damaged = Damaged(len(photos))
+    for photo in photos:
+        try:
+            pixels = prepare(read_photo(photo.path), bundle.manifest.preprocess)
+        except PhotoError as error:
+            damaged.add(photo.path, error)
+            continue
+        assert photo.label is not None
+        yield pixels, photo.label
+
+
+def decode(file: bytes, size: int) -> np.ndarray:
+    """A picture file -> (size, size, 3) uint8."""
+    with Image.open(io.BytesIO(file)) as picture:
+        rgb = picture.convert("RGB")
+    return np.array(rgb if rgb.width == size else rgb.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def compare(measured: Sequence[Measured], evaluation: Evaluation) -> dict[str, Json]:
+    """The best input codec's bytes at the bundle's accuracy: files against frames, bare pictures against payloads."""
+    assert evaluation.top1 is not None
+    out: dict[str, Json] = {}
+    for kind, mine in (("file", evaluation.frame_bytes.mean), ("bare", evaluation.payload_bytes.mean)):
+        points = [Point(getattr(m, f"{kind}_bytes"), m.top1, name(m)) for m in measured]
+        needed = bytes_needed(points, evaluation.top1)
+        out[kind] = {
+            "bottlenet_bytes": mine,
+            "best_input_codec_bytes": needed.bytes,
+            "ratio": None if needed.bytes is None else needed.bytes / mine,
+            "between": list(needed.between),
+        }
+    return out
+
+
+def name(m: Measured) -> str:
+    """webp q10 at 112."""
+    return f"{m.codec} q{m.quality} at {m.side}"
+
+
+def plot(measured: Sequence[Measured], evaluation: Evaluation, path: Path) -> None:
+    """top-1 against bytes as SVG; markers and dashes tell the codecs apart without colour."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bottlenet"})  # the same file every time
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    x, y = [evaluation.frame_bytes.mean], [evaluation.top1]
+    axes.plot(x, y, linestyle="none", marker="*", markersize=14, color="black", label="BottleNet", zorder=3)
+    if evaluation.top1_uncut is not None:
+        axes.axhline(evaluation.top1_uncut, color="grey", lw=0.8, ls=":", label="uncut network, input not coded")
+    largest = max(m.side for m in measured)
+    for codec, (shown, marker, dashes) in LOOKS.items():
+        for what, face, whole in (("input", "black", True), ("smaller input", "white", False)):
+            wanted = [m for m in measured if (m.codec, m.side == largest) == (codec, whole)]
+            line = front([Point(m.file_bytes, m.top1, "") for m in wanted])
+            if line:
+                x, y = [p.bytes for p in line], [p.top1 for p in line]
+                style = {"marker": marker, "color": "black", "lw": 0.8, "markerfacecolor": face}
+                axes.plot(x, y, dashes, label=f"{shown} of the {what}", **style)
+    axes.set(xscale="log", xlabel="mean bytes a photo (frame or file)", ylabel="top-1, %", ylim=(0, 100))
+    axes.minorticks_off()
+    axes.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", fontsize="small")
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    write_whole(path, file.getvalue())
+
+
+def show_table(measured: Sequence[Measured], evaluation: Evaluation, compared: dict[str, Json]) -> None:
+    """Every setting, then the bundle."""
+    best = {point.name for point in front([Point(m.file_bytes, m.top1, name(m)) for m in measured])}
+    rows = [
+        [name(m) + (" *" if name(m) in best else ""), f"{m.file_bytes:.0f}", f"{m.bare_bytes:.0f}", f"{m.top1:.1f}"]
+        for m in measured
+    ]
+    mine = [f"{evaluation.frame_bytes.mean:.0f}", f"{evaluation.payload_bytes.mean:.0f}", f"{evaluation.top1:.1f}"]
+    rows += [["BottleNet: frame, payload", *mine], ["uncut, input not coded", "", "", f"{evaluation.top1_uncut:.1f}"]]
+    title = f"{evaluation.photos} photos; * nothing with fewer bytes is better"
+    show(title, ["input codec", "file bytes", "bare bytes", "top-1, %"], rows)
+    for kind, values in compared.items():
+        print(f"same top-1, {kind} bytes: {values}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, show, write."""
+    bundle = Bundle.load(arguments.bundle)
+    photos = photos_for(bundle, arguments.data, arguments.limit)
+    if any(photo.label is None for photo in photos):
+        raise InputError(f"{arguments.data}: some photos have no label; give a folder where all have one")
+    tried = settings(bundle.manifest.preprocess.size, arguments.downsample)
+    with Progress(console=Console(stderr=True)) as progress:
+        evaluation = evaluate(bundle, arguments.data, limit=arguments.limit)
+        measured = measure(bundle, photos, tried, progress)
+    compared = compare(measured, evaluation)
+    show_table(measured, evaluation, compared)
+    results: Json = {
+        "bundle": bundle.manifest.name,
+        "bundle_id": bundle.id.hex(),
+        "data": Path(arguments.data).name,
+        "evaluation": asdict(evaluation),
+        "input_codecs": [asdict(m) for m in measured],
+        "same_top1": compared,
+    }
+    write_record("input_codecs", results, arguments.out)
+    plot(measured, evaluation, arguments.out / "input_codecs.svg")
+
+
+def main() -> None:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--data", required=True, help="folder of labelled photos")
+    made.add_argument("--bundle", default="demo", help="bundle with uncut.onnx; demo: the one in the package")
+    made.add_argument("--limit", type=int, help="take this many of the photos")
+    made.add_argument(
+        "--downsample", nargs="*", choices=sorted(QUALITIES), default=["webp", "avif"], metavar="CODEC",
+        help="make photos smaller before these codecs too (jpeg, webp, avif); none named: before no codec",
+    )  # fmt: skip
+    try:
+        run(made.parse_args())
+    except BottleNetError as error:
+        made.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

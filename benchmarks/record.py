@@ -1,0 +1,128 @@
+"""What every benchmark shares: a JSON file with the command, commit and machine beside the numbers, and a table.
+
+Records are committed and published, so they say what kind of machine it was and never which one: no host name, and of
+a folder outside the current one only its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("bottlenet", "numpy", "onnxruntime", "pillow", "simplejpeg", "torch")
+
+Json = None | bool | int | float | str | Sequence["Json"] | dict[str, "Json"]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that knows the one option that all have."""
+    made = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder for the record; results/ beside this script")
+    return made
+
+
+def write_record(name: str, results: Json, folder: Path) -> Path:
+    """Write `folder`/`name`.json, whole or not at all, and say so."""
+    record: Json = {
+        "command": command(sys.argv),
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "results": results,
+    }
+    path = folder / f"{name}.json"
+    write_whole(path, json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")
+    Console(stderr=True).print(f"written: {path.name}", highlight=False)
+    return path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write into a file beside `path`, which then takes its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def command(arguments: Sequence[str]) -> str:
+    """What was typed; of a path that starts at the root, or at home, only its last part."""
+    return " ".join(["python", f"benchmarks/{Path(arguments[0]).name}", *(without_root(a) for a in arguments[1:])])
+
+
+def without_root(argument: str) -> str:
+    """`--out=/home/me/x` -> `--out=x`."""
+    option, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
+    return option + equals + (Path(value).name if Path(value).expanduser().is_absolute() else value)
+
+
+def commit() -> str:
+    """The commit that is checked out, "-dirty" where the work tree differs, results aside; "unknown" outside git."""
+    root = Path(__file__).parent.parent
+    head = git(root, "rev-parse", "--verify", "HEAD")
+    if head is None:
+        return "unknown"
+    changed = git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+    return head + ("-dirty" if changed else "")
+
+
+def git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None where there is no git or it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def machine() -> dict[str, Json]:
+    """The kind of machine, and the libraries that did the work."""
+    versions: dict[str, Json] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "libraries": versions,
+    }
+
+
+def cpu_model() -> str:
+    """As the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; the first column is text, the others are numbers."""
+    console = Console()
+    console.print(title, highlight=False)
+    table = Table()
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,78 @@
+"""The command line: one function a command. Each imports what it needs inside, so that `--help` is quick and a device
+needs no torch.
+
+    main -> command -> the library -> tables for people, or one JSON document
+
+device.py     demo, classify, encode
+server.py     serve, decode; serving.py runs the server
+network.py    cuts, train, export, evaluate
+arguments.py  options in common
+options.py    a command from a dataclass
+files.py      what is written: whole or not at all
+show.py       tables, JSON, progress; demo_tables.py those of the demo
+
+Exit codes: 0, done; 2, wrong usage or any BottleNetError, which is one line on stderr; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from bottlenet.cli import device, network, server
+from bottlenet.errors import BottleNetError
+
+app = typer.Typer(
+    name="bottlenet",
+    help="A photo classifier cut in two: the device sends a few hundred bytes, the server answers.\n\n"
+    "Start with [bold]bottlenet demo[/]. Each command has a [bold]--help[/] of its own, with examples.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def bottlenet(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib import metadata
+
+        try:
+            number = metadata.version("bottlenet")
+        except metadata.PackageNotFoundError:
+            number = "run from its source, without a version"
+        print(f"bottlenet {number}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        app(prog_name="bottlenet")
+    except BottleNetError as error:
+        from bottlenet.cli.show import print_error
+
+        print_error(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "On the device": (device.demo, device.classify, device.encode),
+    "On the server": (server.serve, server.decode),
+    "Making a split network": (network.cuts, network.export, network.evaluate),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+# It hands its arguments on to a command that is made from TrainConfig, which torch has to be there for.
+app.command(
+    rich_help_panel=panel,
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(network.train)

@@ -1,0 +1,140 @@
+"""Commands for whoever makes a split network: `cuts`, `train`, `export`, `evaluate`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bottlenet.cli.arguments import BundleArgument, Json, require
+
+if TYPE_CHECKING:
+    from bottlenet.lab.train import TrainConfig
+
+MAX_RECORD_BYTES = 65536
+TRAIN_HELP = r"""Train the unit that goes into a cut, through the real codec.
+
+No labels are needed: the uncut network is the teacher. The same command goes
+on where an interrupted run stopped, and [bold]bottlenet export[/] makes a
+bundle of the result.
+
+Example:
+  bottlenet train --model efficientnet_lite0 --cut blocks.8 --data photos \
+    --out runs/first --target-bytes 1000
+"""
+
+
+def cuts(
+    model: Annotated[str, typer.Argument(help="efficientnet_lite0, _lite1, _lite2, or package.module:function.")],
+    everything: Annotated[bool, typer.Option("--all", help="Also the cuts inside of modules that are cuts.")] = False,
+    as_json: Json = False,
+) -> None:
+    r"""List where a network can be cut: the places where just one tensor crosses.
+
+    With --json always all of them. Needs [bold]pip install "bottlenet\[train]"[/].
+
+    Examples:
+      bottlenet cuts efficientnet_lite0
+      bottlenet cuts my_package.models:resnet
+    """
+    require("cuts", "train")
+    from bottlenet.cli.show import cuts_table, print_json, stdout
+    from bottlenet.net.models import load_model
+    from bottlenet.net.split import cuts as find
+
+    classifier = load_model(model)
+    found = find(classifier.module, classifier.input_size)
+    if as_json:
+        print_json({"model": model, "input": classifier.input_size, "cuts": [asdict(cut) for cut in found]})
+    else:
+        stdout().print(cuts_table(found, everything=everything))
+
+
+def train(context: typer.Context) -> None:
+    """Train the unit that goes into a cut, through the real codec."""
+    require("train", "train")
+    from bottlenet.cli.options import run_command
+    from bottlenet.lab.train import TrainConfig
+
+    run_command(TrainConfig, run_training, context.args, name="train", text=TRAIN_HELP)
+
+
+def run_training(config: TrainConfig, as_json: bool) -> None:
+    """With a progress bar on stderr."""
+    from bottlenet.cli.show import print_json, say, training_progress
+    from bottlenet.lab.train import train as run
+
+    with training_progress() as bar:
+        run(config, bar)
+    if as_json:
+        print_json({"run": config.out, "last": last_record(Path(config.out) / "log.jsonl")})
+    else:
+        say(f"trained: {config.out}\nnext: bottlenet export {config.out} -o my.bundle")
+
+
+def last_record(log: Path) -> object:
+    """The last line of a run's log: how good it was at the end."""
+    with open(log, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_RECORD_BYTES))
+        lines = file.read(MAX_RECORD_BYTES).splitlines()
+    return json.loads(lines[-1]) if lines else None
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="The folder that [bold]bottlenet train --out[/] filled.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="BUNDLE", help="The bundle's folder.")],
+    weights: Annotated[
+        str, typer.Option("--weights", help="float32, or int8 for a server's half of a quarter of the bytes.")
+    ] = "float32",
+    as_json: Json = False,
+) -> None:
+    r"""Make a bundle of a training run: all that device and server need, without torch.
+
+    Compares the exported graphs with torch on real photos and writes nothing
+    where they differ. A bundle that is there already is replaced, anything else
+    is not. Needs [bold]pip install "bottlenet\[train]"[/].
+
+    Example:
+      bottlenet export runs/first -o my.bundle
+    """
+    require("export", "train")
+    from bottlenet.cli.show import print_json, say
+    from bottlenet.lab.runs import export_run
+
+    bundle, fidelity = export_run(run, output, weights=weights)
+    if as_json:
+        print_json({"bundle": str(bundle.path), "id": bundle.id.hex(), "fidelity": asdict(fidelity)})
+    else:
+        say(f"bundle {bundle.id.hex()[:12]} of {fidelity.photos} compared photos: {bundle.path}")
+
+
+def evaluate(
+    bundle: BundleArgument,
+    data: Annotated[str, typer.Option("--data", help="A folder of photos; labels.csv or sub-folders say the classes.")],
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="So many photos, spread over the folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on a folder of photos: accuracy and bytes, beside the uncut network.
+
+    A folder without labels gives the agreement with the uncut network, and
+    bytes. Needs no torch.
+
+    Examples:
+      bottlenet evaluate demo --data photos
+      bottlenet evaluate my.bundle --data photos --limit 500 --json
+    """
+    from bottlenet.bundle import Bundle
+    from bottlenet.cli.show import evaluation_table, print_json, progress, stdout
+    from bottlenet.lab.evaluate import evaluate as measure
+
+    loaded = Bundle.load(bundle)
+    with progress("evaluating") as step:
+        result = measure(loaded, data, limit=limit, on_progress=step)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        stdout().print(evaluation_table(loaded, result))

@@ -1,0 +1,88 @@
+"""A command made from a flat dataclass: fields become options, and a field's comment is its help.
+
+batch: int = 32  # photos a step      ->      --batch <int>    photos a step  [default: 32]
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import io
+import textwrap
+import tokenize
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+import typer
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+
+
+def run_command(
+    config: type[C], run: Callable[[C, bool], None], arguments: Sequence[str], *, name: str, text: str
+) -> None:
+    """Parses `arguments` into a `config` and calls `run(config, json)`. Ends with SystemExit, as commands do.
+
+    Fields are str, int, float, bool, or tuple[str, ...] for an option that can be repeated; those without a default
+    must be given.
+    """
+
+    def command(**values: Any) -> None:
+        as_json = values.pop("json")
+        run(
+            config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}),
+            as_json,
+        )
+
+    json_option = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of a table.")]
+    json = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=json_option)
+    parameters = [*parameters_of(config), json]
+    # typer reads what it parses from the signature and the annotations.
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command(name, help=text)(command)
+    typer.main.get_command(app).main(args=list(arguments), prog_name=f"bottlenet {name}")
+
+
+def parameters_of(config: type[C]) -> list[inspect.Parameter]:
+    """One keyword for each field, annotated for typer."""
+    hints = get_type_hints(config)
+    comments = field_comments(config)
+    parameters = []
+    for field in dataclasses.fields(config):
+        repeated = hints[field.name] == tuple[str, ...]
+        kind = list[str] if repeated else hints[field.name]
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        flag = "--" + field.name.replace("_", "-")
+        flags = f"{flag}/--no-{flag[2:]}" if kind is bool and field.default is True else flag
+        text = escape(comments.get(field.name, "")) + ("; can be repeated" if repeated else "")
+        default = inspect.Parameter.empty if required else field.default
+        parameters.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[kind, typer.Option(flags, help=text)],
+            )
+        )
+    return parameters
+
+
+def field_comments(config: type[C]) -> dict[str, str]:
+    """Field name -> the comment on its line. Empty where the source is not at hand."""
+    try:
+        source = textwrap.dedent(inspect.getsource(config))
+    except OSError:
+        return {}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    (made,) = ast.parse(source).body
+    assert isinstance(made, ast.ClassDef)
+    fields = [node for node in made.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    return {node.target.id: comments[node.lineno] for node in fields if node.lineno in comments}  # type: ignore[union-attr]

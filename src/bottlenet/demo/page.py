@@ -1,0 +1,230 @@
+"""The demo as one HTML page: pictures inside, nothing loaded from anywhere, light and dark, from 360 pixels on.
+
+    report.html   the page and its style
+    photo.html    one photo
+
+Both are `string.Template`s; what goes into them is escaped here.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from importlib import resources
+from string import Template
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bottlenet.demo.run import INPUT_CODECS, REFERENCE, REPEATS, DemoResult, PhotoResult
+from bottlenet.edge import Choice
+from bottlenet.plan.link import LINKS
+from bottlenet.wire.answer import one_line
+
+PHOTO_QUALITY = 88  # of the photos on the page
+STRETCH = (0.5, 99.5)  # percentiles of the mosaic that become black and white
+
+
+def page(result: DemoResult) -> str:
+    """The whole page."""
+    manifest = result.bundle.manifest
+    axis = Axis([value for photo in result.photos for _, value, _ in byte_rows(photo)])
+    payload_bytes = result.mean(lambda photo: photo.prediction.payload_bytes)
+    frame_bytes = result.mean(lambda photo: photo.prediction.frame_bytes)
+    channels, height, width = manifest.latent
+    links = ", ".join(
+        f"{link.name} {link.uplink_bps / 1e6:g} Mbit/s and {link.round_trip_s * 1e3:.0f} ms" for link in LINKS.values()
+    )
+    return template("report.html").substitute(
+        title="BottleNet demo",
+        frame_bytes=f"{frame_bytes:,.0f}",
+        payload_bytes=f"{payload_bytes:,.0f}",
+        size=manifest.preprocess.size,
+        head_share=f"{manifest.head_flops_share:.0%}",
+        device_ms=f"{result.mean(lambda photo: photo.device_ms):.0f}",
+        server_ms=f"{result.mean(lambda photo: photo.server_ms):.0f}",
+        classes=f"{manifest.num_classes:,}",
+        totals=totals(result, frame_bytes),
+        latent=f"{channels} × {height} × {width}",
+        codec=CODEC_NAMES.get(manifest.codec, text(manifest.codec)),
+        photos="\n".join(article(number, photo, axis) for number, photo in enumerate(result.photos, 1)),
+        repeats=REPEATS,
+        links=text(links),
+        bundle=text(manifest.name),
+        bundle_id=result.bundle.id.hex()[:12],
+        model=text(manifest.model),
+        cut=text(manifest.cut),
+    )
+
+
+class Axis:
+    """A log scale for bytes, the same for all photos, from one power of ten to another.
+
+    It starts at a third of the smallest value or lower: a log scale has no zero, and a bar next to nothing would say
+    more than is true.
+    """
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.low = math.floor(math.log10(max(1, min(values) / 3)))
+        self.high = max(self.low + 1, math.ceil(math.log10(max(values))))
+
+    def percent(self, value: float) -> float:
+        """Where `value` is, 0..100."""
+        return 100 * min(1, max(0, (math.log10(max(1, value)) - self.low) / (self.high - self.low)))
+
+    def ticks(self) -> str:
+        """The powers of ten."""
+        powers = range(self.low, self.high + 1)
+        return "".join(f'<i style="left:{self.percent(10**power):.1f}%">{short(10**power)}</i>' for power in powers)
+
+
+def short(power: int) -> str:
+    """A power of ten where there is little room: 1k, 10k, 1M."""
+    for size, letter in ((10**6, "M"), (10**3, "k")):
+        if power >= size:
+            return f"{power // size}{letter}"
+    return str(power)
+
+
+def totals(result: DemoResult, frame_bytes: float) -> str:
+    """The few numbers on top."""
+    reference = INPUT_CODECS[REFERENCE].name
+    coded = result.mean(lambda photo: photo.inputs[REFERENCE].size_bytes)
+    link = LINKS["3g"]
+    split_ms = result.mean(lambda photo: photo.with_split(link))
+    whole_ms = result.mean(lambda photo: photo.without_split(link, REFERENCE))
+    tiles = [
+        (f"{result.same_answers} of {len(result.photos)}", "answered as by the uncut network"),
+        (f"{frame_bytes:,.0f} bytes", "a photo, header included"),
+        (f"{coded / frame_bytes:.1f} times", f"fewer bytes than {reference} of the same pixels ({coded:,.0f})"),
+        (f"{split_ms:.0f} ms", f"a photo on {link.name}, computed; {whole_ms:.0f} ms with {reference}"),
+    ]
+    return "\n".join(f"<div><dt>{text(what)}</dt><dd>{text(value)}</dd></div>" for value, what in tiles)
+
+
+def article(number: int, photo: PhotoResult, axis: Axis) -> str:
+    """One photo."""
+    same = photo.same_answer
+    badge = "same answer as uncut" if same else f"uncut: {photo.uncut[0].label}"
+    rows, columns = photo.picture.shape
+    return (
+        template("photo.html")
+        .substitute(
+            number=number,
+            name=text(photo.name),
+            answer=text(photo.prediction.label),
+            score=percent(photo.prediction.score),
+            badge=f'<span class="badge{"" if same else " other"}">{text(badge)}</span>',
+            photo=data_url(photo.pixels, "JPEG", quality=PHOTO_QUALITY),
+            size=len(photo.pixels),
+            mosaic=data_url(stretched(photo.picture), "PNG", optimize=True),
+            rows=rows,
+            columns=columns,
+            payload=f"{photo.prediction.payload_bytes:,}",
+            split_answers=answers_table("Cut in two", photo.prediction.top, "split"),
+            uncut_answers=answers_table("Uncut network", photo.uncut, "whole"),
+            bytes=bytes_table(photo, axis),
+            links=links_table(photo),
+        )
+        .strip()
+    )
+
+
+def answers_table(title: str, choices: Sequence[Choice], kind: str) -> str:
+    """The best classes as bars."""
+    rows = "".join(
+        f'<tr class="{"" if number else "first"}"><th scope="row">{text(choice.label)}</th>'
+        f"<td>{percent(choice.score)}</td></tr>"
+        f'<tr class="line" aria-hidden="true"><td colspan="2">{bar(choice.score * 100)}</td></tr>'
+        for number, choice in enumerate(choices)
+    )
+    return f'<table class="bars shares"><caption>{title}</caption><tbody class="{kind}">{rows}</tbody></table>'
+
+
+def byte_rows(photo: PhotoResult) -> list[tuple[str, int, str]]:
+    """(name, bytes, kind): what is sent with the split, and the pixels as files."""
+    sent = photo.prediction
+    return [
+        ("Payload", sent.payload_bytes, "split"),
+        ("Frame", sent.frame_bytes, "split"),
+        ("Socket", sent.socket_bytes, "split"),
+        *((coded.codec.name, coded.size_bytes, "whole") for coded in photo.inputs.values()),
+    ]
+
+
+def bytes_table(photo: PhotoResult, axis: Axis) -> str:
+    """Bytes as bars."""
+    rows = "".join(
+        f'<tr class="{kind}"><th scope="row">{text(name)}</th><td class="bar">{bar(axis.percent(value))}</td>'
+        f"<td>{value:,}</td></tr>"
+        for name, value, kind in byte_rows(photo)
+    )
+    ticks = (
+        f'<tr aria-hidden="true"><th></th><td class="bar"><span class="ticks">{axis.ticks()}</span></td><td></td></tr>'
+    )
+    caption = f"<caption>Bytes <span>log scale, from {10**axis.low:,}</span></caption>"
+    return f'<table class="bars">{caption}<tbody>{rows}{ticks}</tbody></table>'
+
+
+def links_table(photo: PhotoResult) -> str:
+    """What links would make of it."""
+    codecs = [name for name, codec in INPUT_CODECS.items() if codec.format == "JPEG"]
+    heads = "".join(f'<th scope="col">{text(INPUT_CODECS[name].name)}</th>' for name in codecs)
+    rows = ""
+    for link in LINKS.values():
+        times = [photo.with_split(link), *(photo.without_split(link, name) for name in codecs)]
+        cells = "".join(
+            f"<td>{'<b>' if ms == min(times) else ''}{ms:.0f}{'</b>' if ms == min(times) else ''}</td>" for ms in times
+        )
+        rows += f'<tr><th scope="row">{text(link.name)}</th>{cells}</tr>'
+    caption = (
+        f"<caption>Milliseconds <span>computed; device {photo.device_ms:.1f}, server {photo.server_ms:.1f}</span>"
+        "</caption>"
+    )
+    return (
+        f'<table class="links">{caption}<thead><tr><th scope="col">Link</th><th scope="col">Cut in two</th>{heads}</tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def percent(share: float) -> str:
+    """0..1 for people."""
+    return "&lt;1%" if share < 0.005 else f"{share:.0%}"
+
+
+def bar(filled: float) -> str:
+    """A bar, for the eye only: the number stands beside it."""
+    return f'<span class="track" aria-hidden="true"><span class="fill" style="width:{filled:.1f}%"></span></span>'
+
+
+def stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """With its contrast spread over black to white. What is flat stays grey."""
+    low, high = np.percentile(picture, STRETCH)
+    if high <= low:
+        return np.full_like(picture, 128)
+    spread: NDArray[np.uint8] = (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return spread
+
+
+def data_url(pixels: NDArray[np.uint8], format_: str, **settings: int) -> str:
+    """A picture, inside the page."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format_, **settings)
+    return f"data:image/{format_.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def text(words: str) -> str:
+    """Words from anywhere, for HTML."""
+    return html.escape(one_line(words))
+
+
+def template(name: str) -> Template:
+    """One of the files beside this one."""
+    return Template(resources.files("bottlenet.demo").joinpath(name).read_text(encoding="utf-8"))
+
+
+CODEC_NAMES = {"jpeg": "JPEG", "webp": "WebP", "deflate": "lossless compression", "raw": "no compression at all"}

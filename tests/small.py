@@ -1,0 +1,64 @@
+"""A classifier that learns in a second, and photos for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from bottlenet.bundle import Preprocess
+from bottlenet.net.models import Classifier
+
+SIZE = 32
+LABELS = ("red", "green", "blue", "grey")
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.conv(x)).relu()
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, stride=2, padding=1), nn.BatchNorm2d(12), nn.ReLU())
+        self.first = Residual(12)
+        self.second = Residual(12)
+        self.classifier = nn.Linear(12, len(LABELS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.second(self.first(self.stem(x))).mean((2, 3)))
+
+
+def classifier() -> Classifier:
+    """Weights are random, and always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        module = Small().eval()
+    return Classifier("small", module, Preprocess(SIZE, 0.875, "bicubic"), (127,) * 3, (64,) * 3, LABELS, "none")
+
+
+def photo(seed: int) -> np.ndarray:
+    """Soft random colours, (40, 48, 3) uint8: something for a transform to save on."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC))
+
+
+def save_photos(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.fromarray(photo(number)).save(folder / f"{number:03}.png")
+    return folder
+
+
+def pixels(count: int) -> np.ndarray:
+    """(count, SIZE, SIZE, 3) uint8."""
+    return np.stack([photo(seed)[:SIZE, :SIZE] for seed in range(count)])

@@ -1,0 +1,223 @@
+"""Every script in benchmarks/ runs on little input, and records what it should and nothing about this machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bottlenet.bundle import Bundle
+from bottlenet.lab.evaluate import evaluate
+from conftest import CLASSES
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+# 64 channels at the cut: no fewer than a unit keeps.
+TINY_CLASSIFIER = """
+from torch import nn
+from bottlenet.bundle import Preprocess
+
+def build():
+    module = nn.Sequential(
+        nn.Conv2d(3, 64, 3, stride=4, padding=1), nn.ReLU6(), nn.Conv2d(64, 16, 3, padding=1), nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )
+    return module, Preprocess(32, 0.875, "bicubic"), (127.0,) * 3, (128.0,) * 3, [str(n) for n in range(10)]
+"""
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Path:
+    """12 photos, labelled."""
+    folder = tmp_path_factory.mktemp("labelled photos")
+    rng = np.random.default_rng(5)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "class_index"])
+        for number in range(12):
+            small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+            small.resize((64, 48), Image.Resampling.BICUBIC).save(folder / f"{number:02}.jpg")
+            rows.writerow([f"{number:02}.jpg", number % CLASSES])
+    return folder
+
+
+def launch(script: str, *arguments: str | Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    python_path = [str(path)] if path else []
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([*python_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
+        },
+        timeout=300,
+    )
+
+
+def record(script: str, *arguments: str | Path, out: Path, path: Path | None = None) -> dict:
+    """The results of a run that went well."""
+    done = launch(script, *arguments, "--out", out, path=path)
+    assert done.returncode == 0, done.stderr
+    text = (out / script).with_suffix(".json").read_text(encoding="utf-8")
+    for secret in {str(Path.home()), str(out), str(out.parent), str(BENCHMARKS.parent), platform.node()}:
+        assert len(secret) < 4 or secret not in text
+    values = json.loads(text)
+    assert set(values) == {"command", "commit", "date", "machine", "results"}
+    assert values["command"].startswith(f"python benchmarks/{script} ")
+    assert set(values["machine"]) == {"cpu", "cores", "system", "python", "libraries"}
+    assert values["machine"]["libraries"]["numpy"] == np.__version__
+    assert not list(out.glob(".*"))
+    return values["results"]
+
+
+def test_input_codecs(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    got = record("input_codecs.py", "--data", photos, "--bundle", bundle.path, "--limit", "6", out=tmp_path / "out")
+    assert got["evaluation"]["photos"] == 6
+    assert got["evaluation"]["top1"] == evaluate(bundle, photos, limit=6).top1
+    assert got["bundle_id"] == bundle.id.hex()
+    assert got["data"] == photos.name
+    coded = got["input_codecs"]
+    assert [c["quality"] for c in coded if c["codec"] == "jpeg"] == [2, 5, 10, 20, 50, 75, 95]
+    for c in coded:
+        assert 0 < c["bare_bytes"] < c["file_bytes"]
+        assert 0 <= c["top1"] <= 100
+    assert set(got["same_top1"]) == {"file", "bare"}
+    drawing = (tmp_path / "out" / "input_codecs.svg").read_text(encoding="utf-8")
+    assert "BottleNet" in drawing
+    assert "WebP of the input" in drawing
+
+
+def test_input_codecs_needs_labels(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "unlabelled").mkdir()
+    (tmp_path / "unlabelled" / "a.jpg").symlink_to(photos / "00.jpg")
+    done = launch("input_codecs.py", "--data", tmp_path / "unlabelled", "--bundle", bundle.path, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "no label" in done.stderr
+    assert not (tmp_path / "input_codecs.json").exists()
+
+
+def test_encode_overhead(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    got = record(
+        "encode_overhead.py", "--data", photos, "--bundle", bundle.path, "--repeats", "5", out=tmp_path / "out"
+    )
+    assert got["head_to_frame_ms"] > 0
+    assert got["ratio"] == got["head_to_frame_ms"] / got["head_ms"]
+    assert got["frame_bytes"] == evaluate(bundle, photos).frame_bytes.mean
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the module `tiny_classifier`."""
+    folder = tmp_path_factory.mktemp("classifier")
+    (folder / "tiny_classifier.py").write_text(TINY_CLASSIFIER)
+    return folder
+
+
+def test_codec_in_loop(photos: Path, tiny_classifier: Path, tmp_path: Path) -> None:
+    got = record(
+        "codec_in_loop.py", "--data", photos, "--model", "tiny_classifier:build", "--cut", "1", "--batch", "4",
+        "--steps", "2", out=tmp_path / "out", path=tiny_classifier,
+    )  # fmt: skip
+    assert (got["cut"], got["batch"], got["pairs_of_steps"]) == ("1", 4, 2)
+    assert got["step_ms"] > 0
+    assert got["codec_share_alone"] == got["round_trip_ms"] / got["step_ms"]
+
+
+def test_memory_of_device_and_evaluation(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    got = record(
+        "memory.py", "--data", photos, "--bundle", bundle.path, "--photos", "5", "15", "--jobs", "device", "evaluate",
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert [one["photos"] for one in got["evaluate"]["runs"]] == [5, 15]
+    assert [round(one["megapixels"], 3) for one in got["device"]["runs"]] == [0.003, 12]
+    for one in (*got["evaluate"]["runs"], *got["device"]["runs"]):
+        assert 10e6 < one["resident_bytes"] <= one["peak_bytes"]
+    assert got["device"]["met"]
+    assert got["evaluate"]["met"]
+
+
+def test_memory_of_training(photos: Path, tiny_classifier: Path, tmp_path: Path) -> None:
+    got = record(
+        "memory.py", "--data", photos, "--photos", "720", "--jobs", "train", "--train-steps", "20",
+        "--model", "tiny_classifier:build", "--cut", "1", out=tmp_path / "out", path=tiny_classifier,
+    )  # fmt: skip
+    assert got["train"]["runs"][0]["photos"] == 720
+    assert got["train"]["met"]
+
+
+def test_memory_of_an_installation(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    packages = tmp_path / "venv" / "lib" / "python3.11" / "site-packages"
+    (packages / "large").mkdir(parents=True)
+    (packages / "large" / "code.py").write_bytes(bytes(2**20))
+    (packages / "small.py").write_bytes(bytes(2**13))
+    arguments = ("--data", photos, "--bundle", bundle.path, "--jobs", "device")
+    got = record("memory.py", *arguments, "--venv", tmp_path / "venv", out=tmp_path / "out")["install"]
+    assert list(got["largest"])[:2] == ["large", "small.py"]
+    assert 2**20 <= got["largest"]["large"] < got["bytes"] < 2**21
+    done = launch("memory.py", *arguments, "--venv", tmp_path, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "no site-packages" in done.stderr
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = __import__(name)
+    monkeypatch.delitem(sys.modules, name)  # so that no other test meets it
+    return module
+
+
+def test_the_front_and_what_lies_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = load("curve", monkeypatch)
+    point = curve.Point
+    points = [
+        point(4000, 80, "d"),
+        point(100, 20, "a"),
+        point(1000, 60, "c"),
+        point(900, 60, "b"),
+        point(2000, 40, "x"),
+    ]
+    assert [p.name for p in curve.front(points)] == ["a", "b", "d"]
+    assert curve.bytes_needed(points, 20).bytes == pytest.approx(100)
+    assert curve.bytes_needed(points, 60).bytes == pytest.approx(900)
+    half_way = curve.bytes_needed(points, 40)
+    assert half_way.bytes == pytest.approx((100 * 900) ** 0.5)
+    assert half_way.between == ("a", "b")
+    for outside in (19.9, 80.1):
+        assert curve.bytes_needed(points, outside) == curve.Needed(None, ())
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"), [("jpeg", {"optimize": True}), ("webp", {"method": 6}), ("avif", {"speed": 9})]
+)
+def test_bare_bytes(codec: str, options: dict, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = load("bare", monkeypatch)
+    sizes = []
+    for quality in (10, 90):
+        file = io.BytesIO()
+        Image.fromarray(photo).save(file, codec, quality=quality, **options)
+        data = file.getvalue()
+        sizes.append(len(data) - bare.bare_bytes(codec, data))
+    assert 20 <= sizes[0] < 700
+    assert sizes[0] == sizes[1]  # what is left out says nothing about the photo
+    with pytest.raises((ValueError, IndexError)):
+        bare.bare_bytes(codec, b"\0" * 40)
+
+
+def test_commands_name_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("record", monkeypatch)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    got = module.command(["/x/y/z.py", "--data", "/data/of/me", "--out=/tmp/o", "--n", "3", "../eval", "~/secret"])
+    assert got == "python benchmarks/z.py --data me --out=o --n 3 ../eval secret"

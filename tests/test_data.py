@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bottlenet.bundle import Preprocess
+from bottlenet.edge.photo import prepare, read_photo
+from bottlenet.errors import InputError, PhotoError
+from bottlenet.lab import data as data_module
+from bottlenet.lab.data import Damaged, Photo, list_photos, random_crop, read_crops
+
+PREPROCESS = Preprocess(32, 0.875, "bicubic")
+
+
+def save(path: Path, seed: int = 0) -> Path:
+    """A small photo."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((64, 48), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def named(photos: list[Photo], root: Path) -> dict[str, int | None]:
+    return {photo.path.relative_to(root).as_posix(): photo.label for photo in photos}
+
+
+def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+class TestFolders:
+    def test_photos_alone_are_unlabelled(self, tmp_path: Path) -> None:
+        for name in ("b.png", "a.jpg", "C.JPEG", "d.webp"):
+            save(tmp_path / name)
+        (tmp_path / "notes.txt").write_text("no photo")
+        (tmp_path / "folder.jpg").mkdir()
+        photos = list_photos(tmp_path)
+        assert photos == sorted(photos, key=lambda photo: photo.path)
+        assert named(photos, tmp_path) == dict.fromkeys(("C.JPEG", "a.jpg", "b.png", "d.webp"))
+
+    def test_a_path_may_be_a_string(self, tmp_path: Path) -> None:
+        save(tmp_path / "a.jpg")
+        assert list_photos(str(tmp_path)) == list_photos(tmp_path)
+
+    def test_sub_folders_are_classes_in_the_order_of_their_names(self, tmp_path: Path) -> None:
+        for name in ("dog/1.jpg", "cat/2.jpg", "cat/1.jpg", "fish/1.jpg"):
+            save(tmp_path / name)
+        (tmp_path / "empty").mkdir()
+        assert named(list_photos(tmp_path), tmp_path) == {
+            "cat/1.jpg": 0,
+            "cat/2.jpg": 0,
+            "dog/1.jpg": 1,
+            "fish/1.jpg": 2,
+        }
+
+    def test_one_sub_folder_is_no_class(self, tmp_path: Path) -> None:
+        save(tmp_path / "photos" / "1.jpg")
+        assert named(list_photos(tmp_path), tmp_path) == {"photos/1.jpg": None}
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"nothing.*no such folder") as error:
+            list_photos(tmp_path / "nothing")
+        one_line(error)
+
+    def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="folder"):
+            list_photos(save(tmp_path / "a.jpg"))
+
+    def test_empty(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("no photo")
+        with pytest.raises(InputError, match=r"no photos in it.*\.jpg") as error:
+            list_photos(tmp_path)
+        one_line(error)
+
+
+class TestLabelsCsv:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for name in ("images/a.jpg", "images/b.jpg", "c.jpg", "deep/er/d.jpg"):
+            save(tmp_path / name)
+        return tmp_path
+
+    def test_files_are_under_the_folder_or_its_images(self, folder: Path) -> None:
+        (folder / "labels.csv").write_text("file,class_index\na.jpg,7\nimages/b.jpg,0\nc.jpg,999\ndeep/er/d.jpg,3\n")
+        want = {"images/a.jpg": 7, "images/b.jpg": 0, "c.jpg": 999, "deep/er/d.jpg": 3}
+        assert named(list_photos(folder), folder) == want
+
+    def test_what_it_does_not_name_is_unlabelled(self, folder: Path) -> None:
+        (folder / "labels.csv").write_text("file,class_index\na.jpg,7\n")
+        assert [photo.label for photo in list_photos(folder)].count(None) == 3
+
+    def test_more_columns_in_another_order(self, folder: Path) -> None:
+        (folder / "labels.csv").write_text('name,class_index,file\n"tench, a fish",7,c.jpg\n')
+        assert named(list_photos(folder), folder)["c.jpg"] == 7
+
+    def test_line_ends_of_windows(self, folder: Path) -> None:
+        (folder / "labels.csv").write_bytes(b"file,class_index\r\nc.jpg,7\r\n")
+        assert named(list_photos(folder), folder)["c.jpg"] == 7
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            ("", "class_index"),
+            ("c.jpg,7\n", "class_index"),
+            ("photo,label\nc.jpg,7\n", "photo.*label.*class_index"),
+            ("file,class_index\nc.jpg,seven\n", "line 2.*seven.*whole number"),
+            ("file,class_index\nc.jpg,7\na.jpg,1.5\n", "line 3"),
+            ("file,class_index\nc.jpg\n", "line 2"),
+            ("file,class_index\nc.jpg,7\ngone.jpg,1\nlost.jpg,2\n", r"2 files that are not there.*gone\.jpg"),
+        ],
+    )
+    def test_errors(self, folder: Path, content: str, says: str) -> None:
+        (folder / "labels.csv").write_text(content)
+        with pytest.raises(InputError, match=says) as error:
+            list_photos(folder)
+        assert "labels.csv" in one_line(error)
+
+    def test_too_large(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(data_module, "LARGEST_LABELS_CSV", 20)
+        (folder / "labels.csv").write_text("file,class_index\na.jpg,7\n")
+        with pytest.raises(InputError, match="25 bytes"):
+            list_photos(folder)
+
+
+class TestDamaged:
+    def test_one_in_a_hundred_is_named_and_counted(self, caplog: pytest.LogCaptureFixture) -> None:
+        damaged = Damaged(100)
+        with caplog.at_level(logging.WARNING):
+            damaged.add(Path("x/one.jpg"), PhotoError("x/one.jpg: it is empty"))
+        assert damaged.paths == [Path("x/one.jpg")]
+        assert "x/one.jpg: it is empty" in caplog.text
+
+    def test_more_are_an_error_that_names_them(self) -> None:
+        damaged = Damaged(300)
+        for number in range(3):
+            damaged.add(Path(f"{number}.jpg"), PhotoError(f"{number}.jpg: damaged"))
+        with pytest.raises(InputError, match=r"4 damaged photos.*1%.*0\.jpg.*3\.jpg") as error:
+            damaged.add(Path("3.jpg"), PhotoError("3.jpg: damaged"))
+        one_line(error)
+
+    def test_few_photos_must_all_be_good(self) -> None:
+        with pytest.raises(InputError):
+            Damaged(99).add(Path("a.jpg"), PhotoError("a.jpg: damaged"))
+
+
+class TestCrops:
+    @pytest.fixture
+    def photos(self, tmp_path: Path) -> list[Photo]:
+        paths = [save(tmp_path / f"{number:03}.png", number) for number in range(3)]
+        return [Photo(path, None) for path in paths]
+
+    def test_centre(self, photos: list[Photo]) -> None:
+        got = list(read_crops(photos, PREPROCESS, Damaged(3)))
+        assert [position for position, _ in got] == [0, 1, 2]
+        for (_, pixels), photo in zip(got, photos, strict=True):
+            np.testing.assert_array_equal(pixels, prepare(read_photo(photo.path), PREPROCESS))
+
+    def test_random_ones_are_decided_by_seed_and_position(self, photos: list[Photo]) -> None:
+        first, again, other = (
+            [pixels for _, pixels in read_crops(photos, PREPROCESS, Damaged(3), seed=seed)] for seed in (1, 1, 2)
+        )
+        np.testing.assert_array_equal(first, again)
+        for a, b in zip(first, other, strict=True):
+            assert a.shape == (32, 32, 3)
+            assert a.dtype == np.uint8
+            assert (a != b).any()
+        same = [photos[0]] * 2
+        a, b = (pixels for _, pixels in read_crops(same, PREPROCESS, Damaged(2), seed=1))
+        assert (a != b).any()
+
+    def test_damaged_photos_are_left_out(self, photos: list[Photo], tmp_path: Path) -> None:
+        whole = photos[0].path.read_bytes()
+        (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+        many = [photos[0], Photo(tmp_path / "cut.png", None), *[photos[1]] * 98]
+        damaged = Damaged(len(many))
+        got = [position for position, _ in read_crops(many, PREPROCESS, damaged)]
+        assert got == [0, *range(2, 100)]
+        assert damaged.paths == [tmp_path / "cut.png"]
+
+    def test_reads_one_at_a_time(self, photos: list[Photo], monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[Path] = []
+        monkeypatch.setattr(data_module, "read_photo", lambda path: (read.append(path), read_photo(path))[1])
+        crops = read_crops(photos, PREPROCESS, Damaged(3))
+        next(crops)
+        assert read == [photos[0].path]
+
+    @pytest.mark.parametrize("shape", [(8, 8), (8, 300), (300, 8), (60, 80)])
+    def test_random_crop_of_any_shape(self, shape: tuple[int, int]) -> None:
+        photo = np.full((*shape, 3), 200, np.uint8)
+        for seed in range(20):
+            crop = random_crop(photo, 16, np.random.default_rng(seed))
+            assert crop.shape == (16, 16, 3)
+            assert (crop == 200).all()
+
+    def test_random_crop_mirrors_half_of_them(self) -> None:
+        photo = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+        rising = [
+            int(crop[8, -1, 0]) > int(crop[8, 0, 0])
+            for crop in (random_crop(photo, 16, np.random.default_rng(seed)) for seed in range(100))
+        ]
+        assert 30 < sum(rising) < 70

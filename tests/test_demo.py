@@ -1,0 +1,365 @@
+"""`bottlenet demo`: the comparison, the tables and the page."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import bottlenet
+from bottlenet.bundle import Bundle
+from bottlenet.cli.demo_tables import document, renderables
+from bottlenet.cli.files import MARK_WITHIN_BYTES, PAGE, PAGE_MARK
+from bottlenet.demo import process as process_module
+from bottlenet.demo.page import Axis, page, stretched
+from bottlenet.demo.process import server_process
+from bottlenet.demo.run import INPUT_CODECS, DemoResult, PhotoResult, code_input, run_demo, shipped_photos
+from bottlenet.edge import Choice, Edge, Prediction, Times
+from bottlenet.errors import InputError, LinkError, PhotoError
+from bottlenet.plan.link import Link
+
+BOTTLENET = [sys.executable, "-W", "error", "-m", "bottlenet.cli"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(bottlenet.__file__).parents[1])}  # wherever a test runs it
+NASTY = "<script>\"&'[red]\x1b[31m"
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """What a page holds, and whether its elements nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture
+def sources(photo: np.ndarray, tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        Image.fromarray(np.roll(photo, 10 * number, axis=1)).save(folder / f"photo {number}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def result(bundle: Bundle) -> DemoResult:
+    """Made up, with names and labels that are out to break things."""
+    top = tuple(Choice(NASTY if number == 0 else f"class {number}", number, 0.9 / 4**number) for number in range(5))
+    times = Times(1.0, 2.0, 0.5, round_trip_ms=9.0, decode_ms=0.25, tail_ms=4.0)
+    prediction = Prediction(NASTY, 0, 0.9, top, 100, 104, 110, 34, times)
+    pixels = np.full((32, 32, 3), 77, np.uint8)
+    picture = np.arange(16 * 24, dtype=np.uint16).reshape(16, 24).astype(np.uint8)
+    inputs = {name: code_input(pixels, codec) for name, codec in INPUT_CODECS.items()}
+    photo = PhotoResult(NASTY, pixels, picture, prediction, top, 6.0, inputs)
+    other = dataclasses.replace(photo, name="b.jpg", uncut=top[1:])
+    return DemoResult(bundle, (photo, other))
+
+
+class TestRun:
+    def test_over_a_real_socket(self, bundle: Bundle, sources: list[Path]) -> None:
+        steps: list[tuple[int, int]] = []
+        result = run_demo(bundle, sources, lambda done, total: steps.append((done, total)))
+        assert steps == [(0, 2), (1, 2), (2, 2)]
+        assert [photo.name for photo in result.photos] == ["photo 0.png", "photo 1.png"]
+        for photo in result.photos:
+            assert photo.pixels.shape == (32, 32, 3)
+            assert photo.picture.shape == bundle.mosaic.picture_shape
+            assert photo.prediction.payload_bytes < photo.prediction.frame_bytes < photo.prediction.socket_bytes
+            assert photo.uncut[0].label in bundle.labels
+            assert min(photo.device_ms, photo.server_ms, photo.uncut_ms) > 0
+        assert 0 <= result.same_answers <= 2
+
+    def test_a_bad_photo_shows_before_anything_starts(
+        self, bundle: Bundle, sources: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bottlenet.demo.run.server_process", None)
+        sources[1].write_text("no photo")
+        with pytest.raises(PhotoError, match=re.escape("photo 1.png")):
+            run_demo(bundle, sources)
+
+    def test_a_bundle_without_the_uncut_network(self, bundle: Bundle, sources: list[Path]) -> None:
+        files = {name: digest for name, digest in bundle.manifest.files.items() if name != "uncut.onnx"}
+        lacking = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, files=files))
+        with pytest.raises(InputError, match=re.escape("no uncut.onnx")):
+            run_demo(lacking, sources)
+
+    def test_times_on_a_link(self, result: DemoResult) -> None:
+        (photo, _) = result.photos
+        link = Link("test", uplink_bps=8000, round_trip_s=0.05)  # a byte a millisecond
+        assert photo.device_ms == 3.5
+        assert photo.server_ms == 4.25
+        assert photo.with_split(link) == pytest.approx(50 + 110 + 3.5 + 4.25)
+        coded = photo.inputs["jpeg75"]
+        expected = 50 + coded.size_bytes + 10 + 1.0 + coded.code_ms + 6.0
+        assert photo.without_split(link, "jpeg75") == pytest.approx(expected)
+
+    def test_sizes_are_those_of_files(self, photo: np.ndarray) -> None:
+        sizes = {name: code_input(photo, codec).size_bytes for name, codec in INPUT_CODECS.items()}
+        assert sizes["jpeg75"] < sizes["jpeg95"]
+        file = io.BytesIO()
+        Image.fromarray(photo).save(file, "JPEG", quality=75)
+        assert sizes["jpeg75"] == len(file.getvalue())
+
+    def test_there_are_photos_in_the_package(self) -> None:
+        assert len(shipped_photos()) >= 6
+        licences = (shipped_photos()[0].parent / "LICENSES.md").read_text(encoding="utf-8")
+        assert all(photo.name in licences for photo in shipped_photos())
+
+
+class TestServerProcess:
+    @pytest.fixture
+    def started(self, monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
+        """The processes that were started, to see that they are gone."""
+        started: list[subprocess.Popen[str]] = []
+
+        class Popen(subprocess.Popen[str]):
+            def __init__(self, *arguments: object, **options: object) -> None:
+                super().__init__(*arguments, **options)  # type: ignore[arg-type, call-overload]
+                started.append(self)
+
+        monkeypatch.setattr(process_module.subprocess, "Popen", Popen)
+        return started
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+    def test_it_ends_with_the_block(
+        self, bundle: Bundle, started: list[subprocess.Popen[str]], error: type[BaseException]
+    ) -> None:
+        with pytest.raises(error), server_process(bundle.path):
+            raise error
+        (process,) = started
+        assert process.returncode == 0
+
+    def test_it_says_why_it_does_not_start(self, tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+        with pytest.raises(LinkError, match="did not start: bundle .* no such folder"), server_process(tmp_path / "no"):
+            pass
+        assert started[0].returncode == 2
+
+    def test_it_has_a_deadline(self, bundle: Bundle, started: list[subprocess.Popen[str]]) -> None:
+        with pytest.raises(LinkError, match="within"), server_process(bundle.path, start_s=0.001):
+            pass
+        assert started[0].returncode is not None
+
+    def test_it_does_not_outlive_a_demo_that_was_killed(self, bundle: Bundle) -> None:
+        code = f"""
+import subprocess, time
+from pathlib import Path
+from bottlenet.demo import process
+real = subprocess.Popen.__init__
+def noted(self, *arguments, **options):
+    real(self, *arguments, **options)
+    print(self.pid, flush=True)
+subprocess.Popen.__init__ = noted
+with process.server_process(Path({str(bundle.path)!r})) as url:
+    print(url, flush=True)
+    time.sleep(600)
+"""
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as demo:
+            assert demo.stdout is not None
+            pid = int(demo.stdout.readline())
+            url = demo.stdout.readline().strip()
+            demo.kill()
+        assert url.startswith("ws://")
+        assert gone(pid)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process that is not our child ends soon."""
+    import time
+
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+            state = Path(f"/proc/{pid}/stat")
+            if state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True  # ended; nobody has asked for its exit status yet
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+class TestTables:
+    @pytest.mark.parametrize("width", [80, 100])
+    def test_they_fit(self, result: DemoResult, width: int) -> None:
+        console = Console(file=io.StringIO(), width=width, highlight=False)
+        for part in renderables(result):
+            console.print(part)
+        assert isinstance(console.file, io.StringIO)
+        out = console.file.getvalue()
+        assert max(map(len, out.splitlines())) <= width
+        assert "\x1b" not in out
+        assert "[red]" in out  # a name, not markup
+        for word in ("payload", "socket", "JPEG 95", "WebP 75", "device", "server", "Wi-Fi", "mean", "assumed"):
+            assert word in out
+        assert "2 photos: 1 answered as by the uncut network; on average 100 bytes" in " ".join(out.split())
+
+    def test_document(self, result: DemoResult) -> None:
+        made = json.loads(json.dumps(document(result)))
+        assert made["same_answers"] == 1
+        assert made["means"]["payload_bytes"] == 100
+        assert made["photos"][0]["links"]["3g"]["split_ms"] > 100
+        assert set(made["photos"][0]["links"]["3g"]["without_split_ms"]) == set(INPUT_CODECS)
+
+
+class TestPage:
+    def test_it_holds_together(self, result: DemoResult) -> None:
+        read = Reader(page(result))
+        assert len(read.all("article")) == 2
+        assert len(read.all("img")) == 4
+        assert all(image["alt"] for image in read.all("img"))
+        assert all(cell.get("scope") for name, cell in read.found if name == "th" and cell)
+        assert "no guarantee of privacy" in " ".join(read.words.split())
+        assert "log scale" in read.words
+        assert "$" not in read.words
+
+    def test_everything_is_escaped(self, result: DemoResult) -> None:
+        made = page(result)
+        assert "<script" not in made
+        assert "\x1b" not in made
+        assert "<script>\"&'[red]" in Reader(made).words
+
+    def test_nothing_is_loaded_from_elsewhere(self, result: DemoResult) -> None:
+        made = page(result)
+        addresses = re.findall(r"""(?:src|href|action|url)\s*[=(]\s*["']?([^"')\s>]+)""", made)
+        assert addresses
+        assert all(address.startswith("data:") for address in addresses)
+        assert not re.search(r"@import|<script|<iframe|https?://", made)
+        assert "default-src 'none'" in made
+
+    def test_pictures_are_what_was_sent(self, result: DemoResult) -> None:
+        photo, mosaic = Reader(page(result)).all("img")[:2]
+        assert decoded(photo).size == (32, 32)
+        assert decoded(mosaic).size == (24, 16)
+        assert (mosaic["width"], mosaic["height"]) == ("24", "16")
+        assert np.array_equal(np.asarray(decoded(mosaic)), stretched(result.photos[0].picture))
+
+    def test_it_is_known_as_ours(self, result: DemoResult) -> None:
+        assert PAGE_MARK in page(result).encode()[:MARK_WITHIN_BYTES]
+        assert PAGE.is_one(page(result).encode()[: PAGE.read_bytes])
+
+    def test_light_dark_and_narrow(self, result: DemoResult) -> None:
+        made = page(result)
+        assert "prefers-color-scheme: dark" in made
+        assert "width=device-width" in made
+
+    def test_stretched(self) -> None:
+        assert np.array_equal(stretched(np.full((4, 4), 9, np.uint8)), np.full((4, 4), 128, np.uint8))
+        spread = stretched(np.linspace(100, 110, 400).astype(np.uint8).reshape(20, 20))
+        assert (spread.min(), spread.max()) == (0, 255)
+
+    def test_the_scale_holds_what_is_on_it(self) -> None:
+        axis = Axis([300, 35_000])
+        assert (10**axis.low, 10**axis.high) == (100, 100_000)
+        assert axis.percent(100) == 0
+        assert axis.percent(1000) == pytest.approx(100 / 3)
+        assert axis.percent(10**6) == 100
+        assert Axis([1]).percent(1) == 0
+
+
+def decoded(image: dict[str, str | None]) -> Image.Image:
+    source = image["src"]
+    assert source is not None
+    return Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2])))
+
+
+class TestCommand:
+    def demo(self, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*BOTTLENET, "demo", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=ENVIRONMENT,
+            timeout=120,
+            check=False,
+        )
+
+    def test_it_prints_and_writes(self, bundle: Bundle, sources: list[Path], tmp_path: Path) -> None:
+        done = self.demo(tmp_path, *sources, "--bundle", bundle.path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "photo 0.png" in done.stdout
+        assert Reader((tmp_path / "bottlenet-demo.html").read_text()).all("article")
+
+        again = self.demo(tmp_path, sources[0], "--bundle", bundle.path, "--json")
+        assert again.returncode == 0
+        assert len(json.loads(again.stdout)["photos"]) == 1
+        assert len(Reader((tmp_path / "bottlenet-demo.html").read_text()).all("article")) == 1
+
+    def test_it_overwrites_no_other_file(self, bundle: Bundle, sources: list[Path], tmp_path: Path) -> None:
+        (tmp_path / "diary.html").write_text("<p>Dear diary")
+        done = self.demo(tmp_path, *sources, "--bundle", bundle.path, "-o", "diary.html")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--force" in done.stderr
+        assert (tmp_path / "diary.html").read_text() == "<p>Dear diary"
+
+    def test_a_bad_photo_leaves_nothing(self, bundle: Bundle, sources: list[Path], tmp_path: Path) -> None:
+        sources[1].write_text("no photo")
+        done = self.demo(tmp_path, *sources, "--bundle", bundle.path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert [entry.name for entry in tmp_path.iterdir()] == ["photos"]
+
+    def test_a_module_in_the_folder_is_not_taken_for_ours(
+        self, bundle: Bundle, sources: list[Path], tmp_path: Path
+    ) -> None:
+        if sys.version_info < (3, 11):
+            pytest.skip("PYTHONSAFEPATH is of Python 3.11")
+        (tmp_path / "uvicorn.py").write_text("raise SystemExit('not this one')")
+        code = "from bottlenet.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, "demo", sources[0], "--bundle", bundle.path, "--json"],
+            capture_output=True,
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0
+
+
+def test_the_edge_of_the_demo_is_the_real_one(
+    bundle: Bundle, sources: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Path] = []
+    real: Callable[..., Prediction] = Edge.classify
+
+    def noted(self: Edge, photo: Path) -> Prediction:
+        calls.append(photo)
+        return real(self, photo)
+
+    monkeypatch.setattr(Edge, "classify", noted)
+    run_demo(bundle, sources[:1])
+    assert calls == sources[:1] * 4  # one to warm up, three that are measured

@@ -1,0 +1,189 @@
+"""`cuts`, `train` and `export`: what needs torch, on a network that learns in a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bottlenet
+from bottlenet import cli
+from bottlenet.bundle import Bundle
+from bottlenet.cli.options import field_comments, parameters_of, run_command
+
+NETWORK = """
+from torch import nn
+
+from bottlenet.bundle import Preprocess
+
+
+def small():
+    layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()]
+    layers += [nn.Conv2d(16, 128, 3, 1, 1), nn.ReLU(), nn.Conv2d(128, 32, 3, 1, 1), nn.ReLU()]
+    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+    mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+    return body, Preprocess(32, 0.875, "bicubic"), mean, std, ["a", "b", "c", "d"]
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    data: tuple[str, ...]  # folders of photos
+    out: str  # where it goes
+    batch: int = 32  # photos a step, [not markup]
+    lr: float = 1e-3
+    naive: bool = False  # without the codec
+    averaged: bool = True  # weights
+    names: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Small:
+    data: tuple[str, ...]  # folders of photos
+    batch: int = 32  # photos a step, [not markup]
+    naive: bool = False  # without the codec
+    averaged: bool = True  # weights
+
+
+class TestOptions:
+    def test_comments_are_help(self) -> None:
+        comments = field_comments(Config)
+        assert comments["batch"] == "photos a step, [not markup]"
+        assert "lr" not in comments
+
+    def test_what_has_no_default_is_required(self) -> None:
+        required = [each.name for each in parameters_of(Config) if each.default is each.empty]
+        assert required == ["data", "out"]
+
+    def parse(self, *arguments: str) -> tuple[Small, bool]:
+        made: list[tuple[Small, bool]] = []
+        with pytest.raises(SystemExit) as ended:
+            run_command(Small, lambda config, json: made.append((config, json)), arguments, name="small", text="Help.")
+        assert ended.value.code == 0
+        return made[0]
+
+    def test_options_become_a_config(self) -> None:
+        assert self.parse("--data", "a") == (Small(("a",)), False)
+        assert self.parse("--data", "a", "--data", "b", "--batch", "3", "--naive", "--no-averaged", "--json") == (
+            Small(("a", "b"), 3, True, False),
+            True,
+        )
+
+    def test_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            run_command(Small, lambda config, json: None, ["--help"], name="small", text="Help.")
+        out = capsys.readouterr().out
+        assert "[not markup]" in out
+        assert "bottlenet small" in out
+
+    @pytest.mark.parametrize("arguments", [[], ["--data", "a", "--batch", "many"], ["--data", "a", "--nothing"]])
+    def test_wrong_usage_is_2(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            run_command(Small, lambda config, json: None, arguments, name="small", text="Help.")
+        assert ended.value.code == 2
+        assert "Usage" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network in a module of one's own, and 160 photos."""
+    folder = tmp_path_factory.mktemp("network")
+    (folder / "small_network.py").write_text(NETWORK)
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(5)
+    for number in range(160):
+        low = rng.integers(0, 255, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(low).resize((50, 40), Image.Resampling.BICUBIC).save(folder / "photos" / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture
+def fail(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that is to fail, in this process, and gives its one line on stderr."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+
+    def fail(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["bottlenet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return fail
+
+
+def test_cuts(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(folder)
+    shown = []
+    for option in (["--json"], []):
+        monkeypatch.setattr(sys, "argv", ["bottlenet", "cuts", "small_network:small", *option])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        shown.append(capsys.readouterr().out)
+    cuts = json.loads(shown[0])["cuts"]
+    assert [cut["name"] for cut in cuts][:4] == ["0", "1", "2", "3"]
+    assert cuts[3]["shape"] == [16, 8, 8]
+    assert "16x8x8" in shown[1]
+
+
+def test_no_such_network(fail: Callable[..., str]) -> None:
+    assert "efficientnet_lite0" in fail("cuts", "efficientnet_lite9")
+
+
+def test_train_export_evaluate(folder: Path) -> None:
+    pytest.importorskip("torch")
+    source = Path(bottlenet.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{folder}"}
+
+    def call(*arguments: object) -> dict:
+        command = [sys.executable, "-m", "bottlenet.cli", *map(str, arguments), "--json"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    train = ["train", "--model", "small_network:small", "--cut", "3", "--data", "photos", "--out", "run"]
+    small = ["--channels", 8, "--stride", 1, "--epochs", 1, "--crops", 1, "--batch", 16, "--cache", "cache"]
+    trained = call(*train, *small)
+    assert trained["run"] == "run"
+    assert trained["last"]["steps"] > 0
+
+    exported = call("export", "run", "-o", "my.bundle", "--weights", "int8")
+    bundle = Bundle.load(folder / "my.bundle")
+    assert exported["id"] == bundle.id.hex()
+    assert bundle.labels == ("a", "b", "c", "d")
+    assert 0 < bundle.manifest.head_flops_share <= 1
+    assert bundle.manifest.cut == "3"
+
+    assert call("evaluate", "my.bundle", "--data", "photos")["photos"] == 160
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"data": ["photos"], "what": 1}'])
+def test_a_run_that_is_none(fail: Callable[..., str], tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    assert str(tmp_path) in fail("export", tmp_path, "-o", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_cut_that_is_none(fail: Callable[..., str], folder: Path) -> None:
+    assert "bottlenet cuts" in fail(
+        "train", "--model", "small_network:small", "--cut", "33", "--data", "photos", "--out", "none"
+    )
+    assert not (folder / "none").exists()

@@ -1,0 +1,229 @@
+"""Training, resuming, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.progress import Progress
+
+from bottlenet.bundle import Bundle
+from bottlenet.errors import InputError
+from bottlenet.lab.checkpoint import FILE, read_tensors
+from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
+from bottlenet.lab.runs import export_run, read_config
+from bottlenet.lab.train import TrainConfig, train
+from small import save_photos
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    save_photos(folder / "photos", 70)
+    return TrainConfig(
+        model="small:classifier",
+        data=(str(folder / "photos"),),
+        out=str(folder / "run"),
+        cut="first",
+        channels=6,
+        epochs=4,
+        crops=2,
+        batch=16,
+        target_bytes=150.0,
+        cache=str(folder / "cache"),
+    )
+
+
+def run(config):
+    with Progress(disable=True) as progress:
+        return train(config, progress)
+
+
+def log_of(config):
+    with open(f"{config.out}/log.jsonl", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+@pytest.fixture(scope="module")
+def trained(base):
+    run(base)
+    return base
+
+
+def test_distillation_gets_nearer_and_is_reported(trained):
+    reports = [record["held_out"] for record in log_of(trained) if "held_out" in record]
+    assert len(reports) == trained.epochs
+    assert reports[-1]["photos"] >= 1
+    assert reports[-1]["payload_bytes"] > 0
+
+
+def test_training_learns(base, tmp_path):
+    """Without a rate to pay, a few steps bring a paper's unit of random weights nearer to the uncut network."""
+    config = replace(base, out=str(tmp_path / "run"), unit="paper", target_bytes=0.0, epochs=12, lr=1e-2)
+    run(config)
+    losses = [record["loss"] for record in log_of(config) if "loss" in record]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_steering_brings_bytes_down(base, tmp_path):
+    loud = replace(base, out=str(tmp_path / "loud"), target_bytes=0.0, epochs=10, lr=1e-2)
+    quiet = replace(loud, out=str(tmp_path / "quiet"), target_bytes=20.0, lmbda=0.05)
+    sizes = []
+    for config in (loud, quiet):
+        run(config)
+        sizes.append([r["held_out"]["payload_bytes"] for r in log_of(config) if "held_out" in r][-1])
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+class Stop(Exception):
+    pass
+
+
+class Stopping(Progress):
+    """Stops a run in mid-epoch, after its checkpoint of step 6."""
+
+    def update(self, task_id, **values):
+        super().update(task_id, **values)
+        if "loss" in str(values.get("description", "")) and values["completed"] >= 6:
+            raise Stop
+
+
+def test_a_run_that_was_stopped_goes_on_exactly(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("bottlenet.lab.train.LOG_STEPS", 1)
+    whole = replace(base, out=str(tmp_path / "whole"), checkpoint_minutes=0.0)
+    run(whole)
+    stopped = replace(whole, out=str(tmp_path / "stopped"))
+    with pytest.raises(Stop), Stopping(disable=True) as progress:
+        train(stopped, progress)
+    position = json.loads(read_tensors(tmp_path / "stopped")[1]["at"])
+    assert position["step"] > 0  # in mid-epoch
+    run(stopped)
+    expected, found = (read_tensors(tmp_path / name)[0] for name in ("whole", "stopped"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_head_and_the_tails_norms_do_not_learn(trained):
+    tensors, _ = read_tensors(Path(trained.out))
+    names = {name for name in tensors if name.startswith("average.")}
+    assert any(name.startswith("average.tail.") for name in names)
+    assert not any(name.startswith(("average.head.", "net.head.")) for name in tensors)
+
+
+def test_a_frozen_tail_stays_the_uncut_networks(base, tmp_path):
+    config = replace(base, out=str(tmp_path / "run"), tail_lr=0.0, epochs=1)
+    net = run(config)
+    tail = net.tail.state_dict()
+    original = net.origin.classifier.module.state_dict()
+    assert all(torch.equal(value, original[name]) for name, value in tail.items())
+
+
+def test_labels_are_used_where_there_are_any(base, tmp_path):
+    photos = tmp_path / "photos"
+    for name in ("a", "b", "c", "d"):
+        save_photos(photos / name, 12)
+    config = replace(base, out=str(tmp_path / "run"), data=(str(photos),), label_weight=1.0, epochs=1)
+    run(config)
+    save_photos(photos / "e", 1)
+    with pytest.raises(InputError, match="label 4; small:classifier knows 0 to 3"):
+        run(replace(config, out=str(tmp_path / "other")))
+
+
+def test_naive_runs_without_the_codec_and_is_reported_with_it(base, tmp_path):
+    config = replace(base, out=str(tmp_path / "run"), naive=True, target_bytes=0.0, epochs=1)
+    run(config)
+    record = log_of(config)[-1]
+    assert record["held_out"]["payload_bytes"] > 0
+
+
+def test_a_runs_bundle(trained, tmp_path):
+    bundle, fidelity = export_run(trained.out, tmp_path / "bundle")
+    assert Bundle.load(tmp_path / "bundle").id == bundle.id
+    assert bundle.manifest.extra["steps"] == 4 * (68 // 16)
+    assert fidelity.symbols_equal >= 0.999
+
+
+def test_a_folder_belongs_to_one_run(trained):
+    with pytest.raises(InputError, match="channels 6, not 3"):
+        run(replace(trained, channels=3))
+
+
+def test_a_folder_with_something_else_is_left_alone(base, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="no run"):
+        run(replace(base, out=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_export_of_what_is_no_run(tmp_path, trained):
+    with pytest.raises(InputError, match="bottlenet train"):
+        export_run(tmp_path, tmp_path / "bundle")
+    shutil.copy(f"{trained.out}/run.json", tmp_path / "run.json")
+    with pytest.raises(InputError, match="first checkpoint"):
+        export_run(tmp_path, tmp_path / "bundle")
+    (tmp_path / FILE).write_bytes(b"\x00" * 100)
+    with pytest.raises(InputError, match="damaged"):
+        export_run(tmp_path, tmp_path / "bundle")
+    (tmp_path / "run.json").write_text('{"model": 3}')
+    with pytest.raises(InputError, match="can't be used"):
+        read_config(tmp_path)
+
+
+def test_a_checkpoint_of_another_network(trained, tmp_path):
+    shutil.copytree(trained.out, tmp_path / "run")
+    values = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**values, "channels": 5}))
+    with pytest.raises(InputError, match="another network"):
+        export_run(tmp_path / "run", tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "1 or more"),
+        ({"codec": "raw", "quality": 0}, "jpeg"),
+        ({"naive": True}, "in the loop"),
+    ],
+)
+def test_impossible_configurations(base, values, message):
+    with pytest.raises(InputError, match=message):
+        replace(base, **values)
+
+
+def test_too_few_photos(base, tmp_path):
+    photos = save_photos(tmp_path / "photos", 5)
+    with pytest.raises(InputError, match="fewer than one batch"):
+        run(replace(base, data=(str(photos),), out=str(tmp_path / "run"), cache=str(tmp_path / "cache")))
+
+
+class TestLosses:
+    def test_distillation_of_equals_is_zero(self):
+        scores = torch.randn(4, 9)
+        assert distillation(scores, scores).item() == pytest.approx(0, abs=1e-6)
+        assert distillation(scores, scores.flip(1)).item() > 0.1
+
+    def test_relative_error(self):
+        features = torch.randn(2, 3, 4, 4)
+        assert relative_error(features, features).item() == 0
+        mean = torch.full_like(features, features.mean().item())
+        assert relative_error(mean, features).item() == pytest.approx(1, rel=0.05)
+
+    def test_unlabelled_photos_do_not_count(self):
+        scores = torch.tensor([[9.0, 0.0], [0.0, 9.0]])
+        assert cross_entropy(scores, [0, None]).item() < 0.01
+        assert cross_entropy(scores, [None, 0]).item() > 8
+        assert cross_entropy(scores, [None, None]).item() == 0
+
+    def test_learning_rate_warms_up_and_falls(self):
+        assert learning_rate(0) == 0
+        assert learning_rate(0.02) == pytest.approx(1)
+        assert learning_rate(1) == pytest.approx(0.01)
+
+    def test_bytes_get_dearer_where_there_are_too_many(self):
+        assert steered(1e-3, 1200, 1000, 1.0) > 1e-3
+        assert steered(1e-3, 900, 1000, 1.0) < 1e-3
+        assert steered(1e-3, 1900, 1000, 0.0) < 1e-3  # the aim starts at twice the target
