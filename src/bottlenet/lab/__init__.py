@@ -2,6 +2,11 @@
 
 data.py        folders of photos, and crops of them      no torch
 evaluate.py    accuracy and bytes of a bundle            no torch
-features.py    the frozen head's work, kept on disk
+features.py    the frozen head's work, kept on disk      no torch
+frozen.py      the uncut network that fills that cache
+trainset.py    what a run trains on, what it holds out
+losses.py      what training minimises
+checkpoint.py  everything that a run needs to go on
+runs.py        a run's folder, and the bundle made of it
 train.py       the training loop
 """

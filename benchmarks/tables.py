@@ -1,0 +1,147 @@
+"""The tables of README.md and docs/, made from the records in results/. `--check` only says whether they are up to date."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from record import RESULTS, write_whole
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/training.md")
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def load(name: str) -> dict[str, Any]:
+    """A record."""
+    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return record
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; columns behind the first are numbers."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def summary() -> str:
+    """The shipped bundle on the evaluation photos."""
+    results = load("input_codecs")["results"]
+    mine, needed = results["evaluation"], results["same_top1"]["file"]
+    rows = [
+        ["top-1", f"{mine['top1']:.1f} %"],
+        ["top-1 of the uncut network, same photos", f"{mine['top1_uncut']:.1f} %"],
+        ["drop", f"**{mine['top1_drop']:.1f} points**"],
+        ["same answer as the uncut network", f"{mine['agreement']:.1f} %"],
+        ["payload: mean / 95 of 100 / largest", sizes(mine["payload_bytes"])],
+        ["frame: mean / 95 of 100 / largest", sizes(mine["frame_bytes"])],
+        ["the device's share of the FLOPs", f"{100 * mine['head_flops_share']:.0f} %"],
+        ["the best input codec needs, for the same top-1", f"{needed['best_input_codec_bytes']:,.0f} bytes"],
+        ["which is", f"**{needed['ratio']:.1f} times as many**"],
+    ]
+    return table([f"the shipped bundle, {mine['photos']:,} photos", ""], rows)
+
+
+def sizes(values: dict[str, float]) -> str:
+    return f"{values['mean']:,.0f} / {values['p95']:,} / {values['max']:,} bytes"
+
+
+def figures() -> str:
+    """Everything else that is claimed, with the command that makes it again."""
+    loop, overhead = load("codec_in_loop"), load("encode_overhead")
+    memory, naive, padding = load("memory"), load("naive_aware"), load("tile_padding")
+    rows = [
+        ["the codec's share of a training step, batch 64", percent(loop["results"]["codec_share_alone"]), loop["command"]],
+        ["head, codec and frame over the head alone", f"{overhead['results']['ratio']:.3f}", overhead["command"]],
+        *([what, value, memory["command"]] for what, value in memory_rows(memory["results"])),
+        [
+            f"aware over naive training at JPEG quality {naive['results']['config']['quality']}",
+            f"{naive['results']['gap_at_training_quality']:.1f} points",
+            naive["command"],
+        ],
+        ["bytes saved by padding tiles, same quality", padding_saves(padding["results"]["rows"]), padding["command"]],
+    ]
+    return table(["what", "measured", "command"], [[what, value, f"`{command}`"] for what, value, command in rows])
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def memory_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """MB, as benchmarks/memory.py found them."""
+    raise NotImplementedError
+
+
+def padding_saves(rows: list[dict[str, float]]) -> str:
+    """At the bundle's own quality, the middle one: bytes with padding over bytes without, and top-1."""
+    by_align = {align: [row for row in rows if row["align"] == align] for align in (8, 1)}
+    padded, packed = (by_align[align][len(by_align[align]) // 2] for align in (8, 1))
+    saved = 1 - padded["payload_bytes"] / packed["payload_bytes"]
+    return f"{100 * saved:.0f} %, top-1 {padded['top1'] - packed['top1']:+.1f} points"
+
+
+def training() -> str:
+    """The shipped run, pass by pass."""
+    results = load("training")["results"]
+    header = ["pass", "distillation loss", "same answer as the uncut network", "payload bytes"]
+    rows = [
+        [str(each["epoch"]), f"{each['distillation']:.3f}", percent(each["agreement"]), f"{each['payload_bytes']:,.0f}"]
+        for each in results["passes"]
+    ]
+    return table(header, rows)
+
+
+def naive_aware() -> str:
+    """The paper's Fig. 7 in numbers."""
+    rows = load("naive_aware")["results"]["rows"]
+    by_quality: dict[int, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        by_quality.setdefault(row["quality"], {})[row["training"]] = row
+    return table(
+        ["JPEG quality", "naive, top-1", "bytes", "aware, top-1", "bytes"],
+        [
+            [str(quality), *(cell for name in ("naive", "aware") for cell in cells(pair[name]))]
+            for quality, pair in by_quality.items()
+        ],
+    )
+
+
+def cells(row: dict[str, float]) -> tuple[str, str]:
+    return f"{row['top1']:.1f} %", f"{row['payload_bytes']:,.0f}"
+
+
+def filled(text: str) -> str:
+    """The page with its tables made anew."""
+    return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+
+
+def main() -> int:
+    """The command line."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").strip())
+    made.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not up to date")
+    check = made.parse_args().check
+    stale = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        if (fresh := filled(text)) != text:
+            stale.append(page)
+            if not check:
+                write_whole(ROOT / page, fresh.encode())
+    print("up to date" if not stale else f"{'stale' if check else 'written'}: {', '.join(stale)}")
+    return 1 if check and stale else 0
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary,
+    "figures": figures,
+    "training": training,
+    "naive_aware": naive_aware,
+}
+
+if __name__ == "__main__":
+    raise SystemExit(main())
