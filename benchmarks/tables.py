@@ -55,7 +55,11 @@ def figures() -> str:
     loop, overhead = load("codec_in_loop"), load("encode_overhead")
     memory, naive, padding = load("memory"), load("naive_aware"), load("tile_padding")
     rows = [
-        ["the codec's share of a training step, batch 64", percent(loop["results"]["codec_share_alone"]), loop["command"]],
+        [
+            "the codec's share of a training step, batch 64",
+            percent(loop["results"]["codec_share_alone"]),
+            loop["command"],
+        ],
         ["head, codec and frame over the head alone", f"{overhead['results']['ratio']:.3f}", overhead["command"]],
         *([what, value, memory["command"]] for what, value in memory_rows(memory["results"])),
         [
@@ -73,8 +77,17 @@ def percent(share: float) -> str:
 
 
 def memory_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """MB, as benchmarks/memory.py found them."""
-    raise NotImplementedError
+    """Resident memory: at the end of a device's job, at the peak of the others; and the installation."""
+    rows = []
+    for job in ("evaluate", "train"):
+        few, many = results[job]["runs"][0], results[job]["runs"][-1]
+        what = f"memory of `{job}`, peak, {few['photos']:,} / {many['photos']:,} photos"
+        rows.append((what, f"{few['peak_bytes'] / 1e6:,.0f} / {many['peak_bytes'] / 1e6:,.0f} MB"))
+    for took in results["device"]["runs"]:
+        what = f"memory of a device process, {took['megapixels']:.1f}-megapixel photo, resident / peak"
+        rows.append((what, f"{took['resident_bytes'] / 1e6:.0f} / {took['peak_bytes'] / 1e6:.0f} MB"))
+    rows.append(("base install on disk", f"{results['install']['bytes'] / 1e6:.0f} MB"))
+    return rows
 
 
 def padding_saves(rows: list[dict[str, float]]) -> str:
