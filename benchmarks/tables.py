@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/, made from the records in results/. `--check` only says whether they are up to date."""
+"""The tables of README.md and docs/, made from the records in results/. `--check` only says if they are up to date."""
 
 from __future__ import annotations
 

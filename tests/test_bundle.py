@@ -168,7 +168,7 @@ class TestDamage:
             ("setting", 256),
             ("setting", 0),
             ("setting", 20.5),
-            ("head_flops_share", 1.1),
+            ("head_flops_share", -0.1),
             ("head_flops_share", float("nan")),
             ("num_classes", 0),
             ("num_classes", 70_000),

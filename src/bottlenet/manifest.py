@@ -55,7 +55,7 @@ class Manifest:
     align: int  # of the mosaic
     codec: str  # a name in wire.codecs.CODECS
     setting: int  # the codec's quality or level
-    head_flops_share: float  # share of the network's FLOPs that the device runs, 0..1
+    head_flops_share: float  # FLOPs on the device, the unit included, over the uncut network's
     num_classes: int
     files: dict[str, str] = field(default_factory=dict)  # file name -> SHA-256, hex
     extra: dict[str, str | float | int] = field(default_factory=dict)  # where it comes from: command, licence, ...
@@ -71,7 +71,8 @@ class Manifest:
         if not isinstance(latent, tuple) or len(latent) != 3:
             raise InputError(f"latent is {shown(self.latent)}; give (channels, height, width)")
         check_integer("setting", self.setting, 0, 255)
-        check_share("head_flops_share", self.head_flops_share)
+        # A unit may be larger than a small network, so the device may do more than the whole of it.
+        check_share("head_flops_share", self.head_flops_share, high=1000)
         check_integer("num_classes", self.num_classes, 1, MAX_CLASSES)
         check_files(self.files)
         check_extra(self.extra)
@@ -129,10 +130,10 @@ def check_integer(what: str, value: object, low: int, high: int) -> None:
         raise InputError(f"{what} is {shown(value)}; {allowed}")
 
 
-def check_share(what: str, value: object) -> None:
-    """InputError unless `value` is a number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"{what} is {shown(value)}; give a number from 0 to 1")
+def check_share(what: str, value: object, high: int = 1) -> None:
+    """InputError unless `value` is a number from 0 to `high`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+        raise InputError(f"{what} is {shown(value)}; give a number from 0 to {high}")
 
 
 def check_text(what: str, value: object, limit: int = 200) -> None:

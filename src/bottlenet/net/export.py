@@ -8,8 +8,10 @@ uncut.onnx   pixels -> scores: the network as it was before anyone cut it
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,10 +189,23 @@ def check(fidelity: Fidelity) -> None:
         )
 
 
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Errors only from a logger and those below it."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """A module with one input as an ONNX graph whose batch size is free. `example` needs a batch of 2 or more."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, about parts of torch that it meets and we do not use
+    # The exporter's own warnings are about parts of torch that it meets and we do not use.
+    with warnings.catch_warnings(), quiet("torch.onnx"):
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
             (example,),
