@@ -12,28 +12,28 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle, islice
-from time import process_time
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
+from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
 from bottlenet.edge.photo import read_photo
-from bottlenet.errors import BottleNetError
 from bottlenet.lab.checkpoint import Averaged
 from bottlenet.lab.data import list_photos, random_crop
 from bottlenet.lab.losses import distillation, relative_error
 from bottlenet.lab.train import TrainConfig, build_optimizer, freeze
 from bottlenet.net.build import insert, start_from_components
-from bottlenet.net.model import BottleNet, as_bytes
+from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.rate import JpegRate, joined_bytes
-from demo_photos import DEMO_PHOTOS
-from record import Json, parser, show, write_record
+from record import Json, add_network, parser, run_script, show, write_record
+from timing import processor_ms
 
-TARGET = 0.15  # of a step, at most
+TARGET_SHARE = 0.15  # of a step, at most
 FIELDS = ("model", "cut", "unit", "channels", "stride", "codec", "quality", "batch")  # of the configuration
 
 
@@ -44,7 +44,7 @@ def crops(folder: str, size: int, count: int) -> Tensor:
     return torch.from_numpy(np.stack([random_crop(read_photo(photo.path), size, rng) for photo in photos]))
 
 
-def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut: Tensor) -> Callable[[bool], None]:
+def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut_scores: Tensor) -> Callable[[bool], None]:
     """One training step on one batch, with or without the codec."""
     optimizer = build_optimizer(net, config)
     rate = JpegRate(net.codec.mosaic, config.quality) if config.codec == "jpeg" else None
@@ -52,12 +52,12 @@ def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut: Tens
     no_bytes = torch.ones(len(features), dtype=torch.int64)  # the rate's gradient costs the same without the codec
 
     def step(codec_in_loop: bool) -> None:
-        passed = net.forward_features(features, codec_in_loop=codec_in_loop)
-        loss = distillation(passed.scores, uncut)
-        loss = loss + config.feature_weight * relative_error(passed.features_hat, features)
+        output = net.forward_features(features, codec_in_loop=codec_in_loop)
+        loss = distillation(output.scores, uncut_scores)
+        loss = loss + config.feature_weight * relative_error(output.features_hat, features)
         if rate is not None:
-            payload_bytes = no_bytes if passed.payload_bytes is None else passed.payload_bytes
-            loss = loss + config.lmbda * joined_bytes(payload_bytes, rate(passed.continuous))
+            payload_bytes = no_bytes if output.payload_bytes is None else output.payload_bytes
+            loss = loss + config.lmbda * joined_bytes(payload_bytes, rate(output.continuous))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
@@ -73,23 +73,16 @@ def prepare(classifier: Classifier, config: TrainConfig, folder: str) -> tuple[B
     net.eval()
     with torch.no_grad():
         features = net.head(crops(folder, classifier.preprocess.size, config.batch))
-        uncut = net.tail(features)
+        uncut_scores = net.tail(features)
     start_from_components(net, [features], amplitude=config.amplitude)
     freeze(net, tail=config.tail_lr > 0)
-    return net, features.to(memory_format=torch.channels_last), uncut
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Milliseconds of processor time."""
-    started = process_time()
-    call()
-    return (process_time() - started) * 1e3
+    return net, features.to(memory_format=torch.channels_last), uncut_scores
 
 
 def symbols_of(net: BottleNet, features: Tensor) -> np.ndarray:
     """(B, c', h, w) uint8, as the codec gets them in training."""
     with torch.no_grad():
-        return as_bytes(net.quantizer.quantize(net.reduction(features)))
+        return to_uint8(net.quantizer.quantize(net.reduction(features)))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -99,18 +92,18 @@ def run(arguments: argparse.Namespace) -> None:
     config = TrainConfig(
         arguments.model, data=(arguments.data,), out="", cut=arguments.cut, codec=arguments.codec, batch=arguments.batch
     )
-    net, features, uncut = prepare(load_model(config.model), config, arguments.data)
-    step = make_step(net, config, features, uncut)
+    net, features, uncut_scores = prepare(load_model(config.model), config, arguments.data)
+    step = make_step(net, config, features, uncut_scores)
     times: dict[bool, list[float]] = {True: [], False: []}
     round_trips: list[float] = []
     for number in track(range(arguments.steps + 1), description="pairs of steps"):
         # The first of a pair is not always the same one; the first pair warms up.
         for codec_in_loop in (True, False) if number % 2 else (False, True):
-            taken = timed(lambda with_it=codec_in_loop: step(with_it))
+            taken = processor_ms(partial(step, codec_in_loop))
             if number:
                 times[codec_in_loop].append(taken)
         symbols = symbols_of(net, features)
-        round_trips.append(timed(lambda batch=symbols: net.codec.round_trip(batch)))
+        round_trips.append(processor_ms(partial(net.codec.round_trip, symbols)))
     payload_bytes = float(net.codec.round_trip(symbols_of(net, features))[1].mean())
     report(arguments, config, times, round_trips[1:], payload_bytes)
 
@@ -146,8 +139,8 @@ def report(
         "round_trip_ms": alone,
         "codec_share_by_difference": shares["difference"],
         "codec_share_alone": shares["alone"],
-        "target_share": TARGET,
-        "met": max(shares.values()) <= TARGET,
+        "target_share": TARGET_SHARE,
+        "met": max(shares.values()) <= TARGET_SHARE,
     }
     write_record("codec_in_loop", results, arguments.out)
 
@@ -156,15 +149,11 @@ def main() -> None:
     """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", default=str(DEMO_PHOTOS), help="folder of photos; the package's demo photos")
-    made.add_argument("--model", default="efficientnet_lite0")
-    made.add_argument("--cut", default="blocks.8")
+    add_network(made)
     made.add_argument("--codec", default=TrainConfig.codec)
     made.add_argument("--batch", type=int, default=64)
     made.add_argument("--steps", type=int, default=15, help="pairs of steps that are timed")
-    try:
-        run(made.parse_args())
-    except BottleNetError as error:
-        made.exit(2, f"error: {error}\n")
+    run_script(made, run)
 
 
 if __name__ == "__main__":

@@ -9,31 +9,24 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle, islice
-from time import process_time
 
 import numpy as np
 
 from bottlenet.bundle import Bundle
+from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
 from bottlenet.edge.encoder import Encoder
 from bottlenet.edge.photo import photo_to_pixels
-from bottlenet.errors import BottleNetError
 from bottlenet.lab.data import list_photos
 from bottlenet.runtime import open_session, run_graph
 from bottlenet.wire.frame import Frame
-from demo_photos import DEMO_PHOTOS
-from record import Json, parser, show, write_record
+from record import Json, parser, run_script, show, write_record
+from timing import processor_ms
 
-TARGET = 1.1  # times the head alone, at most
+TARGET_RATIO = 1.1  # times the head alone, at most
 PHOTOS = 50  # that take turns
 WARM_UP = 5
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Milliseconds of processor time."""
-    started = process_time()
-    call()
-    return (process_time() - started) * 1e3
 
 
 def measure(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[float]]:
@@ -49,22 +42,22 @@ def measure(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[float]]
     times: dict[str, list[float]] = {"head": [], "head_to_frame": [], "codec_and_frame": [], "prepare": []}
     for number, (photo, path) in enumerate(islice(cycle(zip(pixels, paths, strict=True)), repeats + WARM_UP)):
         calls: dict[str, Callable[[], object]] = {
-            "head": lambda photo=photo: run_graph(head, pixels=photo),
+            "head": partial(run_graph, head, pixels=photo),
             "head_to_frame": lambda photo=photo: to_frame(run_graph(head, pixels=photo)[0]),
         }
         for name in calls if number % 2 else reversed(calls):
-            taken = timed(calls[name])
+            taken = processor_ms(calls[name])
             if number >= WARM_UP:
                 times[name].append(taken)
         if number >= WARM_UP:
             symbols = run_graph(head, pixels=photo)[0]
-            times["codec_and_frame"].append(timed(lambda symbols=symbols: to_frame(symbols)))
-            times["prepare"].append(timed(lambda path=path: photo_to_pixels(path, bundle.manifest.preprocess)))
+            times["codec_and_frame"].append(processor_ms(partial(to_frame, symbols)))
+            times["prepare"].append(processor_ms(partial(photo_to_pixels, path, bundle.manifest.preprocess)))
     return times
 
 
-def check(bundle: Bundle, folder: str) -> float:
-    """Mean frame bytes; what is timed here must be what the device's encoder does."""
+def mean_frame_bytes(bundle: Bundle, folder: str) -> float:
+    """What the device's own encoder makes; an AssertionError where it is not what is timed here."""
     encoder, head = Encoder(bundle), open_session(bundle.head_path)
     lengths = []
     for photo in list_photos(folder)[:PHOTOS]:
@@ -78,7 +71,7 @@ def check(bundle: Bundle, folder: str) -> float:
 def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write."""
     bundle = Bundle.load(arguments.bundle)
-    frame_bytes = check(bundle, arguments.data)
+    frame_bytes = mean_frame_bytes(bundle, arguments.data)
     medians = {name: statistics.median(t) for name, t in measure(bundle, arguments.data, arguments.repeats).items()}
     ratio = medians["head_to_frame"] / medians["head"]
     manifest = bundle.manifest
@@ -103,8 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         "frame_bytes": frame_bytes,
         **{f"{name}_ms": value for name, value in medians.items()},
         "ratio": ratio,
-        "target_ratio": TARGET,
-        "met": ratio <= TARGET,
+        "target_ratio": TARGET_RATIO,
+        "met": ratio <= TARGET_RATIO,
     }
     write_record("encode_overhead", results, arguments.out)
 
@@ -115,10 +108,7 @@ def main() -> None:
     made.add_argument("--data", default=str(DEMO_PHOTOS), help="folder of photos; the package's demo photos")
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")
     made.add_argument("--repeats", type=int, default=200)
-    try:
-        run(made.parse_args())
-    except BottleNetError as error:
-        made.exit(2, f"error: {error}\n")
+    run_script(made, run)
 
 
 if __name__ == "__main__":

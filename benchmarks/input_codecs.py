@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -25,13 +26,16 @@ from rich.progress import Progress
 
 from bare import bare_bytes
 from bottlenet.bundle import Bundle
-from bottlenet.edge.photo import prepare, read_photo
-from bottlenet.errors import BottleNetError, InputError, PhotoError
-from bottlenet.lab.data import Damaged, Photo
+from bottlenet.errors import InputError
+from bottlenet.lab.data import Damaged, Photo, read_crops
 from bottlenet.lab.evaluate import Evaluation, evaluate, open_uncut, photos_for
 from bottlenet.runtime import run_graph
 from curve import Point, bytes_needed, front
-from record import Json, parser, show, write_record, write_whole
+from figure import GREY_LINE, svg
+from record import Json, parser, run_script, show, write_record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 QUALITIES = {"jpeg": (2, 5, 10, 20, 50, 75, 95), "webp": (1, 5, 10, 30, 75), "avif": (5, 15, 30, 50)}
 SMALLER = {  # sides of the square, and qualities there
@@ -77,6 +81,11 @@ class Measured:
     bare_bytes: float  # mean
     top1: float  # percent
 
+    @property
+    def name(self) -> str:
+        """webp q10 at 112."""
+        return f"{self.codec} q{self.quality} at {self.side}"
+
 
 def settings(size: int, downsampled: Sequence[str]) -> list[Setting]:
     """All that are tried for a network that takes `size` x `size` pixels."""
@@ -95,30 +104,17 @@ def measure(bundle: Bundle, photos: Sequence[Photo], tried: Sequence[Setting], p
     uncut = open_uncut(bundle)
     task = progress.add_task("input codecs", total=len(photos))
     rows: list[tuple[list[int], list[int], list[bool]]] = []
-    for pixels, label in labelled_pixels(bundle, photos):
+    for position, pixels in read_crops(photos, bundle.manifest.preprocess, Damaged(len(photos))):
         files = [setting.encode(Image.fromarray(pixels)) for setting in tried]
         answers = [int(run_graph(uncut, pixels=decode(file, len(pixels))[None]).argmax()) for file in files]
         bare = [bare_bytes(setting.codec, file) for setting, file in zip(tried, files, strict=True)]
-        rows.append(([len(file) for file in files], bare, [answer == label for answer in answers]))
+        rows.append(([len(file) for file in files], bare, [answer == photos[position].label for answer in answers]))
         progress.advance(task)
     file_bytes, bare_sizes, right = (np.array(column).mean(0) for column in zip(*rows, strict=True))
     return [
         Measured(s.codec, s.quality, s.side, float(file_bytes[i]), float(bare_sizes[i]), float(right[i]) * 100)
         for i, s in enumerate(tried)
     ]
-
-
-def labelled_pixels(bundle: Bundle, photos: Sequence[Photo]) -> Iterator[tuple[np.ndarray, int]]:
-    """((S, S, 3) uint8, class) of each photo that can be read: the ones that `evaluate` takes."""
-    damaged = Damaged(len(photos))
-    for photo in photos:
-        try:
-            pixels = prepare(read_photo(photo.path), bundle.manifest.preprocess)
-        except PhotoError as error:
-            damaged.add(photo.path, error)
-            continue
-        assert photo.label is not None
-        yield pixels, photo.label
 
 
 def decode(file: bytes, size: int) -> np.ndarray:
@@ -133,7 +129,7 @@ def compare(measured: Sequence[Measured], evaluation: Evaluation) -> dict[str, J
     assert evaluation.top1 is not None
     out: dict[str, Json] = {}
     for kind, mine in (("file", evaluation.frame_bytes.mean), ("bare", evaluation.payload_bytes.mean)):
-        points = [Point(getattr(m, f"{kind}_bytes"), m.top1, name(m)) for m in measured]
+        points = [Point(getattr(m, f"{kind}_bytes"), m.top1, m.name) for m in measured]
         needed = bytes_needed(points, evaluation.top1)
         out[kind] = {
             "bottlenet_bytes": mine,
@@ -144,24 +140,18 @@ def compare(measured: Sequence[Measured], evaluation: Evaluation) -> dict[str, J
     return out
 
 
-def name(m: Measured) -> str:
-    """webp q10 at 112."""
-    return f"{m.codec} q{m.quality} at {m.side}"
-
-
 def plot(measured: Sequence[Measured], evaluation: Evaluation, path: Path) -> None:
     """top-1 against bytes as SVG; markers and dashes tell the codecs apart without colour."""
-    import matplotlib
+    with svg(path, 7, 4.5) as figure:
+        draw(figure.subplots(), measured, evaluation)
 
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bottlenet"})  # the same file every time
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+def draw(axes: Axes, measured: Sequence[Measured], evaluation: Evaluation) -> None:
+    """The bundle's one point, and for each codec what no other of its settings beats."""
     x, y = [evaluation.frame_bytes.mean], [evaluation.top1]
     axes.plot(x, y, linestyle="none", marker="*", markersize=14, color="black", label="BottleNet", zorder=3)
     if evaluation.top1_uncut is not None:
-        axes.axhline(evaluation.top1_uncut, color="grey", lw=0.8, ls=":", label="uncut network, input not coded")
+        axes.axhline(evaluation.top1_uncut, label="uncut network, input not coded", **GREY_LINE)
     largest = max(m.side for m in measured)
     for codec, (shown, marker, dashes) in LOOKS.items():
         for what, face, whole in (("input", "black", True), ("smaller input", "white", False)):
@@ -176,17 +166,13 @@ def plot(measured: Sequence[Measured], evaluation: Evaluation, path: Path) -> No
     axes.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", fontsize="small")
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    write_whole(path, file.getvalue())
 
 
 def show_table(measured: Sequence[Measured], evaluation: Evaluation, compared: dict[str, Json]) -> None:
     """Every setting, then the bundle."""
-    best = {point.name for point in front([Point(m.file_bytes, m.top1, name(m)) for m in measured])}
+    best = {point.name for point in front([Point(m.file_bytes, m.top1, m.name) for m in measured])}
     rows = [
-        [name(m) + (" *" if name(m) in best else ""), f"{m.file_bytes:.0f}", f"{m.bare_bytes:.0f}", f"{m.top1:.1f}"]
+        [m.name + (" *" if m.name in best else ""), f"{m.file_bytes:.0f}", f"{m.bare_bytes:.0f}", f"{m.top1:.1f}"]
         for m in measured
     ]
     mine = [f"{evaluation.frame_bytes.mean:.0f}", f"{evaluation.payload_bytes.mean:.0f}", f"{evaluation.top1:.1f}"]
@@ -231,10 +217,7 @@ def main() -> None:
         "--downsample", nargs="*", choices=sorted(QUALITIES), default=["webp", "avif"], metavar="CODEC",
         help="make photos smaller before these codecs too (jpeg, webp, avif); none named: before no codec",
     )  # fmt: skip
-    try:
-        run(made.parse_args())
-    except BottleNetError as error:
-        made.exit(2, f"error: {error}\n")
+    run_script(made, run)
 
 
 if __name__ == "__main__":

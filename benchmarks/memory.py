@@ -18,10 +18,10 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from bottlenet.errors import BottleNetError, InputError
+from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
+from bottlenet.errors import InputError
 from bottlenet.lab.data import list_photos
-from demo_photos import DEMO_PHOTOS
-from record import Json, parser, show, write_record
+from record import Json, add_network, parser, run_script, show, write_record
 
 JOBS = ("device", "evaluate", "train")
 TARGET_BYTES = {"device": 150e6, "evaluate": 2e9, "train": 2e9, "install": 250e6}
@@ -137,17 +137,13 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--data", default=str(DEMO_PHOTOS), help="folder of photos to take in turn; the demo photos")
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")
-    made.add_argument("--model", default="efficientnet_lite0", help="that `train` starts from")
-    made.add_argument("--cut", default="blocks.8", help="where `train` cuts it")
+    add_network(made)  # for `train`
     made.add_argument("--photos", type=int, nargs="+", default=[1000, 20000], help="how many, for evaluate and train")
     made.add_argument("--train-steps", type=int, default=50, help="rounded up to what the loop reports")
     made.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
     made.add_argument("--venv", type=Path, help="virtual environment whose size on disk is measured: the base install")
     made.add_argument("--work", type=Path, help="folder for links and feature cache: 1 GB for 20,000 photos")
-    try:
-        run(made.parse_args())
-    except BottleNetError as error:
-        made.exit(2, f"error: {error}\n")
+    run_script(made, run)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,25 @@ At one quality the two don't send the same number of bytes, so the table and the
 from __future__ import annotations
 
 import argparse
-import io
-import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import Progress
 
-from bottlenet.errors import BottleNetError, InputError
+from bottlenet.errors import InputError
 from bottlenet.lab.data import Damaged, Photo, list_photos, read_crops
+from bottlenet.lab.evaluate import choose
+from bottlenet.lab.features import batched
 from bottlenet.lab.train import TrainConfig, train
 from bottlenet.net.model import BottleNet
 from bottlenet.wire.codecs import Jpeg
-from record import parser, show, write_record, write_whole
+from figure import GREY_LINE, svg
+from record import add_network, parser, run_script, show, write_record
 
 QUALITIES = (5, 10, 20, 30, 50, 70, 90, 95)
-BATCH = 16
-TARGET = 10  # points that aware should be above naive at its own training quality
+TARGET_GAP = 10  # points that aware should be above naive at its own training quality
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,18 @@ def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progr
     tally = {(name, quality): [0, 0] for name in nets for quality in QUALITIES}  # right, bytes
     uncut_right = done = 0
     task = progress.add_task("evaluating", total=len(photos))
-    crops = read_crops(photos, uncut.preprocess, Damaged(len(photos)))
-    while batch := list(itertools.islice(crops, BATCH)):
-        pixels = torch.from_numpy(np.stack([each for _, each in batch]))
-        labels = torch.tensor([photos[position].label for position, _ in batch])
+    for positions, batch in batched(read_crops(photos, uncut.preprocess, Damaged(len(photos)))):
+        pixels = torch.from_numpy(batch)
+        labels = torch.tensor([photos[position].label for position in positions])
         for name, net in nets.items():
             features = net.head(pixels)
             for quality, codec in codecs.items():
                 net.codec = codec
-                passed = net.forward_features(features)
-                assert passed.payload_bytes is not None
+                output = net.forward_features(features)
+                assert output.payload_bytes is not None
                 counts = tally[name, quality]
-                counts[0] += int((passed.scores.argmax(1) == labels).sum())
-                counts[1] += int(passed.payload_bytes.sum())
+                counts[0] += int((output.scores.argmax(1) == labels).sum())
+                counts[1] += int(output.payload_bytes.sum())
         normalised = nets["aware"].head[0](pixels)
         uncut_right += int((uncut.module(normalised).argmax(1) == labels).sum())
         done += len(batch)
@@ -74,39 +72,26 @@ def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progr
 
 def plot(rows: Sequence[Row], uncut: float, quality: int, path: Path) -> None:
     """top-1 against quality, and against bytes; markers and dashes tell the curves apart without colour."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bottlenet"})
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-    for name, marker, dashes in (("aware", "o", "-"), ("naive", "s", "--")):
-        mine = [row for row in rows if row.training == name]
-        top1 = [row.top1 for row in mine]
-        style = {"marker": marker, "linestyle": dashes, "color": "black", "lw": 0.8}
-        left.plot([row.quality for row in mine], top1, label=name, **style)
-        right.plot([row.payload_bytes for row in mine], top1, label=name, **style)
-    left.axvline(quality, color="grey", lw=0.8, ls=":")
-    left.set(xlabel=f"JPEG quality (trained at {quality})", ylabel="top-1, %", ylim=(0, 100))
-    right.set(xlabel="mean payload bytes", xscale="log")
-    for axes in (left, right):
-        axes.axhline(uncut, color="grey", lw=0.8, ls=":", label="uncut network")
-        axes.grid(alpha=0.25)
-    left.legend(loc="lower right")
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    write_whole(path, file.getvalue())
+    with svg(path, 9, 4) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for name, marker, dashes in (("aware", "o", "-"), ("naive", "s", "--")):
+            mine = [row for row in rows if row.training == name]
+            top1 = [row.top1 for row in mine]
+            style = {"marker": marker, "linestyle": dashes, "color": "black", "lw": 0.8}
+            left.plot([row.quality for row in mine], top1, label=name, **style)
+            right.plot([row.payload_bytes for row in mine], top1, label=name, **style)
+        left.axvline(quality, **GREY_LINE)
+        left.set(xlabel=f"JPEG quality (trained at {quality})", ylabel="top-1, %", ylim=(0, 100))
+        right.set(xlabel="mean payload bytes", xscale="log")
+        for axes in (left, right):
+            axes.axhline(uncut, label="uncut network", **GREY_LINE)
+            axes.grid(alpha=0.25)
+        left.legend(loc="lower right")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Train both, measure, show, write."""
-    torch.set_num_threads(arguments.threads)
-    photos = [photo for photo in list_photos(arguments.eval)[: arguments.limit] if photo.label is not None]
-    if not photos:
-        raise InputError(f"{arguments.eval}: no labelled photos in it")
-    aware = TrainConfig(
+def aware_config(arguments: argparse.Namespace) -> TrainConfig:
+    """The run with the codec in the loop; the other differs in nothing else."""
+    return TrainConfig(
         model=arguments.model,
         data=tuple(arguments.data),
         out=str(arguments.runs / "aware"),
@@ -120,6 +105,15 @@ def run(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         cache=str(arguments.runs / "features"),
     )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train both, measure, show, write."""
+    torch.set_num_threads(arguments.threads)
+    photos = choose([photo for photo in list_photos(arguments.eval) if photo.label is not None], arguments.limit)
+    if not photos:
+        raise InputError(f"{arguments.eval}: no labelled photos in it")
+    aware = aware_config(arguments)
     configs = {"naive": replace(aware, naive=True, out=str(arguments.runs / "naive")), "aware": aware}
     with Progress() as progress:
         nets = {name: train(config, progress) for name, config in configs.items()}
@@ -139,8 +133,8 @@ def run(arguments: argparse.Namespace) -> None:
         "top1_uncut": uncut,
         "rows": [asdict(row) for row in rows],
         "gap_at_training_quality": gap,
-        "target_gap": TARGET,
-        "met": gap >= TARGET,
+        "target_gap": TARGET_GAP,
+        "met": gap >= TARGET_GAP,
     }
     write_record(arguments.name, results, arguments.out)
     plot(rows, uncut, arguments.quality, arguments.out / f"{arguments.name}.svg")
@@ -153,20 +147,16 @@ def main() -> None:
     made.add_argument("--eval", required=True, help="folder of labelled photos")
     made.add_argument("--runs", type=Path, default=Path("runs/naive_aware"), help="folder for the two runs")
     made.add_argument("--name", default="naive_aware", help="of the record and the figure")
-    made.add_argument("--model", default="efficientnet_lite0")
-    made.add_argument("--cut", default="blocks.8")
-    made.add_argument("--unit", default="residual")
-    made.add_argument("--channels", type=int, default=48)
-    made.add_argument("--stride", type=int, default=1)
-    made.add_argument("--quality", type=int, default=20)
+    add_network(made)
+    made.add_argument("--unit", default=TrainConfig.unit)
+    made.add_argument("--channels", type=int, default=TrainConfig.channels)
+    made.add_argument("--stride", type=int, default=TrainConfig.stride)
+    made.add_argument("--quality", type=int, default=20, help="of JPEG in the loop; 20 is the paper's")
     made.add_argument("--epochs", type=int, default=2)
-    made.add_argument("--batch", type=int, default=32)
-    made.add_argument("--limit", type=int, default=None, help="so many photos of --eval")
+    made.add_argument("--batch", type=int, default=TrainConfig.batch)
+    made.add_argument("--limit", type=int, help="take this many of the photos of --eval")
     made.add_argument("--threads", type=int, default=1)
-    try:
-        run(made.parse_args())
-    except BottleNetError as error:
-        made.exit(2, f"error: {error}\n")
+    run_script(made, run)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from bottlenet.errors import BottleNetError
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("bottlenet", "numpy", "onnxruntime", "pillow", "simplejpeg", "torch")
@@ -31,6 +33,20 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
     made.add_argument("--out", type=Path, default=RESULTS, help="folder for the record; results/ beside this script")
     return made
+
+
+def add_network(made: argparse.ArgumentParser) -> None:
+    """Options for a classifier and its cut: those of the shipped bundle, unless others are given."""
+    made.add_argument("--model", default="efficientnet_lite0", help="efficientnet_lite0, or package.module:function")
+    made.add_argument("--cut", default="blocks.8", help="a name from `bottlenet cuts`")
+
+
+def run_script(made: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """Run with what was typed. An error that the user can mend is one line, and exit code 2."""
+    try:
+        run(made.parse_args())
+    except BottleNetError as error:
+        made.exit(2, f"error: {error}\n")
 
 
 def write_record(name: str, results: Json, folder: Path) -> Path:

@@ -15,11 +15,11 @@ from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.encoder import Encoder
-from bottlenet.errors import BottleNetError, InputError
-from bottlenet.lab.data import list_photos
+from bottlenet.errors import InputError
+from bottlenet.lab.evaluate import photos_for
 from bottlenet.runtime import open_session, run_graph
 from bottlenet.wire.codecs import Jpeg
-from record import parser, show, write_record
+from record import parser, run_script, show, write_record
 
 OFFSETS = (-30, -15, 0, 15, 30)  # added to the bundle's own quality
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write."""
     bundle = Bundle.load(arguments.bundle)
     encoder, tail = Encoder(bundle), open_session(bundle.tail_path)
-    photos = [photo for photo in list_photos(arguments.data)[: arguments.limit] if photo.label is not None]
+    photos = [photo for photo in photos_for(bundle, arguments.data, arguments.limit) if photo.label is not None]
     if not photos or bundle.manifest.codec != "jpeg":
         raise InputError("labelled photos and a bundle with the jpeg codec are needed")
     own = bundle.manifest.setting
@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
         ["padded to multiples of, JPEG quality", "payload bytes", "top-1, %"],
         [[f"{row.align}, {row.quality}", f"{row.payload_bytes:.0f}", f"{row.top1:.1f}"] for row in rows],
     )
-    write_record("tile_padding", {"photos": len(photos), "rows": [asdict(row) for row in rows]}, arguments.out)
+    results = {"photos": len(photos), "quality": own, "rows": [asdict(row) for row in rows]}
+    write_record("tile_padding", results, arguments.out)
 
 
 def main() -> None:
@@ -69,11 +70,8 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of labelled photos")
     made.add_argument("--bundle", default="demo")
-    made.add_argument("--limit", type=int, default=None, help="so many photos")
-    try:
-        run(made.parse_args())
-    except BottleNetError as error:
-        made.exit(2, f"error: {error}\n")
+    made.add_argument("--limit", type=int, help="take this many of the photos")
+    run_script(made, run)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from bottlenet.errors import BottleNetError, InputError
+from bottlenet.errors import InputError
 from bottlenet.lab.runs import LOG, read_config
 from bottlenet.lab.train import TrainConfig
-from record import Json, parser, show, without_root, write_record
+from record import Json, parser, run_script, show, without_root, write_record
 
 FOLDERS = ("data", "out", "cache")
 
@@ -47,14 +47,16 @@ def run(arguments: argparse.Namespace) -> None:
         lines = [json.loads(line) for line in (arguments.run / LOG).read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise InputError(f"{arguments.run}: it has no {LOG} that can be read") from error
-    passes: list[Json] = [{"epoch": line["epoch"], **line["held_out"]} for line in lines if "held_out" in line]
+    passes: list[dict[str, float]] = [
+        {"epoch": line["epoch"], **line["held_out"]} for line in lines if "held_out" in line
+    ]
     speeds = [line["images_per_s"] for line in lines if "images_per_s" in line]
     show(
         train_command(config),
         ["pass", "distillation", "agreement, %", "payload bytes"],
         [
             [str(p["epoch"]), f"{p['distillation']:.3f}", f"{100 * p['agreement']:.1f}", f"{p['payload_bytes']:.0f}"]
-            for p in (line | line["held_out"] for line in lines if "held_out" in line)
+            for p in passes
         ],
     )
     settings = {name: value for name, value in asdict(config).items() if name not in FOLDERS}
@@ -73,10 +75,7 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("run", type=Path, help="the folder that `bottlenet train --out` filled")
     made.add_argument("--trained-at", required=True, help="commit whose code ran")
-    try:
-        run(made.parse_args())
-    except BottleNetError as error:
-        made.exit(2, f"error: {error}\n")
+    run_script(made, run)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,19 @@ def test_a_batch_that_fails_fails_alone(caplog: pytest.LogCaptureFixture) -> Non
     assert "a batch of 2 frames failed" in caplog.text
 
 
+def test_a_batch_with_an_answer_missing_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        batcher = Batcher(lambda frames: [Answer(1, 1, 1, ((0, 1.0),))])
+        answers = [batcher.answer(frame(1)), batcher.answer(frame(2))]
+        results = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), 5)
+        assert [type(result) for result in results] == [AssertionError, AssertionError]
+        assert (await batcher.answer(frame(1))).sequence == 1
+        await batcher.close()
+
+    with caplog.at_level(logging.CRITICAL):
+        asyncio.run(main())
+
+
 def test_a_full_line_refuses_at_once_and_recovers(work: Work) -> None:
     async def main() -> None:
         batcher = Batcher(work, max_batch=1, max_waiting=2)

@@ -19,6 +19,7 @@ from PIL import Image
 from bottlenet.bundle import Bundle
 from bottlenet.lab.evaluate import evaluate
 from conftest import CLASSES
+from small import save_photos
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -221,3 +222,33 @@ def test_commands_name_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", "/home/somebody")
     got = module.command(["/x/y/z.py", "--data", "/data/of/me", "--out=/tmp/o", "--n", "3", "../eval", "~/secret"])
     assert got == "python benchmarks/z.py --data me --out=o --n 3 ../eval secret"
+
+
+def test_naive_aware(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for label in ("a", "b", "c", "d"):
+        save_photos(tmp_path / "photos" / label, 12)
+    got = record(
+        "naive_aware.py", "--data", tmp_path / "photos", "--eval", tmp_path / "photos", "--runs", tmp_path / "runs",
+        "--model", "small:classifier", "--cut", "first", "--channels", "6", "--epochs", "1", "--batch", "8",
+        out=tmp_path / "out", path=Path(__file__).parent,
+    )  # fmt: skip
+    assert got["photos"] == 48
+    assert {(row["training"], row["quality"]) for row in got["rows"]} == {
+        (training, quality) for training in ("naive", "aware") for quality in (5, 10, 20, 30, 50, 70, 90, 95)
+    }
+    sizes = [row["payload_bytes"] for row in got["rows"] if row["training"] == "aware"]
+    assert sizes == sorted(sizes)  # more bytes at a higher quality
+    at = {row["training"]: row["top1"] for row in got["rows"] if row["quality"] == 20}
+    assert got["gap_at_training_quality"] == at["aware"] - at["naive"]
+    assert "aware" in (tmp_path / "out" / "naive_aware.svg").read_text(encoding="utf-8")
+    runs = record("training.py", tmp_path / "runs" / "aware", "--trained-at", "a1b2c3", out=tmp_path / "out")
+    assert runs["train_command"].startswith("bottlenet train --model small:classifier --data photos --out aware")
+    assert [each["epoch"] for each in runs["passes"]] == [1]
+
+
+def test_tile_padding(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    got = record("tile_padding.py", "--data", photos, "--bundle", bundle.path, "--limit", "4", out=tmp_path / "out")
+    assert got["photos"] == 4
+    assert {row["align"] for row in got["rows"]} == {1, 8}
+    assert all(row["payload_bytes"] > 0 for row in got["rows"])

@@ -182,6 +182,8 @@ class TestDamage:
             ("files", {"head.onnx": None}),
             ("extra", {"x": [1]}),
             ("extra", {"x": float("inf")}),
+            ("extra", {"x": float("nan")}),
+            ("extra", {"x": 10**400}),
             ("extra", {str(number): 1 for number in range(101)}),
         ],
     )
@@ -268,6 +270,14 @@ class TestWrite:
         with pytest.raises(BundleError, match="no bundle"):
             write_bundle(tmp_path / "file", tiny_manifest(), files)
         assert (tmp_path / "file").read_text() == "mine"
+
+    def test_a_path_that_is_none(self, files: dict[str, bytes], tmp_path: Path) -> None:
+        (tmp_path / "loop").symlink_to("loop")
+        for path in (tmp_path / "loop", tmp_path / "loop" / "new", tmp_path / ("x" * 300)):
+            with pytest.raises(BundleError) as error:
+                write_bundle(path, tiny_manifest(), files)
+            one_line(error)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["loop"]
 
     @pytest.mark.parametrize("name", ["../x", "a/b", "manifest.json", ".hidden", "x" * 65])
     def test_names_that_are_refused(self, files: dict[str, bytes], tmp_path: Path, name: str) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from bottlenet import cli
 from bottlenet.bundle import Bundle
+from bottlenet.cli.show import say
 from bottlenet.cloud import create_app
 from bottlenet.edge import Encoder
 from bottlenet.wire.frame import parse_frame
@@ -169,6 +170,13 @@ class TestEncodeAndDecode:
         assert run("encode", photo_path, "-o", link, "--bundle", bundle.path).code == 0
         assert link.is_symlink()
         assert parse_frame((tmp_path / "real").read_bytes())
+
+    def test_the_longest_name_that_the_system_takes(
+        self, run: Run, bundle: Bundle, photo_path: Path, tmp_path: Path
+    ) -> None:
+        name = "图" * 85  # 255 bytes
+        assert run("encode", photo_path, "-o", tmp_path / name, "--bundle", bundle.path).code == 0
+        assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
     @pytest.mark.parametrize("output", ["missing/photo.frame", ".", "x" * 300])
     def test_nowhere_to_write(self, run: Run, bundle: Bundle, photo_path: Path, tmp_path: Path, output: str) -> None:
@@ -335,6 +343,20 @@ class TestFailing:
     ) -> None:
         monkeypatch.setitem(sys.modules, package, None)
         assert f'pip install "bottlenet[{extra}]"' in run(*arguments).error
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="asks Linux for a full disk")
+    @pytest.mark.parametrize("json_", [["--json"], []])
+    def test_no_room_for_the_output(self, bundle: Bundle, photo_path: Path, tmp_path: Path, json_: list[str]) -> None:
+        command = [sys.executable, "-m", "bottlenet.cli", "encode", photo_path, "-o", tmp_path / "out", *json_]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([*command, "-b", bundle.path], stdout=full, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"error: No space left")
+        assert done.stderr.count(b"\n") == 1
+
+    def test_a_name_that_is_no_text(self, capsys: pytest.CaptureFixture[str]) -> None:
+        say("To look at: caf\udce9.html, 图")
+        assert capsys.readouterr().out == "To look at: caf\\udce9.html, 图\n"
 
     def test_whoever_read_the_output_is_gone(self, bundle: Bundle, photo_path: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "bottlenet.cli", "encode", photo_path, "-o", tmp_path / "out", "--json"]

@@ -8,10 +8,15 @@ import pytest
 from PIL import Image
 
 from bottlenet.bundle import Preprocess
-from bottlenet.edge.photo import prepare, read_photo
+from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab import data as data_module
-from bottlenet.lab.data import Damaged, Photo, list_photos, random_crop, read_crops
+from bottlenet.lab.config import TrainConfig
+from bottlenet.lab.data import Damaged, Photo, count_sub_folders, list_photos, random_crop, read_crops
+from bottlenet.lab.features import FeatureCache
+from bottlenet.lab.trainset import open_cache
+from bottlenet.net.build import insert
+from bottlenet.net.models import load_model
 
 PREPROCESS = Preprocess(32, 0.875, "bicubic")
 
@@ -121,11 +126,116 @@ class TestLabelsCsv:
             list_photos(folder)
         assert "labels.csv" in one_line(error)
 
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            ("file,class_index\nc\u00e4t.jpg,7\n".encode("latin-1"), "not UTF-8.*save it as UTF-8"),
+            ("file,class_index\nc.jpg,7\n".encode("utf-16"), "not UTF-8"),
+            (b"file,class_\xff\n", "not UTF-8"),
+            (b"file,class_index\nc.jpg,7\n" + b"x" * 200_000 + b",7\n", "field.*131072 characters"),
+            (b'file,class_index\nc.jpg,7\n"a.jpg,7\n' + b"b.jpg,7\n" * 20_000, "131072 characters: close every quote"),
+            (b'file,class_index\n"a.jpg,7\nc.jpg,7\n', "whole number"),
+            (b'"' + b"x" * 200_000, "131072 characters"),
+            (b",".join([b"x" * 100] * 1000), "its columns are.*file,class_index are needed"),
+            (b"file,class_index\nc.jpg,-1\n", r"line 2.*c\.jpg.*-1.*0 and up"),
+            (b"file,class_index\n\n\nc.jpg,-1\n", "line 4"),
+            (
+                b"file,class_index\nc.jpg,7\na.jpg,1\nc.jpg,8\n",
+                r"line 4: 'c\.jpg' has class 8, and class 7 .*remove one",
+            ),
+            (b"file,class_index\nimages/a.jpg,7\na.jpg,8\n", r"'a\.jpg' has class 8"),
+            (b'file,class_index\n"c\nd.jpg",7\n"c\nd.jpg",8\n', "has class 8"),
+            (b'file,class_index\n"c\nd.jpg",7\n', "not there"),
+        ],
+    )
+    def test_bytes_that_are_no_labels(self, folder: Path, content: bytes, says: str) -> None:
+        (folder / "labels.csv").write_bytes(content)
+        with pytest.raises(InputError, match=says) as error:
+            list_photos(folder)
+        assert "labels.csv" in one_line(error)
+        assert len(str(error.value)) < 600
+
+    def test_a_byte_order_mark(self, folder: Path) -> None:
+        (folder / "labels.csv").write_text("file,class_index\nc.jpg,7\n", encoding="utf-8-sig")
+        assert named(list_photos(folder), folder)["c.jpg"] == 7
+
+    def test_named_twice_with_the_same_class(self, folder: Path) -> None:
+        (folder / "labels.csv").write_text("file,class_index\na.jpg,7\nimages/a.jpg,7\n")
+        assert named(list_photos(folder), folder)["images/a.jpg"] == 7
+
+    def test_no_file(self, folder: Path) -> None:
+        (folder / "labels.csv").mkdir()
+        with pytest.raises(InputError, match=r"labels\.csv: can't read it") as error:
+            list_photos(folder)
+        one_line(error)
+
     def test_too_large(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(data_module, "LARGEST_LABELS_CSV", 20)
         (folder / "labels.csv").write_text("file,class_index\na.jpg,7\n")
         with pytest.raises(InputError, match="25 bytes"):
             list_photos(folder)
+
+
+class TestSubFoldersAsClasses:
+    """Of a training that uses labels; `evaluate` has the same rule."""
+
+    def folder(self, tmp_path: Path, count: int) -> Path:
+        for number in range(count):
+            save(tmp_path / f"class{number}" / "1.png", number)
+        return tmp_path
+
+    @pytest.mark.parametrize("count", [2, 4, 5])
+    def test_how_many(self, tmp_path: Path, count: int) -> None:
+        folder = self.folder(tmp_path, count)
+        save(folder / "in no class.png")
+        assert count_sub_folders(list_photos(folder), folder) == count
+
+    @pytest.mark.parametrize("names", [["1.png", "2.png"], ["photos/1.png", "photos/2.png"]])
+    def test_none(self, tmp_path: Path, names: list[str]) -> None:
+        for name in names:
+            save(tmp_path / name)
+        assert count_sub_folders(list_photos(tmp_path), tmp_path) is None
+
+    def test_labels_csv_says_it_instead(self, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path, 2)
+        (folder / "labels.csv").write_text("file,class_index\nclass0/1.png,3\n")
+        assert count_sub_folders(list_photos(folder), str(folder)) is None
+
+    def opened(self, *folders: Path, label_weight: float = 1.0) -> FeatureCache:
+        """A cache for the small network of 4 classes."""
+        data = tuple(str(folder) for folder in folders)
+        config = TrainConfig("small:classifier", data=data, out="", cut="first", cache="", label_weight=label_weight)
+        return open_cache(config, load_model(config.model), insert(config.model, cut="first", channels=6))
+
+    @pytest.mark.parametrize("count", [2, 3, 5])
+    def test_other_numbers_than_the_models_are_refused(self, tmp_path: Path, count: int) -> None:
+        folder = self.folder(tmp_path, count)
+        says = rf"its {count} sub-folders .* small:classifier knows 0 to 3.*labels\.csv, or label_weight 0"
+        with pytest.raises(InputError, match=says) as error:
+            self.opened(folder)
+        assert str(folder) in one_line(error)
+        assert len(self.opened(folder, label_weight=0).photos) == count
+
+    def test_the_models_number_is_taken(self, tmp_path: Path) -> None:
+        cache = self.opened(self.folder(tmp_path, 4))
+        assert [photo.label for photo in cache.photos] == [0, 1, 2, 3]
+
+    def test_each_folder_counts_for_itself(self, tmp_path: Path) -> None:
+        """Two folders of two classes are not one of four; an unlabelled one beside a labelled one is fine."""
+        two = self.folder(tmp_path / "two", 2)
+        with pytest.raises(InputError, match="its 2 sub-folders"):
+            self.opened(self.folder(tmp_path / "four", 4), two)
+        save(tmp_path / "none" / "1.png")
+        assert len(self.opened(tmp_path / "four", tmp_path / "none").photos) == 5
+
+    def test_labels_csv(self, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path, 2)
+        (folder / "labels.csv").write_text("file,class_index\nclass0/1.png,3\n")
+        assert [photo.label for photo in self.opened(folder).photos] == [3, None]
+        (folder / "labels.csv").write_text("file,class_index\nclass0/1.png,4\n")
+        with pytest.raises(InputError, match="label 4; small:classifier knows 0 to 3.*label_weight 0") as error:
+            self.opened(folder)
+        one_line(error)
 
 
 class TestDamaged:
@@ -183,12 +293,19 @@ class TestCrops:
         assert got == [0, *range(2, 100)]
         assert damaged.paths == [tmp_path / "cut.png"]
 
-    def test_reads_one_at_a_time(self, photos: list[Photo], monkeypatch: pytest.MonkeyPatch) -> None:
-        read: list[Path] = []
-        monkeypatch.setattr(data_module, "read_photo", lambda path: (read.append(path), read_photo(path))[1])
-        crops = read_crops(photos, PREPROCESS, Damaged(3))
-        next(crops)
-        assert read == [photos[0].path]
+    @pytest.mark.parametrize("seed", [None, 1])
+    def test_reads_one_at_a_time(self, photos: list[Photo], seed: int | None) -> None:
+        waiting = iter(photos)
+        next(read_crops(waiting, PREPROCESS, Damaged(3), seed=seed))
+        assert list(waiting) == photos[1:]
+
+    def test_centre_of_a_large_jpeg_is_what_the_device_takes(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "large.jpg")
+        photo = Photo(tmp_path / "large.jpg", None)
+        [(_, pixels)] = read_crops([photo], PREPROCESS, Damaged(1))
+        np.testing.assert_array_equal(pixels, photo_to_pixels(photo.path, PREPROCESS))
+        assert (pixels != prepare(read_photo(photo.path), PREPROCESS)).any()  # or the picture is not large
 
     @pytest.mark.parametrize("shape", [(8, 8), (8, 300), (300, 8), (60, 80)])
     def test_random_crop_of_any_shape(self, shape: tuple[int, int]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud import Decoder
@@ -15,7 +16,7 @@ from bottlenet.errors import BundleError, FrameError, PayloadError, WireError
 from bottlenet.wire.answer import Answer, parse_answer
 from bottlenet.wire.codecs import make_codec
 from bottlenet.wire.frame import Frame
-from conftest import CLASSES, LATENT, MakeBundle, tiny_manifest
+from conftest import CLASSES, LATENT, MakeBundle, graph_bytes, tiny_manifest
 
 
 @pytest.fixture(scope="module")
@@ -155,4 +156,17 @@ class TestAnswers:
 def test_a_tail_that_is_another_graph(files: dict[str, bytes], tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "new", tiny_manifest(), {**files, "tail.onnx": files["head.onnx"]})
     with pytest.raises(BundleError, match="input is pixels"):
+        Decoder(bundle)
+
+
+def test_a_tail_of_other_classes_where_the_graph_leaves_it_open(files: dict[str, bytes], tmp_path: Path) -> None:
+    symbols = helper.make_tensor_value_info("symbols", TensorProto.UINT8, ["batch", "c", "h", "w"])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "classes"])
+    nodes = [
+        helper.make_node("Cast", ["symbols"], ["latent"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["latent"], ["scores"]),
+    ]
+    tail = graph_bytes(nodes, [symbols], [scores], {})
+    bundle = write_bundle(tmp_path / "new", tiny_manifest(), {**files, "tail.onnx": tail})
+    with pytest.raises(BundleError, match=r"tail\.onnx: it gives scores of shape \(1, 256\), not .* 10\)"):
         Decoder(bundle)

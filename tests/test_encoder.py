@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.edge import Encoder, prepare
 from bottlenet.errors import BundleError, InputError, PhotoError
 from bottlenet.runtime import open_session, run_graph
 from bottlenet.wire.frame import parse_frame
-from conftest import LATENT, SIZE, MakeBundle, tiny_manifest
+from conftest import LATENT, SIZE, MakeBundle, graph_bytes, head_nodes, tiny_manifest
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,15 @@ class TestGraphs:
     def test_other_shape(self, files: dict[str, bytes], tmp_path: Path, changes: dict[str, object], says: str) -> None:
         with pytest.raises(BundleError, match=says):
             Encoder(write_bundle(tmp_path / "new", tiny_manifest(**changes), files))
+
+    def test_other_shape_where_the_graph_leaves_it_open(self, files: dict[str, bytes], tmp_path: Path) -> None:
+        nodes, constants = head_nodes()
+        pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "rows", "columns", 3])
+        symbols = helper.make_tensor_value_info("symbols", TensorProto.UINT8, ["batch", 4, "h", "w"])
+        head = graph_bytes(nodes, [pixels], [symbols], constants)
+        bundle = write_bundle(tmp_path / "new", tiny_manifest(latent=(4, 8, 4)), {**files, "head.onnx": head})
+        with pytest.raises(BundleError, match=r"gives symbols of shape \(1, 4, 8, 8\), not .* 4, 8, 4\)"):
+            Encoder(bundle)
 
     @pytest.mark.parametrize(
         ("name", "says"), [("tail.onnx", "input is symbols .* not input pixels"), ("uncut.onnx", "output is scores")]

@@ -101,6 +101,14 @@ def test_a_message_above_the_limit_is_not_read(server: str, bundle: Bundle, phot
         assert edge.classify(photo_path).label in bundle.labels
 
 
+def test_a_header_without_end_is_not_read(server: str) -> None:
+    host, port = server.removeprefix("ws://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock, contextlib.suppress(ConnectionError):
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 2**20)
+        while sock.recv(4096):  # what it says, and the end; it would time out if the server waited for more
+            pass
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_when_told_to_even_with_a_device_connected(
     bundle: Bundle, photo_path: Path, number: signal.Signals
@@ -121,6 +129,15 @@ def test_it_stops_with_its_input(bundle: Bundle) -> None:
         document = json.loads(process.stdout.read())
     assert document["listening"].startswith("ws://127.0.0.1:")
     assert document["bundles"] == [{"id": bundle.id.hex(), "name": "tiny"}]
+
+
+def test_it_stops_when_told_to_while_its_input_is_open(bundle: Bundle) -> None:
+    with serving(bundle.path, "--stop-with-input") as process:
+        url_of(process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 def test_two_bundles(bundle: Bundle, make_bundle: Callable[..., Bundle], photo_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
-from bottlenet.edge.photo import photo_to_pixels
+from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.errors import BottleNetError, InputError, PayloadError
 from bottlenet.lab import evaluate as evaluate_module
 from bottlenet.lab.data import Photo, list_photos
@@ -119,6 +119,26 @@ def test_partly_labelled(bundle: Bundle, folder: Path) -> None:
     label(folder, [int(scores[0].argmax()), int(scores[1].argmin())])
     got = evaluate(bundle, folder)
     assert (got.top1, got.labelled, got.photos) == (50, 2, len(scores))
+
+
+def test_both_networks_see_the_pixels_of_the_device(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A JPEG so large that decoding scales it."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.jpg")
+    fed: list[np.ndarray] = []
+
+    def watched(session: object, pixels: np.ndarray) -> np.ndarray:
+        fed.append(pixels)
+        return run_graph(session, pixels=pixels)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate_module, "run_graph", watched)
+    got = evaluate(bundle, tmp_path)
+    expected = photo_to_pixels(tmp_path / "large.jpg", bundle.manifest.preprocess)
+    assert (expected != prepare(read_photo(tmp_path / "large.jpg"), bundle.manifest.preprocess)).any()
+    np.testing.assert_array_equal(fed, [expected[None]])
+    assert got.payload_bytes.mean == len(Encoder(bundle).encode(tmp_path / "large.jpg").frame.payload)
 
 
 def test_bundle_without_the_uncut_network(files: dict[str, bytes], folder: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_bundle_that_differs_is_refused():
 
 def test_a_graph_that_differs_writes_nothing(tmp_path, monkeypatch):
     net = calibrated()
-    monkeypatch.setattr("bottlenet.net.export.run", lambda session, batch: np.zeros((len(batch), 4), np.float32))
+    monkeypatch.setattr("bottlenet.net.export.run_graph", lambda session, **inputs: np.zeros((4, 4), np.float32))
     with pytest.raises((BundleError, ValueError)):
         export(net, tmp_path / "small", pixels=pixels(4))
     assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,7 @@ OUTSIDE = {
     "errors": set(),
     "wire": {"numpy", "simplejpeg", "PIL"},
     "bundle": {"numpy", "onnxruntime"},
-    "plan": set(),
+    "plan": {"numpy"},
     "edge": {"numpy", "PIL", "websockets"},
     "cloud": {"numpy", "starlette"},
 }

@@ -36,9 +36,9 @@ def test_decompressing_what_was_compressed_is_evaluation_forward(unit, stride, c
     photos = torch.from_numpy(pixels(3))
     with torch.no_grad():
         payloads = net.compress(photos)
-        passed = net(photos)
-        assert torch.equal(net.decompress(payloads), passed.scores)
-    assert [len(payload) for payload in payloads] == passed.payload_bytes.tolist()
+        output = net(photos)
+        assert torch.equal(net.decompress(payloads), output.scores)
+    assert [len(payload) for payload in payloads] == output.payload_bytes.tolist()
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -85,10 +85,10 @@ def test_components_are_kept_and_restored():
     with torch.no_grad():
         latent = net.reduction(features)
         spread = latent.transpose(0, 1).flatten(1).std(1)
-        passed = net.forward_features(features)
+        output = net.forward_features(features)
     assert spread[0] == pytest.approx(4.0, rel=0.01)
     assert (spread[1:] <= spread[:-1] * 1.001).all()  # in order of importance
-    error = (passed.features_hat - features).pow(2).mean() / features.var()
+    error = (output.features_hat - features).pow(2).mean() / features.var()
     assert error < 0.01
 
 

@@ -3,8 +3,11 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image, features
 
 from bottlenet.bundle import Preprocess
 from bottlenet.edge import decode
+from bottlenet.edge import photo as photo_module
 from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.errors import PhotoError
 
@@ -46,6 +50,15 @@ def refusal(source: object) -> str:
         photo_to_pixels(source, PREPROCESS)  # type: ignore[arg-type]
     assert str(error.value) == text
     return text
+
+
+@cache
+def large_picture(size: tuple[int, int]) -> Image.Image:
+    """RGB: slopes, which show every shift, edges and noise."""
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    slopes = np.stack([x / size[0], y / size[1], (x // 40 + y // 40) % 2], axis=-1) * (200, 200, 60) + 25
+    noise = np.random.default_rng(0).integers(-15, 16, slopes.shape)
+    return Image.fromarray((slopes + noise).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +228,126 @@ class TestOrientation:
     def test_broken_metadata_is_upright(self, picture: Image.Image) -> None:
         data = saved(picture, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
         assert read_photo(data).shape == (48, 64, 3)
+
+
+class TestLargeJpegs:
+    """For 32 pixels out of 87.5 %, decoding scales from 292 pixels on the short side."""
+
+    def difference(self, data: bytes) -> np.ndarray:
+        """From the photo decoded whole."""
+        expected = prepare(read_photo(data), PREPROCESS)
+        difference = photo_to_pixels(data, PREPROCESS).astype(int) - expected
+        assert difference.any()  # or it was not scaled
+        return difference
+
+    def nearly(self, data: bytes) -> None:
+        difference = self.difference(data)
+        assert np.abs(difference).mean() < 0.4
+        assert np.abs(difference).max() < 6
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("size", [(600, 456), (456, 600), (720, 624)])
+    def test_every_orientation(self, size: tuple[int, int], orientation: int) -> None:
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        self.nearly(saved(large_picture(size), "JPEG", quality=95, exif=exif))
+
+    @pytest.mark.parametrize("size", [(601, 457), (459, 603), (303, 299), (1201, 1193)])
+    def test_sides_that_do_not_divide(self, size: tuple[int, int]) -> None:
+        picture = large_picture(size)
+        self.nearly(saved(picture, "JPEG", quality=95))
+        exif = Image.Exif()
+        for orientation in range(2, 9):
+            exif[ORIENTATION] = orientation
+            difference = self.difference(saved(picture, "JPEG", quality=95, exif=exif))
+            an_eighth = 200 / 32 * 0.875 / 8  # of what red and green rise by from pixel to pixel
+            assert np.abs(difference[..., :2].mean((0, 1))).max() < an_eighth + 0.15
+
+    @pytest.mark.parametrize("mode", ["L", "CMYK"])
+    def test_other_colours(self, mode: str) -> None:
+        self.nearly(saved(large_picture((720, 624)).convert(mode), "JPEG", quality=95))
+
+    @pytest.mark.parametrize(
+        "options", [{"progressive": True}, {"subsampling": 0}, {"subsampling": 2}, {"quality": 40}]
+    )
+    def test_other_ways_of_coding(self, options: dict[str, object]) -> None:
+        self.nearly(saved(large_picture((720, 624)), "JPEG", **options))
+
+    @pytest.mark.parametrize("size", [(1200, 291), (291, 291), (290, 1000), (9, 8)])
+    @pytest.mark.parametrize("subsampling", [0, 2])
+    def test_smaller_ones_are_exact(self, size: tuple[int, int], subsampling: int) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        data = saved(Image.fromarray(noise), "JPEG", subsampling=subsampling)
+        np.testing.assert_array_equal(photo_to_pixels(data, PREPROCESS), prepare(read_photo(data), PREPROCESS))
+
+    @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "BMP"])
+    def test_other_formats_are_exact(self, format: str) -> None:
+        data = saved(large_picture((600, 456)), format)
+        np.testing.assert_array_equal(photo_to_pixels(data, PREPROCESS), prepare(read_photo(data), PREPROCESS))
+
+    def test_a_pillow_image_is_exact_and_left_as_it_was(self) -> None:
+        data = saved(large_picture((720, 624)), "JPEG")
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = photo_to_pixels(image, PREPROCESS)
+            assert image.size == (720, 624)
+            np.testing.assert_array_equal(image, read_photo(data))
+        np.testing.assert_array_equal(pixels, prepare(read_photo(data), PREPROCESS))
+
+    @pytest.mark.parametrize("size", [(2400, 300), (300, 2400), (600, 585), (586, 586), (1171, 1200), (3000, 2600)])
+    @pytest.mark.parametrize("crop_fraction", [0.3, 0.875, 1.0])
+    @pytest.mark.parametrize("side", [9, 32])
+    def test_no_more_is_lost_than_the_result_can_spare(
+        self, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], crop_fraction: float, side: int
+    ) -> None:
+        """The crop keeps at least 4 pixels for one of the result, and not 8 where an eighth is not reached."""
+        decoded: list[tuple[int, int]] = []
+
+        def watched(image: Image.Image, name: str) -> Image.Image:
+            decoded.append(image.size)
+            return decode.to_rgb(image, name)
+
+        monkeypatch.setattr(photo_module, "to_rgb", watched)
+        photo_to_pixels(saved(Image.new("RGB", size), "JPEG"), Preprocess(side, crop_fraction, "bicubic"))
+        kept = min(decoded[0]) * crop_fraction / side
+        whole = min(size) * crop_fraction / side
+        assert kept > 4 - 0.5 / side or decoded[0] == size
+        assert kept < 8 + 1 / side or decoded[0] == tuple(-(-length // 8) for length in size)
+        assert (decoded[0] == size) == (round(whole * side) < 8 * side)
+
+    @pytest.mark.parametrize(("most", "scale"), [(0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (8, 8), (50, 8)])
+    def test_scales(self, most: int, scale: int) -> None:
+        with decode.opened(saved(Image.new("RGB", (1203, 901)), "JPEG")) as image:
+            assert decode.scale_down(image, most) == scale
+            assert decode.to_rgb(image, "it").size == (-(-1203 // scale), -(-901 // scale))
+        with decode.opened(saved(Image.new("RGB", (1203, 901)), "PNG")) as image:
+            assert decode.scale_down(image, most) == 1
+
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}])
+    def test_truncated(self, options: dict[str, object]) -> None:
+        """Wherever a file is cut, it is refused as when it is decoded whole."""
+        data = saved(large_picture((600, 456)), "JPEG", **options)
+        for end in [*range(100, len(data), len(data) // 40), *range(len(data) - 60, len(data), 6)]:
+            assert "damaged or truncated" in refusal(data[:end])
+
+    def test_the_limit_is_for_the_whole_photo(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(decode, "MAX_PIXELS", 400_000)
+        assert "720x624" in refusal(saved(Image.new("RGB", (720, 624)), "JPEG"))
+
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what one program's peak was")
+    @pytest.mark.parametrize(("orientation", "most"), [(1, 25e6), (6, 40e6)])
+    def test_memory_for_twelve_megapixels(self, tmp_path: Path, orientation: int, most: float) -> None:
+        """Decoded whole it takes 48 MB."""
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        Image.new("RGB", (4000, 3000), "olive").save(tmp_path / "large.jpg", exif=exif)
+        code = (
+            "import sys; from bottlenet.bundle import Preprocess; from bottlenet.edge.photo import photo_to_pixels\n"
+            "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024\n"
+            "from PIL import JpegImagePlugin; before = peak()\n"
+            "photo_to_pixels(sys.argv[1], Preprocess(224, 0.875, 'bicubic')); print(peak() - before)"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "large.jpg")]
+        assert int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < most
 
 
 class TestPrepare:

@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bottlenet.net.cosine import analysis, cosine_matrix, quantisation_steps
-from bottlenet.net.rate import JpegRate, joined_bytes
+from bottlenet.net.rate import JpegRate, block_transform, dct_matrix, joined_bytes, quantization_table
 from bottlenet.wire.codecs import Jpeg
 from bottlenet.wire.mosaic import Mosaic
 
@@ -19,15 +18,15 @@ def test_steps_are_those_in_libjpegs_files(quality, tmp_path):
     Image.new("L", (8, 8)).save(path, quality=quality)
     with Image.open(path) as image:
         table = np.array(image.quantization[0]).reshape(8, 8)
-    np.testing.assert_array_equal(quantisation_steps(quality), table)
+    np.testing.assert_array_equal(quantization_table(quality), table)
 
 
 def test_cosines_are_orthonormal():
-    np.testing.assert_allclose(cosine_matrix() @ cosine_matrix().T, np.eye(8), atol=1e-12)
+    np.testing.assert_allclose(dct_matrix() @ dct_matrix().T, np.eye(8), atol=1e-12)
 
 
 def test_a_flat_block_is_its_mean_alone():
-    z = analysis(50) @ np.full(64, 16.0)
+    z = block_transform(50) @ np.full(64, 16.0)
     assert z[0] == pytest.approx(8 * 16 / 16)  # a step of 16 at quality 50
     np.testing.assert_allclose(z[1:], 0, atol=1e-12)
 

@@ -13,10 +13,11 @@ from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.lab.checkpoint import FILE, read_tensors
+from bottlenet.lab.checkpoint import CHECKPOINT, read_tensors
+from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
 from bottlenet.lab.runs import export_run, read_config
-from bottlenet.lab.train import TrainConfig, train
+from bottlenet.lab.train import train
 from small import save_photos
 
 
@@ -165,7 +166,7 @@ def test_export_of_what_is_no_run(tmp_path, trained):
     shutil.copy(f"{trained.out}/run.json", tmp_path / "run.json")
     with pytest.raises(InputError, match="first checkpoint"):
         export_run(tmp_path, tmp_path / "bundle")
-    (tmp_path / FILE).write_bytes(b"\x00" * 100)
+    (tmp_path / CHECKPOINT).write_bytes(b"\x00" * 100)
     with pytest.raises(InputError, match="damaged"):
         export_run(tmp_path, tmp_path / "bundle")
     (tmp_path / "run.json").write_text('{"model": 3}')

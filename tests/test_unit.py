@@ -62,7 +62,7 @@ def test_stride_larger_than_the_features_is_refused():
 
 @given(bits=st.integers(1, 8), low=st.floats(-100, 100), span=st.floats(0.1, 100))
 def test_quantizing_is_off_by_half_a_step_at_most(bits, low, span):
-    quantizer = Quantizer(bits, fixed=(low, low + span)).eval()
+    quantizer = Quantizer(bits, fixed_range=(low, low + span)).eval()
     latent = torch.linspace(low, low + span, 97)
     symbols = quantizer.quantize(latent)
     assert torch.equal(symbols, symbols.round())
@@ -73,7 +73,7 @@ def test_quantizing_is_off_by_half_a_step_at_most(bits, low, span):
 
 
 def test_values_outside_the_range_are_clipped():
-    quantizer = Quantizer(8, fixed=(0.0, 1.0)).eval()
+    quantizer = Quantizer(8, fixed_range=(0.0, 1.0)).eval()
     assert quantizer.quantize(torch.tensor([-5.0, 5.0])).tolist() == [0, 255]
 
 
@@ -97,7 +97,7 @@ def test_range_is_part_of_the_state():
 
 
 def test_gradient_passes_rounding_inside_the_range_only():
-    quantizer = Quantizer(8, fixed=(0.0, 1.0))
+    quantizer = Quantizer(8, fixed_range=(0.0, 1.0))
     latent = torch.tensor([-0.5, 0.3, 0.7, 1.5], requires_grad=True)
     quantizer.dequantize(quantizer.quantize(latent)).sum().backward()
     assert torch.allclose(latent.grad, torch.tensor([0.0, 1.0, 1.0, 0.0]))

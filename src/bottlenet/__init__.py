@@ -1,9 +1,10 @@
-"""BottleNet: a photo classifier cut in two. The device sends a few hundred bytes, the server answers.
+"""BottleNet: a photo classifier cut in two. The device sends about a kilobyte, the server answers.
 
     from bottlenet import Edge                            # the device: numpy, onnxruntime, no torch
     with Edge("my.bundle", "ws://server:8000") as edge:
         print(edge.classify("photo.jpg").label)
 
+    from bottlenet import choose                          # which partition, on which link: needs numpy
     from bottlenet import cuts, insert, split             # a network of one's own: needs bottlenet[train]
 
 Names are imported when they are first used, so that `import bottlenet` costs nothing.
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from bottlenet.net.build import insert as insert
     from bottlenet.net.split import cuts as cuts
     from bottlenet.net.split import split as split
+    from bottlenet.plan.planner import choose as choose
 
-__all__ = ["Bundle", "Edge", "cuts", "insert", "split"]
+__all__ = ["Bundle", "Edge", "choose", "cuts", "insert", "split"]
 
 
 def __getattr__(name: str) -> object:
@@ -47,6 +49,7 @@ def __dir__() -> list[str]:
 MODULES = {
     "Bundle": "bottlenet.bundle",
     "Edge": "bottlenet.edge",
+    "choose": "bottlenet.plan.planner",
     "cuts": "bottlenet.net.split",
     "insert": "bottlenet.net.build",
     "split": "bottlenet.net.split",

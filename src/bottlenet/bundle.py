@@ -106,11 +106,14 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     `files` of `manifest` are computed. A bundle at `path` is replaced. BundleError: `path` is anything else, a file
     is missing, the result is no valid bundle, or it can't be written.
     """
-    target = Path(path).resolve()
+    target = Path(os.path.realpath(path))
     if missing := [name for name in REQUIRED_FILES if name not in files]:
         raise BundleError(f"bundle {target}: {missing[0]} is missing; give {', '.join(REQUIRED_FILES)}")
     dataclasses.replace(manifest, files=dict.fromkeys(files, "0" * 64))  # refuses a name that is a path
-    check_replaceable(target)
+    try:
+        check_replaceable(target)
+    except OSError as error:
+        raise BundleError(f"bundle {target}: {error.strerror}; choose another path") from error
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
         fresh.mkdir(parents=True)

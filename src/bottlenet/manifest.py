@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
+import sys
 from dataclasses import dataclass, field
 
 from bottlenet.errors import InputError
@@ -163,7 +163,7 @@ def check_extra(extra: object) -> None:
         check_text("a name in extra", name)
         if isinstance(value, str):
             check_text(f"extra[{name!r}]", value, 4000)
-        elif not isinstance(value, (int, float)) or not math.isfinite(value):
+        elif not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:  # so refuses NaN
             raise InputError(f"extra[{name!r}] is {shown(value)}; give text or a finite number")
 
 

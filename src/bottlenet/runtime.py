@@ -55,9 +55,11 @@ def open_session(graph: str | Path | bytes, threads: int = 1) -> onnxruntime.Inf
 
 
 def open_graph(path: Path, takes: Port, gives: Port, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session whose graph has just this input and this output, both (B, *shape) with any B.
+    """A session whose graph has just this input, of uint8, and this output, both (B, *shape) with any B.
 
-    BundleError: it has others, a fixed batch, or can't be loaded.
+    It has run once, so that a graph that can't shows now, and the first photo is not slower than the rest.
+
+    BundleError: it has others, a fixed batch, or can't be loaded or run.
     """
     session = open_session(path, threads)
     for kind, ports, port in (("input", session.get_inputs(), takes), ("output", session.get_outputs(), gives)):
@@ -66,12 +68,17 @@ def open_graph(path: Path, takes: Port, gives: Port, threads: int = 1) -> onnxru
             there = ", ".join(f"{found.name} {found.type}" for found in ports) or "missing"
             raise BundleError(f"{path}: its {kind} is {there}, not {wanted}; export the bundle again")
         batch, *sizes = ports[0].shape or [None]
-        # A size that was left open is a name or None; running the graph will tell.
+        # A size that was left open is a name or None; running the graph tells.
         fits = len(sizes) == len(port.shape) and all(
             not isinstance(size, int) or size == want for size, want in zip(sizes, port.shape, strict=True)
         )
         if not fits or isinstance(batch, int):
             raise BundleError(f"{path}: its {kind} has shape {ports[0].shape}, not {wanted}; export the bundle again")
+    given = run_graph(session, **{takes.name: np.zeros((1, *takes.shape), np.uint8)})
+    if given.shape != (1, *gives.shape):
+        raise BundleError(
+            f"{path}: it gives {gives.name} of shape {given.shape}, not {wanted}; export the bundle again"
+        )
     return session
 
 

@@ -6,12 +6,14 @@ needs no torch.
 device.py     demo, classify, encode
 server.py     serve, decode; serving.py runs the server
 network.py    cuts, train, export, evaluate
+planning.py   profile, plan; plan_tables.py, plan_plot.py and plan_files.py what they show and write
 arguments.py  options in common
 options.py    a command from a dataclass
 files.py      what is written: whole or not at all
 show.py       tables, JSON, progress; demo_tables.py those of the demo
 
-Exit codes: 0, done; 2, wrong usage or any BottleNetError, which is one line on stderr; 130, interrupted.
+Exit codes: 0, done; 2, wrong usage, or a BottleNetError or what the system refused, which is one line on stderr; 130,
+interrupted.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from typing import Annotated
 
 import typer
 
-from bottlenet.cli import device, network, server
+from bottlenet.cli import device, network, planning, server
 from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
     name="bottlenet",
-    help="A photo classifier cut in two: the device sends a few hundred bytes, the server answers.\n\n"
+    help="A photo classifier cut in two: the device sends about a kilobyte, the server answers.\n\n"
     "Start with [bold]bottlenet demo[/]. Each command has a [bold]--help[/] of its own, with examples.",
     no_args_is_help=True,
     add_completion=False,
@@ -58,6 +60,11 @@ def main() -> None:
 
         print_error(error)
         sys.exit(2)
+    except OSError as error:  # what has no better words by now: the disk is full, the terminal is gone
+        from bottlenet.cli.show import print_error
+
+        print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -65,6 +72,7 @@ def main() -> None:
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "On the device": (device.demo, device.classify, device.encode),
     "On the server": (server.serve, server.decode),
+    "Choosing what runs where": (planning.profile, planning.plan),
     "Making a split network": (network.cuts, network.export, network.evaluate),
 }
 for panel, commands in COMMANDS.items():

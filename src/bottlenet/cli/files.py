@@ -1,6 +1,6 @@
 """Files that the user names: written whole or not at all, and never over a file of another kind.
 
-bytes -> .NAME.xxxx.part beside it -> flushed to the disk -> renamed to NAME
+bytes -> .bottlenet-xxxx.part beside it -> flushed to the disk -> renamed to NAME
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_target(path: str | Path, kind: Kind, *, force: bool = False) -> Path:
 
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file, or leave what was there as it was. InputError: the system does not let it."""
-    part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".bottlenet-{secrets.token_hex(4)}.part")  # any name fits, however long NAME is
     try:
         with open(part, "xb") as file:
             file.write(data)

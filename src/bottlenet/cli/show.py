@@ -36,8 +36,9 @@ def stdout() -> Console:
 
 
 def say(text: str) -> None:
-    """Lines for people, as they are."""
-    print(text, flush=True)
+    """Lines for people, as they are but for what the terminal can't spell: a file's name may be no text at all."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def print_json(document: Mapping[str, object]) -> None:
@@ -45,7 +46,7 @@ def print_json(document: Mapping[str, object]) -> None:
     print(json.dumps(document, indent=2), flush=True)
 
 
-def print_error(error: BottleNetError) -> None:
+def print_error(error: BottleNetError | str) -> None:
     """One line on stderr."""
     print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
 

@@ -92,6 +92,7 @@ class Batcher:
         try:
             frames = [frame for frame, _ in batch]
             results = await asyncio.get_running_loop().run_in_executor(worker, self._work, frames)
+            assert len(results) == len(batch), "a batch without an answer for each frame"
         except Exception as error:
             log.exception("a batch of %d frames failed", len(batch))
             results = [error] * len(batch)

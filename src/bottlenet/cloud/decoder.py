@@ -51,8 +51,6 @@ class Decoder:
         takes = Port("symbols", "tensor(uint8)", manifest.latent)
         gives = Port("scores", "tensor(float)", (manifest.num_classes,))
         self._tail = open_graph(bundle.tail_path, takes, gives, threads)
-        # A graph that does not run shows now, and the first photo is not slower than the rest.
-        run_graph(self._tail, symbols=np.zeros((1, *manifest.latent), np.uint8))
         self._codec = lru_cache(maxsize=256)(self._make_codec)
 
     def decode(self, frames: Sequence[Frame]) -> NDArray[np.uint8]:

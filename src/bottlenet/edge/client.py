@@ -79,7 +79,7 @@ class Edge:
         self, bundle: str | Path | Bundle, url: str, *, connect: Connect = open_websocket, timeout_s: float = 10.0
     ) -> None:
         if not 0 < timeout_s < 1e6:
-            raise InputError(f"timeout_s is {timeout_s}; give a number of seconds above 0")
+            raise InputError(f"timeout_s is {timeout_s}; give seconds, above 0 and below 1,000,000")
         parts = check_url(url)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         path = f"{parts.path.rstrip('/')}/v1/stream"

@@ -106,6 +106,18 @@ def check_size(name: str, width: int, height: int) -> None:
         raise PhotoError(f"{name}: it is {width}x{height} pixels; {ALLOWED}: give a larger one")
 
 
+def scale_down(image: Image.Image, most: int) -> int:
+    """Has libjpeg decode a JPEG at 1/8, 1/4 or 1/2 of its sides, rounded up: the smallest that is not below 1/`most`.
+
+    To be called before `to_rgb`. Gives 8, 4 or 2, and 1 where nothing changes: other formats, or `most` below 2.
+    """
+    if most < 2:
+        return 1
+    width, height = image.size
+    drafted = image.draft(None, (width // most, height // most))
+    return 1 if drafted is None else round(width / drafted[1][2])
+
+
 def turn_of(image: Image.Image) -> Image.Transpose | None:
     """What turns a decoded picture upright, from its EXIF orientation; None where it is upright already."""
     try:

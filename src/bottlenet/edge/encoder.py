@@ -42,8 +42,7 @@ class Encoder:
         takes = Port("pixels", "tensor(uint8)", (size, size, 3))
         gives = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
         self._head = open_graph(bundle.head_path, takes, gives, threads)
-        # A graph that does not run shows now, and the first photo is not slower than the rest.
-        bundle.codec.encode(self._run_head(np.zeros((size, size, 3), np.uint8)))
+        bundle.codec.encode(np.zeros(bundle.manifest.latent, np.uint8))  # as the graph: the first photo is not slower
 
     def symbols(self, photo: Source) -> NDArray[np.uint8]:
         """Photo -> (C, H, W) uint8. PhotoError: see `edge.photo.read_photo`."""

@@ -110,6 +110,10 @@ class WebSocketTransport:
             self._stack.close()
 
     def _fail(self, error: Exception) -> NoReturn:
+        if isinstance(error, ConnectionClosed) and error.sent is not None and not error.rcvd_then_sent:
+            # This side closed, as it does for what it was sent, and says here why.
+            text = f"{self._url} sent what can be no answer ({one_line(error.sent.reason)}); is it a BottleNet server?"
+            raise LinkError(text) from error
         close = error.rcvd if isinstance(error, ConnectionClosed) else None
         told = one_line(close.reason) if close is not None else ""  # ends on a terminal, and anybody can send it
         if close is not None and close.code == UNKNOWN_BUNDLE:

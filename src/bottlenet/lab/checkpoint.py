@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bottlenet.errors import InputError
 
-FILE = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass
@@ -31,7 +31,9 @@ class Position:
 
 
 class Averaged:
-    """Exponential moving average of the trained parameters, slow at the end and quick at the start."""
+    """Exponential moving average of the parameters that are trained: over the last `1 / (1 - decay)` steps or so, and
+    over fewer at the start.
+    """
 
     def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
         self.live = {name: p for name, p in net.named_parameters() if p.requires_grad}
@@ -40,17 +42,20 @@ class Averaged:
 
     @torch.no_grad()
     def update(self) -> None:
+        """One step further."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.live.values()], weight)
 
     @torch.no_grad()
     def copy_in(self) -> None:
+        """The network's parameters become their averages."""
         for name, p in self.live.items():
             p.copy_(self.average[name])
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
+        """The same for as long as the block runs."""
         kept = {name: p.detach().clone() for name, p in self.live.items()}
         self.copy_in()
         try:
@@ -71,28 +76,30 @@ def save_checkpoint(
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
     tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
     progress = {"at": json.dumps(asdict(at)), "updates": str(averaged.updates)}
-    part = run / (FILE + ".part")
+    part = run / (CHECKPOINT + ".part")
     save_file(tensors, part, metadata=progress)
     with part.open("rb") as file:
         os.fsync(file.fileno())
-    part.replace(run / FILE)
+    part.replace(run / CHECKPOINT)
 
 
 def load_checkpoint(
     run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
 ) -> None:
-    """Puts everything back as it was; does nothing where the run has no checkpoint yet."""
-    if not (run / FILE).exists():
+    """Puts everything back as it was; does nothing where the run has no checkpoint yet.
+
+    InputError: it is damaged, or another network's.
+    """
+    if not (run / CHECKPOINT).exists():
         return
     tensors, metadata = read_tensors(run)
-    load_state(net, {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+    load_state(net, below("net.", tensors))
     averaged.average = {k: tensors[f"average.{k}"] for k in averaged.average}
     averaged.updates = int(metadata["updates"])
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, number, name = key.split(".")
-            state.setdefault(int(number), {})[name] = value
+    for key, value in below("optimizer.", tensors).items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     for name, value in json.loads(metadata["at"]).items():
         setattr(at, name, value)
@@ -103,12 +110,10 @@ def load_averaged(run: Path, net: nn.Module) -> int:
 
     InputError: there is no checkpoint yet, it is damaged, or it is another network's.
     """
-    if not (run / FILE).exists():
-        raise InputError(f"{run}: no {FILE} in it yet; train until the first checkpoint")
+    if not (run / CHECKPOINT).exists():
+        raise InputError(f"{run}: no {CHECKPOINT} in it yet; train until the first checkpoint")
     tensors, metadata = read_tensors(run)
-    state = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
-    state |= {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
-    load_state(net, state)
+    load_state(net, {**below("net.", tensors), **below("average.", tensors)})
     steps: int = json.loads(metadata["at"])["steps"]
     return steps
 
@@ -116,10 +121,15 @@ def load_averaged(run: Path, net: nn.Module) -> int:
 def read_tensors(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a checkpoint, and its metadata. InputError: it is damaged."""
     try:
-        with safe_open(run / FILE, framework="pt") as file:
+        with safe_open(run / CHECKPOINT, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise InputError(f"{run / FILE} is damaged ({error}); remove it, and the run starts again") from error
+        raise InputError(f"{run / CHECKPOINT} is damaged ({error}); remove it, and the run starts again") from error
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def load_state(net: nn.Module, state: dict[str, Tensor]) -> None:
@@ -127,7 +137,9 @@ def load_state(net: nn.Module, state: dict[str, Tensor]) -> None:
     mine = trained_state(net)
     wrong = mine.keys() ^ state.keys() or {name for name in mine if mine[name].shape != state[name].shape}
     if wrong:
-        raise InputError(f"{FILE} is of another network: {min(wrong)} differs; was the run trained with other code?")
+        raise InputError(
+            f"{CHECKPOINT} is of another network: {min(wrong)} differs; was the run trained with other code?"
+        )
     net.load_state_dict(state, strict=False)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 
 from bottlenet.bundle import Preprocess
-from bottlenet.edge.photo import prepare, read_photo
+from bottlenet.edge.photo import photo_to_pixels, read_photo
 from bottlenet.errors import InputError, PhotoError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+LABELS_CSV = "labels.csv"
 LARGEST_LABELS_CSV = 256 * 2**20  # bytes; ImageNet-1k's training list is 60 MB
 DAMAGED_SHARE = 0.01  # more damaged photos than this is an error, not bad luck
 
@@ -43,13 +44,14 @@ def list_photos(folder: Path | str) -> list[Photo]:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder of photos")
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    labels_csv = root / "labels.csv"
+    labels_csv = root / LABELS_CSV
     if labels_csv.exists():
         labels = _read_labels(labels_csv)
         photos = [Photo(path, labels.pop(_key(path, root), None)) for path in found]
         if labels:
             raise InputError(
-                f"{labels_csv}: names {len(labels)} files that are not there, such as {next(iter(labels))}"
+                f"{labels_csv}: names {len(labels)} files that are not there, such as {next(iter(labels))!r:.200}; "
+                "add them, or remove their lines"
             )
     else:
         classes = sorted({path.parent for path in found} - {root})
@@ -68,19 +70,55 @@ def _key(path: Path, root: Path) -> str:
 
 
 def _read_labels(path: Path) -> dict[str, int]:
-    if path.stat().st_size > LARGEST_LABELS_CSV:
-        raise InputError(f"{path}: {path.stat().st_size} bytes; a labels.csv may have {LARGEST_LABELS_CSV}")
+    """File name as `_key` makes it -> class index. UTF-8, with or without a byte-order mark. InputError: all else."""
     labels: dict[str, int] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"file", "class_index"} <= set(rows.fieldnames or ()):
-            raise InputError(f"{path}: its columns are {rows.fieldnames}; file,class_index are needed")
-        for number, row in enumerate(rows, start=2):
-            try:
-                labels[row["file"].removeprefix("images/")] = int(row["class_index"])
-            except (TypeError, ValueError, AttributeError) as error:
-                raise InputError(f"{path}, line {number}: {row} is not a file and a whole number") from error
+    try:
+        if (size := path.stat().st_size) > LARGEST_LABELS_CSV:
+            raise InputError(f"{path}: {size} bytes; a labels.csv may have {LARGEST_LABELS_CSV}: divide the folder")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"file", "class_index"} <= set(rows.fieldnames or ()):
+                columns = f"{rows.fieldnames}"
+                raise InputError(f"{path}: its columns are {columns:.200}; file,class_index are needed: name them so")
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                name, label = _read_row(row, where)
+                if (other := labels.setdefault(name, label)) != label:
+                    raise InputError(
+                        f"{where}: {name!r:.200} has class {label}, and class {other} further up; "
+                        "a file has one class: remove one of the lines"
+                    )
+    except OSError as error:
+        raise InputError(f"{path}: can't read it ({error.strerror or error}); give a file, or none") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: it is not UTF-8 ({error.reason}); save it as UTF-8") from error
+    except csv.Error as error:
+        limit = f"a field may have {csv.field_size_limit()} characters"
+        raise InputError(f"{path}: it can't be read as CSV ({error}); {limit}: close every quote") from error
     return labels
+
+
+def _read_row(row: dict[str, str], where: str) -> tuple[str, int]:
+    """File name and class index. InputError: there are none in it."""
+    given = f"{row}"
+    try:
+        name, label = row["file"].removeprefix("images/"), int(row["class_index"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{where}: {given:.200} is not a file and a whole number; give both, as in a.jpg,7") from error
+    if label < 0:
+        raise InputError(f"{where}: {given:.200}; classes are 0 and up: leave out a file that has none")
+    return name, label
+
+
+def count_sub_folders(photos: Sequence[Photo], folder: Path | str) -> int | None:
+    """How many sub-folders were taken for classes; None if none were. `photos` are what `list_photos(folder)` gives.
+
+    Unless they are as many as a network has classes, their order is not the network's: class 3 would be somebody's
+    fourth folder.
+    """
+    if (Path(folder) / LABELS_CSV).exists():
+        return None
+    return len({photo.label for photo in photos} - {None}) or None
 
 
 def random_crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -119,11 +157,12 @@ def read_crops(
     """(position in `photos`, (S, S, 3) uint8): the centre crop, or a random one that (seed, position) decides."""
     for position, photo in enumerate(photos):
         try:
-            pixels = read_photo(photo.path)
+            if seed is None:
+                pixels = photo_to_pixels(photo.path, preprocess)
+            else:
+                rng = np.random.default_rng((seed, position))
+                pixels = random_crop(read_photo(photo.path), preprocess.size, rng)
         except PhotoError as error:
             damaged.add(photo.path, error)
-            continue
-        if seed is None:
-            yield position, prepare(pixels, preprocess)
         else:
-            yield position, random_crop(pixels, preprocess.size, np.random.default_rng((seed, position)))
+            yield position, pixels

@@ -1,7 +1,7 @@
 """How good a bundle is and what it costs, on a folder of photos, beside the uncut network on the same photos.
 
-    photo --Encoder--> frame bytes --parse_frame, Decoder--> scores      counted and compared
-      `---prepare----> pixels -----------uncut.onnx--------> scores
+    photo ----Encoder------> frame bytes --parse_frame, Decoder--> scores      counted and compared
+      `---photo_to_pixels--> pixels -----------uncut.onnx--------> scores
 
 What is measured is what is deployed: the device's encoder, a frame as it goes over the network, the server's decoder.
 No torch. One batch of photos is in memory at a time, however many there are.
@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
-from bottlenet.edge.photo import prepare, read_photo
+from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import BottleNetError, InputError, PhotoError
-from bottlenet.lab.data import Damaged, Photo, list_photos
+from bottlenet.lab.data import LABELS_CSV, Damaged, Photo, count_sub_folders, list_photos
 from bottlenet.runtime import Port, open_graph, run_graph
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import MAX_PAYLOAD_BYTES, parse_frame
 
-LABELS_CSV = "labels.csv"
 BATCH = 8  # photos that the server's half takes at once; more is no faster on a CPU
 
 log = logging.getLogger(__name__)
@@ -90,14 +89,14 @@ class Deployed:
         pixels: list[NDArray[np.uint8]] = []
         for photo in photos:
             try:
-                picture = read_photo(photo.path)  # (H, W, 3), any size: not kept
+                frame = self.encoder.encode(photo.path, sequence=len(sent)).frame
+                if self.uncut is not None:
+                    pixels.append(photo_to_pixels(photo.path, self.bundle.manifest.preprocess))
             except PhotoError as error:
                 damaged.add(photo.path, error)
                 continue
-            sent.append(self.encoder.encode(picture, sequence=len(sent)).frame.to_bytes())
+            sent.append(frame.to_bytes())
             labels.append(-1 if photo.label is None else photo.label)
-            if self.uncut is not None:
-                pixels.append(prepare(picture, self.bundle.manifest.preprocess))
         if not sent:
             return None
         frames = [parse_frame(data, max_payload_bytes=MAX_PAYLOAD_BYTES, bundle_tag=self.bundle.tag) for data in sent]
@@ -163,15 +162,14 @@ def choose(photos: Sequence[Photo], limit: int | None) -> Sequence[Photo]:
 def check_labels(photos: Sequence[Photo], bundle: Bundle, data: str | Path) -> Sequence[Photo]:
     """The photos, without labels where those can't be the bundle's. InputError: a label that is none of its classes.
 
-    Sub-folders count as classes only if there are as many as the bundle has: else class 3 would be somebody's third
-    folder, and the accuracy nonsense.
+    Sub-folders count as classes only if there are as many as the bundle has; else the accuracy would be nonsense.
     """
     classes = bundle.manifest.num_classes
-    labels = {photo.label for photo in photos} - {None}
-    if labels and len(labels) != classes and not (Path(data) / LABELS_CSV).exists():
+    found = count_sub_folders(photos, data)
+    if found is not None and found != classes:
         log.warning(
             "%s: %d sub-folders are not the %d classes of bundle %s, so no photo counts as labelled; give a %s",
-            *(data, len(labels), classes, bundle.manifest.name, LABELS_CSV),
+            *(data, found, classes, bundle.manifest.name, LABELS_CSV),
         )
         return [Photo(photo.path, None) for photo in photos]
     for photo in photos:

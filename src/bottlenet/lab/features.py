@@ -24,7 +24,11 @@ BATCH = 16
 
 
 class FeatureCache:
-    """Crop sets of one list of photos through one frozen network."""
+    """Crop sets of one list of photos through one frozen network.
+
+    `network` names it, `shape` is (c, H, W) of its features, `classes` the number of its scores; `seed` decides the
+    crops. A cache of other photos, preprocessing, network or seed lies in another folder below `folder`.
+    """
 
     def __init__(
         self,
@@ -39,7 +43,8 @@ class FeatureCache:
     ) -> None:
         self.photos, self.preprocess, self.seed = photos, preprocess, seed
         self.shape, self.classes = shape, classes
-        self.values = int(np.prod(shape)) + classes
+        self.record_values = int(np.prod(shape)) + classes
+        self.record_bytes = 2 * self.record_values
         names = "\n".join(f"{photo.path} {photo.path.stat().st_size}" for photo in photos)
         key = hashlib.sha256(f"{network} {preprocess} {seed}\n{names}".encode()).hexdigest()[:16]
         self.folder = folder / key
@@ -64,12 +69,12 @@ class FeatureCache:
         seed = hash_seed(self.seed, crop_set)
         missing = set(range(len(self.photos)))
         with part.open("wb") as file:
-            file.truncate(len(self.photos) * self.values * 2)
+            file.truncate(len(self.photos) * self.record_bytes)
             for positions, batch in batched(read_crops(self.photos, self.preprocess, damaged, seed=seed)):
                 features, scores = frozen(batch)
                 records = np.concatenate([features.reshape(len(batch), -1), scores], axis=1).astype(np.float16)
                 for position, record in zip(positions, records, strict=True):
-                    file.seek(position * self.values * 2)
+                    file.seek(position * self.record_bytes)
                     file.write(record.tobytes())
                 missing -= set(positions)
                 yield positions[-1] + 1
@@ -85,17 +90,17 @@ class FeatureCache:
 
     def read(self, crop_set: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """features (n, c, H, W) float32 and uncut scores (n, classes) float32."""
-        size = self.values * 2
-        records = np.empty((len(positions), self.values), np.float32)
+        records = np.empty((len(positions), self.record_values), np.float32)
         with self.path(crop_set).open("rb") as file:
             for row, position in enumerate(positions):
-                records[row] = np.frombuffer(os.pread(file.fileno(), size, position * size), np.float16)
+                record = os.pread(file.fileno(), self.record_bytes, position * self.record_bytes)
+                records[row] = np.frombuffer(record, np.float16)
         features = records[:, : -self.classes].reshape(-1, *self.shape)
         return features, records[:, -self.classes :]
 
 
 def hash_seed(*parts: int) -> int:
-    """A seed that no other parts have, whatever their order of size."""
+    """A seed, 32 bits, that other parts don't have but by chance; (0, 1) and (1, 0) are others."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 

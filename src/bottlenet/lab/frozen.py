@@ -13,7 +13,7 @@ from bottlenet.runtime import open_session
 
 
 class FeaturesAndScores(nn.Module):
-    """pixels -> features at the cut, scores."""
+    """pixels (B, S, S, 3) uint8 -> features at the cut (B, c, H, W), scores (B, classes)."""
 
     def __init__(self, head: nn.Module, tail: nn.Module) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,25 +12,27 @@ from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab.checkpoint import load_averaged
+from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.data import list_photos
 from bottlenet.net.build import insert
 from bottlenet.net.export import Fidelity, export
 from bottlenet.net.models import load_model
-
-if TYPE_CHECKING:
-    from bottlenet.lab.train import TrainConfig
 
 RUN, LOG = "run.json", "log.jsonl"
 COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
 
 
 def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
+    """One more line of JSON."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def claim(run: Path, config: TrainConfig) -> None:
-    """A run's folder belongs to one configuration; going on with another one would mix two runs."""
+    """A run's folder belongs to one configuration; going on with another one would mix two runs.
+
+    InputError: it holds another run, or something else.
+    """
     mine = json.loads(json.dumps(asdict(config)))
     path = run / RUN
     if not path.exists():
@@ -46,9 +47,7 @@ def claim(run: Path, config: TrainConfig) -> None:
 
 
 def read_config(run: Path) -> TrainConfig:
-    """InputError: `run` is no folder of a run."""
-    from bottlenet.lab.train import TrainConfig
-
+    """What the run in that folder was told. InputError: it is no folder of a run."""
     try:
         values = json.loads((run / RUN).read_text(encoding="utf-8"))
         return TrainConfig(**{**values, "data": tuple(values["data"])})

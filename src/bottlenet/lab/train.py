@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,55 +18,19 @@ from torch import Tensor
 
 from bottlenet.errors import InputError
 from bottlenet.lab.checkpoint import Averaged, Position, load_checkpoint, save_checkpoint
+from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
 from bottlenet.lab.runs import LOG, append, claim
 from bottlenet.lab.trainset import divided, fill, open_cache, read, some_features
-from bottlenet.net.build import UnitConfig, insert, start_from_components
-from bottlenet.net.model import BottleNet, Passed
+from bottlenet.net.build import insert, start_from_components
+from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import load_model
 from bottlenet.net.rate import JpegRate, joined_bytes
 
+__all__ = ["TrainConfig", "train"]
+
 LOG_STEPS = 20  # steps that a line of the log is the mean of
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training run."""
-
-    model: str  # efficientnet_lite0 | package.module:function
-    data: tuple[str, ...]  # folders of photos; a folder given twice counts twice
-    out: str  # folder of the run: run.json, log.jsonl, checkpoint.safetensors
-    cut: str  # where the network is cut: a name from `bottlenet cuts`
-    unit: str = UnitConfig.unit  # residual | paper
-    channels: int = UnitConfig.channels  # c', channels of the latent
-    stride: int = UnitConfig.stride  # s, spatial reduction
-    codec: str = UnitConfig.codec  # jpeg | webp | deflate | raw
-    quality: int = UnitConfig.quality  # of the codec
-    naive: bool = False  # train without the codec in the loop
-    epochs: int = 8  # passes over the photos
-    crops: int = 8  # sets of random crops that the passes take in turn
-    batch: int = 32  # photos a step
-    lr: float = 4e-4  # peak learning rate of the unit
-    tail_lr: float = 1e-4  # peak learning rate of the tail; 0 leaves it as it is
-    target_bytes: float = 0.0  # mean payload to steer for (codec jpeg); 0: no rate in the loss
-    amplitude: float = 4.0  # standard deviation of a residual unit's first component at the start
-    lmbda: float = 1e-4  # weight of a byte in the loss, where the steering starts
-    label_weight: float = 0.0  # weight of cross-entropy on labelled photos
-    feature_weight: float = 0.1  # weight of the features' relative squared error
-    seed: int = 0  # of crops, order and weights
-    cache: str = "cache"  # folder for head features, a few GB
-    checkpoint_minutes: float = 5.0  # between checkpoints
-
-    def unit_numbers(self) -> dict[str, Any]:
-        """What `net.build.insert` wants to know."""
-        return {name: getattr(self, name) for name in ("cut", "unit", "channels", "stride", "codec", "quality")}
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.crops, self.batch) < 1:
-            raise InputError(f"epochs {self.epochs}, crops {self.crops}, batch {self.batch}: each must be 1 or more")
-        if self.target_bytes and (self.codec != "jpeg" or self.naive):
-            raise InputError("target_bytes needs the jpeg codec in the loop: its rate is what is estimated")
 
 
 def train(config: TrainConfig, progress: Progress) -> BottleNet:
@@ -106,20 +68,20 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
         order = np.random.default_rng((config.seed, at.epoch)).permutation(train_set)
         while at.step < per_epoch:
             positions = order[at.step * config.batch : (at.step + 1) * config.batch]
-            features, uncut = read(cache, crop_set, positions)
+            features, uncut_scores = read(cache, crop_set, positions)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(at.steps / total)
 
-            passed = net.forward_features(features, codec_in_loop=not config.naive)
-            distilled = distillation(passed.scores, uncut)
-            loss = distilled + config.feature_weight * relative_error(passed.features_hat, features)
+            output = net.forward_features(features, codec_in_loop=not config.naive)
+            distilled = distillation(output.scores, uncut_scores)
+            loss = distilled + config.feature_weight * relative_error(output.features_hat, features)
             if config.label_weight:
                 labels = [cache.photos[i].label for i in positions]
-                loss = loss + config.label_weight * cross_entropy(passed.scores, labels)
-            if rate is not None and passed.payload_bytes is not None:
-                at.mean_bytes = moving(at.mean_bytes, passed.payload_bytes.float().mean().item())
+                loss = loss + config.label_weight * cross_entropy(output.scores, labels)
+            if rate is not None and output.payload_bytes is not None:
+                at.mean_bytes = moving_average(at.mean_bytes, output.payload_bytes.float().mean().item())
                 at.lmbda = steered(at.lmbda, at.mean_bytes, config.target_bytes, at.steps / total)
-                loss = loss + at.lmbda * joined_bytes(passed.payload_bytes, rate(passed.continuous))
+                loss = loss + at.lmbda * joined_bytes(output.payload_bytes, rate(output.continuous))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
@@ -127,7 +89,7 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
             averaged.update()
 
             at.step, at.steps = at.step + 1, at.steps + 1
-            recent.append(measured(loss, distilled, passed))
+            recent.append(measured(loss, distilled, output))
             if at.steps % LOG_STEPS == 0:
                 record = log_record(at, recent, pace.images_per_s(at.steps))
                 recent.clear()
@@ -156,17 +118,18 @@ def freeze(net: BottleNet, *, tail: bool) -> None:
     for module in net.tail.modules():
         if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
             module.requires_grad_(False)
-    learning(net)
+    set_training_mode(net)
 
 
-def learning(net: BottleNet) -> None:
-    """Training mode for the unit alone."""
+def set_training_mode(net: BottleNet) -> None:
+    """For the unit alone: the statistics of the head's and the tail's norms stay as they are."""
     net.eval()
     for part in (net.reduction, net.quantizer, net.restoration):
         part.train()
 
 
 def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
+    """For what `freeze` lets learn. A group's `peak` is its highest learning rate."""
     unit = [*net.reduction.parameters(), *net.restoration.parameters()]
     tail = [parameter for parameter in net.tail.parameters() if parameter.requires_grad]
     groups = [
@@ -178,17 +141,17 @@ def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
 
 @torch.no_grad()
 def held_out_report(net: BottleNet, cache: FeatureCache, held_out: NDArray[np.int64]) -> dict[str, float]:
-    """Distillation loss, agreement with the uncut network and bytes on photos that were not trained on."""
+    """Distillation loss, agreement with the uncut network (0..1) and mean bytes on photos that were not trained on."""
     net.eval()
     loss, agreed, size = 0.0, 0, 0.0
     for start in range(0, len(held_out), 64):
-        features, uncut = read(cache, 0, held_out[start : start + 64])
-        passed = net.forward_features(features)
-        assert passed.payload_bytes is not None
-        loss += distillation(passed.scores, uncut).item() * len(features)
-        agreed += int((passed.scores.argmax(1) == uncut.argmax(1)).sum())
-        size += passed.payload_bytes.sum().item()
-    learning(net)
+        features, uncut_scores = read(cache, 0, held_out[start : start + 64])
+        output = net.forward_features(features)
+        assert output.payload_bytes is not None
+        loss += distillation(output.scores, uncut_scores).item() * len(features)
+        agreed += int((output.scores.argmax(1) == uncut_scores.argmax(1)).sum())
+        size += output.payload_bytes.sum().item()
+    set_training_mode(net)
     count = max(1, len(held_out))
     return {"photos": count, "distillation": loss / count, "agreement": agreed / count, "payload_bytes": size / count}
 
@@ -204,18 +167,19 @@ class Pace:
         return (steps - self.first) * self.batch / max(1e-9, time.monotonic() - self.started)
 
 
-def moving(mean: float, value: float) -> float:
+def moving_average(mean: float, value: float) -> float:
     """A mean over about the last ten values; 0 stands for none yet."""
     return 0.9 * mean + 0.1 * value if mean else value
 
 
-def measured(loss: Tensor, distilled: Tensor, passed: Passed) -> tuple[float, float, float]:
-    """Loss, distillation loss and mean payload bytes of a batch."""
-    size = 0.0 if passed.payload_bytes is None else passed.payload_bytes.float().mean().item()
+def measured(loss: Tensor, distilled: Tensor, output: Output) -> tuple[float, float, float]:
+    """Loss, distillation loss and mean payload bytes of a batch; 0 bytes where no codec ran."""
+    size = 0.0 if output.payload_bytes is None else output.payload_bytes.float().mean().item()
     return loss.item(), distilled.item(), size
 
 
 def log_record(at: Position, recent: Sequence[tuple[float, float, float]], images_per_s: float) -> dict[str, float]:
+    """A line of the log: means of what was `measured` since the last one."""
     loss, distilled, size = (float(mean) for mean in np.mean(recent, axis=0))
     return {
         "steps": at.steps,
@@ -229,4 +193,5 @@ def log_record(at: Position, recent: Sequence[tuple[float, float, float]], image
 
 
 def described(record: dict[str, float]) -> str:
+    """The same for the progress bar."""
     return f"loss {record['loss']:.3f}, {record['payload_bytes']:.0f} bytes, {record['images_per_s']:.0f} images/s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from bottlenet.errors import InputError
-from bottlenet.lab.data import list_photos
+from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
 from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.frozen import frozen_network
 from bottlenet.net.build import insert
@@ -29,11 +29,14 @@ COMPONENT_PHOTOS = 1024  # whose features the principal components are of
 
 
 def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> FeatureCache:
-    """The cache of all folders' photos, in the order they were given."""
-    photos = [photo for folder in config.data for photo in list_photos(folder)]
+    """The cache of all folders' photos, in the order they were given. InputError: labels that can't be the model's."""
     classes = len(classifier.labels)
-    if config.label_weight and (wrong := [p for p in photos if p.label is not None and p.label >= classes]):
-        raise InputError(f"{wrong[0].path} has label {wrong[0].label}; {config.model} knows 0 to {classes - 1}")
+    photos: list[Photo] = []
+    for folder in config.data:
+        found = list_photos(folder)
+        if config.label_weight:
+            check_labels(found, folder, classes, config.model)
+        photos += found
     size = classifier.preprocess.size
     with torch.no_grad():
         _, c, height, width = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
@@ -46,6 +49,20 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
         classes=classes,
         seed=config.seed,
     )
+
+
+def check_labels(photos: Sequence[Photo], folder: str, classes: int, model: str) -> None:
+    """InputError: sub-folders that are not as many as the model's classes, or a label beyond those."""
+    knows = f"{model} knows 0 to {classes - 1}"
+    sub_folders = count_sub_folders(photos, folder)
+    if sub_folders is not None and sub_folders != classes:
+        raise InputError(
+            f"{folder}: its {sub_folders} sub-folders would be label 0 to label {sub_folders - 1}; {knows}: "
+            f"give one sub-folder for each class, a {LABELS_CSV}, or label_weight 0"
+        )
+    for photo in photos:
+        if photo.label is not None and photo.label >= classes:
+            raise InputError(f"{photo.path} has label {photo.label}; {knows}: give its classes, or label_weight 0")
 
 
 def fill(cache: FeatureCache, crop_set: int, config: TrainConfig, progress: Progress) -> None:

@@ -6,7 +6,10 @@ measure.py what one run on shapes says about that graph
 split.py   where a classifier can be cut; head and tail
 unit.py    Reduction, Quantizer, Restoration
 model.py   BottleNet: head, unit, codec, unit, tail
+build.py   the one place that knows numbers: classifier + cut -> BottleNet
+rate.py    JPEG's bytes with a gradient
 export.py  BottleNet -> bundle
+weights.py int8 weights for export
 
 Nothing is imported here, so that `import bottlenet.net` costs nothing.
 """

@@ -27,7 +27,7 @@ from bottlenet.wire.mosaic import Mosaic
 
 @dataclass(frozen=True)
 class UnitConfig:
-    """Which unit goes into a cut, and which codec into the unit."""
+    """What `insert` may be told, what it means, and what holds unless told otherwise; training takes these over."""
 
     cut: str  # a name from `bottlenet cuts MODEL`
     unit: str = "residual"  # residual | paper
@@ -76,7 +76,7 @@ def _paper(spec: UnitSpec, bits: int) -> tuple[nn.Module, Quantizer, nn.Module]:
 def _residual(spec: UnitSpec, bits: int) -> tuple[nn.Module, Quantizer, nn.Module]:
     # zero lies on a level, so that what is silent decodes to silence; 8 bits: 8 levels a unit, and zero is 128
     levels = 2**bits
-    quantizer = Quantizer(bits, fixed=(-16.0, 16.0 - 32.0 / levels))
+    quantizer = Quantizer(bits, fixed_range=(-16.0, 16.0 - 32.0 / levels))
     return ResidualReduction(spec), quantizer, ResidualRestoration(spec)
 
 

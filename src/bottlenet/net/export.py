@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
 from bottlenet.bundle import Bundle, write_bundle
@@ -28,10 +27,10 @@ from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Normalize
 from bottlenet.net.split import count_flops
 from bottlenet.net.weights import store_as_int8
-from bottlenet.runtime import open_session
+from bottlenet.runtime import open_session, run_graph
 
-SYMBOLS_AGREE = 0.999  # share of the symbols that must equal torch's
-SCORES_DIFFER = 1e-3  # largest difference of a score, relative to the largest score
+MIN_SYMBOLS_EQUAL = 0.999  # share of the symbols that must equal torch's
+MAX_SCORES_DIFFERENCE = 1e-3  # largest difference of a score, relative to the largest score
 WEIGHTS = ("float32", "int8")
 
 
@@ -84,7 +83,8 @@ def export(
     of tail.onnx and uncut.onnx in a quarter of the bytes; head.onnx, whose every symbol counts, stays float32.
     `extra` goes into the manifest: where the bundle comes from.
 
-    BundleError: fewer than 99.9 % of the symbols are equal, or scores differ by more than 1e-3 of the largest.
+    InputError: another kind of `weights`, or a BottleNet without an origin. BundleError: fewer than 99.9 % of the
+    symbols are equal, scores differ by more than 1e-3 of the largest, or the bundle can't be written.
     """
     if weights not in WEIGHTS:
         raise InputError(f"weights {weights!r}: one of {', '.join(WEIGHTS)} is possible")
@@ -149,25 +149,18 @@ def compare(
     for start in range(0, len(pixels), 8):
         batch = pixels[start : start + 8]
         photos = torch.from_numpy(batch)
-        symbols = run(exact["head.onnx"], batch)
+        symbols = run_graph(exact["head.onnx"], pixels=batch)
         equal += float((device(photos).numpy() == symbols).mean()) * len(batch)
-        ours, theirs = run(exact["tail.onnx"], symbols), run(exact["uncut.onnx"], batch)
+        ours, theirs = run_graph(exact["tail.onnx"], symbols=symbols), run_graph(exact["uncut.onnx"], pixels=batch)
         difference = max(
             difference,
             relative_difference(server(torch.from_numpy(symbols)).numpy(), ours),
             relative_difference(uncut(photos).numpy(), theirs),
         )
-        agreed += int((ours.argmax(1) == run(rounded["tail.onnx"], symbols).argmax(1)).sum())
-        uncut_agreed += int((theirs.argmax(1) == run(rounded["uncut.onnx"], batch).argmax(1)).sum())
+        agreed += int((ours.argmax(1) == run_graph(rounded["tail.onnx"], symbols=symbols).argmax(1)).sum())
+        uncut_agreed += int((theirs.argmax(1) == run_graph(rounded["uncut.onnx"], pixels=batch).argmax(1)).sum())
     count = len(pixels)
     return Fidelity(count, equal / count, difference, agreed / count, uncut_agreed / count)
-
-
-def run(session: InferenceSession, batch: np.ndarray) -> np.ndarray:
-    """A graph with one input and one output."""
-    (output,) = session.run(None, {session.get_inputs()[0].name: batch})
-    result: np.ndarray = output
-    return result
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -177,15 +170,15 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 def check(fidelity: Fidelity) -> None:
     """BundleError where onnxruntime is not torch."""
-    if not fidelity.symbols_equal >= SYMBOLS_AGREE:
+    if not fidelity.symbols_equal >= MIN_SYMBOLS_EQUAL:
         raise BundleError(
             f"onnxruntime gives other symbols than torch for {1 - fidelity.symbols_equal:.2%} of the elements; "
-            f"at most {1 - SYMBOLS_AGREE:.1%} is allowed, so no bundle was written"
+            f"at most {1 - MIN_SYMBOLS_EQUAL:.1%} is allowed, so no bundle was written"
         )
-    if not fidelity.scores_difference <= SCORES_DIFFER:
+    if not fidelity.scores_difference <= MAX_SCORES_DIFFERENCE:
         raise BundleError(
             f"onnxruntime's scores differ from torch's by {fidelity.scores_difference:.2g} of the largest score; "
-            f"at most {SCORES_DIFFER} is allowed, so no bundle was written"
+            f"at most {MAX_SCORES_DIFFERENCE} is allowed, so no bundle was written"
         )
 
 

@@ -34,8 +34,8 @@ class Facts:
     fed: set[fx.Node] = field(default_factory=set)  # depends on the photo
     batch: set[fx.Node] = field(default_factory=set)  # is the number of photos
     mutated: set[fx.Node] = field(default_factory=set)  # changed in place by a later node
-    same: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns its input untouched: nn.Identity
-    now_in: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns its input changed: nn.ReLU(inplace=True)
+    identity_of: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns that node untouched: nn.Identity
+    in_place_on: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns it changed: nn.ReLU(inplace=True)
 
 
 class _Measure(fx.Interpreter):
@@ -80,7 +80,7 @@ class _Measure(fx.Interpreter):
                 facts.shapes[n] = tuple(value.shape[1:])
             for node in inputs:
                 if self.values[node] is value:
-                    (facts.same if before[node] == value._version else facts.now_in)[n] = node
+                    (facts.identity_of if before[node] == value._version else facts.in_place_on)[n] = node
         elif isinstance(value, int) and value == PROBE_BATCH:
             facts.batch.add(n)
         return value
@@ -102,6 +102,8 @@ def measure(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int])
     """Runs the graph on the shape of a batch. In the graph, uses of a tensor behind an in-place operation on it
     are moved to the operation's result: the same tensor, but then one node for what it is at each place.
 
+    `input_size` is (channels, height, width).
+
     InputError: the model does not run on that input.
     """
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -122,7 +124,7 @@ def measure(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int])
             ) from error
     facts = run.facts
     facts.mutated = {node for node, value in run.values.items() if value._version != run.versions[node]}
-    _name_changes(graph, facts.now_in)
+    _use_results(graph, facts.in_place_on)
     return facts
 
 
@@ -135,17 +137,18 @@ def carry_over(facts: Facts, measured: Traced, other: Traced) -> Facts:
     found = Facts(
         batch={twin[node] for node in facts.batch if node in twin},
         mutated={twin[node] for node in facts.mutated if node in twin},
-        now_in={twin[a]: twin[b] for a, b in facts.now_in.items() if a in twin and b in twin},
+        in_place_on={twin[a]: twin[b] for a, b in facts.in_place_on.items() if a in twin and b in twin},
     )
-    _name_changes(other.graph, found.now_in)
+    _use_results(other.graph, found.in_place_on)
     for node in other.graph.nodes:
         if node.op == "placeholder" or any(source in found.fed for source in node.all_input_nodes):
             found.fed.add(node)
     return found
 
 
-def _name_changes(graph: fx.Graph, now_in: dict[fx.Node, fx.Node]) -> None:
+def _use_results(graph: fx.Graph, in_place_on: dict[fx.Node, fx.Node]) -> None:
+    """Uses of a tensor behind an in-place operation on it become uses of the operation's result."""
     order = {node: place for place, node in enumerate(graph.nodes)}
-    for operation, changed in now_in.items():
+    for operation, changed in in_place_on.items():
         for user in [user for user in changed.users if order[user] > order[operation]]:
             user.replace_input_with(changed, operation)

@@ -27,8 +27,8 @@ from bottlenet.wire.codecs import Codec
 
 
 @dataclass(frozen=True)
-class Passed:
-    """What one batch left behind on its way through the network."""
+class Output:
+    """What the network says of one batch, and what was measured on the way."""
 
     scores: Tensor  # (B, classes) float32
     features_hat: Tensor  # (B, c, H, W) float32
@@ -46,7 +46,7 @@ class Origin:
 
 
 class BottleNet(nn.Module):
-    """head, unit, codec, unit, tail: see the drawing above."""
+    """head, reduction, quantizer, codec, restoration, tail: see the drawing above."""
 
     origin: Origin | None = None
 
@@ -67,11 +67,11 @@ class BottleNet(nn.Module):
         self.restoration = restoration
         self.tail = tail
 
-    def forward(self, pixels: Tensor) -> Passed:
-        """(B, S, S, 3) uint8 -> scores and what was measured on the way."""
+    def forward(self, pixels: Tensor) -> Output:
+        """(B, S, S, 3) uint8 -> scores (B, classes), and what was measured on the way."""
         return self.forward_features(self.head(pixels))
 
-    def forward_features(self, features: Tensor, *, codec_in_loop: bool = True) -> Passed:
+    def forward_features(self, features: Tensor, *, codec_in_loop: bool = True) -> Output:
         """(B, c, H, W) -> the same, from the cut on: a frozen head's features need computing only once.
 
         Without the codec in the loop the symbols go on as they are (the paper's naive training).
@@ -82,15 +82,15 @@ class BottleNet(nn.Module):
         if codec_in_loop:
             symbols, payload_bytes = self._through_codec(symbols)
         features_hat, scores = self._restore(symbols)
-        return Passed(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
+        return Output(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
 
     def compress(self, pixels: Tensor) -> list[bytes]:
         """(B, S, S, 3) uint8 -> one payload a photo."""
         symbols = self.quantizer.quantize(self.reduction(self.head(pixels)))
-        return [self.codec.encode(one) for one in as_bytes(symbols)]
+        return [self.codec.encode(one) for one in to_uint8(symbols)]
 
     def decompress(self, payloads: Sequence[bytes]) -> Tensor:
-        """Payloads -> scores (B, classes)."""
+        """Payloads -> scores (B, classes). PayloadError: one that does not decode."""
         symbols = np.stack([self.codec.decode(payload) for payload in payloads])
         device = self.quantizer.low.device
         _, scores = self._restore(torch.from_numpy(symbols).to(device).float())
@@ -98,7 +98,7 @@ class BottleNet(nn.Module):
 
     def _through_codec(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         """The real codec forward, the identity backward (straight through)."""
-        decoded, payload_bytes = self.codec.round_trip(as_bytes(symbols))
+        decoded, payload_bytes = self.codec.round_trip(to_uint8(symbols))
         symbols_hat = torch.from_numpy(decoded).to(symbols.device).float()
         if symbols.requires_grad:
             symbols_hat = symbols + (symbols_hat - symbols).detach()
@@ -109,6 +109,6 @@ class BottleNet(nn.Module):
         return features_hat, self.tail(features_hat)
 
 
-def as_bytes(symbols: Tensor) -> np.ndarray:
+def to_uint8(symbols: Tensor) -> np.ndarray:
     """Whole numbers 0..255 as float -> (B, c', h, w) uint8 on the CPU, where codecs run."""
     return symbols.detach().to("cpu", torch.uint8).contiguous().numpy()

@@ -69,19 +69,19 @@ def split(model: nn.Module, cut: str, input_size: Size = (3, 224, 224)) -> Split
     InputError: not a cut of this model, or see `cuts`.
     """
     with traced(model) as trace:
-        graph = trace()
-        facts = measure(model, graph.graph, input_size)
-        place = _find(graph, _places(graph, facts), cut, type(model).__name__)
-        node = place.node
+        whole = trace()
+        facts = measure(model, whole.graph, input_size)
+        place = _find(whole, _places(whole, facts), cut, type(model).__name__)
+        graph, node = whole.graph, place.node
         try:
-            shallow = trace(towards=place.key, opaque=graph.opaque)
+            shallow = trace(towards=place.key, opaque=whole.opaque)
         except InputError:
             pass  # a module left whole returns what the code around it takes apart: keep all unrolled
         else:
-            facts_there, there = carry_over(facts, graph, shallow), shallow.at(place.key)
-            if there is not None and _is_alone(there, shallow.graph, facts_there):
-                graph, facts, node = shallow, facts_there, there
-        return Split(_head(model, graph.graph, facts, node), _tail(model, graph.graph, facts, node), place.cut)
+            facts_there, there = carry_over(facts, whole, shallow), shallow.at(place.key)
+            if there in _crossing_alone(shallow.graph, facts_there):
+                graph, facts, node = shallow.graph, facts_there, there
+        return Split(_head(model, graph, facts, node), _tail(model, graph, facts, node), place.cut)
 
 
 def count_flops(module: nn.Module, example: Tensor) -> int:
@@ -98,33 +98,34 @@ class _Place:
     key: Key  # the outermost call that returns the node
 
 
-def _places(graph: Traced, facts: Facts) -> dict[fx.Node, _Place]:
+def _places(whole: Traced, facts: Facts) -> dict[fx.Node, _Place]:
     """The cut at each node that is one, in order; nodes that are the same tensor share one."""
     names: dict[fx.Node, str] = {}
-    for name, key in sorted(graph.names.items(), key=lambda item: len(item[1])):  # outermost first, else as they come
-        if (node := graph.at(key)) is not None:
+    for name, key in sorted(whole.names.items(), key=lambda item: len(item[1])):  # outermost first, else as they come
+        if (node := whole.at(key)) is not None:
             names.setdefault(node, name)
     groups: dict[fx.Node, list[fx.Node]] = {}
-    for node in _lonely(graph.graph, facts):
-        groups.setdefault(_origin(node, facts), []).append(node)
-    order = {node: at for at, node in enumerate(graph.graph.nodes)}
+    for node in _crossing_alone(whole.graph, facts):
+        if node in facts.shapes:
+            groups.setdefault(_origin(node, facts), []).append(node)
+    order = {node: at for at, node in enumerate(whole.graph.nodes)}
     ends = {_origin(node, facts) for node in order if node.op in ("placeholder", "output")}
-    ends |= {_origin(node, facts) for node in graph.graph.output_node().all_input_nodes}
+    ends |= {_origin(node, facts) for node in whole.graph.output_node().all_input_nodes}
     total = sum(facts.flops.values())
     places: dict[fx.Node, _Place] = {}
     for origin, nodes in groups.items():
         if origin in ends:
             continue
-        node = min(nodes, key=lambda node: len(graph.names[names[node]]))
+        node = min(nodes, key=lambda node: len(whole.names[names[node]]))
         flops = sum(count for each, count in facts.flops.items() if order[each] <= order[node])
         shape = facts.shapes[node]
         cut = Cut(names[node], shape, math.prod(shape), flops, flops / total if total else 0.0)
-        places |= dict.fromkeys(nodes, _Place(cut, node, graph.names[names[node]]))
+        places |= dict.fromkeys(nodes, _Place(cut, node, whole.names[names[node]]))
     return places
 
 
-def _lonely(graph: fx.Graph, facts: Facts) -> list[fx.Node]:
-    """The nodes that nothing else crosses with: what was made before them is not used after them.
+def _crossing_alone(graph: fx.Graph, facts: Facts) -> list[fx.Node]:
+    """The nodes that nothing else crosses with, in order: what was made before them is not used after them.
 
     What does not depend on the photo does not cross (both sides have the parameters), nor does the number of photos
     (it is the features' first dimension).
@@ -135,33 +136,28 @@ def _lonely(graph: fx.Graph, facts: Facts) -> list[fx.Node]:
         if node not in facts.fed or node in facts.batch:
             continue
         last_use = max((order[user] for user in node.users if user not in facts.batch), default=at)
-        if node in facts.shapes and reach <= at < last_use:
+        if reach <= at < last_use:
             found.append(node)
         reach = max(reach, last_use)
     return found
 
 
-def _is_alone(cut: fx.Node, graph: fx.Graph, facts: Facts) -> bool:
-    nodes = list(graph.nodes)
-    at = nodes.index(cut)
-    before = {node for node in nodes[:at] if node in facts.fed and node not in facts.batch}
-    return not any(before.intersection(node.all_input_nodes) for node in nodes[at + 1 :] if node not in facts.batch)
-
-
 def _origin(node: fx.Node, facts: Facts) -> fx.Node:
-    while node in facts.same:
-        node = facts.same[node]
+    """Where the node's tensor was made: it may come through nn.Identity and the like."""
+    while node in facts.identity_of:
+        node = facts.identity_of[node]
     return node
 
 
-def _find(graph: Traced, places: dict[fx.Node, _Place], name: str, type_name: str) -> _Place:
-    by_name = {alias: places[node] for alias, key in graph.names.items() if (node := graph.at(key)) in places}
+def _find(whole: Traced, places: dict[fx.Node, _Place], name: str, type_name: str) -> _Place:
+    """The place of that name. InputError: there is none, or it is no cut."""
+    by_name = {alias: places[node] for alias, key in whole.names.items() if (node := whole.at(key)) in places}
     if name in by_name:
         return by_name[name]
     listed = list(dict.fromkeys(place.cut.name for place in places.values()))
-    if name in graph.names:
-        order = {node: at for at, node in enumerate(graph.graph.nodes)}
-        node = graph.at(graph.names[name])
+    if name in whole.names:
+        order = {node: at for at, node in enumerate(whole.graph.nodes)}
+        node = whole.at(whole.names[name])
         here = order.get(node, 0) if node is not None else 0
         before = [place.cut.name for place in places.values() if order[place.node] < here][-1:]
         behind = [place.cut.name for place in places.values() if order[place.node] > here][:1]
@@ -204,6 +200,7 @@ def _tail(model: nn.Module, graph: fx.Graph, facts: Facts, cut: fx.Node) -> nn.M
 
 
 def _module(model: nn.Module, half: fx.Graph, env: dict[fx.Node, fx.Node], facts: Facts, name: str) -> nn.Module:
+    """A half as a module with the model's own parameters and buffers."""
     for node, copy in reversed(env.items()):
         if node not in facts.fed and node.users and not copy.users:  # needed by the other half alone
             half.erase_node(copy)

@@ -61,21 +61,26 @@ class Quantizer(nn.Module):
     """latent <-> integers 0 .. 2^bits - 1, over a range that is calibrated once and kept (paper: feature compression).
 
     The paper takes min and max of each photo and does not say how they travel; here they belong to the unit, so
-    nothing is sent beside the symbols. In training the range follows the latent as a moving average; `fixed` holds it.
+    nothing is sent beside the symbols. In training the range follows the latent as a moving average, unless it is given
+    as `fixed_range`, (low, high).
+
+    InputError: bits that are not 1 to 8.
     """
 
     low: Tensor
     high: Tensor
     calibrated: Tensor
 
-    def __init__(self, bits: int = 8, *, fixed: tuple[float, float] | None = None, momentum: float = 0.02) -> None:
+    def __init__(
+        self, bits: int = 8, *, fixed_range: tuple[float, float] | None = None, momentum: float = 0.02
+    ) -> None:
         super().__init__()
         if not 1 <= bits <= 8:
             raise InputError(f"a quantizer of {bits} bits: 1 to 8 are possible, since a symbol is one byte")
-        self.levels = 2**bits - 1
-        self.fixed = fixed is not None
+        self.max_symbol = 2**bits - 1
+        self.fixed = fixed_range is not None
         self.momentum = momentum
-        low, high = fixed or (0.0, 1.0)
+        low, high = fixed_range or (0.0, 1.0)
         self.register_buffer("low", torch.tensor(float(low)))
         self.register_buffer("high", torch.tensor(float(high)))
         self.register_buffer("calibrated", torch.tensor(self.fixed))
@@ -92,13 +97,13 @@ class Quantizer(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Levels per unit of the latent."""
-        scale: Tensor = self.levels / (self.high - self.low)
+        """Symbols per unit of the latent."""
+        scale: Tensor = self.max_symbol / (self.high - self.low)
         return scale
 
     def continuous(self, latent: Tensor) -> Tensor:
         """Symbols before rounding: floats in 0 .. 2^bits - 1, what a rate estimate looks at."""
-        return ((latent - self.low) * self.scale).clamp(0, self.levels)
+        return ((latent - self.low) * self.scale).clamp(0, self.max_symbol)
 
     def quantize(self, latent: Tensor) -> Tensor:
         """float (B, c', h, w) -> whole numbers 0 .. 2^bits - 1 as float; the gradient of rounding is the identity."""
@@ -113,19 +118,25 @@ class Quantizer(nn.Module):
 
 
 def norm_relu(channels: int) -> list[nn.Module]:
+    """ReLU6 in place of the paper's ReLU: what is bounded needs no outlier-proof range."""
     return [nn.BatchNorm2d(channels), nn.ReLU6(inplace=False)]
 
 
-class PaperReduction(nn.Sequential):
-    """Convolution with stride s and a kernel larger than s (c -> c), then 1x1 (c -> c'); norm and ReLU after each.
+def kernel_size(stride: int) -> int:
+    """Odd, and larger than the stride by 2 or 3; half of it, rounded down, is the padding."""
+    return 2 * (stride // 2) + 3
 
-    ReLU6 in place of ReLU: a bounded latent needs no outlier-proof range (paper: channel reduction).
+
+class PaperReduction(nn.Sequential):
+    """(B, c, H, W) -> (B, c', h, w) (paper: spatial and channel reduction).
+
+    Convolution with stride s and a kernel larger than s (c -> c), then 1x1 (c -> c'); norm and ReLU after each.
     """
 
     def __init__(self, spec: UnitSpec) -> None:
-        c, s = spec.in_channels, spec.stride
+        c, s, kernel = spec.in_channels, spec.stride, kernel_size(spec.stride)
         super().__init__(
-            nn.Conv2d(c, c, kernel_size=2 * (s // 2) + 3, stride=s, padding=s // 2 + 1, bias=False),
+            nn.Conv2d(c, c, kernel, stride=s, padding=kernel // 2, bias=False),
             *norm_relu(c),
             nn.Conv2d(c, spec.channels, kernel_size=1, bias=False),
             *norm_relu(spec.channels),
@@ -133,12 +144,14 @@ class PaperReduction(nn.Sequential):
 
 
 class PaperRestoration(nn.Sequential):
-    """The mirror: 1x1 (c' -> c), then a transposed convolution with stride s (c -> c)."""
+    """The mirror, (B, c', h, w) -> (B, c, H, W): 1x1 (c' -> c), then a transposed convolution with stride s (c -> c).
+
+    The last layer has neither norm nor activation: features at a cut may be negative.
+    """
 
     def __init__(self, spec: UnitSpec) -> None:
-        c, s = spec.in_channels, spec.stride
-        kernel = 2 * (s // 2) + 3
-        pad = s // 2 + 1
+        c, s, kernel = spec.in_channels, spec.stride, kernel_size(spec.stride)
+        pad = kernel // 2
         # what the transposed convolution must add to land on the size that the reduction started from
         _, height, width = spec.latent_shape
         extra = (
@@ -168,7 +181,7 @@ class ResidualReduction(nn.Module):
             nn.ReLU6(),
             nn.Conv2d(2 * c, 2 * c, s + 4, stride=s, padding=2, groups=2 * c),
             nn.ReLU6(),
-            zero_start(nn.Conv2d(2 * c, spec.channels, 1)),
+            zero_init(nn.Conv2d(2 * c, spec.channels, 1)),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -188,8 +201,8 @@ class ResidualRestoration(nn.Module):
         self.branch = nn.Sequential(
             nn.Conv2d(spec.channels, 2 * c, 1),
             nn.ReLU6(),
-            *(layer for _ in range(2) for layer in neighbourhood(2 * c)),
-            zero_start(nn.ConvTranspose2d(2 * c, c, s, stride=s)),
+            *(layer for _ in range(2) for layer in depthwise_separable(2 * c)),
+            zero_init(nn.ConvTranspose2d(2 * c, c, s, stride=s)),
         )
 
     def forward(self, latent_hat: Tensor) -> Tensor:
@@ -198,7 +211,7 @@ class ResidualRestoration(nn.Module):
         return features_hat[:, :, :height, :width]
 
 
-def neighbourhood(channels: int) -> tuple[nn.Module, ...]:
+def depthwise_separable(channels: int) -> tuple[nn.Module, ...]:
     """5x5 in each channel, then 1x1 across them: dense 5x5 kernels would take 25 times the work and learn worse."""
     return nn.Conv2d(channels, channels, 5, padding=2, groups=channels), nn.Conv2d(channels, channels, 1), nn.ReLU6()
 
@@ -211,7 +224,7 @@ def pad_to_multiple(features: Tensor, stride: int) -> Tensor:
     return F.pad(features, (0, -width % stride, 0, -height % stride))
 
 
-def zero_start(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
+def zero_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     """The layer with all its weights at zero."""
     assert layer.bias is not None
     nn.init.zeros_(layer.weight)

@@ -1,4 +1,10 @@
-"""Which partition is best: pure functions, no I/O.
+"""Which partition is best: pure functions, no I/O. A link, a profile and a wish make a plan.
 
-link.py   bandwidth and round trip of a link
+link.py         bandwidth, round trip, loss, radio power: presets, each figure with its source
+profile.py      what was measured, per candidate
+predict.py      the model: what one photo costs on a link
+constraints.py  what a candidate has to meet, and what to relax where none does
+flips.py        where the choice changes
+reason.py       numbers and reasons in words
+planner.py      all of them: profile, link, load -> partition, and why
 """

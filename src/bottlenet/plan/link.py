@@ -1,9 +1,37 @@
-"""What a link between device and server is like: `Link`, and three that the paper computes with, in `LINKS`.
+"""What a link between device and server is like: `Link`; those the paper computes with, `LINKS`, and all, `PRESETS`.
 
-Uplink bandwidths: BottleNet (ISLPED 2019), the table of the uplink power model, after Huang et al., "A Close
-Examination of Performance and Power Characteristics of 4G LTE Networks", MobiSys 2012. The paper has no round trip:
-bytes / bandwidth alone is its latency. Real links have one, which nearly decides on a fast link, so the round trips
-here are assumptions of ours: 100 ms for 3G, 50 ms for 4G, 5 ms for Wi-Fi.
+Where each figure comes from; [A] marks an assumption of ours, for which no source was found:
+
+    link         uplink, downlink                       round trip, set-up                    largest message, packets
+    -----------  -------------------------------------  ------------------------------------  ------------------------
+    3g           1.1 Mbit/s [1]; -                      100 ms [A]; 2 round trips [A]         -; 1,460 [A]
+    4g           5.85 Mbit/s [1]; -                     50 ms [A]; 2 round trips [A]          -; 1,460 [A]
+    wifi         18.88 Mbit/s [1]; -                    5 ms [A]; 2 round trips [A]           -; 1,460 [A]
+    5g           21.08, 166.13 Mbit/s [2]               47 ms [3]; 2 round trips [A]          -; 1,460 [A]
+    lte-m        375, 300 kbit/s [4]                    100 ms [A]; 2 round trips [A]         -; 1,460 [A]
+    nb-iot       62, 26 kbit/s [5]                      1.6 s [5]; 2 round trips [A]          -; 1,460 [A]
+    lorawan      5,470 bit/s [6], the same [A]          1 s [7]; 5 s [7]                      222 [8]; a message
+    iridium-sbd  1,045 bit/s [9], the same [A]          10 s [9, A]; in the round trip [A]    340 [10]; a message
+
+[1]  BottleNet (ISLPED 2019), the table of the uplink power model, after Huang et al., "A Close Examination of
+     Performance and Power Characteristics of 4G LTE Networks", MobiSys 2012. Radio power of 3g, 4g, wifi: the same.
+[2]  Ookla, "Growing and Slowing: The State of 5G Worldwide in 2021": medians of the third quarter of 2021.
+[3]  Ookla, United States, January to June 2024, lowest 5G latency of an operator (RCR Wireless, 17 July 2024).
+[4]  LTE Cat-M1, 3GPP release 13, half duplex with scheduling delays (rfwireless-world.com, Cat-0 vs Cat-M1 vs Cat-M2).
+[5]  Cat-NB1, 3GPP release 13: peaks, and the low end of a latency of 1.6 to 10 s (blog.mbedded.ninja, Cellular).
+[6]  LoRaWAN regional parameters, EU868 data rate 5 (SF7, 125 kHz), as RAKwireless's RUI3 manual lists them.
+[7]  LoRaWAN 1.0.3 regional parameters: RECEIVE_DELAY1 is 1 s, JOIN_ACCEPT_DELAY1 5 s.
+[8]  Semtech, "Packet Size Considerations": EU863-870, data rates 4 to 7. The law allows a device 1 % of the time on
+     most of these channels; that limits photos an hour, not the latency of one, and is not in the model.
+[9]  NAL Research, "Short Burst Data": about 5 s for short messages to about 20 s for those of 1,960 bytes, one way. So
+     1,960 * 8 / 15 s, and 5 s; that the answer takes 5 s more is [A].
+[10] mikalhart/IridiumSBD, README: 340 bytes from the device, 270 to it.
+
+What is added to a payload: the frame's header (12 bytes; 4 in a stream) and 48 of WebSocket (8, RFC 6455) and TCP/IPv4
+(40, without options), on lorawan 13 (LoRaMac: MHDR 1, FHDR 7, port 1, MIC 4), on iridium-sbd nothing [A].
+Loss is 0 everywhere [A]: what a link loses depends on the place; give your own. Set-up is TCP's and WebSocket's
+handshake without TLS, and counts only where no connection is open; what a sleeping radio needs to wake is left out [A].
+No preset but the paper's has a radio power: no source gave one in the form of the model.
 """
 
 from __future__ import annotations
@@ -13,28 +41,156 @@ from dataclasses import dataclass
 
 from bottlenet.errors import InputError
 
+FRAME_BYTES = 12  # header of a frame that stands for itself; a test compares it with wire.frame
+STREAM_OVERHEAD_BYTES = 4 + 8 + 40
+MAX_LOSS = 0.9
+PLAIN_SECONDS = 10  # a round trip without a unit above this was surely meant in ms
+
+
+@dataclass(frozen=True)
+class Radio:
+    """Power of a sending radio, Huang et al.: alpha * uplink + beta. InputError: a value below 0."""
+
+    alpha_mw_per_mbps: float
+    beta_mw: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("alpha_mw_per_mbps", self.alpha_mw_per_mbps), ("beta_mw", self.beta_mw)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"radio: {name} is {value}; give a number, 0 or more")
+
+    def power_mw(self, uplink_bps: float) -> float:
+        """While it sends."""
+        return self.alpha_mw_per_mbps * uplink_bps / 1e6 + self.beta_mw
+
 
 @dataclass(frozen=True)
 class Link:
-    """One link. InputError: a bandwidth that isn't above 0, or a round trip below 0."""
+    """One link. InputError: a bandwidth that isn't above 0, a loss above 0.9, or anything else below 0."""
 
     name: str  # for people
     uplink_bps: float  # device to server, bits a second
     round_trip_s: float  # of a packet with nothing in it
+    loss: float = 0.0  # share of packets that do not arrive, 0..0.9
+    downlink_bps: float | None = None  # None: the answer is too short to count
+    setup_s: float = 0.0  # to open a connection, where none is open
+    per_message_overhead_bytes: int = 0  # what frame and transport add to a payload
+    packet_bytes: int = 1460  # a message travels in packets of at most this, each lost by itself
+    max_message_bytes: int | None = None  # payload with its frame's header; None: any
+    radio: Radio | None = None  # None: no source
 
     def __post_init__(self) -> None:
-        if not 0 < self.uplink_bps < math.inf:
-            raise InputError(f"link {self.name}: uplink_bps is {self.uplink_bps}; give bits a second, above 0")
-        if not 0 <= self.round_trip_s < math.inf:
-            raise InputError(f"link {self.name}: round_trip_s is {self.round_trip_s}; give seconds, 0 or more")
+        for name in ("uplink_bps", "downlink_bps"):
+            value = getattr(self, name)
+            if not (value is None and name == "downlink_bps") and not 0 < value < math.inf:
+                raise InputError(f"link {self.name}: {name} is {value}; give bits a second, above 0")
+        for name in ("round_trip_s", "setup_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"link {self.name}: {name} is {getattr(self, name)}; give seconds, 0 or more")
+        if not 0 <= self.loss <= MAX_LOSS:
+            raise InputError(f"link {self.name}: loss is {self.loss}; give a share of packets, 0 to {MAX_LOSS}")
+        if self.per_message_overhead_bytes < 0:
+            raise InputError(f"link {self.name}: per_message_overhead_bytes is below 0; give bytes, 0 or more")
+        for name in ("packet_bytes", "max_message_bytes"):
+            value = getattr(self, name)
+            if not (value is None and name == "max_message_bytes") and value < 1:
+                raise InputError(f"link {self.name}: {name} is {value}; give bytes, 1 or more")
 
     def exchange_s(self, sent_bytes: float) -> float:
-        """Seconds from sending so many bytes to a short answer, without computing at either end."""
+        """Seconds from sending so many bytes to a short answer, without computing at either end, or loss."""
         return self.round_trip_s + sent_bytes * 8 / self.uplink_bps
 
 
+def parse_link(text: str) -> Link:
+    """A preset's name, or "bps,round trip[,loss]".
+
+    1.1e6,0.1,0.01 and 1.1M,100ms,1% are the same: 1.1 Mbit/s up, a round trip of 0.1 s, and 1 of 100 packets lost. No
+    radio power is known of such a link. InputError: neither of the two, or see `Link`.
+    """
+    name = text.strip().lower()
+    if name in PRESETS:
+        return PRESETS[name]
+    if "," not in name:
+        raise InputError(
+            f'link "{text:.60}" is unknown; give {", ".join(PRESETS)}, or bps,rtt,loss such as 1.1M,100ms,1%'
+        )
+    parts = [part.strip() for part in name.split(",")]
+    if not 2 <= len(parts) <= 3:
+        raise InputError(
+            f'link "{text:.60}" has {len(parts)} parts; give bps,rtt or bps,rtt,loss such as 1.1M,100ms,1%'
+        )
+    uplink_bps = scaled(parts[0], "bandwidth", {"k": 1e3, "m": 1e6, "g": 1e9})
+    round_trip_s = scaled(parts[1], "round trip", {"ms": 1e-3, "s": 1.0})
+    if not parts[1].endswith("s") and round_trip_s > PLAIN_SECONDS:
+        raise InputError(f"round trip {parts[1]:.40} would be seconds; write {parts[1]:.40}ms, or {parts[1]:.40}s")
+    loss = scaled(parts[2], "loss", {"%": 0.01}) if len(parts) == 3 else 0.0
+    return Link(
+        f"{text.strip():.60}",
+        uplink_bps,
+        round_trip_s,
+        loss,
+        setup_s=2 * round_trip_s,
+        per_message_overhead_bytes=STREAM_OVERHEAD_BYTES,
+    )
+
+
+def scaled(text: str, what: str, units: dict[str, float]) -> float:
+    """A number with one of these units behind it, or none. InputError: anything else."""
+    unit = next((unit for unit in units if text.endswith(unit)), "")
+    try:
+        return float(text.removesuffix(unit)) * units.get(unit, 1.0)
+    except ValueError as error:
+        raise InputError(f"{what} {text!a:.40} is no number; units are {', '.join(units)}, or none") from error
+
+
+def over_stream(
+    name: str,
+    uplink_bps: float,
+    round_trip_s: float,
+    *,
+    downlink_bps: float | None = None,
+    radio: Radio | None = None,
+) -> Link:
+    """A link that carries WebSocket over TCP."""
+    return Link(
+        name,
+        uplink_bps,
+        round_trip_s,
+        downlink_bps=downlink_bps,
+        setup_s=2 * round_trip_s,
+        per_message_overhead_bytes=STREAM_OVERHEAD_BYTES,
+        radio=radio,
+    )
+
+
+def in_messages(
+    name: str, bps: float, round_trip_s: float, *, setup_s: float, overhead_bytes: int, max_message_bytes: int
+) -> Link:
+    """A link that carries whole messages of a limited size; one of them is one packet."""
+    return Link(
+        name,
+        bps,
+        round_trip_s,
+        downlink_bps=bps,
+        setup_s=setup_s,
+        per_message_overhead_bytes=overhead_bytes,
+        packet_bytes=max_message_bytes + overhead_bytes,
+        max_message_bytes=max_message_bytes,
+    )
+
+
 LINKS = {
-    "3g": Link("3G", uplink_bps=1.1e6, round_trip_s=0.100),
-    "4g": Link("4G", uplink_bps=5.85e6, round_trip_s=0.050),
-    "wifi": Link("Wi-Fi", uplink_bps=18.88e6, round_trip_s=0.005),
+    "3g": over_stream("3G", 1.1e6, 0.100, radio=Radio(868.98, 817.88)),
+    "4g": over_stream("4G", 5.85e6, 0.050, radio=Radio(438.39, 1288.04)),
+    "wifi": over_stream("Wi-Fi", 18.88e6, 0.005, radio=Radio(283.17, 132.86)),
+}
+PRESETS = {
+    **LINKS,
+    "5g": over_stream("5G", 21.08e6, 0.047, downlink_bps=166.13e6),
+    "lte-m": over_stream("LTE-M", 375e3, 0.100, downlink_bps=300e3),
+    "nb-iot": over_stream("NB-IoT", 62e3, 1.6, downlink_bps=26e3),
+    "lorawan": in_messages("LoRaWAN", 5470, 1.0, setup_s=5.0, overhead_bytes=FRAME_BYTES + 13, max_message_bytes=222),
+    "iridium-sbd": in_messages(
+        "Iridium SBD", 1045, 10.0, setup_s=0.0, overhead_bytes=FRAME_BYTES, max_message_bytes=340
+    ),
 }

@@ -1,0 +1,36 @@
+"""The files of `bottlenet profile` and `bottlenet plan`: profiles and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bottlenet.cli.files import Kind
+from bottlenet.errors import InputError
+from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
+
+PLOT_MARK = b"<!-- bottlenet plan -->"
+MARK_WITHIN_BYTES = 512
+
+
+def read_profile(path: Path) -> Profile:
+    """The profile in a file. InputError: can't be read, too large, or no profile."""
+    try:
+        with open(path, "rb") as file:
+            return parse_profile(file.read(MAX_PROFILE_BYTES + 1))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}; give what bottlenet profile wrote") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def is_profile(data: bytes) -> bool:
+    """Whether `data` is a whole profile, of this version."""
+    try:
+        parse_profile(data)
+    except InputError:
+        return False
+    return True
+
+
+PROFILE = Kind("a profile", MAX_PROFILE_BYTES + 1, is_profile)
+PLOT = Kind("a plot of bottlenet plan", MARK_WITHIN_BYTES, lambda data: PLOT_MARK in data)

@@ -1,0 +1,246 @@
+"""What one photo costs on a link: the model, for one candidate or for all of a profile at once.
+
+    latency  = device + [set-up + bits / uplink + rounds * round trip + answer / downlink + server * (1 + load)]
+    energy   = device's computing + [bits / uplink * (alpha * uplink + beta)]
+    bits     = (payload + overhead) * 8 / (1 - loss)              each packet is sent 1 / (1 - loss) times on average
+    rounds   = 1 + sum over k >= 1 of 1 - (1 - loss^k)^packets    one more as often as a packet is still missing
+
+What is in brackets falls away for edge-only. Set-up counts only where no connection is open. A load of K is K photos
+ahead of ours. Energy is the paper's: the radio while it sends, not while it waits, nor its tail.
+
+Everything is a straight line in 1 / uplink, in the round trip and in the load. So it is known exactly where the
+choice changes: see flips.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottlenet.errors import InputError
+from bottlenet.plan.link import FRAME_BYTES, Link
+from bottlenet.plan.profile import Candidate
+
+Floats: TypeAlias = NDArray[np.float64]
+
+ANSWER_BYTES = 32  # with five classes: docs/wire.md
+NEGLIGIBLE = 1e-12  # of a round
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the objective "cost" counts, in any currency. InputError: a price below 0."""
+
+    per_megabyte: float = 0.0  # of uplink, 10^6 bytes
+    per_server_hour: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("per_megabyte", self.per_megabyte), ("per_server_hour", self.per_server_hour)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value}; give a price, 0 or more")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One candidate on one link; times add up to `latency_s`, energies to `device_energy_mj`."""
+
+    name: str
+    kind: str
+    cut: str | None
+    latency_s: float
+    device_s: float
+    setup_s: float
+    send_s: float  # bits / uplink, what is sent again included
+    round_trip_s: float  # rounds * round trip
+    server_s: float  # decode and tail under load
+    answer_s: float
+    uplink_bytes: float  # mean, one transmission: payload and overhead
+    device_energy_mj: float | None  # None: computing or radio is not known
+    compute_mj: float | None
+    radio_mj: float | None
+    energy_how: str | None  # of compute_mj: measured, modelled or given. The radio is always modelled
+    top1_drop: float
+    drop_of: str
+    cost: float | None  # None: no prices
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Candidates, one array a field, each (N,)."""
+
+    sends: Floats  # 0 for edge-only, else 1
+    device_s: Floats
+    server_s: Floats
+    payload_mean: Floats
+    payload_max: Floats
+    drop: Floats
+    compute_mj: Floats  # NaN: not known
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate]) -> Columns:
+        """In their order."""
+        rows = [
+            (
+                c.kind != "edge-only",
+                c.device_s,
+                c.server_s,
+                c.payload_bytes_mean,
+                c.payload_bytes_max,
+                c.top1_drop,
+                math.nan if c.energy is None else c.energy.of(c.device_s),
+            )
+            for c in candidates
+        ]
+        return cls(*np.array(rows, np.float64).reshape(len(rows), 7).T.copy())
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Candidates on a link, as what has to be multiplied by 1 / uplink, round trip and load; each (N,)."""
+
+    fixed_s: Floats
+    bits: Floats
+    rounds: Floats
+    server_s: Floats
+    uplink_bytes: Floats
+    message_bytes: Floats  # the largest payload with its frame's header
+    compute_mj: Floats
+    drop: Floats
+
+    @classmethod
+    def of(cls, columns: Columns, link: Link, *, connected: bool = True) -> Terms:
+        """For any uplink, round trip and load; the rest is the link's."""
+        sends = columns.sends
+        uplink_bytes = sends * (columns.payload_mean + link.per_message_overhead_bytes)
+        answer_s = 0.0 if link.downlink_bps is None else ANSWER_BYTES * 8 / link.downlink_bps
+        setup_s = 0.0 if connected else link.setup_s
+        return cls(
+            fixed_s=columns.device_s + columns.server_s + sends * (setup_s + answer_s),
+            bits=uplink_bytes * 8 / (1 - link.loss),
+            rounds=sends * rounds(np.maximum(np.ceil(uplink_bytes / link.packet_bytes), 1), link.loss),
+            server_s=columns.server_s,
+            uplink_bytes=uplink_bytes,
+            message_bytes=sends * (columns.payload_max + FRAME_BYTES),
+            compute_mj=columns.compute_mj,
+            drop=columns.drop,
+        )
+
+    def rows(self, kept: Sequence[int]) -> Terms:
+        """Some of the candidates."""
+        return Terms(*(getattr(self, field.name)[kept] for field in fields(self)))
+
+    def latency_s(self, link: Link, server_load: float) -> Floats:
+        """(N,) seconds."""
+        latency: Floats = (
+            self.fixed_s + self.bits / link.uplink_bps + self.rounds * link.round_trip_s + self.server_s * server_load
+        )
+        return latency
+
+    def radio_mj(self, link: Link) -> Floats:
+        """(N,) mJ; NaN where the link's radio is not known, but for what sends nothing."""
+        if link.radio is None:
+            return np.where(self.bits > 0, math.nan, 0.0)
+        radio: Floats = self.bits / link.uplink_bps * link.radio.power_mw(link.uplink_bps)
+        return radio
+
+    def energy_mj(self, link: Link) -> Floats:
+        """(N,) mJ; NaN: not known."""
+        energy: Floats = self.compute_mj + self.radio_mj(link)
+        return energy
+
+    def cost(self, prices: Prices) -> Floats:
+        """(N,) in the prices' currency. Waiting in the server's queue costs nothing."""
+        sent = self.uplink_bytes / 1e6 * prices.per_megabyte
+        cost: Floats = sent + self.server_s / 3600 * prices.per_server_hour
+        return cost
+
+
+def rounds(packets: Floats, loss: float) -> Floats:
+    """How often a message of so many packets has to wait for a round trip, on average: (N,)."""
+    if loss == 0:
+        return np.ones_like(packets)
+    counts = packets.tolist()
+    # Few counts are different, and equal ones must come out equal to the last bit: ties are ties.
+    found = {count: expected_rounds(count, loss) for count in set(counts)}
+    return np.array([found[count] for count in counts])
+
+
+def expected_rounds(packets: float, loss: float) -> float:
+    """1 + sum over k >= 1 of 1 - (1 - loss^k)^packets."""
+    total, missing = 1.0, loss
+    while missing * packets > NEGLIGIBLE:
+        # log1p and expm1 keep what the formula as it stands would round away.
+        total -= math.expm1(packets * math.log1p(-missing))
+        missing *= loss
+    return total
+
+
+def predict(
+    candidate: Candidate,
+    link: Link,
+    server_load: float = 0.0,
+    *,
+    connected: bool = True,
+    prices: Prices | None = None,
+) -> Prediction:
+    """One photo. `server_load`: photos ahead of ours. InputError: a load below 0."""
+    check_load(server_load)
+    terms = Terms.of(Columns.of([candidate]), link, connected=connected)
+    return predictions([candidate], terms, link, server_load, connected=connected, prices=prices)[0]
+
+
+def predictions(
+    candidates: Sequence[Candidate],
+    terms: Terms,
+    link: Link,
+    server_load: float,
+    *,
+    connected: bool,
+    prices: Prices | None,
+) -> list[Prediction]:
+    """One for each, for people: `terms` are of these candidates, in their order."""
+    latency_s, radio_mj = terms.latency_s(link, server_load).tolist(), terms.radio_mj(link).tolist()
+    costs = [None] * len(candidates) if prices is None else terms.cost(prices).tolist()
+    made = []
+    for i, each in enumerate(candidates):
+        sends = each.kind != "edge-only"
+        radio, compute = known(radio_mj[i]), each.device_mj
+        made.append(
+            Prediction(
+                name=each.name,
+                kind=each.kind,
+                cut=each.cut,
+                latency_s=latency_s[i],
+                device_s=each.device_s,
+                setup_s=link.setup_s if sends and not connected else 0.0,
+                send_s=float(terms.bits[i]) / link.uplink_bps,
+                round_trip_s=float(terms.rounds[i]) * link.round_trip_s,
+                server_s=each.server_s * (1 + server_load),
+                answer_s=ANSWER_BYTES * 8 / link.downlink_bps if sends and link.downlink_bps else 0.0,
+                uplink_bytes=float(terms.uplink_bytes[i]),
+                device_energy_mj=None if compute is None or radio is None else compute + radio,
+                compute_mj=compute,
+                radio_mj=radio,
+                energy_how=None if each.energy is None else each.energy.how,
+                top1_drop=each.top1_drop,
+                drop_of=each.drop_of,
+                cost=costs[i],
+            )
+        )
+    return made
+
+
+def known(value: float) -> float | None:
+    """None for NaN."""
+    return None if math.isnan(value) else value
+
+
+def check_load(server_load: Any) -> None:
+    """InputError unless it is a number, 0 or more."""
+    if not 0 <= server_load < math.inf:
+        raise InputError(f"server load is {server_load}; give the number of photos ahead of ours, 0 or more")

@@ -1,0 +1,224 @@
+"""What was measured, per candidate: `Profile`, read from and written to JSON, every value checked.
+
+    Profile                 of one bundle, on one device and one server
+      `-- Candidate, ...    edge-only, cloud-only with some codec of the input, or split at a cut
+            `-- Energy      the device's, of one photo: measured, modelled or given, and by what
+
+A figure that was modelled never looks like one that was measured: `Energy.how` says which, and goes along into every
+table. The radio is not in a profile: it belongs to the link.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from bottlenet.errors import InputError
+
+FORMAT_VERSION = 1
+MAX_PROFILE_BYTES = 2**24
+MAX_CANDIDATES = 20_000
+KINDS = ("edge-only", "cloud-only", "split")
+ENERGY_HOW = ("measured", "modelled", "given")
+DROP_OF = ("top1", "agreement")
+SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+LONGEST_S = 1e6
+MOST = 1e12
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What the device's computing takes: its power while it computes, or the energy of one photo, and who says so."""
+
+    how: str  # "measured" with a meter, "modelled" from something else, "given" by the user
+    meter: str  # what gave it: "RAPL package-0", "--device-power-mw"
+    power_mw: float | None = None  # while it computes
+    energy_mj: float | None = None  # of one photo
+
+    def __post_init__(self) -> None:
+        check_choice("energy.how", self.how, ENERGY_HOW)
+        check_text("energy.meter", self.meter)
+        if (self.power_mw is None) == (self.energy_mj is None):
+            raise InputError("energy has both power_mw and energy_mj, or none; give one of them")
+        name = "power_mw" if self.energy_mj is None else "energy_mj"
+        check_number(f"energy.{name}", getattr(self, name), 0, MOST)
+
+    def of(self, device_s: float) -> float:
+        """mJ of a photo on which the device computes for so long."""
+        if self.energy_mj is not None:
+            return self.energy_mj
+        assert self.power_mw is not None
+        return self.power_mw * device_s
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One partition. InputError: a value of the wrong type, out of range, or not of this kind."""
+
+    name: str  # what people call it: "split at blocks.8", "cloud-only, JPEG 75"
+    kind: str  # "edge-only", "cloud-only" or "split"
+    cut: str | None  # where, for a split
+    device_s: float  # prepare, head, encode: median
+    server_s: float  # decode, tail: median, with nothing else to do; 0 for edge-only
+    payload_bytes_mean: float  # 0 for edge-only
+    payload_bytes_max: int
+    top1_drop: float  # points below the uncut network, on the same photos
+    drop_of: str  # "top1": labelled photos; "agreement": share of photos with another answer than the uncut network's
+    energy: Energy | None = None  # None: nobody knows
+
+    def __post_init__(self) -> None:
+        check_text("a candidate's name", self.name)
+        what = f"candidate {self.name}: "
+        check_choice(f"{what}kind", self.kind, KINDS)
+        check_choice(f"{what}drop_of", self.drop_of, DROP_OF)
+        if (self.kind == "split") != (self.cut is not None):
+            raise InputError(f"{what}cut is {shown(self.cut)}; a split has one, {KINDS[0]} and {KINDS[1]} have null")
+        if self.cut is not None:
+            check_text(f"{what}cut", self.cut)
+        check_number(f"{what}device_s", self.device_s, 0, LONGEST_S)
+        check_number(f"{what}server_s", self.server_s, 0, LONGEST_S)
+        check_number(f"{what}payload_bytes_mean", self.payload_bytes_mean, 0, MOST)
+        check_number(f"{what}payload_bytes_max", self.payload_bytes_max, 0, MOST)
+        check_number(f"{what}top1_drop", self.top1_drop, -100, 100)
+        largest: object = self.payload_bytes_max  # the annotations promise what JSON may not have kept
+        if not isinstance(largest, int) or largest < self.payload_bytes_mean:
+            given = f"{shown(largest)} with a mean of {shown(self.payload_bytes_mean)}"
+            raise InputError(f"{what}payload_bytes_max is {given}; give a whole number not below the mean")
+        if self.kind == "edge-only" and (self.payload_bytes_max or self.server_s):
+            raise InputError(f"{what}edge-only sends nothing; give 0 for its bytes and its server_s")
+        energy: object = self.energy
+        if not isinstance(energy, Energy | None):
+            raise InputError(f"{what}energy is {shown(energy)}; give an object, or null")
+
+    @property
+    def device_mj(self) -> float | None:
+        """The device's computing, without the radio; None: not known."""
+        return None if self.energy is None else self.energy.of(self.device_s)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All candidates of one bundle. InputError: a value of the wrong type or out of range, or two of one name."""
+
+    bundle_id: str  # SHA-256, 64 hex digits
+    model: str  # the network that is cut
+    device: str  # the machine that device_s is of
+    server: str  # the machine that server_s is of
+    photos: int  # that were measured
+    labelled: int  # of them
+    candidates: tuple[Candidate, ...]
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        bundle_id: object = self.bundle_id
+        if not isinstance(bundle_id, str) or not SHA256_HEX.fullmatch(bundle_id):
+            raise InputError(f"bundle_id is {shown(bundle_id)}; give 64 lower-case hex digits")
+        for name in ("model", "device", "server"):
+            check_text(name, getattr(self, name))
+        for name in ("photos", "labelled"):
+            value = getattr(self, name)
+            check_number(name, value, 0, MOST)
+            if not isinstance(value, int):
+                raise InputError(f"{name} is {shown(value)}; give a whole number")
+        check_candidates(self.candidates)
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON, indented; `parse_profile` reads it."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+    def check_bundle(self, bundle_id: str) -> None:
+        """InputError unless this is a profile of that bundle."""
+        if bundle_id != self.bundle_id:
+            raise InputError(
+                f"the profile is of bundle {self.bundle_id[:12]}, not of {bundle_id[:12]}; measure that bundle with "
+                "bottlenet profile"
+            )
+
+
+def parse_profile(data: bytes) -> Profile:
+    """JSON -> Profile. InputError: too large, not JSON, another version, a field missing, unknown or out of range."""
+    if len(data) > MAX_PROFILE_BYTES:
+        raise InputError(f"it is larger than the {MAX_PROFILE_BYTES} bytes that are allowed, so it is no profile")
+    try:
+        values = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100})") from error
+    if not isinstance(values, dict) or not {"format_version", "candidates"} <= set(values):
+        raise InputError("it has no format_version and candidates, so it is no profile of BottleNet")
+    # The version comes first: what else a profile holds depends on it.
+    version = values["format_version"]
+    if isinstance(version, bool) or version != FORMAT_VERSION:
+        raise InputError(
+            f"it is of format version {shown(version)} and this program reads version {FORMAT_VERSION}: use the "
+            "BottleNet that wrote it, or measure again with bottlenet profile"
+        )
+    check_fields("profile", values, Profile)
+    rows = values["candidates"]
+    if not isinstance(rows, list) or len(rows) > MAX_CANDIDATES:
+        raise InputError(f"candidates is {shown(rows)}; give a list of at most {MAX_CANDIDATES}")
+    return Profile(**{**values, "candidates": tuple(parse_candidate(row) for row in rows)})
+
+
+def parse_candidate(values: Any) -> Candidate:
+    """InputError: as `parse_profile`."""
+    check_fields("candidate", values, Candidate)
+    energy = values["energy"]
+    if energy is not None:
+        check_fields("energy", energy, Energy)
+        energy = Energy(**energy)
+    return Candidate(**{**values, "energy": energy})
+
+
+def check_candidates(candidates: object) -> None:
+    """InputError unless these are candidates, one at least, each with a name of its own."""
+    if not isinstance(candidates, tuple) or not all(isinstance(each, Candidate) for each in candidates):
+        raise InputError(f"candidates is {shown(candidates)}; give a tuple of Candidate")
+    if not 1 <= len(candidates) <= MAX_CANDIDATES:
+        raise InputError(f"there are {len(candidates)} candidates; give 1 to {MAX_CANDIDATES}")
+    seen: set[str] = set()
+    for each in candidates:
+        if each.name in seen:
+            raise InputError(f"two candidates are named {shown(each.name)}; give each a name of its own")
+        seen.add(each.name)
+
+
+def check_fields(what: str, values: object, record: type[Profile] | type[Candidate] | type[Energy]) -> None:
+    """InputError unless `values` is a dict with exactly the fields of `record`."""
+    if not isinstance(values, dict):
+        raise InputError(f"its {what} is {shown(values)}; it must be an object")
+    names = {item.name for item in dataclasses.fields(record)}
+    if missing := sorted(names - set(values)):
+        raise InputError(f"its {what} lacks {', '.join(missing)}; measure again with bottlenet profile")
+    if unknown := sorted(set(values) - names):
+        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; measure again with bottlenet profile")
+
+
+def check_number(what: str, value: object, low: float, high: float) -> None:
+    """InputError unless `value` is a number from `low` to `high`."""
+    # NaN is not between anything.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        allowed = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
+        raise InputError(f"{what} is {shown(value)}; give a number {allowed}")
+
+
+def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
+    """InputError unless `value` is one of `allowed`."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{what} is {shown(value)}; choose one of {', '.join(allowed)}")
+
+
+def check_text(what: str, value: object, limit: int = 200) -> None:
+    """InputError unless `value` is one line of valid Unicode, 1 to `limit` characters long."""
+    # isprintable also refuses lone surrogates, which JSON can spell and UTF-8 can't.
+    if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+        raise InputError(f"{what} is {shown(value)}; give one line of 1 to {limit} printable characters")
+
+
+def shown(value: object) -> str:
+    """`value` for a message: on one line, and short whatever it is."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
