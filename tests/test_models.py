@@ -184,3 +184,8 @@ def test_a_classifier_says_what_is_wrong() -> None:
     assert "Sequential" not in repr(good)
     with pytest.raises(InputError, match="labels"):
         replace(good, labels=())
+
+
+def test_a_function_that_ends_the_program_is_no_model() -> None:
+    with pytest.raises(InputError, match="SystemExit"):
+        load_model("sys:exit")

@@ -18,7 +18,8 @@ from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
 from bottlenet.lab.runs import export_run, read_config
 from bottlenet.lab.train import train
-from small import save_photos
+from bottlenet.lab.trainset import fingerprint
+from small import classifier, save_photos
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,11 @@ def test_a_checkpoint_of_another_network(trained, tmp_path):
         ({"epochs": 0}, "1 or more"),
         ({"codec": "raw", "quality": 0}, "jpeg"),
         ({"naive": True}, "in the loop"),
+        ({"seed": -1}, "seed is -1; .*not below 0"),
+        ({"target_bytes": -5.0}, "target_bytes"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"checkpoint_minutes": float("inf")}, "checkpoint_minutes"),
+        ({"lr": 0.0}, "nothing would be learned"),
     ],
 )
 def test_impossible_configurations(base, values, message):
@@ -195,10 +201,34 @@ def test_impossible_configurations(base, values, message):
         replace(base, **values)
 
 
-def test_too_few_photos(base, tmp_path):
+def test_too_few_photos_leave_no_run(base, tmp_path):
     photos = save_photos(tmp_path / "photos", 5)
     with pytest.raises(InputError, match="fewer than one batch"):
         run(replace(base, data=(str(photos),), out=str(tmp_path / "run"), cache=str(tmp_path / "cache")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_needs_a_folder(base, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="holds no run"):
+        run(replace(base, out=str(tmp_path / "file")))
+    with pytest.raises(InputError, match="another folder"):
+        run(replace(base, out=str(tmp_path / "file" / "run")))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"model": 3}', "\x00"])
+def test_a_damaged_run_is_named(base, tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json can't be used"):
+        run(replace(base, out=str(tmp_path)))
+
+
+def test_other_weights_have_other_features(base):
+    mine, other = classifier(), classifier()
+    with torch.no_grad():
+        other.module.classifier.bias.add_(1)
+    assert fingerprint(mine) == fingerprint(classifier())
+    assert fingerprint(mine) != fingerprint(other)
 
 
 class TestLosses:

@@ -2,6 +2,7 @@
 
 data.py        folders of photos, and crops of them      no torch
 evaluate.py    accuracy and bytes of a bundle            no torch
+profile.py     every partition of a bundle, measured     no torch
 features.py    the frozen head's work, kept on disk      no torch
 frozen.py      the uncut network that fills that cache
 config.py      what a training run is told

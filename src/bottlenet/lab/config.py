@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from bottlenet.errors import InputError
 from bottlenet.net.build import UnitConfig
+
+NOT_NEGATIVE = (
+    "lr",
+    "tail_lr",
+    "target_bytes",
+    "amplitude",
+    "lmbda",
+    "label_weight",
+    "feature_weight",
+    "seed",
+    "checkpoint_minutes",
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if min(self.epochs, self.crops, self.batch) < 1:
             raise InputError(f"epochs {self.epochs}, crops {self.crops}, batch {self.batch}: each must be 1 or more")
+        for name in NOT_NEGATIVE:
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value}; give a number that is not below 0")
+        if min(self.lr, self.amplitude) == 0:
+            raise InputError(f"lr {self.lr}, amplitude {self.amplitude}: with 0 nothing would be learned; give more")
         if self.target_bytes and (self.codec != "jpeg" or self.naive):
             raise InputError("target_bytes needs the jpeg codec in the loop: its rate is what is estimated")
 

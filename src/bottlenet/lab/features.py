@@ -45,7 +45,8 @@ class FeatureCache:
         self.shape, self.classes = shape, classes
         self.record_values = int(np.prod(shape)) + classes
         self.record_bytes = 2 * self.record_values
-        names = "\n".join(f"{photo.path} {photo.path.stat().st_size}" for photo in photos)
+        stats = [(photo.path, photo.path.stat()) for photo in photos]
+        names = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
         key = hashlib.sha256(f"{network} {preprocess} {seed}\n{names}".encode()).hexdigest()[:16]
         self.folder = folder / key
 

@@ -28,22 +28,31 @@ def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def claim(run: Path, config: TrainConfig) -> None:
+def check_run(run: Path, config: TrainConfig) -> None:
     """A run's folder belongs to one configuration; going on with another one would mix two runs.
 
-    InputError: it holds another run, or something else.
+    InputError: `run` holds another run, or something else.
     """
-    mine = json.loads(json.dumps(asdict(config)))
-    path = run / RUN
-    if not path.exists():
-        if run.exists() and any(run.iterdir()):
-            raise InputError(f"{run} is not empty and no run; give a new folder")
-        run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-    there = json.loads(path.read_text(encoding="utf-8"))
-    if different := [name for name in mine if there.get(name) != mine[name]]:
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        return
+    if not (run / RUN).is_file():
+        raise InputError(f"{run} is there already and holds no run; give a new folder")
+    there, mine = asdict(read_config(run)), asdict(config)
+    if different := [name for name in mine if there[name] != mine[name]]:
         name = different[0]
-        raise InputError(f"{run} holds a run with {name} {there.get(name)!r}, not {mine[name]!r}; give a new folder")
+        raise InputError(f"{run} holds a run with {name} {there[name]!r}, not {mine[name]!r}; give a new folder")
+
+
+def claim(run: Path, config: TrainConfig) -> None:
+    """Writes down whose folder it is, whole or not at all, where `check_run` found nothing. InputError: it can't."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / RUN).exists():
+            part = run / f"{RUN}.part"
+            part.write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
+            part.replace(run / RUN)
+    except OSError as error:
+        raise InputError(f"{run}: no run can be kept there ({error.strerror}); give another folder") from error
 
 
 def read_config(run: Path) -> TrainConfig:
@@ -51,10 +60,10 @@ def read_config(run: Path) -> TrainConfig:
     try:
         values = json.loads((run / RUN).read_text(encoding="utf-8"))
         return TrainConfig(**{**values, "data": tuple(values["data"])})
-    except FileNotFoundError as error:
+    except OSError as error:
         raise InputError(f"{run}: no {RUN} in it; give the folder that `bottlenet train --out` filled") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{run / RUN} can't be used: {error}; train again") from error
+        raise InputError(f"{run / RUN} can't be used ({error}); give a new folder, and train again") from error
 
 
 def export_run(run: str | Path, output: str | Path, *, weights: str = "float32") -> tuple[Bundle, Fidelity]:

@@ -21,7 +21,7 @@ from bottlenet.lab.checkpoint import Averaged, Position, load_checkpoint, save_c
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
-from bottlenet.lab.runs import LOG, append, claim
+from bottlenet.lab.runs import LOG, append, check_run, claim
 from bottlenet.lab.trainset import divided, fill, open_cache, read, some_features
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.model import BottleNet, Output
@@ -42,12 +42,13 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
     torch.manual_seed(config.seed)
     classifier = load_model(config.model)
     net = insert(classifier, **config.unit_numbers())
+    check_run(run, config)
     cache = open_cache(config, classifier, net)
-    claim(run, config)
     fill(cache, 0, config, progress)
     train_set, held_out = divided(cache)
     if len(train_set) < config.batch:
         raise InputError(f"{len(train_set)} photos to train on, fewer than one batch of {config.batch}; give more")
+    claim(run, config)
     start_from_components(net, some_features(cache, train_set), amplitude=config.amplitude)
     freeze(net, tail=config.tail_lr > 0)
     optimizer = build_optimizer(net, config)

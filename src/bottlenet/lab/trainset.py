@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,11 +45,20 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
         Path(config.cache),
         photos,
         classifier.preprocess,
-        network=f"{config.model} {config.cut}",
+        network=f"{config.cut} {fingerprint(classifier)}",
         shape=(c, height, width),
         classes=classes,
         seed=config.seed,
     )
+
+
+def fingerprint(classifier: Classifier) -> str:
+    """Of weights and normalisation: features of the same name from other weights are other features."""
+    digest = hashlib.sha256(f"{classifier.mean} {classifier.std}".encode())
+    for name, value in classifier.module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_labels(photos: Sequence[Photo], folder: str, classes: int, model: str) -> None:

@@ -20,7 +20,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from bottlenet.bundle import Bundle, write_bundle
+from bottlenet.bundle import Bundle, check_replaceable, write_bundle
 from bottlenet.errors import BundleError, InputError
 from bottlenet.manifest import Manifest
 from bottlenet.net.model import BottleNet, Origin
@@ -90,6 +90,7 @@ def export(
         raise InputError(f"weights {weights!r}: one of {', '.join(WEIGHTS)} is possible")
     if net.origin is None:
         raise InputError("this BottleNet was put together by hand; only one that `insert` made knows what to export")
+    check_replaceable(Path(path).resolve())  # minutes of work come before the bundle is written
     origin, classifier = net.origin, net.origin.classifier
     net = copy.deepcopy(net).eval()
     device, server = DeviceGraph(net), ServerGraph(net)

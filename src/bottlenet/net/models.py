@@ -165,7 +165,7 @@ def _own_model(name: str) -> Classifier:
     module_name, _, function_name = name.partition(":")
     try:
         build = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # importing runs code that is not ours
+    except (Exception, SystemExit) as error:  # importing runs code that is not ours
         what = str(error).partition("\n")[0]
         raise InputError(
             f"model {name!r}: {what}; give package.module:function, with the package on PYTHONPATH"
@@ -176,7 +176,7 @@ def _own_model(name: str) -> Classifier:
         made = build()
     except BottleNetError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = str(error).partition("\n")[0]
         raise InputError(f"model {name!r}: its function failed with {type(error).__name__}: {what}") from error
     if isinstance(made, tuple) and len(made) == 5:
