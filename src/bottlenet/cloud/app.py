@@ -34,10 +34,10 @@ from bottlenet.wire.frame import (
     parse_frame,
     parse_stream_frame,
 )
+from bottlenet.wire.protocol import CLASSIFY_PATH, STREAM_PATH, UNKNOWN_BUNDLE
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_BUNDLE = 4404  # WebSocket close code, 4000..4999 are for applications
 MAX_REASON_BYTES = 123  # of a WebSocket close frame, RFC 6455
 MAX_IN_FLIGHT = 32  # frames of one connection; then it is not read until one is answered
 BODY_TIMEOUT_S = 30.0
@@ -81,10 +81,10 @@ def create_app(
         served[bundle.tag] = Served(bundle, Batcher(work, max_batch=max_batch, max_waiting=max_waiting))
     service = Service(served, max_payload_bytes)
     routes = [
-        Route("/v1/classify", service.classify, methods=["POST"]),
+        Route(CLASSIFY_PATH, service.classify, methods=["POST"]),
         Route("/v1/bundles", service.bundles, methods=["GET"]),
         Route("/healthz", service.health, methods=["GET"]),
-        WebSocketRoute("/v1/stream", service.stream),
+        WebSocketRoute(STREAM_PATH, service.stream),
     ]
     return Starlette(routes=routes, lifespan=service.lifespan)
 

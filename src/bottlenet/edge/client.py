@@ -20,6 +20,7 @@ from bottlenet.edge.photo import Source
 from bottlenet.edge.transport import Connect, Transport, check_url, open_websocket
 from bottlenet.errors import FrameError, InputError, WireError
 from bottlenet.wire.answer import Answer, parse_answer
+from bottlenet.wire.protocol import STREAM_PATH
 
 TOP = 5
 
@@ -82,7 +83,7 @@ class Edge:
             raise InputError(f"timeout_s is {timeout_s}; give seconds, above 0 and below 1,000,000")
         parts = check_url(url)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        path = f"{parts.path.rstrip('/')}/v1/stream"
+        path = parts.path.rstrip("/") + STREAM_PATH
         query = f"{parts.query}&bundle={self.bundle.id.hex()}".lstrip("&")
         self.url = parts._replace(path=path, query=query, fragment="").geturl()
         self._encoder = Encoder(self.bundle)

@@ -20,9 +20,9 @@ from websockets.sync.client import ClientConnection, connect
 from bottlenet.edge.sockets import CountingSocket, open_socket
 from bottlenet.errors import FrameError, InputError, LinkError
 from bottlenet.wire.answer import one_line
+from bottlenet.wire.protocol import UNKNOWN_BUNDLE
 
-UNKNOWN_BUNDLE = 4404  # WebSocket close codes: the server doesn't have the bundle that was asked for
-MESSAGE_TOO_BIG = 1009  # RFC 6455
+MESSAGE_TOO_BIG = 1009  # close code, RFC 6455
 MAX_ANSWER_BYTES = 4096  # an answer has at most 1,032
 CLOSE_TIMEOUT_S = 1.0
 PORTS = {"ws": 80, "wss": 443}
