@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -183,6 +184,17 @@ def show_table(measured: Sequence[Measured], evaluation: Evaluation, compared: d
         print(f"same top-1, {kind} bytes: {values}")
 
 
+def again(bundle: Bundle, evaluation: Evaluation, record: Path | None) -> list[Measured]:
+    """The input codecs' rows of an earlier record, where nothing they depend on has changed: network and photos."""
+    if record is None:
+        return []
+    results = json.loads(record.read_text(encoding="utf-8"))["results"]
+    earlier = results["evaluation"]
+    if (earlier["photos"], earlier["top1_uncut"]) != (evaluation.photos, evaluation.top1_uncut):
+        raise InputError(f"{record.name} is of other photos or another uncut network; measure the input codecs again")
+    return [Measured(**row) for row in results["input_codecs"]]
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write."""
     bundle = Bundle.load(arguments.bundle)
@@ -192,7 +204,7 @@ def run(arguments: argparse.Namespace) -> None:
     tried = settings(bundle.manifest.preprocess.size, arguments.downsample)
     with Progress(console=Console(stderr=True)) as progress:
         evaluation = evaluate(bundle, arguments.data, limit=arguments.limit)
-        measured = measure(bundle, photos, tried, progress)
+        measured = again(bundle, evaluation, arguments.rows_from) or measure(bundle, photos, tried, progress)
     compared = compare(measured, evaluation)
     show_table(measured, evaluation, compared)
     results: Json = {
@@ -212,6 +224,7 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of labelled photos")
     made.add_argument("--bundle", default="demo", help="bundle with uncut.onnx; demo: the one in the package")
+    made.add_argument("--rows-from", type=Path, help="an earlier record: take the input codecs' rows from it")
     made.add_argument("--limit", type=int, help="take this many of the photos")
     made.add_argument(
         "--downsample", nargs="*", choices=sorted(QUALITIES), default=["webp", "avif"], metavar="CODEC",

@@ -149,6 +149,13 @@ def test_a_runs_bundle(trained, tmp_path):
     assert fidelity.symbols_equal >= 0.999
 
 
+def test_a_runs_bundle_without_padding(trained, tmp_path):
+    bundle, _ = export_run(trained.out, tmp_path / "bundle", align=1)
+    assert bundle.mosaic.align == bundle.manifest.align == 1
+    with pytest.raises(InputError, match="align"):
+        export_run(trained.out, tmp_path / "other", align=0)
+
+
 def test_a_folder_belongs_to_one_run(trained):
     with pytest.raises(InputError, match="channels 6, not 3"):
         run(replace(trained, channels=3))

@@ -90,6 +90,10 @@ def export(
     weights: Annotated[
         str, typer.Option("--weights", help="float32, or int8 for a server's half of a quarter of the bytes.")
     ] = "float32",
+    align: Annotated[
+        int | None,
+        typer.Option("--align", min=1, help="Pad the mosaic's tiles to multiples of this; 1: not. As trained: 8."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     r"""Make a bundle of a training run: all that device and server need, without torch.
@@ -105,7 +109,7 @@ def export(
     from bottlenet.cli.show import print_json, say
     from bottlenet.lab.runs import export_run
 
-    bundle, fidelity = export_run(run, output, weights=weights)
+    bundle, fidelity = export_run(run, output, weights=weights, align=align)
     if as_json:
         print_json({"bundle": str(bundle.path), "id": bundle.id.hex(), "fidelity": asdict(fidelity)})
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from bottlenet.lab.data import list_photos
 from bottlenet.net.build import insert
 from bottlenet.net.export import Fidelity, export
 from bottlenet.net.models import load_model
+from bottlenet.wire.codecs import make_codec
 
 RUN, LOG = "run.json", "log.jsonl"
 COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
@@ -66,8 +67,12 @@ def read_config(run: Path) -> TrainConfig:
         raise InputError(f"{run / RUN} can't be used ({error}); give a new folder, and train again") from error
 
 
-def export_run(run: str | Path, output: str | Path, *, weights: str = "float32") -> tuple[Bundle, Fidelity]:
+def export_run(
+    run: str | Path, output: str | Path, *, weights: str = "float32", align: int | None = None
+) -> tuple[Bundle, Fidelity]:
     """The bundle of a run's averaged weights, whole or not at all.
+
+    `align` pads the mosaic's tiles to multiples of it; None: as in training. `weights`: see `net.export.export`.
 
     InputError: no run, or none of its photos are there any more. BundleError: see `net.export.export`.
     """
@@ -76,6 +81,8 @@ def export_run(run: str | Path, output: str | Path, *, weights: str = "float32")
     classifier = load_model(config.model)
     net = insert(classifier, **config.unit_numbers())
     steps = load_averaged(folder, net)
+    if align is not None:
+        net.codec = make_codec(net.codec.name, replace(net.codec.mosaic, align=align), net.codec.setting)
     extra = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
     return export(net.eval(), output, pixels=some_pixels(config, classifier.preprocess), weights=weights, extra=extra)
 
