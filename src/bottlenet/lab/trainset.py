@@ -6,7 +6,6 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,15 +14,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from bottlenet.errors import InputError
+from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
 from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.frozen import frozen_network
 from bottlenet.net.build import insert
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier
-
-if TYPE_CHECKING:
-    from bottlenet.lab.train import TrainConfig
 
 HELD_OUT = 50  # one photo of this many is kept for the report at the end of each pass
 COMPONENT_PHOTOS = 1024  # whose features the principal components are of
