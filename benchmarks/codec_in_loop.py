@@ -23,7 +23,8 @@ from torch import Tensor
 from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
 from bottlenet.edge.photo import read_photo
 from bottlenet.lab.checkpoint import Averaged
-from bottlenet.lab.data import list_photos, random_crop
+from bottlenet.lab.crops import random_views
+from bottlenet.lab.data import list_photos
 from bottlenet.lab.losses import distillation, relative_error
 from bottlenet.lab.train import TrainConfig, build_optimizer, freeze
 from bottlenet.net.build import insert, start_from_components
@@ -41,7 +42,7 @@ def crops(folder: str, size: int, count: int) -> Tensor:
     """(count, size, size, 3) uint8: random crops of the photos in the folder, each photo in turn."""
     rng = np.random.default_rng(0)
     photos = islice(cycle(list_photos(folder)[:count]), count)
-    return torch.from_numpy(np.stack([random_crop(read_photo(photo.path), size, rng) for photo in photos]))
+    return torch.from_numpy(np.stack([random_views(read_photo(photo.path), (size,), rng)[0] for photo in photos]))
 
 
 def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut_scores: Tensor) -> Callable[[bool], None]:
@@ -53,7 +54,7 @@ def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut_score
 
     def step(codec_in_loop: bool) -> None:
         output = net.forward_features(features, codec_in_loop=codec_in_loop)
-        loss = distillation(output.scores, uncut_scores)
+        loss = distillation(output.scores, uncut_scores).mean()
         loss = loss + config.feature_weight * relative_error(output.features_hat, features)
         if rate is not None:
             payload_bytes = no_bytes if output.payload_bytes is None else output.payload_bytes

@@ -28,7 +28,8 @@ from rich.progress import Progress
 from bare import bare_bytes
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.lab.data import Damaged, Photo, read_crops
+from bottlenet.lab.crops import Damaged, read_crops
+from bottlenet.lab.data import Photo
 from bottlenet.lab.evaluate import Evaluation, evaluate, open_uncut, photos_for
 from bottlenet.runtime import run_graph
 from curve import Point, bytes_needed, front
@@ -105,7 +106,7 @@ def measure(bundle: Bundle, photos: Sequence[Photo], tried: Sequence[Setting], p
     uncut = open_uncut(bundle)
     task = progress.add_task("input codecs", total=len(photos))
     rows: list[tuple[list[int], list[int], list[bool]]] = []
-    for position, pixels in read_crops(photos, bundle.manifest.preprocess, Damaged(len(photos))):
+    for position, pixels in read_crops(photos, bundle.manifest.uncut_preprocess, Damaged(len(photos))):
         files = [setting.encode(Image.fromarray(pixels)) for setting in tried]
         answers = [int(run_graph(uncut, pixels=decode(file, len(pixels))[None]).argmax()) for file in files]
         bare = [bare_bytes(setting.codec, file) for setting, file in zip(tried, files, strict=True)]
@@ -201,7 +202,7 @@ def run(arguments: argparse.Namespace) -> None:
     photos = photos_for(bundle, arguments.data, arguments.limit)
     if any(photo.label is None for photo in photos):
         raise InputError(f"{arguments.data}: some photos have no label; give a folder where all have one")
-    tried = settings(bundle.manifest.preprocess.size, arguments.downsample)
+    tried = settings(bundle.manifest.uncut_preprocess.size, arguments.downsample)
     with Progress(console=Console(stderr=True)) as progress:
         evaluation = evaluate(bundle, arguments.data, limit=arguments.limit)
         measured = again(bundle, evaluation, arguments.rows_from) or measure(bundle, photos, tried, progress)

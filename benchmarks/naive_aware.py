@@ -11,15 +11,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import Progress
 
 from bottlenet.errors import InputError
-from bottlenet.lab.data import Damaged, Photo, list_photos, read_crops
+from bottlenet.lab.crops import Damaged, read_crops
+from bottlenet.lab.data import Photo, list_photos
 from bottlenet.lab.evaluate import choose
-from bottlenet.lab.features import batched
 from bottlenet.lab.train import TrainConfig, train
 from bottlenet.net.model import BottleNet
 from bottlenet.wire.codecs import Jpeg
@@ -27,6 +29,7 @@ from figure import GREY_LINE, svg
 from record import add_network, parser, run_script, show, write_record
 
 QUALITIES = (5, 10, 20, 30, 50, 70, 90, 95)
+BATCH = 16
 TARGET_GAP = 10  # points that aware should be above naive at its own training quality
 
 
@@ -50,8 +53,10 @@ def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progr
     tally = {(name, quality): [0, 0] for name in nets for quality in QUALITIES}  # right, bytes
     uncut_right = done = 0
     task = progress.add_task("evaluating", total=len(photos))
-    for positions, batch in batched(read_crops(photos, uncut.preprocess, Damaged(len(photos)))):
-        pixels = torch.from_numpy(batch)
+    crops = read_crops(photos, uncut.preprocess, Damaged(len(photos)))
+    while batch := list(islice(crops, BATCH)):
+        positions = [position for position, _ in batch]
+        pixels = torch.from_numpy(np.stack([one for _, one in batch]))
         labels = torch.tensor([photos[position].label for position in positions])
         for name, net in nets.items():
             features = net.head(pixels)

@@ -88,6 +88,7 @@ def tiny_manifest(**changes: object) -> Manifest:
         "cut": "patches",
         "unit": "none",
         "preprocess": Preprocess(SIZE, 0.875, "bicubic"),
+        "uncut_preprocess": Preprocess(SIZE, 0.875, "bicubic"),
         "latent": LATENT,
         "align": 8,
         "codec": "jpeg",

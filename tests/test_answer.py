@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bottlenet.errors import FrameError, InputError, WireError
-from bottlenet.wire.answer import Answer, parse_answer, refusal_bytes
+from bottlenet.errors import BusyError, FrameError, InputError, WireError
+from bottlenet.wire.answer import Answer, busy_bytes, parse_answer, refusal_bytes
 
 SPEC = "".join((Path(__file__).parent.parent / "docs" / "wire.md").read_text(encoding="utf-8").split())
 ANSWER = Answer(sequence=258, decode_us=41, tail_us=1843, top=((285, 0.75), (281, 0.125)))
@@ -42,6 +43,28 @@ def test_golden_refusal() -> None:
     assert golden in SPEC
     with pytest.raises(FrameError, match=r"^the server refused frame 258: no such bundle$"):
         parse_answer(bytes.fromhex(golden))
+
+
+def test_golden_busy() -> None:
+    golden = "12 0102 05dc 0c 6c696e652069732066756c6c".replace(" ", "")
+    assert busy_bytes(258, 1.5, "line is full").hex() == golden
+    with pytest.raises(BusyError, match=r"^the server has no room for frame 258: line is full$") as busy:
+        parse_answer(bytes.fromhex(golden))
+    assert busy.value.retry_after_s == 1.5
+
+
+@quick
+@given(st.integers(0, 65535), st.floats(-1e6, 1e6), st.text(max_size=300))
+def test_busy_says_when_never_earlier(sequence: int, retry_after_s: float, message: str) -> None:
+    data = busy_bytes(sequence, retry_after_s, message)
+    assert len(data) <= 6 + 255
+    with pytest.raises(BusyError, match=f"^the server has no room for frame {sequence}: ") as caught:
+        parse_answer(data)
+    assert str(caught.value).isprintable()
+    wanted = min(max(retry_after_s, 0), 65.535)
+    assert wanted <= caught.value.retry_after_s <= wanted + 0.001 + 1e-9
+    again = copy.copy(caught.value)
+    assert (str(again), again.retry_after_s) == (str(caught.value), caught.value.retry_after_s)
 
 
 @quick
@@ -80,7 +103,7 @@ def test_a_servers_control_characters_stay_out_of_the_terminal() -> None:
 
 
 def test_every_truncation_and_trailing_byte_is_refused() -> None:
-    for data in (ANSWER.to_bytes(), refusal_bytes(258, "no such bundle")):
+    for data in (ANSWER.to_bytes(), refusal_bytes(258, "no such bundle"), busy_bytes(258, 1.5, "line is full")):
         for wrong in [data[:length] for length in range(len(data))] + [data + b"\0"]:
             with pytest.raises(WireError) as caught:
                 parse_answer(wrong)
@@ -88,7 +111,7 @@ def test_every_truncation_and_trailing_byte_is_refused() -> None:
             assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("first", [0x00, 0x12, 0x1F, 0x20, 0x7B])
+@pytest.mark.parametrize("first", [0x00, 0x13, 0x1F, 0x20, 0x7B])
 def test_another_version_or_status_is_refused(first: int) -> None:
     with pytest.raises(WireError, match="no answer of version 1; is this a BottleNet server"):
         parse_answer(bytes([first]) + ANSWER.to_bytes()[1:])
@@ -105,7 +128,7 @@ def test_an_answer_that_is_not_best_first_is_refused() -> None:
 def test_garbage_is_an_answer_or_an_error(data: bytes) -> None:
     try:
         again = parse_answer(data).to_bytes()
-    except WireError as error:
+    except (WireError, BusyError) as error:
         again, said = None, str(error)
     assert again == data or said.isprintable()
 
@@ -134,3 +157,5 @@ def test_fields_that_an_answer_cannot_hold_are_refused(field: str, value: object
 def test_a_refusal_of_a_sequence_out_of_range_is_refused() -> None:
     with pytest.raises(InputError, match="sequence is 65536"):
         refusal_bytes(65536, "")
+    with pytest.raises(InputError, match="sequence is 65536"):
+        busy_bytes(65536, 1, "")

@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -14,12 +16,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud import app as app_module
-from bottlenet.cloud import create_app
+from bottlenet.cloud import Limits, create_app
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge import Encoder
-from bottlenet.errors import FrameError, InputError
-from bottlenet.wire.answer import parse_answer
+from bottlenet.errors import BusyError, FrameError, InputError
+from bottlenet.wire.answer import Answer, parse_answer
 from bottlenet.wire.frame import Frame
 from conftest import AsgiTransport, MakeBundle, Server
 
@@ -33,7 +34,7 @@ def frame(bundle: Bundle, photo: np.ndarray) -> Frame:
 
 @pytest.fixture(scope="module")
 def app(bundle: Bundle) -> Starlette:
-    return create_app([bundle], max_payload_bytes=MAX_PAYLOAD_BYTES)
+    return create_app([bundle], Limits(max_payload_bytes=MAX_PAYLOAD_BYTES))
 
 
 def ask(app: Starlette, method: str, path: str, content: bytes | AsyncIterator[bytes] | None = None) -> httpx.Response:
@@ -138,8 +139,8 @@ class TestClassify:
 
         assert asyncio.run(main()) == 413
 
-    def test_a_body_that_does_not_come(self, app: Starlette, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(app_module, "BODY_TIMEOUT_S", 0.05)
+    def test_a_body_that_does_not_come(self, bundle: Bundle) -> None:
+        app = create_app([bundle], Limits(request_s=0.05))
 
         async def slow() -> AsyncIterator[bytes]:
             yield b"x"
@@ -180,6 +181,44 @@ class TestStatus:
     def test_health(self, app: Starlette) -> None:
         assert ask(app, "GET", "/healthz").json() == {"status": "ok", "waiting": 0}
 
+    def test_ready(self, app: Starlette, bundle: Bundle) -> None:
+        response = ask(app, "GET", "/readyz")
+        assert (response.status_code, response.json()) == (200, {"status": "ready", "bundles": 1})
+        stopping = create_app([bundle])
+
+        async def stop() -> None:
+            await stopping.state.service.stop()
+
+        asyncio.run(stop())
+        assert ask(stopping, "GET", "/readyz").status_code == 503
+        assert ask(stopping, "GET", "/v2/health/ready").status_code == 503
+        assert ask(stopping, "GET", "/healthz").status_code == 200
+        assert "shutting down" in refused(
+            ask(stopping, "POST", "/v1/classify", Frame(0, 0, bundle.tag, 0, b"").to_bytes()), 503
+        )
+
+    def test_metrics(self, bundle: Bundle, frame: Frame) -> None:
+        app = create_app([bundle], Limits(max_payload_bytes=1000))
+        for content in (frame.to_bytes(), frame.to_bytes(), frame.to_bytes()[:-1], b"x" * 2000):
+            ask(app, "POST", "/v1/classify", content)
+        ask(app, "POST", "/v1/classify", dataclasses.replace(frame, bundle_tag=b"xyz").to_bytes())
+        ask(app, "POST", "/v1/classify", dataclasses.replace(frame, payload=b"\xff\xd9").to_bytes())
+        response = ask(app, "GET", "/metrics")
+        assert response.headers["content-type"].startswith("text/plain; version=")
+        values = dict(line.rsplit(" ", 1) for line in response.text.splitlines() if not line.startswith("#"))
+        numbers = {name: float(value) for name, value in values.items() if "_created" not in name}
+        assert numbers['bottlenet_requests_total{via="http"}'] == 6
+        for kind in ("frame", "payload", "too_large", "unknown_bundle"):
+            assert numbers[f'bottlenet_errors_total{{kind="{kind}",via="http"}}'] == 1
+        assert numbers["bottlenet_payload_bytes_count"] == 3
+        assert numbers["bottlenet_payload_bytes_sum"] == 2 * len(frame.payload) + 2
+        assert numbers["bottlenet_batch_frames_sum"] == 3
+        assert numbers["bottlenet_decode_seconds_count"] == numbers["bottlenet_tail_seconds_count"] == 2
+        assert numbers["bottlenet_queue_seconds_count"] == 3
+        assert numbers["bottlenet_queue_frames"] == 0
+        assert numbers["bottlenet_bundles"] == 1
+        assert numbers['bottlenet_open{via="http"}'] == 1  # this very request
+
     def test_bundles(self, bundle: Bundle, make_bundle: MakeBundle) -> None:
         other = make_bundle(name="other", cut="elsewhere")
         assert ask(create_app([bundle, other]), "GET", "/v1/bundles").json() == [
@@ -197,16 +236,24 @@ class TestCreate:
         with pytest.raises(InputError, match="same tag"):
             create_app([bundle, bundle])
 
-    @pytest.mark.parametrize("limit", ["max_payload_bytes", "threads", "max_batch", "max_waiting"])
-    def test_limits(self, bundle: Bundle, limit: str) -> None:
+    @pytest.mark.parametrize("limit", ["threads", "max_batch"])
+    def test_numbers(self, bundle: Bundle, limit: str) -> None:
         with pytest.raises(InputError, match="give 1 or more"):
-            create_app([bundle], **{limit: 0})
+            create_app([bundle], **{limit: 0})  # type: ignore[arg-type]
 
     def test_inside_another_app(self, app: Starlette, frame: Frame) -> None:
         from starlette.routing import Mount
 
         outer = Starlette(routes=[Mount("/vision", app)])
         assert ask(outer, "POST", "/vision/v1/classify", frame.to_bytes()).status_code == 200
+
+    def test_inside_another_app_with_tokens(self, bundle: Bundle, tmp_path: Path) -> None:
+        from starlette.routing import Mount
+
+        (tmp_path / "tokens").write_text("abcdefghijklmnop\n")
+        outer = Starlette(routes=[Mount("/vision", create_app([bundle], tokens=tmp_path / "tokens"))])
+        assert ask(outer, "GET", "/vision/healthz").status_code == 200
+        assert ask(outer, "GET", "/vision/v1/bundles").status_code == 401
 
 
 class HeldUp:
@@ -313,20 +360,67 @@ class TestStream:
         self, bundle: Bundle, frame: Frame, serve: Callable[[Starlette], Server], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         held_up = HeldUp(monkeypatch)
-        server = serve(create_app([bundle], max_batch=1, max_waiting=2))
+        server = serve(create_app([bundle], Limits(max_waiting=2), max_batch=1))
         with stream(server, bundle.id.hex()) as connection:
             connection.send(dataclasses.replace(frame, sequence=0).to_stream_bytes())
             assert held_up.busy.wait(5)
             for sequence in (1, 2, 3):
                 connection.send(dataclasses.replace(frame, sequence=sequence).to_stream_bytes())
-            with pytest.raises(FrameError, match="refused frame 3: the server is busy"):
+            with pytest.raises(BusyError, match="no room for frame 3: the server is busy") as busy:
                 parse_answer(connection.recv(timeout=5))
+            assert busy.value.retry_after_s == 1
             response = httpx.post(f"{server.http_url}/v1/classify", content=frame.to_bytes())
             assert "busy" in refused(response, 503)
             assert response.headers["retry-after"] == "1"
             assert httpx.get(f"{server.http_url}/healthz").json()["waiting"] == 2
             held_up.go.set()
             assert [parse_answer(connection.recv(timeout=5)).sequence for _ in range(3)] == [0, 1, 2]
+
+    def test_too_many_streams(self, bundle: Bundle, frame: Frame, serve: Callable[[Starlette], Server]) -> None:
+        server = serve(create_app([bundle], Limits(max_connections=2)))
+        with stream(server, bundle.id.hex()) as first, stream(server, bundle.id.hex()):
+            with stream(server, bundle.id.hex()) as third, pytest.raises(ConnectionClosed) as error:
+                third.recv(timeout=5)
+            assert error.value.rcvd is not None
+            assert error.value.rcvd.code == 1013
+            assert "try again in 1 s" in error.value.rcvd.reason
+            response = httpx.post(f"{server.http_url}/v1/classify", content=frame.to_bytes())
+            assert "2 requests and streams are open" in refused(response, 503)
+            assert httpx.get(f"{server.http_url}/healthz").status_code == 200
+            first.send(frame.to_stream_bytes())
+            assert parse_answer(first.recv(timeout=5)).sequence == 77
+
+    def test_one_stream_is_not_read_while_it_has_enough_in_flight(
+        self, bundle: Bundle, frame: Frame, serve: Callable[[Starlette], Server], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held_up = HeldUp(monkeypatch)
+        server = serve(create_app([bundle], Limits(max_in_flight=3), max_batch=1))
+        with stream(server, bundle.id.hex()) as connection:
+            for sequence in range(10):
+                connection.send(dataclasses.replace(frame, sequence=sequence).to_stream_bytes())
+            assert held_up.busy.wait(5)
+            with socket.create_connection(("127.0.0.1", server.port)) as sock:  # a moment later, and a little more
+                sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert b'"waiting":2' in sock.recv(4096)
+            held_up.go.set()
+            assert [parse_answer(connection.recv(timeout=5)).sequence for _ in range(10)] == list(range(10))
+
+    def test_stopping_has_a_limit(self, bundle: Bundle, frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is at work then is answered all the same; what waits is told to come again."""
+        held_up = HeldUp(monkeypatch)
+        service = create_app([bundle], Limits(grace_s=0.05), max_batch=1).state.service
+
+        async def main() -> list[object]:
+            (served,) = service.shelf
+            tasks = [asyncio.create_task(service.answer(served, frame)) for _ in range(3)]
+            assert await asyncio.to_thread(held_up.busy.wait, 5)
+            await service.stop()
+            held_up.go.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            await service.close()
+            return results
+
+        assert [type(result) for result in asyncio.run(main())] == [Answer, BusyError, BusyError]
 
     def test_a_device_that_goes_leaves_no_work_behind(
         self, bundle: Bundle, frame: Frame, serve: Callable[[Starlette], Server], monkeypatch: pytest.MonkeyPatch

@@ -3,12 +3,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from bottlenet.cloud import Batcher
-from bottlenet.errors import BottleNetError, InputError, LinkError, PayloadError
+from bottlenet.errors import BottleNetError, BusyError, InputError, PayloadError
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
 
@@ -135,8 +136,9 @@ def test_a_full_line_refuses_at_once_and_recovers(work: Work) -> None:
         await until_busy(work)
         tasks += [asyncio.create_task(batcher.answer(frame(number))) for number in (1, 2)]
         await asyncio.sleep(0)
-        with pytest.raises(LinkError, match="busy: 2 photos are waiting"):
+        with pytest.raises(BusyError, match="busy: 2 photos are waiting") as busy:
             await batcher.answer(frame(3))
+        assert busy.value.retry_after_s == 1  # nothing is known yet
         work.go.set()
         assert len(await asyncio.gather(*tasks)) == 3
         assert (await batcher.answer(frame(4))).sequence == 4
@@ -177,9 +179,67 @@ def test_close_refuses_what_waits_and_finishes_what_is_at_work(work: Work) -> No
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await closing
         assert isinstance(results[0], Answer)
-        assert all(isinstance(result, LinkError) for result in results[1:])
+        assert all(isinstance(result, BusyError) for result in results[1:])
 
     asyncio.run(main())
+
+
+def test_drain_waits_for_everything_that_was_taken(work: Work) -> None:
+    async def main() -> None:
+        batcher = Batcher(work, max_batch=1)
+        work.go.clear()
+        tasks = [asyncio.create_task(batcher.answer(frame(number))) for number in range(3)]
+        await until_busy(work)
+        draining = asyncio.create_task(batcher.drain())
+        await asyncio.sleep(0.01)
+        assert not draining.done()
+        work.go.set()
+        await draining
+        assert [(await task).sequence for task in tasks] == [0, 1, 2]
+        await batcher.drain()  # nothing there
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_who_is_refused_is_told_how_long_the_line_takes() -> None:
+    def work(frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
+        time.sleep(0.02 * len(frames))
+        return [Answer(one.sequence, 1, 1, ((0, 1.0),)) for one in frames]
+
+    async def main() -> None:
+        batcher = Batcher(work, max_batch=2, max_waiting=20)
+        await batcher.answer(frame(0))
+        tasks = [asyncio.create_task(batcher.answer(frame(number))) for number in range(20)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError) as busy:
+            await batcher.answer(frame(20))
+        # 20 frames, 20 ms each or a little more; a busy machine may take longer.
+        assert 0.4 <= busy.value.retry_after_s < 10
+        await asyncio.gather(*tasks)
+        assert batcher.retry_after_s == 0.05  # an empty line, but not at once
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_it_tells_how_long_each_frame_of_a_batch_has_waited(work: Work) -> None:
+    waited: list[Sequence[float]] = []
+
+    async def main() -> None:
+        batcher = Batcher(work, max_batch=2, on_batch=waited.append)
+        work.go.clear()
+        tasks = [asyncio.create_task(batcher.answer(frame(0)))]
+        await until_busy(work)
+        tasks += [asyncio.create_task(batcher.answer(frame(number))) for number in (1, 2, 3)]
+        await asyncio.sleep(0.05)
+        work.go.set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+
+    asyncio.run(main())
+    assert [len(batch) for batch in waited] == [1, 2, 1]
+    assert all(seconds >= 0.05 for batch in waited[1:] for seconds in batch)
 
 
 def test_one_event_loop_after_another(work: Work) -> None:

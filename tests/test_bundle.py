@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from bottlenet import bundle as bundle_module
 from bottlenet.bundle import Bundle, Manifest, Preprocess, write_bundle
 from bottlenet.errors import BottleNetError, BundleError, InputError
 from bottlenet.manifest import parse_manifest
+from bottlenet.wire.entropy import Entropy
 from conftest import CLASSES, LABELS, LATENT, tiny_manifest
+from latents import flat_tables
 
 
 @pytest.fixture
@@ -131,9 +134,9 @@ class TestDamage:
             (b"[" * 100_000, "not JSON"),
             (b"[]", "no format_version"),
             (b'{"name": "a browser extension", "manifest_version": 3}', "no format_version"),
-            (b'{"format_version": 2, "whatever": 1}', "format version 2 .* version 1"),
+            (b'{"format_version": 1, "whatever": 1}', "format version 1 .* version 2"),
             (b'{"format_version": "' + b"x" * 10_000 + b'"}', "format version"),
-            (b'{"format_version": 1}', "lacks align, codec"),
+            (b'{"format_version": 2}', "lacks align, codec"),
             (b" " * (2**20 + 1), "larger than the 1048576 bytes"),
         ],
     )
@@ -159,6 +162,9 @@ class TestDamage:
             ("preprocess", {"size": 10**9, "crop_fraction": 0.5, "interpolation": "bicubic"}),
             ("preprocess", {"size": 32, "crop_fraction": 0.5, "interpolation": "nearest"}),
             ("preprocess", {"size": True, "crop_fraction": 0.5, "interpolation": "bicubic"}),
+            ("uncut_preprocess", "REMOVED"),
+            ("uncut_preprocess", None),
+            ("uncut_preprocess", {"size": 7, "crop_fraction": 0.5, "interpolation": "bicubic"}),
             ("latent", [4, 8]),
             ("latent", [0, 8, 8]),
             ("latent", [10**6, 10**6, 10**6]),
@@ -315,6 +321,62 @@ class TestWrite:
         assert list(folder.parent.iterdir()) == [folder]
 
 
+class TestTables:
+    """tables.bin is there if the codec is entropy, and only then."""
+
+    @pytest.fixture
+    def entropy_files(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        return {**files, "tables.bin": flat_tables(*LATENT).to_bytes()}
+
+    def test_the_codec_is_made_from_the_file(self, entropy_files: dict[str, bytes], tmp_path: Path) -> None:
+        written = write_bundle(tmp_path / "new", tiny_manifest(codec="entropy", setting=0), entropy_files)
+        loaded = Bundle.load(tmp_path / "new")
+        assert loaded.tables == written.tables == flat_tables(*LATENT)
+        assert loaded.codec == Entropy(loaded.mosaic, flat_tables(*LATENT))
+
+    def test_other_codecs_have_none(self, bundle: Bundle, entropy_files: dict[str, bytes], tmp_path: Path) -> None:
+        assert bundle.tables is None
+        with pytest.raises(BundleError, match=r"the codec jpeg has no use for tables\.bin") as error:
+            write_bundle(tmp_path / "new", tiny_manifest(), entropy_files)
+        one_line(error)
+
+    def test_it_must_be_there(self, files: dict[str, bytes], tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match=r"the codec entropy needs tables\.bin, which is not listed") as error:
+            write_bundle(tmp_path / "new", tiny_manifest(codec="entropy", setting=0), files)
+        one_line(error)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("damage", "says"),
+        [
+            (lambda data: b"", "are no tables"),
+            (lambda data: data[:-1], "but their header says"),
+            (lambda data: data[:-6] + bytes(4) + data[-2:], "hold a 0"),
+            (lambda data: data[:-6] + b"\0\1\0\1\0\1", "tables don't sum up"),
+            (lambda data: flat_tables(4, 8, 9).to_bytes(), "the tables are for symbols of shape"),
+        ],
+    )
+    def test_damaged(
+        self, files: dict[str, bytes], tmp_path: Path, damage: Callable[[bytes], bytes], says: str
+    ) -> None:
+        tables = damage(flat_tables(*LATENT).to_bytes())
+        with pytest.raises(BundleError, match=f"tables.bin can't be used: .*{says}") as error:
+            write_bundle(tmp_path / "new", tiny_manifest(codec="entropy", setting=0), {**files, "tables.bin": tables})
+        one_line(error)
+
+    def test_too_large(self, entropy_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bundle_module, "MAX_TABLES_BYTES", 1000)
+        with pytest.raises(BundleError, match="larger than the 1000 bytes"):
+            write_bundle(tmp_path / "new", tiny_manifest(codec="entropy", setting=0), entropy_files)
+
+
+def test_a_codec_that_this_install_lacks(folder: Path) -> None:
+    change_manifest(folder, codec="hyperprior")
+    with pytest.raises(BundleError, match="'hyperprior'; choose one of raw, deflate, jpeg, webp, entropy") as error:
+        Bundle.load(folder)
+    assert "hyperprior" in one_line(error)
+
+
 class TestManifest:
     def test_round_trip(self) -> None:
         manifest = tiny_manifest(name="naïve ☃", extra={"lmbda": 0.002, "epochs": 5, "licence": "Apache-2.0"})
@@ -324,12 +386,16 @@ class TestManifest:
     def test_is_checked_when_it_is_made(self) -> None:
         with pytest.raises(InputError, match="codec 'mp3'"):
             tiny_manifest(codec="mp3")
-        with pytest.raises(InputError, match="format_version is 7; only 1 is allowed"):
+        with pytest.raises(InputError, match="format_version is 7; only 2 is allowed"):
             tiny_manifest(format_version=7)
         with pytest.raises(InputError, match="latent"):
             tiny_manifest(latent=[4, 8, 8])
-        with pytest.raises(InputError, match="preprocess is"):
+        with pytest.raises(InputError, match="^preprocess is"):
             tiny_manifest(preprocess={"size": 32})
+        with pytest.raises(InputError, match="^uncut_preprocess is"):
+            tiny_manifest(uncut_preprocess={"size": 32})
+        with pytest.raises(InputError, match="setting is 1; only 0 is allowed"):
+            tiny_manifest(codec="entropy", setting=1)
 
     def test_every_field_is_in_the_json(self) -> None:
         assert set(json.loads(tiny_manifest().to_json())) == {field.name for field in dataclasses.fields(Manifest)}

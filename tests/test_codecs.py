@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from bottlenet.errors import InputError, PayloadError
 from bottlenet.wire.codecs import CODECS, CODES, Codec, Deflate, Jpeg, Raw, WebP, make_codec
+from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.stripped import jpeg_header
+from latents import flat_tables
 
 SPEC = "".join((Path(__file__).parent.parent / "docs" / "wire.md").read_text(encoding="utf-8").split())
 
-SETTINGS = {"raw": 0, "deflate": 9, "jpeg": 20, "webp": 20}
+SETTINGS = {"raw": 0, "deflate": 9, "jpeg": 20, "webp": 20, "entropy": 0}
 SMALL = Mosaic(5, 7, 9)
 
 quick = settings(max_examples=60, deadline=None)
@@ -40,22 +42,27 @@ GOLDEN_PAYLOADS = {
 def symbols_of(mosaic: Mosaic, seed: int = 0, batch: int = 1) -> np.ndarray:
     """(B, C, H, W) uint8 that are neither flat nor noise."""
     steps = np.random.default_rng(seed).standard_normal((batch, *mosaic.symbols_shape)).cumsum(2).cumsum(3)
-    symbols: np.ndarray = np.clip(128 + 12 * steps, 0, 255).astype(np.uint8)
+    symbols: np.ndarray = np.clip(128 + 12 * steps, 7, 249).astype(np.uint8)
     return symbols
+
+
+def codec_of(name: str, mosaic: Mosaic) -> Codec:
+    return make_codec(name, mosaic, SETTINGS[name], flat_tables(*mosaic.symbols_shape) if name == "entropy" else None)
 
 
 @pytest.fixture(params=sorted(SETTINGS))
 def codec(request: pytest.FixtureRequest) -> Codec:
-    return make_codec(request.param, SMALL, SETTINGS[request.param])
+    return codec_of(request.param, SMALL)
 
 
 def test_numbers_on_the_wire_stay() -> None:
-    assert CODES == {0: "raw", 1: "deflate", 2: "jpeg", 3: "webp"}
+    assert CODES == {0: "raw", 1: "deflate", 2: "jpeg", 3: "webp", 4: "entropy"}
     assert {name: kind.code for name, kind in CODECS.items()} == {name: code for code, name in CODES.items()}
 
 
 def test_make_codec_gives_name_code_and_setting(codec: Codec) -> None:
-    assert codec == CODECS[codec.name](SMALL, SETTINGS[codec.name])
+    assert type(codec) is CODECS[codec.name]
+    assert codec == codec_of(codec.name, SMALL)
     assert CODES[codec.code] == codec.name
     assert codec.setting == SETTINGS[codec.name]
     assert codec.mosaic is SMALL
@@ -68,7 +75,7 @@ def test_defaults() -> None:
 @quick
 @given(mosaics, st.sampled_from(sorted(SETTINGS)), st.integers(0, 3))
 def test_round_trip_is_encode_then_decode(mosaic: Mosaic, name: str, batch: int) -> None:
-    codec = make_codec(name, mosaic, SETTINGS[name])
+    codec = codec_of(name, mosaic)
     symbols = symbols_of(mosaic, batch, batch)
     symbols_hat, payload_bytes = codec.round_trip(symbols)
     assert symbols_hat.shape == symbols.shape
@@ -138,18 +145,25 @@ def test_golden_jpeg_and_raw_to_the_byte() -> None:
     assert jpeg.decode(jpeg.encode(GOLDEN_SYMBOLS)).tobytes().hex() in SPEC
 
 
-def test_every_truncation_is_refused(codec: Codec) -> None:
+def test_every_truncation_is_refused_unless_embedded(codec: Codec) -> None:
     payload = codec.encode(symbols_of(SMALL)[0])
     for length in range(len(payload)):
+        if codec.embedded and length:
+            assert codec.decode(payload[:length]).shape == SMALL.symbols_shape
+            continue
         with pytest.raises(PayloadError):
             codec.decode(payload[:length])
+
+
+def test_one_codec_is_embedded() -> None:
+    assert [name for name, kind in CODECS.items() if kind.embedded] == ["entropy"]
 
 
 @quick
 @given(st.sampled_from(sorted(SETTINGS)), st.binary(max_size=700))
 def test_garbage_is_an_error_or_symbols(name: str, payload: bytes) -> None:
     try:
-        symbols_hat = make_codec(name, SMALL, SETTINGS[name]).decode(payload)
+        symbols_hat = codec_of(name, SMALL).decode(payload)
     except PayloadError:
         return
     assert symbols_hat.shape == SMALL.symbols_shape
@@ -222,6 +236,7 @@ def test_a_batch_has_four_axes(codec: Codec) -> None:
         ("jpeg", True, "1 to 100"),
         ("webp", 101, "0 to 100"),
         ("webp", "20", "0 to 100"),
+        ("entropy", 1, "it is always 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, setting: int, allowed: str) -> None:
@@ -230,8 +245,16 @@ def test_settings_out_of_range_are_refused(name: str, setting: int, allowed: str
 
 
 def test_an_unknown_codec_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no codec 'png'; choose one of raw, deflate, jpeg, webp"):
+    with pytest.raises(InputError, match="no codec 'png'; choose one of raw, deflate, jpeg, webp, entropy"):
         make_codec("png", SMALL, 0)
+
+
+def test_entropy_needs_tables_and_nothing_else_does() -> None:
+    tables = flat_tables(*SMALL.symbols_shape)
+    with pytest.raises(InputError, match=r"there are no tables; take the codec of a bundle that holds tables\.bin"):
+        make_codec("entropy", SMALL, 0)
+    assert make_codec("entropy", SMALL, 0, tables) == Entropy(SMALL, tables)
+    assert make_codec("jpeg", SMALL, 20, tables) == Jpeg(SMALL, 20)
 
 
 def test_a_picture_too_large_for_webp_is_refused() -> None:

@@ -12,7 +12,8 @@ from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab import data as data_module
 from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.data import Damaged, Photo, count_sub_folders, list_photos, random_crop, read_crops
+from bottlenet.lab.crops import Damaged, is_held_out, random_views, read_crops, read_views
+from bottlenet.lab.data import Photo, count_sub_folders, list_photos
 from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.trainset import open_cache
 from bottlenet.net.build import insert
@@ -273,16 +274,44 @@ class TestCrops:
 
     def test_random_ones_are_decided_by_seed_and_position(self, photos: list[Photo]) -> None:
         first, again, other = (
-            [pixels for _, pixels in read_crops(photos, PREPROCESS, Damaged(3), seed=seed)] for seed in (1, 1, 2)
+            {position: views[0] for position, views in read_views(photos, (32,), Damaged(3), seed=seed)}
+            for seed in (1, 1, 2)
         )
-        np.testing.assert_array_equal(first, again)
-        for a, b in zip(first, other, strict=True):
+        assert first.keys() == again.keys() == other.keys() == {0, 1, 2}
+        for position, a in first.items():
+            np.testing.assert_array_equal(a, again[position])
             assert a.shape == (32, 32, 3)
             assert a.dtype == np.uint8
-            assert (a != b).any()
+            assert (a != other[position]).any()
         same = [photos[0]] * 2
-        a, b = (pixels for _, pixels in read_crops(same, PREPROCESS, Damaged(2), seed=1))
+        (_, (a,)), (_, (b,)) = read_views(same, (32,), Damaged(2), seed=1)
         assert (a != b).any()
+
+    def test_both_sizes_show_the_same_part(self, tmp_path: Path) -> None:
+        y, x = np.mgrid[0:90, 0:120]
+        smooth = np.stack([x * 2, y * 2, x + y], axis=2).astype(np.uint8)
+        Image.fromarray(smooth).save(tmp_path / "smooth.png")
+        photos = [Photo(tmp_path / "smooth.png", None)]
+        for seed in range(10):
+            [(_, (large, small))] = read_views(photos, (64, 32), Damaged(1), seed=seed)
+            halved = large.reshape(32, 2, 32, 2, 3).mean((1, 3))
+            assert np.abs(halved - small).max() < 8
+
+    def test_blends_are_between_two_photos_and_never_of_one_held_out(self, tmp_path: Path) -> None:
+        photos = []
+        for number in range(200):
+            path = tmp_path / f"{number:03}.png"
+            value = 255 if is_held_out(Photo(path, None)) else number
+            Image.fromarray(np.full((16, 16, 3), value, np.uint8)).save(path)
+            photos.append(Photo(path, None))
+        held_out = [is_held_out(photo) for photo in photos]
+        assert 0 < sum(held_out) < 20
+        blended = 0
+        for position, (pixels,) in read_views(photos, (8,), Damaged(200), seed=0, blended=0.5):
+            value = int(pixels[0, 0, 0])
+            assert value < 255 or held_out[position]
+            blended += value != position and not held_out[position]
+        assert 50 < blended < 150
 
     def test_damaged_photos_are_left_out(self, photos: list[Photo], tmp_path: Path) -> None:
         whole = photos[0].path.read_bytes()
@@ -293,10 +322,9 @@ class TestCrops:
         assert got == [0, *range(2, 100)]
         assert damaged.paths == [tmp_path / "cut.png"]
 
-    @pytest.mark.parametrize("seed", [None, 1])
-    def test_reads_one_at_a_time(self, photos: list[Photo], seed: int | None) -> None:
+    def test_reads_one_at_a_time(self, photos: list[Photo]) -> None:
         waiting = iter(photos)
-        next(read_crops(waiting, PREPROCESS, Damaged(3), seed=seed))
+        next(read_crops(waiting, PREPROCESS, Damaged(3)))
         assert list(waiting) == photos[1:]
 
     def test_centre_of_a_large_jpeg_is_what_the_device_takes(self, tmp_path: Path) -> None:
@@ -311,7 +339,7 @@ class TestCrops:
     def test_random_crop_of_any_shape(self, shape: tuple[int, int]) -> None:
         photo = np.full((*shape, 3), 200, np.uint8)
         for seed in range(20):
-            crop = random_crop(photo, 16, np.random.default_rng(seed))
+            (crop,) = random_views(photo, (16,), np.random.default_rng(seed))
             assert crop.shape == (16, 16, 3)
             assert (crop == 200).all()
 
@@ -319,6 +347,6 @@ class TestCrops:
         photo = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
         rising = [
             int(crop[8, -1, 0]) > int(crop[8, 0, 0])
-            for crop in (random_crop(photo, 16, np.random.default_rng(seed)) for seed in range(100))
+            for (crop,) in (random_views(photo, (16,), np.random.default_rng(seed)) for seed in range(100))
         ]
         assert 30 < sum(rising) < 70

@@ -36,11 +36,11 @@ TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "a
 WITH_TORCH = {"net", "lab", "cli"}
 OUTSIDE = {
     "errors": set(),
-    "wire": {"numpy", "simplejpeg", "PIL"},
+    "wire": {"numpy", "simplejpeg", "PIL", "constriction"},
     "bundle": {"numpy", "onnxruntime"},
     "plan": {"numpy"},
     "edge": {"numpy", "PIL", "websockets"},
-    "cloud": {"numpy", "starlette"},
+    "cloud": {"numpy", "starlette", "prometheus_client"},
 }
 
 

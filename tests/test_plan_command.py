@@ -18,8 +18,9 @@ from bottlenet.plan.planner import choose
 from bottlenet.plan.profile import Profile, parse_profile
 from test_benchmarks import record
 from test_cli import Run, run
+from test_profile import no_footprint
 
-__all__ = ["run"]  # a fixture
+__all__ = ["no_footprint", "run"]  # fixtures
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -64,6 +65,7 @@ class TestHelp:
         assert "Usage" in done.err
 
 
+@pytest.mark.usefixtures("no_footprint")
 class TestProfile:
     def test_it_writes_what_plan_reads(self, run: Run, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
         file = tmp_path / "tiny.json"
@@ -71,7 +73,7 @@ class TestProfile:
         assert done.code == 0
         assert "split at patches" in done.out
         assert "cloud-only, WebP 75" in done.out
-        assert "no power was given" in " ".join(done.out.split())
+        assert "no meter was given" in " ".join(done.out.split())
         assert "as the photos had no labels" in " ".join(done.out.split())
         made = parse_profile(file.read_bytes())
         assert made.bundle_id == bundle.id.hex()
@@ -110,6 +112,10 @@ class TestProfile:
         assert "no such folder" in run("profile", bundle.path, "--data", tmp_path / "none", "-o", target).error
         assert "bundle" in run("profile", tmp_path / "none", "--data", photos, "-o", target).error
         power = ["--device-power-mw", "-1"]
+        assert (
+            "meter 'watt' is unknown"
+            in run("profile", bundle.path, "--data", photos, "-o", target, "--meter", "watt").error
+        )
         assert "device power is -1.0 mW" in run("profile", bundle.path, "--data", photos, "-o", target, *power).error
         assert not target.exists()
 
@@ -249,4 +255,4 @@ class TestPlot:
 def test_benchmark(tmp_path: Path) -> None:
     got = record("planner.py", "--repeats", "1", "--pairs", "1000", out=tmp_path / "out")
     assert {(row["candidates"], row["links"]) for row in got["runs"]} == {(1000, 1), (100, 10), (10, 100)}
-    assert all(row["median_ms"] > 0 and row["flips_mean"] > 0 for row in got["runs"])
+    assert all(row["best_of_ms"] > 0 and row["choose_ms"] > 0 and row["flips_mean"] > 0 for row in got["runs"])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import paper
 from bottlenet.errors import InputError
-from bottlenet.plan.link import LINKS, PRESETS, Link
+from bottlenet.plan.link import ANSWER_BYTES, LINKS, PRESETS, Link
+from bottlenet.plan.many import AT_ONCE, NOBODY, best_of, parts
 from bottlenet.plan.planner import OBJECTIVES, Flip, Plan, Prediction, Prices, choose, predict
-from bottlenet.plan.predict import ANSWER_BYTES
 from bottlenet.plan.profile import Candidate, Energy, Profile
 from bottlenet.plan.reason import at_least, duration, rate, score
 from bottlenet.wire.answer import Answer
@@ -507,6 +507,45 @@ def same_score(plan: Plan | None, name: str, profile: Profile, wish: dict[str, o
     other = predict(candidate, plan.link, plan.server_load, connected=bool(wish["connected"]), prices=Prices(3, 7))
     objective = str(wish["objective"])
     return score(other, objective) == pytest.approx(score(plan.choice, objective), rel=1e-9, abs=1e-12)
+
+
+class TestMany:
+    @settings(max_examples=60, deadline=None)
+    @given(profiles(), st.lists(links(), min_size=1, max_size=6), wishes(), st.data())
+    def test_the_choice_is_that_of_choose(
+        self, profile: Profile, every: list[Link], wish: dict[str, object], data: st.DataObject
+    ) -> None:
+        """On every link, ties and refusals included."""
+        if wish["objective"] == "energy":
+            every = [link for link in every if link.radio is not None]
+        loads = data.draw(st.lists(st.sampled_from([0.0, 1.0, 4.0]), min_size=len(every), max_size=len(every)))
+        best = best_of(profile, every, **{**wish, "server_load": loads})  # type: ignore[arg-type]
+        plans = [planned(profile, link, {**wish, "server_load": k}) for link, k in zip(every, loads, strict=True)]
+        names = [None if i == NOBODY else profile.candidates[i].name for i in best.tolist()]
+        assert names == [name_of(plan) for plan in plans]
+
+    def test_many_at_once_and_few(self) -> None:
+        """Cut into parts, whose seams make no difference."""
+        assert [range(7)[part] for part in parts(7, AT_ONCE // 3)] == [range(3), range(3, 6), range(6, 7)]
+        assert len(list(parts(3, 2 * AT_ONCE))) == 3
+        assert list(parts(0, 5)) == []
+        every = [dataclasses.replace(paper.bare("3g"), uplink_bps=1e4 * 1.01**i) for i in range(1000)]
+        many = of(*(split(f"s{i}", i / 1000, payload=100_000 // (i + 1)) for i in range(500)))
+        best = best_of(many, every)
+        for i in range(0, 1000, 50):
+            assert many.candidates[best[i]].name == choose(many, every[i]).choice.name
+        assert len(set(best.tolist())) > 10
+
+    def test_arguments(self) -> None:
+        with pytest.raises(InputError, match="there are 2 server loads for 1 links"):
+            best_of(PAPER, [PRESETS["3g"]], server_load=[1, 2])
+        with pytest.raises(InputError, match="server load is -1"):
+            best_of(PAPER, [PRESETS["3g"]], server_load=-1)
+        with pytest.raises(InputError, match="radio power of link 5G"):
+            best_of(PAPER, [PRESETS["3g"], PRESETS["5g"]], objective="energy")
+        with pytest.raises(InputError, match="objective 'speed' is unknown"):
+            best_of(PAPER, [], objective="speed")
+        assert best_of(PAPER, []).tolist() == []
 
 
 @pytest.mark.parametrize(

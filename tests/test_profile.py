@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,17 @@ from PIL import Image
 
 import paper
 from bottlenet.bundle import Bundle
-from bottlenet.errors import InputError
-from bottlenet.lab.profile import INPUT_CODECS, profile
+from bottlenet.edge.meter import PAPER_DEVICE_MW
+from bottlenet.errors import BottleNetError, BundleError, InputError, PayloadError
+from bottlenet.lab import detail, footprint
+from bottlenet.lab.detail import BATCHES, LOADS, threads_here
+from bottlenet.lab.inputs import FIXED, QUALITIES, InputCodec, available, decode
+from bottlenet.lab.partitions import Device, PhotoServer, Server, cloud_only, partitions_of
+from bottlenet.lab.profile import answers_with, profile, read, smallest
+from bottlenet.plan.detail import Detail, Row, Spread
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Candidate, Energy, Profile, parse_profile
+from bottlenet.wire.answer import Answer
+from bottlenet.wire.frame import Frame
 from conftest import CLASSES
 
 seconds = st.floats(0, 100)
@@ -33,10 +43,19 @@ def energies(draw: st.DrawFn) -> Energy:
     )
 
 
+ROWS = (Row(1, 0.5, 0.75), Row(16, 3, 3))
+DETAILS = (
+    None,
+    Detail(Spread(1, 2), ROWS, Spread(0, 0), Spread(0.25, 1e6), ROWS[:1], ROWS, 10**9),
+    Detail(Spread(0, 0), (), None, None, (), (), 0),
+)
+
+
 @st.composite
 def candidates(draw: st.DrawFn, name: str) -> Candidate:
     kind = draw(st.sampled_from(["edge-only", "cloud-only", "split"]))
     mean = 0.0 if kind == "edge-only" else draw(st.floats(0, 1e5))
+    largest = 0 if kind == "edge-only" else math.ceil(mean) + draw(st.integers(0, 1000))
     return Candidate(
         name,
         kind,
@@ -44,10 +63,12 @@ def candidates(draw: st.DrawFn, name: str) -> Candidate:
         draw(seconds),
         0.0 if kind == "edge-only" else draw(seconds),
         mean,
-        0 if kind == "edge-only" else math.ceil(mean) + draw(st.integers(0, 1000)),
+        largest,
         draw(st.floats(-100, 100)),
         draw(st.sampled_from(["top1", "agreement"])),
         draw(st.none() | energies()),
+        draw(st.none() | st.integers(0, largest)),
+        draw(st.sampled_from(DETAILS)),
     )
 
 
@@ -55,7 +76,16 @@ def candidates(draw: st.DrawFn, name: str) -> Candidate:
 def profiles(draw: st.DrawFn) -> Profile:
     chosen = draw(st.lists(names, min_size=1, max_size=4, unique=True))
     made = tuple(draw(candidates(name)) for name in chosen)
-    return Profile("ab" * 32, draw(names), draw(names), draw(names), draw(st.integers(0, 10**6)), 0, made)
+    return Profile(
+        "ab" * 32,
+        draw(names),
+        draw(names),
+        draw(names),
+        draw(st.integers(0, 10**6)),
+        0,
+        made,
+        *(draw(st.none() | st.floats(0, 100)) for _ in range(3)),
+    )
 
 
 @given(profiles())
@@ -79,6 +109,11 @@ def changed_candidate(index: int = 2, **values: object) -> bytes:
     return json.dumps(document).encode()
 
 
+def changed_detail(**values: object) -> bytes:
+    detail = dataclasses.asdict(Detail(Spread(1, 2), (Row(1, 1, 2),), None, None, (), (), 5))
+    return changed_candidate(detail={**detail, **values})
+
+
 def lacking(name: str) -> bytes:
     document = json.loads(paper.profile().to_json())
     del document["candidates"][0][name]
@@ -91,8 +126,8 @@ BAD: list[tuple[bytes, str]] = [
     (b"[" * 100_000, "it is not JSON"),
     (b" " * (MAX_PROFILE_BYTES + 1), "larger than the 16777216 bytes"),
     (b"[]", "no profile of BottleNet"),
-    (b'{"format_version": 1}', "no profile of BottleNet"),
-    (changed(format_version=2), "format version 2 and this program reads version 1"),
+    (b'{"format_version": 2}', "no profile of BottleNet"),
+    (changed(format_version=1), "format version 1 and this program reads version 2"),
     (changed(format_version=True), "format version True"),
     (changed(more=1), "unknown field 'more'"),
     (changed(bundle_id="x"), "bundle_id is 'x'; give 64 lower-case hex digits"),
@@ -100,6 +135,8 @@ BAD: list[tuple[bytes, str]] = [
     (changed(device="a\nb"), "device is"),
     (changed(photos=-1), "photos is -1"),
     (changed(photos=1.5), "photos is 1.5; give a whole number"),
+    (changed(max_drop="2"), "max_drop is '2'; give a number"),
+    (changed(server_load=-1), "server_load is -1"),
     (changed(candidates={}), "candidates is {}"),
     (changed(candidates=[]), "there are 0 candidates"),
     (changed(candidates=[1]), "its candidate is 1; it must be an object"),
@@ -122,6 +159,17 @@ BAD: list[tuple[bytes, str]] = [
     (changed_candidate(top1_drop=101), "top1_drop is 101"),
     (changed_candidate(drop_of="luck"), "drop_of is 'luck'; choose one of top1, agreement"),
     (changed_candidate(0, payload_bytes_max=3), "edge-only sends nothing"),
+    (changed_candidate(payload_bytes_p95=317), "payload_bytes_p95 is above payload_bytes_max, 316"),
+    (changed_candidate(payload_bytes_p95=3.5), "payload_bytes_p95 is 3.5; give a whole number"),
+    (changed_candidate(detail=3), "its detail is 3; it must be an object"),
+    (changed_candidate(detail={"prepare": None}), "its detail lacks compute"),
+    (changed_detail(prepare=None), "prepare is None; give median_s and p95_s"),
+    (changed_detail(prepare={"median_s": 2, "p95_s": 1}), "p95_s is 1; give a number from 2"),
+    (changed_detail(encode={"median_s": 2}), "its encode lacks p95_s"),
+    (changed_detail(compute={}), "compute is {}; give a list"),
+    (changed_detail(tail=[{}]), "its row of tail lacks count"),
+    (changed_detail(server=[{"count": 0.5, "median_s": 0, "p95_s": 0}]), "count is 0.5; give a whole number"),
+    (changed_detail(peak_rss_bytes=-1), "peak_rss_bytes is -1"),
     (changed_candidate(energy=3), "its energy is 3; it must be an object"),
     (changed_candidate(energy={}), "its energy lacks"),
     (
@@ -175,6 +223,37 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def no_footprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory takes a process for each partition, which one test is enough for."""
+    monkeypatch.setattr(detail, "peak_rss_bytes", lambda bundle, partition, photo: 20_000_000)
+
+
+def test_footprint(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    photo = next(photos.rglob("*.png"))
+    edge, cloud, _, _, split = partitions_of(bundle)
+    taken = [footprint.peak_rss_bytes(bundle.path, each, photo) for each in (edge, cloud, split)]
+    assert all(10e6 < each < 1e9 for each in taken)
+    assert taken[1] < taken[0]  # without onnxruntime's session
+    with pytest.raises(BundleError, match="the memory of edge-only can't be measured: .*there is no such folder"):
+        footprint.peak_rss_bytes(tmp_path / "none", edge, photo)
+
+
+def test_by_load() -> None:
+    """One is at work and the others wait in line: a server that takes 4 ms for each photo takes 4 ms for each ahead."""
+
+    def answers(frames: Sequence[Frame]) -> list[Answer]:
+        time.sleep(0.004 * len(frames))
+        return [Answer(frame.sequence, 0, 0, ()) for frame in frames]
+
+    found = {row.count: row.median_s for row in detail.by_load(answers, [Frame(0, 0, b"abc", 0, b"")])}
+    assert list(found) == list(LOADS)
+    for load, seconds in found.items():
+        # The first began a moment before ours came.
+        assert 0.004 * (0.5 + load) < seconds < 0.004 * (1 + load) * 1.5 + 0.02
+
+
+@pytest.mark.usefixtures("no_footprint")
 class TestMeasuring:
     def test_labelled(self, bundle: Bundle, photos: Path) -> None:
         steps: list[tuple[int, int]] = []
@@ -185,11 +264,30 @@ class TestMeasuring:
         assert parse_profile(made.to_json()) == made
         edge, *clouds, split = made.candidates
         assert (edge.kind, edge.payload_bytes_max, edge.server_s, edge.top1_drop) == ("edge-only", 0, 0, 0)
-        assert [cloud.name for cloud in clouds] == [f"cloud-only, {codec}" for codec in INPUT_CODECS]
+        assert [cloud.name for cloud in clouds[:3]] == [f"cloud-only, {codec.name}" for codec in FIXED]
+        assert all(cloud.top1_drop <= made.max_drop for cloud in clouds[3:])  # type: ignore[operator]
         assert clouds[0].payload_bytes_mean < clouds[1].payload_bytes_mean  # JPEG 75, 95
         assert (split.kind, split.cut, split.name) == ("split", "patches", "split at patches")
         assert all(each.drop_of == "top1" and each.device_s > 0 and each.energy is None for each in made.candidates)
         assert all(each.server_s > 0 for each in made.candidates if each.kind != "edge-only")
+        assert all(each.payload_bytes_mean * 0.5 <= each.payload_bytes_p95 for each in made.candidates)  # type: ignore[operator]
+        assert made.device_load is not None
+        assert made.device_load >= 0
+
+    def test_step_by_step(self, bundle: Bundle, photos: Path) -> None:
+        edge, *clouds, split = (each.detail for each in profile(bundle, photos, limit=3).candidates)
+        assert edge is not None
+        assert split is not None
+        assert [row.count for row in split.compute] == [row.count for row in edge.compute] == threads_here()
+        assert (edge.encode, edge.decode, edge.tail, edge.server) == (None, None, (), ())
+        for each in (split, *clouds):
+            assert each is not None
+            assert [row.count for row in each.tail] == list(BATCHES)
+            assert [row.count for row in each.server] == list(LOADS)
+            assert each.encode is not None
+            assert each.decode is not None
+        assert all(each is not None and each.peak_rss_bytes == 20_000_000 for each in (edge, *clouds, split))
+        assert all(each is not None and each.compute == () for each in clouds)
 
     def test_bytes_are_those_that_are_sent(self, bundle: Bundle, photos: Path) -> None:
         from bottlenet.lab.evaluate import evaluate
@@ -210,10 +308,31 @@ class TestMeasuring:
         made = profile(bundle, photos, limit=2, device_power_mw=4000)
         assert {each.energy for each in made.candidates} == {Energy("given", "--device-power-mw", power_mw=4000)}
 
+    def test_a_modelled_energy_never_looks_measured(self, bundle: Bundle, photos: Path) -> None:
+        made = profile(bundle, photos, limit=2, meter="model")
+        energies = [each.energy for each in made.candidates]
+        assert {(each.how, each.meter) for each in energies if each} == {("modelled", "the paper's device, 1,306 mW")}
+        for each in made.candidates:
+            assert each.device_mj == pytest.approx(each.device_s * PAPER_DEVICE_MW, rel=0.9)
+
+    def test_a_meter_that_cannot_be_read(self, bundle: Bundle, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from bottlenet.edge import meter
+
+        monkeypatch.setitem(meter.METERS, "rapl", lambda root: meter.open_rapl(photos))
+        with pytest.raises(InputError, match="meter rapl can't be read"):
+            profile(bundle, photos, meter="rapl")
+        with pytest.raises(InputError, match="both a power and the meter 'rapl' are given"):
+            profile(bundle, photos, meter="rapl", device_power_mw=3)
+
     @pytest.mark.parametrize("power", [0, -1, math.nan])
     def test_no_power(self, bundle: Bundle, photos: Path, power: float) -> None:
         with pytest.raises(InputError, match="device power is"):
             profile(bundle, photos, device_power_mw=power)
+
+    @pytest.mark.parametrize("points", [-101, 101, math.nan])
+    def test_no_bound(self, bundle: Bundle, photos: Path, points: float) -> None:
+        with pytest.raises(InputError, match="max_drop is .*; give points of top-1, -100 to 100"):
+            profile(bundle, photos, limit=1, max_drop=points)
 
     def test_damaged_photos(self, bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "one.jpg").write_bytes(b"nothing")
@@ -229,3 +348,53 @@ class TestMeasuring:
         bare = write_bundle(tmp_path / "bare", tiny_manifest(), {k: v for k, v in files.items() if k != "uncut.onnx"})
         with pytest.raises(InputError, match=r"has no uncut\.onnx"):
             profile(bare, photos)
+
+
+BLACK = np.zeros((32, 32, 3), np.uint8)
+
+
+class TestInputCodecs:
+    def test_the_lowest_quality_within_the_bound(self, bundle: Bundle, photos: Path) -> None:
+        from bottlenet.lab.evaluate import photos_for
+
+        device = Device(bundle)
+        known = read(device, photos_for(bundle, photos, None))
+        for codec in smallest(device, known, 10.0):
+            assert known.drop(answers_with(device, codec, known.paths)) <= 10
+            for quality in QUALITIES[: QUALITIES.index(codec.quality)]:
+                worse = InputCodec(codec.format, quality)
+                assert known.drop(answers_with(device, worse, known.paths)) > 10
+        assert smallest(device, known, -100.0) == []
+
+    @pytest.mark.parametrize("name", available())
+    def test_there_and_back(self, name: str) -> None:
+        pixels = np.full((32, 32, 3), 77, np.uint8)
+        assert np.abs(decode(InputCodec(name, 90).encode(pixels), 32).astype(int) - 77).max() < 4
+
+    @pytest.mark.parametrize(
+        "file", [b"", b"nothing", InputCodec("JPEG", 75).encode(np.zeros((32, 32, 3), np.uint8))[:99]]
+    )
+    def test_no_picture(self, file: bytes) -> None:
+        with pytest.raises(PayloadError, match="are no picture"):
+            decode(file, 32)
+
+    def test_another_size(self) -> None:
+        with pytest.raises(PayloadError, match="32x32 pixels, not 48x48"):
+            decode(InputCodec("JPEG", 75).encode(BLACK), 48)
+
+    def test_none(self) -> None:
+        with pytest.raises(InputError, match="input codec 'GIF' is not there; choose one of JPEG"):
+            InputCodec("GIF", 3)
+        with pytest.raises(InputError, match="quality is 101"):
+            InputCodec("JPEG", 101)
+
+    def test_a_bad_file_costs_nobody_else_the_answer(self, bundle: Bundle, photos: Path) -> None:
+        partition = cloud_only(InputCodec("JPEG", 75))
+        good = Device(bundle).run(partition, next(photos.rglob("*.png")), 7)
+        assert not isinstance(good, int)
+        bad = dataclasses.replace(good, payload=b"?")
+        first, second, third = PhotoServer(bundle).answers([good, bad, good])
+        assert first == dataclasses.replace(third, decode_us=first.decode_us)  # type: ignore[union-attr, type-var]
+        assert isinstance(second, BottleNetError)
+        with pytest.raises(PayloadError):
+            Server(bundle).answers([bad])

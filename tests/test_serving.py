@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import socket
 
 import pytest
 
 from bottlenet.bundle import Bundle
+from bottlenet.cli.access import Access
 from bottlenet.cli.serving import configure, open_port
-from bottlenet.cloud import create_app
+from bottlenet.cloud import Limits, create_app
 from bottlenet.errors import InputError
 
 
 def test_it_sends_no_pings(bundle: Bundle) -> None:
     """A connection that waits costs nothing: `edge.transport` promises it, and it takes both sides."""
-    assert configure(create_app([bundle])).ws_ping_interval is None
+    assert configure(create_app([bundle]), Limits()).ws_ping_interval is None
 
 
 def test_a_device_that_vanished_is_noticed() -> None:
@@ -21,6 +23,28 @@ def test_a_device_that_vanished_is_noticed() -> None:
             accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "fe80::1%eth0", "0.0.0.0", "::", "192.0.2.1"])
+def test_beyond_this_machine_only_with_tokens_or_tls(host: str) -> None:
+    if host.startswith(("127.", "::1")):
+        Access().check(host)
+    else:
+        with pytest.raises(InputError, match=f"^{host} can be reached"):
+            Access().check(host)
+    for access in (Access(tokens="file"), Access(tls_cert="c", tls_key="k"), Access(insecure=True)):
+        access.check(host)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Limits)])
+@pytest.mark.parametrize("value", [0, -1, 2**40, float("nan")])
+def test_limits_that_are_none(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"^{field} is {value}; give "):
+        Limits(**{field: value})
+
+
+def test_times_may_be_short() -> None:
+    assert Limits(idle_s=0.001, grace_s=1).idle_s == 0.001
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.lab.checkpoint import CHECKPOINT, read_tensors
 from bottlenet.lab.config import TrainConfig
+from bottlenet.lab.evaluate import evaluate
 from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
 from bottlenet.lab.runs import export_run, read_config
 from bottlenet.lab.train import train
@@ -50,6 +51,10 @@ def log_of(config):
         return [json.loads(line) for line in file]
 
 
+def held_out(config):
+    return [record["held_out"] for record in log_of(config) if "held_out" in record]
+
+
 @pytest.fixture(scope="module")
 def trained(base):
     run(base)
@@ -57,10 +62,10 @@ def trained(base):
 
 
 def test_distillation_gets_nearer_and_is_reported(trained):
-    reports = [record["held_out"] for record in log_of(trained) if "held_out" in record]
+    reports = held_out(trained)
     assert len(reports) == trained.epochs
-    assert reports[-1]["photos"] >= 1
-    assert reports[-1]["payload_bytes"] > 0
+    assert reports[-1][0]["photos"] >= 1
+    assert reports[-1][0]["payload_bytes"] > 0
 
 
 def test_training_learns(base, tmp_path):
@@ -77,7 +82,7 @@ def test_steering_brings_bytes_down(base, tmp_path):
     sizes = []
     for config in (loud, quiet):
         run(config)
-        sizes.append([r["held_out"]["payload_bytes"] for r in log_of(config) if "held_out" in r][-1])
+        sizes.append(held_out(config)[-1][0]["payload_bytes"])
     assert sizes[1] < 0.8 * sizes[0]
 
 
@@ -138,8 +143,7 @@ def test_labels_are_used_where_there_are_any(base, tmp_path):
 def test_naive_runs_without_the_codec_and_is_reported_with_it(base, tmp_path):
     config = replace(base, out=str(tmp_path / "run"), naive=True, target_bytes=0.0, epochs=1)
     run(config)
-    record = log_of(config)[-1]
-    assert record["held_out"]["payload_bytes"] > 0
+    assert held_out(config)[-1][0]["payload_bytes"] > 0
 
 
 def test_a_runs_bundle(trained, tmp_path):
@@ -154,6 +158,77 @@ def test_a_runs_bundle_without_padding(trained, tmp_path):
     assert bundle.mosaic.align == bundle.manifest.align == 1
     with pytest.raises(InputError, match="align"):
         export_run(trained.out, tmp_path / "other", align=0)
+
+
+@pytest.fixture(scope="module")
+def embedded(base, tmp_path_factory):
+    """A learned codec, a head that learns from the stem on and sees smaller photos."""
+    config = replace(
+        base,
+        out=str(tmp_path_factory.mktemp("embedded") / "run"),
+        codec="entropy",
+        learn_from="stem",
+        head_size=24,
+        target_bytes=0.0,
+        smallest_bytes=4.0,
+        largest_bytes=100.0,
+    )
+    run(config)
+    return config
+
+
+def test_an_embedded_run_is_reported_at_several_budgets(embedded):
+    rows = held_out(embedded)[-1]
+    budgets = [row["budget"] for row in rows]
+    assert budgets == sorted(budgets)
+    assert budgets[-1] == 100
+    assert all(row["payload_bytes"] <= row["budget"] for row in rows)
+
+
+def test_an_embedded_run_goes_on_exactly(embedded, tmp_path, monkeypatch):
+    monkeypatch.setattr("bottlenet.lab.train.LOG_STEPS", 1)
+    whole, stopped = (
+        replace(embedded, out=str(tmp_path / name), checkpoint_minutes=0.0) for name in ("whole", "stopped")
+    )
+    run(whole)
+    with pytest.raises(Stop), Stopping(disable=True) as progress:
+        train(stopped, progress)
+    run(stopped)
+    expected, found = (read_tensors(Path(config.out)) for config in (whole, stopped))
+    assert expected[1]["at"] == found[1]["at"]
+    assert all(torch.equal(expected[0][name], found[0][name]) for name in expected[0])
+
+
+def test_an_embedded_runs_bundle_keeps_to_any_budget(embedded, base, tmp_path):
+    bundle, _ = export_run(embedded.out, tmp_path / "bundle")
+    manifest = bundle.manifest
+    assert (manifest.codec, manifest.preprocess.size, manifest.uncut_preprocess.size) == ("entropy", 24, 32)
+    for budget in (1, 10, 50):
+        result = evaluate(bundle, base.data[0], limit=20, budget=budget)
+        assert result.payload_bytes.max <= budget
+
+
+def test_the_end_of_the_head_learns_and_its_start_does_not(embedded):
+    tensors, _ = read_tensors(Path(embedded.out))
+    own = classifier().module.state_dict()
+    kernel = tensors["net.reduction.learned.first.conv.weight"]
+    assert not torch.equal(kernel, own["first.conv.weight"])
+    assert not any(name.startswith("net.head.") for name in tensors)
+
+
+def test_a_fixed_rate_comes_down_to_its_target(embedded, tmp_path):
+    sizes = []
+    for target in (1000.0, 5.0):
+        config = replace(embedded, out=str(tmp_path / str(target)), target_bytes=target, lmbda=0.02, lr=1e-2, epochs=8)
+        run(config)
+        sizes.append(held_out(config)[-1][0]["payload_bytes"])
+    assert sizes[1] < 0.7 * sizes[0]
+
+
+@pytest.mark.parametrize("learn_from", ["first", "second", "nowhere"])
+def test_a_head_learns_from_a_cut_before_the_cut(embedded, tmp_path, learn_from):
+    with pytest.raises(InputError, match="learn_from"):
+        run(replace(embedded, out=str(tmp_path / "run"), learn_from=learn_from))
 
 
 def test_a_folder_belongs_to_one_run(trained):
@@ -201,6 +276,9 @@ def test_a_checkpoint_of_another_network(trained, tmp_path):
         ({"lr": float("nan")}, "lr is nan"),
         ({"checkpoint_minutes": float("inf")}, "checkpoint_minutes"),
         ({"lr": 0.0}, "nothing would be learned"),
+        ({"blend": 1.5}, "a share from 0 to 1"),
+        ({"codec": "entropy", "target_bytes": 0.0, "smallest_bytes": 2000.0}, "smallest_bytes"),
+        ({"codec": "entropy", "target_bytes": 0.0, "smallest_bytes": 0.5}, "1 or more"),
     ],
 )
 def test_impossible_configurations(base, values, message):
@@ -241,8 +319,8 @@ def test_other_weights_have_other_features(base):
 class TestLosses:
     def test_distillation_of_equals_is_zero(self):
         scores = torch.randn(4, 9)
-        assert distillation(scores, scores).item() == pytest.approx(0, abs=1e-6)
-        assert distillation(scores, scores.flip(1)).item() > 0.1
+        assert distillation(scores, scores).tolist() == pytest.approx([0] * 4, abs=1e-6)
+        assert distillation(scores, scores.flip(1)).mean() > 0.1
 
     def test_relative_error(self):
         features = torch.randn(2, 3, 4, 4)

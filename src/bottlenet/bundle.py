@@ -6,6 +6,7 @@
       tail.onnx        symbols (B, C, H, W) uint8 -> scores (B, classes) float32, logits
       labels.txt       one label a line, UTF-8, in class order
       uncut.onnx       optional: pixels -> scores, the whole network
+      tables.bin       with the codec `entropy` only: its probabilities
 
 Normalisation, rounding and ranges are inside the graphs, so nothing else is needed to run it. Loading verifies the
 SHA-256 of every file, and the id stands for the whole content: device and server that name the same id hold the
@@ -26,9 +27,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bottlenet.errors import BundleError, InputError
-from bottlenet.manifest import FORMAT_VERSION, Manifest, Preprocess, check_text, parse_manifest
+from bottlenet.manifest import FORMAT_VERSION, TABLES, Manifest, Preprocess, check_text, parse_manifest
 from bottlenet.wire.codecs import Codec
 from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.tables import MAX_TABLES_BYTES, Tables, parse_tables
 
 __all__ = ["FORMAT_VERSION", "Bundle", "Manifest", "Preprocess", "write_bundle"]
 
@@ -48,6 +50,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     labels: tuple[str, ...]  # in class order
+    tables: Tables | None = None  # of the codec, where it has any
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -59,7 +62,8 @@ class Bundle:
         try:
             manifest = read_manifest(folder)
             verify_files(folder, manifest.files)
-            return cls(folder, manifest, read_labels(folder, manifest.num_classes))
+            labels = read_labels(folder, manifest.num_classes)
+            return cls(folder, manifest, labels, read_tables(folder, manifest))
         except OSError as error:
             raise BundleError(f"bundle {folder}: can't read {error.filename}: {error.strerror}") from error
 
@@ -76,7 +80,7 @@ class Bundle:
     @cached_property
     def codec(self) -> Codec:
         """Symbols <-> payload."""
-        return self.manifest.make_codec()
+        return self.manifest.make_codec(self.tables)
 
     @property
     def mosaic(self) -> Mosaic:
@@ -142,6 +146,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"bundle {folder}: {MANIFEST} can't be used: {error}") from error
     if missing := [name for name in REQUIRED_FILES if name not in manifest.files]:
         raise BundleError(f"bundle {folder}: {MANIFEST} does not list {missing[0]}; export the bundle again")
+    if manifest.needs_tables != (TABLES in manifest.files):
+        fault = f"needs {TABLES}, which is not listed" if manifest.needs_tables else f"has no use for {TABLES}"
+        raise BundleError(f"bundle {folder}: the codec {manifest.codec} {fault}; export the bundle again")
     return manifest
 
 
@@ -181,6 +188,18 @@ def read_labels(folder: Path, num_classes: int) -> tuple[str, ...]:
             f"bundle {folder}: labels.txt has {len(labels)} labels for {num_classes} classes; give one a line"
         )
     return labels
+
+
+def read_tables(folder: Path, manifest: Manifest) -> Tables | None:
+    """tables.bin, if the codec needs it. BundleError: damaged, or for another latent than the manifest's."""
+    if not manifest.needs_tables:
+        return None
+    try:
+        tables = parse_tables(read_bounded(folder / TABLES, MAX_TABLES_BYTES))
+        manifest.make_codec(tables)
+    except (BundleError, InputError) as error:
+        raise BundleError(f"bundle {folder}: {TABLES} can't be used: {error}") from error
+    return tables
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

@@ -8,6 +8,7 @@
     |   |-- FrameError        header, checksum, version, another bundle
     |   `-- PayloadError      the payload does not decode
     |-- LinkError             the server is not there, refused, timed out or closed
+    |   `-- BusyError         the server has no room just now, and says when to try again
     `-- MissingExtraError     an optional part is not installed
 
 `except BottleNetError` catches all of it and nothing else. Every message is one line that says what was given,
@@ -46,6 +47,18 @@ class PayloadError(WireError):
 
 class LinkError(BottleNetError):
     """The server is not there, refused, timed out or closed the connection."""
+
+
+class BusyError(LinkError):
+    """The server has no room just now. `retry_after_s` is when it wants to be asked again, in seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type["BusyError"], tuple[str, float]]:
+        # The default would call the constructor with the message alone.
+        return BusyError, (str(self), self.retry_after_s)
 
 
 class MissingExtraError(BottleNetError):

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 
 from bottlenet.errors import InputError
 from bottlenet.wire.codecs import Codec, make_codec
+from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.tables import Tables
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+TABLES = "tables.bin"  # the file that the codec `entropy` needs, and no other has
 MAX_CLASSES = 65536  # a class index travels as u16
 MAX_EXTRA = 100
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -50,7 +53,8 @@ class Manifest:
     model: str  # the classifier that was cut
     cut: str  # where: a module of the model, such as "layer1.0"
     unit: str  # the bottleneck unit, in words
-    preprocess: Preprocess
+    preprocess: Preprocess  # from a photo to the pixels of head.onnx
+    uncut_preprocess: Preprocess  # the same for uncut.onnx, which may take another size
     latent: tuple[int, int, int]  # (C, H, W) of the symbols
     align: int  # of the mosaic
     codec: str  # a name in wire.codecs.CODECS
@@ -65,8 +69,9 @@ class Manifest:
         check_integer("format_version", self.format_version, FORMAT_VERSION, FORMAT_VERSION)
         for name in ("name", "model", "cut", "unit", "codec"):
             check_text(name, getattr(self, name))
-        if not isinstance(self.preprocess, Preprocess):
-            raise InputError(f"preprocess is {shown(self.preprocess)}; give a Preprocess")
+        for name in ("preprocess", "uncut_preprocess"):
+            if not isinstance(getattr(self, name), Preprocess):
+                raise InputError(f"{name} is {shown(getattr(self, name))}; give a Preprocess")
         latent: object = self.latent  # the annotations promise what JSON may not have kept
         if not isinstance(latent, tuple) or len(latent) != 3:
             raise InputError(f"latent is {shown(self.latent)}; give (channels, height, width)")
@@ -76,12 +81,26 @@ class Manifest:
         check_integer("num_classes", self.num_classes, 1, MAX_CLASSES)
         check_files(self.files)
         check_extra(self.extra)
-        self.make_codec()  # checks latent, align, codec and setting, one against the other
+        mosaic = self.mosaic  # checks latent and align
+        if self.codec == Entropy.name:
+            check_integer("setting", self.setting, Entropy.setting, Entropy.setting)
+        else:
+            make_codec(self.codec, mosaic, self.setting)
 
-    def make_codec(self) -> Codec:
-        """The codec for this latent."""
+    @property
+    def mosaic(self) -> Mosaic:
+        """Shape of the latent, and how it is laid out as a picture."""
         channels, height, width = self.latent
-        return make_codec(self.codec, Mosaic(channels, height, width, self.align), self.setting)
+        return Mosaic(channels, height, width, self.align)
+
+    @property
+    def needs_tables(self) -> bool:
+        """Whether the codec can't be made without tables.bin."""
+        return self.codec == Entropy.name
+
+    def make_codec(self, tables: Tables | None = None) -> Codec:
+        """The codec for this latent. InputError: it needs tables and gets none, or those of another latent."""
+        return make_codec(self.codec, self.mosaic, self.setting, tables)
 
     def to_json(self, indent: int | None = None) -> bytes:
         """UTF-8 JSON with sorted keys; without `indent` the canonical form, whose SHA-256 is the bundle's id."""
@@ -105,11 +124,12 @@ def parse_manifest(data: bytes) -> Manifest:
             f"{FORMAT_VERSION}: use the BottleNet that wrote it, or export it again"
         )
     check_fields("manifest", values, Manifest)
-    preprocess = values["preprocess"]
-    check_fields("preprocess", preprocess, Preprocess)
+    for name in ("preprocess", "uncut_preprocess"):
+        check_fields(name, values[name], Preprocess)
+        values[name] = Preprocess(**values[name])
     if isinstance(values["latent"], list):
         values["latent"] = tuple(values["latent"])
-    return Manifest(**{**values, "preprocess": Preprocess(**preprocess)})
+    return Manifest(**values)
 
 
 def check_fields(what: str, values: object, record: type[Manifest] | type[Preprocess]) -> None:

@@ -24,7 +24,7 @@ from typing import Annotated
 
 import typer
 
-from bottlenet.cli import device, network, planning, server
+from bottlenet.cli import bench, device, network, planning, server
 from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
@@ -70,9 +70,9 @@ def main() -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "On the device": (device.demo, device.classify, device.encode),
+    "On the device": (device.demo, device.classify, device.send, device.encode),
     "On the server": (server.serve, server.decode),
-    "Choosing what runs where": (planning.profile, planning.plan),
+    "Choosing what runs where": (planning.profile, planning.plan, bench.bench),
     "Making a split network": (network.cuts, network.export, network.evaluate),
 }
 for panel, commands in COMMANDS.items():

@@ -26,6 +26,6 @@ def require(command: str, extra: str) -> None:
 
 
 EXTRAS = {
-    "cloud": ("starlette", "uvicorn"),
+    "cloud": ("starlette", "uvicorn", "prometheus_client"),
     "train": ("torch", "onnx", "onnxscript", "safetensors"),
 }

@@ -1,14 +1,39 @@
-"""Commands for the device: `demo`, `classify`, `encode`."""
+"""Commands for the device: `demo`, `classify`, `send`, `encode`."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from bottlenet.cli.arguments import BundleOption, Force, Json, require
+
+if TYPE_CHECKING:
+    from bottlenet.edge import Edge
+
+To: TypeAlias = Annotated[
+    str, typer.Option("--to", help="The server: ws://host:port, as [bold]bottlenet serve[/] prints it.")
+]
+Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
+Budget: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--budget", metavar="BYTES", help="No frame is larger: 340 for an Iridium SBD message, 222 or 51 for LoRaWAN."
+    ),
+]
+Fallback: TypeAlias = Annotated[
+    str | None, typer.Option("--fallback", metavar="local", help="Answer here where the server can't.")
+]
+TokenFile: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file", metavar="FILE", help="Holds the bearer token; else the environment's BOTTLENET_TOKEN does."
+    ),
+]
 
 
 def demo(
@@ -53,9 +78,12 @@ def demo(
 
 def classify(
     photo: Annotated[list[str], typer.Argument(help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF.")],
-    to: Annotated[str, typer.Option("--to", help="The server: ws://host:port, as [bold]bottlenet serve[/] prints it.")],
+    to: To,
     bundle: BundleOption = "demo",
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 10.0,
+    timeout: Timeout = 10.0,
+    budget: Budget = None,
+    fallback: Fallback = None,
+    token_file: TokenFile = None,
     as_json: Json = False,
 ) -> None:
     """Classify photos with the help of a server.
@@ -67,33 +95,112 @@ def classify(
       bottlenet classify cat.jpg --to ws://127.0.0.1:8000
       bottlenet classify *.jpg --to wss://photos.example --bundle my.bundle --json
     """
-    from bottlenet.cli.show import classified_table, print_error, print_json, stdout
-    from bottlenet.edge import Edge
-    from bottlenet.errors import PhotoError
+    from bottlenet.cli.show import classified_table, print_error, print_json, say, stdout
+    from bottlenet.edge.prediction import LOCAL
+    from bottlenet.edge.tokens import find_token
+    from bottlenet.errors import InputError
+    from bottlenet.wire.answer import one_line
 
-    url = f"ws{to[4:]}" if to.startswith(("http://", "https://")) else to
+    token = find_token(token_file)
     done, unusable = [], []
-    with Edge(bundle, url, timeout_s=timeout) as edge:
-        edge.connect()  # so that the first photo's bytes are its own
+    with open_edge(bundle, to, timeout_s=timeout, budget_bytes=budget, fallback=fallback, token=token) as edge:
+        if fallback is None:
+            edge.connect()  # so that the first photo's bytes are its own
         for one in photo:
             try:
                 done.append((one, edge.classify(one)))
-            except PhotoError as error:  # the others are still worth an answer
-                unusable.append(error)
+            except InputError as error:  # the others are still worth an answer
+                unusable.append(error if one in str(error) else f"{one}: {error}")
     if as_json:
         print_json({"bundle": edge.bundle.id.hex(), "photos": [{"photo": name, **asdict(p)} for name, p in done]})
     elif done:
         stdout().print(classified_table(done))
+        if here := [name for name, prediction in done if prediction.answered_by == LOCAL]:
+            say(f"Answered here, as the server couldn't: {', '.join(map(one_line, here))}")
     for reason in unusable:
         print_error(reason)
     if unusable:
         raise typer.Exit(2)
 
 
+def send(
+    to: To,
+    spool: Annotated[str, typer.Option("--spool", metavar="DIR", help="What waits, and the answers, are kept here.")],
+    photo: Annotated[
+        list[str] | None, typer.Argument(help="Photos and folders of them. Without any: what waits in the spool.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="One folder: also send what comes into it, until SIGTERM.")
+    ] = False,
+    bundle: BundleOption = "demo",
+    fallback: Fallback = None,
+    budget: Budget = None,
+    in_flight: Annotated[int, typer.Option("--in-flight", help="Photos on the way at once.")] = 8,
+    spool_bytes: Annotated[int, typer.Option("--spool-bytes", help="The most that waiting frames may have.")] = 2**26,
+    when_full: Annotated[
+        str,
+        typer.Option("--when-full", metavar="refuse|drop-oldest|drop-newest", help="What goes if that is not enough."),
+    ] = "refuse",
+    deadline: Annotated[
+        float | None,
+        typer.Option("--deadline", help="Seconds without success to give up after: 60, or never with --watch."),
+    ] = None,
+    timeout: Timeout = 10.0,
+    token_file: TokenFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON a photo.")] = False,
+) -> None:
+    """Have photos classified, however bad the link: none is lost.
+
+    Each is encoded once, and waits on disk until its answer is there. A line a
+    photo, as it is answered. Run it again, after a power cut for example: what
+    has an answer is not sent again.
+
+    Exit codes: 0, all are answered; 1, some still wait; 2, some can't be.
+
+    Examples:
+      bottlenet send cat.jpg dog.jpg --spool spool --to ws://127.0.0.1:8000
+      bottlenet send photos --watch --spool spool --to wss://photos.example --token-file token
+      bottlenet send photos --spool spool --to ws://sat.example --budget 340 --fallback local
+    """
+    from bottlenet.cli.sending import ONE_SHOT_DEADLINE_S, How
+    from bottlenet.cli.sending import send as run
+    from bottlenet.edge import Spool
+    from bottlenet.edge.tokens import find_token
+
+    token = find_token(token_file)
+    if deadline is None:
+        deadline = math.inf if watch or fallback else ONE_SHOT_DEADLINE_S
+    how = How(watch, in_flight, deadline, as_json)
+    with (
+        open_edge(bundle, to, timeout_s=timeout, budget_bytes=budget, fallback=fallback, token=token) as edge,
+        Spool(spool, edge.bundle, max_bytes=spool_bytes, when_full=when_full) as opened,
+    ):
+        code = run(edge, opened, photo or [], how)
+    if code:
+        raise typer.Exit(code)
+
+
+def open_edge(
+    bundle: str,
+    to: str,
+    *,
+    timeout_s: float,
+    budget_bytes: int | None,
+    fallback: str | None,
+    token: Callable[[], str] | None,
+) -> Edge:
+    """As the options say; the server's HTTP address will do too."""
+    from bottlenet.edge import Edge
+
+    url = f"ws{to[4:]}" if to.startswith(("http://", "https://")) else to
+    return Edge(bundle, url, timeout_s=timeout_s, budget_bytes=budget_bytes, fallback=fallback, token=token)
+
+
 def encode(
     photo: Annotated[str, typer.Argument(help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where the frame goes.")],
     bundle: BundleOption = "demo",
+    budget: Budget = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -112,7 +219,7 @@ def encode(
     from bottlenet.edge import Encoder
 
     target = check_target(output, FRAME, force=force)
-    encoded = Encoder(Bundle.load(bundle)).encode(photo)
+    encoded = Encoder(Bundle.load(bundle), budget_bytes=budget).encode(photo)
     write_whole(target, encoded.frame.to_bytes())
     if as_json:
         print_json({"photo": photo, "file": str(target), **encoded_document(encoded)})

@@ -124,6 +124,9 @@ def evaluate(
     bundle: BundleArgument,
     data: Annotated[str, typer.Option("--data", help="A folder of photos; labels.csv or sub-folders say the classes.")],
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="So many photos, spread over the folder.")] = None,
+    budget: Annotated[
+        int | None, typer.Option("--budget", metavar="BYTES", min=1, help="No payload has more bytes than this.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on a folder of photos: accuracy and bytes, beside the uncut network.
@@ -133,6 +136,7 @@ def evaluate(
 
     Examples:
       bottlenet evaluate demo --data photos
+      bottlenet evaluate demo --data photos --budget 316
       bottlenet evaluate my.bundle --data photos --limit 500 --json
     """
     from bottlenet.bundle import Bundle
@@ -141,7 +145,7 @@ def evaluate(
 
     loaded = Bundle.load(bundle)
     with progress("evaluating") as step:
-        result = measure(loaded, data, limit=limit, on_progress=step)
+        result = measure(loaded, data, limit=limit, budget=budget, on_progress=step)
     if as_json:
         print_json(asdict(result))
     else:

@@ -1,4 +1,4 @@
-"""The files of `bottlenet profile` and `bottlenet plan`: profiles and plots."""
+"""The files of `bottlenet profile`, `bottlenet plan` and `bottlenet bench`: profiles, reports and plots."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from bottlenet.errors import InputError
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
 
 PLOT_MARK = b"<!-- bottlenet plan -->"
+BENCH_PLOT_MARK = b"<!-- bottlenet bench -->"
+BENCH_MARK = "bottlenet bench"
 MARK_WITHIN_BYTES = 512
 
 
@@ -34,3 +36,5 @@ def is_profile(data: bytes) -> bool:
 
 PROFILE = Kind("a profile", MAX_PROFILE_BYTES + 1, is_profile)
 PLOT = Kind("a plot of bottlenet plan", MARK_WITHIN_BYTES, lambda data: PLOT_MARK in data)
+BENCH_PLOT = Kind("a plot of bottlenet bench", MARK_WITHIN_BYTES, lambda data: BENCH_PLOT_MARK in data)
+BENCH = Kind("a report of bottlenet bench", MARK_WITHIN_BYTES, lambda data: BENCH_MARK.encode() in data)

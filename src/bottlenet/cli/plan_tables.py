@@ -22,31 +22,6 @@ DROP_NAMES = {
 }
 
 
-def profile_table(profile: Profile) -> Table:
-    """One line a candidate."""
-    given = sorted({f"{each.energy.how}, {each.energy.meter}" for each in profile.candidates if each.energy})
-    energy = f"Device mJ: computing alone ({'; '.join(given)})." if given else "Energy: not known, no power was given."
-    drop = "; ".join(DROP_NAMES[kind] for kind in sorted({each.drop_of for each in profile.candidates}))
-    table = plain_table(
-        "Partitions of bundle " + profile.bundle_id[:12],
-        f"{profile.photos:,} photos, {profile.labelled:,} labelled. Device: {profile.device}. Server: "
-        f"{profile.server}. Times: medians of processor time. Drop: {drop}. {energy}",
-    )
-    text_columns(table, "partition")
-    number_columns(table, "device\nms", "server\nms", "payload\nbytes", "largest", "drop", "device\nmJ")
-    for each in profile.candidates:
-        table.add_row(
-            clean(each.name, "bold"),
-            f"{each.device_s * 1e3:.2f}",
-            f"{each.server_s * 1e3:.2f}",
-            f"{each.payload_bytes_mean:,.0f}",
-            f"{each.payload_bytes_max:,}",
-            f"{each.top1_drop:.1f}",
-            number(each.device_mj),
-        )
-    return table
-
-
 def profile_document(profile: Profile) -> dict[str, object]:
     """The profile as it is in its file."""
     values: dict[str, object] = json.loads(profile.to_json())

@@ -22,35 +22,52 @@ def profile(
     device_power_mw: Annotated[
         float | None, typer.Option("--device-power-mw", help="The device's power while it computes, if you know it.")
     ] = None,
+    meter: Annotated[
+        str | None, typer.Option("--meter", help="What measures energy: rapl, jetson, nvml, model, auto.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", help="Points that JPEG, WebP and AVIF of the input may lose.")
+    ] = 2.0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure each partition of a bundle on this machine: time, bytes, accuracy.
+    """Measure each partition of a bundle on this machine: time, bytes, energy, accuracy.
 
-    Edge-only, cloud-only with JPEG and WebP of the network's input, and the
-    split; one photo at a time, one thread. [bold]bottlenet plan[/] chooses among
-    them. Needs no torch.
+    Edge-only, cloud-only with JPEG, WebP and AVIF of the network's input, and
+    the split; one photo at a time, one thread. [bold]bottlenet plan[/] chooses
+    among them. Needs no torch.
 
     Examples:
       bottlenet profile demo --data photos -o my.profile.json
       bottlenet profile my.bundle --data photos -o my.profile.json --limit 50
+      bottlenet profile my.bundle --data photos -o my.profile.json --meter auto
     """
     from bottlenet.bundle import Bundle
     from bottlenet.cli.files import check_target, write_whole
     from bottlenet.cli.plan_files import PROFILE
-    from bottlenet.cli.plan_tables import profile_document, profile_table
+    from bottlenet.cli.plan_tables import profile_document
+    from bottlenet.cli.profile_tables import detail_table, profile_table
     from bottlenet.cli.show import print_json, progress, say, stdout
     from bottlenet.lab.profile import profile as measure
 
     target = check_target(output, PROFILE, force=force)
     loaded = Bundle.load(bundle)
     with progress("measuring") as step:
-        made = measure(loaded, data, limit=limit, device_power_mw=device_power_mw, on_progress=step)
+        made = measure(
+            loaded,
+            data,
+            limit=limit,
+            device_power_mw=device_power_mw,
+            meter=meter,
+            max_drop=max_drop,
+            on_progress=step,
+        )
     write_whole(target, made.to_json())
     if as_json:
         print_json({"profile": str(target), **profile_document(made)})
     else:
         stdout().print(profile_table(made))
+        stdout().print(detail_table(made))
         say(f"profile: {target}\nnext: bottlenet plan {output} --link 3g")
 
 

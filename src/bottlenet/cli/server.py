@@ -2,47 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from bottlenet.cli.access import Access
 from bottlenet.cli.arguments import BundleOption, Json, require
+from bottlenet.cli.options import parameters_of
+from bottlenet.cloud.limits import Limits
+from bottlenet.cloud.logs import LEVELS
+from bottlenet.errors import InputError
 
 
+def with_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of Access and Limits, which it gets as `access` and `limits`."""
+    groups = {"access": Access, "limits": Limits}
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, config in groups.items():
+            values[name] = config(**{each.name: values.pop(each.name) for each in parameters_of(config)})
+        command(**values)
+
+    hints = get_type_hints(command, include_extras=True)
+    own = [each.replace(annotation=hints[each.name]) for each in inspect.signature(command).parameters.values()]
+    made = [each for config in groups.values() for each in parameters_of(config)]
+    parameters = [each for each in own if each.name not in groups] + made
+    # typer reads what it parses from the signature and the annotations.
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+@with_limits
 def serve(
-    bundle: Annotated[list[str], typer.Argument(help="Bundles' folders, or [bold]demo[/].")],
+    bundle: Annotated[list[str] | None, typer.Argument(help="Bundles' folders, or [bold]demo[/].")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 8000,
+    watch: Annotated[
+        str | None, typer.Option("--watch", help="Also serve the bundles in this folder, as they come and go.")
+    ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for one operation of the network.")] = 1,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Frames that are decoded together.")] = 16,
+    log_level: Annotated[str, typer.Option("--log-level", help=f"{', '.join(LEVELS)}.")] = "warning",
+    log_json: Annotated[bool, typer.Option("--log-json", help="One JSON object a line on standard error.")] = False,
     stop_with_input: Annotated[
         bool, typer.Option("--stop-with-input", help="Also stop when standard input ends: never outlive the parent.")
     ] = False,
     as_json: Json = False,
+    *,
+    access: Access,
+    limits: Limits,
 ) -> None:
     r"""Answer the frames of devices, until Ctrl-C or SIGTERM.
 
-    Prints its URL as soon as it takes connections.
+    Prints its URL as soon as it takes connections; what was taken is answered before it ends.
     Needs [bold]pip install "bottlenet\[cloud]"[/].
 
     Examples:
       bottlenet serve demo
-      bottlenet serve my.bundle --host 0.0.0.0 --port 8000
+      bottlenet serve a.bundle b.bundle --host 0.0.0.0 --tokens tokens.txt --tls-cert cert.pem --tls-key key.pem
+      bottlenet serve --watch bundles --log-json --log-level info
     """
     require("serve", "cloud")
     from bottlenet.bundle import Bundle
     from bottlenet.cli.serving import serve as run
     from bottlenet.cli.show import print_json, say
+    from bottlenet.cloud.logs import set_up_logging
 
-    loaded = [Bundle.load(one) for one in bundle]
+    if log_level not in LEVELS:
+        raise InputError(f"--log-level is {log_level!a}; give one of {', '.join(LEVELS)}")
+    loaded = [Bundle.load(one) for one in bundle or []]
+    tls = "s" if access.tls_cert else ""
 
     def announce(address: str) -> None:
         if as_json:
             served = [{"id": one.id.hex(), "name": one.manifest.name} for one in loaded]
-            print_json({"listening": f"ws://{address}", "http": f"http://{address}", "bundles": served})
+            print_json({"listening": f"ws{tls}://{address}", "http": f"http{tls}://{address}", "bundles": served})
         else:
-            say(f"listening on ws://{address} (and http://{address}/v1/classify); Ctrl-C stops")
+            say(f"listening on ws{tls}://{address} (and http{tls}://{address}/v1/classify); Ctrl-C stops")
 
-    run(loaded, announce, host=host, port=port, threads=threads, stop_with_input=stop_with_input)
+    set_up_logging(log_level, as_json=log_json)
+    run(
+        loaded,
+        announce,
+        limits,
+        host=host,
+        port=port,
+        access=access,
+        watch=watch,
+        threads=threads,
+        max_batch=max_batch,
+        stop_with_input=stop_with_input,
+    )
 
 
 def decode(

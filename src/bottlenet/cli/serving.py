@@ -1,16 +1,20 @@
 """One process that serves: uvicorn around `create_app`, from loading the tails to the last answer.
 
-    load the tails -> open port -> announce the URL -> serve -> SIGINT, SIGTERM or end of input -> answer what is there
+    load the tails -> open port -> announce the URL -> serve -> SIGINT, SIGTERM or end of input -> answer what was taken
 
 Needs bottlenet[cloud].
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
+import ssl
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -19,48 +23,99 @@ import uvicorn
 from starlette.applications import Starlette
 
 from bottlenet.bundle import Bundle
+from bottlenet.cli.access import Access
+from bottlenet.cli.connections import Connection, Listener, StreamConnection
 from bottlenet.cloud.app import create_app
+from bottlenet.cloud.limits import Limits
 from bottlenet.errors import InputError
-from bottlenet.wire.frame import DEFAULT_MAX_PAYLOAD_BYTES, STREAM_HEADER_BYTES
+from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
-GRACE_S = 5  # for what is being answered when the server is told to stop
+log = logging.getLogger(__name__)
+
+CLOSE_S = 2  # for connections to close when all is answered
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STANDARD_INPUT = 0
+BACKLOG = 1024
+LOOK_EVERY_S = 0.02
+SPARE_FILES = 128  # beside connections: the listener, bundles, the event loop's own
 
 
-class AnnouncingServer(uvicorn.Server):
-    """uvicorn that says when it takes connections."""
+class Server(uvicorn.Server):
+    """uvicorn with limits on connections, which says when it takes them, and answers what it took before it ends."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(
+        self, app: Starlette, limits: Limits, tls: ssl.SSLContext | None, announce: Callable[[], None]
+    ) -> None:
+        super().__init__(configure(app, limits))
+        self._stop_service = app.state.service.stop
+        self._limits = limits
+        self._tls = tls
         self._announce = announce
+        self._accepting: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does, then announce."""
-        await super().startup(sockets)
-        if self.started:
-            self._announce()
+        """In place of uvicorn's, which has no such limits."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(uvicorn.config.STARTUP_FAILURE)
+        self.servers = []
+        for sock in sockets or []:
+            listener = Listener(sock, self._make, self.server_state.connections, self._limits, self._tls)
+            self._accepting.append(asyncio.create_task(listener.accept_for_ever()))
+        self.started = True
+        self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, answer what was taken, then close what is open."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.wait(self._accepting)
+        for sock in sockets or []:
+            sock.close()
+        await self._stop_service()
+        # Streams have been told; closed before the other side agrees, with frames of it unread, the last answers may
+        # be lost on the way.
+        deadline = asyncio.get_running_loop().time() + CLOSE_S
+        while any(isinstance(each, StreamConnection) for each in self.server_state.connections):
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+        await super().shutdown()
+
+    def _make(self) -> Connection:
+        return Connection(
+            self._limits, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
 def serve(
     bundles: Sequence[Bundle],
     announce: Callable[[str], None],
+    limits: Limits | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    access: Access | None = None,
+    watch: str | None = None,
     threads: int = 1,
+    max_batch: int = 16,
     stop_with_input: bool = False,
 ) -> None:
-    """Serves until SIGINT or SIGTERM, then returns; frames at work are answered first.
+    """Serves until SIGINT or SIGTERM, then returns; what was taken is answered first, for up to `limits.grace_s`.
 
     Port 0 is any that is free. `announce` gets "host:port" as soon as connections are taken. With
     `stop_with_input` the server also stops at the end of standard input, so that it never outlives what started it.
 
-    InputError: an address that can't be listened on, or see `create_app`. BundleError: see `create_app`.
+    InputError: an address that can't be listened on, or would be open to all without a word, files for TLS that
+    can't be used, or see `create_app`. BundleError: see `create_app`.
     """
-    app = create_app(bundles, threads=threads)
+    limits, access = limits or Limits(), access or Access()
+    tls = access.context()
+    allow_files(limits.max_connections + SPARE_FILES)
     with open_port(host, port) as listener:
-        server = AnnouncingServer(configure(app), lambda: announce(address(listener)))
+        access.check(listener.getsockname()[0])
+        app = create_app(bundles, limits, tokens=access.tokens, watch=watch, threads=threads, max_batch=max_batch)
+        server = Server(app, limits, tls, lambda: announce(address(listener)))
 
         def stop(number: int, frame: FrameType | None) -> None:
             server.should_exit = True
@@ -77,19 +132,37 @@ def serve(
                 signal.signal(number, handler)
 
 
-def configure(app: Starlette) -> uvicorn.Config:
+def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
     """How uvicorn runs the application: quietly, and with a bound on everything it reads."""
     return uvicorn.Config(
         app,
         http="h11",  # httptools would read a header without end
-        log_level="warning",
+        ws=StreamConnection,
+        log_config=None,
+        log_level="warning",  # further down it writes headers and messages
         access_log=False,
         server_header=False,
-        ws_max_size=STREAM_HEADER_BYTES + DEFAULT_MAX_PAYLOAD_BYTES,
+        proxy_headers=False,  # anybody can say on whose behalf he comes
+        ws_max_size=STREAM_HEADER_BYTES + limits.max_payload_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # each ping would wake a device's radio; open_port looks after peers that vanish
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=limits.idle_s,  # type: ignore[arg-type]  # it goes to call_later, which takes any number
+        timeout_graceful_shutdown=CLOSE_S,
     )
+
+
+def allow_files(count: int) -> None:
+    """Let this process have so many files open, as far as the system allows. A connection is one."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < count:
+        log.warning("the system allows %d open files, fewer than --max-connections needs: %d", most, count)
 
 
 def open_port(host: str, port: int) -> socket.socket:
@@ -98,7 +171,7 @@ def open_port(host: str, port: int) -> socket.socket:
         raise InputError(f"port is {port}; give 0 to 65535, 0 for any that is free")
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(where[:2], family=family)
+        listener = socket.create_server(where[:2], family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"can't listen on {host} port {port}: {why}; give another --host or --port") from error

@@ -1,32 +1,57 @@
 """What runs on the server: onnxruntime and starlette, never torch.
 
+    frame -> app or stream or v2 -> service -> batcher -> decoder -> answer
+
 decoder.py    a batch of frames to class scores
 batcher.py    takes what is waiting, answers each
-app.py        HTTP and WebSocket: `create_app`, which needs bottlenet[cloud]
+limits.py     how much a server takes, of everything
+shelf.py      the bundles that are served, which may change
+watch.py      a folder whose bundles are served
+tokens.py     who may use the server
+metrics.py    what it counts
+service.py    what all the ways in have in common
+guard.py      in front of all of them: tokens, and how many at once
+stream.py     a WebSocket of frames
+v2.py         the Open Inference Protocol
+http.py       bodies, bounded, and errors as JSON
+app.py        HTTP, and all of it together: `create_app`, which needs bottlenet[cloud]
+logs.py       log lines, as text or JSON
+
+Names are imported when they are first used: decoding needs no web server, and limits need no decoder.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from bottlenet.cloud.batcher import Batcher
-from bottlenet.cloud.decoder import Decoder, Scored
 from bottlenet.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from bottlenet.cloud.app import create_app
+    from bottlenet.cloud.batcher import Batcher
+    from bottlenet.cloud.decoder import Decoder, Scored
+    from bottlenet.cloud.limits import Limits
 
-__all__ = ["Batcher", "Decoder", "Scored", "create_app"]
+__all__ = ["Batcher", "Decoder", "Limits", "Scored", "create_app"]
 
 
 def __getattr__(name: str) -> object:
-    # Decoding needs no web server, and evaluation in training decodes.
-    if name != "create_app":
+    if name not in MODULES:
         raise AttributeError(f"module 'bottlenet.cloud' has no attribute {name!r}")
     try:
-        from bottlenet.cloud.app import create_app
+        return getattr(importlib.import_module(MODULES[name]), name)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "starlette":
+        if error.name is None or error.name.partition(".")[0] not in EXTRA:
             raise
-        raise MissingExtraError("bottlenet.cloud.create_app", "cloud") from error
-    return create_app
+        raise MissingExtraError(f"bottlenet.cloud.{name}", "cloud") from error
+
+
+MODULES = {
+    "Batcher": "bottlenet.cloud.batcher",
+    "Decoder": "bottlenet.cloud.decoder",
+    "Limits": "bottlenet.cloud.limits",
+    "Scored": "bottlenet.cloud.decoder",
+    "create_app": "bottlenet.cloud.app",
+}
+EXTRA = ("starlette", "prometheus_client")

@@ -107,7 +107,7 @@ class Decoder:
             known = ", ".join(f"{number} ({name})" for number, name in CODES.items())
             raise FrameError(f"frame is of codec {code}; this server knows {known}")
         try:
-            return make_codec(CODES[code], self.bundle.mosaic, setting)
+            return make_codec(CODES[code], self.bundle.mosaic, setting, self.bundle.tables)
         except InputError as error:
             raise FrameError(f"frame can't be decoded: {error}") from error
 

@@ -120,7 +120,7 @@ def run_demo(bundle: Bundle, sources: Sequence[Path], step: Step = lambda done, 
     """
     uncut = open_uncut(bundle)
     encoder = Encoder(bundle)
-    preprocess = bundle.manifest.preprocess
+    preprocess = bundle.manifest.uncut_preprocess
     pixels = [photo_to_pixels(source, preprocess) for source in sources]  # an unusable one shows before anything starts
     step(0, len(sources))
     results = []
@@ -161,7 +161,8 @@ def open_uncut(bundle: Bundle) -> onnxruntime.InferenceSession:
     manifest = bundle.manifest
     if bundle.uncut_path is None:
         raise InputError(f"bundle {manifest.name} has no uncut.onnx to compare with; export it again")
-    takes = Port("pixels", "tensor(uint8)", (manifest.preprocess.size, manifest.preprocess.size, 3))
+    size = manifest.uncut_preprocess.size
+    takes = Port("pixels", "tensor(uint8)", (size, size, 3))
     return open_graph(bundle.uncut_path, takes, Port("scores", "tensor(float)", (manifest.num_classes,)))
 
 

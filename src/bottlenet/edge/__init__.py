@@ -1,25 +1,51 @@
 """What runs on the device: numpy, onnxruntime, Pillow, simplejpeg and websockets, never torch.
 
-decode.py     picture files to RGB
-photo.py      photo to pixels
-encoder.py    pixels to symbols to payload
-client.py     frame to answer: `Edge`
-transport.py  the connection, a seam for tests and shaped links
-sockets.py    sockets that count bytes
+    photo -> encoder -> frame -> [spool ->] stream -> transport -> network -> ... -> answer [-> spool]
+
+decode.py      picture files to RGB
+photo.py       photo to pixels
+encoder.py     pixels to symbols to payload, within a budget
+client.py      frame to answer: `Edge`
+prediction.py  what comes of it
+local.py       the tail on the device, where the server can't answer
+stream.py      frames on one connection, several in flight
+transport.py   the connection, a seam for tests and shaped links
+sockets.py     sockets that count bytes
+tokens.py      the device's bearer token
+
+sender.py      photos that must not be lost: `Sender`
+spool.py       what was not answered yet, on disk; spoolfiles.py its files
+outcome.py     what became of a photo
+retry.py       when to try again
+folder.py      photos as they come into a folder
+meter.py       what computing takes in energy
 """
 
-from bottlenet.edge.client import Choice, Edge, Prediction, Times
+from bottlenet.edge.client import Edge
 from bottlenet.edge.encoder import Encoded, Encoder
+from bottlenet.edge.folder import Folder
+from bottlenet.edge.outcome import Answered, Failed, Outcome
 from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
+from bottlenet.edge.prediction import Choice, Prediction, Times
+from bottlenet.edge.retry import Backoff
+from bottlenet.edge.sender import Sender
+from bottlenet.edge.spool import Spool
 from bottlenet.edge.transport import Connect, Transport, open_websocket
 
 __all__ = [
+    "Answered",
+    "Backoff",
     "Choice",
     "Connect",
     "Edge",
     "Encoded",
     "Encoder",
+    "Failed",
+    "Folder",
+    "Outcome",
     "Prediction",
+    "Sender",
+    "Spool",
     "Times",
     "Transport",
     "open_websocket",

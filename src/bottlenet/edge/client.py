@@ -1,64 +1,35 @@
 """What a user holds on the device: `Edge`, a photo to its label with the server's help.
 
-    photo -> Encoder -> frame -> Transport -> network -> Transport -> Answer -> Prediction
+    photo -> Encoder -> frame -> Stream -> network -> Stream -> Answer -> Prediction
+                          `----> LocalTail, where it may help out ----> Answer
 
-A photo costs one message there and one back, on a connection that stays open.
+A photo costs one message there and one back, on a connection that stays open. `edge.sender` is the same for photos
+that must not be lost.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.encoder import Encoded, Encoder
+from bottlenet.edge.local import LocalTail
 from bottlenet.edge.photo import Source
-from bottlenet.edge.transport import Connect, Transport, check_url, open_websocket
-from bottlenet.errors import FrameError, InputError, WireError
-from bottlenet.wire.answer import Answer, parse_answer
+from bottlenet.edge.prediction import LOCAL, Prediction, Times, choices
+from bottlenet.edge.retry import Backoff
+from bottlenet.edge.stream import Reply, Stream
+from bottlenet.edge.transport import Connect, check_url, open_websocket
+from bottlenet.errors import BusyError, InputError, LinkError, WireError
+from bottlenet.wire.answer import Answer
 from bottlenet.wire.protocol import STREAM_PATH
 
-TOP = 5
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One class that the photo may be."""
-
-    label: str
-    class_index: int
-    score: float  # probability, 0..1
-
-
-@dataclass(frozen=True)
-class Times:
-    """Where the time of one photo went, ms. The last two are the server's and part of the round trip."""
-
-    prepare_ms: float  # read, decode, crop, resize
-    head_ms: float
-    encode_ms: float  # symbols to payload
-    round_trip_ms: float  # from sending to the answer; opening the connection is not in it
-    decode_ms: float  # payload to symbols
-    tail_ms: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the photo shows, and what it took to know."""
-
-    label: str
-    class_index: int
-    score: float  # probability, 0..1
-    top: tuple[Choice, ...] = field(repr=False)  # best first, at most 5
-    payload_bytes: int  # the compressed symbols
-    frame_bytes: int  # with the header, as one message
-    socket_bytes: int  # everything given to the socket for this photo; for the first one, opening the connection too
-    received_bytes: int  # everything that came back on the socket
-    times: Times
+MAX_IN_FLIGHT = 1024
 
 
 class Edge:
@@ -71,51 +42,95 @@ class Edge:
     photo. Several threads may share an Edge: their photos are encoded side by side and sent one after the other.
 
     `connect` opens the transport: `(url, timeout_s) -> Transport`, see `edge.transport`. `timeout_s` is for opening,
-    and for the answer to each photo.
+    and for the answer to each photo. `budget_bytes`: no larger frame leaves, see `Encoder`. `fallback="local"`: where
+    the server can't answer, the bundle's tail runs here, and the server is left alone for a while. `token` is the
+    bearer token, or a function that gives it at each connection; `connect` gets it by that name.
 
-    InputError: a URL that is not ws:// or wss://, a timeout that isn't positive. BundleError: see `Bundle.load`.
+    InputError: a URL that is not ws:// or wss://, a timeout that isn't positive, another fallback, a budget that
+    leaves no room for a payload. BundleError: see `Bundle.load`.
     """
 
     def __init__(
-        self, bundle: str | Path | Bundle, url: str, *, connect: Connect = open_websocket, timeout_s: float = 10.0
+        self,
+        bundle: str | Path | Bundle,
+        url: str,
+        *,
+        connect: Connect = open_websocket,
+        timeout_s: float = 10.0,
+        budget_bytes: int | None = None,
+        fallback: str | None = None,
+        token: str | Callable[[], str] | None = None,
     ) -> None:
         if not 0 < timeout_s < 1e6:
             raise InputError(f"timeout_s is {timeout_s}; give seconds, above 0 and below 1,000,000")
+        if fallback not in (None, LOCAL):
+            raise InputError(f"fallback is {fallback!r}; give {LOCAL!r}, or leave it out")
         parts = check_url(url)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         path = parts.path.rstrip("/") + STREAM_PATH
         query = f"{parts.query}&bundle={self.bundle.id.hex()}".lstrip("&")
         self.url = parts._replace(path=path, query=query, fragment="").geturl()
-        self._encoder = Encoder(self.bundle)
-        self._open = connect
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
+        self.encoder = Encoder(self.bundle, budget_bytes=budget_bytes)
+        self.local = LocalTail(self.bundle) if fallback == LOCAL else None
+        self._connect: Connect = connect if token is None else partial(connect, token=token)
         self._lock = threading.Lock()
-        self._transport: Transport | None = None
-        self._numbers = itertools.count()
+        self._stream = self.new_stream()
+        self._closings = 0
+        self._backoff = Backoff()
+
+    def new_stream(self) -> Stream:
+        """A connection of one's own to the same server, not open yet."""
+        return Stream(lambda: self._connect(self.url, self.timeout_s))
 
     def classify(self, photo: Source) -> Prediction:
         """What the photo shows.
 
-        PhotoError: the photo can't be used, see `edge.photo.read_photo`. LinkError: the server is not there, closed
-        or did not answer in time. FrameError: it refuses, with its reason. WireError: its answer makes no sense.
+        PhotoError: the photo can't be used, see `edge.photo.read_photo`. InputError: it does not fit the budget.
+        LinkError: the server is not there, closed, did not answer in time or has no room. FrameError: it refuses,
+        with its reason. WireError: its answer makes no sense. The last three only without a fallback.
         """
-        encoded = self._encoder.encode(photo, next(self._numbers) % 2**16)
+        encoded = self.encoder.encode(photo)
         with self._lock:
-            return self._classify(encoded)
+            before = self._stream.total_bytes
+            if self.local is None or self._backoff.wait_s == 0:
+                try:
+                    self._stream.send(encoded.frame)
+                    prediction = self._predicted(encoded, self._stream.receive(self.timeout_s), self._stream)
+                    self._backoff.worked()
+                    return prediction
+                except (LinkError, WireError) as error:
+                    if self.local is None:
+                        raise
+                    self._backoff.failed(error.retry_after_s if isinstance(error, BusyError) else 0.0)
+            after = self._stream.total_bytes
+        return self._local_prediction(encoded, (after[0] - before[0], after[1] - before[1]))
+
+    def classify_many(self, photos: Iterable[Source], in_flight: int = 8) -> Iterator[Prediction]:
+        """What each photo shows, in their order, with up to `in_flight` on the way at once: for links that are long.
+
+        Photos are taken from `photos` as there is room. The first error ends it, with the errors of `classify`, and
+        there is no fallback: `edge.sender.Sender` is for photos that must not be lost. It has the connection to itself
+        until it ends; `classify` in another thread opens a second one. Round trips include waiting in line.
+
+        InputError: `in_flight` below 1 or above 1,024.
+        """
+        return self._classify_many(photos, check_in_flight(in_flight))
 
     def encode(self, photo: Source) -> bytes:
         """The photo as a self-contained frame, for a transport of one's own: POST it to /v1/classify, for example."""
-        return self._encoder.encode(photo).frame.to_bytes()
+        return self.encoder.encode(photo).frame.to_bytes()
 
     def connect(self) -> None:
         """Open the connection now, so that the first photo doesn't wait for it. Errors as for `classify`."""
         with self._lock:
-            self._connected()
+            self._stream.open()
 
     def close(self) -> None:
         """Close the connection. A later photo opens another."""
         with self._lock:
-            self._drop()
+            self._closings += 1
+            self._stream.close()
 
     def __enter__(self) -> Edge:
         return self
@@ -125,63 +140,91 @@ class Edge:
     ) -> None:
         self.close()
 
-    def _classify(self, encoded: Encoded) -> Prediction:
-        frame = encoded.frame
-        message = frame.to_stream_bytes()
-        before = self._counters()
-        transport = self._connected()
-        started = perf_counter()
+    def _classify_many(self, photos: Iterable[Source], in_flight: int) -> Iterator[Prediction]:
+        with self._lock:
+            stream, self._stream = self._stream, self.new_stream()
+            closings = self._closings
+        window: deque[tuple[int, Encoded] | InputError] = deque()  # what has not been given out, in order
+        replies: dict[int, Reply] = {}
+        source = iter(photos)
         try:
-            transport.send(message)
-            reply = transport.receive(self._timeout_s)
-            round_trip_ms = (perf_counter() - started) * 1e3
-            answer = parse_answer(reply)
-            if answer.sequence != frame.sequence:
-                raise WireError(f"the server answered frame {answer.sequence}, not {frame.sequence}; try again")
-            choices = self._choices(answer)
-        except FrameError:
-            raise  # refused, in order: the connection is as good as before
-        except BaseException:
-            self._drop()  # an answer that comes late must not be taken for the next photo's
+            while True:
+                self._fill(window, islice(source, in_flight - len(window)), stream)
+                if not window:
+                    return
+                first = window.popleft()
+                if isinstance(first, InputError):
+                    raise first  # after those before it got their answers
+                number, encoded = first
+                while number not in replies:
+                    reply = stream.receive(self.timeout_s)
+                    replies[reply.number] = reply
+                yield self._predicted(encoded, replies.pop(number), stream)
+        finally:
+            self._give_back(stream, closings)
+
+    def _fill(self, window: deque[tuple[int, Encoded] | InputError], photos: Iterable[Source], stream: Stream) -> None:
+        """Encode and send, up to the first that can't be encoded."""
+        if window and isinstance(window[-1], InputError):
+            return
+        for photo in photos:
+            try:
+                encoded = self.encoder.encode(photo)
+            except InputError as error:
+                window.append(error)
+                return
+            window.append((stream.send(encoded.frame), encoded))
+
+    def _give_back(self, stream: Stream, closings: int) -> None:
+        with self._lock:
+            if stream.in_flight or self._closings != closings or self._stream.is_open:
+                stream.close()
+            else:
+                self._stream = stream
+
+    def _predicted(self, encoded: Encoded, reply: Reply, stream: Stream) -> Prediction:
+        """FrameError, BusyError: it was refused, in order: the connection is as good as before."""
+        if not isinstance(reply.outcome, Answer):
+            raise reply.outcome
+        try:
+            return self._prediction(encoded, reply.outcome, reply)
+        except WireError:
+            stream.close()
             raise
+
+    def _local_prediction(self, encoded: Encoded, socket_bytes: tuple[int, int]) -> Prediction:
+        """`socket_bytes`: what trying the server took."""
+        assert self.local is not None
+        answer = self.local.answer(encoded.frame)
+        reply = Reply(answer.sequence, answer, 0.0, len(encoded.frame.to_stream_bytes()), *socket_bytes)
+        return self._prediction(encoded, answer, reply, answered_by=LOCAL)
+
+    def _prediction(self, encoded: Encoded, answer: Answer, reply: Reply, **changes: str) -> Prediction:
+        """WireError: an answer that does not fit the bundle."""
+        top = choices(answer, self.bundle.labels)
         return Prediction(
-            label=choices[0].label,
-            class_index=choices[0].class_index,
-            score=choices[0].score,
-            top=choices[:TOP],
-            payload_bytes=len(frame.payload),
-            frame_bytes=len(message),
-            socket_bytes=transport.sent_bytes - before[0],
-            received_bytes=transport.received_bytes - before[1],
+            label=top[0].label,
+            class_index=top[0].class_index,
+            score=top[0].score,
+            top=top,
+            payload_bytes=len(encoded.frame.payload),
+            frame_bytes=reply.frame_bytes,
+            socket_bytes=reply.sent_bytes,
+            received_bytes=reply.received_bytes,
             times=Times(
                 encoded.prepare_ms,
                 encoded.head_ms,
                 encoded.encode_ms,
-                round_trip_ms,
+                reply.round_trip_ms,
                 decode_ms=answer.decode_us / 1e3,
                 tail_ms=answer.tail_us / 1e3,
             ),
+            **changes,
         )
 
-    def _choices(self, answer: Answer) -> tuple[Choice, ...]:
-        labels = self.bundle.labels
-        if not answer.top or max(index for index, _ in answer.top) >= len(labels):
-            raise WireError(f"the server's answer does not fit the {len(labels)} classes of this bundle; try again")
-        return tuple(Choice(labels[index], index, score) for index, score in answer.top)
 
-    def _counters(self) -> tuple[int, int]:
-        """(sent, received) bytes of a connection that will be used again; a new one starts from 0."""
-        transport = self._transport
-        return (0, 0) if transport is None or transport.closed else (transport.sent_bytes, transport.received_bytes)
-
-    def _connected(self) -> Transport:
-        if self._transport is not None and self._transport.closed:
-            self._drop()  # the server went away between two photos
-        if self._transport is None:
-            self._transport = self._open(self.url, self._timeout_s)
-        return self._transport
-
-    def _drop(self) -> None:
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.close()
+def check_in_flight(in_flight: int) -> int:
+    """InputError: not a number of frames that may be on the way at once."""
+    if not 1 <= in_flight <= MAX_IN_FLIGHT:
+        raise InputError(f"in_flight is {in_flight}; give 1 to {MAX_IN_FLIGHT}")
+    return in_flight

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.photo import Source, photo_to_pixels
+from bottlenet.errors import InputError
 from bottlenet.runtime import Port, open_graph, run_graph
-from bottlenet.wire.frame import Frame
+from bottlenet.wire.budget import encode_within
+from bottlenet.wire.frame import HEADER_BYTES, Frame
 
 
 @dataclass(frozen=True)
@@ -33,38 +35,66 @@ class Encoded:
 class Encoder:
     """Runs the head of a bundle and its codec. Safe to use from several threads.
 
-    BundleError: head.onnx can't be loaded or run, or does not have the shapes that the manifest says.
+    With `budget_bytes` no frame is larger than that, header of 12 bytes included: 340 is one Iridium SBD message, 222
+    and 51 are LoRaWAN payloads. What the bundle's codec makes too large is made again, coarser.
+
+    BundleError: head.onnx can't be loaded or run, or does not have the shapes that the manifest says. InputError: a
+    budget that leaves no room for a payload.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 1, *, budget_bytes: int | None = None) -> None:
+        if budget_bytes is not None and budget_bytes <= HEADER_BYTES:
+            raise InputError(
+                f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}; give more"
+            )
         self.bundle = bundle
+        self._budget_bytes = budget_bytes
         size = bundle.manifest.preprocess.size
         takes = Port("pixels", "tensor(uint8)", (size, size, 3))
         gives = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
         self._head = open_graph(bundle.head_path, takes, gives, threads)
-        bundle.codec.encode(np.zeros(bundle.manifest.latent, np.uint8))  # as the graph: the first photo is not slower
+        bundle.codec.encode(
+            np.full(bundle.manifest.latent, 128, np.uint8)
+        )  # as the graph: the first photo is not slower
 
     def symbols(self, photo: Source) -> NDArray[np.uint8]:
         """Photo -> (C, H, W) uint8. PhotoError: see `edge.photo.read_photo`."""
         return self._run_head(photo_to_pixels(photo, self.bundle.manifest.preprocess))
 
     def encode(self, photo: Source, sequence: int = 0) -> Encoded:
-        """Photo -> frame with that sequence number, 0..65535. PhotoError: see `edge.photo.read_photo`."""
-        codec = self.bundle.codec
+        """Photo -> frame with that sequence number, 0..65535.
+
+        PhotoError: see `edge.photo.read_photo`. InputError: not even the coarsest frame fits the budget.
+        """
         started = perf_counter()
         pixels = photo_to_pixels(photo, self.bundle.manifest.preprocess)
         prepared = perf_counter()
         symbols = self._run_head(pixels)
         ran = perf_counter()
-        payload = codec.encode(symbols)
+        frame = self._pack(symbols, sequence)
         encoded = perf_counter()
         return Encoded(
-            Frame(codec.code, codec.setting, self.bundle.tag, sequence, payload),
+            frame,
             symbols,
             prepare_ms=(prepared - started) * 1e3,
             head_ms=(ran - prepared) * 1e3,
             encode_ms=(encoded - ran) * 1e3,
         )
+
+    def _pack(self, symbols: NDArray[np.uint8], sequence: int) -> Frame:
+        """(C, H, W) -> frame, within the budget."""
+        codec, budget_bytes = self.bundle.codec, self._budget_bytes
+        if budget_bytes is None:
+            return Frame(codec.code, codec.setting, self.bundle.tag, sequence, codec.encode(symbols))
+        try:
+            within = encode_within(codec, symbols, budget_bytes - HEADER_BYTES)
+        except InputError as error:
+            raise InputError(
+                f"no frame fits {budget_bytes} bytes, {HEADER_BYTES} of them its header: {error}"
+            ) from error
+        frame = Frame(within.codec, within.setting, self.bundle.tag, sequence, within.payload)
+        assert len(frame.payload) <= budget_bytes - HEADER_BYTES, "a frame above the budget"
+        return frame
 
     def _run_head(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(size, size, 3) -> (C, H, W)."""

@@ -20,9 +20,11 @@ from websockets.sync.client import ClientConnection, connect
 from bottlenet.edge.sockets import CountingSocket, open_socket
 from bottlenet.errors import FrameError, InputError, LinkError
 from bottlenet.wire.answer import one_line
-from bottlenet.wire.protocol import UNKNOWN_BUNDLE
+from bottlenet.wire.protocol import UNAUTHORIZED, UNKNOWN_BUNDLE
 
 MESSAGE_TOO_BIG = 1009  # close code, RFC 6455
+UNAUTHORIZED_STATUS = (401, 403)
+TOKEN_ADVICE = "give a token that it knows: --token-file, or BOTTLENET_TOKEN"
 MAX_ANSWER_BYTES = 4096  # an answer has at most 1,032
 CLOSE_TIMEOUT_S = 1.0
 PORTS = {"ws": 80, "wss": 443}
@@ -53,8 +55,11 @@ class Transport(Protocol):
         """End it; once more does no harm."""
 
 
-Connect: TypeAlias = Callable[[str, float], Transport]
-"""Opens a transport: (URL with path and query, timeout in seconds). LinkError or FrameError: it can't."""
+Connect: TypeAlias = Callable[..., Transport]
+"""Opens a transport: (URL with path and query, timeout in seconds). LinkError or FrameError: it can't.
+
+Where there is a token, it is given as the keyword `token`: a string, or a function that gives one.
+"""
 
 
 class WebSocketTransport:
@@ -118,20 +123,38 @@ class WebSocketTransport:
         told = one_line(close.reason) if close is not None else ""  # ends on a terminal, and anybody can send it
         if close is not None and close.code == UNKNOWN_BUNDLE:
             raise FrameError(f"{self._url} does not serve this bundle; {told}: use the same on both sides") from error
+        if close is not None and close.code == UNAUTHORIZED:
+            raise LinkError(f"{self._url} lets nobody in without a token ({told}); {TOKEN_ADVICE}") from error
         if close is not None and close.code == MESSAGE_TOO_BIG:
             raise FrameError(f"{self._url} takes no frame as large as this; reduce more") from error
         why = f"{close.code} {told}".strip() if close is not None else "without a word"
         raise LinkError(f"{self._url} closed the connection ({why}); try again") from error
 
 
-def open_websocket(url: str, timeout_s: float, *, tls: ssl.SSLContext | None = None) -> WebSocketTransport:
+def too_large(error: Exception) -> bool:
+    """Whether the server closed the connection because a frame was too large for it."""
+    cause = error.__cause__
+    return isinstance(cause, ConnectionClosed) and cause.rcvd is not None and cause.rcvd.code == MESSAGE_TOO_BIG
+
+
+def open_websocket(
+    url: str,
+    timeout_s: float,
+    *,
+    tls: ssl.SSLContext | None = None,
+    token: str | Callable[[], str] | None = None,
+) -> WebSocketTransport:
     """Connect to ws:// or wss://; `tls` replaces the system's certificates, as for a server with one of its own.
 
-    InputError: another kind of URL. LinkError: no such host, nobody listens, too slow, or no WebSocket server.
+    `token` is a bearer token, or a function that gives the one of now. Over ws:// anybody on the way can read it.
+
+    InputError: another kind of URL, or no token where one should be. LinkError: no such host, nobody listens, too
+    slow, no WebSocket server, or one that doesn't know the token.
     """
     parts = check_url(url)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     server = f"{parts.scheme}://{parts.netloc}"
+    headers = {} if token is None else {"Authorization": f"Bearer {token if isinstance(token, str) else token()}"}
     tls = (tls or ssl.create_default_context()) if parts.scheme == "wss" else None
     stack = contextlib.ExitStack()
     try:
@@ -142,6 +165,7 @@ def open_websocket(url: str, timeout_s: float, *, tls: ssl.SSLContext | None = N
             connect(
                 plain_url,
                 sock=sock,
+                additional_headers=headers,
                 compression=None,
                 user_agent_header=None,
                 proxy=None,
@@ -153,6 +177,10 @@ def open_websocket(url: str, timeout_s: float, *, tls: ssl.SSLContext | None = N
         )
     except InvalidStatus as error:
         status = error.response.status_code
+        if status in UNAUTHORIZED_STATUS:
+            raise LinkError(
+                f"{server} lets nobody in without a token (HTTP status {status}); {TOKEN_ADVICE}"
+            ) from error
         raise LinkError(f"{server} answered with HTTP status {status}; is a BottleNet server there?") from error
     except (OSError, WebSocketException, EOFError, ValueError) as error:
         raise LinkError(f"can't connect to {server}: {reason(error)}; is the server running there?") from error

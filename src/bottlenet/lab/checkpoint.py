@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ class Position:
     steps: int = 0  # since the start
     lmbda: float = 0.0  # weight of a byte
     mean_bytes: float = 0.0  # of the last batches
+    curve: list[float] = field(default_factory=list)  # distillation by budget, see `objective.Embedded`
 
 
 class Averaged:

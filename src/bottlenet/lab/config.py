@@ -14,7 +14,11 @@ NOT_NEGATIVE = (
     "tail_lr",
     "target_bytes",
     "amplitude",
+    "blend",
+    "head_size",
     "lmbda",
+    "smallest_bytes",
+    "largest_bytes",
     "label_weight",
     "feature_weight",
     "seed",
@@ -33,20 +37,25 @@ class TrainConfig:
     data: tuple[str, ...]  # folders of photos; a folder given twice counts twice
     out: str  # folder of the run: run.json, log.jsonl, checkpoint.safetensors
     cut: str  # where the network is cut: a name from `bottlenet cuts`
+    head_size: int = UnitConfig.head_size  # side of the photo that the head takes, pixels; 0: as the uncut network
+    learn_from: str = UnitConfig.learn_from  # the head learns too, behind this cut; empty: all of it stays as it is
     unit: str = UnitConfig.unit  # residual | paper
     channels: int = UnitConfig.channels  # c', channels of the latent
     stride: int = UnitConfig.stride  # s, spatial reduction
-    codec: str = UnitConfig.codec  # jpeg | webp | deflate | raw
-    quality: int = UnitConfig.quality  # of the codec
+    codec: str = UnitConfig.codec  # jpeg | webp | deflate | raw | entropy
+    quality: int = UnitConfig.quality  # of jpeg and webp; level of deflate
     naive: bool = False  # train without the codec in the loop
     epochs: int = 8  # passes over the photos
     crops: int = 8  # sets of random crops that the passes take in turn
+    blend: float = 0.5  # share of the crops that are mixed with another
     batch: int = 32  # photos a step
     lr: float = 4e-4  # peak learning rate of the unit
-    tail_lr: float = 1e-4  # peak learning rate of the tail; 0 leaves it as it is
-    target_bytes: float = 0.0  # mean payload to steer for (codec jpeg); 0: no rate in the loss
-    amplitude: float = 4.0  # standard deviation of a residual unit's first component at the start
+    tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0 leaves them as they are
+    target_bytes: float = 0.0  # mean payload to steer for (codec jpeg or entropy); 0: none
     lmbda: float = 1e-4  # weight of a byte in the loss, where the steering starts
+    smallest_bytes: float = 40.0  # codec entropy: payloads are cut to random sizes from this one
+    largest_bytes: float = 1200.0  # to this one; with target_bytes, or with 0 here, they are not cut
+    amplitude: float = 0.0  # standard deviation of a residual unit's first component at the start; 0: the codec's usual
     label_weight: float = 0.0  # weight of cross-entropy on labelled photos
     feature_weight: float = 0.1  # weight of the features' relative squared error
     seed: int = 0  # of crops, order and weights
@@ -60,11 +69,29 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value}; give a number that is not below 0")
-        if min(self.lr, self.amplitude) == 0:
-            raise InputError(f"lr {self.lr}, amplitude {self.amplitude}: with 0 nothing would be learned; give more")
-        if self.target_bytes and (self.codec != "jpeg" or self.naive):
-            raise InputError("target_bytes needs the jpeg codec in the loop: its rate is what is estimated")
+        if self.lr == 0:
+            raise InputError("lr is 0: with that nothing would be learned; give more")
+        if self.blend > 1:
+            raise InputError(f"blend is {self.blend}; give a share from 0 to 1")
+        if self.target_bytes and (self.codec not in ("jpeg", "entropy") or self.naive):
+            raise InputError("target_bytes needs the jpeg codec in the loop, or the entropy codec; give one of the two")
+        if self.embedded and not 1 <= self.smallest_bytes < self.largest_bytes:
+            raise InputError(
+                f"payloads cut to {self.smallest_bytes} to {self.largest_bytes} bytes: give 1 or more for "
+                "smallest_bytes, and more than that for largest_bytes"
+            )
+
+    @property
+    def embedded(self) -> bool:
+        """True where payloads are cut at random in training, so that any prefix of one decodes well."""
+        return self.codec == "entropy" and not self.target_bytes and self.largest_bytes > 0
+
+    @property
+    def frozen_to(self) -> str:
+        """The cut up to which nothing learns."""
+        return self.learn_from or self.cut
 
     def unit_numbers(self) -> dict[str, Any]:
         """What `net.build.insert` wants to know."""
-        return {name: getattr(self, name) for name in ("cut", "unit", "channels", "stride", "codec", "quality")}
+        names = ("cut", "unit", "channels", "stride", "codec", "quality", "head_size", "learn_from")
+        return {name: getattr(self, name) for name in names}

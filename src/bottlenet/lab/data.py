@@ -1,4 +1,4 @@
-"""Folders of photos: what is in them, and crops of them. Never more than one batch in memory, and no torch.
+"""Folders of photos: what is in them.
 
 A folder is one of:
 - with `labels.csv` (columns `file,class_index`; files under the folder or its `images/`): those photos are labelled,
@@ -10,24 +10,15 @@ A folder is one of:
 from __future__ import annotations
 
 import csv
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from bottlenet.bundle import Preprocess
-from bottlenet.edge.photo import photo_to_pixels, read_photo
-from bottlenet.errors import InputError, PhotoError
+from bottlenet.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 LABELS_CSV = "labels.csv"
 LARGEST_LABELS_CSV = 256 * 2**20  # bytes; ImageNet-1k's training list is 60 MB
-DAMAGED_SHARE = 0.01  # more damaged photos than this is an error, not bad luck
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,50 +110,3 @@ def count_sub_folders(photos: Sequence[Photo], folder: Path | str) -> int | None
     if (Path(folder) / LABELS_CSV).exists():
         return None
     return len({photo.label for photo in photos} - {None}) or None
-
-
-def random_crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random part of the photo, perhaps mirrored: (size, size, 3) uint8. Area 35 to 100 %, aspect 3:4 to 4:3."""
-    height, width = photo.shape[:2]
-    area = rng.uniform(0.35, 1.0) * height * width
-    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    w = min(width, np.sqrt(area * aspect))
-    h = min(height, np.sqrt(area / aspect))
-    left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    crop = Image.fromarray(photo).resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
-    pixels = np.asarray(crop)
-    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
-
-
-class Damaged:
-    """Counts the photos that could not be read, names each in the log, and stops when they are too many."""
-
-    def __init__(self, total: int) -> None:
-        self.allowed = int(total * DAMAGED_SHARE)
-        self.paths: list[Path] = []
-
-    def add(self, path: Path, error: PhotoError) -> None:
-        self.paths.append(path)
-        log.warning("skipped a damaged photo: %s", error)
-        if len(self.paths) > self.allowed:
-            named = ", ".join(str(p) for p in self.paths[:5])
-            raise InputError(
-                f"{len(self.paths)} damaged photos, more than {DAMAGED_SHARE:.0%} of all: {named}; remove or mend them"
-            )
-
-
-def read_crops(
-    photos: Iterable[Photo], preprocess: Preprocess, damaged: Damaged, *, seed: int | None = None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(position in `photos`, (S, S, 3) uint8): the centre crop, or a random one that (seed, position) decides."""
-    for position, photo in enumerate(photos):
-        try:
-            if seed is None:
-                pixels = photo_to_pixels(photo.path, preprocess)
-            else:
-                rng = np.random.default_rng((seed, position))
-                pixels = random_crop(read_photo(photo.path), preprocess.size, rng)
-        except PhotoError as error:
-            damaged.add(photo.path, error)
-        else:
-            yield position, pixels

@@ -23,10 +23,11 @@ from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
 from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import BottleNetError, InputError, PhotoError
-from bottlenet.lab.data import LABELS_CSV, Damaged, Photo, count_sub_folders, list_photos
+from bottlenet.lab.crops import Damaged
+from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
 from bottlenet.runtime import Port, open_graph, run_graph
 from bottlenet.wire.answer import Answer
-from bottlenet.wire.frame import MAX_PAYLOAD_BYTES, parse_frame
+from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame
 
 BATCH = 8  # photos that the server's half takes at once; more is no faster on a CPU
 
@@ -76,9 +77,9 @@ class Outcome:
 class Deployed:
     """Both halves of a bundle and, where it has it, the whole."""
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, budget: int | None = None) -> None:
         self.bundle = bundle
-        self.encoder = Encoder(bundle, threads)
+        self.encoder = Encoder(bundle, threads, budget_bytes=None if budget is None else budget + HEADER_BYTES)
         self.decoder = Decoder(bundle, threads)
         self.uncut = open_uncut(bundle, threads) if bundle.uncut_path else None
 
@@ -91,7 +92,7 @@ class Deployed:
             try:
                 frame = self.encoder.encode(photo.path, sequence=len(sent)).frame
                 if self.uncut is not None:
-                    pixels.append(photo_to_pixels(photo.path, self.bundle.manifest.preprocess))
+                    pixels.append(photo_to_pixels(photo.path, self.bundle.manifest.uncut_preprocess))
             except PhotoError as error:
                 damaged.add(photo.path, error)
                 continue
@@ -122,18 +123,19 @@ def evaluate(
     data: str | Path,
     *,
     limit: int | None = None,
+    budget: int | None = None,
     threads: int = 1,
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Runs every photo below the folder `data` through `bundle`, or `limit` of them, evenly spread over the folder.
 
-    `data` is a folder as `lab.data` describes it. Damaged photos are skipped, counted and named in the log.
+    With `budget` no payload has more bytes than that. `data` is a folder as `lab.data` describes it. Damaged photos are skipped, counted and named in the log.
 
-    InputError: no such folder or nothing in it, a label that is none of the bundle's classes, a limit below 1, or
-    more than 1 % of the photos are damaged. BundleError: a graph that can't be loaded or run.
+    InputError: no such folder or nothing in it, a label that is none of the bundle's classes, a limit below 1,
+    more than 1 % of the photos are damaged, or a photo whose smallest payload is above the budget. BundleError: a graph that can't be loaded or run.
     """
     photos = photos_for(bundle, data, limit)
-    split = Deployed(bundle, threads)
+    split = Deployed(bundle, threads, budget)
     damaged = Damaged(len(photos))
     batches: list[Outcome] = []
     for done, batch in batched(photos):
@@ -185,7 +187,7 @@ def open_uncut(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession
     """A session for the whole network: pixels -> scores. InputError: the bundle comes without it."""
     if bundle.uncut_path is None:
         raise InputError(f"bundle {bundle.manifest.name} has no uncut.onnx to compare with; export it again")
-    size = bundle.manifest.preprocess.size
+    size = bundle.manifest.uncut_preprocess.size
     takes = Port("pixels", "tensor(uint8)", (size, size, 3))
     gives = Port("scores", "tensor(float)", (bundle.manifest.num_classes,))
     return open_graph(bundle.uncut_path, takes, gives, threads)

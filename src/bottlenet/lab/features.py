@@ -15,39 +15,41 @@ from pathlib import Path
 
 import numpy as np
 
-from bottlenet.bundle import Preprocess
-from bottlenet.lab.data import Damaged, Photo, read_crops
+from bottlenet.lab.crops import Damaged, Views, read_views
+from bottlenet.lab.data import Photo
 
-# (B, S, S, 3) uint8 -> features (B, c, H, W), scores (B, classes)
-Frozen = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# pixels for the uncut network (B, S, S, 3) uint8, for the head (B, T, T, 3) -> features (B, c, H, W), scores (B, classes)
+Frozen = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 BATCH = 16
 
 
 class FeatureCache:
     """Crop sets of one list of photos through one frozen network.
 
-    `network` names it, `shape` is (c, H, W) of its features, `classes` the number of its scores; `seed` decides the
-    crops. A cache of other photos, preprocessing, network or seed lies in another folder below `folder`.
+    `network` names it, `shape` is (c, H, W) of its features, `classes` the number of its scores; `sizes` are the sides
+    of the pixels that the uncut network and the head take; `seed` decides the crops, and `blended` how many of them are
+    mixed with another. Where any of this differs, the cache lies in another folder below `folder`.
     """
 
     def __init__(
         self,
         folder: Path,
         photos: Sequence[Photo],
-        preprocess: Preprocess,
+        sizes: tuple[int, int],
         *,
         network: str,
         shape: tuple[int, int, int],
         classes: int,
         seed: int,
+        blended: float = 0.0,
     ) -> None:
-        self.photos, self.preprocess, self.seed = photos, preprocess, seed
+        self.photos, self.sizes, self.seed, self.blended = photos, sizes, seed, blended
         self.shape, self.classes = shape, classes
         self.record_values = int(np.prod(shape)) + classes
         self.record_bytes = 2 * self.record_values
         stats = [(photo.path, photo.path.stat()) for photo in photos]
         names = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
-        key = hashlib.sha256(f"{network} {preprocess} {seed}\n{names}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{network} {sizes} {seed} {blended}\n{names}".encode()).hexdigest()[:16]
         self.folder = folder / key
 
     def path(self, crop_set: int) -> Path:
@@ -71,14 +73,15 @@ class FeatureCache:
         missing = set(range(len(self.photos)))
         with part.open("wb") as file:
             file.truncate(len(self.photos) * self.record_bytes)
-            for positions, batch in batched(read_crops(self.photos, self.preprocess, damaged, seed=seed)):
-                features, scores = frozen(batch)
-                records = np.concatenate([features.reshape(len(batch), -1), scores], axis=1).astype(np.float16)
+            crops = read_views(self.photos, self.sizes, damaged, seed=seed, blended=self.blended)
+            for positions, uncut_pixels, head_pixels in batched(crops):
+                features, scores = frozen(uncut_pixels, head_pixels)
+                records = np.concatenate([features.reshape(len(features), -1), scores], axis=1).astype(np.float16)
                 for position, record in zip(positions, records, strict=True):
                     file.seek(position * self.record_bytes)
                     file.write(record.tobytes())
                 missing -= set(positions)
-                yield positions[-1] + 1
+                yield len(self.photos) - len(missing)
             file.flush()
             os.fsync(file.fileno())
         path.with_suffix(".json").write_text(json.dumps({"missing": sorted(missing)}))
@@ -105,8 +108,9 @@ def hash_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-def batched(crops: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Positions and (B, S, S, 3) pixels, BATCH at a time; the last one may be smaller."""
+def batched(crops: Iterator[tuple[int, Views]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Positions, pixels for the uncut network and for the head, BATCH at a time; the last one may be smaller."""
     while batch := list(itertools.islice(crops, BATCH)):
-        positions, pixels = zip(*batch, strict=True)
-        yield list(positions), np.stack(pixels)
+        positions, views = zip(*batch, strict=True)
+        uncut_pixels, head_pixels = (np.stack(pixels) for pixels in zip(*views, strict=True))
+        yield list(positions), uncut_pixels, head_pixels

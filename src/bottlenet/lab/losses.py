@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 
 def distillation(scores: Tensor, uncut: Tensor) -> Tensor:
-    """KL divergence of our distribution over the classes from the uncut network's, nats a photo. Both (B, classes)."""
-    return F.kl_div(scores.log_softmax(1), uncut.log_softmax(1), reduction="batchmean", log_target=True)
+    """KL divergence of our distribution over the classes from the uncut network's, nats a photo (B,).
+
+    Both (B, classes).
+    """
+    return F.kl_div(scores.log_softmax(1), uncut.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
 def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:

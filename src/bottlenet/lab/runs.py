@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.edge.photo import photo_to_pixels
@@ -16,11 +19,15 @@ from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.data import list_photos
 from bottlenet.net.build import insert
 from bottlenet.net.export import Fidelity, export
+from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import load_model
 from bottlenet.wire.codecs import make_codec
+from bottlenet.wire.entropy import Entropy
+from bottlenet.wire.fitting import fit_tables
 
 RUN, LOG = "run.json", "log.jsonl"
 COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
+TABLE_PHOTOS = 6000  # of the same, on whose symbols the entropy codec's tables are counted
 
 
 def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
@@ -81,24 +88,43 @@ def export_run(
     classifier = load_model(config.model)
     net = insert(classifier, **config.unit_numbers())
     steps = load_averaged(folder, net)
-    if align is not None:
-        net.codec = make_codec(net.codec.name, replace(net.codec.mosaic, align=align), net.codec.setting)
     extra = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
-    return export(net.eval(), output, pixels=some_pixels(config, classifier.preprocess), weights=weights, extra=extra)
+    net.eval()
+    head_preprocess = replace(classifier.preprocess, size=net.head_size)
+    if isinstance(net.codec, Entropy):
+        net.codec = counted(net, net.codec, some_pixels(config, head_preprocess, TABLE_PHOTOS))
+    elif align is not None:
+        net.codec = make_codec(net.codec.name, replace(net.codec.mosaic, align=align), net.codec.setting)
+    pixels, uncut_pixels = (
+        np.stack(list(some_pixels(config, preprocess, COMPARED_PHOTOS)))
+        for preprocess in (head_preprocess, classifier.preprocess)
+    )
+    return export(net, output, pixels=pixels, uncut_pixels=uncut_pixels, weights=weights, extra=extra)
 
 
-def some_pixels(config: TrainConfig, preprocess: Preprocess) -> np.ndarray:
-    """(N, S, S, 3) uint8: centre crops of some of the run's photos, N at least 2."""
-    photos = [photo for folder in config.data for photo in list_photos(folder)]
-    chosen = np.random.default_rng(0).permutation(len(photos))
-    pixels = []
-    for position in chosen:
+@torch.no_grad()
+def counted(net: BottleNet, codec: Entropy, pixels: Iterator[np.ndarray]) -> Entropy:
+    """The codec with tables that were counted on what the network makes of `pixels`, (S, S, 3) each."""
+
+    def symbols() -> Iterator[np.ndarray]:
+        while batch := list(itertools.islice(pixels, 16)):
+            latent = net.reduction(net.head(torch.from_numpy(np.stack(batch))))
+            yield to_uint8(net.quantizer.quantize(latent))
+
+    return Entropy(codec.mosaic, fit_tables(symbols(), codec.tables.passes))
+
+
+def some_pixels(config: TrainConfig, preprocess: Preprocess, count: int) -> Iterator[np.ndarray]:
+    """(S, S, 3) uint8: centre crops of `count` of the run's photos, or fewer where there are fewer, at least 2."""
+    photos = list(dict.fromkeys(photo for folder in config.data for photo in list_photos(folder)))
+    found = 0
+    for position in np.random.default_rng(0).permutation(len(photos)):
         try:
-            pixels.append(photo_to_pixels(photos[position].path, preprocess))
+            yield photo_to_pixels(photos[position].path, preprocess)
         except PhotoError:
             continue  # training has named it
-        if len(pixels) == COMPARED_PHOTOS:
-            break
-    if len(pixels) < 2:
+        found += 1
+        if found == count:
+            return
+    if found < 2:
         raise InputError(f"{', '.join(config.data)}: fewer than 2 photos to compare torch and onnxruntime on")
-    return np.stack(pixels)

@@ -6,6 +6,7 @@ the uncut network's own scores on the same crop: no labels are needed. The loop 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +21,19 @@ from bottlenet.errors import InputError
 from bottlenet.lab.checkpoint import Averaged, Position, load_checkpoint, save_checkpoint
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.features import FeatureCache
-from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
+from bottlenet.lab.losses import distillation, learning_rate
+from bottlenet.lab.objective import objective_of
 from bottlenet.lab.runs import LOG, append, check_run, claim
 from bottlenet.lab.trainset import divided, fill, open_cache, read, some_features
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import load_model
-from bottlenet.net.rate import JpegRate, joined_bytes
+from bottlenet.net.unit import LearnedReduction
 
 __all__ = ["TrainConfig", "train"]
 
 LOG_STEPS = 20  # steps that a line of the log is the mean of
+PRIOR_LR = 5e-3  # peak learning rate of the prior: it follows a latent that moves
 
 
 def train(config: TrainConfig, progress: Progress) -> BottleNet:
@@ -53,9 +56,9 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
     freeze(net, tail=config.tail_lr > 0)
     optimizer = build_optimizer(net, config)
     averaged = Averaged(net)
-    rate = JpegRate(net.codec.mosaic, config.quality) if config.target_bytes else None
     at = Position(lmbda=config.lmbda)
     load_checkpoint(run, net, optimizer, averaged, at)
+    objective = objective_of(net, config, at)
 
     per_epoch = len(train_set) // config.batch
     total = per_epoch * config.epochs
@@ -73,24 +76,16 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(at.steps / total)
 
-            output = net.forward_features(features, codec_in_loop=not config.naive)
-            distilled = distillation(output.scores, uncut_scores)
-            loss = distilled + config.feature_weight * relative_error(output.features_hat, features)
-            if config.label_weight:
-                labels = [cache.photos[i].label for i in positions]
-                loss = loss + config.label_weight * cross_entropy(output.scores, labels)
-            if rate is not None and output.payload_bytes is not None:
-                at.mean_bytes = moving_average(at.mean_bytes, output.payload_bytes.float().mean().item())
-                at.lmbda = steered(at.lmbda, at.mean_bytes, config.target_bytes, at.steps / total)
-                loss = loss + at.lmbda * joined_bytes(output.payload_bytes, rate(output.continuous))
+            labels = [cache.photos[i].label for i in positions]
+            step = objective.step(features, uncut_scores, labels, at.steps / total)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            step.loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
             optimizer.step()
             averaged.update()
 
             at.step, at.steps = at.step + 1, at.steps + 1
-            recent.append(measured(loss, distilled, output))
+            recent.append((step.loss.item(), step.distillation, step.payload_bytes))
             if at.steps % LOG_STEPS == 0:
                 record = log_record(at, recent, pace.images_per_s(at.steps))
                 recent.clear()
@@ -101,7 +96,7 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
                 saved = time.monotonic()
         at.epoch, at.step = at.epoch + 1, 0
         with averaged.swapped_in():
-            report = held_out_report(net, cache, held_out)
+            report = held_out_report(net, cache, held_out, reported_budgets(config))
         append(run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
         save_checkpoint(run, net, optimizer, averaged, at)
     averaged.copy_in()
@@ -109,52 +104,84 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
 
 
 def freeze(net: BottleNet, *, tail: bool) -> None:
-    """Only the unit and the tail learn; of the tail neither norms' statistics nor depthwise kernels.
+    """Only the unit and the tail learn; of the classifier's own layers neither norms' statistics nor depthwise kernels.
 
     Depthwise kernels are 4 % of the tail's weights; their gradients take a third of a step on a CPU.
     """
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.head.requires_grad_(False)
-    net.tail.requires_grad_(tail)
-    for module in net.tail.modules():
-        if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
-            module.requires_grad_(False)
+    for part in own_layers(net):
+        part.requires_grad_(tail)
+        for module in part.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
+                module.requires_grad_(False)
     set_training_mode(net)
 
 
+def own_layers(net: BottleNet) -> list[torch.nn.Module]:
+    """The classifier's own layers that may learn: the tail, and what of the head became part of the unit."""
+    return [net.tail, *([net.reduction.learned] if isinstance(net.reduction, LearnedReduction) else [])]
+
+
 def set_training_mode(net: BottleNet) -> None:
-    """For the unit alone: the statistics of the head's and the tail's norms stay as they are."""
-    net.eval()
-    for part in (net.reduction, net.quantizer, net.restoration):
-        part.train()
+    """For the unit alone: the statistics of the classifier's norms stay as they are."""
+    net.train()
+    for part in (net.head, *own_layers(net)):
+        part.eval()
 
 
 def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
     """For what `freeze` lets learn. A group's `peak` is its highest learning rate."""
-    unit = [*net.reduction.parameters(), *net.restoration.parameters()]
-    tail = [parameter for parameter in net.tail.parameters() if parameter.requires_grad]
+    own = [p for part in own_layers(net) for p in part.parameters() if p.requires_grad]
+    prior = [] if net.prior is None else list(net.prior.parameters())
+    known = {id(p) for p in (*own, *prior)}
+    unit = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
     groups = [
         {"params": unit, "peak": config.lr, "weight_decay": 1e-4},
-        {"params": tail, "peak": config.tail_lr, "weight_decay": 0.0},
+        {"params": own, "peak": config.tail_lr, "weight_decay": 0.0},
+        {"params": prior, "peak": PRIOR_LR, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
 
 
 @torch.no_grad()
-def held_out_report(net: BottleNet, cache: FeatureCache, held_out: NDArray[np.int64]) -> dict[str, float]:
-    """Distillation loss, agreement with the uncut network (0..1) and mean bytes on photos that were not trained on."""
+def held_out_report(
+    net: BottleNet, cache: FeatureCache, held_out: NDArray[np.int64], budgets: Sequence[float | None]
+) -> list[dict[str, float]]:
+    """For each budget (None: whole payloads) distillation loss, agreement with the uncut network (0..1) and mean bytes,
+    on photos that were not trained on.
+    """
     net.eval()
-    loss, agreed, size = 0.0, 0, 0.0
-    for start in range(0, len(held_out), 64):
-        features, uncut_scores = read(cache, 0, held_out[start : start + 64])
-        output = net.forward_features(features)
-        assert output.payload_bytes is not None
-        loss += distillation(output.scores, uncut_scores).item() * len(features)
-        agreed += int((output.scores.argmax(1) == uncut_scores.argmax(1)).sum())
-        size += output.payload_bytes.sum().item()
+    rows = []
+    for budget in budgets:
+        loss, agreed, size = 0.0, 0, 0.0
+        for start in range(0, len(held_out), 64):
+            features, uncut_scores = read(cache, 0, held_out[start : start + 64])
+            output = forward(net, features, budget)
+            assert output.payload_bytes is not None
+            loss += distillation(output.scores, uncut_scores).sum().item()
+            agreed += int((output.scores.argmax(1) == uncut_scores.argmax(1)).sum())
+            size += output.payload_bytes.sum().item()
+        count = max(1, len(held_out))
+        row = {"photos": count, "distillation": loss / count, "agreement": agreed / count, "payload_bytes": size / count}
+        rows.append(row if budget is None else {"budget": budget, **row})
     set_training_mode(net)
-    count = max(1, len(held_out))
-    return {"photos": count, "distillation": loss / count, "agreement": agreed / count, "payload_bytes": size / count}
+    return rows
+
+
+def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
+    """With the real codec, or for the entropy codec as `net.prior` estimates it."""
+    if net.prior is None:
+        return net.forward_features(features)
+    return net.forward_within(features, features.new_full((len(features),), math.inf if budget is None else budget))
+
+
+def reported_budgets(config: TrainConfig) -> Sequence[float | None]:
+    """Those between the smallest and the largest, each twice the one before; whole payloads where none is cut."""
+    if not config.embedded:
+        return (None,)
+    count = int(math.log2(config.largest_bytes / config.smallest_bytes)) + 1
+    return [config.largest_bytes / 2**number for number in reversed(range(count))]
 
 
 class Pace:
@@ -168,19 +195,8 @@ class Pace:
         return (steps - self.first) * self.batch / max(1e-9, time.monotonic() - self.started)
 
 
-def moving_average(mean: float, value: float) -> float:
-    """A mean over about the last ten values; 0 stands for none yet."""
-    return 0.9 * mean + 0.1 * value if mean else value
-
-
-def measured(loss: Tensor, distilled: Tensor, output: Output) -> tuple[float, float, float]:
-    """Loss, distillation loss and mean payload bytes of a batch; 0 bytes where no codec ran."""
-    size = 0.0 if output.payload_bytes is None else output.payload_bytes.float().mean().item()
-    return loss.item(), distilled.item(), size
-
-
 def log_record(at: Position, recent: Sequence[tuple[float, float, float]], images_per_s: float) -> dict[str, float]:
-    """A line of the log: means of what was `measured` since the last one."""
+    """A line of the log: means of (loss, distillation, payload bytes) since the last one."""
     loss, distilled, size = (float(mean) for mean in np.mean(recent, axis=0))
     return {
         "steps": at.steps,

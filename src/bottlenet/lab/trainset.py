@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,14 +14,13 @@ from torch import Tensor
 
 from bottlenet.errors import InputError
 from bottlenet.lab.config import TrainConfig
+from bottlenet.lab.crops import is_held_out
 from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
 from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.frozen import frozen_network
-from bottlenet.net.build import insert
 from bottlenet.net.model import BottleNet
-from bottlenet.net.models import Classifier
+from bottlenet.net.models import Classifier, load_model
 
-HELD_OUT = 50  # one photo of this many is kept for the report at the end of each pass
 COMPONENT_PHOTOS = 1024  # whose features the principal components are of
 
 
@@ -35,17 +33,18 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
         if config.label_weight:
             check_labels(found, folder, classes, config.model)
         photos += found
-    size = classifier.preprocess.size
+    size = net.head_size
     with torch.no_grad():
         _, c, height, width = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
     return FeatureCache(
         Path(config.cache),
         photos,
-        classifier.preprocess,
-        network=f"{config.cut} {fingerprint(classifier)}",
+        (classifier.preprocess.size, size),
+        network=f"{config.frozen_to} {fingerprint(classifier)}",
         shape=(c, height, width),
         classes=classes,
         seed=config.seed,
+        blended=config.blend,
     )
 
 
@@ -76,7 +75,7 @@ def fill(cache: FeatureCache, crop_set: int, config: TrainConfig, progress: Prog
     """Head features and uncut scores of one set of crops, where they are not on disk yet."""
     if cache.has(crop_set):
         return
-    frozen = frozen_network(insert(config.model, cut=config.cut), cache.preprocess.size)
+    frozen = frozen_network(load_model(config.model), config.frozen_to, cache.sizes[1])
     task = progress.add_task(f"head features, crops {crop_set + 1} of {config.crops}", total=len(cache.photos))
     for done in cache.fill(crop_set, frozen):
         progress.update(task, completed=done)
@@ -84,10 +83,10 @@ def fill(cache: FeatureCache, crop_set: int, config: TrainConfig, progress: Prog
 
 
 def divided(cache: FeatureCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Photos to train on, and those held out: by a hash of the name, so that a folder given twice brings none back."""
+    """Photos to train on, and those held out."""
     readable = np.asarray(cache.positions(0), np.int64)
-    out = [zlib.crc32(cache.photos[i].path.name.encode()) % HELD_OUT == 0 for i in readable]
-    return readable[~np.asarray(out, bool)], readable[np.asarray(out, bool)]
+    out = np.asarray([is_held_out(cache.photos[i]) for i in readable], bool)
+    return readable[~out], readable[out]
 
 
 def read(cache: FeatureCache, crop_set: int, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -6,23 +6,32 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, load_model
+from bottlenet.net.nested import NestedQuantizer
+from bottlenet.net.prior import Prior
 from bottlenet.net.split import split
 from bottlenet.net.unit import (
+    LearnedReduction,
     PaperReduction,
     PaperRestoration,
     Quantizer,
     ResidualReduction,
     ResidualRestoration,
     UnitSpec,
+    pad_to_multiple,
 )
-from bottlenet.wire.codecs import make_codec
+from bottlenet.wire.codecs import Codec, make_codec
+from bottlenet.wire.contexts import ZERO
+from bottlenet.wire.entropy import Entropy
+from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.tables import STEPS
 
 
 @dataclass(frozen=True)
@@ -33,9 +42,10 @@ class UnitConfig:
     unit: str = "residual"  # residual | paper
     channels: int = 48  # c', channels of the latent
     stride: int = 1  # s, spatial reduction of the latent
-    codec: str = "jpeg"  # jpeg | webp | deflate | raw
+    codec: str = "jpeg"  # jpeg | webp | deflate | raw | entropy
     quality: int = 50  # of jpeg and webp; level of deflate
-    bits: int = 8  # of the quantizer
+    head_size: int = 0  # side of the photo that the head takes, pixels; 0: as the uncut network
+    learn_from: str = ""  # the head learns behind this cut, and becomes part of the unit; empty: none of it does
 
 
 def insert(
@@ -47,66 +57,132 @@ def insert(
     stride: int = UnitConfig.stride,
     codec: str = UnitConfig.codec,
     quality: int = UnitConfig.quality,
-    bits: int = UnitConfig.bits,
+    head_size: int = UnitConfig.head_size,
+    learn_from: str = UnitConfig.learn_from,
 ) -> BottleNet:
     """A trainable BottleNet around a copy of `model`, which stays as it is.
 
     The numbers are those of `UnitConfig`. InputError: an unknown model, cut, unit or codec, or numbers out of range.
     """
-    classifier = load_model(model) if isinstance(model, str) else model
-    if unit not in UNITS:
-        raise InputError(f"unit {unit!r}: one of {', '.join(UNITS)} is possible")
-    parts = split(copy.deepcopy(classifier.module), cut, classifier.input_size)
-    if len(parts.cut.shape) != 3:
-        raise InputError(f"cut {cut!r} has shape {parts.cut.shape}: a unit needs channels, height and width")
-    c, height, width = parts.cut.shape
-    spec = UnitSpec(c, channels, stride, (height, width))
-    reduction, quantizer, restoration = UNITS[unit](spec, bits)
+    config = UnitConfig(cut, unit, channels, stride, codec, quality, head_size, learn_from)
+    return build(load_model(model) if isinstance(model, str) else model, config)
+
+
+def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
+    """What `insert` does, told in one piece."""
+    if config.unit not in UNITS:
+        raise InputError(f"unit {config.unit!r}: one of {', '.join(UNITS)} is possible")
+    size = config.head_size or classifier.preprocess.size
+    if not 8 <= size <= 4096:
+        own = f"0 for the {classifier.preprocess.size} of {classifier.name}"
+        raise InputError(f"head_size is {size}; give 8 to 4096 pixels, or {own}")
+    halves = split(copy.deepcopy(classifier.module), config.cut, (3, size, size))
+    if len(halves.cut.shape) != 3:
+        raise InputError(f"cut {config.cut!r} has shape {halves.cut.shape}: a unit needs channels, height and width")
+    c, height, width = halves.cut.shape
+    spec = UnitSpec(c, config.channels, config.stride, (height, width))
+    head, learned = divided(halves.head, config, size)
+    reduction, restoration = UNITS[config.unit](spec)
     mosaic = Mosaic(*spec.latent_shape)
-    head = nn.Sequential(Normalize(classifier.mean, classifier.std), parts.head)
-    net = BottleNet(head, reduction, quantizer, make_codec(codec, mosaic, quality), restoration, parts.tail)
-    net.origin = Origin(classifier, parts.cut, unit)
+    net = BottleNet(
+        nn.Sequential(Normalize(classifier.mean, classifier.std), head),
+        reduction if learned is None else LearnedReduction(learned, reduction),
+        quantizer_of(config),
+        codec_of(config, mosaic),
+        restoration,
+        halves.tail,
+        Prior(torch.ones(config.channels)) if config.codec == "entropy" else None,
+    )
+    net.head_size = size
+    net.origin = Origin(classifier, halves.cut, config.unit)
     return net
 
 
-def _paper(spec: UnitSpec, bits: int) -> tuple[nn.Module, Quantizer, nn.Module]:
-    return PaperReduction(spec), Quantizer(bits), PaperRestoration(spec)
+def codec_of(config: UnitConfig, mosaic: Mosaic) -> Codec:
+    """The entropy codec's tables are counted on the trained network's symbols; until then they expect silence."""
+    if config.codec != "entropy":
+        return make_codec(config.codec, mosaic, config.quality)
+    silence = np.full((1, *mosaic.symbols_shape), ZERO, np.uint8)
+    return Entropy(mosaic, fit_tables([silence], all_passes(mosaic.channels)))
 
 
-def _residual(spec: UnitSpec, bits: int) -> tuple[nn.Module, Quantizer, nn.Module]:
-    # zero lies on a level, so that what is silent decodes to silence; 8 bits: 8 levels a unit, and zero is 128
-    levels = 2**bits
-    quantizer = Quantizer(bits, fixed_range=(-16.0, 16.0 - 32.0 / levels))
-    return ResidualReduction(spec), quantizer, ResidualRestoration(spec)
+def all_passes(channels: int) -> list[tuple[int, int]]:
+    """(channel, plane) as `nested` has them: step by step, and within a step channel by channel."""
+    return [(channel, plane) for plane in range(len(STEPS)) for channel in range(channels)]
+
+
+def divided(head: nn.Module, config: UnitConfig, size: int) -> tuple[nn.Module, nn.Module | None]:
+    """What of the head stays as it is, and what learns with the unit. InputError: `learn_from` is no cut before `cut`."""
+    if not config.learn_from:
+        return head, None
+    if config.learn_from == config.cut:
+        raise InputError(f"learn_from is the cut itself, {config.cut}; give a cut before it, or none")
+    try:
+        halves = split(head, config.learn_from, (3, size, size))
+    except InputError as error:
+        raise InputError(f"learn_from must be a cut before {config.cut}: {error}") from error
+    return halves.head, halves.tail
+
+
+def _paper(spec: UnitSpec) -> tuple[nn.Module, nn.Module]:
+    return PaperReduction(spec), PaperRestoration(spec)
+
+
+def _residual(spec: UnitSpec) -> tuple[nn.Module, nn.Module]:
+    return ResidualReduction(spec), ResidualRestoration(spec)
+
+
+def quantizer_of(config: UnitConfig) -> nn.Module:
+    """The entropy codec's is nested; another codec's has the range of its unit."""
+    if config.codec == "entropy":
+        return NestedQuantizer()
+    if config.unit == "paper":
+        return Quantizer()
+    # zero lies on a level, so that what is silent decodes to silence: 8 levels a unit, and zero is 128
+    return Quantizer(fixed_range=(-16.0, 15.875))
 
 
 @torch.no_grad()
-def start_from_components(net: BottleNet, batches: Iterable[Tensor], *, amplitude: float = 2.0) -> None:
-    """Sets a residual unit's linear paths to the principal components of `batches` of features (B, c, H, W).
+def start_from_components(net: BottleNet, batches: Iterable[Tensor], *, amplitude: float = 0.0) -> None:
+    """Sets a residual unit's linear paths to the principal components of `batches` of what its head's frozen part gives.
 
     A unit of random weights learns nothing for an epoch; one that starts as a projection and its transpose starts with
-    what a linear code keeps. `amplitude` is the standard deviation of the first component.
+    what a linear code keeps. `amplitude` is the standard deviation of the first component; 0: 4, or 20 for the entropy
+    codec, whose finest step is 1 and whose coarser ones must say something too.
     """
-    reduction, restoration = net.reduction, net.restoration
+    learned = net.reduction.learned if isinstance(net.reduction, LearnedReduction) else nn.Identity()
+    reduction = net.reduction.reduction if isinstance(net.reduction, LearnedReduction) else net.reduction
+    restoration = net.restoration
     if not isinstance(reduction, ResidualReduction) or not isinstance(restoration, ResidualRestoration):
         return
     s = reduction.linear.stride[0]
-    count, total, products = 0, torch.zeros(()), torch.zeros(())
-    for features in batches:
-        patches = nn.functional.unfold(features, s, stride=s).transpose(1, 2).flatten(0, 1).double()  # (n, c*s*s)
-        count += len(patches)
-        total = total + patches.sum(0)
-        products = products + patches.T @ patches
-    mean = total / count
-    variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
-    order = variances.argsort(descending=True)[: reduction.linear.out_channels]
-    scale = amplitude / variances[order[0]].sqrt()
-    projection = (vectors[:, order] * scale).T  # (c', c*s*s)
+    mean, variances, vectors = components((learned(batch) for batch in batches), s, reduction.linear.out_channels)
+    scale = (amplitude or (4.0 if net.prior is None else 20.0)) / variances[0].sqrt()
+    projection = (vectors * scale).T  # (c', c*s*s)
     kernel = projection.reshape(reduction.linear.weight.shape)
     reduction.linear.weight.copy_(kernel)
     reduction.linear.bias.copy_(-projection @ mean)  # type: ignore[union-attr]
     restoration.linear.weight.copy_(kernel / scale**2)
     restoration.linear.bias.copy_(mean.reshape(-1, s * s).mean(1))  # type: ignore[union-attr]
+    if net.prior is not None:
+        net.prior.start_at((variances.sqrt() * scale).float())
+
+
+def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of patches of `stride` of the features (B, c, H, W): mean (d,), the `count` largest variances (count,) and their
+    directions (d, count), where d is c * stride * stride. All float64.
+    """
+    patches_seen, total, products = 0, torch.zeros(()), torch.zeros(())
+    for features in batches:
+        padded = pad_to_multiple(features, stride)
+        patches = nn.functional.unfold(padded, stride, stride=stride).transpose(1, 2).flatten(0, 1).double()
+        patches_seen += len(patches)
+        total = total + patches.sum(0)
+        products = products + patches.T @ patches
+    mean = total / patches_seen
+    variances, vectors = torch.linalg.eigh(products / patches_seen - torch.outer(mean, mean))
+    order = variances.argsort(descending=True)[:count]
+    return mean, variances[order], vectors[:, order]
 
 
 UNITS = {"paper": _paper, "residual": _residual}

@@ -8,6 +8,7 @@ uncut.onnx   pixels -> scores: the network as it was before anyone cut it
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +26,11 @@ from bottlenet.errors import BundleError, InputError
 from bottlenet.manifest import Manifest
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Normalize
-from bottlenet.net.split import count_flops
+from bottlenet.net.split import count_flops, split
+from bottlenet.net.unit import LearnedReduction
 from bottlenet.net.weights import store_as_int8
 from bottlenet.runtime import open_session, run_graph
+from bottlenet.wire.entropy import Entropy
 
 MIN_SYMBOLS_EQUAL = 0.999  # share of the symbols that must equal torch's
 MAX_SCORES_DIFFERENCE = 1e-3  # largest difference of a score, relative to the largest score
@@ -74,12 +77,14 @@ def export(
     path: str | Path,
     *,
     pixels: np.ndarray,
+    uncut_pixels: np.ndarray | None = None,
     weights: str = "float32",
     extra: Mapping[str, str | float | int] | None = None,
 ) -> tuple[Bundle, Fidelity]:
     """Writes the bundle of `net`, which `build.insert` made, to the folder `path`.
 
-    `pixels` (N, S, S, 3) uint8, N >= 2: real photos, on which both runtimes must agree. `weights` "int8" stores those
+    `pixels` (N, S, S, 3) uint8, N >= 2: real photos as the head takes them, on which both runtimes must agree;
+    `uncut_pixels` the same as the uncut network takes them, None where both are one. `weights` "int8" stores those
     of tail.onnx and uncut.onnx in a quarter of the bytes; head.onnx, whose every symbol counts, stays float32.
     `extra` goes into the manifest: where the bundle comes from.
 
@@ -96,43 +101,55 @@ def export(
     device, server = DeviceGraph(net), ServerGraph(net)
     uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
     example = torch.from_numpy(pixels[:2])
+    uncut_pixels = pixels if uncut_pixels is None else uncut_pixels
+    uncut_example = torch.from_numpy(uncut_pixels[:2])
     with torch.no_grad():
         symbols = device(example)
     graphs = {
         "head.onnx": to_onnx(device, example, inputs=["pixels"], outputs=["symbols"]),
         "tail.onnx": to_onnx(server, symbols, inputs=["symbols"], outputs=["scores"]),
-        "uncut.onnx": to_onnx(uncut, example, inputs=["pixels"], outputs=["scores"]),
+        "uncut.onnx": to_onnx(uncut, uncut_example, inputs=["pixels"], outputs=["scores"]),
     }
     stored = dict(graphs)
     if weights == "int8":
         stored |= {name: store_as_int8(graphs[name]) for name in ("tail.onnx", "uncut.onnx")}
-    fidelity = compare((device, server, uncut), graphs, stored, pixels)
+    fidelity = compare((device, server, uncut), graphs, stored, (pixels, uncut_pixels))
     check(fidelity)
     labels = "\n".join(classifier.labels) + "\n"
     manifest = describe(net, origin, dict(extra or {}))
-    return write_bundle(path, manifest, {**stored, "labels.txt": labels.encode()}), fidelity
+    files = {**stored, "labels.txt": labels.encode()}
+    if isinstance(net.codec, Entropy):
+        files["tables.bin"] = net.codec.tables.to_bytes()
+    return write_bundle(path, manifest, files), fidelity
 
 
 def describe(net: BottleNet, origin: Origin, extra: dict[str, str | float | int]) -> Manifest:
-    """The manifest, without the files' hashes. The head's share of the FLOPs includes the reduction."""
+    """The manifest, without the files' hashes."""
     classifier, mosaic = origin.classifier, net.codec.mosaic
-    features = torch.zeros(1, *origin.cut.shape)
-    reduction_flops = count_flops(net.reduction, features)
-    network_flops = origin.cut.head_flops / origin.cut.head_flops_share
     return Manifest(
         name=f"{classifier.name} at {origin.cut.name}",
         model=classifier.name,
         cut=origin.cut.name,
         unit=origin.unit,
-        preprocess=classifier.preprocess,
+        preprocess=dataclasses.replace(classifier.preprocess, size=net.head_size),
+        uncut_preprocess=classifier.preprocess,
         latent=mosaic.symbols_shape,
         align=mosaic.align,
         codec=net.codec.name,
         setting=net.codec.setting,
-        head_flops_share=(origin.cut.head_flops + reduction_flops) / network_flops,
+        head_flops_share=head_flops_share(net, origin),
         num_classes=len(classifier.labels),
         extra={"weights_licence": classifier.weights_licence, **extra},
     )
+
+
+def head_flops_share(net: BottleNet, origin: Origin) -> float:
+    """FLOPs of head and reduction, over the uncut network's with the photos that it takes."""
+    classifier = origin.classifier
+    reduction = net.reduction.reduction if isinstance(net.reduction, LearnedReduction) else net.reduction
+    device_flops = origin.cut.head_flops + count_flops(reduction, torch.zeros(1, *origin.cut.shape))
+    whole = split(classifier.module, origin.cut.name, classifier.input_size).cut
+    return device_flops / (whole.head_flops / whole.head_flops_share)
 
 
 @torch.no_grad()
@@ -140,27 +157,30 @@ def compare(
     modules: tuple[nn.Module, nn.Module, nn.Module],
     graphs: Mapping[str, bytes],
     stored: Mapping[str, bytes],
-    pixels: np.ndarray,
+    pixels: tuple[np.ndarray, np.ndarray],
 ) -> Fidelity:
-    """Runs torch and onnxruntime on the same photos, a few at a time; both tails get onnxruntime's symbols."""
+    """Runs torch and onnxruntime on the same photos, a few at a time; both tails get onnxruntime's symbols.
+
+    `pixels` are the same photos twice: for the head, and for the uncut network.
+    """
     device, server, uncut = modules
     exact = {name: open_session(graph) for name, graph in graphs.items()}
     rounded = {name: open_session(stored[name]) for name in ("tail.onnx", "uncut.onnx")}
     equal, agreed, uncut_agreed, difference = 0.0, 0, 0, 0.0
-    for start in range(0, len(pixels), 8):
-        batch = pixels[start : start + 8]
+    count = len(pixels[0])
+    for start in range(0, count, 8):
+        batch, uncut_batch = (each[start : start + 8] for each in pixels)
         photos = torch.from_numpy(batch)
         symbols = run_graph(exact["head.onnx"], pixels=batch)
         equal += float((device(photos).numpy() == symbols).mean()) * len(batch)
-        ours, theirs = run_graph(exact["tail.onnx"], symbols=symbols), run_graph(exact["uncut.onnx"], pixels=batch)
+        ours, theirs = run_graph(exact["tail.onnx"], symbols=symbols), run_graph(exact["uncut.onnx"], pixels=uncut_batch)
         difference = max(
             difference,
             relative_difference(server(torch.from_numpy(symbols)).numpy(), ours),
-            relative_difference(uncut(photos).numpy(), theirs),
+            relative_difference(uncut(torch.from_numpy(uncut_batch)).numpy(), theirs),
         )
         agreed += int((ours.argmax(1) == run_graph(rounded["tail.onnx"], symbols=symbols).argmax(1)).sum())
-        uncut_agreed += int((theirs.argmax(1) == run_graph(rounded["uncut.onnx"], pixels=batch).argmax(1)).sum())
-    count = len(pixels)
+        uncut_agreed += int((theirs.argmax(1) == run_graph(rounded["uncut.onnx"], pixels=uncut_batch).argmax(1)).sum())
     return Fidelity(count, equal / count, difference, agreed / count, uncut_agreed / count)
 
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.net.models import Classifier
+from bottlenet.net.nested import NestedQuantizer, steps_within
+from bottlenet.net.prior import Prior
 from bottlenet.net.split import Cut
 from bottlenet.net.unit import Quantizer
 from bottlenet.wire.codecs import Codec
@@ -33,7 +35,7 @@ class Output:
     scores: Tensor  # (B, classes) float32
     features_hat: Tensor  # (B, c, H, W) float32
     continuous: Tensor  # (B, c', h, w) symbols before rounding, for a rate estimate
-    payload_bytes: Tensor | None  # (B,) int64; None where no codec ran
+    payload_bytes: Tensor | None  # (B,) int64, or float where it is an estimate; None where no codec ran
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,17 @@ class BottleNet(nn.Module):
     """head, reduction, quantizer, codec, restoration, tail: see the drawing above."""
 
     origin: Origin | None = None
+    head_size: int = 0  # side of the photo that the head takes, pixels; 0 where nobody said
 
     def __init__(
         self,
         head: nn.Module,
         reduction: nn.Module,
-        quantizer: Quantizer,
+        quantizer: Quantizer | NestedQuantizer,
         codec: Codec,
         restoration: nn.Module,
         tail: nn.Module,
+        prior: Prior | None = None,
     ) -> None:
         super().__init__()
         self.head = head
@@ -66,6 +70,7 @@ class BottleNet(nn.Module):
         self.codec = codec
         self.restoration = restoration
         self.tail = tail
+        self.prior = prior  # what a byte costs while training, for the entropy codec
 
     def forward(self, pixels: Tensor) -> Output:
         """(B, S, S, 3) uint8 -> scores (B, classes), and what was measured on the way."""
@@ -84,6 +89,19 @@ class BottleNet(nn.Module):
         features_hat, scores = self._restore(symbols)
         return Output(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
 
+    def forward_within(self, features: Tensor, budget_bytes: Tensor) -> Output:
+        """The same for payloads of the entropy codec cut to `budget_bytes` (B,), all of it estimated by `prior`.
+
+        `payload_bytes` is float and has a gradient: a latent is worth its bytes, or not.
+        """
+        assert self.prior is not None and isinstance(self.quantizer, NestedQuantizer), "the entropy codec's"
+        latent = self.reduction(features)
+        steps = steps_within(latent, self.prior, budget_bytes)
+        known = self.quantizer.quantize_to(latent, steps)
+        payload_bytes = self.prior.bits(known, steps).sum(1) / 8
+        features_hat = self.restoration(known)
+        return Output(self.tail(features_hat), features_hat, self.quantizer.continuous(latent), payload_bytes)
+
     def compress(self, pixels: Tensor) -> list[bytes]:
         """(B, S, S, 3) uint8 -> one payload a photo."""
         symbols = self.quantizer.quantize(self.reduction(self.head(pixels)))
@@ -92,7 +110,7 @@ class BottleNet(nn.Module):
     def decompress(self, payloads: Sequence[bytes]) -> Tensor:
         """Payloads -> scores (B, classes). PayloadError: one that does not decode."""
         symbols = np.stack([self.codec.decode(payload) for payload in payloads])
-        device = self.quantizer.low.device
+        device = next(self.restoration.parameters()).device
         _, scores = self._restore(torch.from_numpy(symbols).to(device).float())
         return scores
 

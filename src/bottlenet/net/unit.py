@@ -190,6 +190,23 @@ class ResidualReduction(nn.Module):
         return latent
 
 
+class LearnedReduction(nn.Module):
+    """The end of the head, which learns too, before a reduction: (B, c0, H0, W0) -> (B, c', h, w).
+
+    Features made to be classified are not features made to be sent. What stands before the cut, started as the
+    classifier's own layers, learns to gather what is worth sending (Matsubara et al., "Head network distillation",
+    IEEE Access 2020, trains a head of its own for this).
+    """
+
+    def __init__(self, learned: nn.Module, reduction: nn.Module) -> None:
+        super().__init__()
+        self.learned, self.reduction = learned, reduction
+
+    def forward(self, features: Tensor) -> Tensor:
+        latent: Tensor = self.reduction(self.learned(features))
+        return latent
+
+
 class ResidualRestoration(nn.Module):
     """The mirror: linear(x) + branch(x): (B, c', h, w) -> (B, c, H, W)."""
 

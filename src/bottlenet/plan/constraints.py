@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from bottlenet.plan.reason import at_least
 
 OBJECTIVES = ("latency", "energy", "bytes", "cost")
 ROUNDING = 1e-9  # of a limit: 0.0157 s and 15.7 ms are not the same float
+Limit = TypeVar("Limit", float, Floats)
 FIXED = {"message", "energy"}  # not the user's to relax
 
 
@@ -67,7 +69,16 @@ class Check:
         return met
 
 
-def with_rounding(limit: float) -> float:
+def check_radio(wish: Wish, link: Link) -> None:
+    """InputError: the objective is energy, and the link's radio not known."""
+    if wish.objective == "energy" and link.radio is None:
+        raise InputError(
+            f"objective energy needs the radio power of link {link.name}, for which there is no source; choose 3g, 4g "
+            "or wifi, or another objective"
+        )
+
+
+def with_rounding(limit: Limit) -> Limit:
     """What still counts as this limit."""
     return limit + ROUNDING * abs(limit)
 

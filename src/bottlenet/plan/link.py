@@ -43,6 +43,7 @@ from bottlenet.errors import InputError
 
 FRAME_BYTES = 12  # header of a frame that stands for itself; a test compares it with wire.frame
 STREAM_OVERHEAD_BYTES = 4 + 8 + 40
+ANSWER_BYTES = 32  # with five classes: docs/wire.md
 MAX_LOSS = 0.9
 PLAIN_SECONDS = 10  # a round trip without a unit above this was surely meant in ms
 
@@ -95,6 +96,16 @@ class Link:
             value = getattr(self, name)
             if not (value is None and name == "max_message_bytes") and value < 1:
                 raise InputError(f"link {self.name}: {name} is {value}; give bytes, 1 or more")
+
+    @property
+    def answer_s(self) -> float:
+        """What sending the answer takes."""
+        return 0.0 if self.downlink_bps is None else ANSWER_BYTES * 8 / self.downlink_bps
+
+    @property
+    def send_mw(self) -> float:
+        """Power of the radio while it sends; NaN: not known."""
+        return math.nan if self.radio is None else self.radio.power_mw(self.uplink_bps)
 
     def exchange_s(self, sent_bytes: float) -> float:
         """Seconds from sending so many bytes to a short answer, without computing at either end, or loss."""

@@ -15,8 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bottlenet.errors import InputError
-from bottlenet.plan.constraints import OBJECTIVES, Rejected, Wish, all_met, checks_of, nobody, rejections, with_rounding
+from bottlenet.plan.constraints import (
+    OBJECTIVES,
+    Rejected,
+    Wish,
+    all_met,
+    check_radio,
+    checks_of,
+    nobody,
+    rejections,
+    with_rounding,
+)
 from bottlenet.plan.flips import QUANTITIES, Flip, Situation, find_flips, latency_slopes
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.predict import (
@@ -102,15 +111,6 @@ def plan_for(candidates: Sequence[Candidate], link: Link, wish: Wish, server_loa
         front=tuple(made[len(first) :]),
         rejected=rejections(candidates, checks),
     )
-
-
-def check_radio(wish: Wish, link: Link) -> None:
-    """InputError: the objective is energy, and the link's radio not known."""
-    if wish.objective == "energy" and link.radio is None:
-        raise InputError(
-            f"objective energy needs the radio power of link {link.name}, for which there is no source; choose 3g, 4g "
-            "or wifi, or another objective"
-        )
 
 
 def situation(wish: Wish, terms: Terms, link: Link, server_load: float) -> Situation:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,6 @@ from bottlenet.plan.profile import Candidate
 
 Floats: TypeAlias = NDArray[np.float64]
 
-ANSWER_BYTES = 32  # with five classes: docs/wire.md
 NEGLIGIBLE = 1e-12  # of a round
 
 
@@ -69,6 +68,27 @@ class Prediction:
     cost: float | None  # None: no prices
 
 
+class Road(Protocol):
+    """What of a link goes into the terms: a `Link`, or `many.Links` with (L, 1) of each."""
+
+    @property
+    def loss(self) -> float | Floats: ...
+    @property
+    def setup_s(self) -> float | Floats: ...
+    @property
+    def answer_s(self) -> float | Floats: ...
+    @property
+    def per_message_overhead_bytes(self) -> float | Floats: ...
+    @property
+    def packet_bytes(self) -> float | Floats: ...
+    @property
+    def uplink_bps(self) -> float | Floats: ...
+    @property
+    def round_trip_s(self) -> float | Floats: ...
+    @property
+    def send_mw(self) -> float | Floats: ...
+
+
 @dataclass(frozen=True)
 class Columns:
     """Candidates, one array a field, each (N,)."""
@@ -101,7 +121,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class Terms:
-    """Candidates on a link, as what has to be multiplied by 1 / uplink, round trip and load; each (N,)."""
+    """Candidates on a link, as what has to be multiplied by 1 / uplink, round trip and load; each (N,).
+
+    On many links at once, each (L, N), or (N,) where the link makes no difference.
+    """
 
     fixed_s: Floats
     bits: Floats
@@ -113,14 +136,13 @@ class Terms:
     drop: Floats
 
     @classmethod
-    def of(cls, columns: Columns, link: Link, *, connected: bool = True) -> Terms:
+    def of(cls, columns: Columns, link: Road, *, connected: bool = True) -> Terms:
         """For any uplink, round trip and load; the rest is the link's."""
         sends = columns.sends
         uplink_bytes = sends * (columns.payload_mean + link.per_message_overhead_bytes)
-        answer_s = 0.0 if link.downlink_bps is None else ANSWER_BYTES * 8 / link.downlink_bps
         setup_s = 0.0 if connected else link.setup_s
         return cls(
-            fixed_s=columns.device_s + columns.server_s + sends * (setup_s + answer_s),
+            fixed_s=columns.device_s + columns.server_s + sends * (setup_s + link.answer_s),
             bits=uplink_bytes * 8 / (1 - link.loss),
             rounds=sends * rounds(np.maximum(np.ceil(uplink_bytes / link.packet_bytes), 1), link.loss),
             server_s=columns.server_s,
@@ -134,21 +156,18 @@ class Terms:
         """Some of the candidates."""
         return Terms(*(getattr(self, field.name)[kept] for field in fields(self)))
 
-    def latency_s(self, link: Link, server_load: float) -> Floats:
+    def latency_s(self, link: Road, server_load: float | Floats) -> Floats:
         """(N,) seconds."""
         latency: Floats = (
             self.fixed_s + self.bits / link.uplink_bps + self.rounds * link.round_trip_s + self.server_s * server_load
         )
         return latency
 
-    def radio_mj(self, link: Link) -> Floats:
+    def radio_mj(self, link: Road) -> Floats:
         """(N,) mJ; NaN where the link's radio is not known, but for what sends nothing."""
-        if link.radio is None:
-            return np.where(self.bits > 0, math.nan, 0.0)
-        radio: Floats = self.bits / link.uplink_bps * link.radio.power_mw(link.uplink_bps)
-        return radio
+        return np.where(self.bits > 0, self.bits / link.uplink_bps * link.send_mw, 0.0)
 
-    def energy_mj(self, link: Link) -> Floats:
+    def energy_mj(self, link: Road) -> Floats:
         """(N,) mJ; NaN: not known."""
         energy: Floats = self.compute_mj + self.radio_mj(link)
         return energy
@@ -160,14 +179,14 @@ class Terms:
         return cost
 
 
-def rounds(packets: Floats, loss: float) -> Floats:
-    """How often a message of so many packets has to wait for a round trip, on average: (N,)."""
-    if loss == 0:
+def rounds(packets: Floats, loss: float | Floats) -> Floats:
+    """How often a message of so many packets has to wait for a round trip, on average: in the shape of `packets`."""
+    if not np.any(loss):
         return np.ones_like(packets)
-    counts = packets.tolist()
-    # Few counts are different, and equal ones must come out equal to the last bit: ties are ties.
-    found = {count: expected_rounds(count, loss) for count in set(counts)}
-    return np.array([found[count] for count in counts])
+    pairs = list(zip(packets.ravel().tolist(), np.broadcast_to(loss, packets.shape).ravel().tolist(), strict=True))
+    # Few pairs are different, and equal ones must come out equal to the last bit: ties are ties.
+    found = {pair: expected_rounds(*pair) for pair in set(pairs)}
+    return np.array([found[pair] for pair in pairs]).reshape(packets.shape)
 
 
 def expected_rounds(packets: float, loss: float) -> float:
@@ -221,7 +240,7 @@ def predictions(
                 send_s=float(terms.bits[i]) / link.uplink_bps,
                 round_trip_s=float(terms.rounds[i]) * link.round_trip_s,
                 server_s=each.server_s * (1 + server_load),
-                answer_s=ANSWER_BYTES * 8 / link.downlink_bps if sends and link.downlink_bps else 0.0,
+                answer_s=link.answer_s if sends else 0.0,
                 uplink_bytes=float(terms.uplink_bytes[i]),
                 device_energy_mj=None if compute is None or radio is None else compute + radio,
                 compute_mj=compute,

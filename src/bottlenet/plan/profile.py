@@ -2,7 +2,8 @@
 
     Profile                 of one bundle, on one device and one server
       `-- Candidate, ...    edge-only, cloud-only with some codec of the input, or split at a cut
-            `-- Energy      the device's, of one photo: measured, modelled or given, and by what
+            |-- Energy      the device's, of one photo: measured, modelled or given, and by what
+            `-- Detail      where the time goes, by threads, batch and load; memory: see detail.py
 
 A figure that was modelled never looks like one that was measured: `Energy.how` says which, and goes along into every
 table. The radio is not in a profile: it belongs to the link.
@@ -12,22 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from bottlenet.errors import InputError
+from bottlenet.plan.check import check_choice, check_fields, check_number, check_text, shown
+from bottlenet.plan.detail import LONGEST_S, MOST, Detail, check_whole, parse_detail
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_PROFILE_BYTES = 2**24
 MAX_CANDIDATES = 20_000
 KINDS = ("edge-only", "cloud-only", "split")
 ENERGY_HOW = ("measured", "modelled", "given")
 DROP_OF = ("top1", "agreement")
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-LONGEST_S = 1e6
-MOST = 1e12
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Candidate:
     top1_drop: float  # points below the uncut network, on the same photos
     drop_of: str  # "top1": labelled photos; "agreement": share of photos with another answer than the uncut network's
     energy: Energy | None = None  # None: nobody knows
+    payload_bytes_p95: int | None = None  # 95 of 100 photos need at most this; None: not known
+    detail: Detail | None = None  # None: not measured
 
     def __post_init__(self) -> None:
         check_text("a candidate's name", self.name)
@@ -90,9 +92,18 @@ class Candidate:
             raise InputError(f"{what}payload_bytes_max is {given}; give a whole number not below the mean")
         if self.kind == "edge-only" and (self.payload_bytes_max or self.server_s):
             raise InputError(f"{what}edge-only sends nothing; give 0 for its bytes and its server_s")
-        energy: object = self.energy
-        if not isinstance(energy, Energy | None):
-            raise InputError(f"{what}energy is {shown(energy)}; give an object, or null")
+        self.check_optional(what)
+
+    def check_optional(self, what: str) -> None:
+        """InputError: neither null nor what it should be."""
+        for name, kind in (("energy", Energy), ("detail", Detail)):
+            value: object = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise InputError(f"{what}{name} is {shown(value)}; give an object, or null")
+        if self.payload_bytes_p95 is not None:
+            check_whole(f"{what}payload_bytes_p95", self.payload_bytes_p95)
+            if self.payload_bytes_p95 > self.payload_bytes_max:
+                raise InputError(f"{what}payload_bytes_p95 is above payload_bytes_max, {self.payload_bytes_max}")
 
     @property
     def device_mj(self) -> float | None:
@@ -111,6 +122,9 @@ class Profile:
     photos: int  # that were measured
     labelled: int  # of them
     candidates: tuple[Candidate, ...]
+    max_drop: float | None = None  # points; within it JPEG, WebP and AVIF of the input are as small as can be
+    device_load: float | None = None  # K_mobile while measuring: what wants to run, for each core; None: not known
+    server_load: float | None = None  # K_cloud, the same of the server
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -120,10 +134,10 @@ class Profile:
         for name in ("model", "device", "server"):
             check_text(name, getattr(self, name))
         for name in ("photos", "labelled"):
-            value = getattr(self, name)
-            check_number(name, value, 0, MOST)
-            if not isinstance(value, int):
-                raise InputError(f"{name} is {shown(value)}; give a whole number")
+            check_whole(name, getattr(self, name))
+        for name, low, high in (("max_drop", -100, 100), ("device_load", 0, MOST), ("server_load", 0, MOST)):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), low, high)
         check_candidates(self.candidates)
 
     def to_json(self) -> bytes:
@@ -170,7 +184,8 @@ def parse_candidate(values: Any) -> Candidate:
     if energy is not None:
         check_fields("energy", energy, Energy)
         energy = Energy(**energy)
-    return Candidate(**{**values, "energy": energy})
+    detail = None if values["detail"] is None else parse_detail(values["detail"])
+    return Candidate(**{**values, "energy": energy, "detail": detail})
 
 
 def check_candidates(candidates: object) -> None:
@@ -184,41 +199,3 @@ def check_candidates(candidates: object) -> None:
         if each.name in seen:
             raise InputError(f"two candidates are named {shown(each.name)}; give each a name of its own")
         seen.add(each.name)
-
-
-def check_fields(what: str, values: object, record: type[Profile] | type[Candidate] | type[Energy]) -> None:
-    """InputError unless `values` is a dict with exactly the fields of `record`."""
-    if not isinstance(values, dict):
-        raise InputError(f"its {what} is {shown(values)}; it must be an object")
-    names = {item.name for item in dataclasses.fields(record)}
-    if missing := sorted(names - set(values)):
-        raise InputError(f"its {what} lacks {', '.join(missing)}; measure again with bottlenet profile")
-    if unknown := sorted(set(values) - names):
-        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; measure again with bottlenet profile")
-
-
-def check_number(what: str, value: object, low: float, high: float) -> None:
-    """InputError unless `value` is a number from `low` to `high`."""
-    # NaN is not between anything.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        allowed = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
-        raise InputError(f"{what} is {shown(value)}; give a number {allowed}")
-
-
-def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
-    """InputError unless `value` is one of `allowed`."""
-    if not isinstance(value, str) or value not in allowed:
-        raise InputError(f"{what} is {shown(value)}; choose one of {', '.join(allowed)}")
-
-
-def check_text(what: str, value: object, limit: int = 200) -> None:
-    """InputError unless `value` is one line of valid Unicode, 1 to `limit` characters long."""
-    # isprintable also refuses lone surrogates, which JSON can spell and UTF-8 can't.
-    if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
-        raise InputError(f"{what} is {shown(value)}; give one line of 1 to {limit} printable characters")
-
-
-def shown(value: object) -> str:
-    """`value` for a message: on one line, and short whatever it is."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

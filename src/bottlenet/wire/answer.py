@@ -17,25 +17,38 @@ A refusal of 4 + L bytes:
     1-2     sequence number       the frame's, or 0 where it could not be read
     3       length L              0..255
     4-      message               L bytes of UTF-8, one line
+
+Busy, of 6 + L bytes: nothing is wrong with the frame, and it may be sent again later:
+
+    byte    what                  values
+    0       version | status      high 4 bits: 1; low 4 bits: 2, busy
+    1-2     sequence number       the frame's
+    3-4     retry after           milliseconds, 0..65535
+    5       length L              0..255
+    6-      message               L bytes of UTF-8, one line
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
-from bottlenet.errors import FrameError, InputError, WireError
+from bottlenet.errors import BusyError, FrameError, InputError, WireError
 from bottlenet.wire.frame import VERSION
 
 ANSWERED = 0
 REFUSED = 1
+BUSY = 2
 
 HEAD = struct.Struct("!BHIIB")
 CHOICE = struct.Struct("!HH")
 REFUSAL = struct.Struct("!BHB")
+NOT_NOW = struct.Struct("!BHHB")
 
 MAX_CHOICES = 255
 MAX_MESSAGE_BYTES = 255
+MAX_RETRY_AFTER_MS = 65535
 PROBABILITY_STEPS = 65535
 
 
@@ -75,23 +88,30 @@ class Answer:
 
 
 def refusal_bytes(sequence: int, message: str) -> bytes:
-    """A refusal; `message` is cut to 255 bytes of UTF-8. InputError: a sequence number out of range."""
-    if not 0 <= sequence <= 2**16 - 1:
-        raise InputError(f"refusal: sequence is {sequence}; it can be 0 to 65535")
-    text = one_line(message).encode("utf-8", "replace")[:MAX_MESSAGE_BYTES]
-    text = text.decode("utf-8", "ignore").encode()  # the cut may have split a character
-    return REFUSAL.pack(VERSION << 4 | REFUSED, sequence, len(text)) + text
+    """What to send in place of an answer: one line of at most 255 bytes of UTF-8; longer messages are cut."""
+    text = message_bytes(message)
+    return REFUSAL.pack(VERSION << 4 | REFUSED, checked(sequence), len(text)) + text
+
+
+def busy_bytes(sequence: int, retry_after_s: float, message: str) -> bytes:
+    """What to send when there is no room for a frame: when to send it again, 0 to 65.535 s, rounded up, and why."""
+    text = message_bytes(message)
+    retry_after_ms = min(max(math.ceil(retry_after_s * 1000), 0), MAX_RETRY_AFTER_MS)
+    return NOT_NOW.pack(VERSION << 4 | BUSY, checked(sequence), retry_after_ms, len(text)) + text
 
 
 def parse_answer(data: bytes) -> Answer:
     """The answer that `data` is, all of it; probabilities are multiples of 1 / 65535.
 
-    FrameError: a refusal, with the server's message. WireError: anything else that isn't an answer.
+    FrameError: a refusal, with the server's message. BusyError: the server has no room; `retry_after_s` says when to
+    send the frame again. WireError: anything else that isn't an answer.
     """
-    if len(data) < REFUSAL.size or data[0] >> 4 != VERSION or data[0] & 15 not in (ANSWERED, REFUSED):
+    if len(data) < REFUSAL.size or data[0] >> 4 != VERSION or data[0] & 15 not in (ANSWERED, REFUSED, BUSY):
         raise WireError(f"{len(data)} bytes are no answer of version {VERSION}; is this a BottleNet server?")
     if data[0] & 15 == REFUSED:
         raise parse_refusal(data)
+    if data[0] & 15 == BUSY:
+        raise parse_busy(data)
     count = data[HEAD.size - 1] if len(data) >= HEAD.size else 0
     if len(data) != HEAD.size + count * CHOICE.size:
         raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size + count * CHOICE.size}; ask again")
@@ -110,6 +130,29 @@ def parse_refusal(data: bytes) -> WireError:
         return WireError(f"refusal of {len(data)} bytes, but it should have {REFUSAL.size + length}; ask again")
     message = one_line(data[REFUSAL.size :].decode("utf-8", "replace"))
     return FrameError(f"the server refused frame {sequence}: {message}")
+
+
+def parse_busy(data: bytes) -> WireError | BusyError:
+    """BusyError with the server's message, or WireError where `data` isn't whole."""
+    length = data[NOT_NOW.size - 1] if len(data) >= NOT_NOW.size else 0
+    if len(data) != NOT_NOW.size + length:
+        return WireError(f"refusal of {len(data)} bytes, but it should have {NOT_NOW.size + length}; ask again")
+    _, sequence, retry_after_ms, _ = NOT_NOW.unpack_from(data)
+    message = one_line(data[NOT_NOW.size :].decode("utf-8", "replace"))
+    return BusyError(f"the server has no room for frame {sequence}: {message}", retry_after_ms / 1000)
+
+
+def checked(sequence: int) -> int:
+    """InputError: a sequence number that doesn't fit."""
+    if not 0 <= sequence <= 65535:
+        raise InputError(f"refusal: sequence is {sequence}; it can be 0 to 65535")
+    return sequence
+
+
+def message_bytes(message: str) -> bytes:
+    """One line of UTF-8, at most 255 bytes, cut between characters."""
+    text = one_line(message).encode("utf-8", "replace")[:MAX_MESSAGE_BYTES]
+    return text.decode("utf-8", "ignore").encode()  # the cut may have split a character
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Symbols to payload and back: `Raw`, `Deflate`, `Jpeg`, `WebP`; `CODECS` at the bottom names them.
+"""Symbols to payload and back: `Raw`, `Deflate`, `Jpeg`, `WebP`, `Entropy`; `CODECS` at the bottom names them.
 
     symbols (C, H, W) uint8 --encode--> payload --decode--> symbols_hat (C, H, W) uint8
 
@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bottlenet.errors import InputError, PayloadError
+from bottlenet.wire.entropy import Entropy, Sizes, Symbols
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.stripped import pack_jpeg, pack_webp, unpack_jpeg, unpack_webp
-
-Symbols = NDArray[np.uint8]
-Sizes = NDArray[np.int64]
+from bottlenet.wire.tables import Tables
 
 WEBP_MAX_SIDE = 16383
 
@@ -48,6 +46,10 @@ class Codec(Protocol):
         """The codec's one parameter as it stands on the wire, 0..255."""
 
     @property
+    def embedded(self) -> bool:
+        """Whether the first bytes of a payload are a payload too."""
+
+    @property
     def mosaic(self) -> Mosaic:
         """Shape of the latent, and how it is laid out as a picture."""
 
@@ -67,6 +69,7 @@ class Raw:
 
     name: ClassVar[str] = "raw"
     code: ClassVar[int] = 0
+    embedded: ClassVar[bool] = False
     mosaic: Mosaic
     setting: int = 0
 
@@ -94,6 +97,7 @@ class Deflate:
 
     name: ClassVar[str] = "deflate"
     code: ClassVar[int] = 1
+    embedded: ClassVar[bool] = False
     mosaic: Mosaic
     level: int = 9
 
@@ -136,6 +140,8 @@ class PictureCodec(ABC):
     """What `Jpeg` and `WebP` have in common: symbols go through one grey picture, of a `quality` up to 100."""
 
     name: ClassVar[str]
+    code: ClassVar[int]
+    embedded: ClassVar[bool] = False
     lowest: ClassVar[int]  # quality
     mosaic: Mosaic
     quality: int = 20
@@ -240,18 +246,28 @@ def unflatten(plain: bytes, mosaic: Mosaic) -> Symbols:
     return np.frombuffer(plain, np.uint8).reshape(mosaic.symbols_shape).copy()
 
 
-CODECS: dict[str, type[Raw] | type[Deflate] | type[Jpeg] | type[WebP]] = {
+CODECS: dict[str, type[Raw] | type[Deflate] | type[Jpeg] | type[WebP] | type[Entropy]] = {
     Raw.name: Raw,
     Deflate.name: Deflate,
     Jpeg.name: Jpeg,
     WebP.name: WebP,
+    Entropy.name: Entropy,
 }
 
 CODES: dict[int, str] = {codec.code: name for name, codec in CODECS.items()}
 
 
-def make_codec(name: str, mosaic: Mosaic, setting: int) -> Codec:
-    """The codec called `name`, for latents of `mosaic`. InputError: a name not in CODECS, a setting out of range."""
+def make_codec(name: str, mosaic: Mosaic, setting: int, tables: Tables | None = None) -> Codec:
+    """The codec called `name`, for latents of `mosaic`; `entropy` also takes `tables`, which others ignore.
+
+    InputError: a name not in CODECS, a setting out of range, no tables or tables for another latent.
+    """
     if name not in CODECS:
-        raise InputError(f"there is no codec {name!r}; choose one of {', '.join(CODECS)}")
-    return CODECS[name](mosaic, setting)
+        raise InputError(f"there is no codec {name!r:.60}; choose one of {', '.join(CODECS)}")
+    kind = CODECS[name]
+    if not issubclass(kind, Entropy):
+        return kind(mosaic, setting)
+    check_setting(name, "setting", setting, Entropy.setting, Entropy.setting)
+    if tables is None:
+        raise InputError("entropy: there are no tables; take the codec of a bundle that holds tables.bin")
+    return Entropy(mosaic, tables)

@@ -4,4 +4,11 @@ from __future__ import annotations
 
 STREAM_PATH = "/v1/stream"  # WebSocket; the query says which bundle: ?bundle=<id, 64 hex digits>
 CLASSIFY_PATH = "/v1/classify"  # POST
-UNKNOWN_BUNDLE = 4404  # close code: the server doesn't have the bundle that was asked for
+
+# Where tokens are asked for, each request and each opening of a stream has the header Authorization: Bearer <token>.
+# Close codes of a stream:
+GOING_AWAY = 1001  # nothing came for too long; open another when there is something to send (RFC 6455)
+RESTARTING = 1012  # the server stops; what was sent and not answered may be sent again (registered with IANA)
+TRY_LATER = 1013  # too many connections; the reason says when (registered with IANA)
+UNAUTHORIZED = 4401  # no token that the server knows
+UNKNOWN_BUNDLE = 4404  # the server doesn't have the bundle that was asked for, or not any more

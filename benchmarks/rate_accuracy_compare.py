@@ -1,0 +1,160 @@
+"""From the rows of rate_accuracy.py to ratios at the same accuracy, tables and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curve import Point, bytes_needed, front
+from figure import GREY_LINE, svg
+from rate_accuracy_rows import Result
+from record import show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DROPS = (10, 9, 8, 7, 6, 5, 4, 3)  # points below the uncut network at which bytes are compared
+WANTED = "at least 4 times"  # as many bytes that the best input codec should need
+WANTED_SHARES = {"CR+BQ": 0.75, "Entropic-Student-like": 1.0, "entropy fixed rate": 1.1}  # of their bytes, at most
+TICKS = (32, 100, 300, 1000, 3000, 10000, 30000)  # bytes
+LOOKS = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.", "<:", ">-", "p--", "h-.", "*:")  # marker and dashes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """All settings of one method."""
+
+    name: str
+    points: tuple[Point, ...]
+    ours: bool = False
+    note: str = ""  # how long it was trained
+
+
+@dataclass(frozen=True)
+class AtDrop:
+    """Ours and the best input codec, so many points below the uncut network; None where that is not reached."""
+
+    ours: str
+    drop: int
+    bytes: float | None
+    input_bytes: float | None
+    ratio: float | None  # input_bytes / bytes
+    between: tuple[str, ...]  # the settings of the input codecs
+
+
+@dataclass(frozen=True)
+class AtPoint:
+    """A point of another method, and ours at its top-1; None where ours does not reach from below it to above it."""
+
+    ours: str
+    other: str
+    setting: str
+    top1: float
+    other_bytes: float
+    bytes: float | None
+    share: float | None  # bytes / other_bytes
+
+
+def curves_of(results: Sequence[Result], ours: set[str]) -> list[Curve]:
+    """Results of one curve belong together."""
+    found: dict[str, Curve] = {}
+    for result in results:
+        points = tuple(Point(row.payload_bytes, row.top1, row.setting) for row in result.rows)
+        before = found[result.curve].points if result.curve in found else ()
+        note = f"{result.trained_photos:,} photos" if result.trained_photos else ""
+        found[result.curve] = Curve(result.curve, (*before, *points), result.curve in ours, note)
+    return list(found.values())
+
+
+def against_input_codecs(ours: Sequence[Curve], codecs: Curve, uncut: float) -> list[AtDrop]:
+    """Each of ours at each drop."""
+    out = []
+    for curve in ours:
+        for drop in DROPS:
+            mine, other = (bytes_needed(each.points, uncut - drop) for each in (curve, codecs))
+            ratio = other.bytes / mine.bytes if other.bytes and mine.bytes else None
+            out.append(AtDrop(curve.name, drop, mine.bytes, other.bytes, ratio, other.between))
+    return out
+
+
+def against_others(ours: Sequence[Curve], others: Sequence[Curve]) -> list[AtPoint]:
+    """Each of ours at each point of the others."""
+    out = []
+    for curve in ours:
+        for other in others:
+            for point in other.points:
+                needed = bytes_needed(curve.points, point.top1).bytes
+                share = None if needed is None else needed / point.bytes
+                out.append(AtPoint(curve.name, other.name, point.name, point.top1, point.bytes, needed, share))
+    return out
+
+
+def show_comparisons(inputs: Sequence[AtDrop], others: Sequence[AtPoint]) -> None:
+    """Both, as tables, of the others those of which something is wanted; a dash where the same top-1 is not reached."""
+    wanted = ", ".join(f"{name} {share:.2f}" for name, share in WANTED_SHARES.items())
+    if inputs:
+        show(
+            f"same top-1 as the best input codec (wanted: {WANTED} our bytes)",
+            ["ours, points of drop", "bytes", "input bytes", "ratio"],
+            [
+                [f"{row.ours}, {row.drop}", number(row.bytes), number(row.input_bytes), number(row.ratio, 2)]
+                for row in inputs
+            ],
+        )
+    show(
+        f"same top-1 as the others (wanted at most: {wanted})",
+        ["ours; other, setting", "top-1, %", "other bytes", "bytes", "share"],
+        [
+            [
+                f"{row.ours}; {row.other}, {row.setting}",
+                *(number(row.top1, 1), number(row.other_bytes), number(row.bytes), number(row.share, 2)),
+            ]
+            for row in others
+            if row.other in WANTED_SHARES
+        ],
+    )
+
+
+def show_rows(results: Sequence[Result], uncut: float, photos: int) -> None:
+    """Every row."""
+    lines = [
+        [
+            f"{result.name}, {row.setting}",
+            *(number(row.payload_bytes), str(row.largest_bytes), number(row.top1, 1), number(row.drop, 1)),
+            *(number(row.agreement, 1), number(100 * result.head_flops_share, 1)),
+        ]
+        for result in results
+        for row in result.rows
+    ]
+    columns = ["method, setting", "payload bytes", "largest", "top-1, %", "drop", "agreement, %", "head FLOPs, %"]
+    show(f"{photos} photos, uncut {uncut:.1f} %", columns, lines)
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """For a table."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def plot(curves: Sequence[Curve], uncut: float, path: Path) -> None:
+    """top-1 against bytes as SVG; markers and dashes tell the curves apart without colour."""
+    with svg(path, 9, 6) as figure:
+        draw(figure.subplots(), curves, uncut)
+
+
+def draw(axes: Axes, curves: Sequence[Curve], uncut: float) -> None:
+    """Ours are filled; of each method what no other of its settings beats."""
+    axes.axhline(uncut, label="uncut network", **GREY_LINE)
+    for count, curve in enumerate(curves):
+        line = front(curve.points)
+        look, face = LOOKS[count % len(LOOKS)], "black" if curve.ours else "white"
+        label = curve.name + (f" ({curve.note})" if curve.note else "")
+        x, y = [point.bytes for point in line], [point.top1 for point in line]
+        width = 1.6 if curve.ours else 0.8
+        axes.plot(x, y, look, label=label, color="black", lw=width, markersize=5, markerfacecolor=face)
+    axes.set(xscale="log", xlabel="mean payload bytes a photo", ylabel="top-1, %", ylim=(0, 100))
+    axes.minorticks_off()
+    axes.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", fontsize="x-small")

@@ -1,0 +1,159 @@
+"""How much is lost by doing what the plan says, and not what measuring everything would have shown to be best?
+
+The bundles are profiled once, one photo at a time. Then, under each condition (link, photos of others at the server,
+speed of the device), the plan chooses from the profile alone, and every partition is measured end to end over the
+shaped link. Regret is the measured latency of the choice over the least that was measured, less 1.
+
+The device's times in the profile are multiplied by its slowdown, as the rig does it with what it computes.
+Nothing else may run meanwhile: latencies are by a clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from bottlenet.bundle import Bundle
+from bottlenet.errors import InputError
+from bottlenet.lab.bench import readable
+from bottlenet.lab.bench import run as measure
+from bottlenet.lab.inputs import FIXED, InputCodec
+from bottlenet.lab.profile import profile
+from bottlenet.lab.rig import Conditions, Rig
+from bottlenet.plan.link import Link, parse_link
+from bottlenet.plan.planner import choose, predict
+from bottlenet.plan.profile import Candidate, Profile
+from record import Json, parser, run_script, show, write_record
+
+LINKS = ("3g", "4g", "wifi", "5g", "lte-m", "10M,20ms")
+LOADS = (0, 4)
+SLOWDOWNS = (1.0, 10.0, 30.0)
+MEDIAN_TARGET, WORST_TARGET = 0.10, 0.25
+KEYS = ("link", "server_load", "device_slowdown")
+PREFIX = "cloud-only, "
+
+
+def profile_all(bundles: Sequence[Bundle], data: Path, limit: int) -> Profile:
+    """One profile: edge-only and cloud-only of the first bundle, and every split."""
+    profiles = [profile(bundle, data, limit=limit) for bundle in bundles]
+    splits = [each for made in profiles[1:] for each in made.candidates if each.kind == "split"]
+    return dataclasses.replace(profiles[0], candidates=(*profiles[0].candidates, *splits))
+
+
+def codecs_of(made: Profile) -> list[InputCodec]:
+    """Those of its cloud-only candidates."""
+    names = [each.name.removeprefix(PREFIX).split() for each in made.candidates if each.kind == "cloud-only"]
+    return list(dict.fromkeys([*FIXED, *(InputCodec(name, int(quality)) for name, quality in names)]))
+
+
+def slower(made: Profile, slowdown: float) -> Profile:
+    """On a device that takes so many times as long."""
+    candidates = tuple(dataclasses.replace(each, device_s=each.device_s * slowdown) for each in made.candidates)
+    return dataclasses.replace(made, candidates=candidates)
+
+
+def one_condition(
+    rig: Rig, made: Profile, paths: Sequence[Path], conditions: Conditions, max_drop: float | None
+) -> dict[str, Json] | None:
+    """Choice, best, regret; None where nothing that may be chosen was measured."""
+    here = slower(made, conditions.device_slowdown)
+    link, load = conditions.link, conditions.server_load
+    rows = measure(rig, paths, [conditions], pipelined=False)
+    measured = {row.partition: row.latency_ms for row in rows if row.latency_ms is not None}
+    # What can't be measured, such as a photo that takes minutes, can't be chosen either; nor what loses too much.
+    known = [each for each in here.candidates if each.name in measured and allowed(each, max_drop)]
+    if not known:
+        return None
+    plan = choose(dataclasses.replace(here, candidates=tuple(known)), link, server_load=load)
+    best = min(known, key=lambda each: measured[each.name]).name
+    return {
+        "link": link.name,
+        "server_load": load,
+        "device_slowdown": conditions.device_slowdown,
+        "choice": plan.choice.name,
+        "best": best,
+        "regret": measured[plan.choice.name] / measured[best] - 1,
+        "measured_ms": {each.name: measured[each.name] for each in known},
+        "predicted_ms": {each.name: predict(each, link, load).latency_s * 1e3 for each in known},
+    }
+
+
+def allowed(candidate: Candidate, max_drop: float | None) -> bool:
+    """Within the bound, if there is one."""
+    return max_drop is None or candidate.top1_drop <= max_drop
+
+
+def summary(rows: Sequence[dict[str, Json]]) -> dict[str, Json]:
+    """Over all conditions. InputError: there are none."""
+    regrets = [float(row["regret"]) for row in rows if isinstance(row["regret"], float)]
+    if not regrets:
+        raise InputError("no condition was measured; give other links")
+    return {
+        "conditions": len(regrets),
+        "median_regret": statistics.median(regrets),
+        "worst_regret": max(regrets),
+        "best_is_chosen": sum(row["choice"] == row["best"] for row in rows),
+        "wins": dict(Counter(str(row["best"]) for row in rows).most_common()),
+    }
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Profile, measure, show, write."""
+    bundles = [Bundle.load(one) for one in arguments.bundle or ["demo"]]
+    links: list[Link] = [parse_link(name) for name in arguments.link or LINKS]
+    every = [Conditions(*each) for each in product(links, (0.0,), arguments.load, arguments.slowdown)]
+    paths = readable(bundles[0], arguments.data, arguments.limit)
+    made = profile_all(bundles, arguments.data, arguments.profile_photos)
+    rows: list[dict[str, Json]] = []
+    with Rig(bundles, codecs=codecs_of(made)) as rig, Progress(console=Console(stderr=True)) as progress:
+        for each in progress.track(every, description="conditions"):
+            row = one_condition(rig, made, paths, each, arguments.max_drop)
+            if row is not None:
+                rows.append(row)
+    show(
+        f"{len(rows)} conditions; wanted: median {MEDIAN_TARGET:.0%}, worst {WORST_TARGET:.0%}",
+        ["link, load, slowdown", "choice", "best", "regret"],
+        [
+            [", ".join(str(row[name]) for name in KEYS), str(row["choice"]), str(row["best"]), f"{row['regret']:.1%}"]
+            for row in rows
+        ],
+    )
+    results: dict[str, Json] = {
+        "bundles": [bundle.id.hex() for bundle in bundles],
+        "data": arguments.data.name,
+        "photos": len(paths),
+        "profiled_photos": made.photos,
+        "max_drop": arguments.max_drop,
+        "median_target": MEDIAN_TARGET,
+        "worst_target": WORST_TARGET,
+        **summary(rows),
+        "runs": rows,
+    }
+    print({name: results[name] for name in ("median_regret", "worst_regret", "best_is_chosen", "wins")})
+    write_record("regret", results, arguments.out)
+
+
+def main() -> None:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--data", required=True, type=Path, help="folder of photos")
+    made.add_argument("--bundle", action="append", help="again for other cuts of its network; demo if none is given")
+    made.add_argument("--link", action="append", help=f"again for more; {', '.join(LINKS)} if none is given")
+    made.add_argument("--load", type=int, nargs="+", default=LOADS, help="photos of others at the server")
+    made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
+    made.add_argument("--limit", type=int, default=7, help="photos that each partition is measured on")
+    made.add_argument("--profile-photos", type=int, default=30, help="photos that the profile is measured on")
+    made.add_argument("--max-drop", type=float, help="points of top-1 that may be lost; any if not given")
+    run_script(made, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Who may reach the server, and whether the way there is encrypted."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from dataclasses import dataclass
+
+from bottlenet.errors import InputError
+
+
+@dataclass(frozen=True)
+class Access:
+    """Tokens and TLS; none of both is for this machine alone."""
+
+    tokens: str | None = None  # File of bearer tokens, one a line
+    tls_cert: str | None = None  # File with the certificate and its chain, PEM
+    tls_key: str | None = None  # File with the certificate's key, PEM, without a passphrase
+    insecure: bool = False  # Listen beyond this machine without tokens and TLS
+
+    def context(self) -> ssl.SSLContext | None:
+        """For TLS 1.2 and up. InputError: one file without the other, or files that can't be used."""
+        if self.tls_cert is None and self.tls_key is None:
+            return None
+        if self.tls_cert is None or self.tls_key is None:
+            raise InputError("a certificate needs its key, and a key its certificate; give --tls-cert and --tls-key")
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            # A function that is asked for a passphrase keeps OpenSSL from asking on the terminal.
+            made.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
+        except OSError as error:  # ssl.SSLError is one
+            why = (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
+            files = f"{self.tls_cert} and {self.tls_key}"
+            raise InputError(f"can't use {files} for TLS: {why}; give a PEM certificate and its key") from error
+        return made
+
+    def check(self, host: str) -> None:
+        """InputError: an IP address that others reach, with neither tokens nor TLS."""
+        if self.tokens or self.tls_cert or self.insecure:
+            return
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            raise InputError(
+                f"{host} can be reached from other machines, and nobody is asked who he is; "
+                "give --tokens, or --tls-cert and --tls-key, or say --insecure"
+            )

@@ -1,0 +1,176 @@
+"""Connections to the server, before there is a request: how many, and how long they may say nothing.
+
+    listener -> accept -> room? -> TLS -> HTTP -> WebSocket
+
+uvicorn alone takes whatever connects, waits for a header as long as it takes, and answers pings that nobody reads.
+Needs bottlenet[cloud].
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Coroutine, Sized
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from bottlenet.cloud.limits import Limits
+
+log = logging.getLogger(__name__)
+
+MAX_LINGERING = 64  # connections at once that are told to come later; others are closed without a word
+LINGER_S = 1.0
+MAX_FRAGMENTS = 256  # of a message; each may be empty, so a limit on bytes is none on these
+OUT_OF_FILES_S = 0.1
+WHY = b'{"error": "too many connections; try again in 1 s"}'
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+) % (len(WHY), WHY)
+SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Connection(H11Protocol):
+    """HTTP that has to begin, and to bring each header, in time."""
+
+    def __init__(self, limits: Limits, **options: Any) -> None:
+        super().__init__(**options)
+        self._limits = limits
+        self._deadline: asyncio.TimerHandle | None = None
+        self._begun = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first byte."""
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(self._limits.first_byte_s, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing to wait for."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """From its first byte on wait for the whole header."""
+        if not self._begun and self.conn.their_state is h11.IDLE:
+            self._stop()
+            self._begun = True
+            self._deadline = self.loop.call_later(self._limits.request_s, self._too_slow)
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._begun = False
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        if self._begun:  # else it has said nothing, so there is nothing to answer
+            self.transport.write(SLOW)
+        self.transport.close()
+
+
+class StreamConnection(WebSocketsSansIOProtocol):
+    """WebSocket whose messages have a bounded number of parts, and whose pings are answered only to who listens."""
+
+    def handle_cont(self, event: Frame) -> None:
+        """One more part."""
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.transport.abort()
+            return
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        """Answers that nobody takes would be kept, however many there are."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.transport.abort()
+
+
+class Listener:
+    """Accepts on one socket while `connections`, with those that still shake hands, are fewer than allowed."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        make: Callable[[], asyncio.Protocol],
+        connections: Sized,
+        limits: Limits,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._sock = sock
+        self._make = make
+        self._connections = connections
+        self._limits = limits
+        self._tls = tls
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._lingering: set[asyncio.Task[None]] = set()
+
+    async def accept_for_ever(self) -> None:
+        """Until cancelled. Connections that are open then stay open."""
+        loop = asyncio.get_running_loop()
+        self._sock.setblocking(False)
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(self._sock)
+            except OSError as error:  # out of files, or it was gone before it was here
+                log.warning("can't accept a connection: %s", error.strerror)
+                await asyncio.sleep(OUT_OF_FILES_S)
+                continue
+            sock.setblocking(False)
+            if len(self._connections) + len(self._beginning) < self._limits.max_connections:
+                start(self._begin(sock), self._beginning)
+                continue
+            log.info("refused: connections")
+            if len(self._lingering) < MAX_LINGERING and self._tls is None:
+                start(self._refuse(sock), self._lingering)
+            else:
+                sock.close()
+
+    async def _begin(self, sock: socket.socket) -> None:
+        """Until it is one of `connections`."""
+        cut_when_stuck(sock, self._limits.request_s)
+        seconds = self._limits.first_byte_s if self._tls else None
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(self._make, sock, ssl=self._tls, ssl_handshake_timeout=seconds)
+        except OSError as error:  # no TLS, too slow, or gone; ssl.SSLError is one
+            log.info("a connection failed: %s", error.strerror or error)
+            sock.close()
+
+    async def _refuse(self, sock: socket.socket) -> None:
+        """Say so, in answer to the request: earlier, or with some of it unread, many clients would not hear it."""
+        loop = asyncio.get_running_loop()
+
+        async def answer() -> None:
+            await loop.sock_recv(sock, 65536)
+            await loop.sock_sendall(sock, FULL)
+            sock.shutdown(socket.SHUT_WR)
+            while await loop.sock_recv(sock, 65536):
+                pass
+
+        with sock, contextlib.suppress(OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(answer(), LINGER_S)
+
+
+def start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    """A task that is in `tasks` until it is done."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def cut_when_stuck(sock: socket.socket, seconds: float) -> None:
+    """End the connection when the other side takes nothing of what it was sent for that long, or has vanished."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(seconds * 1000), 2**31 - 1))

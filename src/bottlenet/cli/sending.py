@@ -1,0 +1,150 @@
+"""What `bottlenet send` does: photos into a `Sender`, and a line for each that comes out.
+
+PHOTO... or DIR -> Sender -> lines on stdout, what went wrong on stderr too
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+from bottlenet.cli.show import print_error, say
+from bottlenet.edge import Answered, Backoff, Edge, Failed, Folder, Outcome, Sender, Spool
+from bottlenet.edge.outcome import FULL
+from bottlenet.errors import InputError
+from bottlenet.wire.answer import one_line
+
+ONE_SHOT_DEADLINE_S = 60.0
+ALL_ANSWERED, SOME_WAIT, SOME_FAILED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class How:
+    """How to send."""
+
+    watch: bool = False
+    in_flight: int = 8
+    deadline_s: float = math.inf  # without success, after which to give up
+    as_json: bool = False
+
+
+class Stopped(Exception):
+    """SIGTERM came."""
+
+
+def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
+    """Send photos and folders of photos; gives the exit code. InputError: no such folder, or more than one to watch."""
+    folders = {path: Folder(path) for path in photos if os.path.isdir(path)}
+    if how.watch and (len(photos) != 1 or not folders):
+        raise InputError(f"--watch takes one folder, not {', '.join(photos) or 'nothing'}; give one that is there")
+    report = Report(how.as_json)
+    server, disk = Backoff(deadline_s=how.deadline_s), Backoff(deadline_s=how.deadline_s)
+    sender = Sender(edge, spool, in_flight=how.in_flight, backoff=server, disk=disk, tell=report.trouble)
+    for note in spool.notes:
+        print_error(note)
+    for failed in spool.damaged:
+        report.outcome(failed)
+    folder = folders.get(photos[0]) if how.watch else None
+    with contextlib.suppress(Stopped), told_to_stop():
+        for outcome in sender.send(folder.watch() if folder else named(photos, folders), patient=folder is None):
+            report.outcome(outcome)
+            if folder and isinstance(outcome, Failed) and outcome.why == FULL:
+                folder.again(outcome.photo)
+    for name in sender.waiting:
+        report.waiting(name)
+    if report.failed and not how.watch:
+        return SOME_FAILED
+    return SOME_WAIT if sender.waiting else ALL_ANSWERED
+
+
+def named(photos: Sequence[str], folders: dict[str, Folder]) -> Iterator[str | Path]:
+    """Photos, and those in folders."""
+    for path in photos:
+        if path in folders:
+            yield from folders[path].photos()
+        else:
+            yield path
+
+
+class Report:
+    """A line for each photo; what fails is said once."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.failed = False
+        self._as_json = as_json
+        self._full: set[str] = set()  # photos for which there was no room when they were last offered
+        self._last_trouble = ""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Answered: on stdout. Failed: on stderr, and with JSON on stdout too."""
+        if isinstance(outcome, Answered):
+            self._answered(outcome)
+            return
+        if outcome.why == FULL and outcome.photo in self._full:
+            return  # it is offered again and again
+        if outcome.why == FULL:
+            self._full.add(outcome.photo)
+        self.failed = True
+        before = " (before)" if outcome.again else ""
+        print_error(f"{outcome.why}{before}: {outcome.reason}")
+        if self._as_json:
+            self._line(
+                {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason, "again": outcome.again}
+            )
+
+    def trouble(self, line: str) -> None:
+        """A try failed. The same trouble is told once, until it is another or over."""
+        trouble = line.partition(";")[0]
+        if trouble != self._last_trouble:
+            self._last_trouble = trouble
+            print_error(line)
+
+    def waiting(self, name: str) -> None:
+        """It is in the spool, for the next time."""
+        if self._as_json:
+            self._line({"photo": name, "status": "waiting"})
+        else:
+            say(f"{shown(name)}: waits in the spool; run this again")
+
+    def _answered(self, answered: Answered) -> None:
+        self._full.discard(answered.photo)
+        if not answered.again:
+            self._last_trouble = ""
+        if self._as_json:
+            best = asdict(answered.top[0])
+            self._line({"photo": answered.photo, "status": "answered", **best, **asdict(answered)})
+            return
+        extras = f"{answered.payload_bytes:,} bytes"
+        extras += ", answered here" if answered.by == "local" else ""
+        extras += ", from before" if answered.again else ""
+        say(f"{shown(answered.photo)}: {one_line(answered.label)}, {answered.top[0].score:.0%} ({extras})")
+
+    def _line(self, document: dict[str, object]) -> None:
+        say(json.dumps(document))
+
+
+def shown(name: str) -> str:
+    """A path as short as it can be, on one line."""
+    inside = os.path.relpath(name)
+    return one_line(name if inside.startswith(os.pardir) else inside)
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[None]:
+    """SIGTERM raises Stopped in the block. Nothing is lost: the spool is good at any instant."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

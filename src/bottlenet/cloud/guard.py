@@ -1,0 +1,96 @@
+"""In front of every way in: who has no token, or comes when too many are there, gets no further.
+
+    request -> token? -> room? -> the application
+
+Two pairs of health checks are open to all.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bottlenet.cloud.http import failure
+from bottlenet.cloud.service import Service
+from bottlenet.cloud.shelf import close_reason
+from bottlenet.wire.protocol import TRY_LATER, UNAUTHORIZED
+
+log = logging.getLogger(__name__)
+
+# Whoever starts and watches the server asks these, and they tell nothing.
+OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+VIA = {"http": "http", "websocket": "stream"}
+FULL_RETRY_S = 1
+NO_TOKEN = "no token that this server knows came with this; send the header Authorization: Bearer <token>"
+
+
+class Guard:
+    """ASGI middleware. Counts what is at work, and writes a line about each when it is done."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Through, or refused."""
+        via = VIA.get(scope["type"])
+        path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
+        if via is None or path in OPEN:
+            return await self._app(scope, receive, send)
+        tokens, limit = self._service.tokens, self._service.limits.max_connections
+        if tokens is not None and not tokens.allows(Headers(scope=scope).get("authorization", "").encode("latin-1")):
+            return await self._refuse(scope, receive, send, 401, NO_TOKEN)
+        if self._open >= limit:
+            text = f"{limit} requests and streams are open already; try again in {FULL_RETRY_S} s"
+            return await self._refuse(scope, receive, send, 503, text)
+        self._open += 1
+        gauge = self._service.metrics.open.labels(via)
+        gauge.inc()
+        try:
+            await self._watched(scope, receive, send)
+        finally:
+            self._open -= 1
+            gauge.dec()
+
+    async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets it through; then the log has a line. Never the query, nor a header: people put tokens there."""
+        if not log.isEnabledFor(logging.INFO):
+            return await self._app(scope, receive, send)
+        started = perf_counter()
+        status = None
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", message.get("code", status))
+            await send(message)
+
+        await self._app(scope, receive, watch)
+        fields = {
+            "method": scope.get("method", "WS"),
+            "path": scope["path"],
+            "status": status,
+            "ms": round((perf_counter() - started) * 1000, 1),
+            "client": (scope.get("client") or ("?",))[0],
+        }
+        log.info("%(method)s %(path)s %(status)s, %(ms)s ms", fields, extra={"fields": fields})
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, status: int, text: str) -> None:
+        """As JSON, or by closing a WebSocket that was accepted: only then the code reaches the client."""
+        kind, code, headers = REFUSALS[status]
+        self._service.metrics.refused(VIA[scope["type"]], kind)
+        log.info("refused: %s", kind, extra={"fields": {"client": (scope.get("client") or ("?",))[0]}})
+        if scope["type"] == "http":
+            return await failure(status, text, headers)(scope, receive, send)
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": code, "reason": close_reason(text)})
+
+
+REFUSALS = {
+    401: ("unauthorized", UNAUTHORIZED, {"WWW-Authenticate": "Bearer"}),
+    503: ("connections", TRY_LATER, {"Retry-After": str(FULL_RETRY_S)}),
+}

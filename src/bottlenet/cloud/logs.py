@@ -1,0 +1,45 @@
+"""Log lines on standard error: text for people, or one JSON object each for machines.
+
+Lines hold what happened to whom, never a token, a query or a payload. The libraries underneath would write those at
+their most talkative, so they stay at warnings whatever is asked for here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import datetime, timezone
+
+OURS = "bottlenet"
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class JsonLines(logging.Formatter):
+    """time, level, logger, message, the fields of `extra={"fields": {...}}`, and what was raised."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        document: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, dict):
+            document = {**fields, **document}
+        if record.exc_info:
+            document["error"] = self.formatException(record.exc_info)
+        return json.dumps(document, default=str)
+
+
+def set_up_logging(level: str, *, as_json: bool) -> None:
+    """For this process: our lines from `level` on, everybody else's from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else logging.Formatter(TEXT))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(OURS).setLevel(level.upper())

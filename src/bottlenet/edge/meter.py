@@ -1,0 +1,273 @@
+"""What the device's computing takes in energy, and who says so: meters that count millijoules.
+
+    open_meter("rapl") -> Meter --energy_mj--> a count that never falls; what a piece of work took is the difference
+
+    name     what it reads                                            how
+    -------  -------------------------------------------------------  --------
+    rapl     /sys/class/powercap: the counters of the CPU packages    measured
+    jetson   an INA3221's rail of the whole board, sampled            measured
+    nvml     the energy counter of GPU 0; needs the package pynvml    measured
+    model    the paper's device: 1,306 mW for each second computed    modelled
+    auto     rapl, else jetson, else model                            as that
+
+A meter counts all that draws from what it is connected to, other programs too: measure on an idle machine. One that
+can't be read is an error; only `auto` takes another, and the name says which. `auto` never takes nvml, since a device's
+half computes on the CPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any, Protocol
+
+from bottlenet.errors import InputError
+
+SYS = Path("/sys")
+MAX_VALUE_CHARACTERS = 64  # of a file in sysfs that holds a number or a name
+MAX_ZONES = MAX_RAILS = 64
+SAMPLE_S = 0.005
+# BottleNet (ISLPED 2019), results: mobile-only takes the Jetson TX2 15.7 ms and 20.5 mJ.
+PAPER_DEVICE_MW = 20.5 / 15.7 * 1e3
+BOARD_RAILS = ("VDD_IN", "POM_5V_IN")  # what feeds all of the board: TX2 and later, Nano
+
+
+class Meter(Protocol):
+    """Counts energy."""
+
+    @property
+    def name(self) -> str:
+        """What gave the figure, for people: "RAPL package-0"."""
+
+    @property
+    def how(self) -> str:
+        """As in `plan.profile.Energy`: measured or modelled."""
+
+    def energy_mj(self) -> float:
+        """mJ since it was opened; never falls. InputError: it can't be read any more."""
+
+    def close(self) -> None:
+        """No more is counted; once more does no harm."""
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A counter of energy that begins again from 0 at `range_mj`."""
+
+    read_mj: Callable[[], float]
+    range_mj: float
+
+
+class CountingMeter:
+    """Sums up counters, each of which may begin again once between two readings: within minutes at the earliest."""
+
+    how = "measured"
+
+    def __init__(self, name: str, counters: Sequence[Counter]) -> None:
+        self.name = name
+        self._counters = counters
+        self._last = [counter.read_mj() for counter in counters]
+        self._total_mj = 0.0
+
+    def energy_mj(self) -> float:
+        """What came to it since the last reading is added."""
+        for number, counter in enumerate(self._counters):
+            now = counter.read_mj()
+            step = now - self._last[number]
+            self._total_mj += step if step >= 0 else step + counter.range_mj
+            self._last[number] = now
+        return self._total_mj
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class SamplingMeter:
+    """Adds up a power that a thread reads 200 times a second; between two readings it is taken to change evenly."""
+
+    how = "measured"
+
+    def __init__(self, name: str, power_mw: Callable[[], float], clock: Callable[[], float] = perf_counter) -> None:
+        self.name = name
+        self._power_mw = power_mw
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._failed: InputError | None = None
+        self._total_mj = 0.0
+        self._last = (clock(), power_mw())
+        self._thread = threading.Thread(target=self._sample, name="bottlenet-meter", daemon=True)
+        self._thread.start()
+
+    def energy_mj(self) -> float:
+        """Up to now."""
+        if self._failed is not None:
+            raise self._failed
+        return self._add()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._end.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._end.wait(SAMPLE_S):
+            try:
+                self._add()
+            except InputError as error:
+                self._failed = error  # whoever asks next is told
+                return
+
+    def _add(self) -> float:
+        with self._lock:
+            power, now = self._power_mw(), self._clock()
+            before, power_before = self._last
+            self._total_mj += (now - before) * (power + power_before) / 2
+            self._last = (now, power)
+            return self._total_mj
+
+
+class ModelMeter:
+    """No meter at all: a power for each second of processor time of this process."""
+
+    how = "modelled"
+
+    def __init__(self, name: str, power_mw: float) -> None:
+        self.name = name
+        self._power_mw = power_mw
+        self._start_s = process_time()
+
+    def energy_mj(self) -> float:
+        """Of this process alone."""
+        return (process_time() - self._start_s) * self._power_mw
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_meter(kind: str, sys_root: Path = SYS) -> Meter:
+    """The meter of that name, counting from now. `sys_root` is where sysfs is.
+
+    InputError: no such kind, or this machine's can't be read (with "auto": never).
+    """
+    if kind == "auto":
+        for each in AUTO:
+            try:
+                return METERS[each](sys_root)
+            except InputError:
+                continue
+    if kind not in METERS:
+        raise InputError(f"meter {kind!a:.40} is unknown; choose one of {', '.join((*METERS, 'auto'))}")
+    return METERS[kind](sys_root)
+
+
+def open_rapl(sys_root: Path) -> CountingMeter:
+    """All CPU packages; what is inside of one, such as its cores, is in its figure already."""
+    zones = [
+        zone
+        for zone in sorted((sys_root / "class/powercap").glob("intel-rapl:*"))[:MAX_ZONES]
+        if zone.name.count(":") == 1 and read_text("rapl", zone / "name").startswith("package")
+    ]
+    if not zones:
+        raise unreadable("rapl", sys_root / "class/powercap", "no intel-rapl zone of a CPU package is there")
+    name = "RAPL " + ", ".join(read_text("rapl", zone / "name") for zone in zones)
+    return CountingMeter(name, [rapl_counter(zone) for zone in zones])
+
+
+def rapl_counter(zone: Path) -> Counter:
+    """Of one package; it counts microjoules."""
+    range_mj = read_number("rapl", zone / "max_energy_range_uj") / 1e3
+    return Counter(lambda: read_number("rapl", zone / "energy_uj") / 1e3, range_mj)
+
+
+def open_jetson(sys_root: Path) -> SamplingMeter:
+    """The rail of the whole board: by hwmon (JetPack 5 and later), or by the older driver's own files."""
+    for pattern, power_of in (
+        ("bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label", hwmon_power),
+        ("bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*", iio_power),
+    ):
+        for label in sorted(sys_root.glob(pattern))[:MAX_RAILS]:
+            if (rail := read_text("jetson", label)) in BOARD_RAILS:
+                return SamplingMeter(f"INA3221 {rail}", power_of(label))
+    rails = " or ".join(BOARD_RAILS)
+    raise unreadable("jetson", sys_root / "bus/i2c/drivers", f"no INA3221 with a rail {rails} is there")
+
+
+def hwmon_power(label: Path) -> Callable[[], float]:
+    """Of the rail with this in<N>_label: mV times mA."""
+    number = label.name.removeprefix("in").removesuffix("_label")
+    volts, amperes = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
+    return lambda: read_number("jetson", volts) * read_number("jetson", amperes) / 1e3
+
+
+def iio_power(label: Path) -> Callable[[], float]:
+    """Of the rail with this rail_name_<N>: mW."""
+    power = label.with_name(f"in_power{label.name.removeprefix('rail_name_')}_input")
+    return lambda: read_number("jetson", power)
+
+
+def open_nvml(sys_root: Path) -> CountingMeter:
+    """GPU 0, Volta or later."""
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError as error:
+        raise unreadable("nvml", None, "the package pynvml is not installed: pip install nvidia-ml-py") from error
+    try:
+        nvml.nvmlInit()
+        gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+        name = nvml.nvmlDeviceGetName(gpu)
+    except nvml.NVMLError as error:
+        raise unreadable("nvml", None, str(error)) from error
+
+    def read_mj() -> float:
+        try:
+            return float(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
+        except nvml.NVMLError as error:
+            raise unreadable("nvml", None, str(error)) from error
+
+    shown = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    return CountingMeter(f"NVML GPU 0 ({shown:.100})", [Counter(read_mj, 2.0**64)])
+
+
+def open_model(sys_root: Path) -> ModelMeter:
+    """The paper's device."""
+    return ModelMeter(f"the paper's device, {PAPER_DEVICE_MW:,.0f} mW", PAPER_DEVICE_MW)
+
+
+def read_number(kind: str, path: Path) -> float:
+    """InputError: can't be read, or no number."""
+    text = read_text(kind, path)
+    if not text.isdecimal():
+        raise unreadable(kind, path, f"it says {text!a:.40}, which is no number")
+    return float(text)
+
+
+def read_text(kind: str, path: Path) -> str:
+    """One short line. InputError: can't be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(MAX_VALUE_CHARACTERS).strip()
+    except OSError as error:
+        raise unreadable(kind, path, error.strerror or "it can't be read") from error
+    return "".join(character for character in text if character.isprintable())
+
+
+def unreadable(kind: str, path: Path | None, why: str) -> InputError:
+    """What is wrong with a meter, and what to do."""
+    where = "" if path is None else f"{path}: "
+    return InputError(
+        f"meter {kind} can't be read: {where}{why}; mend that (most need root), or take another: --meter auto"
+    )
+
+
+AUTO = ("rapl", "jetson", "model")
+METERS: dict[str, Callable[[Path], Meter]] = {
+    "rapl": open_rapl,
+    "jetson": open_jetson,
+    "nvml": open_nvml,
+    "model": open_model,
+}

@@ -1,0 +1,57 @@
+"""What a device gets to know about one photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bottlenet.errors import WireError
+from bottlenet.wire.answer import Answer
+
+TOP = 5
+SERVER = "server"
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One class that the photo may be."""
+
+    label: str
+    class_index: int
+    score: float  # probability, 0..1
+
+
+@dataclass(frozen=True)
+class Times:
+    """Where the time of one photo went, ms. The last two are the server's and part of the round trip."""
+
+    prepare_ms: float  # read, decode, crop, resize
+    head_ms: float
+    encode_ms: float  # symbols to payload
+    round_trip_ms: float  # from sending to the answer; opening the connection is not in it; 0 where none came
+    decode_ms: float  # payload to symbols
+    tail_ms: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the photo shows, and what it took to know."""
+
+    label: str
+    class_index: int
+    score: float  # probability, 0..1
+    top: tuple[Choice, ...] = field(repr=False)  # best first, at most 5
+    payload_bytes: int  # the compressed symbols
+    frame_bytes: int  # with the header, as one message
+    socket_bytes: int  # everything given to the socket for this photo; for the first one, opening the connection too
+    received_bytes: int  # everything that came back on the socket
+    times: Times
+    answered_by: str = SERVER  # or LOCAL: the device's own tail, as the server couldn't
+
+
+def choices(answer: Answer, labels: Sequence[str]) -> tuple[Choice, ...]:
+    """The best classes of an answer, at least one and at most 5. WireError: it does not fit the labels."""
+    if not answer.top or max(index for index, _ in answer.top) >= len(labels):
+        raise WireError(f"the server's answer does not fit the {len(labels)} classes of this bundle; try again")
+    return tuple(Choice(labels[index], index, score) for index, score in answer.top[:TOP])

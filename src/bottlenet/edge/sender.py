@@ -1,0 +1,300 @@
+"""Photos that must not be lost: each is encoded once, kept on disk, and tried until its answer is on disk.
+
+    photo -> Encoder -> Spool.put -> Stream.send -> Stream.receive -> Spool.store -> Answered
+             (once)                     ^    `- lost, refused, busy -> Backoff --> LocalTail -> Spool.store -> Answered
+                                        `-------------------------------'      (where it may help out)
+
+At least once over the network, and exactly once in the spool: a photo whose answer was lost on the way is sent again,
+and its answer is stored if there is none yet.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from bottlenet.edge.client import Edge, check_in_flight
+from bottlenet.edge.decode import name_of
+from bottlenet.edge.folder import read_file
+from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, Photo
+from bottlenet.edge.prediction import LOCAL, SERVER, choices
+from bottlenet.edge.retry import Backoff
+from bottlenet.edge.spool import Spool
+from bottlenet.edge.spoolfiles import Entry
+from bottlenet.edge.transport import too_large
+from bottlenet.errors import BottleNetError, BusyError, InputError, LinkError, WireError
+from bottlenet.wire.answer import Answer
+from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame
+
+MAX_REFUSALS = 3  # of one frame: the first may be a bug or a lack of memory on the server that goes away
+SLICE_S = 1.0  # how long a source of photos that has none just now is left alone
+
+
+class Sender:
+    """Sends photos through a spool. For one thread; the connection is its own.
+
+        with Edge("my.bundle", "ws://server:8000") as edge, Spool("spool", edge.bundle) as spool:
+            for outcome in Sender(edge, spool).send(["cat.jpg", "dog.jpg"]):
+                print(outcome)
+
+    `backoff` says when to try a server again, and when to give up; `disk`, the same where an answer can't be written.
+    `tell` gets a line for people when a try fails. `edge.timeout_s` is for an answer, as long as none comes.
+
+    InputError: `in_flight` below 1 or above 1,024.
+    """
+
+    def __init__(
+        self,
+        edge: Edge,
+        spool: Spool,
+        *,
+        in_flight: int = 8,
+        backoff: Backoff | None = None,
+        disk: Backoff | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._edge = edge
+        self._spool = spool
+        self._window = check_in_flight(in_flight)
+        self._backoff, self._disk = backoff or Backoff(), disk or Backoff()
+        self._tell, self._sleep = tell, sleep
+        self._stream = edge.new_stream()
+        self._queue = deque(spool.waiting)  # the next one first
+        self._flying: dict[int, Entry] = {}  # by the number that its Reply will have
+        self._unsaved: list[tuple[Entry, Outcome]] = []  # for which the disk had no room
+        self._tries: Counter[int] = Counter()  # of entries, by their number
+        self._refusals: Counter[int] = Counter()  # the same
+        self._allowed = in_flight  # now; a link that was lost gets one frame to begin with, as more would be wasted
+
+    @property
+    def waiting(self) -> list[str]:
+        """Names of photos without an outcome, the oldest first."""
+        entries = [*self._queue, *self._flying.values(), *(entry for entry, _ in self._unsaved)]
+        return [entry.photo.name for entry in sorted(entries, key=lambda entry: entry.number)]
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether a deadline passed. What waits then is in the spool for the next time."""
+        return self._disk.expired or (self._backoff.expired and self._edge.local is None)
+
+    def send(self, photos: Iterable[str | Path | None], *, patient: bool = True) -> Iterator[Outcome]:
+        """Send what waits in the spool, and photos, each a path; gives what became of each, as it becomes known.
+
+        A photo that has an outcome already, from this run or an earlier one, isn't sent: it is given `again`. None
+        among the photos means that there is none just now: a second goes to what waits, and then the next is asked
+        for. Ends when all of them have an outcome, or a deadline has passed: see `gave_up` and `waiting`.
+
+        Where the spool is full and refuses, a photo waits for room until a deadline has passed; unless `patient` is
+        false, when it fails as soon as the server can't be reached.
+        """
+        try:
+            for photo in photos:
+                if photo is not None:
+                    yield from self._take(os.path.abspath(photo), patient)
+                elif not self.gave_up:
+                    yield from self._slice()
+                else:
+                    break
+            while self._busy and not self.gave_up:
+                self._pause(self._wait_s())
+                yield from self._turn()
+        finally:
+            self._stream.close()
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._queue or self._flying or self._unsaved)
+
+    def _slice(self) -> Iterator[Outcome]:
+        """A second for what waits."""
+        clock = self._backoff.clock
+        ends = clock() + SLICE_S
+        while self._busy and not self.gave_up and clock() + self._wait_s() < ends:
+            self._pause(self._wait_s())
+            yield from self._turn()
+        self._pause(ends - clock())
+
+    def _wait_s(self) -> float:
+        """Seconds until `_turn` can do something."""
+        if self._unsaved:
+            return self._disk.wait_s
+        if self._flying or not self._queue or self._edge.local is not None:
+            return 0.0
+        return self._backoff.wait_s
+
+    def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            self._sleep(seconds)
+
+    def _take(self, name: str, patient: bool) -> Iterator[Outcome]:
+        """One photo into the spool, and on its way if there is room on it."""
+        try:
+            photo, data = read_file(name)
+        except InputError as error:
+            yield Failed(name, UNUSABLE, str(error))
+            return
+        if (outcome := self._spool.outcome(photo)) is not None:
+            yield replace(outcome, again=True)
+        elif not self._spool.holds(photo):
+            try:
+                frame = self._edge.encoder.encode(data).frame
+            except InputError as error:  # which knows the bytes, not where they are from
+                yield Failed(name, UNUSABLE, f"{name}: {str(error).removeprefix(f'{name_of(data)}: ')}")
+                return
+            yield from self._put(photo, frame, patient)
+            if not self.gave_up:
+                yield from self._turn(block=False)
+
+    def _put(self, photo: Photo, frame: Frame, patient: bool) -> Iterator[Outcome]:
+        """Into the spool; where that is full, work until there is room, or no hope."""
+        while True:
+            put = self._spool.put(photo, frame, keep=self._at_work())
+            if put.dropped:
+                held = {entry.number for entry in self._spool.waiting}
+                self._queue = deque(entry for entry in self._queue if entry.number in held)
+            yield from put.dropped
+            if put.entry is not None:
+                self._disk.worked()
+                self._queue.append(put.entry)
+            if not put.refused:
+                return
+            if not put.never and not self._busy and patient:
+                self._disk.failed()  # nothing of ours can make room: others have to
+            wait_s = self._wait_s() if self._busy else self._disk.wait_s
+            if put.never or self.gave_up or (not patient and (wait_s > 0 or not self._busy)):
+                yield Failed(photo.name, FULL, f"{photo.name}: not taken: {put.refused}")
+                return
+            self._pause(wait_s)
+            yield from self._turn()
+
+    def _at_work(self) -> set[int]:
+        """Numbers of entries that must stay in the spool: an answer is on its way, or has come."""
+        return {entry.number for entry in (*self._flying.values(), *(entry for entry, _ in self._unsaved))}
+
+    def _turn(self, block: bool = True) -> Iterator[Outcome]:
+        """The next thing that can be done. It waits for an answer only if `block`, or where no more may fly."""
+        if self._unsaved:
+            while self._unsaved and self._disk.wait_s == 0:
+                yield from self._keep(*self._unsaved.pop(0))
+        elif self._backoff.wait_s > 0:
+            if self._queue and self._edge.local is not None:
+                yield from self._help_out(self._queue.popleft())
+            elif self._flying and block:
+                yield from self._receive()
+        else:
+            while self._queue and len(self._flying) < self._allowed and self._backoff.wait_s == 0:
+                yield from self._send_next()
+            if self._flying and (block or len(self._flying) >= self._allowed):
+                yield from self._receive()
+
+    def _send_next(self) -> Iterator[Outcome]:
+        entry = self._queue[0]
+        try:
+            frame = self._spool.frame(entry)
+        except InputError as error:
+            self._queue.popleft()
+            yield Failed(entry.photo.name, DAMAGED, str(error))
+            return
+        try:
+            number = self._stream.send(frame)
+        except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
+            yield from self._lost(error)
+            return
+        self._queue.popleft()
+        self._flying[number] = entry
+        self._tries[entry.number] += 1
+
+    def _receive(self) -> Iterator[Outcome]:
+        try:
+            reply = self._stream.receive(self._edge.timeout_s)
+            entry = self._flying[reply.number]
+            if isinstance(reply.outcome, Answer):
+                answered = self._answered(entry, reply.outcome, reply.frame_bytes, SERVER)
+        except (LinkError, WireError) as error:
+            self._stream.close()
+            yield from self._lost(error)
+            return
+        del self._flying[reply.number]
+        if isinstance(reply.outcome, Answer):
+            self._backoff.worked()
+            self._allowed = min(self._allowed + 1, self._window)
+            yield from self._keep(entry, answered)
+        elif isinstance(reply.outcome, BusyError):
+            self._queue.appendleft(entry)
+            self._failed(reply.outcome)
+        else:
+            yield from self._refused(entry, reply.outcome)
+
+    def _lost(self, error: BottleNetError) -> Iterator[Outcome]:
+        """The connection, and with it what was in flight."""
+        flying, self._flying = list(self._flying.values()), {}
+        self._allowed = 1
+        if too_large(error) and len(flying) == 1:  # else it isn't known which; sooner or later it is alone
+            name = flying[0].photo.name
+            yield from self._keep(flying.pop(), Failed(name, REFUSED, f"{name}: {error}"))
+        self._queue = deque(sorted((*flying, *self._queue), key=lambda entry: entry.number))
+        self._failed(error)
+
+    def _failed(self, error: BottleNetError) -> None:
+        """Leave the server alone for a while."""
+        wait_s = self._backoff.failed(error.retry_after_s if isinstance(error, BusyError) else 0.0)
+        self._tell(f"{error}; {len(self.waiting)} photos wait; next try in {wait_s:.1f} s")
+
+    def _refused(self, entry: Entry, error: BottleNetError) -> Iterator[Outcome]:
+        """This frame, by a server that takes others."""
+        self._refusals[entry.number] += 1
+        if self._edge.local is not None:
+            yield from self._help_out(entry)
+        elif self._refusals[entry.number] < MAX_REFUSALS:
+            self._queue.append(entry)  # so that it doesn't hold up the others
+            self._failed(error)
+        else:
+            yield from self._keep(entry, Failed(entry.photo.name, REFUSED, f"{entry.photo.name}: {error}"))
+
+    def _help_out(self, entry: Entry) -> Iterator[Outcome]:
+        """Answer a frame here. It is not sent later: the server has the same network and gets the same answer."""
+        name = entry.photo.name
+        try:
+            frame = self._spool.frame(entry)
+        except InputError as error:
+            yield Failed(name, DAMAGED, str(error))
+            return
+        assert self._edge.local is not None
+        outcome: Outcome
+        try:
+            answer = self._edge.local.answer(frame)
+            outcome = self._answered(entry, answer, len(frame.to_stream_bytes()), LOCAL)
+        except BottleNetError as error:
+            outcome = Failed(name, REFUSED, f"{name}: {error}")
+        yield from self._keep(entry, outcome)
+
+    def _answered(self, entry: Entry, answer: Answer, frame_bytes: int, by: str) -> Answered:
+        """WireError: an answer that does not fit the bundle."""
+        return Answered(
+            entry.photo.name,
+            by,
+            choices(answer, self._edge.bundle.labels),
+            payload_bytes=frame_bytes - STREAM_HEADER_BYTES,
+            frame_bytes=frame_bytes,
+            tries=self._tries[entry.number],
+            unix_s=time.time(),
+        )
+
+    def _keep(self, entry: Entry, outcome: Outcome) -> Iterator[Outcome]:
+        """Put an outcome on disk; only then it is one."""
+        try:
+            self._spool.store(entry, outcome)
+        except InputError as error:
+            self._unsaved.append((entry, outcome))
+            wait_s = self._disk.failed()
+            self._tell(f"{error}; next try in {wait_s:.1f} s")
+            return
+        self._disk.worked()
+        self._tries.pop(entry.number, None)
+        self._refusals.pop(entry.number, None)
+        yield outcome

@@ -1,0 +1,157 @@
+"""What a training step minimises, by codec.
+
+`CodecInLoop`: one payload a photo, made by the real codec; a weight of a byte that is steered to a mean size.
+`Embedded`: payloads of the entropy codec cut at random sizes; a byte weighs what another byte would bring.
+`FixedRate`: whole payloads of the entropy codec.
+
+All of them: distillation from the uncut network's scores, and what the bytes cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bottlenet.lab.checkpoint import Position
+from bottlenet.lab.config import TrainConfig
+from bottlenet.lab.losses import cross_entropy, distillation, relative_error, steered
+from bottlenet.net.model import BottleNet, Output
+from bottlenet.net.rate import JpegRate, joined_bytes
+
+BINS = 8  # of budgets, equal steps of their logarithm, for the curve of distillation over bytes
+EARLY_PLENTY = 4.0  # times the budgets that a run starts with
+KEPT = 0.98  # of a bin's mean, when a new value comes
+
+
+@dataclass(frozen=True)
+class Step:
+    """The loss of a batch, and what was measured on the way."""
+
+    loss: Tensor
+    distillation: float  # nats a photo
+    payload_bytes: float  # a photo; 0 where no codec ran
+
+
+class Objective(Protocol):
+    """`share` (0..1) of the run is done; `labels` are those of the photos where they are known."""
+
+    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
+        """features (B, c, H, W), the uncut network's scores (B, classes) -> the loss."""
+
+
+class CodecInLoop:
+    """Compression-aware training (paper), or naive where the configuration says so."""
+
+    def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
+        self.net, self.config, self.at = net, config, at
+        self.rate = JpegRate(net.codec.mosaic, config.quality) if config.target_bytes else None
+
+    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
+        config, at = self.config, self.at
+        output = self.net.forward_features(features, codec_in_loop=not config.naive)
+        distilled = distillation(output.scores, uncut).mean()
+        loss = distilled + labels_loss(config, output, labels)
+        if output.features_hat.shape == features.shape:
+            loss = loss + config.feature_weight * relative_error(output.features_hat, features)
+        if output.payload_bytes is None:
+            return Step(loss, distilled.item(), 0.0)
+        size = output.payload_bytes.float().mean().item()
+        if self.rate is not None:
+            steer(at, size, config.target_bytes, share)
+            loss = loss + at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
+        return Step(loss, distilled.item(), size)
+
+
+class FixedRate:
+    """The entropy codec, and every photo as fine as it goes: lmbda, or the target, says how many bytes that is."""
+
+    def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
+        self.net, self.config, self.at = net, config, at
+
+    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
+        output = self.net.forward_within(features, features.new_full((len(features),), math.inf))
+        assert output.payload_bytes is not None
+        size = output.payload_bytes.mean()
+        if self.config.target_bytes:
+            steer(self.at, size.item(), self.config.target_bytes, share)
+        distilled = distillation(output.scores, uncut).mean()
+        loss = distilled + self.at.lmbda * size + labels_loss(self.config, output, labels)
+        return Step(loss, distilled.item(), size.item())
+
+
+class Embedded:
+    """Payloads cut to budgets between `smallest_bytes` and `largest_bytes`, all sizes (their logarithm) alike; four
+    times as much at the start, falling over the first third: what never gets through can't learn to be worth it.
+
+    A byte costs what it brings: the slope of distillation over bytes, at that photo's budget, on a curve through the
+    last few hundred steps. With less, the latent would grow beyond what any budget holds; with more, shrink below it.
+    """
+
+    def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
+        self.net, self.config, self.at = net, config, at
+        self.low, self.high = math.log(config.smallest_bytes), math.log(config.largest_bytes)
+        self.random = torch.Generator()
+        self.centres = self.low + (np.arange(BINS) + 0.5) * (self.high - self.low) / BINS
+
+    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
+        self.random.manual_seed(self.at.steps)  # so that a run that was stopped goes on as it would have
+        places = self.low + (self.high - self.low) * torch.rand(len(features), generator=self.random)  # log bytes
+        budget_bytes = places.exp() * plenty(share)
+        output = self.net.forward_within(features, budget_bytes)
+        assert output.payload_bytes is not None
+        each = distillation(output.scores, uncut)
+        cost = self.slope(places) / budget_bytes * output.payload_bytes
+        loss = (each + cost).mean() + labels_loss(self.config, output, labels)
+        self.note(places, each.detach())
+        return Step(loss, each.mean().item(), output.payload_bytes.mean().item())
+
+    def note(self, places: Tensor, distilled: Tensor) -> None:
+        """Keeps the curve: a moving mean of the distillation in each bin of budgets; NaN where none was yet."""
+        curve = self.at.curve or [math.nan] * BINS
+        numbers = ((places - self.low) / (self.high - self.low) * BINS).long().clamp(0, BINS - 1)
+        for number in range(BINS):
+            here = distilled[numbers == number]
+            if len(here):
+                mean = here.mean().item()
+                curve[number] = mean if math.isnan(curve[number]) else KEPT * curve[number] + (1 - KEPT) * mean
+        self.at.curve = curve
+
+    def slope(self, places: Tensor) -> Tensor:
+        """Nats that e times the bytes would save, at log budgets (B,): by a parabola through the curve's logarithm."""
+        if not self.at.curve or any(math.isnan(value) for value in self.at.curve):
+            return self.config.lmbda * places.exp()
+        a, b, c = np.polyfit(self.centres, np.log(np.maximum(self.at.curve, 1e-3)), 2)
+        height = torch.exp(a * places**2 + b * places + c)
+        steepness = -(2 * a * places + b)  # of log over log
+        return height * steepness.clamp(0.15, 2)
+
+
+def plenty(share: float) -> float:
+    """How many times the budgets hold when `share` of the run is done."""
+    return math.pow(EARLY_PLENTY, max(0.0, 1 - 3 * share))
+
+
+def labels_loss(config: TrainConfig, output: Output, labels: Sequence[int | None]) -> Tensor:
+    """Weighted cross-entropy; 0 without a weight."""
+    if not config.label_weight:
+        return output.scores.new_zeros(())
+    return config.label_weight * cross_entropy(output.scores, labels)
+
+
+def steer(at: Position, size: float, target_bytes: float, share: float) -> None:
+    """One step of the weight of a byte, by a mean over about the last ten batches; 0 stands for none yet."""
+    at.mean_bytes = 0.9 * at.mean_bytes + 0.1 * size if at.mean_bytes else size
+    at.lmbda = steered(at.lmbda, at.mean_bytes, target_bytes, share)
+
+
+def objective_of(net: BottleNet, config: TrainConfig, at: Position) -> Objective:
+    """The one that the configuration asks for."""
+    if config.codec != "entropy":
+        return CodecInLoop(net, config, at)
+    return Embedded(net, config, at) if config.embedded else FixedRate(net, config, at)

@@ -1,0 +1,103 @@
+"""Real servers, each a process of its own on a free loopback port, which ends with the block.
+
+this process --stdin--> server      its end is the sign to stop, so that none is left behind
+<--stdout-- {"listening": "ws://127.0.0.1:PORT"}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from queue import Empty, Queue
+from typing import IO
+
+from bottlenet.bundle import Bundle
+from bottlenet.errors import LinkError
+
+START_S = 120.0  # a small machine may need long for its first imports
+STOP_S = 10.0
+MAX_CHARACTERS = 4096
+
+
+@contextlib.contextmanager
+def split_server(bundles: Sequence[Bundle]) -> Iterator[int]:
+    """The port of `bottlenet serve`. LinkError: it did not start."""
+    folders = [str(bundle.path.resolve()) for bundle in bundles]
+    with running(["bottlenet.cli", "serve", "--port", "0", "--json", "--stop-with-input", "--", *folders]) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def photo_server(bundle: Bundle) -> Iterator[int]:
+    """The port of a server that takes whole photos. LinkError: it did not start."""
+    with running(["bottlenet.lab.photo_server", str(bundle.path.resolve())]) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def running(module: Sequence[str]) -> Iterator[int]:
+    """The port of `python -m` this. LinkError: it did not start in time, or ended with an error."""
+    # A file in the current folder must not stand in for a module of ours.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [sys.executable, "-m", *module], stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True
+        ) as process,
+    ):
+        try:
+            yield listening_port(process, log)
+        finally:
+            stop(process)
+
+
+def listening_port(process: subprocess.Popen[str], log: IO[bytes]) -> int:
+    """What the server says when it is ready."""
+    said: Queue[str] = Queue()
+    assert process.stdout is not None
+    # A pipe can't be read with a deadline everywhere, so a thread reads it. It ends with the server.
+    threading.Thread(target=read_document, args=(process.stdout, said), daemon=True).start()
+    try:
+        return int(json.loads(said.get(timeout=START_S))["listening"].rpartition(":")[2])
+    except Empty as error:
+        raise LinkError(f"the server did not start within {START_S:g} s; try again on a less busy machine") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise LinkError(f"the server did not start: {last_line(log)}") from error
+
+
+def read_document(stream: IO[str], said: Queue[str]) -> None:
+    """One JSON object, closed by a line with a brace; what was read so far at the end."""
+    text = ""
+    while line := stream.readline(MAX_CHARACTERS):
+        text += line
+        if line.rstrip() == "}" or len(text) > MAX_CHARACTERS:
+            break
+    said.put(text)
+
+
+def last_line(log: IO[bytes]) -> str:
+    """What the server complained about last."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_CHARACTERS))
+    lines = log.read(MAX_CHARACTERS).decode(errors="replace").splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "it ended without a word"
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End of its input first, then more clearly."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    for more in (process.terminate, process.kill):
+        try:
+            process.wait(STOP_S)
+            return
+        except subprocess.TimeoutExpired:
+            more()
+    process.wait(STOP_S)

@@ -1,0 +1,47 @@
+"""Values that come from outside, checked: every error is one line that says what was given and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from bottlenet.errors import InputError
+
+
+def check_fields(what: str, values: object, record: type[object]) -> None:
+    """InputError unless `values` is a dict with exactly the fields of `record`."""
+    if not isinstance(values, dict):
+        raise InputError(f"its {what} is {shown(values)}; it must be an object")
+    assert dataclasses.is_dataclass(record)
+    names = {item.name for item in dataclasses.fields(record)}
+    if missing := sorted(names - set(values)):
+        raise InputError(f"its {what} lacks {', '.join(missing)}; measure again with bottlenet profile")
+    if unknown := sorted(set(values) - names):
+        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; measure again with bottlenet profile")
+
+
+def check_number(what: str, value: object, low: float, high: float) -> None:
+    """InputError unless `value` is a number from `low` to `high`."""
+    # NaN is not between anything.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        allowed = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
+        raise InputError(f"{what} is {shown(value)}; give a number {allowed}")
+
+
+def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
+    """InputError unless `value` is one of `allowed`."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{what} is {shown(value)}; choose one of {', '.join(allowed)}")
+
+
+def check_text(what: str, value: object, limit: int = 200) -> None:
+    """InputError unless `value` is one line of valid Unicode, 1 to `limit` characters long."""
+    # isprintable also refuses lone surrogates, which JSON can spell and UTF-8 can't.
+    if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+        raise InputError(f"{what} is {shown(value)}; give one line of 1 to {limit} printable characters")
+
+
+def shown(value: object) -> str:
+    """`value` for a message: on one line, and short whatever it is."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,60 @@
+"""What a byte weighs in the loss."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bottlenet.lab.checkpoint import Position
+from bottlenet.lab.config import TrainConfig
+from bottlenet.lab.objective import BINS, Embedded, plenty
+from bottlenet.net.build import insert
+from small import classifier
+
+
+@pytest.fixture(scope="module")
+def config():
+    return TrainConfig("small:classifier", ("photos",), "run", "first", channels=6, codec="entropy")
+
+
+@pytest.fixture
+def embedded(config):
+    return Embedded(insert(classifier(), **config.unit_numbers()), config, Position(lmbda=config.lmbda))
+
+
+def test_a_byte_costs_what_it_brings(embedded):
+    """On a curve 60 / bytes, e times the bytes save what is there: the slope of its logarithm is -1."""
+    embedded.at.curve = [60 / math.exp(place) for place in embedded.centres]
+    places = torch.tensor([math.log(100.0), math.log(600.0)])
+    assert embedded.slope(places).tolist() == pytest.approx([0.6, 0.1], rel=1e-3)
+
+
+def test_until_all_budgets_were_seen_a_byte_costs_lmbda(embedded, config):
+    embedded.note(torch.full((4,), embedded.low), torch.ones(4))
+    places = torch.tensor([math.log(100.0)])
+    assert (embedded.slope(places) / 100).item() == pytest.approx(config.lmbda)
+
+
+def test_the_curve_follows_what_is_seen(embedded):
+    places = torch.from_numpy(np.repeat(embedded.centres, 4)).float()
+    for _ in range(400):
+        embedded.note(places, 1 / places)
+    assert embedded.at.curve == pytest.approx(1 / embedded.centres, rel=1e-3)
+    assert len(embedded.at.curve) == BINS
+
+
+def test_a_step_pays_for_bytes(embedded):
+    features = torch.randn(8, 12, 16, 16)
+    step = embedded.step(features, torch.randn(8, 4), [None] * 8, share=1.0)
+    assert 0 < step.payload_bytes <= 1200
+    assert step.loss.item() == pytest.approx(step.distillation + 1e-4 * step.payload_bytes, rel=0.2)
+    step.loss.backward()
+    assert embedded.net.reduction.linear.weight.grad.abs().sum() > 0
+
+
+def test_budgets_start_plentiful():
+    assert plenty(0) == 4
+    assert plenty(1 / 3) == plenty(1) == 1

@@ -1,0 +1,486 @@
+"""Photos that must not be lost: `Sender` on a scripted network, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+from websockets.exceptions import ConnectionClosedError
+from websockets.frames import Close
+
+from bottlenet.bundle import Bundle
+from bottlenet.cloud import create_app
+from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Folder, Outcome, Sender, Spool
+from bottlenet.edge.spoolfiles import write_file
+from bottlenet.errors import FrameError, InputError, LinkError
+from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
+from bottlenet.wire.frame import Frame
+from conftest import Server
+from network import Network, answered, class_of, make_album, numbers_from
+from test_spool import FullDisk, files_in
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photos, each different."""
+    return make_album(tmp_path_factory.mktemp("album"), COUNT)
+
+
+@pytest.fixture(scope="module")
+def photos(album: Path) -> list[Path]:
+    return sorted(album.iterdir())
+
+
+@pytest.fixture(scope="module")
+def classes(bundle: Bundle, photos: list[Path]) -> dict[str, int]:
+    """What the scripted server says to each photo."""
+    encoder = Encoder(bundle)
+    return {str(photo): class_of(encoder.encode(photo).frame.payload) for photo in photos}
+
+
+class Setup:
+    """A sender and all around it; another one for each `send`, as for another process."""
+
+    def __init__(self, bundle: Bundle, folder: Path) -> None:
+        self.bundle = bundle
+        self.folder = folder
+        self.network = Network()
+        self.told: list[str] = []
+        self.deadline_s = float("inf")
+        self.write: Callable[[Path, bytes], None] = fast_write
+        self.max_bytes = 2**20
+        self.when_full = "refuse"
+        self.fallback: str | None = None
+        self.left: list[str] = []
+        self.gave_up = False
+
+    def send(
+        self, photos: list[Path] | Iterator[Path | None], in_flight: int = 4, patient: bool = True
+    ) -> list[Outcome]:
+        network = self.network
+        limits = {"first_s": 1.0, "cap_s": 8.0, "deadline_s": self.deadline_s}
+        backoffs = [Backoff(**limits, clock=network.clock, rng=numbers_from(0.999999)) for _ in range(2)]
+        edge = Edge(self.bundle, "ws://x", connect=network.connect, timeout_s=10, fallback=self.fallback)
+        spool = Spool(self.folder, self.bundle, max_bytes=self.max_bytes, when_full=self.when_full, write=self.write)
+        with edge, spool:
+            sender = Sender(
+                edge,
+                spool,
+                in_flight=in_flight,
+                backoff=backoffs[0],
+                disk=backoffs[1],
+                tell=self.told.append,
+                sleep=network.sleep,
+            )
+            outcomes = list(sender.send(photos, patient=patient))
+            self.left, self.gave_up = sender.waiting, sender.gave_up
+        return outcomes
+
+
+def fast_write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def setup(bundle: Bundle, tmp_path: Path) -> Setup:
+    return Setup(bundle, tmp_path / "spool")
+
+
+def check(outcomes: list[Outcome], classes: dict[str, int], photos: list[Path]) -> None:
+    """Each photo answered once, and rightly."""
+    assert sorted(outcome.photo for outcome in outcomes) == sorted(map(str, photos))
+    for outcome in outcomes:
+        assert isinstance(outcome, Answered), outcome
+        assert outcome.top[0].class_index == classes[outcome.photo]
+
+
+class TestSender:
+    def test_all_is_well(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
+        outcomes = setup.send(photos)
+        check(outcomes, classes, photos)
+        assert len(setup.network.frames) == COUNT
+        assert len(setup.network.opened) == 1
+        assert setup.network.most_in_flight == 4
+        assert (setup.network.slept, setup.told, setup.left) == ([], [], [])
+        assert files_in(setup.folder / "frames") == []
+        assert len(files_in(setup.folder / "answers")) == COUNT
+        first = outcomes[0]
+        assert isinstance(first, Answered)
+        assert (first.by, first.tries, first.again) == ("server", 1, False)
+        assert first.frame_bytes == first.payload_bytes + 4
+
+    def test_again_nothing_is_sent(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
+        before = setup.send(photos)
+        after = setup.send(photos)
+        check(after, classes, photos)
+        assert sorted(map(repr, after)) == sorted(repr(replace(outcome, again=True)) for outcome in before)
+        assert len(setup.network.frames) == COUNT
+
+    def test_the_same_photo_twice(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
+        outcomes = setup.send([photos[0], photos[0], photos[1]])
+        assert len(setup.network.frames) == 2
+        assert {outcome.photo for outcome in outcomes} == {str(photos[0]), str(photos[1])}
+
+    def test_a_photo_is_encoded_once_ever(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It waits through a run without a server; the next one finds its frame."""
+        encoded: list[object] = []
+        encode = Encoder.encode
+        monkeypatch.setattr(Encoder, "encode", lambda self, photo: encoded.append(photo) or encode(self, photo))
+        setup.network.up = lambda now: False
+        setup.deadline_s = 5
+        assert setup.send(photos) == []
+        assert setup.gave_up
+        assert setup.left == [str(photo) for photo in photos]
+        assert len(encoded) == COUNT
+        setup.network.up = lambda now: True
+        check(setup.send([]), classes, photos)
+        check(setup.send(photos), classes, photos)
+        assert len(encoded) == COUNT
+
+    def test_the_frame_is_on_disk_before_the_first_try(self, setup: Setup, photos: list[Path]) -> None:
+        waiting: list[int] = []
+
+        def react(frame: Frame) -> list[bytes]:
+            waiting.append(len(files_in(setup.folder / "frames")))
+            return answered(frame)
+
+        setup.network.react = react
+        setup.send(photos[:3], in_flight=1)
+        assert waiting == [1, 1, 1]
+
+    def test_it_backs_off_and_goes_on(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
+        setup.network.up = lambda now: now >= 1020
+        check(setup.send(photos), classes, photos)
+        # At once, and after waits of 1, 2, 4, 8 and 8 seconds.
+        assert [round(at - 1000) for at in setup.network.opened] == [0, 1, 3, 7, 15, 23]
+        assert "can't connect; 1 photos wait; next try in 1.0 s" in setup.told[0]
+
+    def test_the_deadline(self, setup: Setup, photos: list[Path]) -> None:
+        setup.network.up = lambda now: False
+        setup.deadline_s = 10
+        assert setup.send(photos[:2]) == []
+        assert setup.gave_up
+        assert setup.network.now == pytest.approx(1010)
+        assert setup.left == [str(photo) for photo in photos[:2]]
+
+    def test_the_servers_hint(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
+        busy = [True]
+
+        def react(frame: Frame) -> list[bytes]:
+            if busy:
+                busy.pop()
+                return [busy_bytes(frame.sequence, 33, "full")]
+            return answered(frame)
+
+        setup.network.react = react
+        check(setup.send(photos), classes, photos)
+        assert sum(setup.network.slept) == pytest.approx(33 * 1.25, abs=0.1)
+        assert len(setup.network.opened) == 1  # the connection was not to blame
+        assert "no room for frame 0: full" in setup.told[0]
+
+    @pytest.mark.parametrize("every", [1, 2, 3, 5])
+    def test_the_link_drops(self, setup: Setup, photos: list[Path], classes: dict[str, int], every: int) -> None:
+        """With what is in flight, each time that many frames came through."""
+        count = 0
+
+        def react(frame: Frame) -> list[bytes] | Exception:
+            nonlocal count
+            count += 1
+            return LinkError("cut") if count % (every + 1) == 0 else answered(frame)
+
+        setup.network.react = react
+        check(setup.send(photos), classes, photos)
+        assert len(files_in(setup.folder / "answers")) == COUNT
+
+    def test_answers_get_lost_come_twice_and_in_another_order(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int]
+    ) -> None:
+        held: list[bytes] = []
+        rng = np.random.default_rng(8)
+
+        def react(frame: Frame) -> list[bytes]:
+            held.extend(answered(frame) * int(rng.integers(0, 3)))
+            rng.shuffle(held)  # type: ignore[arg-type]
+            return [held.pop() for _ in range(rng.integers(0, len(held) + 1))]
+
+        setup.network.react = react
+        check(setup.send(photos), classes, photos)
+        assert len(setup.network.frames) > COUNT
+
+    def test_an_answer_from_nowhere(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
+        nonsense: list[bytes] = [b"?", Answer(999, 1, 1, ((1, 0.5),)).to_bytes(), Answer(0, 1, 1, ()).to_bytes()]
+        setup.network.react = lambda frame: [nonsense.pop()] if nonsense else answered(frame)
+        check(setup.send(photos, in_flight=1), classes, photos)
+
+    def test_a_refusal_may_be_the_servers_mistake(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int]
+    ) -> None:
+        refusals = [1, 1]
+        setup.network.react = lambda frame: (
+            [refusal_bytes(frame.sequence, "out of memory")] * refusals.pop() if refusals else answered(frame)
+        )
+        check(setup.send(photos), classes, photos)
+
+    def test_a_frame_that_is_refused_three_times(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int]
+    ) -> None:
+        bad = classes[str(photos[2])]
+        wrong = {photo for photo, number in classes.items() if number == bad}
+        setup.network.react = lambda frame: (
+            [refusal_bytes(frame.sequence, "too green")] if class_of(frame.payload) == bad else answered(frame)
+        )
+        outcomes = setup.send(photos)
+        check([o for o in outcomes if o.photo not in wrong], classes, [p for p in photos if str(p) not in wrong])
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+        assert {outcome.photo for outcome in failed} == wrong
+        assert all(outcome.why == "refused" and "too green" in outcome.reason for outcome in failed)
+        assert len(setup.network.frames) == COUNT + 2 * len(wrong)
+        assert len(files_in(setup.folder / "failed")) == 2 * len(wrong)  # reason and frame
+        assert {o.photo for o in setup.send(photos) if isinstance(o, Failed) and o.again} == wrong
+        assert len(setup.network.frames) == COUNT + 2 * len(wrong)
+
+    def test_a_frame_too_large_for_the_server(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
+        """It closes the connection, and doesn't say for which of those in flight."""
+        bad = class_of(Encoder(setup.bundle).encode(photos[5]).frame.payload)
+        wrong = {photo for photo, number in classes.items() if number == bad}
+
+        def react(frame: Frame) -> list[bytes] | Exception:
+            if class_of(frame.payload) != bad:
+                return answered(frame)
+            error = FrameError("takes no frame as large as this")
+            error.__cause__ = ConnectionClosedError(Close(1009, ""), None)
+            return error
+
+        setup.network.react = react
+        outcomes = setup.send(photos)
+        check([o for o in outcomes if o.photo not in wrong], classes, [p for p in photos if str(p) not in wrong])
+        assert {outcome.photo for outcome in outcomes if isinstance(outcome, Failed)} == wrong
+
+    def test_another_bundle_on_the_server_loses_nothing(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int]
+    ) -> None:
+        setup.network.react = lambda frame: (
+            FrameError("does not serve this bundle") if setup.network.now < 1020 else answered(frame)
+        )
+        check(setup.send(photos), classes, photos)
+
+    def test_a_photo_that_is_none(self, setup: Setup, photos: list[Path], tmp_path: Path) -> None:
+        (tmp_path / "bad.jpg").write_bytes(b"no photo")
+        outcomes = setup.send([tmp_path / "bad.jpg", tmp_path / "gone.jpg", tmp_path, photos[0]])
+        reasons = {outcome.photo: outcome.reason for outcome in outcomes if isinstance(outcome, Failed)}
+        assert reasons.keys() == {str(tmp_path / "bad.jpg"), str(tmp_path / "gone.jpg"), str(tmp_path)}
+        for name, reason in reasons.items():
+            assert reason.startswith(f"{name}: ")
+            assert "photo of" not in reason
+        assert sum(isinstance(outcome, Answered) for outcome in outcomes) == 1
+        assert setup.network.frames[0].payload
+
+    def test_a_frame_that_was_damaged_while_it_waited(self, setup: Setup, photos: list[Path]) -> None:
+        def react(frame: Frame) -> Exception:
+            (setup.folder / "frames" / sorted(files_in(setup.folder / "frames"))[0]).write_bytes(b"")
+            setup.network.react = answered
+            return LinkError("cut")
+
+        setup.network.react = react  # type: ignore[assignment]
+        outcomes = setup.send(photos[:2], in_flight=1)
+        assert [(outcome.photo, getattr(outcome, "why", "")) for outcome in outcomes] == [
+            (str(photos[0]), "damaged"),
+            (str(photos[1]), ""),
+        ]
+        assert isinstance(setup.send(photos[:1])[0], Answered)  # the photo is still there
+
+    @pytest.mark.parametrize("in_flight", [0, 2000])
+    def test_limits(self, bundle: Bundle, tmp_path: Path, in_flight: int) -> None:
+        with Spool(tmp_path, bundle) as spool, pytest.raises(InputError, match="give 1 to 1024"):
+            Sender(Edge(bundle, "ws://x"), spool, in_flight=in_flight)
+
+
+class TestFallback:
+    """The local answer is the answer: the spooled frame goes, as the server would say the same of it."""
+
+    def local(self, setup: Setup, photos: list[Path]) -> list[Outcome]:
+        setup.fallback = "local"
+        return setup.send(photos)
+
+    def test_nobody_is_there(self, setup: Setup, photos: list[Path]) -> None:
+        setup.network.up = lambda now: False
+        outcomes = self.local(setup, photos)
+        assert {outcome.photo for outcome in outcomes} == {str(photo) for photo in photos}
+        assert all(isinstance(outcome, Answered) and outcome.by == "local" for outcome in outcomes)
+        assert setup.network.now == 1000  # at once
+        assert len(setup.network.opened) == 1
+        assert files_in(setup.folder / "frames") == []
+        assert setup.left == []
+        again = setup.send(photos)
+        assert all(isinstance(outcome, Answered) and outcome.again and outcome.by == "local" for outcome in again)
+        assert setup.network.frames == []
+
+    def test_it_is_the_servers_answer(
+        self, setup: Setup, photos: list[Path], bundle: Bundle, serve: Callable[[Starlette], Server]
+    ) -> None:
+        setup.network.up = lambda now: False
+        outcomes = {outcome.photo: outcome for outcome in self.local(setup, photos[:4])}
+        with Edge(bundle, serve(create_app([bundle])).url) as edge:
+            for photo in photos[:4]:
+                outcome = outcomes[str(photo)]
+                assert isinstance(outcome, Answered)
+                assert outcome.top == edge.classify(photo).top
+
+    def test_busy_refused_or_lost_and_the_server_is_asked_again_later(self, setup: Setup, photos: list[Path]) -> None:
+        reactions: list[Callable[[Frame], list[bytes] | Exception]] = [
+            lambda frame: [busy_bytes(frame.sequence, 5, "full")],
+            lambda frame: [refusal_bytes(frame.sequence, "no")],
+            lambda frame: LinkError("cut"),
+            lambda frame: [],
+        ]
+        for number, reaction in enumerate(reactions):
+            setup.network.react = reaction
+            (outcome,) = self.local(setup, [photos[number]])
+            assert isinstance(outcome, Answered)
+            assert (outcome.by, outcome.photo) == ("local", str(photos[number]))
+        setup.network.react = answered
+        outcome = self.local(setup, photos)[-1]
+        assert isinstance(outcome, Answered)
+        assert outcome.by == "server"
+
+
+class TestFull:
+    def frame_bytes(self, setup: Setup, photos: list[Path]) -> int:
+        """The largest file of them."""
+        probe = Setup(setup.bundle, setup.folder.with_name("probe"))
+        probe.network.up = lambda now: False
+        probe.deadline_s = 0.5
+        probe.send(photos)
+        return max(path.stat().st_size for path in (probe.folder / "frames").iterdir())
+
+    def test_a_spool_for_two_is_enough_while_the_link_is_up(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int]
+    ) -> None:
+        setup.max_bytes = 2 * self.frame_bytes(setup, photos)
+        check(setup.send(photos), classes, photos)
+        assert setup.network.most_in_flight <= 2
+
+    def test_refuse_waits_for_the_server_until_the_deadline(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int]
+    ) -> None:
+        setup.max_bytes = 2 * self.frame_bytes(setup, photos)
+        setup.network.up = lambda now: now > 1020
+        check(setup.send(photos), classes, photos)
+
+    def test_refuse_is_loud(self, setup: Setup, photos: list[Path]) -> None:
+        setup.max_bytes = 2 * self.frame_bytes(setup, photos)
+        setup.network.up = lambda now: False
+        setup.deadline_s = 5
+        for patient in (True, False):
+            outcomes = setup.send(photos, patient=patient)
+            full = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+            assert [outcome.photo for outcome in full] == [str(photo) for photo in photos[-len(full) :]]
+            assert COUNT - 4 <= len(full) <= COUNT - 2
+            assert all(outcome.why == "full" and "is full" in outcome.reason for outcome in full)
+            assert len(files_in(setup.folder / "frames")) == COUNT - len(full)
+        assert files_in(setup.folder / "failed") == []  # they may come again
+
+    @pytest.mark.parametrize("when_full", ["drop-oldest", "drop-newest"])
+    def test_drop_names_what_goes(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int], when_full: str
+    ) -> None:
+        setup.max_bytes = 3 * self.frame_bytes(setup, photos)
+        setup.when_full = when_full
+        setup.network.up = lambda now: now > 1020
+        outcomes = setup.send(photos)
+        dropped = [outcome.photo for outcome in outcomes if isinstance(outcome, Failed)]
+        kept = [photo for photo in photos if str(photo) not in dropped]
+        assert kept == (photos[-len(kept) :] if when_full == "drop-oldest" else photos[: len(kept)])
+        assert len(kept) >= 3
+        check([outcome for outcome in outcomes if isinstance(outcome, Answered)], classes, kept)
+        again = setup.send(photos)
+        assert sorted(o.photo for o in again if isinstance(o, Failed) and o.again) == sorted(dropped)
+
+    def test_no_room_for_answers_and_then_there_is(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int]
+    ) -> None:
+        """What was answered isn't sent again, only written again."""
+        disk = FullDisk(4)
+        setup.write = disk
+        real_sleep = setup.network.sleep
+
+        def sleep(seconds: float) -> None:
+            real_sleep(seconds)
+            disk.room = 100
+
+        setup.network.sleep = sleep  # type: ignore[method-assign]
+        check(setup.send(photos[:4]), classes, photos[:4])
+        assert len(setup.network.frames) == 4
+        assert any("No space left" in line for line in setup.told)
+
+    def test_no_room_for_anything_for_too_long(self, setup: Setup, photos: list[Path]) -> None:
+        setup.write = FullDisk(0)
+        setup.deadline_s = 20
+        outcomes = setup.send(photos[:2])
+        assert [getattr(outcome, "why", "") for outcome in outcomes] == ["full", "full"]
+        assert "No space left on device" in outcomes[0].reason  # type: ignore[union-attr]
+        assert setup.network.frames == []
+        assert setup.network.now < 1100
+
+    def test_a_disk_that_fails_now_and_then(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
+        rng = np.random.default_rng(2)
+
+        def write(path: Path, data: bytes) -> None:
+            if rng.random() < 0.4:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write_file(path, data)
+
+        setup.write = write
+        check(setup.send(photos), classes, photos)
+
+
+class TestFolder:
+    def settle(self, *paths: Path) -> None:
+        for path in paths:
+            os.utime(path, (1000, 1000))
+
+    def test_what_is_there(self, tmp_path: Path) -> None:
+        (tmp_path / "b" / "c").mkdir(parents=True)
+        (tmp_path / ".trash").mkdir()
+        for name in ("z.JPG", "a.png", "b/c/x.webp", ".hidden.jpg", ".trash/old.jpg", "notes.txt", "a.png.part"):
+            (tmp_path / name).write_bytes(b"x")
+        found = [str(path.relative_to(tmp_path)) for path in Folder(tmp_path).photos()]
+        assert found == ["a.png", "z.JPG", "b/c/x.webp"]
+        with pytest.raises(InputError, match="it is no folder"):
+            Folder(tmp_path / "a.png")
+
+    def test_what_comes(self, tmp_path: Path) -> None:
+        now = [2000.0]
+        old, new = tmp_path / "old.jpg", tmp_path / "new.jpg"
+        old.write_bytes(b"old")
+        self.settle(old)
+        folder = Folder(tmp_path, clock=lambda: now[0])
+        watch = folder.watch()
+        assert [next(watch), next(watch), next(watch)] == [old, None, None]
+        new.write_bytes(b"half")
+        os.utime(new, (2000, 2000))
+        assert next(watch) is None  # it may be written yet
+        new.write_bytes(b"half and half")
+        os.utime(new, (2000.5, 2000.5))
+        assert next(watch) is None
+        assert [next(watch), next(watch)] == [new, None]  # twice the same
+        old.write_bytes(b"overwritten")
+        self.settle(old)
+        assert [next(watch), next(watch)] == [old, None]
+        folder.again(old)
+        assert [next(watch), next(watch)] == [old, None]
+        old.unlink()
+        assert next(watch) is None
+        old.write_bytes(b"overwritten")
+        self.settle(old)
+        assert [next(watch), next(watch)] == [old, None]

@@ -1,0 +1,196 @@
+"""A folder whose bundles come and go, looked at step by step; and once in a process."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from bottlenet.bundle import Bundle
+from bottlenet.cloud import Batcher, create_app
+from bottlenet.cloud import watch as module
+from bottlenet.cloud.shelf import Shelf
+from bottlenet.cloud.watch import Folder
+from bottlenet.errors import InputError
+from bottlenet.wire.answer import parse_answer
+from conftest import MakeBundle
+from processes import frame_of, serving
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf(lambda work: Batcher(work))
+
+
+def names(shelf: Shelf) -> set[str]:
+    return {served.bundle.manifest.name for served in shelf}
+
+
+def copy(bundle: Bundle, target: Path) -> None:
+    """As it should be done: a name that is left alone, then a rename."""
+    hidden = target.with_name(f".{target.name}")
+    shutil.copytree(bundle.path, hidden)
+    hidden.rename(target)
+
+
+async def settled(folder: Folder) -> None:
+    """After the drains, too."""
+    await folder.look()
+    await asyncio.gather(*folder._drains)
+
+
+def test_bundles_come_and_go(tmp_path: Path, shelf: Shelf, bundle: Bundle, make_bundle: MakeBundle) -> None:
+    async def main() -> None:
+        folder = Folder(tmp_path, shelf, 1, 5)
+        await folder.look()
+        assert names(shelf) == set()
+        copy(bundle, tmp_path / "a")
+        copy(make_bundle(name="other"), tmp_path / "b")
+        await folder.look()
+        assert names(shelf) == {"tiny", "other"}
+        before = {served.bundle.tag: served for served in shelf}
+        await folder.look()
+        assert {served.bundle.tag: served for served in shelf} == before  # not once more
+        shutil.rmtree(tmp_path / "a")
+        await settled(folder)
+        assert names(shelf) == {"other"}
+
+    asyncio.run(main())
+
+
+def test_a_half_copied_one_is_not_taken(tmp_path: Path, shelf: Shelf, bundle: Bundle) -> None:
+    async def main() -> None:
+        folder = Folder(tmp_path, shelf, 1, 5)
+        target = tmp_path / "a"
+        target.mkdir()
+        for name in ("manifest.json", "labels.txt", "head.onnx", "tail.onnx", "uncut.onnx"):
+            data = (bundle.path / name).read_bytes()
+            for part in (data[: len(data) // 2], data):
+                assert names(shelf) == set()
+                (target / name).write_bytes(part)
+                await folder.look()
+        assert names(shelf) == {"tiny"}
+
+    asyncio.run(main())
+
+
+def test_what_does_not_verify_is_not_read_again_and_again(
+    tmp_path: Path, shelf: Shelf, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+    load = Bundle.load
+
+    def counted(path: Path) -> Bundle:
+        loads.append(path)
+        return load(path)
+
+    monkeypatch.setattr(module.Bundle, "load", counted)
+
+    async def main() -> None:
+        folder = Folder(tmp_path, shelf, 1, 5)
+        copy(bundle, tmp_path / "a")
+        (tmp_path / "a" / "tail.onnx").write_bytes(b"damaged")
+        for _ in range(5):
+            await folder.look()
+        assert len(loads) == 1
+        shutil.copy(bundle.path / "tail.onnx", tmp_path / "a" / "tail.onnx")
+        await folder.look()
+        assert names(shelf) == {"tiny"}
+
+    asyncio.run(main())
+
+
+def test_another_one_in_the_same_place(tmp_path: Path, shelf: Shelf, bundle: Bundle, make_bundle: MakeBundle) -> None:
+    async def main() -> None:
+        folder = Folder(tmp_path, shelf, 1, 5)
+        copy(bundle, tmp_path / "a")
+        await folder.look()
+        (tmp_path / "a").rename(tmp_path / ".old")
+        copy(make_bundle(name="other"), tmp_path / "a")
+        await settled(folder)
+        assert names(shelf) == {"other"}
+        (tmp_path / "a" / "labels.txt").touch()  # changed and yet the same
+        (before,) = shelf
+        await settled(folder)
+        assert list(shelf) == [before]
+
+    asyncio.run(main())
+
+
+def test_the_same_one_twice_and_one_that_came_another_way(tmp_path: Path, shelf: Shelf, bundle: Bundle) -> None:
+    async def main() -> None:
+        given = shelf.add(bundle, lambda frames: [])
+        folder = Folder(tmp_path, shelf, 1, 5)
+        copy(bundle, tmp_path / "a")
+        await folder.look()
+        assert list(shelf) == [given]
+        shutil.rmtree(tmp_path / "a")
+        await settled(folder)
+        assert list(shelf) == [given]
+
+    asyncio.run(main())
+
+
+def test_a_folder_that_goes_leaves_what_is_served(tmp_path: Path, shelf: Shelf, bundle: Bundle) -> None:
+    async def main() -> None:
+        watched = tmp_path / "watched"
+        watched.mkdir()
+        folder = Folder(watched, shelf, 1, 5)
+        copy(bundle, watched / "a")
+        await folder.look()
+        watched.rename(tmp_path / "gone")
+        with pytest.raises(FileNotFoundError):
+            await folder.look()
+        assert names(shelf) == {"tiny"}
+
+    asyncio.run(main())
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        create_app([], watch=tmp_path / "nothing")
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_a_running_server(tmp_path: Path, bundle: Bundle, make_bundle: MakeBundle) -> None:
+    """Empty at first; one goes live, its stream answers; it goes, the stream is told, and another serves meanwhile."""
+    other = make_bundle(name="other")
+    with serving("--watch", tmp_path) as process:
+
+        def served() -> list[str]:
+            return [one["name"] for one in httpx.get(f"{process.http_url}/v1/bundles").json()]
+
+        assert served() == []
+        assert httpx.get(f"{process.http_url}/readyz").status_code == 503
+        copy(bundle, tmp_path / "a")
+        until(lambda: served() == ["tiny"], "the bundle does not go live")
+        assert httpx.get(f"{process.http_url}/readyz").status_code == 200
+        with process.stream(bundle) as stream:
+            stream.send(frame_of(bundle, 1).to_stream_bytes())
+            assert parse_answer(stream.recv(timeout=5)).sequence == 1
+            copy(other, tmp_path / "b")
+            until(lambda: len(served()) == 2, "the second bundle does not go live")
+            shutil.rmtree(tmp_path / "a")
+            with pytest.raises(ConnectionClosed) as closed:
+                stream.recv(timeout=30)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4404
+        assert "is not served any more; served: " in closed.value.rcvd.reason
+        gone = httpx.post(f"{process.http_url}/v1/classify", content=frame_of(bundle).to_bytes())
+        assert gone.status_code == 404
+        there = dataclasses.replace(frame_of(other), sequence=2).to_bytes()
+        answer = parse_answer(httpx.post(f"{process.http_url}/v1/classify", content=there).content)
+        assert answer.sequence == 2
