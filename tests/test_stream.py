@@ -395,7 +395,7 @@ class TestToken:
 
 
 @pytest.fixture(scope="module")
-def make_encoder(self, make_bundle: Callable[..., Bundle]) -> Callable[..., Encoder]:
+def make_encoder(make_bundle: Callable[..., Bundle]) -> Callable[..., Encoder]:
     settings_of = {"raw": 0, "deflate": 9, "jpeg": 90, "webp": 90}
     bundles = {codec: make_bundle(codec=codec, setting=setting) for codec, setting in settings_of.items()}
     return lambda codec, budget: Encoder(bundles[codec], budget_bytes=budget)

@@ -52,7 +52,7 @@ class Damaged:
 
 
 def is_held_out(photo: Photo) -> bool:
-    """True for those that are never trained on: by a hash of the name, so that a folder given twice brings none back."""
+    """True for those never trained on: by a hash of the name, so that a folder given twice brings none back."""
     return zlib.crc32(photo.path.name.encode()) % HELD_OUT == 0
 
 

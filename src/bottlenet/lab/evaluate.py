@@ -129,10 +129,12 @@ def evaluate(
 ) -> Evaluation:
     """Runs every photo below the folder `data` through `bundle`, or `limit` of them, evenly spread over the folder.
 
-    With `budget` no payload has more bytes than that. `data` is a folder as `lab.data` describes it. Damaged photos are skipped, counted and named in the log.
+    With `budget` no payload has more bytes than that. `data` is a folder as `lab.data` describes it. Damaged photos are
+    skipped, counted and named in the log.
 
-    InputError: no such folder or nothing in it, a label that is none of the bundle's classes, a limit below 1,
-    more than 1 % of the photos are damaged, or a photo whose smallest payload is above the budget. BundleError: a graph that can't be loaded or run.
+    InputError: no such folder or nothing in it, a label that is none of the bundle's classes, a limit below 1, more
+    than 1 % of the photos are damaged, or a photo whose smallest payload is above the budget. BundleError: a graph that
+    can't be loaded or run.
     """
     photos = photos_for(bundle, data, limit)
     split = Deployed(bundle, threads, budget)

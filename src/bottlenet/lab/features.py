@@ -18,7 +18,8 @@ import numpy as np
 from bottlenet.lab.crops import Damaged, Views, read_views
 from bottlenet.lab.data import Photo
 
-# pixels for the uncut network (B, S, S, 3) uint8, for the head (B, T, T, 3) -> features (B, c, H, W), scores (B, classes)
+# pixels for the uncut network (B, S, S, 3) uint8 and for the head (B, T, T, 3)
+#   -> features (B, c, H, W), scores (B, classes)
 Frozen = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 BATCH = 16
 

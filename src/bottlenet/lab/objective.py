@@ -128,7 +128,7 @@ class Embedded:
             return self.config.lmbda * places.exp()
         a, b, c = np.polyfit(self.centres, np.log(np.maximum(self.at.curve, 1e-3)), 2)
         height = torch.exp(a * places**2 + b * places + c)
-        steepness = -(2 * a * places + b)  # of log over log
+        steepness: Tensor = -(2 * a * places + b)  # of log over log
         return height * steepness.clamp(0.15, 2)
 
 

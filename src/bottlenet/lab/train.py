@@ -163,7 +163,8 @@ def held_out_report(
             agreed += int((output.scores.argmax(1) == uncut_scores.argmax(1)).sum())
             size += output.payload_bytes.sum().item()
         count = max(1, len(held_out))
-        row = {"photos": count, "distillation": loss / count, "agreement": agreed / count, "payload_bytes": size / count}
+        row = {"photos": count, "distillation": loss / count, "agreement": agreed / count}
+        row["payload_bytes"] = size / count
         rows.append(row if budget is None else {"budget": budget, **row})
     set_training_mode(net)
     return rows

@@ -112,7 +112,10 @@ def all_passes(channels: int) -> list[tuple[int, int]]:
 
 
 def divided(head: nn.Module, config: UnitConfig, size: int) -> tuple[nn.Module, nn.Module | None]:
-    """What of the head stays as it is, and what learns with the unit. InputError: `learn_from` is no cut before `cut`."""
+    """What of the head stays as it is, and what learns with the unit.
+
+    InputError: `learn_from` is no cut before `cut`.
+    """
     if not config.learn_from:
         return head, None
     if config.learn_from == config.cut:
@@ -132,7 +135,7 @@ def _residual(spec: UnitSpec) -> tuple[nn.Module, nn.Module]:
     return ResidualReduction(spec), ResidualRestoration(spec)
 
 
-def quantizer_of(config: UnitConfig) -> nn.Module:
+def quantizer_of(config: UnitConfig) -> Quantizer | NestedQuantizer:
     """The entropy codec's is nested; another codec's has the range of its unit."""
     if config.codec == "entropy":
         return NestedQuantizer()

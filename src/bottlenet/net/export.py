@@ -173,7 +173,8 @@ def compare(
         photos = torch.from_numpy(batch)
         symbols = run_graph(exact["head.onnx"], pixels=batch)
         equal += float((device(photos).numpy() == symbols).mean()) * len(batch)
-        ours, theirs = run_graph(exact["tail.onnx"], symbols=symbols), run_graph(exact["uncut.onnx"], pixels=uncut_batch)
+        ours = run_graph(exact["tail.onnx"], symbols=symbols)
+        theirs = run_graph(exact["uncut.onnx"], pixels=uncut_batch)
         difference = max(
             difference,
             relative_difference(server(torch.from_numpy(symbols)).numpy(), ours),

@@ -94,7 +94,8 @@ class BottleNet(nn.Module):
 
         `payload_bytes` is float and has a gradient: a latent is worth its bytes, or not.
         """
-        assert self.prior is not None and isinstance(self.quantizer, NestedQuantizer), "the entropy codec's"
+        assert self.prior is not None, "only for the entropy codec"
+        assert isinstance(self.quantizer, NestedQuantizer)
         latent = self.reduction(features)
         steps = steps_within(latent, self.prior, budget_bytes)
         known = self.quantizer.quantize_to(latent, steps)
