@@ -23,13 +23,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bottlenet.bundle import Bundle
+from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud import Decoder
 from bottlenet.edge import Encoder
 from bottlenet.edge.outcome import Answered, parse_outcome
 from bottlenet.wire.answer import Answer, parse_answer
+from conftest import SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_manifest
 from network import make_album
 
 PHOTOS = int(os.environ.get("CHAOS_PHOTOS", "200"))
@@ -193,6 +195,14 @@ class ServerProcess:
         self.process.stdout.close()
 
 
+@pytest.fixture(scope="module")
+def bundle(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny one with a tail so gentle that all ten classes are likely: no two photos get the same answer."""
+    nodes, constants = tail_nodes()
+    tail = graph_bytes(nodes, [SYMBOLS], [SCORES], {"matrix": constants["matrix"] * np.float32(0.05)})
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "gentle", tiny_manifest(), {**files, "tail.onnx": tail})
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """In memory where there is such a place: thousands of syncs would only wait for the disk."""
@@ -271,7 +281,7 @@ def test_chaos(bundle: Bundle, folder: Path) -> None:
     right = {str(photo): parse_answer(one.to_bytes()).top for photo, one in zip(photos, expected, strict=True)
              if isinstance(one, Answer)}  # fmt: skip
     assert len(right) == PHOTOS
-    assert len(set(right.values())) > 0.9 * PHOTOS  # so another photo's answer shows
+    assert len(set(right.values())) > 0.99 * PHOTOS  # so another photo's answer shows
     for outcome in stored:
         assert isinstance(outcome, Answered)
         assert outcome.by == "server"

@@ -147,7 +147,7 @@ def quantizer_of(config: UnitConfig) -> Quantizer | NestedQuantizer:
 
 @torch.no_grad()
 def start_from_components(net: BottleNet, batches: Iterable[Tensor], *, amplitude: float = 0.0) -> None:
-    """Sets a residual unit's linear paths to the principal components of `batches` of what its head's frozen part gives.
+    """Sets a residual unit's linear paths to the principal components of `batches`, what its frozen head gives.
 
     A unit of random weights learns nothing for an epoch; one that starts as a projection and its transpose starts with
     what a linear code keeps. `amplitude` is the standard deviation of the first component; 0: 4, or 20 for the entropy
