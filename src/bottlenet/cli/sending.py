@@ -22,7 +22,7 @@ from bottlenet.errors import InputError
 from bottlenet.wire.answer import one_line
 
 ONE_SHOT_DEADLINE_S = 60.0
-ALL_ANSWERED, SOME_WAIT, SOME_FAILED = 0, 1, 2
+ALL_RIGHT, SOME_WAIT, SOME_FAILED = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,20 @@ def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
     for failed in spool.damaged:
         report.outcome(failed)
     folder = folders.get(photos[0]) if how.watch else None
+    stopped = True
     with contextlib.suppress(Stopped), told_to_stop():
         for outcome in sender.send(folder.watch() if folder else named(photos, folders), patient=folder is None):
             report.outcome(outcome)
             if folder and isinstance(outcome, Failed) and outcome.why == FULL:
                 folder.again(outcome.photo)
+        stopped = False
     for name in sender.waiting:
         report.waiting(name)
+    if how.watch and stopped:
+        return ALL_RIGHT  # as it should be, whatever waits: it is there when the service starts again
     if report.failed and not how.watch:
         return SOME_FAILED
-    return SOME_WAIT if sender.waiting else ALL_ANSWERED
+    return SOME_WAIT if sender.waiting else ALL_RIGHT
 
 
 def named(photos: Sequence[str], folders: dict[str, Folder]) -> Iterator[str | Path]:

@@ -91,6 +91,8 @@ class Embedded:
 
     A byte costs what it brings: the slope of distillation over bytes, at that photo's budget, on a curve through the
     last few hundred steps. With less, the latent would grow beyond what any budget holds; with more, shrink below it.
+    And a photo's loss counts in shares of that curve's height: else the smallest budgets, whose loss is ten times that
+    of the largest, would have nearly all the gradient.
     """
 
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
@@ -106,8 +108,9 @@ class Embedded:
         output = self.net.forward_within(features, budget_bytes)
         assert output.payload_bytes is not None
         each = distillation(output.scores, uncut)
-        cost = self.slope(places) / budget_bytes * output.payload_bytes
-        loss = (each + cost).mean() + labels_loss(self.config, output, labels)
+        height, slope = self.height_and_slope(places)
+        cost = slope / budget_bytes * output.payload_bytes
+        loss = ((each + cost) / height).mean() * height.mean() + labels_loss(self.config, output, labels)
         self.note(places, each.detach())
         return Step(loss, each.mean().item(), output.payload_bytes.mean().item())
 
@@ -122,14 +125,16 @@ class Embedded:
                 curve[number] = mean if math.isnan(curve[number]) else KEPT * curve[number] + (1 - KEPT) * mean
         self.at.curve = curve
 
-    def slope(self, places: Tensor) -> Tensor:
-        """Nats that e times the bytes would save, at log budgets (B,): by a parabola through the curve's logarithm."""
+    def height_and_slope(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """At log budgets (B,): the distillation, nats, and what e times the bytes would save of it; by a parabola
+        through the curve's logarithm.
+        """
         if not self.at.curve or any(math.isnan(value) for value in self.at.curve):
-            return self.config.lmbda * places.exp()
+            return torch.ones_like(places), self.config.lmbda * places.exp()
         a, b, c = np.polyfit(self.centres, np.log(np.maximum(self.at.curve, 1e-3)), 2)
         height = torch.exp(a * places**2 + b * places + c)
         steepness: Tensor = -(2 * a * places + b)  # of log over log
-        return height * steepness.clamp(0.15, 2)
+        return height, height * steepness.clamp(0.15, 2)
 
 
 def plenty(share: float) -> float:
