@@ -23,7 +23,7 @@ from rich.table import Table
 from bottlenet.errors import BottleNetError
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("bottlenet", "numpy", "onnxruntime", "pillow", "simplejpeg", "torch")
+LIBRARIES = ("bottlenet", "constriction", "numpy", "onnxruntime", "pillow", "simplejpeg", "torch")
 
 Json = None | bool | int | float | str | Sequence["Json"] | dict[str, "Json"]
 

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise InputError(f"{arguments.run}: it has no {LOG} that can be read") from error
     passes: list[dict[str, float]] = [
-        {"epoch": line["epoch"], **line["held_out"]} for line in lines if "held_out" in line
+        {"epoch": line["epoch"], **row} for line in lines if "held_out" in line for row in line["held_out"]
     ]
     speeds = [line["images_per_s"] for line in lines if "images_per_s" in line]
     show(

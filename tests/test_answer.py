@@ -48,6 +48,7 @@ def test_golden_refusal() -> None:
 def test_golden_busy() -> None:
     golden = "12 0102 05dc 0c 6c696e652069732066756c6c".replace(" ", "")
     assert busy_bytes(258, 1.5, "line is full").hex() == golden
+    assert golden in SPEC
     with pytest.raises(BusyError, match=r"^the server has no room for frame 258: line is full$") as busy:
         parse_answer(bytes.fromhex(golden))
     assert busy.value.retry_after_s == 1.5

@@ -247,6 +247,12 @@ def test_naive_aware(tmp_path: Path) -> None:
     assert [each["epoch"] for each in runs["passes"]] == [1]
 
 
+def test_entropy_identity(tmp_path: Path) -> None:
+    got = record("entropy_identity.py", "--latents", "50", out=tmp_path / "out")
+    assert got["different"] == 0
+    assert got["latents"] == 50
+
+
 def test_tile_padding(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     got = record("tile_padding.py", "--data", photos, "--bundle", bundle.path, "--limit", "4", out=tmp_path / "out")
     assert got["photos"] == 4

@@ -3,10 +3,11 @@ needs no torch.
 
     main -> command -> the library -> tables for people, or one JSON document
 
-device.py     demo, classify, encode
-server.py     serve, decode; serving.py runs the server
+device.py     demo, classify, send, encode; sending.py sends
+server.py     serve, decode; serving.py runs the server, connections.py bounds what connects, access.py says who may
 network.py    cuts, train, export, evaluate
-planning.py   profile, plan; plan_tables.py, plan_plot.py and plan_files.py what they show and write
+planning.py   profile, plan; plan_tables.py, profile_tables.py, plan_plot.py and plan_files.py what they show and write
+bench.py      bench; bench_tables.py, bench_plot.py what it shows
 arguments.py  options in common
 options.py    a command from a dataclass
 files.py      what is written: whole or not at all

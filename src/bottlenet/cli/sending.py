@@ -22,6 +22,7 @@ from bottlenet.errors import InputError
 from bottlenet.wire.answer import one_line
 
 ONE_SHOT_DEADLINE_S = 60.0
+MAX_NAMES = 10_000
 ALL_RIGHT, SOME_WAIT, SOME_FAILED = 0, 1, 2
 
 
@@ -47,8 +48,7 @@ def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
     report = Report(how.as_json)
     server, disk = Backoff(deadline_s=how.deadline_s), Backoff(deadline_s=how.deadline_s)
     sender = Sender(edge, spool, in_flight=how.in_flight, backoff=server, disk=disk, tell=report.trouble)
-    for note in spool.notes:
-        print_error(note)
+    report.notes(spool)
     for failed in spool.damaged:
         report.outcome(failed)
     folder = folders.get(photos[0]) if how.watch else None
@@ -56,6 +56,7 @@ def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
     with contextlib.suppress(Stopped), told_to_stop():
         for outcome in sender.send(folder.watch() if folder else named(photos, folders), patient=folder is None):
             report.outcome(outcome)
+            report.notes(spool)
             if folder and isinstance(outcome, Failed) and outcome.why == FULL:
                 folder.again(outcome.photo)
         stopped = False
@@ -94,6 +95,8 @@ class Report:
         if outcome.why == FULL and outcome.photo in self._full:
             return  # it is offered again and again
         if outcome.why == FULL:
+            if len(self._full) >= MAX_NAMES:
+                self._full.clear()
             self._full.add(outcome.photo)
         self.failed = True
         before = " (before)" if outcome.again else ""
@@ -102,6 +105,11 @@ class Report:
             self._line(
                 {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason, "again": outcome.again}
             )
+
+    def notes(self, spool: Spool) -> None:
+        """What was found in the spool and set aside since."""
+        while spool.notes:
+            print_error(spool.notes.pop(0))
 
     def trouble(self, line: str) -> None:
         """A try failed. The same trouble is told once, until it is another or over."""

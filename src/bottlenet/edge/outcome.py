@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from bottlenet.edge.prediction import LOCAL, SERVER, Choice
 from bottlenet.errors import InputError
+from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 MAX_NAME_BYTES = 4096
 KEY_DIGITS = 32
@@ -75,6 +77,11 @@ class Failed:
 
 
 Outcome: TypeAlias = Answered | Failed
+
+
+def answered_now(photo: str, by: str, top: tuple[Choice, ...], *, frame_bytes: int, tries: int) -> Answered:
+    """An answer that has just come; `frame_bytes` as one message of a stream."""
+    return Answered(photo, by, top, frame_bytes - STREAM_HEADER_BYTES, frame_bytes, tries, time.time())
 
 
 def outcome_bytes(outcome: Outcome) -> bytes:

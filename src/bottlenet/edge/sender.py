@@ -20,7 +20,7 @@ from pathlib import Path
 from bottlenet.edge.client import Edge, check_in_flight
 from bottlenet.edge.decode import name_of
 from bottlenet.edge.folder import read_file
-from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, Photo
+from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, Photo, answered_now
 from bottlenet.edge.prediction import LOCAL, SERVER, choices
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.spool import Spool
@@ -28,7 +28,7 @@ from bottlenet.edge.spoolfiles import Entry
 from bottlenet.edge.transport import too_large
 from bottlenet.errors import BottleNetError, BusyError, InputError, LinkError, WireError
 from bottlenet.wire.answer import Answer
-from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame
+from bottlenet.wire.frame import Frame
 
 MAX_REFUSALS = 3  # of one frame: the first may be a bug or a lack of memory on the server that goes away
 SLICE_S = 1.0  # how long a source of photos that has none just now is left alone
@@ -157,6 +157,9 @@ class Sender:
             if put.dropped:
                 held = {entry.number for entry in self._spool.waiting}
                 self._queue = deque(entry for entry in self._queue if entry.number in held)
+                for counts in (self._tries, self._refusals):
+                    for number in counts.keys() - held:
+                        del counts[number]
             yield from put.dropped
             if put.entry is not None:
                 self._disk.worked()
@@ -275,15 +278,8 @@ class Sender:
 
     def _answered(self, entry: Entry, answer: Answer, frame_bytes: int, by: str) -> Answered:
         """WireError: an answer that does not fit the bundle."""
-        return Answered(
-            entry.photo.name,
-            by,
-            choices(answer, self._edge.bundle.labels),
-            payload_bytes=frame_bytes - STREAM_HEADER_BYTES,
-            frame_bytes=frame_bytes,
-            tries=self._tries[entry.number],
-            unix_s=time.time(),
-        )
+        top = choices(answer, self._edge.bundle.labels)
+        return answered_now(entry.photo.name, by, top, frame_bytes=frame_bytes, tries=self._tries[entry.number])
 
     def _keep(self, entry: Entry, outcome: Outcome) -> Iterator[Outcome]:
         """Put an outcome on disk; only then it is one."""

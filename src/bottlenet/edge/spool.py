@@ -42,6 +42,7 @@ from bottlenet.wire.frame import Frame
 
 DEFAULT_MAX_BYTES = 64 * 2**20
 MAX_OUTCOME_BYTES = 2**16
+MAX_NOTES = 1000
 REFUSE, DROP_OLDEST, DROP_NEWEST = WHEN_FULL = ("refuse", "drop-oldest", "drop-newest")
 
 
@@ -219,6 +220,8 @@ class Spool:
         with contextlib.suppress(OSError):  # it is left out all the same
             os.rename(path, target)
         if not why:
+            return
+        if len(self.notes) + len(self.damaged) >= MAX_NOTES:
             return
         if path.parent.name == "frames" and path.suffix == ".frame":
             self.damaged.append(Failed(path.name, DAMAGED, f"{path}: {why}; it is in {target.parent} now"))
