@@ -85,7 +85,9 @@ class TestHelp:
     def test_no_arguments_are_a_question(self, run: Run) -> None:
         assert "Usage" in run().out
 
-    @pytest.mark.parametrize("command", ["demo", "classify", "encode", "serve", "decode", "cuts", "export", "evaluate"])
+    @pytest.mark.parametrize(
+        "command", ["demo", "classify", "encode", "send", "serve", "decode", "cuts", "export", "evaluate"]
+    )
     def test_each_has_an_example_and_json(self, run: Run, command: str) -> None:
         done = run(command, "--help")
         assert done.code == 0

@@ -14,7 +14,7 @@ files.py      what is written: whole or not at all
 show.py       tables, JSON, progress; demo_tables.py those of the demo
 
 Exit codes: 0, done; 2, wrong usage, or a BottleNetError or what the system refused, which is one line on stderr; 130,
-interrupted.
+interrupted; send has codes of its own, see its help.
 """
 
 from __future__ import annotations

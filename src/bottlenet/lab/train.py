@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from bottlenet.lab.checkpoint import Averaged, Position, load_checkpoint, save_c
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.losses import distillation, learning_rate
-from bottlenet.lab.objective import objective_of
+from bottlenet.lab.objective import Objective, objective_of
 from bottlenet.lab.runs import LOG, append, check_run, claim
 from bottlenet.lab.trainset import divided, fill, open_cache, read, some_features
 from bottlenet.net.build import insert, start_from_components
@@ -35,16 +35,27 @@ __all__ = ["TrainConfig", "train"]
 LOG_STEPS = 20  # steps that a line of the log is the mean of
 PRIOR_LR = 5e-3  # peak learning rate of the prior: it follows a latent that moves
 
+ObjectiveFor = Callable[[BottleNet, TrainConfig, Position], Objective]
 
-def train(config: TrainConfig, progress: Progress) -> BottleNet:
+
+def train(
+    config: TrainConfig,
+    progress: Progress,
+    *,
+    net: BottleNet | None = None,
+    objective_for: ObjectiveFor = objective_of,
+    steps: int | None = None,
+) -> BottleNet:
     """Trains, or goes on with what `config.out` holds; returns the network with averaged weights.
+
+    A benchmark may give its own `net`, as `insert` would make it, what it minimises, and `steps` in place of `epochs`.
 
     InputError: folders, cut or numbers that can't be, or a run of another configuration in `config.out`.
     """
     run = Path(config.out)
     torch.manual_seed(config.seed)
     classifier = load_model(config.model)
-    net = insert(classifier, **config.unit_numbers())
+    net = insert(classifier, **config.unit_numbers()) if net is None else net
     check_run(run, config)
     cache = open_cache(config, classifier, net)
     fill(cache, 0, config, progress)
@@ -58,19 +69,19 @@ def train(config: TrainConfig, progress: Progress) -> BottleNet:
     averaged = Averaged(net)
     at = Position(lmbda=config.lmbda)
     load_checkpoint(run, net, optimizer, averaged, at)
-    objective = objective_of(net, config, at)
+    objective = objective_for(net, config, at)
 
     per_epoch = len(train_set) // config.batch
-    total = per_epoch * config.epochs
+    total = steps or per_epoch * config.epochs
     task = progress.add_task("training", total=total, completed=at.steps)
     pace = Pace(at.steps, config.batch)
     recent: list[tuple[float, float, float]] = []
     saved = time.monotonic()
-    while at.epoch < config.epochs:
+    while at.steps < total:
         crop_set = at.epoch % config.crops
         fill(cache, crop_set, config, progress)
         order = np.random.default_rng((config.seed, at.epoch)).permutation(train_set)
-        while at.step < per_epoch:
+        while at.step < per_epoch and at.steps < total:
             positions = order[at.step * config.batch : (at.step + 1) * config.batch]
             features, uncut_scores = read(cache, crop_set, positions)
             for group in optimizer.param_groups:
