@@ -254,7 +254,7 @@ def main() -> None:
     made.add_argument("--jpeg-stride", type=int, default=TrainConfig.stride)
     made.add_argument("--jpeg-target", type=float, default=1000.0, help="bytes that the aware run steers for")
     made.add_argument("--targets", type=float, nargs="*", default=[600.0, 316.0], help="of fixed-rate runs, bytes")
-    made.add_argument("--cr-bq", type=sizes, nargs="*", default=[(24, 4), (12, 4)], metavar="CHANNELSxBITS")
+    made.add_argument("--cr-bq", type=sizes, nargs="*", default=[(48, 2), (24, 2)], metavar="CHANNELSxBITS")
     made.add_argument("--smallest-bytes", type=float, default=120.0)
     made.add_argument("--largest-bytes", type=float, default=1000.0)
     made.add_argument("--batch", type=int, default=TrainConfig.batch)
