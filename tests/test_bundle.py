@@ -136,7 +136,7 @@ class TestDamage:
             (b'{"name": "a browser extension", "manifest_version": 3}', "no format_version"),
             (b'{"format_version": 1, "whatever": 1}', "format version 1 .* version 2"),
             (b'{"format_version": "' + b"x" * 10_000 + b'"}', "format version"),
-            (b'{"format_version": 2}', "lacks align, codec"),
+            (b'{"format_version": 2}', "lacks align, budget_bytes"),
             (b" " * (2**20 + 1), "larger than the 1048576 bytes"),
         ],
     )

@@ -203,6 +203,8 @@ def test_an_embedded_runs_bundle_keeps_to_any_budget(embedded, base, tmp_path):
     bundle, _ = export_run(embedded.out, tmp_path / "bundle")
     manifest = bundle.manifest
     assert (manifest.codec, manifest.preprocess.size, manifest.uncut_preprocess.size) == ("entropy", 24, 32)
+    assert manifest.budget_bytes == 100
+    assert evaluate(bundle, base.data[0], limit=20).payload_bytes.max <= 100
     for budget in (1, 10, 50):
         result = evaluate(bundle, base.data[0], limit=20, budget=budget)
         assert result.payload_bytes.max <= budget

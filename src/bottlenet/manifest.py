@@ -61,6 +61,7 @@ class Manifest:
     setting: int  # the codec's quality or level
     head_flops_share: float  # FLOPs on the device, the unit included, over the uncut network's
     num_classes: int
+    budget_bytes: int = 0  # no payload is larger unless the device is told otherwise; 0: none is cut
     files: dict[str, str] = field(default_factory=dict)  # file name -> SHA-256, hex
     extra: dict[str, str | float | int] = field(default_factory=dict)  # where it comes from: command, licence, ...
     format_version: int = FORMAT_VERSION
@@ -79,6 +80,7 @@ class Manifest:
         # A unit may be larger than a small network, so the device may do more than the whole of it.
         check_share("head_flops_share", self.head_flops_share, high=1000)
         check_integer("num_classes", self.num_classes, 1, MAX_CLASSES)
+        check_integer("budget_bytes", self.budget_bytes, 0, 2**24)
         check_files(self.files)
         check_extra(self.extra)
         mosaic = self.mosaic  # checks latent and align

@@ -18,6 +18,7 @@ from bottlenet.edge.photo import Source, photo_to_pixels
 from bottlenet.errors import InputError
 from bottlenet.runtime import Port, open_graph, run_graph
 from bottlenet.wire.budget import encode_within
+from bottlenet.wire.contexts import ZERO
 from bottlenet.wire.frame import HEADER_BYTES, Frame
 
 
@@ -36,7 +37,8 @@ class Encoder:
     """Runs the head of a bundle and its codec. Safe to use from several threads.
 
     With `budget_bytes` no frame is larger than that, header of 12 bytes included: 340 is one Iridium SBD message, 222
-    and 51 are LoRaWAN payloads. What the bundle's codec makes too large is made again, coarser.
+    and 51 are LoRaWAN payloads. What the bundle's codec makes too large is made again, coarser. Without it the bundle's
+    own budget holds, if it has one.
 
     BundleError: head.onnx can't be loaded or run, or does not have the shapes that the manifest says. InputError: a
     budget that leaves no room for a payload.
@@ -48,14 +50,14 @@ class Encoder:
                 f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}; give more"
             )
         self.bundle = bundle
-        self._budget_bytes = budget_bytes
+        own = bundle.manifest.budget_bytes
+        self._payload_limit = budget_bytes - HEADER_BYTES if budget_bytes is not None else own or None
         size = bundle.manifest.preprocess.size
         takes = Port("pixels", "tensor(uint8)", (size, size, 3))
         gives = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
         self._head = open_graph(bundle.head_path, takes, gives, threads)
-        bundle.codec.encode(
-            np.full(bundle.manifest.latent, 128, np.uint8)
-        )  # as the graph: the first photo is not slower
+        # as the graph is: the first photo is not slower
+        bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))
 
     def symbols(self, photo: Source) -> NDArray[np.uint8]:
         """Photo -> (C, H, W) uint8. PhotoError: see `edge.photo.read_photo`."""
@@ -83,18 +85,16 @@ class Encoder:
 
     def _pack(self, symbols: NDArray[np.uint8], sequence: int) -> Frame:
         """(C, H, W) -> frame, within the budget."""
-        codec, budget_bytes = self.bundle.codec, self._budget_bytes
-        if budget_bytes is None:
+        codec, limit = self.bundle.codec, self._payload_limit
+        if limit is None:
             return Frame(codec.code, codec.setting, self.bundle.tag, sequence, codec.encode(symbols))
         try:
-            within = encode_within(codec, symbols, budget_bytes - HEADER_BYTES)
+            within = encode_within(codec, symbols, limit)
         except InputError as error:
-            raise InputError(
-                f"no frame fits {budget_bytes} bytes, {HEADER_BYTES} of them its header: {error}"
-            ) from error
-        frame = Frame(within.codec, within.setting, self.bundle.tag, sequence, within.payload)
-        assert len(frame.payload) <= budget_bytes - HEADER_BYTES, "a frame above the budget"
-        return frame
+            whole = limit + HEADER_BYTES
+            raise InputError(f"no frame fits {whole} bytes, {HEADER_BYTES} of them its header: {error}") from error
+        assert len(within.payload) <= limit, "a payload above the budget"
+        return Frame(within.codec, within.setting, self.bundle.tag, sequence, within.payload)
 
     def _run_head(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(size, size, 3) -> (C, H, W)."""

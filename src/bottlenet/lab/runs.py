@@ -79,7 +79,8 @@ def export_run(
 ) -> tuple[Bundle, Fidelity]:
     """The bundle of a run's averaged weights, whole or not at all.
 
-    `align` pads the mosaic's tiles to multiples of it; None: as in training. `weights`: see `net.export.export`.
+    `align` pads the mosaic's tiles to multiples of it; None: as in training. Where payloads may be cut, the largest
+    budget of the training becomes the bundle's own. `weights`: see `net.export.export`.
 
     InputError: no run, or none of its photos are there any more. BundleError: see `net.export.export`.
     """
@@ -99,7 +100,15 @@ def export_run(
         np.stack(list(some_pixels(config, preprocess, COMPARED_PHOTOS)))
         for preprocess in (head_preprocess, classifier.preprocess)
     )
-    return export(net, output, pixels=pixels, uncut_pixels=uncut_pixels, weights=weights, extra=extra)
+    return export(
+        net,
+        output,
+        pixels=pixels,
+        uncut_pixels=uncut_pixels,
+        weights=weights,
+        budget_bytes=int(config.largest_bytes) if config.embedded else 0,
+        extra=extra,
+    )
 
 
 @torch.no_grad()

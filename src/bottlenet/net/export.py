@@ -79,6 +79,7 @@ def export(
     pixels: np.ndarray,
     uncut_pixels: np.ndarray | None = None,
     weights: str = "float32",
+    budget_bytes: int = 0,
     extra: Mapping[str, str | float | int] | None = None,
 ) -> tuple[Bundle, Fidelity]:
     """Writes the bundle of `net`, which `build.insert` made, to the folder `path`.
@@ -86,7 +87,8 @@ def export(
     `pixels` (N, S, S, 3) uint8, N >= 2: real photos as the head takes them, on which both runtimes must agree;
     `uncut_pixels` the same as the uncut network takes them, None where both are one. `weights` "int8" stores those
     of tail.onnx and uncut.onnx in a quarter of the bytes; head.onnx, whose every symbol counts, stays float32.
-    `extra` goes into the manifest: where the bundle comes from.
+    `budget_bytes` is the largest payload of a device that is not told otherwise, 0 for none. `extra` goes into the
+    manifest: where the bundle comes from.
 
     InputError: another kind of `weights`, or a BottleNet without an origin. BundleError: fewer than 99.9 % of the
     symbols are equal, scores differ by more than 1e-3 of the largest, or the bundle can't be written.
@@ -116,7 +118,7 @@ def export(
     fidelity = compare((device, server, uncut), graphs, stored, (pixels, uncut_pixels))
     check(fidelity)
     labels = "\n".join(classifier.labels) + "\n"
-    manifest = describe(net, origin, dict(extra or {}))
+    manifest = dataclasses.replace(describe(net, origin, dict(extra or {})), budget_bytes=budget_bytes)
     files = {**stored, "labels.txt": labels.encode()}
     if isinstance(net.codec, Entropy):
         files["tables.bin"] = net.codec.tables.to_bytes()
