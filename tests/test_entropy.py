@@ -16,7 +16,7 @@ from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.range_coder import Interval, PythonEncoder
-from bottlenet.wire.tables import STEPS, Tables
+from bottlenet.wire.tables import STEPS, Bins, Tables
 from latents import (
     GOLDEN_SYMBOLS,
     decisions,
@@ -107,6 +107,14 @@ class TestWhole:
     def test_every_symbol_there_is(self) -> None:
         symbols = np.arange(7, 250, dtype=np.uint8).reshape(3, 9, 9)
         codec = Entropy(Mosaic(3, 9, 9), flat_tables(3, 9, 9))
+        np.testing.assert_array_equal(codec.decode(codec.encode(symbols)), symbols)
+
+    def test_many_channels(self) -> None:
+        """So many passes that the rows of their tables take more than 16 bits to count."""
+        tables = flat_tables(200, 2, 3, Bins())
+        codec = Entropy(Mosaic(200, 2, 3), tables)
+        assert len(tables.passes) * tables.bins.rows > 2**16
+        symbols = np.random.default_rng(0).integers(7, 250, (200, 2, 3), dtype=np.uint8)
         np.testing.assert_array_equal(codec.decode(codec.encode(symbols)), symbols)
 
     def test_silence_is_one_byte_where_it_was_expected(self) -> None:

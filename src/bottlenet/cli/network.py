@@ -94,6 +94,12 @@ def export(
         int | None,
         typer.Option("--align", min=1, help="Pad the mosaic's tiles to multiples of this; 1: not. As trained: 8."),
     ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            "--budget", metavar="BYTES", min=1, help="The bundle's own: no payload is larger, unless told so."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     r"""Make a bundle of a training run: all that device and server need, without torch.
@@ -109,7 +115,7 @@ def export(
     from bottlenet.cli.show import print_json, say
     from bottlenet.lab.runs import export_run
 
-    bundle, fidelity = export_run(run, output, weights=weights, align=align)
+    bundle, fidelity = export_run(run, output, weights=weights, align=align, budget_bytes=budget)
     if as_json:
         print_json({"bundle": str(bundle.path), "id": bundle.id.hex(), "fidelity": asdict(fidelity)})
     else:

@@ -75,12 +75,17 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def export_run(
-    run: str | Path, output: str | Path, *, weights: str = "float32", align: int | None = None
+    run: str | Path,
+    output: str | Path,
+    *,
+    weights: str = "float32",
+    align: int | None = None,
+    budget_bytes: int | None = None,
 ) -> tuple[Bundle, Fidelity]:
     """The bundle of a run's averaged weights, whole or not at all.
 
-    `align` pads the mosaic's tiles to multiples of it; None: as in training. Where payloads may be cut, the largest
-    budget of the training becomes the bundle's own. `weights`: see `net.export.export`.
+    `align` pads the mosaic's tiles to multiples of it; None: as in training. `budget_bytes` becomes the bundle's own;
+    None: none, or where payloads may be cut the largest one of the training. `weights`: see `net.export.export`.
 
     InputError: no run, or none of its photos are there any more. BundleError: see `net.export.export`.
     """
@@ -100,13 +105,15 @@ def export_run(
         np.stack(list(some_pixels(config, preprocess, COMPARED_PHOTOS)))
         for preprocess in (head_preprocess, classifier.preprocess)
     )
+    if budget_bytes is None:
+        budget_bytes = int(config.largest_bytes) if config.embedded else 0
     return export(
         net,
         output,
         pixels=pixels,
         uncut_pixels=uncut_pixels,
         weights=weights,
-        budget_bytes=int(config.largest_bytes) if config.embedded else 0,
+        budget_bytes=budget_bytes,
         extra=extra,
     )
 

@@ -182,7 +182,7 @@ class Latent:
         if decoder is None:
             magnitudes *= 3
             return True
-        energy_rows = contexts.energy.take(self._energy) + first_row
+        energy_rows = contexts.energy.take(self._energy).astype(np.intp) + first_row
         before = magnitudes.copy()
         magnitudes *= 3
         split = len(contexts.even_places)
