@@ -58,7 +58,7 @@ def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut_score
         loss = loss + config.feature_weight * relative_error(output.features_hat, features)
         if rate is not None:
             payload_bytes = no_bytes if output.payload_bytes is None else output.payload_bytes
-            loss = loss + config.lmbda * joined_bytes(payload_bytes, rate(output.continuous))
+            loss = loss + config.first_lmbda * joined_bytes(payload_bytes, rate(output.continuous))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)

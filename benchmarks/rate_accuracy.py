@@ -43,7 +43,7 @@ from rate_accuracy_compare import (
     show_comparisons,
     show_rows,
 )
-from rate_accuracy_methods import BUDGETS, EMBEDDED, Method, base_config, codings, matched, methods
+from rate_accuracy_methods import BUDGETS, EMBEDDED, Method, base_config, codings, methods
 from rate_accuracy_rows import Coding, Result, Row, Uncut, measure, of_bundle, of_net, uncut_answers, with_tables
 from record import Json, add_network, parser, run_script, write_record, write_whole
 
@@ -96,8 +96,6 @@ class Comparison:
 
         def make() -> Result:
             config = method.config
-            if config.codec == "entropy" and config.target_bytes:
-                config = matched(self.classifier, config)
             torch.manual_seed(config.seed)
             net = method.make(self.classifier, config)
             net = train(config, self.progress, net=net, objective_for=method.objective, steps=self.steps)

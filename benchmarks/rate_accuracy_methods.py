@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import numpy as np
-import torch
 
 import baselines
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.objective import objective_of
-from bottlenet.lab.runs import some_pixels
 from bottlenet.lab.train import ObjectiveFor
-from bottlenet.net.build import insert, start_from_components
+from bottlenet.net.build import insert
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier
 from bottlenet.wire.codecs import Jpeg
@@ -26,8 +21,6 @@ from rate_accuracy_rows import Coding
 BUDGETS = (32, 64, 128, 200, 316, 450, 600, 800, 1000)
 QUALITIES = (3, 5, 10, 20, 30, 50, 70, 90)
 EMBEDDED = "entropy embedded"
-WORTH = 0.5  # nats of distillation that e times the bytes save, about
-MATCH_PHOTOS = 64  # whose payloads say how large a latent should start
 
 
 @dataclass(frozen=True)
@@ -89,28 +82,8 @@ def methods(base: TrainConfig, arguments: argparse.Namespace) -> dict[str, Metho
 
 
 def at_rate(base: TrainConfig, target_bytes: float) -> TrainConfig:
-    """Whole payloads of that mean size. Steering starts where a byte weighs what it is about worth there."""
-    return replace(base, target_bytes=target_bytes, largest_bytes=0.0, lmbda=WORTH / target_bytes)
-
-
-@torch.no_grad()
-def matched(classifier: Classifier, config: TrainConfig) -> TrainConfig:
-    """The same with the amplitude whose payloads start at twice the target, which is where steering starts.
-
-    From the codec's usual start, ten times as large, a short run does not come down to its target: the weight of a byte
-    rises until nothing else counts.
-    """
-    net = ours(classifier, config).eval()
-    pixels = np.stack(list(some_pixels(config, classifier.preprocess, MATCH_PHOTOS)))
-    features = [net.head(torch.from_numpy(pixels[start : start + 16])) for start in range(0, len(pixels), 16)]
-    low, high, amplitude = 0.05, 50.0, 0.0
-    for _ in range(12):
-        amplitude = math.sqrt(low * high)
-        start_from_components(net, features, amplitude=amplitude)
-        found = [net.forward_within(one, one.new_full((len(one),), math.inf)).payload_bytes for one in features]
-        size = torch.cat([one for one in found if one is not None]).mean().item()
-        low, high = (amplitude, high) if size < 2 * config.target_bytes else (low, amplitude)
-    return replace(config, amplitude=round(amplitude, 3))
+    """Whole payloads of that mean size."""
+    return replace(base, target_bytes=target_bytes, largest_bytes=0.0)
 
 
 def ours(classifier: Classifier, config: TrainConfig) -> BottleNet:

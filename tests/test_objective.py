@@ -22,7 +22,7 @@ def config():
 
 @pytest.fixture
 def embedded(config):
-    return Embedded(insert(classifier(), **config.unit_numbers()), config, Position(lmbda=config.lmbda))
+    return Embedded(insert(classifier(), **config.unit_numbers()), config, Position(lmbda=config.first_lmbda))
 
 
 def test_a_byte_costs_what_it_brings(embedded):
@@ -39,7 +39,7 @@ def test_until_all_budgets_were_seen_a_byte_costs_lmbda(embedded, config):
     places = torch.tensor([math.log(100.0)])
     height, slope = embedded.height_and_slope(places)
     assert height.item() == 1
-    assert slope.item() / 100 == pytest.approx(config.lmbda)
+    assert slope.item() / 100 == pytest.approx(config.first_lmbda)
 
 
 def test_the_curve_follows_what_is_seen(embedded):

@@ -228,6 +228,13 @@ def test_a_fixed_rate_comes_down_to_its_target(embedded, tmp_path):
     assert sizes[1] < 0.9 * sizes[0]
 
 
+def test_a_fixed_rate_starts_at_twice_its_target(embedded, tmp_path, monkeypatch):
+    monkeypatch.setattr("bottlenet.lab.train.LOG_STEPS", 1)
+    config = replace(embedded, out=str(tmp_path / "run"), target_bytes=40.0, epochs=1)
+    run(config)
+    assert log_of(config)[0]["payload_bytes"] == pytest.approx(80, rel=0.3)
+
+
 @pytest.mark.parametrize("learn_from", ["first", "second", "nowhere"])
 def test_a_head_learns_from_a_cut_before_the_cut(embedded, tmp_path, learn_from):
     with pytest.raises(InputError, match="learn_from"):

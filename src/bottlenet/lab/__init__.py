@@ -15,6 +15,7 @@ frozen.py      the network that fills that cache
 config.py      what a training run is told
 trainset.py    what a run trains on, what it holds out
 losses.py      distillation, features, labels
+start.py       where a run starts
 objective.py   what a step minimises, by codec
 checkpoint.py  everything that a run needs to go on
 runs.py        a run's folder, and the bundle made of it

@@ -52,7 +52,7 @@ class TrainConfig:
     lr: float = 4e-4  # peak learning rate of the unit
     tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0 leaves them as they are
     target_bytes: float = 0.0  # mean payload to steer for (codec jpeg or entropy); 0: none
-    lmbda: float = 1e-4  # weight of a byte in the loss, where the steering starts
+    lmbda: float = 0.0  # weight of a byte in the loss, where the steering starts; 0: the codec's usual
     smallest_bytes: float = 40.0  # codec entropy: payloads are cut to random sizes from this one
     largest_bytes: float = 1200.0  # to this one; with target_bytes, or with 0 here, they are not cut
     amplitude: float = 0.0  # standard deviation of a residual unit's first component at the start; 0: the codec's usual
@@ -80,6 +80,13 @@ class TrainConfig:
                 f"payloads cut to {self.smallest_bytes} to {self.largest_bytes} bytes: give 1 or more for "
                 "smallest_bytes, and more than that for largest_bytes"
             )
+
+    @property
+    def first_lmbda(self) -> float:
+        """Weight of a byte, nats, where the steering starts: what a byte is worth at the target, where it is known."""
+        if self.lmbda or self.codec != "entropy" or not self.target_bytes:
+            return self.lmbda or 1e-4
+        return 0.5 / self.target_bytes  # e times the bytes save about half a nat
 
     @property
     def embedded(self) -> bool:

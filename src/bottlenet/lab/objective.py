@@ -130,7 +130,7 @@ class Embedded:
         through the curve's logarithm.
         """
         if not self.at.curve or any(math.isnan(value) for value in self.at.curve):
-            return torch.ones_like(places), self.config.lmbda * places.exp()
+            return torch.ones_like(places), self.config.first_lmbda * places.exp()
         a, b, c = np.polyfit(self.centres, np.log(np.maximum(self.at.curve, 1e-3)), 2)
         height = torch.exp(a * places**2 + b * places + c)
         steepness: Tensor = -(2 * a * places + b)  # of log over log

@@ -24,8 +24,9 @@ from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.losses import distillation, learning_rate
 from bottlenet.lab.objective import Objective, objective_of
 from bottlenet.lab.runs import LOG, append, check_run, claim
+from bottlenet.lab.start import start
 from bottlenet.lab.trainset import divided, fill, open_cache, read, some_features
-from bottlenet.net.build import insert, start_from_components
+from bottlenet.net.build import insert
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import load_model
 from bottlenet.net.unit import LearnedReduction
@@ -63,11 +64,11 @@ def train(
     if len(train_set) < config.batch:
         raise InputError(f"{len(train_set)} photos to train on, fewer than one batch of {config.batch}; give more")
     claim(run, config)
-    start_from_components(net, some_features(cache, train_set), amplitude=config.amplitude)
+    start(net, config, list(some_features(cache, train_set)))
     freeze(net, tail=config.tail_lr > 0)
     optimizer = build_optimizer(net, config)
     averaged = Averaged(net)
-    at = Position(lmbda=config.lmbda)
+    at = Position(lmbda=config.first_lmbda)
     load_checkpoint(run, net, optimizer, averaged, at)
     objective = objective_for(net, config, at)
 
@@ -166,8 +167,8 @@ def held_out_report(
     rows = []
     for budget in budgets:
         loss, agreed, size = 0.0, 0, 0.0
-        for start in range(0, len(held_out), 64):
-            features, uncut_scores = read(cache, 0, held_out[start : start + 64])
+        for first in range(0, len(held_out), 64):
+            features, uncut_scores = read(cache, 0, held_out[first : first + 64])
             output = forward(net, features, budget)
             assert output.payload_bytes is not None
             loss += distillation(output.scores, uncut_scores).sum().item()
