@@ -1,0 +1,14 @@
+# The device: docker build -f deploy/device.Dockerfile -t bottlenet-device .
+#   docker run -v /var/photos:/photos:ro -v bottlenet-spool:/spool -v /etc/bottlenet:/secrets:ro bottlenet-device \
+#       --to wss://photos.example --token-file /secrets/token
+FROM python:3.11-slim-bookworm
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY src src
+RUN pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt . \
+    && useradd --system bottlenet && install -d -o bottlenet /spool
+USER bottlenet
+WORKDIR /
+# the spool outlives the container: what waits in it is all that a restart needs
+VOLUME /spool
+ENTRYPOINT ["bottlenet", "send", "/photos", "--watch", "--spool", "/spool"]

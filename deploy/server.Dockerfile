@@ -1,0 +1,13 @@
+# The server: docker build -f deploy/server.Dockerfile -t bottlenet-server .
+#   docker run -p 8000:8000 -v /srv/bundles:/bundles:ro -v /etc/bottlenet:/secrets:ro bottlenet-server \
+#       --watch /bundles --tokens /secrets/tokens.txt --tls-cert /secrets/cert.pem --tls-key /secrets/key.pem
+FROM python:3.11-slim-bookworm
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY src src
+RUN pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt ".[cloud]" && useradd --system bottlenet
+USER bottlenet
+WORKDIR /
+EXPOSE 8000
+# exec form: SIGTERM reaches the server, which finishes what it took
+ENTRYPOINT ["bottlenet", "serve", "--host", "0.0.0.0", "--port", "8000", "--log-json"]
