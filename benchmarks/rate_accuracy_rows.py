@@ -26,7 +26,7 @@ from bottlenet.lab.frozen import graph_of
 from bottlenet.lab.runs import some_pixels
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize
-from bottlenet.runtime import Port, open_graph, open_session, run_graph
+from bottlenet.runtime import open_head, open_session, open_tail, run_graph
 from bottlenet.wire.codecs import Codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.fitting import fit_tables
@@ -117,10 +117,7 @@ def of_net(net: BottleNet, classifier: Classifier) -> Halves:
 
 def of_bundle(bundle: Bundle) -> Halves:
     """A bundle's two graphs."""
-    size, latent, classes = bundle.manifest.preprocess.size, bundle.manifest.latent, bundle.manifest.num_classes
-    taken, given = Port("symbols", "tensor(uint8)", latent), Port("scores", "tensor(float)", (classes,))
-    head = open_graph(bundle.head_path, Port("pixels", "tensor(uint8)", (size, size, 3)), taken)
-    tail = open_graph(bundle.tail_path, taken, given)
+    head, tail = open_head(bundle), open_tail(bundle)
     return Halves(
         bundle.manifest.preprocess,
         lambda pixels: run_graph(head, pixels=pixels),

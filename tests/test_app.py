@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -219,6 +220,14 @@ class TestStatus:
         assert numbers["bottlenet_bundles"] == 1
         assert numbers['bottlenet_open{via="http"}'] == 1  # this very request
 
+    def test_a_path_is_one_line_of_the_log(self, app: Starlette, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO, "bottlenet"):
+            assert ask(app, "GET", "/x%0A2026-01-01%20ERROR%20bottlenet:%20forged%1b[31m").status_code == 404
+        (record,) = [record for record in caplog.records if hasattr(record, "fields")]
+        for text in (record.getMessage(), record.fields["path"]):
+            assert "/x 2026-01-01 ERROR bottlenet: forged" in text
+            assert text.isprintable()
+
     def test_bundles(self, bundle: Bundle, make_bundle: MakeBundle) -> None:
         other = make_bundle(name="other", cut="elsewhere")
         assert ask(create_app([bundle, other]), "GET", "/v1/bundles").json() == [
@@ -386,6 +395,7 @@ class TestStream:
             assert "try again in 1 s" in error.value.rcvd.reason
             response = httpx.post(f"{server.http_url}/v1/classify", content=frame.to_bytes())
             assert "2 requests and streams are open" in refused(response, 503)
+            assert response.headers["connection"] == "close"
             assert httpx.get(f"{server.http_url}/healthz").status_code == 200
             first.send(frame.to_stream_bytes())
             assert parse_answer(first.recv(timeout=5)).sequence == 77

@@ -48,13 +48,13 @@ DEVICE = """
 import errno, itertools, os, sys
 from bottlenet import cli
 from bottlenet.edge.spool import Spool
-from bottlenet.edge.spoolfiles import write_file
+from bottlenet.files import write_whole
 
 def write(path, data):
     if next(count) % 53 == 0:
         os.write(full, b"x")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    write_file(path, data)
+    write_whole(path, data)
 
 full = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 count = itertools.count(os.getpid() % 53)

@@ -10,10 +10,9 @@ from onnx import TensorProto, helper
 
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud import Decoder
-from bottlenet.cloud.decoder import best
 from bottlenet.edge import Encoder
 from bottlenet.errors import BundleError, FrameError, PayloadError, WireError
-from bottlenet.wire.answer import Answer, parse_answer
+from bottlenet.wire.answer import Answer, best, parse_answer
 from bottlenet.wire.codecs import make_codec
 from bottlenet.wire.frame import Frame
 from conftest import CLASSES, LATENT, MakeBundle, graph_bytes, tiny_manifest
@@ -106,7 +105,7 @@ class TestBadFrames:
         errors = decoder.scores(
             [dataclasses.replace(frames[0], codec=9), dataclasses.replace(frames[0], setting=0)]
         ).errors
-        assert "codec 9; this server knows 0 (raw), 1 (deflate)" in str(errors[0])
+        assert "codec 9; this side knows 0 (raw), 1 (deflate)" in str(errors[0])
         assert "quality is 0" in str(errors[1])
 
 

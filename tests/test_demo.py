@@ -23,12 +23,11 @@ import bottlenet
 from bottlenet.bundle import Bundle
 from bottlenet.cli.demo_tables import document, renderables
 from bottlenet.cli.files import MARK_WITHIN_BYTES, PAGE, PAGE_MARK
-from bottlenet.demo import process as process_module
 from bottlenet.demo.page import Axis, page, stretched
-from bottlenet.demo.process import server_process
 from bottlenet.demo.run import INPUT_CODECS, DemoResult, PhotoResult, code_input, run_demo, shipped_photos
 from bottlenet.edge import Choice, Edge, Prediction, Times
 from bottlenet.errors import InputError, LinkError, PhotoError
+from bottlenet.lab import servers
 from bottlenet.plan.link import Link
 
 BOTTLENET = [sys.executable, "-W", "error", "-m", "bottlenet.cli"]
@@ -103,7 +102,7 @@ class TestRun:
     def test_a_bad_photo_shows_before_anything_starts(
         self, bundle: Bundle, sources: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bottlenet.demo.run.server_process", None)
+        monkeypatch.setattr("bottlenet.demo.run.split_server", None)
         sources[1].write_text("no photo")
         with pytest.raises(PhotoError, match=re.escape("photo 1.png")):
             run_demo(bundle, sources)
@@ -148,25 +147,28 @@ class TestServerProcess:
                 super().__init__(*arguments, **options)  # type: ignore[arg-type, call-overload]
                 started.append(self)
 
-        monkeypatch.setattr(process_module.subprocess, "Popen", Popen)
+        monkeypatch.setattr(servers.subprocess, "Popen", Popen)
         return started
 
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
     def test_it_ends_with_the_block(
         self, bundle: Bundle, started: list[subprocess.Popen[str]], error: type[BaseException]
     ) -> None:
-        with pytest.raises(error), server_process(bundle.path):
+        with pytest.raises(error), servers.split_server([bundle.path]):
             raise error
         (process,) = started
         assert process.returncode == 0
 
     def test_it_says_why_it_does_not_start(self, tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
-        with pytest.raises(LinkError, match="did not start: bundle .* no such folder"), server_process(tmp_path / "no"):
+        with (
+            pytest.raises(LinkError, match="did not start: bundle .* no such folder"),
+            servers.split_server([tmp_path / "no"]),
+        ):
             pass
         assert started[0].returncode == 2
 
     def test_it_has_a_deadline(self, bundle: Bundle, started: list[subprocess.Popen[str]]) -> None:
-        with pytest.raises(LinkError, match="within"), server_process(bundle.path, start_s=0.001):
+        with pytest.raises(LinkError, match="within"), servers.split_server([bundle.path], start_s=0.001):
             pass
         assert started[0].returncode is not None
 
@@ -174,22 +176,22 @@ class TestServerProcess:
         code = f"""
 import subprocess, time
 from pathlib import Path
-from bottlenet.demo import process
+from bottlenet.lab import servers
 real = subprocess.Popen.__init__
 def noted(self, *arguments, **options):
     real(self, *arguments, **options)
     print(self.pid, flush=True)
 subprocess.Popen.__init__ = noted
-with process.server_process(Path({str(bundle.path)!r})) as url:
-    print(url, flush=True)
+with servers.split_server([Path({str(bundle.path)!r})]) as port:
+    print(port, flush=True)
     time.sleep(600)
 """
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as demo:
             assert demo.stdout is not None
             pid = int(demo.stdout.readline())
-            url = demo.stdout.readline().strip()
+            port = demo.stdout.readline().strip()
             demo.kill()
-        assert url.startswith("ws://")
+        assert port.isdecimal()
         assert gone(pid)
 
 

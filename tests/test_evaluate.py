@@ -19,8 +19,8 @@ from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.errors import BottleNetError, InputError, PayloadError
 from bottlenet.lab import evaluate as evaluate_module
 from bottlenet.lab.data import Photo, list_photos
-from bottlenet.lab.evaluate import BATCH, Evaluation, Sizes, choose, evaluate, open_uncut, sizes
-from bottlenet.runtime import run_graph
+from bottlenet.lab.evaluate import BATCH, Evaluation, Sizes, choose, evaluate, sizes
+from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.frame import HEADER_BYTES
 from conftest import CLASSES, MakeBundle, tiny_manifest
 

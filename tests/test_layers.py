@@ -28,10 +28,10 @@ LAYERS = {
     "net": BASE,
     "lab": BASE | {"plan", "edge", "cloud", "net"},
     "cli": BASE | {"plan", "edge", "cloud", "net", "lab", "demo"},
-    "demo": BASE | {"plan", "edge", "cloud", "cli"},
+    "demo": BASE | {"plan", "edge", "lab"},  # of lab what needs no torch
     "__init__": BASE | {"plan", "edge", "cloud", "net"},  # the public names
 }
-PARTS_OF = {"manifest": "bundle", "runtime": "bundle", "__main__": "cli"}
+PARTS_OF = {"check": "errors", "manifest": "bundle", "files": "bundle", "runtime": "bundle", "__main__": "cli"}
 TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "accelerate"}
 WITH_TORCH = {"net", "lab", "cli"}
 OUTSIDE = {

@@ -17,8 +17,8 @@ from websockets.frames import Close
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app
 from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Folder, Outcome, Sender, Spool
-from bottlenet.edge.spoolfiles import write_file
 from bottlenet.errors import FrameError, InputError, LinkError
+from bottlenet.files import write_whole
 from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
 from bottlenet.wire.frame import Frame
 from conftest import Server
@@ -187,6 +187,18 @@ class TestSender:
         assert sum(setup.network.slept) == pytest.approx(33 * 1.25, abs=0.1)
         assert len(setup.network.opened) == 1  # the connection was not to blame
         assert "no room for frame 0: full" in setup.told[0]
+
+    def test_busy_eight_times_over_is_one_failure(
+        self, setup: Setup, photos: list[Path], classes: dict[str, int]
+    ) -> None:
+        """All that flew when the line was full are told so, at once."""
+        setup.network.react = lambda frame: (
+            [busy_bytes(frame.sequence, 0.05, "full")] if len(setup.network.frames) <= 8 else answered(frame)
+        )
+        check(setup.send(photos[:8], in_flight=8), classes, photos[:8])
+        assert len(setup.network.frames) == 16
+        assert len(setup.told) == 1
+        assert sum(setup.network.slept) == pytest.approx(1, abs=0.01)
 
     @pytest.mark.parametrize("every", [1, 2, 3, 5])
     def test_the_link_drops(self, setup: Setup, photos: list[Path], classes: dict[str, int], every: int) -> None:
@@ -438,7 +450,7 @@ class TestFull:
         def write(path: Path, data: bytes) -> None:
             if rng.random() < 0.4:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            write_file(path, data)
+            write_whole(path, data)
 
         setup.write = write
         check(setup.send(photos), classes, photos)

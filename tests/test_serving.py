@@ -17,6 +17,15 @@ def test_it_sends_no_pings(bundle: Bundle) -> None:
     assert configure(create_app([bundle]), Limits()).ws_ping_interval is None
 
 
+@pytest.mark.parametrize(("idle_s", "request_s", "kept_s"), [(3600, 5, 5), (3, 30, 3)])
+def test_an_http_connection_is_not_kept_as_long_as_a_stream(
+    bundle: Bundle, idle_s: float, request_s: float, kept_s: float
+) -> None:
+    """Health checks need no token, so anybody could fill the server with connections that say nothing more."""
+    limits = Limits(idle_s=idle_s, request_s=request_s)
+    assert configure(create_app([bundle]), limits).timeout_keep_alive == kept_s
+
+
 def test_a_device_that_vanished_is_noticed() -> None:
     with open_port("127.0.0.1", 0) as listener:
         with socket.create_connection(listener.getsockname()):

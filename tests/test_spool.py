@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Answered, Choice, Failed, Spool
 from bottlenet.edge.outcome import DAMAGED, DROPPED, REFUSED, Photo, outcome_bytes, parse_outcome
-from bottlenet.edge.spoolfiles import write_file
 from bottlenet.errors import InputError
+from bottlenet.files import write_whole
 from bottlenet.wire.frame import Frame
 from conftest import MakeBundle
 
@@ -61,7 +61,7 @@ class FullDisk:
         if self.room <= 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.room -= 1
-        write_file(path, data)
+        write_whole(path, data)
 
 
 class TestThereAndBack:
@@ -182,7 +182,7 @@ def in_a_child_that_is_killed_at(line: int, work: Callable[[Callable[[str], None
 
         def trace(frame: FrameType, event: str, argument: object) -> object:
             nonlocal count
-            if not frame.f_code.co_filename.endswith(("spool.py", "spoolfiles.py", "bundle.py")):
+            if not frame.f_code.co_filename.endswith(("spool.py", "files.py")):
                 return None
             if event == "line":
                 count += 1
@@ -364,7 +364,7 @@ class TestFull:
 
     @pytest.mark.parametrize("room_bytes", [0, 1, 200])
     def test_a_file_that_breaks_off_leaves_nothing(self, bundle: Bundle, tmp_path: Path, room_bytes: int) -> None:
-        """The real `write_file`, on a disk that takes some of it."""
+        """The real `write_whole`, on a disk that takes some of it."""
         import resource
 
         with Spool(tmp_path, bundle) as spool:
@@ -432,7 +432,7 @@ class TestForeign:
 
     def test_damaged_frames_are_set_aside(self, bundle: Bundle, tmp_path: Path, spooled: Path) -> None:
         whole = spooled.read_bytes()
-        changes: list[bytes] = [b"", whole[:-1], whole + b"x", b"{}\n" + whole, b"[1]\n", b"\xff\xfe\n"]
+        changes: list[bytes] = [b"", whole[:-1], whole + b"x", b"{}\n" + whole, b"[1]\n", b"\xff\xfe\n", b"[" * 60000]
         for position in (3, 20, whole.index(b"\n") + 1, len(whole) - 1):
             changed = bytearray(whole)
             changed[position] ^= 0x04
@@ -457,6 +457,25 @@ class TestForeign:
             assert files_in(tmp_path / "aside") == [spooled.name]
             assert spool.put(photo(1), frame(bundle, 1)).entry is not None  # it may come again
 
+    @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+    def test_a_frame_that_cannot_be_read_just_now_stays(
+        self, bundle: Bundle, tmp_path: Path, spooled: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        """Too many open files say nothing about this one."""
+
+        def fails(*arguments: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        with Spool(tmp_path, bundle) as spool:
+            (entry,) = spool.waiting
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "open", fails)
+                with pytest.raises(OSError, match=os.strerror(number)):
+                    spool.frame(entry)
+            assert spool.waiting == [entry]
+            assert files_in(tmp_path / "aside") == []
+            assert spool.frame(entry) == frame(bundle, 1)
+
     def test_strangers_are_set_aside_and_named(self, bundle: Bundle, tmp_path: Path, spooled: Path) -> None:
         frames = tmp_path / "frames"
         (frames / "README.txt").write_text("hello")
@@ -473,7 +492,9 @@ class TestForeign:
         assert files_in(frames) == [spooled.name]
         assert Path("/etc/passwd").exists()
 
-    @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"\xff", b"[]", b'{"photo": 1}', b"{" * 70000])
+    @pytest.mark.parametrize(
+        "content", [b"", b"{}", b"not json", b"\xff", b"[]", b'{"photo": 1}', b"[" * 60000, b"{" * 70000]
+    )
     def test_a_damaged_answer_is_none(self, bundle: Bundle, tmp_path: Path, content: bytes) -> None:
         with Spool(tmp_path, bundle) as spool:
             (tmp_path / "answers" / f"{photo(1).key}.json").write_bytes(content)
@@ -542,9 +563,12 @@ def test_outcomes_are_read_as_they_were_written(outcome: Answered | Failed) -> N
     assert parse_outcome(data) == outcome
 
 
-@given(st.one_of(st.binary(max_size=200), st.recursive(st.none() | st.booleans() | st.floats() | texts, lambda inner: (
-    st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["photo", "top", "why", "by"]), inner, max_size=4)
-)).map(lambda document: json.dumps(document).encode())))  # fmt: skip
+VALUES = st.none() | st.booleans() | st.floats() | texts
+FIELDS = st.sampled_from(["photo", "top", "why", "by"])
+NEARLY = st.dictionaries(FIELDS, VALUES | st.lists(VALUES | st.dictionaries(FIELDS, VALUES), max_size=3), max_size=4)
+
+
+@given(st.binary(max_size=200) | (VALUES | NEARLY).map(lambda document: json.dumps(document).encode()))
 def test_anything_else_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):
         parse_outcome(data)

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bottlenet.bundle import Bundle
+from bottlenet.cloud import create_app
 from bottlenet.cloud import tokens as module
 from bottlenet.cloud.tokens import Tokens
 from bottlenet.errors import InputError
+from processes import frame_of
 
 ONE, TWO = "abcdefghijklmnop", "ABC.DEF-GHI_JKL~+/MN=="
 
@@ -87,3 +91,29 @@ def test_a_file_that_breaks_changes_nothing(
     assert "not one" not in caplog.text
     path.write_text("")  # on purpose
     assert not tokens.allows(f"Bearer {ONE}".encode())
+
+
+def test_one_that_goes_while_its_stream_is_opened(path: Path, bundle: Bundle) -> None:
+    """It let the stream in, and is out of the file before the first frame."""
+    app = create_app([bundle], tokens=path)
+    sent: list[dict[str, object]] = []
+    come: list[dict[str, object]] = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "bytes": frame_of(bundle).to_stream_bytes()},
+        {"type": "websocket.disconnect", "code": 1000},
+    ]
+
+    async def receive() -> dict[str, object]:
+        return come.pop(0)
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+        if message["type"] == "websocket.accept":
+            path.write_text(f"{TWO}\n")
+
+    query = f"bundle={bundle.id.hex()}".encode()
+    headers = [(b"authorization", f"Bearer {ONE}".encode())]
+    scope = {"type": "websocket", "path": "/v1/stream", "query_string": query, "headers": headers}
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
+    assert sent[1]["code"] == 4401

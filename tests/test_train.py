@@ -286,6 +286,7 @@ def test_a_checkpoint_of_another_network(trained, tmp_path):
         ({"lr": float("nan")}, "lr is nan"),
         ({"checkpoint_minutes": float("inf")}, "checkpoint_minutes"),
         ({"lr": 0.0}, "nothing would be learned"),
+        ({"codec": "entropy", "naive": True, "target_bytes": 0.0}, "leave it out"),
         ({"blend": 1.5}, "a share from 0 to 1"),
         ({"codec": "entropy", "target_bytes": 0.0, "smallest_bytes": 2000.0}, "smallest_bytes"),
         ({"codec": "entropy", "target_bytes": 0.0, "smallest_bytes": 0.5}, "1 or more"),

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -14,12 +14,16 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud import Batcher, create_app
+from bottlenet.cloud import Batcher, Limits, create_app
 from bottlenet.cloud import watch as module
+from bottlenet.cloud.metrics import Metrics
+from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import Shelf
+from bottlenet.cloud.stream import Stream
 from bottlenet.cloud.watch import Folder
 from bottlenet.errors import InputError
-from bottlenet.wire.answer import parse_answer
+from bottlenet.wire.answer import Answer, parse_answer
+from bottlenet.wire.frame import Frame
 from conftest import MakeBundle
 from processes import frame_of, serving
 
@@ -136,6 +140,75 @@ def test_the_same_one_twice_and_one_that_came_another_way(tmp_path: Path, shelf:
         assert list(shelf) == [given]
 
     asyncio.run(main())
+
+
+def test_a_folder_that_is_renamed_and_one_of_two(tmp_path: Path, shelf: Shelf, bundle: Bundle) -> None:
+    """The same bundle under another name is served at the next look, not a minute later."""
+
+    async def main() -> None:
+        folder = Folder(tmp_path, shelf, 1, 5)
+        copy(bundle, tmp_path / "a")
+        await folder.look()
+        (tmp_path / "a").rename(tmp_path / "b")
+        await settled(folder)
+        assert names(shelf) == {"tiny"}
+        copy(bundle, tmp_path / "c")
+        await folder.look()  # not served: b is the same
+        shutil.rmtree(tmp_path / "b")
+        await settled(folder)
+        assert names(shelf) == {"tiny"}
+
+    asyncio.run(main())
+
+
+class BusyDevice:
+    """A WebSocket that has another frame to send for each reply; until it is closed."""
+
+    def __init__(self, message: bytes, in_flight: int) -> None:
+        self.headers: dict[str, str] = {}
+        self.replies: list[bytes] = []
+        self.code = 0
+        self._message = message
+        self._may_send = asyncio.Semaphore(in_flight)
+
+    async def receive(self) -> dict[str, object]:
+        await self._may_send.acquire()
+        if self.code:
+            return {"type": "websocket.disconnect"}
+        return {"type": "websocket.receive", "bytes": self._message}
+
+    async def send_bytes(self, reply: bytes) -> None:
+        self.replies.append(reply)
+        self._may_send.release()
+
+    async def close(self, code: int, reason: str) -> None:
+        self.code = code
+        self._may_send.release()
+
+
+def test_a_busy_stream_does_not_keep_a_bundle(bundle: Bundle) -> None:
+    """What was taken is answered, what still comes is told to come later, and then it is over."""
+
+    def work(frames: Sequence[Frame]) -> list[Answer]:
+        time.sleep(0.005)
+        return [Answer(frame.sequence, 1, 1, ((0, 1.0),)) for frame in frames]
+
+    async def main() -> list[int]:
+        shelf = Shelf(lambda work: Batcher(work, max_batch=1))
+        service = Service(shelf, Limits(max_in_flight=4), Metrics(), None)
+        served = shelf.add(bundle, work)
+        device = BusyDevice(frame_of(bundle).to_stream_bytes(), 8)
+        running = asyncio.create_task(Stream(device, served, service).run())  # type: ignore[arg-type]
+        while not device.replies:
+            await asyncio.sleep(0.005)
+        await asyncio.wait_for(shelf.remove(served, 30), 2)
+        assert device.code == 4404
+        await asyncio.wait_for(running, 2)
+        return [reply[0] & 15 for reply in device.replies]
+
+    kinds = asyncio.run(main())
+    assert set(kinds) <= {0, 2}
+    assert kinds.count(0) >= 4
 
 
 def test_a_folder_that_goes_leaves_what_is_served(tmp_path: Path, shelf: Shelf, bundle: Bundle) -> None:

@@ -26,9 +26,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from bottlenet.errors import BundleError, InputError
-from bottlenet.manifest import FORMAT_VERSION, TABLES, Manifest, Preprocess, check_text, parse_manifest
-from bottlenet.wire.codecs import Codec
+from bottlenet.check import check_text
+from bottlenet.errors import BundleError, FrameError, InputError
+from bottlenet.files import sync_folder
+from bottlenet.manifest import FORMAT_VERSION, TABLES, Manifest, Preprocess, parse_manifest
+from bottlenet.wire.codecs import CODES, Codec, make_codec
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import MAX_TABLES_BYTES, Tables, parse_tables
 
@@ -81,6 +83,21 @@ class Bundle:
     def codec(self) -> Codec:
         """Symbols <-> payload."""
         return self.manifest.make_codec(self.tables)
+
+    def codec_of(self, code: int, setting: int) -> Codec:
+        """What a frame of this bundle was made with, which may be another codec or setting: coarser, for a bad link.
+
+        FrameError: no such codec, or one that this bundle can't have.
+        """
+        if (code, setting) == (self.codec.code, self.codec.setting):
+            return self.codec
+        if code not in CODES:
+            known = ", ".join(f"{number} ({name})" for number, name in CODES.items())
+            raise FrameError(f"frame is of codec {code}; this side knows {known}")
+        try:
+            return make_codec(CODES[code], self.mosaic, setting, self.tables)
+        except InputError as error:
+            raise FrameError(f"frame can't be decoded: {error}") from error
 
     @property
     def mosaic(self) -> Mosaic:
@@ -255,16 +272,6 @@ def put_in_place(fresh: Path, target: Path) -> None:
         raise
     sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` last. Only POSIX can open a folder."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 
+from bottlenet.check import check_fields, check_text, shown
 from bottlenet.errors import InputError
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import Entropy
@@ -125,24 +126,13 @@ def parse_manifest(data: bytes) -> Manifest:
             f"it is of format version {shown(values['format_version'])} and this program reads version "
             f"{FORMAT_VERSION}: use the BottleNet that wrote it, or export it again"
         )
-    check_fields("manifest", values, Manifest)
+    check_fields("manifest", values, Manifest, "export the bundle again")
     for name in ("preprocess", "uncut_preprocess"):
-        check_fields(name, values[name], Preprocess)
+        check_fields(name, values[name], Preprocess, "export the bundle again")
         values[name] = Preprocess(**values[name])
     if isinstance(values["latent"], list):
         values["latent"] = tuple(values["latent"])
     return Manifest(**values)
-
-
-def check_fields(what: str, values: object, record: type[Manifest] | type[Preprocess]) -> None:
-    """InputError unless `values` is a dict with exactly the fields of `record`."""
-    if not isinstance(values, dict):
-        raise InputError(f"its {what} is {shown(values)}; it must be an object")
-    names = {item.name for item in dataclasses.fields(record)}
-    if missing := sorted(names - set(values)):
-        raise InputError(f"its {what} lacks {', '.join(missing)}; export the bundle again")
-    if unknown := sorted(set(values) - names):
-        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; export the bundle again")
 
 
 def check_integer(what: str, value: object, low: int, high: int) -> None:
@@ -156,13 +146,6 @@ def check_share(what: str, value: object, high: int = 1) -> None:
     """InputError unless `value` is a number from 0 to `high`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
         raise InputError(f"{what} is {shown(value)}; give a number from 0 to {high}")
-
-
-def check_text(what: str, value: object, limit: int = 200) -> None:
-    """InputError unless `value` is one line of valid Unicode, 1 to `limit` characters long."""
-    # isprintable also refuses lone surrogates, which JSON can spell and UTF-8 can't.
-    if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
-        raise InputError(f"{what} is {shown(value)}; give one line of 1 to {limit} printable characters")
 
 
 def check_files(files: object) -> None:
@@ -187,9 +170,3 @@ def check_extra(extra: object) -> None:
             check_text(f"extra[{name!r}]", value, 4000)
         elif not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:  # so refuses NaN
             raise InputError(f"extra[{name!r}] is {shown(value)}; give text or a finite number")
-
-
-def shown(value: object) -> str:
-    """`value` for a message: on one line, and short whatever it is."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,6 +1,6 @@
 """onnxruntime, as both sides use it: one place that opens a graph, checks it, runs it and translates its errors.
 
-    path --open_session--> session --run_graph--> array in, array out
+    bundle --open_head, open_tail, open_uncut--> session --run_graph--> array in, array out
 
 The settings are for a small device: one thread, no spinning, and no memory kept beyond what one run needs.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from bottlenet.bundle import Bundle
 from bottlenet.errors import BundleError, InputError
 
 LOG_ERRORS_ONLY = 3
@@ -27,6 +28,36 @@ class Port:
     name: str
     dtype: str  # as onnxruntime spells it: "tensor(uint8)"
     shape: tuple[int, ...]  # of one photo, without the batch
+
+
+def open_head(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
+    """pixels -> symbols. BundleError: see `open_graph`."""
+    symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
+    return open_graph(bundle.head_path, pixels_port(bundle.manifest.preprocess.size), symbols, threads)
+
+
+def open_tail(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
+    """symbols -> scores. BundleError: see `open_graph`."""
+    symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
+    return open_graph(bundle.tail_path, symbols, scores_port(bundle), threads)
+
+
+def open_uncut(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
+    """The whole network: pixels -> scores. InputError: the bundle comes without it. BundleError: see `open_graph`."""
+    if bundle.uncut_path is None:
+        raise InputError(f"bundle {bundle.manifest.name} has no uncut.onnx to compare with; export it again")
+    size = bundle.manifest.uncut_preprocess.size
+    return open_graph(bundle.uncut_path, pixels_port(size), scores_port(bundle), threads)
+
+
+def pixels_port(size: int) -> Port:
+    """As `photo_to_pixels` gives them."""
+    return Port("pixels", "tensor(uint8)", (size, size, 3))
+
+
+def scores_port(bundle: Bundle) -> Port:
+    """Logits."""
+    return Port("scores", "tensor(float)", (bundle.manifest.num_classes,))
 
 
 def open_session(graph: str | Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:

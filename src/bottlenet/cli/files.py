@@ -1,17 +1,16 @@
 """Files that the user names: written whole or not at all, and never over a file of another kind.
 
-bytes -> .bottlenet-xxxx.part beside it -> flushed to the disk -> renamed to NAME
+check_target, before the work -> bytes -> write_whole
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottlenet.bundle import sync_folder
+from bottlenet import files
 from bottlenet.errors import FrameError, InputError
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, parse_frame
 
@@ -51,18 +50,10 @@ def check_target(path: str | Path, kind: Kind, *, force: bool = False) -> Path:
 
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file, or leave what was there as it was. InputError: the system does not let it."""
-    part = target.with_name(f".bottlenet-{secrets.token_hex(4)}.part")  # any name fits, however long NAME is
     try:
-        with open(part, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-        sync_folder(target.parent)
+        files.write_whole(target, data)
     except OSError as error:
         raise InputError(f"{target}: can't be written: {error.strerror}; give another name") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_frame(path: str | Path, bundle_tag: bytes) -> Frame:

@@ -146,7 +146,8 @@ def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
         ws_max_size=STREAM_HEADER_BYTES + limits.max_payload_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # each ping would wake a device's radio; open_port looks after peers that vanish
-        timeout_keep_alive=limits.idle_s,  # type: ignore[arg-type]  # it goes to call_later, which takes any number
+        # not idle_s: to ask a health check takes no token; and it goes to call_later, which takes any number
+        timeout_keep_alive=min(limits.idle_s, limits.request_s),  # type: ignore[arg-type]
         timeout_graceful_shutdown=CLOSE_S,
     )
 

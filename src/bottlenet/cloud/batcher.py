@@ -28,6 +28,7 @@ Work: TypeAlias = Callable[[Sequence[Frame]], Sequence[Answer | BottleNetError]]
 OnBatch: TypeAlias = Callable[[Sequence[float]], None]
 """Told about each batch that is taken: how long each of its frames has waited, seconds."""
 
+STOPPING = "the server is shutting down; try again later"
 FIRST_RETRY_S = 1.0  # before it is known how long a frame takes
 RETRY_S = (0.05, 60.0)
 MEMORY = 0.8  # of the mean time of a frame, for what it was before the last batch
@@ -147,4 +148,4 @@ class Batcher:
         while self._waiting:
             future = self._waiting.popleft().future
             if not future.done():
-                future.set_exception(BusyError("the server is shutting down; try again later", FIRST_RETRY_S))
+                future.set_exception(BusyError(STOPPING, FIRST_RETRY_S))

@@ -16,14 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
-from bottlenet.errors import BottleNetError, BundleError, FrameError, InputError, WireError
-from bottlenet.runtime import Port, open_graph, run_graph
-from bottlenet.wire.answer import Answer
-from bottlenet.wire.codecs import CODES, Codec, make_codec
+from bottlenet.errors import BottleNetError, BundleError, FrameError, WireError
+from bottlenet.runtime import open_tail, run_graph
+from bottlenet.wire.answer import Answer, best, microseconds
 from bottlenet.wire.frame import Frame
-
-TOP = 5
-MAX_US = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,8 @@ class Decoder:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
-        manifest = bundle.manifest
-        takes = Port("symbols", "tensor(uint8)", manifest.latent)
-        gives = Port("scores", "tensor(float)", (manifest.num_classes,))
-        self._tail = open_graph(bundle.tail_path, takes, gives, threads)
-        self._codec = lru_cache(maxsize=256)(self._make_codec)
+        self._tail = open_tail(bundle, threads)
+        self._codec = lru_cache(maxsize=256)(bundle.codec_of)
 
     def decode(self, frames: Sequence[Frame]) -> NDArray[np.uint8]:
         """Frames -> symbols (B, C, H, W). FrameError, PayloadError: the first frame that does not decode."""
@@ -71,27 +64,28 @@ class Decoder:
                 symbols[number] = self._decode_one(frame)
             except WireError as error:
                 errors[number] = error
-            decode_us.append(microseconds_since(started))
+            decode_us.append(microseconds(perf_counter_ns() - started))
         good = [number for number, error in enumerate(errors) if error is None]
         scores = np.full((len(frames), self.bundle.manifest.num_classes), np.nan, np.float32)
         started = perf_counter_ns()
         if good:
             scores[good] = run_graph(self._tail, symbols=symbols if len(good) == len(frames) else symbols[good])
-        return Scored(scores, tuple(decode_us), microseconds_since(started) if good else 0, tuple(errors))
+        tail_us = microseconds(perf_counter_ns() - started) if good else 0
+        return Scored(scores, tuple(decode_us), tail_us, tuple(errors))
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
         """Frames -> for each what to send back: the five best classes, or the error that says why there are none."""
         scored = self.scores(frames)
         answers: list[Answer | BottleNetError] = []
         for number, frame in enumerate(frames):
-            error = scored.errors[number]
-            scores = scored.scores[number]
-            if error is not None:
+            if (refused := scored.errors[number]) is not None:
+                answers.append(refused)
+                continue
+            try:
+                top = best(scored.scores[number])
+                answers.append(Answer(frame.sequence, scored.decode_us[number], scored.tail_us, top))
+            except BundleError as error:
                 answers.append(error)
-            elif not np.isfinite(scores).all():
-                answers.append(BundleError("the network gave scores that are no numbers; export the bundle again"))
-            else:
-                answers.append(Answer(frame.sequence, scored.decode_us[number], scored.tail_us, best(scores)))
         return answers
 
     def _decode_one(self, frame: Frame) -> NDArray[np.uint8]:
@@ -101,25 +95,3 @@ class Decoder:
                 "use the same bundle on both sides"
             )
         return self._codec(frame.codec, frame.setting).decode(frame.payload)
-
-    def _make_codec(self, code: int, setting: int) -> Codec:
-        if code not in CODES:
-            known = ", ".join(f"{number} ({name})" for number, name in CODES.items())
-            raise FrameError(f"frame is of codec {code}; this server knows {known}")
-        try:
-            return make_codec(CODES[code], self.bundle.mosaic, setting, self.bundle.tables)
-        except InputError as error:
-            raise FrameError(f"frame can't be decoded: {error}") from error
-
-
-def best(scores: NDArray[np.float32]) -> tuple[tuple[int, float], ...]:
-    """The five largest of finite logits (classes,), best first, as (class index, probability)."""
-    shares = np.exp(scores.astype(np.float64) - scores.max())
-    shares /= shares.sum()
-    order = np.argsort(-shares, kind="stable")[:TOP]
-    return tuple((int(index), float(shares[index])) for index in order)
-
-
-def microseconds_since(started_ns: int) -> int:
-    """Whole ones, as an answer can hold them."""
-    return min((perf_counter_ns() - started_ns) // 1000, MAX_US)

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bottlenet.cloud.http import failure
 from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import close_reason
+from bottlenet.wire.answer import one_line
 from bottlenet.wire.protocol import TRY_LATER, UNAUTHORIZED
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Guard:
         await self._app(scope, receive, watch)
         fields = {
             "method": scope.get("method", "WS"),
-            "path": scope["path"],
+            "path": one_line(scope["path"]),
             "status": status,
             "ms": round((perf_counter() - started) * 1000, 1),
             "client": (scope.get("client") or ("?",))[0],
@@ -91,6 +92,6 @@ class Guard:
 
 
 REFUSALS = {
-    401: ("unauthorized", UNAUTHORIZED, {"WWW-Authenticate": "Bearer"}),
-    503: ("connections", TRY_LATER, {"Retry-After": str(FULL_RETRY_S)}),
+    401: ("unauthorized", UNAUTHORIZED, {"WWW-Authenticate": "Bearer", "Connection": "close"}),
+    503: ("connections", TRY_LATER, {"Retry-After": str(FULL_RETRY_S), "Connection": "close"}),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING
 from bottlenet.cloud.limits import Limits
 from bottlenet.cloud.metrics import Metrics, kind_of
 from bottlenet.cloud.shelf import Served, Shelf
@@ -16,7 +17,6 @@ from bottlenet.wire.protocol import RESTARTING
 
 log = logging.getLogger(__name__)
 
-STOPPING = "the server is shutting down; try again later"
 INTERNAL = "the server failed on this frame; its log says why"
 
 
@@ -39,7 +39,7 @@ class Service:
     async def answer(self, served: Served, frame: Frame) -> Answer:
         """One frame, counted. BusyError, or another BottleNetError: see `Batcher.answer`."""
         if self.stopping:
-            raise BusyError(STOPPING, 1.0)
+            raise BusyError(STOPPING, FIRST_RETRY_S)
         self.metrics.payload_bytes.observe(len(frame.payload))
         answer = await served.batcher.answer(frame)
         self.metrics.decode.observe(answer.decode_us / 1e6)

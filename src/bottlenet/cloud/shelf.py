@@ -33,6 +33,8 @@ class Served:
 
     async def drain(self, code: int, reason: str) -> None:
         """Answer what was taken, then close the streams. Keep new frames away meanwhile."""
+        for stream in self.streams:
+            stream.take_no_more()  # else a busy stream keeps the line full for ever
         await self.batcher.drain()
         # A copy: streams that end leave the set.
         await asyncio.gather(*(stream.end(code, reason) for stream in list(self.streams)))

@@ -35,7 +35,7 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._active_at = self._loop.time()
         self._timer = self._loop.call_later(service.limits.idle_s, self._look)
-        self._generation = service.tokens.generation if service.tokens else 0
+        self._generation = -1  # none: the first message looks whether the token is still good
 
     async def run(self) -> None:
         """Frames and answers, until the other side goes, or `end`. The WebSocket has been accepted."""
@@ -57,11 +57,15 @@ class Stream:
             for task in self._tasks:
                 task.cancel()
 
+    def take_no_more(self) -> None:
+        """Refuse frames that come from now on."""
+        self._ending = True
+
     async def end(self, code: int, reason: str) -> None:
         """Send the answers to what was taken, refuse what still comes, and close."""
-        self._ending = True
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        self.take_no_more()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))  # not those that come now: they are only refused
         await self._close(code, reason)
 
     def _look(self) -> None:

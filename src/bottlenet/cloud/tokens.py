@@ -13,19 +13,18 @@ import hashlib
 import hmac
 import logging
 import os
-import re
 from pathlib import Path
 from time import monotonic
 
 from bottlenet.errors import InputError
+from bottlenet.wire.protocol import TOKEN, TOKEN_CHARACTERS
 
 log = logging.getLogger(__name__)
 
-TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}={0,2}")
 MAX_FILE_BYTES = 2**20
 MAX_TOKENS = 10_000
 LOOK_EVERY_S = 1.0
-ALLOWED = "one a line, 16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /"
+ALLOWED = f"one a line, {TOKEN_CHARACTERS}"
 
 
 class Tokens:

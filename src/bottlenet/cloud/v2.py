@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bottlenet.cloud.decoder import TOP
 from bottlenet.cloud.http import failure, read_body, refusal
 from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import Served
@@ -32,7 +31,7 @@ from bottlenet.cloud.tensors import (
     response_of,
 )
 from bottlenet.errors import FrameError, InputError
-from bottlenet.wire.answer import Answer
+from bottlenet.wire.answer import TOP, Answer
 from bottlenet.wire.frame import HEADER_BYTES, Frame, parse_frame
 
 VIA = "v2"

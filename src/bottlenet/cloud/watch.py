@@ -59,11 +59,11 @@ class Folder:
     async def look(self) -> None:
         """Once: serve what is new, replace what changed, drop what is gone."""
         found = await asyncio.to_thread(stamps, self._path)
+        for name in self._served.keys() - found.keys():  # first: it may be there under another name
+            self._drop(self._served.pop(name)[1])
         for name, stamp in found.items():
             if name not in self._served or self._served[name][0] != stamp:
                 await self._take(name, stamp)
-        for name in self._served.keys() - found.keys():
-            self._drop(self._served.pop(name)[1])
         self._failed = {name: failed for name, failed in self._failed.items() if name in found}
 
     async def _take(self, name: str, stamp: Stamp) -> None:
@@ -97,6 +97,7 @@ class Folder:
     def _drop(self, served: Served) -> None:
         """Drain it, while the rest goes on."""
         log.info("bundle %s (%s) is not served any more", served.version, served.bundle.manifest.name)
+        self._failed.clear()  # it may have been in the way of another
         drain = asyncio.create_task(self._shelf.remove(served, self._grace_s))
         self._drains.add(drain)
         drain.add_done_callback(self._drains.discard)

@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.decoder import best
-from bottlenet.demo.process import server_process
 from bottlenet.edge import Choice, Edge, Encoder, Prediction, photo_to_pixels
-from bottlenet.errors import InputError
+from bottlenet.lab.servers import split_server
 from bottlenet.plan.link import Link
-from bottlenet.runtime import Port, open_graph, run_graph
+from bottlenet.runtime import open_uncut, run_graph
+from bottlenet.wire.answer import best
 
 PHOTOS = Path(__file__).parent / "photos"
 REPEATS = 3  # the median one counts: a machine may be busy with something else for a moment
@@ -124,7 +123,7 @@ def run_demo(bundle: Bundle, sources: Sequence[Path], step: Step = lambda done, 
     pixels = [photo_to_pixels(source, preprocess) for source in sources]  # an unusable one shows before anything starts
     step(0, len(sources))
     results = []
-    with server_process(bundle.path) as url, Edge(bundle, url) as edge:
+    with split_server([bundle.path]) as port, Edge(bundle, f"ws://127.0.0.1:{port}") as edge:
         edge.classify(sources[0])  # the first one also opens the connection and warms both sides up
         run_graph(uncut, pixels=pixels[0][None])
         for done, (source, one) in enumerate(zip(sources, pixels, strict=True), 1):
@@ -154,16 +153,6 @@ def busy_ms(prediction: Prediction) -> float:
     """From the file to the answer."""
     times = prediction.times
     return times.prepare_ms + times.head_ms + times.encode_ms + times.round_trip_ms
-
-
-def open_uncut(bundle: Bundle) -> onnxruntime.InferenceSession:
-    """The whole network: pixels -> scores. InputError: the bundle comes without it."""
-    manifest = bundle.manifest
-    if bundle.uncut_path is None:
-        raise InputError(f"bundle {manifest.name} has no uncut.onnx to compare with; export it again")
-    size = manifest.uncut_preprocess.size
-    takes = Port("pixels", "tensor(uint8)", (size, size, 3))
-    return open_graph(bundle.uncut_path, takes, Port("scores", "tensor(float)", (manifest.num_classes,)))
 
 
 def run_uncut(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bottlenet.bundle import Bundle
 from bottlenet.edge.photo import Source, photo_to_pixels
 from bottlenet.errors import InputError
-from bottlenet.runtime import Port, open_graph, run_graph
+from bottlenet.runtime import open_head, run_graph
 from bottlenet.wire.budget import encode_within
 from bottlenet.wire.contexts import ZERO
 from bottlenet.wire.frame import HEADER_BYTES, Frame
@@ -52,10 +52,7 @@ class Encoder:
         self.bundle = bundle
         own = bundle.manifest.budget_bytes
         self._payload_limit = budget_bytes - HEADER_BYTES if budget_bytes is not None else own or None
-        size = bundle.manifest.preprocess.size
-        takes = Port("pixels", "tensor(uint8)", (size, size, 3))
-        gives = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
-        self._head = open_graph(bundle.head_path, takes, gives, threads)
+        self._head = open_head(bundle, threads)
         # as the graph is: the first photo is not slower
         bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bottlenet.errors import WireError
-from bottlenet.wire.answer import Answer
+from bottlenet.wire.answer import TOP, Answer
 
-TOP = 5
 SERVER = "server"
 LOCAL = "local"
 

@@ -229,7 +229,8 @@ class Sender:
             yield from self._keep(entry, answered)
         elif isinstance(reply.outcome, BusyError):
             self._queue.appendleft(entry)
-            self._failed(reply.outcome)
+            if self._backoff.wait_s == 0:  # those that flew with it are told the same: one failure, not eight
+                self._failed(reply.outcome)
         else:
             yield from self._refused(entry, reply.outcome)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from bottlenet.bundle import Bundle
 from bottlenet.edge.outcome import DAMAGED, DROPPED, REFUSED, Failed, Outcome, Photo, outcome_bytes, parse_outcome
 from bottlenet.edge.spoolfiles import (
+    PASSING,
     Entry,
     entry_bytes,
     entry_name,
@@ -34,9 +35,9 @@ from bottlenet.edge.spoolfiles import (
     parse_entry,
     prepare_folders,
     read_bounded,
-    write_file,
 )
 from bottlenet.errors import InputError
+from bottlenet.files import write_whole
 from bottlenet.wire.answer import one_line
 from bottlenet.wire.frame import Frame
 
@@ -73,7 +74,7 @@ class Spool:
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
         when_full: str = REFUSE,
-        write: Callable[[Path, bytes], None] = write_file,
+        write: Callable[[Path, bytes], None] = write_whole,
     ) -> None:
         if max_bytes < 1:
             raise InputError(f"a spool of {max_bytes} bytes holds nothing; give 1 or more")
@@ -203,11 +204,14 @@ class Spool:
             )
 
     def _outcome(self, path: Path) -> Outcome | None:
+        """What was stored; None where nothing was. OSError: no file can be opened just now; this one stays."""
         try:
             return parse_outcome(read_bounded(path, MAX_OUTCOME_BYTES))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, InputError) as error:
+        except (OSError, ValueError, RecursionError, InputError) as error:
+            if isinstance(error, OSError) and error.errno in PASSING:
+                raise
             self._set_aside(path, one_line(str(error)))
             return None
 

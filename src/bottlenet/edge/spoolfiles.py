@@ -5,17 +5,17 @@ NUMBER-KEY.frame:  {"photo": NAME, "sha256": DIGEST, "bundle": ID}, a line feed,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottlenet.bundle import sync_folder
 from bottlenet.edge.outcome import Photo, fields
 from bottlenet.errors import FrameError, InputError
+from bottlenet.files import LEFTOVER, sync_folder
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, TAG_BYTES, Frame, parse_frame
 
 FOLDERS = ("frames", "answers", "failed", "aside")
@@ -23,7 +23,7 @@ LOCK = "lock"
 MAX_LINE_BYTES = 2**16  # a name of 4,096 bytes, each spelled in 6 characters
 MAX_ENTRY_BYTES = MAX_LINE_BYTES + HEADER_BYTES + MAX_PAYLOAD_BYTES
 NAME = re.compile(r"(\d{12})-([0-9a-f]{32})\.frame")
-LEFTOVER = re.compile(r"\.bottlenet-[0-9a-f]{8}\.part")
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # say nothing about the file
 HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -60,7 +60,9 @@ def parse_entry(path: Path) -> tuple[Entry, Frame]:
             raise InputError("its first line is damaged")
         tag = bytes.fromhex(bundle)[:TAG_BYTES]
         frame = parse_frame(rest, max_payload_bytes=MAX_PAYLOAD_BYTES, bundle_tag=tag)
-    except (OSError, ValueError, FrameError) as error:
+    except (OSError, ValueError, RecursionError, FrameError) as error:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise
         raise InputError(f"damaged, or no frame of a spool ({error})") from error
     return Entry(int(name[1]), photo, bundle, len(data)), frame
 
@@ -77,23 +79,8 @@ def read_bounded(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """All of it, for good, or nothing: temporary name, sync, rename, sync the folder. OSError: it can't."""
-    part = path.with_name(f".bottlenet-{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
 def remove_leftovers(folder: Path) -> None:
-    """What `write_file` leaves where the power goes. OSError: the folder can't be read, or not written to."""
+    """What `write_whole` leaves where the power goes. OSError: the folder can't be read, or not written to."""
     with os.scandir(folder) as found:
         for each in found:
             if LEFTOVER.fullmatch(each.name) and each.is_file(follow_symlinks=False):

@@ -129,7 +129,7 @@ class Stream:
         while True:
             data = transport.receive(left_s)
             number = int.from_bytes(data[1:SHORTEST_ANSWER_BYTES], "big")
-            outcome = parse_outcome(data)
+            outcome = answer_or_refusal(data)
             sent = self._in_flight.pop(number, None)
             if sent is not None:
                 break
@@ -155,7 +155,7 @@ class Stream:
             raise LinkError(f"later frames were answered, but one was not within {timeout_s:g} s; try again")
 
 
-def parse_outcome(data: bytes) -> Answer | FrameError | BusyError:
+def answer_or_refusal(data: bytes) -> Answer | FrameError | BusyError:
     """An answer, or a refusal as what `parse_answer` raises for it. WireError: neither."""
     try:
         return parse_answer(data)

@@ -6,15 +6,13 @@ The file is read again for each connection, so a token can be replaced without a
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from bottlenet.errors import InputError
+from bottlenet.wire.protocol import TOKEN, TOKEN_CHARACTERS
 
 VARIABLE = "BOTTLENET_TOKEN"
-TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}={0,2}")  # as the server takes them
-ALLOWED = "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /"
 MAX_FILE_BYTES = 4096
 
 
@@ -46,5 +44,5 @@ def read_token(path: Path) -> str:
 def check_token(token: str, where: str) -> str:
     """InputError: not what a header may hold; the message doesn't hold it either."""
     if TOKEN.fullmatch(token) is None:
-        raise InputError(f"{where} holds no token; one line of {ALLOWED} is one")
+        raise InputError(f"{where} holds no token; one line of {TOKEN_CHARACTERS} is one")
     return token

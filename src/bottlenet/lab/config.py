@@ -71,6 +71,8 @@ class TrainConfig:
                 raise InputError(f"{name} is {value}; give a number that is not below 0")
         if self.lr == 0:
             raise InputError("lr is 0: with that nothing would be learned; give more")
+        if self.naive and self.codec == "entropy":
+            raise InputError("naive is for a codec in the loop; the entropy codec has none in training: leave it out")
         if self.blend > 1:
             raise InputError(f"blend is {self.blend}; give a share from 0 to 1")
         if self.target_bytes and (self.codec not in ("jpeg", "entropy") or self.naive):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
@@ -25,7 +24,7 @@ from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import BottleNetError, InputError, PhotoError
 from bottlenet.lab.crops import Damaged
 from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
-from bottlenet.runtime import Port, open_graph, run_graph
+from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame
 
@@ -183,16 +182,6 @@ def check_labels(photos: Sequence[Photo], bundle: Bundle, data: str | Path) -> S
                 f"0 to {classes - 1}; give photos labelled in its order"
             )
     return photos
-
-
-def open_uncut(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session for the whole network: pixels -> scores. InputError: the bundle comes without it."""
-    if bundle.uncut_path is None:
-        raise InputError(f"bundle {bundle.manifest.name} has no uncut.onnx to compare with; export it again")
-    size = bundle.manifest.uncut_preprocess.size
-    takes = Port("pixels", "tensor(uint8)", (size, size, 3))
-    gives = Port("scores", "tensor(float)", (bundle.manifest.num_classes,))
-    return open_graph(bundle.uncut_path, takes, gives, threads)
 
 
 def batched(photos: Sequence[Photo]) -> Iterator[tuple[int, Sequence[Photo]]]:

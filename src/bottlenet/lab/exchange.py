@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Semaphore, Thread
 from time import perf_counter
 
+from bottlenet.cloud.limits import Limits
 from bottlenet.edge.transport import Transport
 from bottlenet.errors import BottleNetError
 from bottlenet.lab.partitions import Partition
@@ -22,7 +23,7 @@ from bottlenet.plan.link import Link
 from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import Frame
 
-IN_FLIGHT = 32  # frames of one connection that a server takes at once
+IN_FLIGHT = Limits.max_in_flight
 PIPELINED_S = 2.0
 PIPELINED = (8, 256)  # frames, at least and at most
 MARGIN_S = 60.0

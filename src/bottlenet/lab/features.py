@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bottlenet.files import write_whole
 from bottlenet.lab.crops import Damaged, Views, read_views
 from bottlenet.lab.data import Photo
 
@@ -85,7 +86,7 @@ class FeatureCache:
                 yield len(self.photos) - len(missing)
             file.flush()
             os.fsync(file.fileno())
-        path.with_suffix(".json").write_text(json.dumps({"missing": sorted(missing)}))
+        write_whole(path.with_suffix(".json"), json.dumps({"missing": sorted(missing)}).encode())
         part.replace(path)
 
     def positions(self, crop_set: int) -> list[int]:

@@ -17,14 +17,13 @@ from time import perf_counter_ns
 import numpy as np
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.decoder import Decoder, best, microseconds_since
+from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
 from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import BottleNetError, PayloadError
-from bottlenet.lab.evaluate import open_uncut
 from bottlenet.lab.inputs import FIXED, InputCodec, decode
-from bottlenet.runtime import run_graph
-from bottlenet.wire.answer import Answer
+from bottlenet.runtime import open_uncut, run_graph
+from bottlenet.wire.answer import Answer, best, microseconds
 from bottlenet.wire.frame import Frame
 
 PHOTO_CODE = 15  # in the header of a frame whose payload is a picture file; none of wire.codecs has it
@@ -99,11 +98,11 @@ class PhotoServer:
                 pixels[number] = decode(frame.payload, size)
             except PayloadError as error:
                 errors[number] = error
-            decode_us.append(microseconds_since(started))
+            decode_us.append(microseconds(perf_counter_ns() - started))
         started = perf_counter_ns()
         good = [number for number in range(len(frames)) if number not in errors]
         scores = dict(zip(good, run_graph(self._uncut, pixels=pixels[good]) if good else (), strict=True))
-        tail_us = microseconds_since(started)
+        tail_us = microseconds(perf_counter_ns() - started)
         return [
             errors[number]
             if number in errors

@@ -24,6 +24,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bottlenet.bundle import Bundle
+from bottlenet.cloud.limits import Limits
 from bottlenet.errors import BottleNetError
 from bottlenet.lab.partitions import PhotoServer
 from bottlenet.wire.answer import refusal_bytes
@@ -31,7 +32,7 @@ from bottlenet.wire.frame import STREAM_HEADER_BYTES, parse_stream_frame
 from bottlenet.wire.protocol import STREAM_PATH
 
 MAX_PHOTO_BYTES = 2**22
-MAX_IN_FLIGHT = 32  # as many as the real server takes
+MAX_IN_FLIGHT = Limits.max_in_flight  # as many as the real server takes
 
 
 class Service:

@@ -18,6 +18,7 @@ from time import perf_counter, sleep, thread_time
 from types import TracebackType
 
 from bottlenet.bundle import Bundle
+from bottlenet.cloud.limits import Limits
 from bottlenet.edge.encoder import Encoder
 from bottlenet.edge.meter import Meter
 from bottlenet.edge.transport import Transport, open_websocket
@@ -31,7 +32,7 @@ from bottlenet.wire.frame import Frame
 from bottlenet.wire.protocol import STREAM_PATH
 
 OPEN_S = 60.0
-MAX_LOAD = 32  # frames that a server takes of one connection at once
+MAX_LOAD = Limits.max_in_flight  # beyond it the server does not read
 MAX_SLOWDOWN = 1000.0
 
 
@@ -98,7 +99,7 @@ class Rig:
     def __enter__(self) -> Rig:
         with contextlib.ExitStack() as stack:
             self._ports = {
-                "split": stack.enter_context(split_server(self.bundles)),
+                "split": stack.enter_context(split_server([bundle.path for bundle in self.bundles])),
                 "cloud-only": stack.enter_context(photo_server(self.bundles[0])),
             }
             self._stack = stack.pop_all()

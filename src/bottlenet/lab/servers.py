@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from queue import Empty, Queue
 from typing import IO
 
@@ -26,10 +27,11 @@ MAX_CHARACTERS = 4096
 
 
 @contextlib.contextmanager
-def split_server(bundles: Sequence[Bundle]) -> Iterator[int]:
-    """The port of `bottlenet serve`. LinkError: it did not start."""
-    folders = [str(bundle.path.resolve()) for bundle in bundles]
-    with running(["bottlenet.cli", "serve", "--port", "0", "--json", "--stop-with-input", "--", *folders]) as port:
+def split_server(bundles: Sequence[Path], start_s: float = START_S) -> Iterator[int]:
+    """The port of `bottlenet serve` for bundles in these folders. LinkError: it did not start in time."""
+    folders = [str(bundle.resolve()) for bundle in bundles]
+    command = ["bottlenet.cli", "serve", "--port", "0", "--json", "--stop-with-input", "--", *folders]
+    with running(command, start_s) as port:
         yield port
 
 
@@ -41,7 +43,7 @@ def photo_server(bundle: Bundle) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def running(module: Sequence[str]) -> Iterator[int]:
+def running(module: Sequence[str], start_s: float = START_S) -> Iterator[int]:
     """The port of `python -m` this. LinkError: it did not start in time, or ended with an error."""
     # A file in the current folder must not stand in for a module of ours.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
@@ -53,21 +55,21 @@ def running(module: Sequence[str]) -> Iterator[int]:
         ) as process,
     ):
         try:
-            yield listening_port(process, log)
+            yield listening_port(process, log, start_s)
         finally:
             stop(process)
 
 
-def listening_port(process: subprocess.Popen[str], log: IO[bytes]) -> int:
+def listening_port(process: subprocess.Popen[str], log: IO[bytes], start_s: float) -> int:
     """What the server says when it is ready."""
     said: Queue[str] = Queue()
     assert process.stdout is not None
     # A pipe can't be read with a deadline everywhere, so a thread reads it. It ends with the server.
     threading.Thread(target=read_document, args=(process.stdout, said), daemon=True).start()
     try:
-        return int(json.loads(said.get(timeout=START_S))["listening"].rpartition(":")[2])
+        return int(json.loads(said.get(timeout=start_s))["listening"].rpartition(":")[2])
     except Empty as error:
-        raise LinkError(f"the server did not start within {START_S:g} s; try again on a less busy machine") from error
+        raise LinkError(f"the server did not start within {start_s:g} s; try again on a less busy machine") from error
     except (ValueError, KeyError, TypeError) as error:
         raise LinkError(f"the server did not start: {last_line(log)}") from error
 

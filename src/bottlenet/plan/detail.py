@@ -13,9 +13,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from bottlenet.check import check_fields, check_number, shown
 from bottlenet.errors import InputError
-from bottlenet.plan.check import check_fields, check_number, shown
 
+MEASURE_AGAIN = "measure again with bottlenet profile"
 LONGEST_S = 1e6
 MOST = 1e12
 MAX_ROWS = 64
@@ -72,18 +73,18 @@ class Detail:
 
 def parse_detail(values: Any) -> Detail:
     """Of JSON. InputError: a field missing, unknown, of the wrong type or out of range."""
-    check_fields("detail", values, Detail)
+    check_fields("detail", values, Detail, MEASURE_AGAIN)
     made: dict[str, object] = dict(values)
     for name in ("compute", "tail", "server"):
         rows = values[name]
         if not isinstance(rows, list) or len(rows) > MAX_ROWS:
             raise InputError(f"{name} is {shown(rows)}; give a list of at most {MAX_ROWS} rows")
         for row in rows:
-            check_fields(f"row of {name}", row, Row)
+            check_fields(f"row of {name}", row, Row, MEASURE_AGAIN)
         made[name] = tuple(Row(**row) for row in rows)
     for name in ("prepare", "encode", "decode"):
         if values[name] is not None:
-            check_fields(name, values[name], Spread)
+            check_fields(name, values[name], Spread, MEASURE_AGAIN)
             made[name] = Spread(**values[name])
     return dataclasses.replace(EMPTY, **made)  # type: ignore[arg-type]  # which checks them
 

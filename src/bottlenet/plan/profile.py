@@ -17,9 +17,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from bottlenet.check import check_choice, check_fields, check_number, check_text, shown
 from bottlenet.errors import InputError
-from bottlenet.plan.check import check_choice, check_fields, check_number, check_text, shown
-from bottlenet.plan.detail import LONGEST_S, MOST, Detail, check_whole, parse_detail
+from bottlenet.plan.detail import LONGEST_S, MEASURE_AGAIN, MOST, Detail, check_whole, parse_detail
 
 FORMAT_VERSION = 2
 MAX_PROFILE_BYTES = 2**24
@@ -170,7 +170,7 @@ def parse_profile(data: bytes) -> Profile:
             f"it is of format version {shown(version)} and this program reads version {FORMAT_VERSION}: use the "
             "BottleNet that wrote it, or measure again with bottlenet profile"
         )
-    check_fields("profile", values, Profile)
+    check_fields("profile", values, Profile, MEASURE_AGAIN)
     rows = values["candidates"]
     if not isinstance(rows, list) or len(rows) > MAX_CANDIDATES:
         raise InputError(f"candidates is {shown(rows)}; give a list of at most {MAX_CANDIDATES}")
@@ -179,10 +179,10 @@ def parse_profile(data: bytes) -> Profile:
 
 def parse_candidate(values: Any) -> Candidate:
     """InputError: as `parse_profile`."""
-    check_fields("candidate", values, Candidate)
+    check_fields("candidate", values, Candidate, MEASURE_AGAIN)
     energy = values["energy"]
     if energy is not None:
-        check_fields("energy", energy, Energy)
+        check_fields("energy", energy, Energy, MEASURE_AGAIN)
         energy = Energy(**energy)
     detail = None if values["detail"] is None else parse_detail(values["detail"])
     return Candidate(**{**values, "energy": energy, "detail": detail})

@@ -34,7 +34,10 @@ import math
 import struct
 from dataclasses import dataclass
 
-from bottlenet.errors import BusyError, FrameError, InputError, WireError
+import numpy as np
+from numpy.typing import NDArray
+
+from bottlenet.errors import BundleError, BusyError, FrameError, InputError, WireError
 from bottlenet.wire.frame import VERSION
 
 ANSWERED = 0
@@ -46,7 +49,9 @@ CHOICE = struct.Struct("!HH")
 REFUSAL = struct.Struct("!BHB")
 NOT_NOW = struct.Struct("!BHHB")
 
+TOP = 5  # classes that whoever answers names
 MAX_CHOICES = 255
+MAX_US = 2**32 - 1
 MAX_MESSAGE_BYTES = 255
 MAX_RETRY_AFTER_MS = 65535
 PROBABILITY_STEPS = 65535
@@ -67,8 +72,8 @@ class Answer:
     def __post_init__(self) -> None:
         for name, value, high in (
             ("sequence", self.sequence, 2**16 - 1),
-            ("decode_us", self.decode_us, 2**32 - 1),
-            ("tail_us", self.tail_us, 2**32 - 1),
+            ("decode_us", self.decode_us, MAX_US),
+            ("tail_us", self.tail_us, MAX_US),
             ("number of choices", len(self.top), MAX_CHOICES),
         ):
             if not 0 <= value <= high:
@@ -85,6 +90,21 @@ class Answer:
         """12 + 4 * K bytes."""
         head = HEAD.pack(VERSION << 4 | ANSWERED, self.sequence, self.decode_us, self.tail_us, len(self.top))
         return head + b"".join(CHOICE.pack(index, round(share * PROBABILITY_STEPS)) for index, share in self.top)
+
+
+def best(scores: NDArray[np.float32]) -> tuple[tuple[int, float], ...]:
+    """The five largest of logits (classes,), best first, as (class index, probability). BundleError: no numbers."""
+    if not np.isfinite(scores).all():
+        raise BundleError("the network gave scores that are no numbers; export the bundle again")
+    shares = np.exp(scores.astype(np.float64) - scores.max())
+    shares /= shares.sum()
+    order = np.argsort(-shares, kind="stable")[:TOP]
+    return tuple((int(index), float(shares[index])) for index in order)
+
+
+def microseconds(ns: int) -> int:
+    """Nanoseconds as an answer can hold them."""
+    return min(ns // 1000, MAX_US)
 
 
 def refusal_bytes(sequence: int, message: str) -> bytes:

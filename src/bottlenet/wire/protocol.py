@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 STREAM_PATH = "/v1/stream"  # WebSocket; the query says which bundle: ?bundle=<id, 64 hex digits>
 CLASSIFY_PATH = "/v1/classify"  # POST
 
 # Where tokens are asked for, each request and each opening of a stream has the header Authorization: Bearer <token>.
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}={0,2}")  # bearer token, RFC 6750
+TOKEN_CHARACTERS = "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /"  # for messages
+
 # Close codes of a stream:
 GOING_AWAY = 1001  # nothing came for too long; open another when there is something to send (RFC 6455)
 RESTARTING = 1012  # the server stops; what was sent and not answered may be sent again (registered with IANA)

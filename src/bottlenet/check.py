@@ -8,16 +8,16 @@ import math
 from bottlenet.errors import InputError
 
 
-def check_fields(what: str, values: object, record: type[object]) -> None:
-    """InputError unless `values` is a dict with exactly the fields of `record`."""
+def check_fields(what: str, values: object, record: type[object], advice: str) -> None:
+    """InputError unless `values` is a dict with exactly the fields of the dataclass `record`."""
     if not isinstance(values, dict):
         raise InputError(f"its {what} is {shown(values)}; it must be an object")
     assert dataclasses.is_dataclass(record)
     names = {item.name for item in dataclasses.fields(record)}
     if missing := sorted(names - set(values)):
-        raise InputError(f"its {what} lacks {', '.join(missing)}; measure again with bottlenet profile")
+        raise InputError(f"its {what} lacks {', '.join(missing)}; {advice}")
     if unknown := sorted(set(values) - names):
-        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; measure again with bottlenet profile")
+        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; {advice}")
 
 
 def check_number(what: str, value: object, low: float, high: float) -> None:
