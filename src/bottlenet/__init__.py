@@ -1,4 +1,4 @@
-"""BottleNet: a photo classifier cut in two. The device sends about a kilobyte, the server answers.
+"""BottleNet: a photo classifier cut in two. The device sends a few hundred bytes, the server answers.
 
     from bottlenet import Edge                            # the device: numpy, onnxruntime, no torch
     with Edge("my.bundle", "ws://server:8000") as edge:

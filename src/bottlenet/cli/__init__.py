@@ -30,7 +30,7 @@ from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
     name="bottlenet",
-    help="A photo classifier cut in two: the device sends about a kilobyte, the server answers.\n\n"
+    help="A photo classifier cut in two: the device sends a few hundred bytes, the server answers.\n\n"
     "Start with [bold]bottlenet demo[/]. Each command has a [bold]--help[/] of its own, with examples.",
     no_args_is_help=True,
     add_completion=False,

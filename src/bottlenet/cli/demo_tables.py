@@ -22,7 +22,7 @@ def renderables(result: DemoResult) -> Iterator[RenderableType]:
     yield Text.assemble(
         ("BottleNet demo", "bold"),
         f": {manifest.model} cut at {manifest.cut}; the device computes {manifest.head_flops_share:.0%} of the FLOPs, "
-        f"sends {manifest.codec} of the features, and a server process computes the rest.",
+        f"sends the features, coded as {manifest.codec}, and a server process computes the rest.",
     )
     yield answers_table(result)
     yield bytes_table(result)

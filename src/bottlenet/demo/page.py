@@ -227,4 +227,10 @@ def template(name: str) -> Template:
     return Template(resources.files("bottlenet.demo").joinpath(name).read_text(encoding="utf-8"))
 
 
-CODEC_NAMES = {"jpeg": "JPEG", "webp": "WebP", "deflate": "lossless compression", "raw": "no compression at all"}
+CODEC_NAMES = {
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "deflate": "lossless compression",
+    "raw": "no compression at all",
+    "entropy": "the learned codec, which leaves out what its budget does not hold",
+}
