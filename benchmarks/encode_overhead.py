@@ -20,6 +20,7 @@ from bottlenet.edge.encoder import Encoder
 from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.lab.data import list_photos
 from bottlenet.runtime import open_session, run_graph
+from bottlenet.wire.budget import encode_within
 from bottlenet.wire.frame import Frame
 from record import Json, parser, run_script, show, write_record
 from timing import processor_ms
@@ -37,7 +38,7 @@ def measure(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[float]]
     pixels = [photo_to_pixels(path, bundle.manifest.preprocess)[None] for path in paths]
 
     def to_frame(symbols: np.ndarray) -> bytes:
-        return Frame(codec.code, codec.setting, bundle.tag, 0, codec.encode(symbols)).to_bytes()
+        return Frame(codec.code, codec.setting, bundle.tag, 0, payload_of(bundle, symbols)).to_bytes()
 
     times: dict[str, list[float]] = {"head": [], "head_to_frame": [], "codec_and_frame": [], "prepare": []}
     for number, (photo, path) in enumerate(islice(cycle(zip(pixels, paths, strict=True)), repeats + WARM_UP)):
@@ -56,6 +57,12 @@ def measure(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[float]]
     return times
 
 
+def payload_of(bundle: Bundle, symbols: np.ndarray) -> bytes:
+    """Within the bundle's own budget, where it has one."""
+    budget = bundle.manifest.budget_bytes
+    return encode_within(bundle.codec, symbols, budget).payload if budget else bundle.codec.encode(symbols)
+
+
 def mean_frame_bytes(bundle: Bundle, folder: str) -> float:
     """What the device's own encoder makes; an AssertionError where it is not what is timed here."""
     encoder, head = Encoder(bundle), open_session(bundle.head_path)
@@ -63,7 +70,7 @@ def mean_frame_bytes(bundle: Bundle, folder: str) -> float:
     for photo in list_photos(folder)[:PHOTOS]:
         encoded = encoder.encode(photo.path)
         pixels = photo_to_pixels(photo.path, bundle.manifest.preprocess)[None]
-        assert bundle.codec.encode(run_graph(head, pixels=pixels)[0]) == encoded.frame.payload
+        assert payload_of(bundle, run_graph(head, pixels=pixels)[0]) == encoded.frame.payload
         lengths.append(len(encoded.frame.to_bytes()))
     return statistics.mean(lengths)
 
