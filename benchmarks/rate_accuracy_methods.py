@@ -18,7 +18,7 @@ from bottlenet.wire.fitting import DEFAULT_BINS
 from bottlenet.wire.tables import Bins
 from rate_accuracy_rows import Coding
 
-BUDGETS = (32, 64, 128, 200, 316, 450, 600, 800, 1000)
+BUDGETS = (32, 64, 128, 200, 316, 450, 600, 800, 1000, 1500, 2000)
 QUALITIES = (3, 5, 10, 20, 30, 50, 70, 90)
 EMBEDDED = "entropy embedded"
 
