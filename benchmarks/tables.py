@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from record import RESULTS, write_whole
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/training.md")
+SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
+SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -112,15 +115,57 @@ def packing_saves(results: dict[str, Any]) -> str:
     return f"{100 * saved:.0f} % fewer bytes, top-1 {packed['top1'] - padded['top1']:+.1f} points"
 
 
-def training() -> str:
-    """The shipped run, pass by pass."""
-    results = load("training")["results"]
-    header = ["pass", "distillation loss", "same answer as the uncut network", "payload bytes"]
+def training(name: str) -> str:
+    """A run, pass by pass, and at each budget where it has some."""
+    header = ["pass", "payload bytes", "distillation loss", "same answer as the uncut network"]
     rows = [
-        [str(each["epoch"]), f"{each['distillation']:.3f}", percent(each["agreement"]), f"{each['payload_bytes']:,.0f}"]
-        for each in results["passes"]
+        [str(each["epoch"]), f"{each['payload_bytes']:,.0f}", f"{each['distillation']:.3f}", percent(each["agreement"])]
+        for each in load(name)["results"]["passes"]
     ]
     return table(header, rows)
+
+
+def budgets() -> str:
+    """The shipped bundle, cut to budgets."""
+    rows = [
+        [f"{row['largest_bytes']:,}", f"{row['top1']:.1f} %", f"{row['drop']:.1f}", f"{row['agreement']:.1f} %"]
+        for result in load("rate_accuracy")["results"]["methods"]
+        if result["name"] == SHIPPED
+        for row in result["rows"]
+    ]
+    return table(["bytes of the payload, at most", "top-1", "points of drop", "same answer as the uncut network"], rows)
+
+
+def methods() -> str:
+    """All that was trained side by side."""
+    rows = [
+        [
+            f"{result['curve']}, {row['setting']}",
+            f"{100 * result['head_flops_share']:.0f} %",
+            f"{result['trained_photos'] or 0:,}",
+            f"{row['payload_bytes']:,.0f}",
+            f"{row['top1']:.1f} %",
+        ]
+        for result in load("rate_accuracy")["results"]["methods"]
+        if result["name"] != SHIPPED
+        for row in result["rows"]
+    ]
+    return table(["method", "head's FLOPs", "photos trained on", "payload bytes", "top-1"], rows)
+
+
+def same_top1() -> str:
+    """The shipped bundle against the best input codec."""
+    rows = [
+        [str(row["drop"]), *(optional(row[name], digits) for name, digits in SAME_TOP1.items())]
+        for row in load("rate_accuracy")["results"]["same_top1_as_input_codecs"]
+        if row["ours"] == SHIPPED
+    ]
+    return table(["points of drop", "BottleNet, bytes", "best input codec, bytes", "times as many"], rows)
+
+
+def optional(value: float | None, digits: int) -> str:
+    """A number; a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def naive_aware() -> str:
@@ -167,7 +212,11 @@ def main() -> int:
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "figures": figures,
-    "training": training,
+    "training": partial(training, "training"),
+    "training_jpeg": partial(training, "training_jpeg"),
+    "budgets": budgets,
+    "methods": methods,
+    "same_top1": same_top1,
     "naive_aware": naive_aware,
 }
 
