@@ -187,7 +187,7 @@ class AsgiTransport:
         self.closed = True
         if not self._loop.is_closed():
             self._put({"type": "websocket.disconnect", "code": 1000})
-        self._thread.join(5)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
 
@@ -195,6 +195,13 @@ class AsgiTransport:
 def asgi_connect() -> Callable[[Starlette], Callable[[str, float], AsgiTransport]]:
     """`Edge(bundle, url, connect=asgi_connect(app))`: edge to cloud in one process."""
     return lambda app: lambda url, timeout_s: AsgiTransport(app, url, timeout_s)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
 
 
 class Server:

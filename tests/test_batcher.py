@@ -32,7 +32,7 @@ class Work:
         self.batches.append([one.sequence for one in frames])
         self.threads.add(threading.get_ident())
         self.busy.set()
-        assert self.go.wait(5)
+        assert self.go.wait(30)
         return [
             PayloadError("bad") if one.sequence % 10 == 9 else Answer(one.sequence, 1, 1, ((0, 1.0),)) for one in frames
         ]

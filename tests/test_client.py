@@ -183,7 +183,7 @@ class TestRealServer:
             assert counts[1] == sum(prediction.received_bytes for prediction in predictions)
             assert predictions[0].socket_bytes > predictions[1].socket_bytes == predictions[2].socket_bytes
             edge.close()
-            thread.join(5)
+            thread.join(30)
 
     def test_large_frames_are_counted_too(
         self, make_bundle: MakeBundle, photo: np.ndarray, serve: Callable[[Starlette], Server]
@@ -306,7 +306,7 @@ class TestLink:
         thread = threading.Thread(target=talk)
         thread.start()
         assert "is the server running there?" in failure(Edge(bundle, url_of(listener)), photo, LinkError)
-        thread.join(5)
+        thread.join(30)
 
     def test_it_is_another_web_server(self, bundle: Bundle, photo: np.ndarray, server: Server) -> None:
         text = failure(Edge(bundle, f"{server.url}/elsewhere"), photo, LinkError)

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -24,7 +24,7 @@ from bottlenet.cloud.watch import Folder
 from bottlenet.errors import InputError
 from bottlenet.wire.answer import Answer, parse_answer
 from bottlenet.wire.frame import Frame
-from conftest import MakeBundle
+from conftest import MakeBundle, until
 from processes import frame_of, serving
 
 
@@ -231,13 +231,6 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
         create_app([], watch=tmp_path / "nothing")
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def test_a_running_server(tmp_path: Path, bundle: Bundle, make_bundle: MakeBundle) -> None:
     """Empty at first; one goes live, its stream answers; it goes, the stream is told, and another serves meanwhile."""
     other = make_bundle(name="other")
@@ -253,7 +246,7 @@ def test_a_running_server(tmp_path: Path, bundle: Bundle, make_bundle: MakeBundl
         assert httpx.get(f"{process.http_url}/readyz").status_code == 200
         with process.stream(bundle) as stream:
             stream.send(frame_of(bundle, 1).to_stream_bytes())
-            assert parse_answer(stream.recv(timeout=5)).sequence == 1
+            assert parse_answer(stream.recv(timeout=30)).sequence == 1
             copy(other, tmp_path / "b")
             until(lambda: len(served()) == 2, "the second bundle does not go live")
             shutil.rmtree(tmp_path / "a")
