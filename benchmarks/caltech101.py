@@ -8,6 +8,8 @@ Caltech-101, EfficientNet-Lite0 with a new last layer and its later layers fine-
   holds out, one in fifty. The photos of `Faces_easy` are crops of those of `Faces`, so a random division can't keep
   them apart; that flatters the uncut and the cut network alike.
 - The device runs at most 15 % of the uncut network's FLOPs: it takes the photo at 128 px, where a head costs a third.
+- `--more`: other photos, without labels, from which the units learn to give the classifier's scores too. 6,600 photos
+  are few for a head that has to learn a size it has not seen. The classifier itself is fine-tuned without them.
 - Two units around the same classifier: `embedded`, this project's own, one bundle cut to each of `--budgets`; and
   `paper`, the paper's unit with JPEG at quality 20 in the loop, one size. Its stride is 1: the features at this cut are
   8x8 already, about the 7x7 that the paper's stride of 2 leaves behind RB8.
@@ -59,7 +61,8 @@ def configs(arguments: argparse.Namespace, photos: Path) -> dict[str, TrainConfi
     """The two runs. They share the head's frozen part, and so its features on disk."""
     common: dict[str, Any] = {
         "model": "finetuned:classifier",
-        "data": (str(photos),),
+        # twice, so that the classes that count are half of it
+        "data": (str(photos), str(photos), *arguments.more) if arguments.more else (str(photos),),
         "cut": arguments.cut,
         "learn_from": arguments.learn_from,
         "head_size": arguments.head_size,
@@ -190,14 +193,16 @@ def tuning_of(arguments: argparse.Namespace) -> FineTuning:
     )
 
 
-def results_of(divided: Divided, tuning: FineTuning, runs: dict[str, TrainConfig], rows: list[dict[str, Any]]) -> Json:
-    """Folders are left out: they are this machine's."""
+def results_of(arguments: argparse.Namespace, divided: Divided, rows: list[dict[str, Any]]) -> dict[str, Json]:
+    """Folders are left out but for their names: they are this machine's."""
+    tuning, runs = tuning_of(arguments), configs(arguments, divided.train)
     without = ("data", "out", "cache")
     return {
         "classes": len(divided.classes),
         "background_kept": "BACKGROUND_Google" in divided.classes,
         "train_photos": divided.train_photos,
         "test_photos": divided.test_photos,
+        "more": [Path(folder).name for folder in arguments.more],
         "fine_tuning": asdict(tuning),
         "configs": {name: {k: v for k, v in asdict(c).items() if k not in without} for name, c in runs.items()},
         "passes": {name: passes_of(Path(config.out)) for name, config in runs.items()},
@@ -226,8 +231,7 @@ def run(arguments: argparse.Namespace) -> None:
             budgets = arguments.budgets if config.codec == "entropy" else [None]
             rows += [row(name, bundle, divided.test, budget, arguments) for budget in budgets]
     shown(rows, divided.test_photos, len(divided.classes))
-    results = results_of(divided, tuning, runs, rows)
-    assert isinstance(results, dict)
+    results = results_of(arguments, divided, rows)
     results |= {"fine_tuning_passes": contents(weights)[0]["passes"], "minutes": {**kept_minutes(work)}}
     write_record("caltech101", results, arguments.out)
 
@@ -243,6 +247,7 @@ def main() -> None:
     made.add_argument("--seed", type=int, default=0, help="of the division and of all that is trained")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--batch", type=int, default=32)
+    made.add_argument("--more", action="append", default=[], help="folder of photos for the units; can be repeated")
     classifier = made.add_argument_group("the classifier")
     classifier.add_argument("--model", default="efficientnet_lite0", help="what is fine-tuned")
     classifier.add_argument("--finetune-from", default="blocks.11", help="the layers behind this cut learn")
