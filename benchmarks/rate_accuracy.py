@@ -174,7 +174,8 @@ def run(arguments: argparse.Namespace) -> None:
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         comparison = Comparison(arguments, progress)
         results = [comparison.of_bundle(name, path) for name, path in bundles.items()]
-        results.append(comparison.raw(base))
+        if not base.head_size:  # untrained, the tail is no match for the features of a smaller photo
+            results.append(comparison.raw(base))
         for name, method in methods(base, arguments).items():
             if not arguments.only or name in arguments.only:
                 results.append(comparison.trained(name, method))
@@ -245,6 +246,7 @@ def main() -> None:
     made.add_argument("--only", nargs="*", default=[], metavar="NAME", help="train these alone, such as embedded")
     made.add_argument("--name", default="rate_accuracy", help="of the record and the figure")
     add_network(made)
+    made.add_argument("--head-size", type=int, default=0, help="side of the photo that the head takes; 0: as uncut")
     made.add_argument("--learn-from", default="blocks.5", help="the head learns behind this cut; '' for none of it")
     made.add_argument("--channels", type=int, default=192, help="of the entropy codec's latent")
     made.add_argument("--stride", type=int, default=2, help="of the entropy codec's and the baselines' latent")

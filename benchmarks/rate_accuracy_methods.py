@@ -42,6 +42,7 @@ def base_config(arguments: argparse.Namespace) -> TrainConfig:
         data=tuple(arguments.train),
         out="",
         cut=arguments.cut,
+        head_size=arguments.head_size,
         learn_from=arguments.learn_from,
         channels=arguments.channels,
         stride=arguments.stride,

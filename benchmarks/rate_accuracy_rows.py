@@ -8,7 +8,7 @@ The first half runs once a photo, for all codings and budgets. One batch of phot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -101,7 +101,8 @@ class Uncut:
 
 
 def of_net(net: BottleNet, classifier: Classifier) -> Halves:
-    """A network in evaluation mode, by torch."""
+    """A network in evaluation mode, by torch, which may take smaller photos than the classifier."""
+    preprocess = replace(classifier.preprocess, size=net.head_size)
 
     @torch.no_grad()
     def symbols(pixels: NDArray[np.uint8]) -> Symbols:
@@ -112,7 +113,7 @@ def of_net(net: BottleNet, classifier: Classifier) -> Halves:
         latent = net.quantizer.dequantize(torch.from_numpy(symbols_hat).float())
         return np.asarray(net.tail(net.restoration(latent)))
 
-    return Halves(classifier.preprocess, symbols, scores)
+    return Halves(preprocess, symbols, scores)
 
 
 def of_bundle(bundle: Bundle) -> Halves:
@@ -187,7 +188,7 @@ def with_tables(net: BottleNet, config: TrainConfig, classifier: Classifier, bin
     codec = net.codec
     assert isinstance(codec, Entropy)
     halves = of_net(net, classifier)
-    pixels = some_pixels(config, classifier.preprocess, count)
+    pixels = some_pixels(config, halves.preprocess, count)
 
     def symbols() -> Iterator[Symbols]:
         while batch := list(islice(pixels, BATCH)):

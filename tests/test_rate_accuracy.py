@@ -234,6 +234,12 @@ def test_a_comparison_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     unchanged = [path for path, changed in kept.items() if path.stat().st_mtime_ns == changed]
     assert len(unchanged) == len(kept) - 1
 
+    # A head for smaller photos: the untrained features of those fit no tail.
+    small = go("--head-size", "16", "--work", tmp_path / "work16", "--only", "embedded", "crbq-5x3", "entropic-40")
+    assert [one["name"] for one in small["methods"]] == ["embedded", "crbq-5x3", "entropic-40"]
+    shares = {one["name"]: one["head_flops_share"] for one in small["methods"]}
+    assert all(shares[name] < 0.5 * methods[name]["head_flops_share"] for name in shares)
+
 
 def write_input_rows(folder: Path, got: dict) -> Path:
     """As input_codecs.py would."""
