@@ -119,6 +119,15 @@ def test_encode_overhead(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     assert got["frame_bytes"] == evaluate(bundle, photos).frame_bytes.mean
 
 
+def test_socket_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    got = record("socket_bytes.py", "--data", photos, "--bundle", bundle.path, out=tmp_path / "out")
+    assert got["agree"]
+    assert got["met"]
+    assert got["stream_overhead_bytes"] in (10, 12)
+    assert {row["photos"] for row in got["rows"]} == {12}
+    assert {row["budget_bytes"] for row in got["rows"]} == {51, 222, 340, None}
+
+
 @pytest.fixture(scope="session")
 def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the module `tiny_classifier`."""

@@ -170,6 +170,7 @@ class TestOverSockets:
             server.sendall(sent[:1000])
             server.close()
             assert everything(device) == sent[:1000]
+            assert shaped.carried_bytes == (len(sent), 1000)  # lost ones once
         listener.close()
 
     def test_set_up(self) -> None:

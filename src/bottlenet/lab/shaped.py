@@ -41,6 +41,7 @@ class Lane:
     def __init__(self, link: Link, *, up: bool, jitter_s: float) -> None:
         self._lock = threading.Lock()
         self._up = up
+        self.carried_bytes = 0
         self._free_at = -math.inf
         self.change(link, jitter_s)
 
@@ -53,6 +54,7 @@ class Lane:
     def arrival(self, now: float, size: int, rng: random.Random) -> float:
         """When a packet of `size` bytes that comes at `now` is there."""
         with self._lock:
+            self.carried_bytes += size
             link, lost = self._link, 0
             while rng.random() < link.loss:
                 lost += 1
@@ -209,6 +211,11 @@ class ShapedLink:
         self.url = f"ws://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._accept, name="bottlenet-link", daemon=True)
         self._thread.start()
+
+    @property
+    def carried_bytes(self) -> tuple[int, int]:
+        """Bytes that came in so far, from devices and from the server, each counted once, however often it was lost."""
+        return self._up.carried_bytes, self._down.carried_bytes
 
     def change(self, link: Link | None, *, jitter_s: float = 0.0) -> None:
         """Another link from now on; None: nothing gets through, and what is sent waits until there is one again.
