@@ -37,7 +37,7 @@ UPGRADE = (
 
 
 @contextmanager
-def server(bundle: str) -> Iterator[tuple[int, int]]:
+def server(bundle: str, *options: str) -> Iterator[tuple[int, int]]:
     """Its process id and its port."""
     command = [
         sys.executable,
@@ -48,6 +48,7 @@ def server(bundle: str) -> Iterator[tuple[int, int]]:
         "0",
         "--json",
         "--stop-with-input",
+        *options,
         "--",
         bundle,
     ]
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * arguments.streams + 100)), hard))
     bundle = Bundle.load(arguments.bundle)
-    with server(arguments.bundle) as (pid, port):
+    with server(arguments.bundle, "--max-per-address", "1000000") as (pid, port):
         idle = measure_idle(bundle, pid, port, arguments.streams)
         growth = measure_growth(bundle, pid, port, arguments.requests)
     warm, last = growth[0]["resident_bytes"], growth[-1]["resident_bytes"]

@@ -1,6 +1,6 @@
 """Connections to the server, before there is a request: how many, and how long they may say nothing.
 
-    listener -> accept -> room? -> TLS -> HTTP -> WebSocket
+    listener -> accept -> room, for all and for this address? -> TLS -> HTTP -> WebSocket
 
 uvicorn alone takes whatever connects, waits for a header as long as it takes, and answers pings that nobody reads.
 Needs bottlenet[cloud].
@@ -21,6 +21,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from bottlenet.cli.addresses import Addresses, Place
+from bottlenet.cloud.guard import AUTHORIZED
 from bottlenet.cloud.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -29,19 +31,22 @@ MAX_LINGERING = 64  # connections at once that are told to come later; others ar
 LINGER_S = 1.0
 MAX_FRAGMENTS = 256  # of a message; each may be empty, so a limit on bytes is none on these
 OUT_OF_FILES_S = 0.1
-WHY = b'{"error": "too many connections; try again in 1 s"}'
 FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-) % (len(WHY), WHY)
+    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}"
+)
+WHY = {  # by the kind of refusal
+    "connections": '{"error": "too many connections; try again in 1 s"}',
+    "address": '{"error": "too many connections of this address that have shown no token; try again in 1 s"}',
+}
 SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Connection(H11Protocol):
-    """HTTP that has to begin, and to bring each header, in time."""
+    """HTTP that has to begin, and to bring each header, in time. Holds its place until it ends, or shows a token."""
 
-    def __init__(self, limits: Limits, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, limits: Limits, place: Place, app_state: dict[str, Any], **options: Any) -> None:
+        super().__init__(app_state={**app_state, AUTHORIZED: place.leave}, **options)
         self._limits = limits
         self._deadline: asyncio.TimerHandle | None = None
         self._begun = False
@@ -54,6 +59,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for."""
         self._stop()
+        self.app_state[AUTHORIZED]()  # or as good as: it holds nothing any more
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -79,7 +85,15 @@ class Connection(H11Protocol):
 
 
 class StreamConnection(WebSocketsSansIOProtocol):
-    """WebSocket whose messages have a bounded number of parts, and whose pings are answered only to who listens."""
+    """WebSocket whose messages have a bounded number of parts, and whose pings are answered only to who listens.
+
+    It has the transport and the state of the `Connection` that it was.
+    """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Its place is free."""
+        self.app_state[AUTHORIZED]()
+        super().connection_lost(exc)
 
     def handle_cont(self, event: Frame) -> None:
         """One more part."""
@@ -97,21 +111,27 @@ class StreamConnection(WebSocketsSansIOProtocol):
 
 
 class Listener:
-    """Accepts on one socket while `connections`, with those that still shake hands, are fewer than allowed."""
+    """Accepts on one socket while `connections`, with those that still shake hands, are fewer than allowed.
+
+    `refused` is told the kind of each refusal: a key of `WHY`.
+    """
 
     def __init__(
         self,
         sock: socket.socket,
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[Place], asyncio.Protocol],
         connections: Sized,
         limits: Limits,
         tls: ssl.SSLContext | None,
+        refused: Callable[[str], None],
     ) -> None:
         self._sock = sock
         self._make = make
         self._connections = connections
         self._limits = limits
         self._tls = tls
+        self._refused = refused
+        self._addresses = Addresses(limits.max_per_address)
         self._beginning: set[asyncio.Task[None]] = set()
         self._lingering: set[asyncio.Task[None]] = set()
 
@@ -121,39 +141,49 @@ class Listener:
         self._sock.setblocking(False)
         while True:
             try:
-                sock, _ = await loop.sock_accept(self._sock)
+                sock, address = await loop.sock_accept(self._sock)
             except OSError as error:  # out of files, or it was gone before it was here
                 log.warning("can't accept a connection: %s", error.strerror)
                 await asyncio.sleep(OUT_OF_FILES_S)
                 continue
             sock.setblocking(False)
-            if len(self._connections) + len(self._beginning) < self._limits.max_connections:
-                start(self._begin(sock), self._beginning)
-                continue
-            log.info("refused: connections")
-            if len(self._lingering) < MAX_LINGERING and self._tls is None:
-                start(self._refuse(sock), self._lingering)
+            if len(self._connections) + len(self._beginning) >= self._limits.max_connections:
+                self._turn_away(sock, "connections")
+            elif (place := self._addresses.take(address[0])) is None:
+                self._turn_away(sock, "address")
             else:
-                sock.close()
+                start(self._begin(sock, place), self._beginning)
 
-    async def _begin(self, sock: socket.socket) -> None:
-        """Until it is one of `connections`."""
+    def _turn_away(self, sock: socket.socket, kind: str) -> None:
+        """With a word, where that is possible and does not bind too much."""
+        self._refused(kind)
+        log.info("refused: %s", kind)
+        if len(self._lingering) < MAX_LINGERING and self._tls is None:
+            start(self._refuse(sock, kind), self._lingering)
+        else:
+            sock.close()
+
+    async def _begin(self, sock: socket.socket, place: Place) -> None:
+        """Until it is one of `connections`, which gives its place back."""
         cut_when_stuck(sock, self._limits.request_s)
         seconds = self._limits.first_byte_s if self._tls else None
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(self._make, sock, ssl=self._tls, ssl_handshake_timeout=seconds)
+            await loop.connect_accepted_socket(
+                lambda: self._make(place), sock, ssl=self._tls, ssl_handshake_timeout=seconds
+            )
         except OSError as error:  # no TLS, too slow, or gone; ssl.SSLError is one
             log.info("a connection failed: %s", error.strerror or error)
+            place.leave()
             sock.close()
 
-    async def _refuse(self, sock: socket.socket) -> None:
+    async def _refuse(self, sock: socket.socket, kind: str) -> None:
         """Say so, in answer to the request: earlier, or with some of it unread, many clients would not hear it."""
         loop = asyncio.get_running_loop()
 
         async def answer() -> None:
             await loop.sock_recv(sock, 65536)
-            await loop.sock_sendall(sock, FULL)
+            await loop.sock_sendall(sock, FULL.format(len(WHY[kind]), WHY[kind]).encode())
             sock.shutdown(socket.SHUT_WR)
             while await loop.sock_recv(sock, 65536):
                 pass

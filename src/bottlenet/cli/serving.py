@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 
 from bottlenet.bundle import Bundle
 from bottlenet.cli.access import Access
+from bottlenet.cli.addresses import Place
 from bottlenet.cli.connections import Connection, Listener, StreamConnection
 from bottlenet.cloud.app import create_app
 from bottlenet.cloud.limits import Limits
@@ -47,7 +48,7 @@ class Server(uvicorn.Server):
         self, app: Starlette, limits: Limits, tls: ssl.SSLContext | None, announce: Callable[[], None]
     ) -> None:
         super().__init__(configure(app, limits))
-        self._stop_service = app.state.service.stop
+        self._service = app.state.service
         self._limits = limits
         self._tls = tls
         self._announce = announce
@@ -60,7 +61,8 @@ class Server(uvicorn.Server):
             sys.exit(uvicorn.config.STARTUP_FAILURE)
         self.servers = []
         for sock in sockets or []:
-            listener = Listener(sock, self._make, self.server_state.connections, self._limits, self._tls)
+            connections = self.server_state.connections
+            listener = Listener(sock, self._make, connections, self._limits, self._tls, self._refused)
             self._accepting.append(asyncio.create_task(listener.accept_for_ever()))
         self.started = True
         self._announce()
@@ -72,7 +74,7 @@ class Server(uvicorn.Server):
         await asyncio.wait(self._accepting)
         for sock in sockets or []:
             sock.close()
-        await self._stop_service()
+        await self._service.stop()
         # Streams have been told; closed before the other side agrees, with frames of it unread, the last answers may
         # be lost on the way.
         deadline = asyncio.get_running_loop().time() + CLOSE_S
@@ -82,10 +84,11 @@ class Server(uvicorn.Server):
             await asyncio.sleep(LOOK_EVERY_S)
         await super().shutdown()
 
-    def _make(self) -> Connection:
-        return Connection(
-            self._limits, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+    def _make(self, place: Place) -> Connection:
+        return Connection(self._limits, place, self.lifespan.state, config=self.config, server_state=self.server_state)
+
+    def _refused(self, kind: str) -> None:
+        self._service.metrics.refused("connection", kind)
 
 
 def serve(

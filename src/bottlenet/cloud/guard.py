@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # Whoever starts and watches the server asks these, and they tell nothing.
 OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+# Under this name in a scope's "state" whoever runs the application may leave a function, called when a token was good.
+AUTHORIZED = "bottlenet.authorized"
 VIA = {"http": "http", "websocket": "stream"}
 FULL_RETRY_S = 1
 NO_TOKEN = "no token that this server knows came with this; send the header Authorization: Bearer <token>"
@@ -43,8 +45,11 @@ class Guard:
         if via is None or path in OPEN:
             return await self._app(scope, receive, send)
         tokens, limit = self._service.tokens, self._service.limits.max_connections
-        if tokens is not None and not tokens.allows(Headers(scope=scope).get("authorization", "").encode("latin-1")):
-            return await self._refuse(scope, receive, send, 401, NO_TOKEN)
+        if tokens is not None:
+            if not tokens.allows(Headers(scope=scope).get("authorization", "").encode("latin-1")):
+                return await self._refuse(scope, receive, send, 401, NO_TOKEN)
+            if (authorized := scope.get("state", {}).get(AUTHORIZED)) is not None:
+                authorized()
         if self._open >= limit:
             text = f"{limit} requests and streams are open already; try again in {FULL_RETRY_S} s"
             return await self._refuse(scope, receive, send, 503, text)

@@ -19,6 +19,7 @@ class Limits:
     max_in_flight: int = 32  # Frames of one connection at once; then it is not read until one is answered
     max_waiting: int = 256  # Frames of a bundle that wait for the network; further ones are told to come later
     max_connections: int = 4096  # Requests and streams at once; further ones are told to come later
+    max_per_address: int = 256  # Connections of one address that have shown no token; further ones are to come later
     idle_s: float = 3600.0  # Seconds without a message after which a stream is closed
     first_byte_s: float = 10.0  # Seconds from connecting, and encrypting, to the first byte
     request_s: float = 30.0  # Seconds for the header of a request, for its body, and to take an answer

@@ -17,7 +17,7 @@ from bottlenet.cloud.shelf import Served, close_reason
 from bottlenet.errors import BusyError
 from bottlenet.wire.answer import busy_bytes, refusal_bytes
 from bottlenet.wire.frame import STREAM_HEADER_BYTES, parse_stream_frame
-from bottlenet.wire.protocol import GOING_AWAY, UNAUTHORIZED
+from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED
 
 VIA = "stream"
 ENDED = "this stream ends; open another"
@@ -51,6 +51,8 @@ class Stream:
                 task.add_done_callback(self._tasks.discard)
                 if len(self._tasks) >= self._service.limits.max_in_flight:
                     await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            if message.get("code") == MESSAGE_TOO_BIG:  # refused before it was read
+                self._service.metrics.refused(VIA, "too_large")
         finally:
             self._timer.cancel()
             self._served.streams.discard(self)

@@ -20,9 +20,8 @@ from websockets.sync.client import ClientConnection, connect
 from bottlenet.edge.sockets import CountingSocket, open_socket
 from bottlenet.errors import FrameError, InputError, LinkError
 from bottlenet.wire.answer import one_line
-from bottlenet.wire.protocol import UNAUTHORIZED, UNKNOWN_BUNDLE
+from bottlenet.wire.protocol import MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
 
-MESSAGE_TOO_BIG = 1009  # close code, RFC 6455
 UNAUTHORIZED_STATUS = (401, 403)
 TOKEN_ADVICE = "give a token that it knows: --token-file, or BOTTLENET_TOKEN"
 MAX_ANSWER_BYTES = 4096  # an answer has at most 1,032

@@ -13,6 +13,7 @@ TOKEN_CHARACTERS = "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /"  # for 
 
 # Close codes of a stream:
 GOING_AWAY = 1001  # nothing came for too long; open another when there is something to send (RFC 6455)
+MESSAGE_TOO_BIG = 1009  # a frame above what the server takes (RFC 6455)
 RESTARTING = 1012  # the server stops; what was sent and not answered may be sent again (registered with IANA)
 TRY_LATER = 1013  # too many connections; the reason says when (registered with IANA)
 UNAUTHORIZED = 4401  # no token that the server knows
