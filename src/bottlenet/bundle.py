@@ -28,7 +28,7 @@ from typing import BinaryIO
 
 from bottlenet.check import check_text
 from bottlenet.errors import BundleError, FrameError, InputError
-from bottlenet.files import sync_folder
+from bottlenet.files import read_at_most, sync_folder
 from bottlenet.manifest import FORMAT_VERSION, TABLES, Manifest, Preprocess, parse_manifest
 from bottlenet.wire.codecs import CODES, Codec, make_codec
 from bottlenet.wire.mosaic import Mosaic
@@ -222,7 +222,7 @@ def read_tables(folder: Path, manifest: Manifest) -> Tables | None:
 def read_bounded(path: Path, limit: int) -> bytes:
     """BundleError: the file is larger than `limit` bytes."""
     with open(path, "rb") as file:
-        data = file.read(limit + 1)
+        data = read_at_most(file, limit + 1)
     if len(data) > limit:
         raise BundleError(f"bundle {path.parent}: {path.name} is larger than the {limit} bytes that are allowed")
     return data

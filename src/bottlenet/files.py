@@ -9,7 +9,9 @@ import os
 import re
 import secrets
 from pathlib import Path
+from typing import BinaryIO
 
+CHUNK_BYTES = 2**16
 LEFTOVER = re.compile(r"\.bottlenet-[0-9a-f]{8}\.part")  # what `write_whole` leaves where the power goes
 
 
@@ -26,6 +28,14 @@ def write_whole(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def read_at_most(file: BinaryIO, limit: int) -> bytes:
+    """The next `limit` bytes, or all there are. Python's own `read` first sets aside `limit`, however few there are."""
+    data = bytearray()
+    while chunk := file.read(min(CHUNK_BYTES, limit - len(data))):
+        data += chunk
+    return bytes(data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -41,7 +41,7 @@ def check_target(path: str | Path, kind: Kind, *, force: bool = False) -> Path:
             raise InputError(f"{path}: it is no file that can be written; give another name")
         if target.exists() and not force:
             with open(target, "rb") as file:
-                if not kind.is_one(file.read(kind.read_bytes)):
+                if not kind.is_one(files.read_at_most(file, kind.read_bytes)):
                     raise InputError(f"{path}: a file is there that is not {kind.name}; give another name, or --force")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give another name") from error
@@ -60,7 +60,7 @@ def read_frame(path: str | Path, bundle_tag: bytes) -> Frame:
     """The frame in a file. InputError: can't be read, no frame, damaged, or of another bundle."""
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_FRAME_BYTES + 1)
+            data = files.read_at_most(file, MAX_FRAME_BYTES + 1)
         return parse_frame(data, max_payload_bytes=MAX_PAYLOAD_BYTES, bundle_tag=bundle_tag)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}; give a file that bottlenet encode made") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bottlenet.cli.files import Kind
 from bottlenet.errors import InputError
+from bottlenet.files import read_at_most
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
 
 PLOT_MARK = b"<!-- bottlenet plan -->"
@@ -18,7 +19,7 @@ def read_profile(path: Path) -> Profile:
     """The profile in a file. InputError: can't be read, too large, or no profile."""
     try:
         with open(path, "rb") as file:
-            return parse_profile(file.read(MAX_PROFILE_BYTES + 1))
+            return parse_profile(read_at_most(file, MAX_PROFILE_BYTES + 1))
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}; give what bottlenet profile wrote") from error
     except InputError as error:

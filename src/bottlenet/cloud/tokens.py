@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 
 from bottlenet.errors import InputError
+from bottlenet.files import read_at_most
 from bottlenet.wire.protocol import TOKEN, TOKEN_CHARACTERS
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Tokens:
         """The digest of each token. InputError: what can't be tokens; the message never holds any of it."""
         try:
             with open(self._path, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+                data = read_at_most(file, MAX_FILE_BYTES + 1)
             lines = [line.strip() for line in data.decode("ascii").splitlines()]
         except OSError as error:
             raise InputError(f"can't read the tokens in {self._path}: {error.strerror}; give a text file") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bottlenet.edge.outcome import Photo, fields
 from bottlenet.errors import FrameError, InputError
-from bottlenet.files import LEFTOVER, sync_folder
+from bottlenet.files import LEFTOVER, read_at_most, sync_folder
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, TAG_BYTES, Frame, parse_frame
 
 FOLDERS = ("frames", "answers", "failed", "aside")
@@ -76,7 +76,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
         os.close(handle)
         raise InputError(f"no regular file of at most {limit} bytes")
     with open(handle, "rb") as file:
-        return file.read(limit)
+        return read_at_most(file, limit)
 
 
 def remove_leftovers(folder: Path) -> None:
