@@ -24,6 +24,7 @@ import baselines
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.lab.config import TrainConfig
+from bottlenet.lab.curve import Point
 from bottlenet.lab.data import Photo, list_photos
 from bottlenet.lab.evaluate import choose
 from bottlenet.lab.runs import some_pixels
@@ -33,7 +34,6 @@ from bottlenet.net.model import BottleNet
 from bottlenet.net.models import load_model
 from bottlenet.wire.codecs import Deflate
 from bottlenet.wire.entropy import Entropy
-from curve import Point
 from rate_accuracy_compare import (
     Curve,
     against_input_codecs,

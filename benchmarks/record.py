@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bottlenet.errors import BottleNetError
+from bottlenet.lab.commands import without_root
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("bottlenet", "constriction", "numpy", "onnxruntime", "pillow", "simplejpeg", "torch")
@@ -78,12 +79,6 @@ def write_whole(path: Path, data: bytes) -> None:
 def command(arguments: Sequence[str]) -> str:
     """What was typed; of a path that starts at the root, or at home, only its last part."""
     return " ".join(["python", f"benchmarks/{Path(arguments[0]).name}", *(without_root(a) for a in arguments[1:])])
-
-
-def without_root(argument: str) -> str:
-    """`--out=/home/me/x` -> `--out=x`."""
-    option, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
-    return option + equals + (Path(value).name if Path(value).expanduser().is_absolute() else value)
 
 
 def commit() -> str:

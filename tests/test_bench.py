@@ -277,8 +277,10 @@ class TestCommand:
         assert len(document["rows"]) == 10
         root = ElementTree.fromstring(plot.read_text(encoding="utf-8"))
         texts = [each.text for each in root.iter(f"{NAMESPACE}text")]
-        assert {"Wi-Fi", "LoRaWAN", "split at patches", "ms"} <= set(texts)
-        assert len(list(root.iter(f"{NAMESPACE}rect"))) == 1 + sum(row["skipped"] is None for row in document["rows"])
+        assert {"Wi-Fi: 18.9 Mbit/s up, round trip 5 ms", "split at patches", "device", "link", "server"} <= set(texts)
+        measured = sum(row["skipped"] is None for row in document["rows"])
+        bounds = [each for each in root.iter(f"{NAMESPACE}path") if each.get("stroke-width") == "2.5"]
+        assert len(bounds) == measured + 1  # and one in the legend
         plot.write_text("my drawing")
         assert "not a plot of bottlenet bench" in run(*arguments).error
         assert plot.read_text() == "my drawing"

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from bottlenet.bundle import Bundle
+from bottlenet.lab import curve
 from bottlenet.lab.evaluate import evaluate
 from conftest import CLASSES
 from small import save_photos
@@ -189,8 +190,7 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_the_front_and_what_lies_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    curve = load("curve", monkeypatch)
+def test_the_front_and_what_lies_between() -> None:
     point = curve.Point
     points = [
         point(4000, 80, "d"),

@@ -23,11 +23,12 @@ import bottlenet
 from bottlenet.bundle import Bundle
 from bottlenet.cli.demo_tables import document, renderables
 from bottlenet.cli.files import MARK_WITHIN_BYTES, PAGE, PAGE_MARK
-from bottlenet.demo.page import Axis, page, stretched
+from bottlenet.demo.page import Axis, page
 from bottlenet.demo.run import INPUT_CODECS, DemoResult, PhotoResult, code_input, run_demo, shipped_photos
 from bottlenet.edge import Choice, Edge, Prediction, Times
 from bottlenet.errors import InputError, LinkError, PhotoError
 from bottlenet.lab import servers
+from bottlenet.lab.markup import stretched
 from bottlenet.plan.link import Link
 
 BOTTLENET = [sys.executable, "-W", "error", "-m", "bottlenet.cli"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 import paper
 from bottlenet.bundle import Bundle
-from bottlenet.cli.plan_plot import draw, label_heights
+from bottlenet.cli.plan_plot import draw
 from bottlenet.plan.link import PRESETS
 from bottlenet.plan.planner import choose
 from bottlenet.plan.profile import Profile, parse_profile
@@ -245,11 +245,6 @@ class TestPlot:
         free = dataclasses.replace(paper.profile().candidates[0], device_s=0.0)
         made = dataclasses.replace(paper.profile(), candidates=(free,))
         ElementTree.fromstring(draw(made, choose(made, "3g"), connected=True))
-
-    def test_labels_do_not_cover_each_other(self) -> None:
-        heights = label_heights([100.0, 100.0, 99.0, 400.0, 400.0])
-        assert sorted(heights) == [heights[2], heights[0], heights[1], heights[3], heights[4]]
-        assert min(b - a for a, b in zip(sorted(heights), sorted(heights)[1:], strict=False)) >= 16
 
 
 def test_benchmark(tmp_path: Path) -> None:

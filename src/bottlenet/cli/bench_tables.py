@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bottlenet.cli.plan_files import BENCH_MARK
 from bottlenet.cli.show import clean, facts_table, number_columns, plain_table, text_columns
-from bottlenet.lab.bench import Report, Row
+from bottlenet.lab.bench import Report, Row, by_condition
 from bottlenet.lab.rig import Conditions
 from bottlenet.plan.reason import duration, rate
 
@@ -39,13 +39,6 @@ def bench_renderables(report: Report) -> Iterator[RenderableType]:
             if row.skipped is not None:
                 yield clean(f"{row.partition} was skipped: {row.skipped}.")
         yield clean(sentence(rows))
-
-
-def by_condition(report: Report) -> Iterator[tuple[Conditions, Sequence[Row]]]:
-    """Each with its rows."""
-    count = len(report.rows) // len(report.conditions)
-    for number, each in enumerate(report.conditions):
-        yield each, report.rows[number * count : (number + 1) * count]
 
 
 def link_table(conditions: Conditions, rows: Sequence[Row]) -> Table:

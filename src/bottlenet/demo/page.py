@@ -8,25 +8,16 @@ Both are `string.Template`s; what goes into them is escaped here.
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 from collections.abc import Sequence
-from importlib import resources
-from string import Template
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from bottlenet.demo.run import INPUT_CODECS, REFERENCE, REPEATS, DemoResult, PhotoResult
 from bottlenet.edge import Choice
+from bottlenet.lab.markup import data_url, percent, stretched, style, template
+from bottlenet.lab.markup import words as text
 from bottlenet.plan.link import LINKS
-from bottlenet.wire.answer import one_line
 
 PHOTO_QUALITY = 88  # of the photos on the page
-STRETCH = (0.5, 99.5)  # percentiles of the mosaic that become black and white
 
 
 def page(result: DemoResult) -> str:
@@ -39,8 +30,9 @@ def page(result: DemoResult) -> str:
     links = ", ".join(
         f"{link.name} {link.uplink_bps / 1e6:g} Mbit/s and {link.round_trip_s * 1e3:.0f} ms" for link in LINKS.values()
     )
-    return template("report.html").substitute(
+    return template("bottlenet.demo", "report.html").substitute(
         title="BottleNet demo",
+        style=style(),
         frame_bytes=f"{frame_bytes:,.0f}",
         payload_bytes=f"{payload_bytes:,.0f}",
         size=manifest.preprocess.size,
@@ -112,7 +104,7 @@ def article(number: int, photo: PhotoResult, axis: Axis) -> str:
     badge = "same answer as uncut" if same else f"uncut: {photo.uncut[0].label}"
     rows, columns = photo.picture.shape
     return (
-        template("photo.html")
+        template("bottlenet.demo", "photo.html")
         .substitute(
             number=number,
             name=text(photo.name),
@@ -191,40 +183,9 @@ def links_table(photo: PhotoResult) -> str:
     )
 
 
-def percent(share: float) -> str:
-    """0..1 for people."""
-    return "&lt;1%" if share < 0.005 else f"{share:.0%}"
-
-
 def bar(filled: float) -> str:
     """A bar, for the eye only: the number stands beside it."""
     return f'<span class="track" aria-hidden="true"><span class="fill" style="width:{filled:.1f}%"></span></span>'
-
-
-def stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """With its contrast spread over black to white. What is flat stays grey."""
-    low, high = np.percentile(picture, STRETCH)
-    if high <= low:
-        return np.full_like(picture, 128)
-    spread: NDArray[np.uint8] = (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return spread
-
-
-def data_url(pixels: NDArray[np.uint8], format_: str, **settings: int) -> str:
-    """A picture, inside the page."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format_, **settings)
-    return f"data:image/{format_.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def text(words: str) -> str:
-    """Words from anywhere, for HTML."""
-    return html.escape(one_line(words))
-
-
-def template(name: str) -> Template:
-    """One of the files beside this one."""
-    return Template(resources.files("bottlenet.demo").joinpath(name).read_text(encoding="utf-8"))
 
 
 CODEC_NAMES = {

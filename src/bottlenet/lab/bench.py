@@ -10,7 +10,7 @@ the device's, as measured, and the server's, as it says in its answers.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,3 +222,10 @@ def summarise(
         photos_per_s=rate,
         agreement=100 * statistics.fmean(each.answer == want for each, want in zip(samples, uncut, strict=False)),
     )
+
+
+def by_condition(report: Report) -> Iterator[tuple[Conditions, Sequence[Row]]]:
+    """Each with its rows."""
+    count = len(report.rows) // len(report.conditions)
+    for number, each in enumerate(report.conditions):
+        yield each, report.rows[number * count : (number + 1) * count]
