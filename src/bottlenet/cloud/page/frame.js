@@ -1,0 +1,50 @@
+// Frames in stream form, and what comes back for them: wire/frame.py and wire/answer.py. docs/wire.md specifies both.
+
+const VERSION = 1;
+const ANSWERED = 0;
+const REFUSED = 1;
+const BUSY = 2;
+const PROBABILITY_STEPS = 65535;
+export const FRAME_HEADER_BYTES = 12; // of a frame that stands for itself
+export const SEQUENCES = 2 ** 16;
+
+/** Payload -> the message that is sent. */
+export function streamFrame(code, setting, sequence, payload) {
+  const message = new Uint8Array(4 + payload.length);
+  message.set([(VERSION << 4) | code, setting, sequence >> 8, sequence & 255]);
+  message.set(payload, 4);
+  return message;
+}
+
+/**
+ * ArrayBuffer -> {sequence, decodeMs, tailMs, top: [{index, score}, ...]}; of a refusal {sequence, refused}, of "busy"
+ * {sequence, busy, retryMs}, with the server's words. Error: it is none of these.
+ */
+export function parseAnswer(buffer) {
+  const view = new DataView(buffer);
+  const fault = () => new Error(`${view.byteLength} bytes are no answer of version ${VERSION}; no BottleNet server?`);
+  const kind = view.byteLength >= 4 && view.getUint8(0) >> 4 === VERSION ? view.getUint8(0) & 15 : -1;
+  const start = { [ANSWERED]: 12, [REFUSED]: 4, [BUSY]: 6 }[kind];
+  if (start === undefined || view.byteLength < start) throw fault();
+  const count = view.getUint8(start - 1);
+  if (view.byteLength !== start + count * (kind === ANSWERED ? 4 : 1)) throw fault();
+  const sequence = view.getUint16(1);
+  if (kind !== ANSWERED) {
+    const words = new TextDecoder().decode(new Uint8Array(buffer, start)).replace(/[^\P{C}]+/gu, " ");
+    return kind === REFUSED ? { sequence, refused: words } : { sequence, busy: words, retryMs: view.getUint16(3) };
+  }
+  const top = Array.from({ length: count }, (_, place) => ({
+    index: view.getUint16(start + 4 * place),
+    score: view.getUint16(start + 4 * place + 2) / PROBABILITY_STEPS,
+  }));
+  return { sequence, decodeMs: view.getUint32(3) / 1e3, tailMs: view.getUint32(7) / 1e3, top };
+}
+
+/** Logits -> the five best, [{index, score}, ...], as wire/answer.py chooses them. */
+export function best(scores, count = 5) {
+  const highest = scores.reduce((high, one) => Math.max(high, one), -Infinity);
+  const shares = Array.from(scores, (score) => Math.exp(score - highest));
+  const total = shares.reduce((sum, one) => sum + one, 0);
+  const order = shares.map((_, index) => index).sort((a, b) => shares[b] - shares[a] || a - b);
+  return order.slice(0, count).map((index) => ({ index, score: shares[index] / total }));
+}
