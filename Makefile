@@ -36,7 +36,7 @@ format: .venv/.ready ## rewrite the code as ruff wants it
 setup: .venv/.ready ## .venv: everything, with torch
 setup-demo: .venv-demo/.ready ## .venv-demo: device and server only, no torch
 
-.venv/.ready: EXTRAS := cloud,train,models,dev
+.venv/.ready: EXTRAS := cloud,mqtt,train,models,dev
 .venv/.ready: SIZE := with torch: from 1 GB, some minutes
 .venv-demo/.ready: EXTRAS := cloud
 .venv-demo/.ready: SIZE := no torch: about 250 MB, under a minute

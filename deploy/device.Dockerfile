@@ -5,7 +5,7 @@ FROM python:3.11-slim-bookworm
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY src src
-RUN pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt . \
+RUN pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt ".[mqtt]" \
     && useradd --system bottlenet && install -d -o bottlenet /spool
 USER bottlenet
 WORKDIR /

@@ -31,16 +31,24 @@ LAYERS = {
     "demo": BASE | {"plan", "edge", "lab"},  # of lab what needs no torch
     "__init__": BASE | {"plan", "edge", "cloud", "net"},  # the public names
 }
-PARTS_OF = {"check": "errors", "manifest": "bundle", "files": "bundle", "runtime": "bundle", "__main__": "cli"}
+PARTS_OF = {
+    "check": "errors",
+    "manifest": "bundle",
+    "files": "bundle",
+    "runtime": "bundle",
+    "secret": "bundle",
+    "broker": "bundle",
+    "__main__": "cli",
+}
 TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "accelerate"}
 WITH_TORCH = {"net", "lab", "cli"}
 OUTSIDE = {
     "errors": set(),
     "wire": {"numpy", "simplejpeg", "PIL", "constriction"},
-    "bundle": {"numpy", "onnxruntime"},
+    "bundle": {"numpy", "onnxruntime", "paho"},
     "plan": {"numpy"},
-    "edge": {"numpy", "PIL", "websockets"},
-    "cloud": {"numpy", "starlette", "prometheus_client"},
+    "edge": {"numpy", "PIL", "websockets", "paho"},
+    "cloud": {"numpy", "starlette", "prometheus_client", "paho"},
 }
 
 
@@ -109,6 +117,10 @@ def test_device_and_server_without_torch() -> None:
 
 def test_the_device_without_the_server() -> None:
     assert not loaded_by("from bottlenet import Edge") & {"starlette", "uvicorn"}
+
+
+def test_neither_needs_a_broker() -> None:
+    assert not loaded_by("import bottlenet.edge, bottlenet.cloud.app, bottlenet.cli") & {"paho"}
 
 
 def test_import_bottlenet_is_light() -> None:

@@ -1,12 +1,19 @@
-"""Who may reach the server, and whether the way there is encrypted."""
+"""Who may reach the server, whom it reaches, and whether the way there is encrypted."""
 
 from __future__ import annotations
 
 import ipaddress
 import ssl
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from bottlenet.errors import InputError
+from bottlenet.secret import PASSWORD
+from bottlenet.wire.mqtt import GROUP
+
+if TYPE_CHECKING:
+    from bottlenet.broker import Broker
 
 
 @dataclass(frozen=True)
@@ -44,3 +51,37 @@ class Access:
                 f"{host} can be reached from other machines, and nobody is asked who he is; "
                 "give --tokens, or --tls-cert and --tls-key, or say --insecure"
             )
+
+
+@dataclass(frozen=True)
+class Mqtt:
+    """A broker that devices send their frames to."""
+
+    mqtt: str | None = None  # Also take frames from a broker: mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS
+    mqtt_password: str | None = None  # File with the user's password there
+    mqtt_ca: str | None = None  # File of certificates to trust there, PEM; else the system's
+    mqtt_group: str = GROUP  # Servers of one group share the frames; better a secret one, see docs/operating.md
+
+    def broker(self) -> Broker | None:
+        """InputError: not a broker's address, or files that can't be used. Needs bottlenet[mqtt]."""
+        if self.mqtt is None:
+            if self.mqtt_password or self.mqtt_ca:
+                raise InputError("--mqtt-password and --mqtt-ca are for a broker; give --mqtt mqtt://USER@HOST")
+            return None
+        from bottlenet.broker import broker_at
+
+        password = None
+        if self.mqtt_password is not None:
+            PASSWORD.read(self.mqtt_password)  # a wrong path shows now
+            password = partial(PASSWORD.read, self.mqtt_password)
+        tls = None if self.mqtt_ca is None else trust(self.mqtt_ca)
+        return broker_at(self.mqtt, password=password, tls=tls, group=self.mqtt_group)
+
+
+def trust(ca_file: str) -> ssl.SSLContext:
+    """For a client that trusts these certificates, and no others. InputError: no such file, or not of PEM."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        why = (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
+        raise InputError(f"can't use the certificates in {ca_file}: {why}; give a PEM file") from error

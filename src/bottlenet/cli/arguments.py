@@ -27,5 +27,6 @@ def require(command: str, extra: str) -> None:
 
 EXTRAS = {
     "cloud": ("starlette", "uvicorn", "prometheus_client"),
+    "mqtt": ("paho",),
     "train": ("torch", "onnx", "onnxscript", "safetensors"),
 }

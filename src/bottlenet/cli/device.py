@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -16,7 +15,11 @@ if TYPE_CHECKING:
     from bottlenet.edge import Edge
 
 To: TypeAlias = Annotated[
-    str, typer.Option("--to", help="The server: ws://host:port, as [bold]bottlenet serve[/] prints it.")
+    str,
+    typer.Option(
+        "--to",
+        help="The server: ws://host:port, as [bold]bottlenet serve[/] prints it; or mqtt://user@host:port, a broker.",
+    ),
 ]
 Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
 Budget: TypeAlias = Annotated[
@@ -31,8 +34,14 @@ Fallback: TypeAlias = Annotated[
 TokenFile: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--token-file", metavar="FILE", help="Holds the bearer token; else the environment's BOTTLENET_TOKEN does."
+        "--token-file",
+        metavar="FILE",
+        help="Holds the bearer token, or the broker's password; else the environment's BOTTLENET_TOKEN does.",
     ),
+]
+CaFile: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--ca", metavar="FILE", help="Certificates to trust with wss:// and mqtts://; else the system's."),
 ]
 
 
@@ -84,6 +93,7 @@ def classify(
     budget: Budget = None,
     fallback: Fallback = None,
     token_file: TokenFile = None,
+    ca: CaFile = None,
     as_json: Json = False,
 ) -> None:
     """Classify photos with the help of a server.
@@ -97,13 +107,12 @@ def classify(
     """
     from bottlenet.cli.show import classified_table, print_error, print_json, say, stdout
     from bottlenet.edge.prediction import LOCAL
-    from bottlenet.edge.tokens import find_token
     from bottlenet.errors import InputError
     from bottlenet.wire.answer import one_line
 
-    token = find_token(token_file)
+    secrets = Secrets(token_file, ca)
     done, unusable = [], []
-    with open_edge(bundle, to, timeout_s=timeout, budget_bytes=budget, fallback=fallback, token=token) as edge:
+    with open_edge(bundle, to, secrets, timeout_s=timeout, budget_bytes=budget, fallback=fallback) as edge:
         if fallback is None:
             edge.connect()  # so that the first photo's bytes are its own
         for one in photo:
@@ -147,6 +156,7 @@ def send(
     ] = None,
     timeout: Timeout = 10.0,
     token_file: TokenFile = None,
+    ca: CaFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON a photo.")] = False,
 ) -> None:
     """Have photos classified, however bad the link: none is lost.
@@ -161,18 +171,19 @@ def send(
       bottlenet send cat.jpg dog.jpg --spool spool --to ws://127.0.0.1:8000
       bottlenet send photos --watch --spool spool --to wss://photos.example --token-file token
       bottlenet send photos --spool spool --to ws://sat.example --budget 340 --fallback local
+      bottlenet send photos --watch --spool spool --to mqtts://camera-1@broker.example --token-file password
     """
     from bottlenet.cli.sending import ONE_SHOT_DEADLINE_S, How
     from bottlenet.cli.sending import send as run
     from bottlenet.edge import Spool
-    from bottlenet.edge.tokens import find_token
 
-    token = find_token(token_file)
     if deadline is None:
         deadline = math.inf if watch or fallback else ONE_SHOT_DEADLINE_S
     how = How(watch, in_flight, deadline, as_json)
     with (
-        open_edge(bundle, to, timeout_s=timeout, budget_bytes=budget, fallback=fallback, token=token) as edge,
+        open_edge(
+            bundle, to, Secrets(token_file, ca), timeout_s=timeout, budget_bytes=budget, fallback=fallback
+        ) as edge,
         Spool(spool, edge.bundle, max_bytes=spool_bytes, when_full=when_full) as opened,
     ):
         code = run(edge, opened, photo or [], how)
@@ -180,20 +191,27 @@ def send(
         raise typer.Exit(code)
 
 
+@dataclass(frozen=True)
+class Secrets:
+    """Files that say who the device is, and whom it trusts."""
+
+    token: str | None
+    ca: str | None
+
+
 def open_edge(
-    bundle: str,
-    to: str,
-    *,
-    timeout_s: float,
-    budget_bytes: int | None,
-    fallback: str | None,
-    token: Callable[[], str] | None,
+    bundle: str, to: str, secrets: Secrets, *, timeout_s: float, budget_bytes: int | None, fallback: str | None
 ) -> Edge:
     """As the options say; the server's HTTP address will do too."""
+    from bottlenet.cli.access import trust
     from bottlenet.edge import Edge
+    from bottlenet.edge.tokens import find_token
+    from bottlenet.secret import BEARER, PASSWORD
 
+    token = find_token(secrets.token, PASSWORD if to.startswith("mqtt") else BEARER)
+    tls = None if secrets.ca is None else trust(secrets.ca)
     url = f"ws{to[4:]}" if to.startswith(("http://", "https://")) else to
-    return Edge(bundle, url, timeout_s=timeout_s, budget_bytes=budget_bytes, fallback=fallback, token=token)
+    return Edge(bundle, url, timeout_s=timeout_s, budget_bytes=budget_bytes, fallback=fallback, token=token, tls=tls)
 
 
 def encode(

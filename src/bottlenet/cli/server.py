@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from bottlenet.cli.access import Access
+from bottlenet.cli.access import Access, Mqtt
 from bottlenet.cli.arguments import BundleOption, Json, require
 from bottlenet.cli.options import parameters_of
 from bottlenet.cloud.limits import Limits
@@ -18,14 +18,16 @@ from bottlenet.errors import InputError
 
 
 def with_limits(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of Access and Limits, which it gets as `access` and `limits`."""
-    groups = {"access": Access, "limits": Limits}
+    """The command with an option for each field of Access, Mqtt and Limits, which it gets by these names."""
+    groups = {"access": Access, "mqtt": Mqtt, "limits": Limits}
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        for name, config in groups.items():
-            values[name] = config(**{each.name: values.pop(each.name) for each in parameters_of(config)})
-        command(**values)
+        made = {
+            name: config(**{each.name: values.pop(each.name) for each in parameters_of(config)})
+            for name, config in groups.items()
+        }
+        command(**values, **made)
 
     hints = get_type_hints(command, include_extras=True)
     own = [each.replace(annotation=hints[each.name]) for each in inspect.signature(command).parameters.values()]
@@ -55,6 +57,7 @@ def serve(
     as_json: Json = False,
     *,
     access: Access,
+    mqtt: Mqtt,
     limits: Limits,
 ) -> None:
     r"""Answer the frames of devices, until Ctrl-C or SIGTERM.
@@ -66,8 +69,11 @@ def serve(
       bottlenet serve demo
       bottlenet serve a.bundle b.bundle --host 0.0.0.0 --tokens tokens.txt --tls-cert cert.pem --tls-key key.pem
       bottlenet serve --watch bundles --log-json --log-level info
+      bottlenet serve a.bundle --mqtt mqtts://server@broker.example --mqtt-password password.txt
     """
     require("serve", "cloud")
+    if mqtt.mqtt is not None:
+        require("serve --mqtt", "mqtt")
     from bottlenet.bundle import Bundle
     from bottlenet.cli.serving import serve as run
     from bottlenet.cli.show import print_json, say
@@ -93,6 +99,7 @@ def serve(
         host=host,
         port=port,
         access=access,
+        broker=mqtt.broker(),
         watch=watch,
         threads=threads,
         max_batch=max_batch,

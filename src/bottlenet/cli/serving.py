@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,6 +31,9 @@ from bottlenet.cloud.app import create_app
 from bottlenet.cloud.limits import Limits
 from bottlenet.errors import InputError
 from bottlenet.wire.frame import STREAM_HEADER_BYTES
+
+if TYPE_CHECKING:
+    from bottlenet.broker import Broker
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +103,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     access: Access | None = None,
+    broker: Broker | None = None,
     watch: str | None = None,
     threads: int = 1,
     max_batch: int = 16,
@@ -110,14 +115,20 @@ def serve(
     `stop_with_input` the server also stops at the end of standard input, so that it never outlives what started it.
 
     InputError: an address that can't be listened on, or would be open to all without a word, files for TLS that
-    can't be used, or see `create_app`. BundleError: see `create_app`.
+    can't be used, a broker that lets this server not in, or see `create_app`. BundleError: see `create_app`.
     """
     limits, access = limits or Limits(), access or Access()
     tls = access.context()
     allow_files(limits.max_connections + SPARE_FILES)
     with open_port(host, port) as listener:
         access.check(listener.getsockname()[0])
-        app = create_app(bundles, limits, tokens=access.tokens, watch=watch, threads=threads, max_batch=max_batch)
+        app = create_app(
+            bundles, limits, tokens=access.tokens, watch=watch, broker=broker, threads=threads, max_batch=max_batch
+        )
+        if broker is not None:
+            from bottlenet.cloud.mqtt import check_broker
+
+            asyncio.run(check_broker(broker))
         server = Server(app, limits, tls, lambda: announce(address(listener)))
 
         def stop(number: int, frame: FrameType | None) -> None:

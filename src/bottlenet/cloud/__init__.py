@@ -1,6 +1,6 @@
 """What runs on the server: onnxruntime and starlette, never torch.
 
-    frame -> app or stream or v2 -> service -> batcher -> decoder -> answer
+    frame -> app, stream, v2 or mqtt -> service -> batcher -> decoder -> answer
 
 decoder.py    a batch of frames to class scores
 batcher.py    takes what is waiting, answers each

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -42,6 +43,10 @@ from bottlenet.errors import InputError
 from bottlenet.wire.frame import HEADER_BYTES, parse_frame
 from bottlenet.wire.protocol import CLASSIFY_PATH, STREAM_PATH, UNKNOWN_BUNDLE
 
+if TYPE_CHECKING:
+    from bottlenet.broker import Broker
+    from bottlenet.cloud.mqtt import Subscriber
+
 VIA = "http"
 
 
@@ -51,14 +56,16 @@ def create_app(
     *,
     tokens: str | Path | None = None,
     watch: str | Path | None = None,
+    broker: Broker | None = None,
     threads: int = 1,
     max_batch: int = 16,
 ) -> Starlette:
     """An ASGI application that serves these bundles, and those in the folder `watch` as they come and go.
 
     Every bundle has a worker, which takes up to `max_batch` frames at once, with `threads` on each operation. With
-    `tokens`, a file, only those are let in who name one. Whatever runs the application has to bound what is read
-    before it is seen here, messages and headers; `bottlenet serve` does. `app.state.service` is the `Service`.
+    `tokens`, a file, only those are let in who name one. Frames that come to `broker` are taken, too. Whatever runs the
+    application has to bound what is read before it is seen here, messages and headers; `bottlenet serve` does.
+    `app.state.service` is the `Service`.
 
     InputError: no bundle and no folder, two with the same tag, a number below 1, a file or folder that can't be
     used. BundleError: a tail that can't be loaded.
@@ -78,11 +85,14 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         """Look after the folder; answer what was taken before the server ends."""
         looking = None if folder is None else asyncio.create_task(folder.look_for_ever())
+        subscriber = None if broker is None else subscribe(broker, service)
         yield
         if looking is not None:
             looking.cancel()
             await asyncio.wait([looking])
         await service.stop()
+        if subscriber is not None:
+            await subscriber.close()
         await service.close()
 
     app = Starlette(
@@ -90,6 +100,15 @@ def create_app(
     )
     app.state.service = service
     return app
+
+
+def subscribe(broker: Broker, service: Service) -> Subscriber:
+    """Take frames from there, from now on."""
+    from bottlenet.cloud.mqtt import Subscriber
+
+    subscriber = Subscriber(broker, service)
+    subscriber.start()
+    return subscriber
 
 
 class Endpoints:

@@ -13,7 +13,7 @@ from bottlenet.errors import BusyError, FrameError, PayloadError
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BYTES = (50, 100, 200, 340, 500, 1000, 2000, 4000, 8000, 16000, 32000, 65536)
-WAYS = ("http", "stream", "v2")
+WAYS = ("http", "stream", "v2", "mqtt")
 FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -37,7 +37,9 @@ class Metrics:
             "bottlenet_decode_seconds", "Payload to symbols, a frame", buckets=SECONDS, registry=own
         )
         self.tail = Histogram("bottlenet_tail_seconds", "The network, a frame's batch", buckets=SECONDS, registry=own)
-        self.open = Gauge("bottlenet_open", "Requests at work and streams open", ["via"], registry=own)
+        self.open = Gauge(
+            "bottlenet_open", "Requests at work, streams and broker connections open", ["via"], registry=own
+        )
         self._waiting = Gauge("bottlenet_queue_frames", "Frames that wait for a batch", registry=own)
         self._bundles = Gauge("bottlenet_bundles", "Bundles that are served", registry=own)
 

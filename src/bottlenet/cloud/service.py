@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING
 from bottlenet.cloud.limits import Limits
@@ -11,8 +13,8 @@ from bottlenet.cloud.metrics import Metrics, kind_of
 from bottlenet.cloud.shelf import Served, Shelf
 from bottlenet.cloud.tokens import Tokens
 from bottlenet.errors import BusyError
-from bottlenet.wire.answer import Answer
-from bottlenet.wire.frame import Frame
+from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
+from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame, parse_stream_frame
 from bottlenet.wire.protocol import RESTARTING
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class Service:
         self.metrics = metrics
         self.tokens = tokens
         self.stopping = False
+        self.leaving: list[Callable[[], Coroutine[Any, Any, None]]] = []  # what else has to end with `stop`
         metrics.watch(lambda: shelf.waiting, lambda: len(shelf))
 
     @property
@@ -46,6 +49,22 @@ class Service:
         self.metrics.tail.observe(answer.tail_us / 1e6)
         return answer
 
+    async def reply(self, via: str, served: Served, message: bytes, *, ended: str = "") -> bytes:
+        """What to send back for a frame in stream form, counted: an answer, a refusal, or "busy", as after `ended`."""
+        self.metrics.came(via)
+        whole = len(message) >= STREAM_HEADER_BYTES
+        sequence = int.from_bytes(message[2:4], "big") if whole else 0
+        try:
+            if ended:
+                raise BusyError(ended, FIRST_RETRY_S)
+            limit = self.limits.max_payload_bytes
+            frame = parse_stream_frame(message, bundle_tag=served.bundle.tag, max_payload_bytes=limit)
+            return (await self.answer(served, frame)).to_bytes()
+        except BusyError as error:
+            return busy_bytes(sequence, error.retry_after_s, self.failed(via, error))
+        except Exception as error:
+            return refusal_bytes(sequence, self.failed(via, error))
+
     def failed(self, via: str, error: Exception) -> str:
         """Counts an error, logs one that nobody expects, and gives the text for the other side."""
         kind = kind_of(error)
@@ -58,7 +77,7 @@ class Service:
     async def stop(self) -> None:
         """Take no more frames, answer those that were taken, close the streams. After `grace_s` refuse what waits."""
         self.stopping = True
-        drains = [served.drain(RESTARTING, STOPPING) for served in self.shelf]
+        drains = [served.drain(RESTARTING, STOPPING) for served in self.shelf] + [leave() for leave in self.leaving]
         try:
             await asyncio.wait_for(asyncio.gather(*drains), self.limits.grace_s)
         except asyncio.TimeoutError:

@@ -14,9 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import Served, close_reason
-from bottlenet.errors import BusyError
-from bottlenet.wire.answer import busy_bytes, refusal_bytes
-from bottlenet.wire.frame import STREAM_HEADER_BYTES, parse_stream_frame
+from bottlenet.wire.answer import refusal_bytes
 from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED
 
 VIA = "stream"
@@ -101,19 +99,8 @@ class Stream:
 
     async def _answer(self, message: bytes | None) -> bytes:
         service = self._service
-        service.metrics.came(VIA)
         if message is None:
+            service.metrics.came(VIA)
             service.metrics.refused(VIA, "frame")
             return refusal_bytes(0, "a text message came; send frames as binary messages")
-        whole = len(message) >= STREAM_HEADER_BYTES
-        sequence = int.from_bytes(message[2:4], "big") if whole else 0
-        try:
-            if self._ending:
-                raise BusyError(ENDED, 1.0)
-            limit = service.limits.max_payload_bytes
-            frame = parse_stream_frame(message, bundle_tag=self._served.bundle.tag, max_payload_bytes=limit)
-            return (await service.answer(self._served, frame)).to_bytes()
-        except BusyError as error:
-            return busy_bytes(sequence, error.retry_after_s, service.failed(VIA, error))
-        except Exception as error:
-            return refusal_bytes(sequence, service.failed(VIA, error))
+        return await service.reply(VIA, self._served, message, ended=ENDED if self._ending else "")

@@ -10,6 +10,7 @@ prediction.py  what comes of it
 local.py       the tail on the device, where the server can't answer
 stream.py      frames on one connection, several in flight
 transport.py   the connection, a seam for tests and shaped links
+mqtt.py        the connection through a broker, which needs bottlenet[mqtt]
 sockets.py     sockets that count bytes
 tokens.py      the device's bearer token
 

@@ -9,6 +9,7 @@ that must not be lost.
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,9 +25,10 @@ from bottlenet.edge.photo import Source
 from bottlenet.edge.prediction import LOCAL, Prediction, Times, choices
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.stream import Reply, Stream
-from bottlenet.edge.transport import Connect, check_url, open_websocket
+from bottlenet.edge.transport import Connect, check_url, opener_of
 from bottlenet.errors import BusyError, InputError, LinkError, WireError
 from bottlenet.wire.answer import Answer
+from bottlenet.wire.mqtt import PORTS as MQTT
 from bottlenet.wire.protocol import STREAM_PATH
 
 MAX_IN_FLIGHT = 1024
@@ -41,13 +43,17 @@ class Edge:
     The connection opens at the first photo, or with `connect()`, and stays; a lost one is opened again at the next
     photo. Several threads may share an Edge: their photos are encoded side by side and sent one after the other.
 
+    With mqtt:// or mqtts://, an address of a broker, the servers are those that it passes frames on to.
+
     `connect` opens the transport: `(url, timeout_s) -> Transport`, see `edge.transport`. `timeout_s` is for opening,
     and for the answer to each photo. `budget_bytes`: no larger frame leaves, see `Encoder`. `fallback="local"`: where
     the server can't answer, the bundle's tail runs here, and the server is left alone for a while. `token` is the
-    bearer token, or a function that gives it at each connection; `connect` gets it by that name.
+    bearer token, or the password of the user in a broker's address, or a function that gives it at each connection;
+    `tls` replaces the system's certificates. `connect` gets both by these names.
 
-    InputError: a URL that is not ws:// or wss://, a timeout that isn't positive, another fallback, a budget that
-    leaves no room for a payload. BundleError: see `Bundle.load`.
+    InputError: a URL that is not ws://, wss:// or a broker's, a password without a user, a timeout that isn't positive,
+    another fallback, a budget that leaves no room for a payload. BundleError: see `Bundle.load`. MissingExtraError: a
+    broker's address, without bottlenet[mqtt].
     """
 
     def __init__(
@@ -55,25 +61,28 @@ class Edge:
         bundle: str | Path | Bundle,
         url: str,
         *,
-        connect: Connect = open_websocket,
+        connect: Connect | None = None,
         timeout_s: float = 10.0,
         budget_bytes: int | None = None,
         fallback: str | None = None,
         token: str | Callable[[], str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         if not 0 < timeout_s < 1e6:
             raise InputError(f"timeout_s is {timeout_s}; give seconds, above 0 and below 1,000,000")
         if fallback not in (None, LOCAL):
             raise InputError(f"fallback is {fallback!r}; give {LOCAL!r}, or leave it out")
-        parts = check_url(url)
+        parts = check_url(url, secret=token is not None)
+        connect = connect or opener_of(url)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        path = parts.path.rstrip("/") + STREAM_PATH
+        path = "" if parts.scheme in MQTT else parts.path.rstrip("/") + STREAM_PATH
         query = f"{parts.query}&bundle={self.bundle.id.hex()}".lstrip("&")
         self.url = parts._replace(path=path, query=query, fragment="").geturl()
         self.timeout_s = timeout_s
         self.encoder = Encoder(self.bundle, budget_bytes=budget_bytes)
         self.local = LocalTail(self.bundle) if fallback == LOCAL else None
-        self._connect: Connect = connect if token is None else partial(connect, token=token)
+        given = {name: value for name, value in (("token", token), ("tls", tls)) if value is not None}
+        self._connect: Connect = partial(connect, **given)
         self._lock = threading.Lock()
         self._stream = self.new_stream()
         self._closings = 0

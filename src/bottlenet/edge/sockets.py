@@ -39,7 +39,7 @@ class CountingSocket(socket.socket):
         with memoryview(data).cast("B") as view:
             done = 0
             while done < len(view):
-                done += self.send(view[done:], flags)
+                done += CountingSocket.send(self, view[done:], flags)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Counted."""
@@ -77,6 +77,11 @@ class TlsSocket(CountingSocket):
                 if not self._fill():
                     raise ConnectionResetError("closed during the TLS handshake") from None
         self._flush()
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Encrypt and send all of it."""
+        self.sendall(data)
+        return memoryview(data).nbytes
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         """Encrypt and send."""

@@ -1,6 +1,7 @@
 """A connection to a server: messages there, messages back, and how many bytes it took.
 
-    Edge -> Transport -> network        open_websocket is the real one; tests and shaped links bring their own
+    Edge -> Transport -> network        open_websocket is the real one, or open_mqtt of mqtt.py, where a broker is
+                                        between; tests and shaped links bring their own
 
 What websockets and the operating system raise is a LinkError or FrameError from here on.
 """
@@ -18,7 +19,8 @@ from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 
 from bottlenet.edge.sockets import CountingSocket, open_socket
-from bottlenet.errors import FrameError, InputError, LinkError
+from bottlenet.errors import FrameError, InputError, LinkError, MissingExtraError
+from bottlenet.wire import mqtt
 from bottlenet.wire.answer import one_line
 from bottlenet.wire.protocol import MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
 
@@ -57,7 +59,8 @@ class Transport(Protocol):
 Connect: TypeAlias = Callable[..., Transport]
 """Opens a transport: (URL with path and query, timeout in seconds). LinkError or FrameError: it can't.
 
-Where there is a token, it is given as the keyword `token`: a string, or a function that gives one.
+Where there is a token, it is given as the keyword `token`: a string, or a function that gives one. In the same way
+`tls`, where certificates are given.
 """
 
 
@@ -186,16 +189,35 @@ def open_websocket(
     return WebSocketTransport(server, sock, stack, connection)
 
 
-def check_url(url: str) -> SplitResult:
-    """InputError: not ws:// or wss:// with a host, or a port that is none."""
+def check_url(url: str, *, secret: bool = False) -> SplitResult:
+    """InputError: not ws:// or wss:// with a host, or a port that is none; nor a broker's address, which needs a user
+    where there is a `secret`.
+    """
+    if str(url).startswith(tuple(f"{scheme}://" for scheme in mqtt.PORTS)):
+        return mqtt.check_broker_url(url, password=secret)
     try:
         parts = urlsplit(url)
         valid = parts.scheme in PORTS and parts.hostname and parts.port != 0 and parts.username is None
     except (ValueError, AttributeError):
         valid = False
     if not valid:
-        raise InputError(f"server is {url!a}; give ws://host:port, or wss://host:port for TLS")
+        text = f"server is {url!a}; give ws://host:port, or wss://host:port for TLS, or mqtt://host:port of a broker"
+        raise InputError(text)
     return parts
+
+
+def opener_of(url: str) -> Connect:
+    """What opens a connection to it. MissingExtraError: a broker's, without bottlenet[mqtt]."""
+    scheme = urlsplit(url).scheme
+    if scheme not in mqtt.PORTS:
+        return open_websocket
+    try:
+        from bottlenet.edge.mqtt import open_mqtt
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "paho":
+            raise
+        raise MissingExtraError(f"{scheme}://", "mqtt") from error
+    return open_mqtt
 
 
 def bracketed(host: str) -> str:

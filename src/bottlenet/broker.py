@@ -1,0 +1,116 @@
+"""An MQTT broker, the same way on both sides: where it is, who one is there, and what it means when it refuses.
+
+    URL, password, TLS -> Broker -> new_client -> paho-mqtt -> broker
+
+Needs bottlenet[mqtt]. MQTT 5: shared subscriptions, and reasons when something is refused, are in no earlier one.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from bottlenet.errors import LinkError
+from bottlenet.wire.mqtt import GROUP, PORTS, check_broker_url, check_name
+
+# Of MQTT 5, chapter 2.4:
+NO_SUBSCRIBER = 0x10
+NOT_AUTHORIZED = 0x87
+CREDENTIALS = (0x86, NOT_AUTHORIZED)  # bad user name or password; brokers tell both as either
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where a broker is, and how to get in. Make it with `broker_at`."""
+
+    name: str  # for people: its URL, without the user
+    host: str
+    port: int
+    user: str | None
+    password: Callable[[], str] | None = field(repr=False)
+    tls: ssl.SSLContext | None = field(repr=False)
+    group: str = GROUP  # of servers; each frame goes to one of them
+
+
+def broker_at(
+    url: str,
+    *,
+    password: str | Callable[[], str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    group: str = GROUP,
+) -> Broker:
+    """What is at mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; the ports are 1883 and 8883 unless told otherwise.
+
+    `password` may be a function, which is asked at each connection. `tls` replaces the system's certificates.
+    InputError: see `check_broker_url`; or a group that can't be part of a topic.
+    """
+    parts = check_broker_url(url, password=password is not None)
+    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+    name = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    given = (lambda: password) if isinstance(password, str) else password
+    context = (tls or ssl.create_default_context()) if parts.scheme == "mqtts" else None
+    return Broker(name, host, port, parts.username, given, context, check_name("group", group))
+
+
+class BoundedClient(Client):
+    """paho-mqtt's client for MQTT 5, which alone would read a packet of any size; there may be 256 MB in one.
+
+    `max_packet_bytes` is the most that the broker may send at once, and is held to. InputError: the password can't be
+    read just now.
+    """
+
+    def __init__(self, broker: Broker, client_id: str, max_packet_bytes: int, *, manual_ack: bool = False) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTv5,
+            reconnect_on_failure=False,
+            manual_ack=manual_ack,
+        )
+        self._broker = broker
+        self._max_packet_bytes = max_packet_bytes
+        self.username_pw_set(broker.user, None if broker.password is None else broker.password())
+
+    def dial(self, timeout_s: float, keepalive_s: int, receive_maximum: int | None = None) -> None:
+        """Connect, and ask to be let in; whether one is shows later.
+
+        `receive_maximum` is how many frames may come that were not acknowledged. OSError: nobody is there.
+        """
+        properties = properties_of(PacketTypes.CONNECT, MaximumPacketSize=self._max_packet_bytes)
+        if receive_maximum is not None:
+            properties.ReceiveMaximum = receive_maximum
+        self.connect_timeout = timeout_s
+        self.connect(self._broker.host, self._broker.port, keepalive_s, properties=properties)
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # It asks for a packet as a whole, so nothing of a larger one is read.
+        if bufsize > self._max_packet_bytes:
+            raise ConnectionError(f"a packet of {bufsize} bytes; {self._max_packet_bytes} were allowed")
+        return super()._sock_recv(bufsize)
+
+
+def properties_of(packet: int, **values: int) -> Properties:
+    """Of a packet of this type."""
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties
+
+
+def refused(broker: Broker, code: ReasonCode) -> LinkError:
+    """Why a broker takes no connection."""
+    if code.value in CREDENTIALS:
+        who = f"user {broker.user}" if broker.user else "who has no name"
+        secret = "with this password" if broker.password else "without a password"
+        return LinkError(
+            f"{broker.name} lets {who} not in {secret} ({code}); give what it knows: "
+            "mqtt://USER@HOST, and the file with the password"
+        )
+    return LinkError(f"{broker.name} takes no connection ({code}); is it a broker for MQTT 5?")

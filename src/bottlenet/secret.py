@@ -1,0 +1,41 @@
+"""A token or a password from a file: one line, read again each time, and in no message whatever is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bottlenet.errors import InputError
+from bottlenet.wire.protocol import TOKEN, TOKEN_CHARACTERS
+
+MAX_FILE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A kind of secret. InputError, from all methods: it is none."""
+
+    what: str
+    pattern: re.Pattern[str]
+    characters: str  # that it may have, for messages
+
+    def read(self, path: str | Path) -> str:
+        """The one that is alone in a file. InputError: can't be read."""
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_FILE_BYTES)
+        except OSError as error:
+            raise InputError(f"{path}: can't read the {self.what}: {error.strerror}; give a text file") from error
+        return self.check(data.decode("latin-1").strip(), str(path))
+
+    def check(self, value: str, where: str) -> str:
+        """The value."""
+        if self.pattern.fullmatch(value) is None:
+            raise InputError(f"{where} holds no {self.what}; one line of {self.characters} is one")
+        return value
+
+
+BEARER = Secret("token", TOKEN, TOKEN_CHARACTERS)
+# Of a user at a broker: whatever its operator chose.
+PASSWORD = Secret("password", re.compile(r"[!-~]([ -~]{0,510}[!-~])?"), "1 to 512 ASCII characters")
