@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,12 +20,12 @@ MOSQUITTO = shutil.which("mosquitto", path=PATH)
 needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="needs the broker mosquitto")
 # As in docs/operating.md.
 ACL = """
-pattern write bottlenet/v1/frames/+/%u/+
-pattern read bottlenet/v1/answers/%u/+
+    pattern write bottlenet/v1/frames/+/%u/+
+    pattern read bottlenet/v1/answers/%u/+
 
-user server
-topic read bottlenet/v1/frames/#
-topic write bottlenet/v1/answers/#
+    user server
+    topic read bottlenet/v1/frames/#
+    topic write bottlenet/v1/answers/#
 """
 
 
@@ -44,7 +45,7 @@ class Mosquitto:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.port = sock.getsockname()[1]
         config = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {'false' if users else 'true'}"]
-        config.append("set_tcp_nodelay true")  # else each answer waits 40 ms for a receipt
+        config.append("set_tcp_nodelay true")  # as in docs/operating.md
         if os.geteuid() == 0:
             config.append(f"user {getpass.getuser()}")  # else it becomes another one, who may read nothing
         if users:
@@ -54,7 +55,7 @@ class Mosquitto:
             tool = shutil.which("mosquitto_passwd", path=PATH)
             assert tool is not None
             subprocess.run([tool, "-U", str(passwords)], check=True, capture_output=True)
-            acl.write_text(ACL)
+            acl.write_text(textwrap.dedent(ACL))
             config += [f"password_file {passwords}", f"acl_file {acl}"]
         if tls:
             config += [f"certfile {tls[0]}", f"keyfile {tls[1]}"]

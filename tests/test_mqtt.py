@@ -39,7 +39,7 @@ from network import make_album
 from processes import Process, frame_of, refused_to_start, serving, write_certificate
 
 COUNT = 60
-MQTT_BYTES = 10  # before a frame of up to 118 bytes, once the broker knows the topic; of longer ones 11
+MQTT_BYTES = 10  # before a frame of up to 119 bytes, once the broker knows the topic; of longer ones 11
 PASSWORDS = {"server": "correct horse", "camera-1": "battery staple", "camera-2": "a token 0123456789"}
 
 pytestmark = needs_mosquitto
