@@ -19,6 +19,7 @@ from PIL import Image
 from bottlenet.bundle import Bundle
 from bottlenet.lab import curve
 from bottlenet.lab.evaluate import evaluate
+from brokers import broker, needs_mosquitto
 from conftest import CLASSES
 from small import save_photos
 
@@ -127,6 +128,18 @@ def test_socket_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     assert got["stream_overhead_bytes"] in (10, 12)
     assert {row["photos"] for row in got["rows"]} == {12}
     assert {row["budget_bytes"] for row in got["rows"]} == {51, 222, 340, None}
+
+
+@needs_mosquitto
+def test_mqtt_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    with broker(tmp_path / "broker") as at:
+        arguments = ("--broker", at.url(), "--data", photos, "--bundle", bundle.path)
+        got = record("mqtt_bytes.py", *arguments, out=tmp_path / "out")
+    assert got["agree"]
+    assert got["met"]
+    assert got["overhead_bytes"] in (14, 15)
+    assert {row["budget_bytes"] for row in got["rows"]} == {51, 222, 340, None}
+    assert got["first_with_opening"]["own"]["up"] > got["rows"][-1]["carried_up_bytes"]
 
 
 @pytest.fixture(scope="session")
