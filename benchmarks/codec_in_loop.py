@@ -21,7 +21,6 @@ from rich.progress import track
 from torch import Tensor
 
 from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
-from bottlenet.edge.photo import read_photo
 from bottlenet.lab.checkpoint import Averaged
 from bottlenet.lab.crops import random_views
 from bottlenet.lab.data import list_photos
@@ -31,6 +30,7 @@ from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.rate import JpegRate, joined_bytes
+from bottlenet.photo import read_photo
 from record import Json, add_network, parser, run_script, show, write_record
 from timing import processor_ms
 

@@ -25,12 +25,12 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.lab.bench import readable
 from bottlenet.lab.bench import run as measure
-from bottlenet.lab.inputs import FIXED, InputCodec
 from bottlenet.lab.profile import profile
 from bottlenet.lab.rig import Conditions, Rig
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.planner import choose, predict
 from bottlenet.plan.profile import Candidate, Profile
+from bottlenet.wire.inputs import FIXED, InputCodec
 from record import Json, parser, run_script, show, write_record
 
 LINKS = ("3g", "4g", "wifi", "5g", "lte-m", "10M,20ms")

@@ -14,20 +14,17 @@ from PIL import Image
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.meter import open_meter
-from bottlenet.edge.transport import open_websocket
-from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError
+from bottlenet.edge.partitions import EDGE_ONLY, Partition, cloud_only, split
+from bottlenet.errors import BottleNetError, InputError, LinkError
 from bottlenet.lab import servers
 from bottlenet.lab.bench import Report, Row, bench, readable, run
-from bottlenet.lab.exchange import IN_FLIGHT, exchange, pipeline
-from bottlenet.lab.inputs import InputCodec
-from bottlenet.lab.partitions import EDGE_ONLY, PHOTO_CODE, Partition, cloud_only, split
-from bottlenet.lab.photo_server import MAX_IN_FLIGHT, create_photo_app
+from bottlenet.lab.exchange import exchange, pipeline
 from bottlenet.lab.rig import Conditions, Rig
 from bottlenet.plan.link import PRESETS, Link
 from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import Frame
-from bottlenet.wire.protocol import STREAM_PATH
-from conftest import Server
+from bottlenet.wire.inputs import InputCodec
+from bottlenet.wire.protocol import NETWORK_INPUT, PHOTO
 from test_benchmarks import record
 from test_cli import Run
 from test_cli import run as run_fixture
@@ -70,14 +67,14 @@ class TestRig:
     def test_partitions(self, rig: Rig, bundle: Bundle) -> None:
         assert rig.partitions == [EDGE_ONLY, cloud_only(InputCodec("JPEG", 95)), split(bundle)]
 
-    def test_both_servers_give_the_answers_of_this_process(self, rig: Rig, paths: list[Path]) -> None:
+    def test_the_server_gives_the_answers_of_this_process(self, rig: Rig, paths: list[Path]) -> None:
         conditions = Conditions(FAST)
         for partition in rig.partitions[1:]:
             with rig.connected(partition, conditions) as transport:
                 for path in paths:
                     sent = rig.work(partition, path, 3).result
                     assert isinstance(sent, Frame)
-                    assert (sent.codec == PHOTO_CODE) == (partition.kind == "cloud-only")
+                    assert (sent.codec == PHOTO) == (partition.kind == "cloud-only")
                     transport.send(sent.to_stream_bytes())
                     answer = parse_answer(transport.receive(10))
                     assert answer.sequence == 3
@@ -126,7 +123,7 @@ class TestRig:
         assert [each.name for each in rig.partitions] == ["edge-only", "split at patches", "split at elsewhere"]
         with pytest.raises(InputError, match="two bundles are cut at patches"):
             Rig([bundle, make_bundle(setting=20)])
-        with pytest.raises(InputError, match="no bundle to measure"):
+        with pytest.raises(InputError, match="no bundle is given"):
             Rig([])
 
     @pytest.mark.parametrize(("changes", "message"), [
@@ -144,28 +141,8 @@ class TestRig:
 class TestServers:
     def test_one_that_does_not_start(self, tmp_path: Path) -> None:
         with pytest.raises(LinkError, match="the server did not start: .*no such folder"):  # noqa: SIM117
-            with servers.running(["bottlenet.lab.photo_server", str(tmp_path / "none")]):
+            with servers.running(["bottlenet.cli", "serve", "--port", "0", "--json", str(tmp_path / "none")]):
                 pass
-
-    def test_photos_that_are_none_are_refused_and_the_stream_goes_on(
-        self, serve: Callable[..., Server], bundle: Bundle, paths: list[Path]
-    ) -> None:
-        url = serve(create_photo_app(bundle)).url + STREAM_PATH
-        transport = open_websocket(url, 10)
-        good = Rig([bundle]).work(cloud_only(InputCodec("JPEG", 75)), paths[0], 9).result
-        assert isinstance(good, Frame)
-        for bad in (b"", b"\x1f", b"\x1f\x00\x00\x05nothing"):
-            transport.send(bad)
-            with pytest.raises(FrameError, match="the server refused frame"):
-                parse_answer(transport.receive(10))
-        transport.send(good.to_stream_bytes())
-        assert parse_answer(transport.receive(10)).sequence == 9
-        transport.close()
-
-    def test_it_takes_as_many_at_once_as_the_real_one(self) -> None:
-        from bottlenet.cloud.limits import Limits
-
-        assert Limits().max_in_flight == MAX_IN_FLIGHT == IN_FLIGHT
 
 
 class TestRows:
@@ -229,7 +206,7 @@ class TestRows:
         partition = rig.partitions[1]
         good = rig.work(partition, paths[0], 0).result
         assert isinstance(good, Frame)
-        bad = Frame(PHOTO_CODE, 0, good.bundle_tag, 1, b"nothing")
+        bad = Frame(PHOTO, NETWORK_INPUT, good.bundle_tag, 1, b"nothing")
         with rig.connected(partition, Conditions(FAST)) as transport, pytest.raises(BottleNetError):
             pipeline(transport, [good.to_stream_bytes(), bad.to_stream_bytes()] * 50, 10)
 

@@ -155,7 +155,7 @@ class TestRealServer:
                 prediction = edge.classify(photo)
                 assert prediction.frame_bytes < 126
                 assert prediction.socket_bytes == 2 + 4 + prediction.frame_bytes  # header, mask
-                assert prediction.received_bytes == 2 + 12 + 4 * 5
+                assert prediction.received_bytes == 2 + 14 + 4 * 5
 
     def test_large_frames_are_counted_too(
         self, make_bundle: MakeBundle, photo: np.ndarray, serve: Callable[[Starlette], Server]

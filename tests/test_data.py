@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from bottlenet.bundle import Preprocess
-from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab import data as data_module
 from bottlenet.lab.config import TrainConfig
@@ -18,6 +17,7 @@ from bottlenet.lab.features import FeatureCache
 from bottlenet.lab.trainset import open_cache
 from bottlenet.net.build import insert
 from bottlenet.net.models import load_model
+from bottlenet.photo import photo_to_pixels, prepare, read_photo
 
 PREPROCESS = Preprocess(32, 0.875, "bicubic")
 

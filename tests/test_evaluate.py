@@ -15,11 +15,11 @@ from PIL import Image
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
-from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.errors import BottleNetError, InputError, PayloadError
 from bottlenet.lab import evaluate as evaluate_module
 from bottlenet.lab.data import Photo, list_photos
 from bottlenet.lab.evaluate import BATCH, Evaluation, Sizes, choose, evaluate, sizes
+from bottlenet.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.frame import HEADER_BYTES
 from conftest import CLASSES, MakeBundle, tiny_manifest

@@ -11,9 +11,9 @@ import torch
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
-from bottlenet.edge.photo import prepare
 from bottlenet.errors import BundleError, InputError
 from bottlenet.net.export import Fidelity, check, export
+from bottlenet.photo import prepare
 from bottlenet.runtime import open_session
 from small import LABELS, classifier, photo, pixels
 from test_model import calibrated

@@ -34,6 +34,8 @@ LAYERS = {
 PARTS_OF = {
     "check": "errors",
     "manifest": "bundle",
+    "photo": "bundle",
+    "decode": "bundle",
     "files": "bundle",
     "runtime": "bundle",
     "secret": "bundle",
@@ -45,10 +47,10 @@ WITH_TORCH = {"net", "lab", "cli"}
 OUTSIDE = {
     "errors": set(),
     "wire": {"numpy", "simplejpeg", "PIL", "constriction"},
-    "bundle": {"numpy", "onnxruntime", "paho"},
+    "bundle": {"numpy", "onnxruntime", "PIL", "paho"},
     "plan": {"numpy"},
     "edge": {"numpy", "PIL", "websockets", "paho"},
-    "cloud": {"numpy", "starlette", "prometheus_client", "paho"},
+    "cloud": {"numpy", "onnxruntime", "starlette", "prometheus_client", "paho"},
 }
 
 

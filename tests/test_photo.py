@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from bottlenet import decode
+from bottlenet import photo as photo_module
 from bottlenet.bundle import Preprocess
-from bottlenet.edge import decode
-from bottlenet.edge import photo as photo_module
-from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.errors import PhotoError
+from bottlenet.photo import photo_to_pixels, prepare, read_photo
 
 PREPROCESS = Preprocess(32, 0.875, "bicubic")
 ORIENTATION = 274  # the EXIF tag
@@ -341,7 +341,7 @@ class TestLargeJpegs:
         exif[ORIENTATION] = orientation
         Image.new("RGB", (4000, 3000), "olive").save(tmp_path / "large.jpg", exif=exif)
         code = (
-            "import sys; from bottlenet.bundle import Preprocess; from bottlenet.edge.photo import photo_to_pixels\n"
+            "import sys; from bottlenet.bundle import Preprocess; from bottlenet.photo import photo_to_pixels\n"
             "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024\n"
             "from PIL import JpegImagePlugin; before = peak()\n"
             "photo_to_pixels(sys.argv[1], Preprocess(224, 0.875, 'bicubic')); print(peak() - before)"

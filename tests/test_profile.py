@@ -18,17 +18,19 @@ from PIL import Image
 
 import paper
 from bottlenet.bundle import Bundle
+from bottlenet.cloud.photos import Photos
 from bottlenet.edge.meter import PAPER_DEVICE_MW
+from bottlenet.edge.partitions import Device, cloud_only, partitions_of
 from bottlenet.errors import BottleNetError, BundleError, InputError, PayloadError
 from bottlenet.lab import detail, footprint
 from bottlenet.lab.detail import BATCHES, LOADS, threads_here
-from bottlenet.lab.inputs import FIXED, QUALITIES, InputCodec, available, decode
-from bottlenet.lab.partitions import Device, PhotoServer, Server, cloud_only, partitions_of
+from bottlenet.lab.partitions import Server
 from bottlenet.lab.profile import answers_with, profile, read, smallest
 from bottlenet.plan.detail import Detail, Row, Spread
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Candidate, Energy, Profile, parse_profile
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
+from bottlenet.wire.inputs import FIXED, QUALITIES, InputCodec, available, decode
 from conftest import CLASSES
 
 seconds = st.floats(0, 100)
@@ -393,7 +395,7 @@ class TestInputCodecs:
         good = Device(bundle).run(partition, next(photos.rglob("*.png")), 7)
         assert not isinstance(good, int)
         bad = dataclasses.replace(good, payload=b"?")
-        first, second, third = PhotoServer(bundle).answers([good, bad, good])
+        first, second, third = Photos(bundle).answers([good, bad, good])
         assert first == dataclasses.replace(third, decode_us=first.decode_us)  # type: ignore[union-attr, type-var]
         assert isinstance(second, BottleNetError)
         with pytest.raises(PayloadError):

@@ -3,7 +3,8 @@
     frame -> app, stream, v2 or mqtt -> service -> batcher -> decoder -> answer
 
 decoder.py    a batch of frames to class scores
-batcher.py    takes what is waiting, answers each
+photos.py     whole photos to class scores
+batcher.py    takes what is waiting, answers each; load.py how busy it is
 limits.py     how much a server takes, of everything
 shelf.py      the bundles that are served, which may change
 watch.py      a folder whose bundles are served

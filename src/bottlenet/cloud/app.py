@@ -1,6 +1,7 @@
 """The server: every way in, in front of a `Batcher` for each bundle.
 
     POST /v1/classify          body: one self-contained frame -> an answer; errors are JSON {"error": "..."}
+    POST /v1/photo?bundle=ID   body: a picture file -> the whole network's answer; ?bundle= where several are served
     WS   /v1/stream?bundle=ID  messages: stream frames -> answers and refusals, each with its frame's sequence number
     GET  /v1/bundles           JSON: id, name, model and cut of what is served
     *    /v2/...               the Open Inference Protocol, see v2.py
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -35,13 +37,13 @@ from bottlenet.cloud.http import failure, read_body, refusal
 from bottlenet.cloud.limits import Limits
 from bottlenet.cloud.metrics import Metrics
 from bottlenet.cloud.service import Service
-from bottlenet.cloud.shelf import Shelf, close_reason
+from bottlenet.cloud.shelf import Served, Shelf, close_reason
 from bottlenet.cloud.stream import Stream
 from bottlenet.cloud.tokens import Tokens
 from bottlenet.cloud.watch import Folder
 from bottlenet.errors import InputError
-from bottlenet.wire.frame import HEADER_BYTES, parse_frame
-from bottlenet.wire.protocol import CLASSIFY_PATH, STREAM_PATH, UNKNOWN_BUNDLE
+from bottlenet.wire.frame import HEADER_BYTES, Frame, parse_frame
+from bottlenet.wire.protocol import CLASSIFY_PATH, PHOTO, PHOTO_PATH, STREAM_PATH, UNKNOWN_BUNDLE, WHOLE_PHOTO
 
 if TYPE_CHECKING:
     from bottlenet.broker import Broker
@@ -74,7 +76,8 @@ def create_app(
         raise InputError("no bundle to serve; give at least one, or a folder to watch")
     limits, metrics = limits or Limits(), Metrics()
     shelf = Shelf(
-        lambda work: Batcher(work, max_batch=max_batch, max_waiting=limits.max_waiting, on_batch=metrics.took_batch)
+        lambda work: Batcher(work, max_batch=max_batch, max_waiting=limits.max_waiting, on_batch=metrics.took_batch),
+        threads,
     )
     service = Service(shelf, limits, metrics, None if tokens is None else Tokens(tokens))
     folder = None if watch is None else Folder(watch, shelf, threads, limits.grace_s)
@@ -116,11 +119,13 @@ class Endpoints:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._photos = 0  # that are coming in, or wait for their answer
 
     def routes(self) -> list[Route | WebSocketRoute]:
         """All of them."""
         return [
             Route(CLASSIFY_PATH, self.classify, methods=["POST"]),
+            Route(PHOTO_PATH, self.photo, methods=["POST"]),
             Route("/v1/bundles", self.bundles, methods=["GET"]),
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
@@ -165,6 +170,37 @@ class Endpoints:
         except Exception as error:
             return refusal(service, VIA, error)
         return Response(answer.to_bytes(), media_type="application/octet-stream")
+
+    async def photo(self, request: Request) -> Response:
+        """One photo as it was taken, one answer."""
+        service, limits = self._service, self._service.limits
+        service.metrics.came(VIA)
+        try:
+            served = self._named(request)
+            if self._photos >= limits.max_photos:
+                service.metrics.refused(VIA, "busy")
+                text = f"{limits.max_photos} photos are coming in already; try again later"
+                # The body is not read, so the connection can't be used again.
+                return failure(503, text, {"Retry-After": "1", "Connection": "close"})
+            self._photos += 1
+            try:
+                body = await read_body(request, limits.max_photo_bytes, limits.request_s)
+                answer = await service.answer(served, Frame(PHOTO, WHOLE_PHOTO, served.bundle.tag, 0, body))
+            finally:
+                self._photos -= 1
+        except Exception as error:
+            return refusal(service, VIA, error)
+        return Response(answer.to_bytes(), media_type="application/octet-stream")
+
+    def _named(self, request: Request) -> Served:
+        """The bundle in the query, or the only one. HTTPException: there is none, or there are several."""
+        shelf, asked = self._service.shelf, request.query_params.get("bundle")
+        found = [shelf.by_id(asked)] if asked is not None else list(shelf)
+        if not found or found[0] is None:
+            raise HTTPException(404, f"no such bundle; {shelf.names()}")
+        if len(found) > 1:
+            raise HTTPException(400, f"say which bundle, with ?bundle= and its id; {shelf.names()}")
+        return found[0]
 
     async def stream(self, websocket: WebSocket) -> None:
         """Frames and answers, until the other side goes."""

@@ -3,12 +3,13 @@
     answer(frame) -> waiting, at most max_waiting -> batch, at most max_batch -> worker thread -> each his answer
 
 A batch is what is waiting when the worker is free: nobody waits for others to come, and under load batches grow by
-themselves.
+themselves. Each answer says how long its frame waited, and how busy the server is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import NamedTuple, TypeAlias
 
+from bottlenet.cloud.load import Load
 from bottlenet.errors import BottleNetError, BusyError, InputError
-from bottlenet.wire.answer import Answer
+from bottlenet.wire.answer import MAX_US, Answer
 from bottlenet.wire.frame import Frame
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,12 @@ class Batcher:
         self._running: asyncio.Task[None] | None = None
         self._frame_s: float | None = None  # of late, for one frame
         self._worker: ThreadPoolExecutor | None = None
+        self._load = Load()
+
+    @property
+    def load(self) -> float:
+        """How many times longer than on an idle server a frame takes just now."""
+        return self._load.now
 
     @property
     def waiting(self) -> int:
@@ -124,8 +132,10 @@ class Batcher:
     async def _run(self, worker: ThreadPoolExecutor, batch: list[Waiting]) -> None:
         results: Sequence[Answer | Exception]
         started = perf_counter()
+        waited = [started - one.since for one in batch]
         if self._on_batch is not None:
-            self._on_batch([started - one.since for one in batch])
+            self._on_batch(waited)
+        self._load.begin()
         try:
             frames = [one.frame for one in batch]
             results = await asyncio.get_running_loop().run_in_executor(worker, self._work, frames)
@@ -133,15 +143,19 @@ class Batcher:
         except Exception as error:
             log.exception("a batch of %d frames failed", len(batch))
             results = [error] * len(batch)
-        frame_s = (perf_counter() - started) / len(batch)
+        work_s = perf_counter() - started
+        self._load.done(waited, work_s, good=not any(isinstance(result, Exception) for result in results))
+        load = self._load.now
+        frame_s = work_s / len(batch)
         self._frame_s = frame_s if self._frame_s is None else MEMORY * self._frame_s + (1 - MEMORY) * frame_s
-        for one, result in zip(batch, results, strict=True):
+        for one, waited_s, result in zip(batch, waited, results, strict=True):
             if one.future.done():
                 continue
             if isinstance(result, Exception):
                 one.future.set_exception(result)
             else:
-                one.future.set_result(result)
+                queue_us = min(int(waited_s * 1e6), MAX_US)
+                one.future.set_result(dataclasses.replace(result, queue_us=queue_us, load=load))
 
     def refuse_waiting(self) -> None:
         """With BusyError, everything that no batch has taken."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bottlenet.errors import InputError
 from bottlenet.wire.frame import DEFAULT_MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES
 
-HIGHEST = {"max_payload_bytes": MAX_PAYLOAD_BYTES}
+HIGHEST = {"max_payload_bytes": MAX_PAYLOAD_BYTES, "max_photo_bytes": MAX_PAYLOAD_BYTES}
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Limits:
     """Sizes, numbers and times. InputError: one that is below 1, or a time that is not above 0."""
 
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES  # Of one frame
+    max_photo_bytes: int = 2**22  # Of a whole photo that is posted
+    max_photos: int = 16  # Whole photos that are posted at once; further ones are told to come later
     max_in_flight: int = 32  # Frames of one connection at once; then it is not read until one is answered
     max_waiting: int = 256  # Frames of a bundle that wait for the network; further ones are told to come later
     max_connections: int = 4096  # Requests and streams at once; further ones are told to come later

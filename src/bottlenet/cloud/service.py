@@ -15,7 +15,7 @@ from bottlenet.cloud.tokens import Tokens
 from bottlenet.errors import BusyError
 from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
 from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame, parse_stream_frame
-from bottlenet.wire.protocol import RESTARTING
+from bottlenet.wire.protocol import PHOTO, PROBE, RESTARTING
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,13 @@ class Service:
         return not self.stopping and len(self.shelf) > 0
 
     async def answer(self, served: Served, frame: Frame) -> Answer:
-        """One frame, counted. BusyError, or another BottleNetError: see `Batcher.answer`."""
+        """One frame, counted; a probe waits in no line. BusyError, or another BottleNetError: see `Batcher.answer`."""
         if self.stopping:
             raise BusyError(STOPPING, FIRST_RETRY_S)
+        if frame.codec == PROBE:
+            return Answer(frame.sequence, 0, 0, (), load=max(line.load for line in served.lines))
         self.metrics.payload_bytes.observe(len(frame.payload))
-        answer = await served.batcher.answer(frame)
+        answer = await (served.photos if frame.codec == PHOTO else served.batcher).answer(frame)
         self.metrics.decode.observe(answer.decode_us / 1e6)
         self.metrics.tail.observe(answer.tail_us / 1e6)
         return answer
@@ -82,11 +84,11 @@ class Service:
             await asyncio.wait_for(asyncio.gather(*drains), self.limits.grace_s)
         except asyncio.TimeoutError:
             log.warning("%d frames wait still after %g s, and are refused", self.shelf.waiting, self.limits.grace_s)
-            for served in self.shelf:
-                served.batcher.refuse_waiting()
+            for line in (line for served in self.shelf for line in served.lines):
+                line.refuse_waiting()
 
     async def close(self) -> None:
         """End the threads. A later frame starts them again."""
         for served in self.shelf:
-            await served.batcher.close()
+            await served.close()
         self.stopping = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.batcher import Batcher, Work
+from bottlenet.cloud.photos import Photos
 from bottlenet.errors import InputError
 from bottlenet.wire.protocol import UNKNOWN_BUNDLE
 
@@ -24,6 +25,7 @@ class Served:
 
     bundle: Bundle
     batcher: Batcher
+    photos: Batcher  # for the whole network
     streams: set[Stream] = field(default_factory=set)
 
     @property
@@ -31,20 +33,31 @@ class Served:
         """The first 12 hex digits of the bundle's id: enough for people."""
         return self.bundle.id.hex()[:12]
 
+    @property
+    def lines(self) -> tuple[Batcher, Batcher]:
+        """Both, each with a worker of its own."""
+        return self.batcher, self.photos
+
+    async def close(self) -> None:
+        """Refuse what waits; end the threads, which a later frame starts again."""
+        for line in self.lines:
+            await line.close()
+
     async def drain(self, code: int, reason: str) -> None:
         """Answer what was taken, then close the streams. Keep new frames away meanwhile."""
         for stream in self.streams:
             stream.take_no_more()  # else a busy stream keeps the line full for ever
-        await self.batcher.drain()
+        await asyncio.gather(*(line.drain() for line in self.lines))
         # A copy: streams that end leave the set.
         await asyncio.gather(*(stream.end(code, reason) for stream in list(self.streams)))
 
 
 class Shelf:
-    """What is served, by tag. `make_batcher` puts a line in front of a decoder."""
+    """What is served, by tag. `make_batcher` puts a line in front of a decoder; `threads` are those of an operation."""
 
-    def __init__(self, make_batcher: Callable[[Work], Batcher]) -> None:
+    def __init__(self, make_batcher: Callable[[Work], Batcher], threads: int = 1) -> None:
         self._make_batcher = make_batcher
+        self._threads = threads
         self._served: dict[bytes, Served] = {}
 
     def __iter__(self) -> Iterator[Served]:
@@ -56,7 +69,7 @@ class Shelf:
     @property
     def waiting(self) -> int:
         """Frames in all the lines."""
-        return sum(served.batcher.waiting for served in self._served.values())
+        return sum(line.waiting for served in self._served.values() for line in served.lines)
 
     def add(self, bundle: Bundle, work: Work) -> Served:
         """Serve a bundle from now on. InputError: one with the same tag is served, or there are 1,000."""
@@ -65,7 +78,8 @@ class Shelf:
             raise InputError(f"bundles {paths} have the same tag {bundle.tag.hex()}; serve one of them")
         if len(self._served) >= MAX_BUNDLES:
             raise InputError(f"{len(self._served)} bundles are served already; take some away")
-        served = self._served[bundle.tag] = Served(bundle, self._make_batcher(work))
+        photos = self._make_batcher(Photos(bundle, self._threads).answers)
+        served = self._served[bundle.tag] = Served(bundle, self._make_batcher(work), photos)
         return served
 
     async def remove(self, served: Served, grace_s: float) -> None:
@@ -76,7 +90,7 @@ class Shelf:
             await asyncio.wait_for(served.drain(UNKNOWN_BUNDLE, reason), grace_s)
         except asyncio.TimeoutError:
             pass  # `close` refuses the rest
-        await served.batcher.close()
+        await served.close()
 
     def by_tag(self, tag: bytes) -> Served | None:
         """As a self-contained frame names it."""

@@ -33,6 +33,7 @@ from bottlenet.cloud.tensors import (
 from bottlenet.errors import FrameError, InputError
 from bottlenet.wire.answer import TOP, Answer
 from bottlenet.wire.frame import HEADER_BYTES, Frame, parse_frame
+from bottlenet.wire.protocol import PROBE
 
 VIA = "v2"
 PLATFORM = "onnx_onnxv1"
@@ -141,6 +142,8 @@ class Version2:
             try:
                 tag = served.bundle.tag
                 parsed.append(parse_frame(data, max_payload_bytes=limits.max_payload_bytes, bundle_tag=tag))
+                if parsed[-1].codec == PROBE:
+                    raise FrameError("a probe has no choices; ask /v2/health")
             except FrameError as error:
                 raise FrameError(f"element {number} of frame: {error}") from error
         return asked, parsed

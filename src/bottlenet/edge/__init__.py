@@ -26,12 +26,12 @@ from bottlenet.edge.client import Edge
 from bottlenet.edge.encoder import Encoded, Encoder
 from bottlenet.edge.folder import Folder
 from bottlenet.edge.outcome import Answered, Failed, Outcome
-from bottlenet.edge.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.edge.prediction import Choice, Prediction, Times
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.sender import Sender
 from bottlenet.edge.spool import Spool
 from bottlenet.edge.transport import Connect, Transport, open_websocket
+from bottlenet.photo import photo_to_pixels, prepare, read_photo
 
 __all__ = [
     "Answered",

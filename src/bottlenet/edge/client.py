@@ -21,12 +21,12 @@ from types import TracebackType
 from bottlenet.bundle import Bundle
 from bottlenet.edge.encoder import Encoded, Encoder
 from bottlenet.edge.local import LocalTail
-from bottlenet.edge.photo import Source
 from bottlenet.edge.prediction import LOCAL, Prediction, Times, choices
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.stream import Reply, Stream
 from bottlenet.edge.transport import Connect, check_url, opener_of
 from bottlenet.errors import BusyError, InputError, LinkError, WireError
+from bottlenet.photo import Source
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.mqtt import PORTS as MQTT
 from bottlenet.wire.protocol import STREAM_PATH
@@ -95,7 +95,7 @@ class Edge:
     def classify(self, photo: Source) -> Prediction:
         """What the photo shows.
 
-        PhotoError: the photo can't be used, see `edge.photo.read_photo`. InputError: it does not fit the budget.
+        PhotoError: the photo can't be used, see `bottlenet.photo.read_photo`. InputError: it does not fit the budget.
         LinkError: the server is not there, closed, did not answer in time or has no room. FrameError: it refuses,
         with its reason. WireError: its answer makes no sense. The last three only without a fallback.
         """

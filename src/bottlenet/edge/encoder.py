@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
-from bottlenet.edge.photo import Source, photo_to_pixels
 from bottlenet.errors import InputError
+from bottlenet.photo import Source, photo_to_pixels
 from bottlenet.runtime import open_head, run_graph
 from bottlenet.wire.budget import encode_within
 from bottlenet.wire.contexts import ZERO
@@ -57,13 +57,13 @@ class Encoder:
         bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))
 
     def symbols(self, photo: Source) -> NDArray[np.uint8]:
-        """Photo -> (C, H, W) uint8. PhotoError: see `edge.photo.read_photo`."""
+        """Photo -> (C, H, W) uint8. PhotoError: see `bottlenet.photo.read_photo`."""
         return self._run_head(photo_to_pixels(photo, self.bundle.manifest.preprocess))
 
     def encode(self, photo: Source, sequence: int = 0) -> Encoded:
         """Photo -> frame with that sequence number, 0..65535.
 
-        PhotoError: see `edge.photo.read_photo`. InputError: not even the coarsest frame fits the budget.
+        PhotoError: see `bottlenet.photo.read_photo`. InputError: not even the coarsest frame fits the budget.
         """
         started = perf_counter()
         pixels = photo_to_pixels(photo, self.bundle.manifest.preprocess)

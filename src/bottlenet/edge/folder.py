@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bottlenet.edge.decode import MAX_FILE_BYTES, open_source
+from bottlenet.decode import MAX_FILE_BYTES, open_source
 from bottlenet.edge.outcome import Photo
 from bottlenet.errors import InputError, PhotoError
 

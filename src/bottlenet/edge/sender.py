@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bottlenet.decode import name_of
 from bottlenet.edge.client import Edge, check_in_flight
-from bottlenet.edge.decode import name_of
 from bottlenet.edge.folder import read_file
 from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, Photo, answered_now
 from bottlenet.edge.prediction import LOCAL, SERVER, choices

@@ -26,7 +26,7 @@ from bottlenet.wire.protocol import MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDL
 
 UNAUTHORIZED_STATUS = (401, 403)
 TOKEN_ADVICE = "give a token that it knows: --token-file, or BOTTLENET_TOKEN"
-MAX_ANSWER_BYTES = 4096  # an answer has at most 1,032
+MAX_ANSWER_BYTES = 4096  # an answer has at most 1,034
 CLOSE_TIMEOUT_S = 1.0
 PORTS = {"ws": 80, "wss": 443}
 

@@ -4,12 +4,11 @@ data.py        folders of photos                         no torch
 crops.py       crops of them, and blends of crops        no torch
 evaluate.py    accuracy and bytes of a bundle            no torch
 profile.py     every partition of a bundle, measured     no torch
-partitions.py  who runs what, device's and server's side no torch
-inputs.py      the input as JPEG, WebP, AVIF             no torch
+partitions.py  the server's side of a partition          no torch
 detail.py      a profile, step by step                   no torch
 footprint.py   peak memory of one partition              no torch
 shaped.py      a link on loopback: rate, delay, loss     no torch
-bench.py       end to end; rig.py, servers.py, photo_server.py, exchange.py its parts   no torch
+bench.py       end to end; rig.py, servers.py, exchange.py its parts   no torch
 features.py    the frozen head's work, kept on disk      no torch
 frozen.py      the network that fills that cache
 config.py      what a training run is told

@@ -19,14 +19,14 @@ import numpy as np
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.meter import open_meter
-from bottlenet.edge.photo import photo_to_pixels
+from bottlenet.edge.partitions import EDGE_ONLY, Partition
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab.crops import Damaged
 from bottlenet.lab.evaluate import photos_for
 from bottlenet.lab.exchange import Sample, one_by_one, pipelined_rate
-from bottlenet.lab.partitions import EDGE_ONLY, Partition
 from bottlenet.lab.profile import cpu_model
 from bottlenet.lab.rig import Conditions, Rig
+from bottlenet.photo import photo_to_pixels
 from bottlenet.plan.link import FRAME_BYTES, STREAM_OVERHEAD_BYTES, Link
 from bottlenet.wire.frame import Frame
 

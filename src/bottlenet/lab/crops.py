@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from bottlenet.bundle import Preprocess
-from bottlenet.edge.photo import photo_to_pixels, read_photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab.data import Photo
+from bottlenet.photo import photo_to_pixels, read_photo
 
 DAMAGED_SHARE = 0.01  # more damaged photos than this is an error, not bad luck
 HELD_OUT = 50  # one photo of this many is kept for the report at the end of each pass

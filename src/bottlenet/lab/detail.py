@@ -18,14 +18,15 @@ import numpy as np
 import onnxruntime
 
 from bottlenet.cloud.batcher import Batcher
-from bottlenet.edge.photo import photo_to_pixels
+from bottlenet.edge.partitions import Device, Partition
 from bottlenet.lab.footprint import peak_rss_bytes
-from bottlenet.lab.inputs import Pixels
-from bottlenet.lab.partitions import Device, Partition, Server
+from bottlenet.lab.partitions import Server
+from bottlenet.photo import photo_to_pixels
 from bottlenet.plan.detail import Detail, Row, Spread
 from bottlenet.runtime import run_graph
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
+from bottlenet.wire.inputs import Pixels
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

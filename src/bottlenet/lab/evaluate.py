@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
-from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import BottleNetError, InputError, PhotoError
 from bottlenet.lab.crops import Damaged
 from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
+from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame

@@ -15,9 +15,9 @@ from threading import Semaphore, Thread
 from time import perf_counter
 
 from bottlenet.cloud.limits import Limits
+from bottlenet.edge.partitions import Partition
 from bottlenet.edge.transport import Transport
 from bottlenet.errors import BottleNetError
-from bottlenet.lab.partitions import Partition
 from bottlenet.lab.rig import Conditions, Rig, Worked
 from bottlenet.plan.link import Link
 from bottlenet.wire.answer import parse_answer

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bottlenet.errors import BundleError
 
 if TYPE_CHECKING:
-    from bottlenet.lab.partitions import Partition
+    from bottlenet.edge.partitions import Partition
 
 LIMIT_S = 120.0  # a small machine may need long for its imports
 STATUS = Path("/proc/self/status")
@@ -49,11 +49,11 @@ def work(bundle: str, kind: str, name: str, quality: str, photo: str) -> None:
 
         Encoder(loaded).encode(photo).frame.to_stream_bytes()
         return
-    from bottlenet.edge.photo import photo_to_pixels
+    from bottlenet.photo import photo_to_pixels
 
     pixels = photo_to_pixels(photo, loaded.manifest.uncut_preprocess)
     if kind == "cloud-only":
-        from bottlenet.lab.inputs import InputCodec
+        from bottlenet.wire.inputs import InputCodec
 
         InputCodec(name, int(quality)).encode(pixels)
         return

@@ -26,16 +26,17 @@ from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.meter import Meter, open_meter
+from bottlenet.edge.partitions import EDGE_ONLY, Device, Partition, cloud_only, partitions_of
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab.crops import Damaged
 from bottlenet.lab.data import Photo
 from bottlenet.lab.detail import Details
 from bottlenet.lab.evaluate import Progress, photos_for
-from bottlenet.lab.inputs import FIXED, QUALITIES, InputCodec, available, decode
-from bottlenet.lab.partitions import EDGE_ONLY, Device, Partition, Server, cloud_only, partitions_of
+from bottlenet.lab.partitions import Server
 from bottlenet.plan.profile import Candidate, Energy, Profile
 from bottlenet.runtime import run_graph
 from bottlenet.wire.frame import Frame
+from bottlenet.wire.inputs import FIXED, QUALITIES, InputCodec, available, decode
 
 Result = TypeVar("Result")
 Answers = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: devices in this process, servers in processes of their own, a shaped link between them.
+"""What a benchmark runs on: devices in this process, a server in a process of its own, a shaped link between them.
 
     photo -> Rig.work -> message -> ShapedLink -> server process -> answer
               `-> class, where nothing is sent                neighbours -'  other devices, without a link
@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep, thread_time
 from types import TracebackType
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.limits import Limits
-from bottlenet.edge.encoder import Encoder
 from bottlenet.edge.meter import Meter
+from bottlenet.edge.partitions import Partition, sides_of
 from bottlenet.edge.transport import Transport, open_websocket
 from bottlenet.errors import BottleNetError, InputError
-from bottlenet.lab.inputs import FIXED, InputCodec
-from bottlenet.lab.partitions import Device, Partition, partitions_of, split
-from bottlenet.lab.servers import photo_server, split_server
+from bottlenet.lab.servers import split_server
 from bottlenet.lab.shaped import ShapedLink
 from bottlenet.plan.link import Link
 from bottlenet.wire.frame import Frame
+from bottlenet.wire.inputs import FIXED, InputCodec
 from bottlenet.wire.protocol import STREAM_PATH
 
 OPEN_S = 60.0
@@ -73,36 +71,19 @@ class Rig:
     def __init__(
         self, bundles: Sequence[Bundle], *, codecs: Sequence[InputCodec] = FIXED, meter: Meter | None = None
     ) -> None:
-        if not bundles:
-            raise InputError("no bundle to measure; give at least one")
         self.bundles = bundles
         self.meter = meter
-        device = Device(bundles[0])
-        self._works: dict[Partition, Callable[[Path, int], Frame | int]] = {
-            each: partial(device.run, each) for each in partitions_of(bundles[0], codecs)
-        }
-        self._bundle_of = dict.fromkeys(self._works, bundles[0])
-        for bundle in bundles[1:]:
-            each = split(bundle)
-            if each in self._works:
-                raise InputError(f"two bundles are cut at {each.cut}; give bundles with different cuts")
-            self._works[each] = partial(encode, Encoder(bundle))
-            self._bundle_of[each] = bundle
+        self._sides = sides_of(bundles, codecs)
         self._stack = contextlib.ExitStack()
-        self._ports: dict[str, int] = {}
+        self._port = 0
 
     @property
     def partitions(self) -> list[Partition]:
         """All that can be measured."""
-        return list(self._works)
+        return list(self._sides)
 
     def __enter__(self) -> Rig:
-        with contextlib.ExitStack() as stack:
-            self._ports = {
-                "split": stack.enter_context(split_server([bundle.path for bundle in self.bundles])),
-                "cloud-only": stack.enter_context(photo_server(self.bundles[0])),
-            }
-            self._stack = stack.pop_all()
+        self._port = self._stack.enter_context(split_server([bundle.path for bundle in self.bundles]))
         return self
 
     def __exit__(
@@ -114,33 +95,33 @@ class Rig:
         """What the device does with a photo, at its own pace. PhotoError: it can't be read."""
         before_mj = None if self.meter is None else self.meter.energy_mj()
         started, computed = perf_counter(), thread_time()
-        result = self._works[partition](path, sequence)
+        made = self._sides[partition].work(path, sequence).result
         computed_s = thread_time() - computed
         spent_mj = None if self.meter is None or before_mj is None else self.meter.energy_mj() - before_mj
         if slowdown > 1:
             sleep(max(0.0, slowdown * computed_s - (perf_counter() - started)))
+        result = made if isinstance(made, Frame) else made.top[0][0]
         return Worked(result, perf_counter() - started, spent_mj)
 
     @contextlib.contextmanager
     def connected(self, partition: Partition, conditions: Conditions) -> Iterator[Transport]:
-        """A connection to the partition's server over the link."""
-        port = self._ports[partition.kind]
+        """A connection to the server over the link."""
         link = conditions.link
-        with ShapedLink("127.0.0.1", port, link, jitter_s=conditions.jitter_s, seed=conditions.seed) as shaped:
+        with ShapedLink("127.0.0.1", self._port, link, jitter_s=conditions.jitter_s, seed=conditions.seed) as shaped:
             transport = open_websocket(self._url(partition, shaped.port), OPEN_S + 3 * link.setup_s)
             with contextlib.closing(transport):
                 yield transport
 
     @contextlib.contextmanager
     def neighbours(self, partition: Partition, path: Path, count: int) -> Iterator[None]:
-        """While this lasts, `count` photos of others are at the partition's server, as each answer brings the next."""
+        """While this lasts, `count` photos of others are in the partition's line: each answer brings the next."""
         if count == 0 or partition.kind == "edge-only":
             yield
             return
-        frame = self._works[partition](path, 0)
+        frame = self._sides[partition].work(path, 0).result
         assert isinstance(frame, Frame)
         message = frame.to_stream_bytes()
-        transport = open_websocket(self._url(partition, self._ports[partition.kind]), OPEN_S)
+        transport = open_websocket(self._url(partition, self._port), OPEN_S)
         ended = threading.Event()
         thread = threading.Thread(target=keep_busy, args=(transport, message, count, ended), daemon=True)
         thread.start()
@@ -152,12 +133,7 @@ class Rig:
             transport.close()
 
     def _url(self, partition: Partition, port: int) -> str:
-        return f"ws://127.0.0.1:{port}{STREAM_PATH}?bundle={self._bundle_of[partition].id.hex()}"
-
-
-def encode(encoder: Encoder, path: Path, sequence: int) -> Frame:
-    """A split's work."""
-    return encoder.encode(path, sequence).frame
+        return f"ws://127.0.0.1:{port}{STREAM_PATH}?bundle={self._sides[partition].bundle.id.hex()}"
 
 
 def keep_busy(transport: Transport, message: bytes, count: int, ended: threading.Event) -> None:

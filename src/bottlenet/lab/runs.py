@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from bottlenet.bundle import Bundle, Preprocess
-from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import write_whole
 from bottlenet.lab.checkpoint import load_averaged
@@ -22,6 +21,7 @@ from bottlenet.net.build import insert
 from bottlenet.net.export import Fidelity, export
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import load_model
+from bottlenet.photo import photo_to_pixels
 from bottlenet.wire.codecs import make_codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.fitting import fit_tables

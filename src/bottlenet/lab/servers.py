@@ -18,27 +18,21 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import IO
 
-from bottlenet.bundle import Bundle
 from bottlenet.errors import LinkError
 
 START_S = 120.0  # a small machine may need long for its first imports
 STOP_S = 10.0
 MAX_CHARACTERS = 4096
+MAX_INPUT_BYTES = 2**22  # of a network's input as a picture file
 
 
 @contextlib.contextmanager
 def split_server(bundles: Sequence[Path], start_s: float = START_S) -> Iterator[int]:
     """The port of `bottlenet serve` for bundles in these folders. LinkError: it did not start in time."""
     folders = [str(bundle.resolve()) for bundle in bundles]
-    command = ["bottlenet.cli", "serve", "--port", "0", "--json", "--stop-with-input", "--", *folders]
+    options = ["--port", "0", "--json", "--stop-with-input", "--max-payload-bytes", str(MAX_INPUT_BYTES)]
+    command = ["bottlenet.cli", "serve", *options, "--", *folders]
     with running(command, start_s) as port:
-        yield port
-
-
-@contextlib.contextmanager
-def photo_server(bundle: Bundle) -> Iterator[int]:
-    """The port of a server that takes whole photos. LinkError: it did not start."""
-    with running(["bottlenet.lab.photo_server", str(bundle.path.resolve())]) as port:
         yield port
 
 

@@ -1,19 +1,23 @@
 """What the server sends back for one frame. docs/wire.md is the specification.
 
-An answer of 12 + 4 * K bytes, network byte order:
+An answer of 14 + 4 * K bytes, network byte order:
 
     byte    what                  values
-    0       version | status      high 4 bits: 1; low 4 bits: 0, answered
+    0       version | status      high 4 bits: 2; low 4 bits: 0, answered
     1-2     sequence number       the frame's
-    3-6     decode_us             microseconds from payload to symbols, on the server
-    7-10    tail_us               microseconds of the rest of the network, on the server
-    11      count K               0..255
-    12-     K times 4 bytes       class index 0..65535, then probability * 65535 rounded, 2 bytes each; best first
+    3-5     queue_us              microseconds that the frame waited for the server to take it
+    6-8     decode_us             microseconds from payload to symbols, on the server
+    9-11    tail_us               microseconds of the rest of the network, on the server
+    12      load                  how many times longer than idle the server takes just now: 16 * log2 of it, rounded
+    13      count K               0..255
+    14-     K times 4 bytes       class index 0..65535, then probability * 65535 rounded, 2 bytes each; best first
+
+A time of 2**24 - 1, which is 16.8 s, stands for all longer ones, and a load of 255 for all larger ones.
 
 A refusal of 4 + L bytes:
 
     byte    what                  values
-    0       version | status      high 4 bits: 1; low 4 bits: 1, refused
+    0       version | status      high 4 bits: 2; low 4 bits: 1, refused
     1-2     sequence number       the frame's, or 0 where it could not be read
     3       length L              0..255
     4-      message               L bytes of UTF-8, one line
@@ -21,7 +25,7 @@ A refusal of 4 + L bytes:
 Busy, of 6 + L bytes: nothing is wrong with the frame, and it may be sent again later:
 
     byte    what                  values
-    0       version | status      high 4 bits: 1; low 4 bits: 2, busy
+    0       version | status      high 4 bits: 2; low 4 bits: 2, busy
     1-2     sequence number       the frame's
     3-4     retry after           milliseconds, 0..65535
     5       length L              0..255
@@ -38,20 +42,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.errors import BundleError, BusyError, FrameError, InputError, WireError
-from bottlenet.wire.frame import VERSION
 
+VERSION = 2  # of answers; frames have their own
 ANSWERED = 0
 REFUSED = 1
 BUSY = 2
 
-HEAD = struct.Struct("!BHIIB")
+HEAD = struct.Struct("!BH3s3s3sBB")
 CHOICE = struct.Struct("!HH")
 REFUSAL = struct.Struct("!BHB")
 NOT_NOW = struct.Struct("!BHHB")
 
 TOP = 5  # classes that whoever answers names
 MAX_CHOICES = 255
-MAX_US = 2**32 - 1
+MAX_US = 2**24 - 1
+LOAD_STEPS = 16  # of a doubling
+MAX_LOAD = 2 ** (255 / LOAD_STEPS)
 MAX_MESSAGE_BYTES = 255
 MAX_RETRY_AFTER_MS = 65535
 PROBABILITY_STEPS = 65535
@@ -65,19 +71,24 @@ class Answer:
     """
 
     sequence: int  # 0..65535
-    decode_us: int  # 0..2**32 - 1
-    tail_us: int  # 0..2**32 - 1
+    decode_us: int  # 0..2**24 - 1
+    tail_us: int  # 0..2**24 - 1
     top: tuple[tuple[int, float], ...]  # (class index 0..65535, probability 0..1), best first, at most 255
+    queue_us: int = 0  # 0..2**24 - 1
+    load: float = 1.0  # 1..62,757; how many times longer than idle
 
     def __post_init__(self) -> None:
         for name, value, high in (
             ("sequence", self.sequence, 2**16 - 1),
+            ("queue_us", self.queue_us, MAX_US),
             ("decode_us", self.decode_us, MAX_US),
             ("tail_us", self.tail_us, MAX_US),
             ("number of choices", len(self.top), MAX_CHOICES),
         ):
             if not 0 <= value <= high:
                 raise InputError(f"answer: {name} is {value}; it can be 0 to {high}")
+        if not 1 <= self.load <= MAX_LOAD:
+            raise InputError(f"answer: load is {self.load}; it can be 1 to {MAX_LOAD:.0f}")
         last = 1.0
         for class_index, probability in self.top:
             if not 0 <= class_index <= 65535:
@@ -86,9 +97,16 @@ class Answer:
                 raise InputError(f"answer: probability {probability} follows {last}; give 0 to 1, best first")
             last = probability
 
+    @property
+    def server_us(self) -> int:
+        """All that the server took, waiting included."""
+        return self.queue_us + self.decode_us + self.tail_us
+
     def to_bytes(self) -> bytes:
-        """12 + 4 * K bytes."""
-        head = HEAD.pack(VERSION << 4 | ANSWERED, self.sequence, self.decode_us, self.tail_us, len(self.top))
+        """14 + 4 * K bytes."""
+        times = (each.to_bytes(3, "big") for each in (self.queue_us, self.decode_us, self.tail_us))
+        load = round(LOAD_STEPS * math.log2(self.load))
+        head = HEAD.pack(VERSION << 4 | ANSWERED, self.sequence, *times, load, len(self.top))
         return head + b"".join(CHOICE.pack(index, round(share * PROBABILITY_STEPS)) for index, share in self.top)
 
 
@@ -121,7 +139,7 @@ def busy_bytes(sequence: int, retry_after_s: float, message: str) -> bytes:
 
 
 def parse_answer(data: bytes) -> Answer:
-    """The answer that `data` is, all of it; probabilities are multiples of 1 / 65535.
+    """The answer that `data` is, all of it; probabilities are multiples of 1 / 65535, loads powers of 2 ** (1 / 16).
 
     FrameError: a refusal, with the server's message. BusyError: the server has no room; `retry_after_s` says when to
     send the frame again. WireError: anything else that isn't an answer.
@@ -135,10 +153,11 @@ def parse_answer(data: bytes) -> Answer:
     count = data[HEAD.size - 1] if len(data) >= HEAD.size else 0
     if len(data) != HEAD.size + count * CHOICE.size:
         raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size + count * CHOICE.size}; ask again")
-    _, sequence, decode_us, tail_us, _ = HEAD.unpack_from(data)
+    _, sequence, *times, load, _ = HEAD.unpack_from(data)
+    queue_us, decode_us, tail_us = (int.from_bytes(each, "big") for each in times)
     top = tuple((index, steps / PROBABILITY_STEPS) for index, steps in CHOICE.iter_unpack(data[HEAD.size :]))
     try:
-        return Answer(sequence, decode_us, tail_us, top)
+        return Answer(sequence, decode_us, tail_us, top, queue_us, 2 ** (load / LOAD_STEPS))
     except InputError as error:
         raise WireError(f"{error}: the server sent this") from error
 

@@ -6,6 +6,13 @@ import re
 
 STREAM_PATH = "/v1/stream"  # WebSocket; the query says which bundle: ?bundle=<id, 64 hex digits>
 CLASSIFY_PATH = "/v1/classify"  # POST
+PHOTO_PATH = "/v1/photo"  # POST; the query says which bundle, as above
+
+# In a frame's header, in place of a codec:
+PROBE = 14  # no payload; answered at once with the load and no choice
+PHOTO = 15  # the payload is a picture file, for the whole network; the setting says what is in the picture:
+WHOLE_PHOTO = 0  # a photo as it was taken
+NETWORK_INPUT = 1  # what the network takes: cropped, and of its size
 
 # Where tokens are asked for, each request and each opening of a stream has the header Authorization: Bearer <token>.
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}={0,2}")  # bearer token, RFC 6750

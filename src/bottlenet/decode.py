@@ -27,11 +27,10 @@ MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 200_000_000
 MAX_SAMPLE = 65535  # of 16-bit grey
 SIGNATURE_BYTES = 16
-ALLOWED = f"allowed are {MIN_SIDE}x{MIN_SIDE} pixels to {MAX_PIXELS // 10**6} megapixels"
 
 
 @contextlib.contextmanager
-def opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
+def opened(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The picture, size checked, not decoded yet. Whatever Pillow raises in the block becomes a PhotoError."""
     name = name_of(source)
     with contextlib.ExitStack() as stack:
@@ -40,12 +39,14 @@ def opened(source: str | Path | bytes | Image.Image) -> Iterator[Image.Image]:
                 image = source
             else:
                 image = identify(stack.enter_context(open_source(source, name)), name)
-            check_size(name, *image.size)
+            check_size(name, *image.size, max_pixels)
             yield image
         except (PhotoError, MemoryError):
             raise
         except Image.DecompressionBombError as error:
-            raise PhotoError(f"{name}: it has too many pixels ({error}); {ALLOWED}: scale it down") from error
+            raise PhotoError(
+                f"{name}: it has too many pixels ({error}); {allowed(max_pixels)}: scale it down"
+            ) from error
         except Exception as error:  # decoders raise anything on a file that was damaged, or made to break them
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise PhotoError(f"{name}: it is damaged or truncated ({reason}); give the whole file") from error
@@ -97,13 +98,18 @@ def identify(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     raise PhotoError(f"{name}: it is no photo ({what}); give one of {', '.join(READERS)}")
 
 
-def check_size(name: str, width: int, height: int) -> None:
+def check_size(name: str, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """PhotoError: too small or too large."""
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         megapixels = f"{width * height / 1e6:.0f} megapixels"
-        raise PhotoError(f"{name}: it is {width}x{height} pixels, {megapixels}; {ALLOWED}: scale it down")
+        raise PhotoError(f"{name}: it is {width}x{height} pixels, {megapixels}; {allowed(max_pixels)}: scale it down")
     if min(width, height) < MIN_SIDE:
-        raise PhotoError(f"{name}: it is {width}x{height} pixels; {ALLOWED}: give a larger one")
+        raise PhotoError(f"{name}: it is {width}x{height} pixels; {allowed(max_pixels)}: give a larger one")
+
+
+def allowed(max_pixels: int) -> str:
+    """In words."""
+    return f"allowed are {MIN_SIDE}x{MIN_SIDE} pixels to {max_pixels // 10**6} megapixels"
 
 
 def scale_down(image: Image.Image, most: int) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bottlenet.bundle import Preprocess
-from bottlenet.edge.decode import check_size, name_of, opened, scale_down, to_rgb, turn_of
+from bottlenet.decode import MAX_PIXELS, check_size, name_of, opened, scale_down, to_rgb, turn_of
 from bottlenet.errors import PhotoError
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -58,7 +58,7 @@ def prepare(photo: Pixels, preprocess: Preprocess) -> Pixels:
     return resize_centre(image, preprocess, image.size)
 
 
-def photo_to_pixels(source: Source, preprocess: Preprocess) -> Pixels:
+def photo_to_pixels(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Photo -> (size, size, 3) uint8, the head's input, without an array of the whole photo. PhotoError: as there.
 
     Equal to `prepare(read_photo(source), preprocess)`, bit for bit, except for files (paths and bytes) that are JPEGs
@@ -67,12 +67,13 @@ def photo_to_pixels(source: Source, preprocess: Preprocess) -> Pixels:
     Values then differ by less than 1 in the mean. Where EXIF turns such a photo, and its sides are no multiples of 2, 4
     or 8, the crop's edges also move, by less than a quarter of a pixel of the result.
 
-    A turned photo is in memory twice for a moment, as large as it was decoded.
+    A turned photo is in memory twice for a moment, as large as it was decoded. Files and images of more than
+    `max_pixels` are refused.
     """
     if isinstance(source, np.ndarray):
         return prepare(source, preprocess)
     scale = 1
-    with opened(source) as image:
+    with opened(source, max_pixels) as image:
         photo_size = image.size
         if not isinstance(source, Image.Image):  # one that is given stays as it is
             scale = scale_down(image, crop_side(photo_size, preprocess) // (KEPT * preprocess.size))
