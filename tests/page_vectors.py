@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle, Preprocess
-from bottlenet.edge.photo import prepare
+from bottlenet.photo import prepare
 from bottlenet.plan.link import PRESETS
 from bottlenet.wire.answer import Answer, best, busy_bytes, refusal_bytes
 from bottlenet.wire.codecs import Jpeg

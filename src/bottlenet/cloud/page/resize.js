@@ -1,4 +1,4 @@
-// Centre crop and resize as edge/photo.py does them, pixel by pixel: Pillow's resampling, in its fixed point.
+// Centre crop and resize as photo.py does them, pixel by pixel: Pillow's resampling, in its fixed point.
 //
 //     RGBA photo, upright --columns--> narrow --rows--> pixels (size, size, 3)
 //
