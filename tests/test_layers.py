@@ -40,6 +40,9 @@ PARTS_OF = {
     "runtime": "bundle",
     "secret": "bundle",
     "broker": "bundle",
+    "store": "bundle",
+    "contents": "bundle",
+    "ladder": "bundle",
     "__main__": "cli",
 }
 TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "accelerate"}

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle as Bundle
     from bottlenet.edge import Edge as Edge
+    from bottlenet.ladder import Ladder as Ladder
     from bottlenet.net.build import insert as insert
     from bottlenet.net.split import cuts as cuts
     from bottlenet.net.split import split as split
     from bottlenet.plan.planner import choose as choose
 
-__all__ = ["Bundle", "Edge", "choose", "cuts", "insert", "split"]
+__all__ = ["Bundle", "Edge", "Ladder", "choose", "cuts", "insert", "split"]
 
 
 def __getattr__(name: str) -> object:
@@ -49,6 +50,7 @@ def __dir__() -> list[str]:
 MODULES = {
     "Bundle": "bottlenet.bundle",
     "Edge": "bottlenet.edge",
+    "Ladder": "bottlenet.ladder",
     "choose": "bottlenet.plan.planner",
     "cuts": "bottlenet.net.split",
     "insert": "bottlenet.net.build",

@@ -10,7 +10,7 @@
 
 Normalisation, rounding and ranges are inside the graphs, so nothing else is needed to run it. Loading verifies the
 SHA-256 of every file, and the id stands for the whole content: device and server that name the same id hold the
-same bundle.
+same bundle. A rung of a ladder (`ladder.py`) is a bundle whose graphs are in the ladder's store.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 from bottlenet.check import check_text
+from bottlenet.contents import LADDER, read_contents, store_in
 from bottlenet.errors import BundleError, FrameError, InputError
-from bottlenet.files import read_at_most, sync_folder
+from bottlenet.files import file_chunks, put_in_place, read_at_most, sync_folder, write_new
 from bottlenet.manifest import FORMAT_VERSION, TABLES, Manifest, Preprocess, parse_manifest
+from bottlenet.store import Store
 from bottlenet.wire.codecs import CODES, Codec, make_codec
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import MAX_TABLES_BYTES, Tables, parse_tables
@@ -38,10 +39,10 @@ __all__ = ["FORMAT_VERSION", "Bundle", "Manifest", "Preprocess", "write_bundle"]
 
 MANIFEST = "manifest.json"
 REQUIRED_FILES = ("head.onnx", "tail.onnx", "labels.txt")
+GRAPHS = ("head.onnx", "tail.onnx", "uncut.onnx")
 MAX_MANIFEST_BYTES = 2**20
 MAX_LABELS_BYTES = 2**24
 MAX_BUNDLE_BYTES = 2**31
-CHUNK_BYTES = 2**20
 DEMO = Path(__file__).parent / "demo" / "bundle"
 
 
@@ -53,6 +54,7 @@ class Bundle:
     manifest: Manifest
     labels: tuple[str, ...]  # in class order
     tables: Tables | None = None  # of the codec, where it has any
+    store: Store | None = None  # where the graphs of a ladder's rung are; None: in the folder
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -63,9 +65,10 @@ class Bundle:
         folder = DEMO if path == "demo" else Path(path)
         try:
             manifest = read_manifest(folder)
-            verify_files(folder, manifest.files)
+            store = store_of(folder)
+            verify_files(folder, manifest.files, store)
             labels = read_labels(folder, manifest.num_classes)
-            return cls(folder, manifest, labels, read_tables(folder, manifest))
+            return cls(folder, manifest, labels, read_tables(folder, manifest), store)
         except OSError as error:
             raise BundleError(f"bundle {folder}: can't read {error.filename}: {error.strerror}") from error
 
@@ -104,19 +107,26 @@ class Bundle:
         """Symbols <-> picture."""
         return self.codec.mosaic
 
+    def graph(self, name: str) -> Path | bytes:
+        """head.onnx, tail.onnx or uncut.onnx, as onnxruntime takes it: the file, or from a ladder's store its content.
+
+        BundleError: the store was changed since.
+        """
+        return self.path / name if self.store is None else self.store.read(self.manifest.files[name])
+
     @property
     def head_path(self) -> Path:
-        """The device's graph."""
+        """The device's graph; a rung has no such file, see `graph`."""
         return self.path / "head.onnx"
 
     @property
     def tail_path(self) -> Path:
-        """The server's graph."""
+        """The server's graph; a rung has no such file, see `graph`."""
         return self.path / "tail.onnx"
 
     @property
     def uncut_path(self) -> Path | None:
-        """The whole network, where the bundle has it."""
+        """The whole network, where the bundle has it; a rung has no such file, see `graph`."""
         return self.path / "uncut.onnx" if "uncut.onnx" in self.manifest.files else None
 
 
@@ -138,9 +148,9 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
         fresh.mkdir(parents=True)
-        digests = {name: write_file(fresh / name, content) for name, content in files.items()}
+        digests = {name: write_new(fresh / name, content) for name, content in files.items()}
         complete = dataclasses.replace(manifest, files=digests)
-        write_file(fresh / MANIFEST, complete.to_json(indent=2) + b"\n")
+        write_new(fresh / MANIFEST, complete.to_json(indent=2) + b"\n")
         sync_folder(fresh)
         bundle = Bundle.load(fresh)
         put_in_place(fresh, target)
@@ -155,6 +165,9 @@ def read_manifest(folder: Path) -> Manifest:
     """BundleError: `folder` is no folder, or has no manifest that this version reads."""
     if not folder.is_dir():
         raise BundleError(f"bundle {folder}: there is no such folder; give the folder that holds {MANIFEST}")
+    if (folder / LADDER).is_file():
+        names = ", ".join(sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST}"))[:20])
+        raise BundleError(f"bundle {folder}: it is a ladder of several bundles; give a folder in it: {names}")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"bundle {folder}: it has no {MANIFEST}, so it is no bundle; give another folder")
     try:
@@ -169,24 +182,40 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def verify_files(folder: Path, digests: Mapping[str, str]) -> None:
+def store_of(folder: Path) -> Store | None:
+    """The store of the ladder that the bundle in `folder` is a rung of; None: its graphs are in the folder.
+
+    BundleError: that ladder's ladder.json can't be used.
+    """
+    ladder = Path(os.path.realpath(folder)).parent
+    if (folder / REQUIRED_FILES[0]).exists() or not (ladder / LADDER).is_file():
+        return None
+    try:
+        return store_in(ladder, read_contents(ladder))
+    except InputError as error:
+        raise BundleError(f"ladder {ladder}: {LADDER} can't be used: {error}") from error
+
+
+def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) -> None:
     """BundleError unless every file is there and is what its SHA-256 says. Sizes are looked at before contents."""
-    total_bytes = 0
-    for name in digests:
-        if not (folder / name).is_file():
+    sizes = {}
+    for name, digest in digests.items():
+        if store is not None and name in GRAPHS:
+            sizes[name] = store.size(digest)
+        elif (folder / name).is_file():
+            sizes[name] = (folder / name).stat().st_size
+        else:
             raise BundleError(f"bundle {folder}: {name} is missing; copy the whole folder again")
-        total_bytes += (folder / name).stat().st_size
-    if total_bytes > MAX_BUNDLE_BYTES:
-        raise BundleError(f"bundle {folder}: it has {total_bytes} bytes; at most {MAX_BUNDLE_BYTES} are allowed")
+    if (total := sum(sizes.values())) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"bundle {folder}: it has {total} bytes; at most {MAX_BUNDLE_BYTES} are allowed")
     for name, digest in digests.items():
         hasher = hashlib.sha256()
-        with open(folder / name, "rb") as file:
-            for chunk in chunks(file):
-                hasher.update(chunk)
+        for chunk in store.chunks(digest) if store is not None and name in GRAPHS else file_chunks(folder / name):
+            hasher.update(chunk)
         if hasher.hexdigest() != digest:
             raise BundleError(
-                f"bundle {folder}: {name} ({(folder / name).stat().st_size} bytes) is not the file that the manifest "
-                "names: it was truncated or changed; copy the bundle again"
+                f"bundle {folder}: {name} ({sizes[name]} bytes) is not the file that the manifest names: it was "
+                "truncated or changed; copy the bundle again"
             )
 
 
@@ -235,45 +264,9 @@ def check_replaceable(target: Path) -> None:
     advice = "choose another path, or move it away"
     if not target.is_dir() or not (target / MANIFEST).is_file():
         raise BundleError(f"bundle {target}: something is there that is no bundle; {advice}")
+    if (target.parent / LADDER).is_file():
+        raise BundleError(f"bundle {target}: it is a rung of a ladder, which would not fit any more; {advice}")
     # To replace is to delete, so what is not the bundle's own must not be in there, nor another format's manifest.
     strangers = {entry.name for entry in target.iterdir()} - {MANIFEST, *read_manifest(target).files}
     if strangers:
         raise BundleError(f"bundle {target}: the folder also holds {min(strangers)}; {advice}")
-
-
-def write_file(path: Path, content: bytes | Path) -> str:
-    """Write or copy, flush to the disk, and give the SHA-256 in hex."""
-    hasher = hashlib.sha256()
-    with open(path, "xb") as file:
-        if isinstance(content, Path):
-            with open(content, "rb") as source:
-                for chunk in chunks(source):
-                    hasher.update(chunk)
-                    file.write(chunk)
-        else:
-            hasher.update(content)
-            file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return hasher.hexdigest()
-
-
-def put_in_place(fresh: Path, target: Path) -> None:
-    """Rename `fresh` to `target`. A folder can't be renamed over a full one, so the old one steps aside first."""
-    old = fresh.with_suffix(".old")
-    replacing = target.exists()
-    if replacing:
-        target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        if replacing:
-            old.rename(target)
-        raise
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK_BYTES):
-        yield chunk

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 from bottlenet.errors import InputError
+
+
+def parse_versioned(data: bytes, what: str, version: int, advice: str) -> dict[str, object]:
+    """A JSON object of that format version. InputError: no JSON, no `what` of BottleNet, or of another version."""
+    try:
+        values = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100})") from error
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise InputError(f"it has no format_version, so it is no {what} of BottleNet")
+    # The version comes first: what else is in there depends on it.
+    given = values["format_version"]
+    if isinstance(given, bool) or given != version:
+        raise InputError(
+            f"it is of format version {shown(given)} and this program reads version {version}: use the BottleNet that "
+            f"wrote it, or {advice}"
+        )
+    return values
 
 
 def check_fields(what: str, values: object, record: type[object], advice: str) -> None:

@@ -1,17 +1,21 @@
-"""A file on disk, whole or not at all, whenever the power goes.
+"""A file on disk, whole or not at all, whenever the power goes; and a folder likewise.
 
 bytes -> .bottlenet-xxxxxxxx.part beside it -> flushed to the disk -> renamed to NAME -> the folder flushed
+files -> write_new, each, in a folder beside it -> put_in_place
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-CHUNK_BYTES = 2**16
+CHUNK_BYTES = 2**20
 LEFTOVER = re.compile(r"\.bottlenet-[0-9a-f]{8}\.part")  # what `write_whole` leaves where the power goes
 
 
@@ -46,3 +50,37 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write_new(path: Path, content: bytes | Path) -> str:
+    """Write or copy, flush to the disk, and give the SHA-256 in hex."""
+    hasher = hashlib.sha256()
+    with open(path, "xb") as file:
+        for chunk in file_chunks(content) if isinstance(content, Path) else (content,):
+            hasher.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return hasher.hexdigest()
+
+
+def put_in_place(fresh: Path, target: Path) -> None:
+    """Rename `fresh` to `target`. A folder can't be renamed over a full one, so the old one steps aside first."""
+    old = fresh.with_suffix(".old")
+    replacing = target.exists()
+    if replacing:
+        target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        if replacing:
+            old.rename(target)
+        raise
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def file_chunks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

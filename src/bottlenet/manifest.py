@@ -11,8 +11,9 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
+from typing import Any
 
-from bottlenet.check import check_fields, check_text, shown
+from bottlenet.check import check_fields, check_text, parse_versioned, shown
 from bottlenet.errors import InputError
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import Entropy
@@ -114,18 +115,7 @@ class Manifest:
 
 def parse_manifest(data: bytes) -> Manifest:
     """JSON -> Manifest. InputError: not JSON, another version, a field missing, unknown or out of range."""
-    try:
-        values = json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100})") from error
-    if not isinstance(values, dict) or "format_version" not in values:
-        raise InputError("it has no format_version, so it is no manifest of BottleNet")
-    # The version comes first: what else a manifest holds depends on it.
-    if values["format_version"] != FORMAT_VERSION:
-        raise InputError(
-            f"it is of format version {shown(values['format_version'])} and this program reads version "
-            f"{FORMAT_VERSION}: use the BottleNet that wrote it, or export it again"
-        )
+    values: Any = parse_versioned(data, "manifest", FORMAT_VERSION, "export it again")
     check_fields("manifest", values, Manifest, "export the bundle again")
     for name in ("preprocess", "uncut_preprocess"):
         check_fields(name, values[name], Preprocess, "export the bundle again")

@@ -33,13 +33,13 @@ class Port:
 def open_head(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
     """pixels -> symbols. BundleError: see `open_graph`."""
     symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
-    return open_graph(bundle.head_path, pixels_port(bundle.manifest.preprocess.size), symbols, threads)
+    return open_graph(bundle, "head.onnx", pixels_port(bundle.manifest.preprocess.size), symbols, threads)
 
 
 def open_tail(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
     """symbols -> scores. BundleError: see `open_graph`."""
     symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
-    return open_graph(bundle.tail_path, symbols, scores_port(bundle), threads)
+    return open_graph(bundle, "tail.onnx", symbols, scores_port(bundle), threads)
 
 
 def open_uncut(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -47,7 +47,7 @@ def open_uncut(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession
     if bundle.uncut_path is None:
         raise InputError(f"bundle {bundle.manifest.name} has no uncut.onnx to compare with; export it again")
     size = bundle.manifest.uncut_preprocess.size
-    return open_graph(bundle.uncut_path, pixels_port(size), scores_port(bundle), threads)
+    return open_graph(bundle, "uncut.onnx", pixels_port(size), scores_port(bundle), threads)
 
 
 def pixels_port(size: int) -> Port:
@@ -60,8 +60,10 @@ def scores_port(bundle: Bundle) -> Port:
     return Port("scores", "tensor(float)", (bundle.manifest.num_classes,))
 
 
-def open_session(graph: str | Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session on the CPU for an ONNX file, or for the bytes of one.
+def open_session(
+    graph: str | Path | bytes, threads: int = 1, *, name: str | None = None
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU for an ONNX file, or for the bytes of one, which messages call `name`.
 
     `threads` work on one operation; 1 starts no thread at all. InputError: threads below 1. BundleError:
     onnxruntime can't load the graph.
@@ -81,18 +83,23 @@ def open_session(graph: str | Path | bytes, threads: int = 1) -> onnxruntime.Inf
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen kinds, with no base of their own
-        name = "graph" if isinstance(graph, bytes) else str(graph)
-        raise BundleError(f"{name}: onnxruntime can't load it ({one_line(error)}); export the bundle again") from error
+        called = name or ("graph" if isinstance(graph, bytes) else str(graph))
+        raise BundleError(
+            f"{called}: onnxruntime can't load it ({one_line(error)}); export the bundle again"
+        ) from error
 
 
-def open_graph(path: Path, takes: Port, gives: Port, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session whose graph has just this input, of uint8, and this output, both (B, *shape) with any B.
+def open_graph(bundle: Bundle, name: str, takes: Port, gives: Port, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session for the graph `name` of a bundle, which has just this input, of uint8, and this output.
+
+    Both are (B, *shape) with any B.
 
     It has run once, so that a graph that can't shows now, and the first photo is not slower than the rest.
 
     BundleError: it has others, a fixed batch, or can't be loaded or run.
     """
-    session = open_session(path, threads)
+    path = bundle.path / name
+    session = open_session(bundle.graph(name), threads, name=str(path))
     for kind, ports, port in (("input", session.get_inputs(), takes), ("output", session.get_outputs(), gives)):
         wanted = f"{kind} {port.name} {port.dtype} of shape (batch, {', '.join(map(str, port.shape))})"
         if [(found.name, found.type) for found in ports] != [(port.name, port.dtype)]:

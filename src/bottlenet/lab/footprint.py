@@ -59,8 +59,7 @@ def work(bundle: str, kind: str, name: str, quality: str, photo: str) -> None:
         return
     from bottlenet.runtime import open_session, run_graph
 
-    assert loaded.uncut_path is not None
-    run_graph(open_session(loaded.uncut_path), pixels=pixels[None])
+    run_graph(open_session(loaded.graph("uncut.onnx")), pixels=pixels[None])
 
 
 def peak() -> int:

@@ -1,0 +1,155 @@
+"""A ladder's store: the graphs of several bundles in one file, and each weight in it once.
+
+    head.onnx of one rung        [names][A][names][B][names]
+    head.onnx of a deeper one    [names][A][names][B][names][C][names]
+    store.bin                    [names][A][names][B][names][names][C] ...
+
+A graph is the stretches of the store that it is made of, one behind the other, so what comes out is, byte for byte,
+what went in: its SHA-256 in the rung's manifest stays right, and so does the bundle's id. onnxruntime gets the bytes.
+References from one ONNX file to another ("external data") would change both, and onnxruntime refuses those that lead
+out of a graph's own folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from bottlenet.errors import BundleError
+
+STORE = "store.bin"
+MAX_STORE_BYTES = 2**33
+CHUNK_BYTES = 2**20
+SMALLEST_WEIGHT = 128  # bytes; what is smaller stays with what is around it
+# Field numbers on the way from an ONNX file to a weight's bytes: graph, initializer, raw_data (onnx.proto).
+WEIGHT_FIELDS = (7, 5, 9)
+VARINT, EIGHT_BYTES, WITH_LENGTH, FOUR_BYTES = 0, 1, 2, 5  # wire types of protobuf
+
+Stretch: TypeAlias = tuple[int, int]
+"""(first byte in the store, how many)."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Graphs by their SHA-256 in hex."""
+
+    path: Path  # of the file
+    graphs: Mapping[str, Sequence[Stretch]]
+
+    def size(self, digest: str) -> int:
+        """Bytes of a graph. BundleError: there is none of that SHA-256."""
+        return sum(count for _, count in self._stretches(digest))
+
+    def chunks(self, digest: str) -> Iterator[bytes]:
+        """A graph's content, at most 1 MiB at a time. BundleError: as `size`, or the store is too short."""
+        with open(self.path, "rb") as file:
+            for offset, count in self._stretches(digest):
+                file.seek(offset)
+                for start in range(0, count, CHUNK_BYTES):
+                    wanted = min(CHUNK_BYTES, count - start)
+                    if len(chunk := file.read(wanted)) != wanted:
+                        raise BundleError(f"{self.path}: it is truncated; copy the whole ladder again")
+                    yield chunk
+
+    def read(self, digest: str) -> bytes:
+        """A whole graph. BundleError: as `chunks`, or the store was changed or can't be read."""
+        try:
+            content = b"".join(self.chunks(digest))
+        except OSError as error:
+            raise BundleError(f"{self.path}: can't be read: {error.strerror}; copy the whole ladder again") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise BundleError(f"{self.path}: it was changed; copy the whole ladder again")
+        return content
+
+    def _stretches(self, digest: str) -> Sequence[Stretch]:
+        if digest not in self.graphs:
+            raise BundleError(f"{self.path}: there is no graph {digest[:12]} in it; copy the whole ladder again")
+        return self.graphs[digest]
+
+
+@dataclass
+class StoreWriter:
+    """Fills a store. What is in it is not written again."""
+
+    file: BinaryIO  # empty, open for writing
+    graphs: dict[str, list[Stretch]] = field(default_factory=dict)
+    size: int = 0  # of the file so far
+    _places: dict[bytes, int] = field(default_factory=dict)  # SHA-256 of a piece -> its first byte
+
+    def add(self, graph: bytes) -> None:
+        """BundleError: the store would be too large. OSError: it can't be written."""
+        digest = hashlib.sha256(graph).hexdigest()
+        if digest in self.graphs:
+            return
+        stretches: list[Stretch] = []
+        for piece in pieces(graph):
+            offset, count = self._place(piece), len(piece)
+            if stretches and sum(stretches[-1]) == offset:
+                offset, before = stretches.pop()
+                count += before
+            stretches.append((offset, count))
+        self.graphs[digest] = stretches
+
+    def _place(self, piece: memoryview) -> int:
+        """Where a piece is, from now on at least."""
+        key = hashlib.sha256(piece).digest()
+        if key not in self._places:
+            if self.size + len(piece) > MAX_STORE_BYTES:
+                raise BundleError(f"the graphs have more than {MAX_STORE_BYTES} bytes; give fewer bundles")
+            self.file.write(piece)
+            self._places[key] = self.size
+            self.size += len(piece)
+        return self._places[key]
+
+
+def pieces(graph: bytes) -> Iterator[memoryview]:
+    """An ONNX file cut before and behind each of its weights; anything else whole. Together they are all of it."""
+    whole, done = memoryview(graph), 0
+    try:
+        weights = list(fields(graph, 0, len(graph), WEIGHT_FIELDS))
+    except ValueError:
+        weights = []  # no protobuf: nothing in it that another graph may have
+    for start, end in weights:
+        if end - start >= SMALLEST_WEIGHT:
+            if start > done:
+                yield whole[done:start]
+            yield whole[start:end]
+            done = end
+    if done < len(whole):
+        yield whole[done:]
+
+
+def fields(data: bytes, start: int, end: int, path: Sequence[int]) -> Iterator[Stretch]:
+    """(first byte, the one behind the last) of each field that `path` leads to in a message. ValueError: it is none."""
+    while start < end:
+        key, start = varint(data, start, end)
+        kind = key & 7
+        if kind == VARINT:
+            _, start = varint(data, start, end)
+            continue
+        if kind not in (EIGHT_BYTES, WITH_LENGTH, FOUR_BYTES):
+            raise ValueError(f"wire type {kind}")
+        size = {EIGHT_BYTES: 8, FOUR_BYTES: 4}.get(kind, 0)
+        if kind == WITH_LENGTH:
+            size, start = varint(data, start, end)
+        if size > end - start:
+            raise ValueError("a field that is longer than its message")
+        if kind == WITH_LENGTH and key >> 3 == path[0]:
+            if len(path) == 1:
+                yield start, start + size
+            else:
+                yield from fields(data, start, start + size, path[1:])
+        start += size
+
+
+def varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """(a whole number, where it ends). ValueError: it does not end."""
+    value = 0
+    for place in range(start, min(start + 10, end)):
+        value |= (data[place] & 127) << (7 * (place - start))
+        if data[place] < 128:
+            return value, place + 1
+    raise ValueError("a number without an end")
