@@ -73,11 +73,11 @@ def deep_files(cut: int) -> dict[str, bytes]:
     shape = np.array([-1, *LATENT], np.int64)
     unit = [
         helper.make_node("Reshape", [end, "latent shape"], ["latent"]),
-        helper.make_node("Cast", ["latent"], ["symbols"], to=TensorProto.UINT8),
+        helper.make_node("Clip", ["latent", "low", "high"], ["symbol"]),
+        helper.make_node("Cast", ["symbol"], ["symbols"], to=TensorProto.UINT8),
     ]
-    head = graph_bytes(
-        [*first, *nodes, *unit], [PIXELS], [SYMBOLS], {**first_weights, **constants, "latent shape": shape}
-    )
+    unit_constants = {"latent shape": shape, "low": np.array(8, np.float32), "high": np.array(248, np.float32)}
+    head = graph_bytes([*first, *nodes, *unit], [PIXELS], [SYMBOLS], {**first_weights, **constants, **unit_constants})
     start = [
         helper.make_node("Cast", ["symbols"], ["latent"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["latent"], ["features"]),

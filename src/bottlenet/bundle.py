@@ -114,6 +114,11 @@ class Bundle:
         """
         return self.path / name if self.store is None else self.store.read(self.manifest.files[name])
 
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all files together, the manifest aside; of a rung as if it were alone."""
+        return sum(file_sizes(self.path, self.manifest.files, self.store).values())
+
     @property
     def head_path(self) -> Path:
         """The device's graph; a rung has no such file, see `graph`."""
@@ -198,14 +203,7 @@ def store_of(folder: Path) -> Store | None:
 
 def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) -> None:
     """BundleError unless every file is there and is what its SHA-256 says. Sizes are looked at before contents."""
-    sizes = {}
-    for name, digest in digests.items():
-        if store is not None and name in GRAPHS:
-            sizes[name] = store.size(digest)
-        elif (folder / name).is_file():
-            sizes[name] = (folder / name).stat().st_size
-        else:
-            raise BundleError(f"bundle {folder}: {name} is missing; copy the whole folder again")
+    sizes = file_sizes(folder, digests, store)
     if (total := sum(sizes.values())) > MAX_BUNDLE_BYTES:
         raise BundleError(f"bundle {folder}: it has {total} bytes; at most {MAX_BUNDLE_BYTES} are allowed")
     for name, digest in digests.items():
@@ -217,6 +215,19 @@ def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) 
                 f"bundle {folder}: {name} ({sizes[name]} bytes) is not the file that the manifest names: it was "
                 "truncated or changed; copy the bundle again"
             )
+
+
+def file_sizes(folder: Path, digests: Mapping[str, str], store: Store | None) -> dict[str, int]:
+    """Bytes of each file. BundleError: one is missing."""
+    sizes = {}
+    for name, digest in digests.items():
+        if store is not None and name in GRAPHS:
+            sizes[name] = store.size(digest)
+        elif (folder / name).is_file():
+            sizes[name] = (folder / name).stat().st_size
+        else:
+            raise BundleError(f"bundle {folder}: {name} is missing; copy the whole folder again")
+    return sizes
 
 
 def read_labels(folder: Path, num_classes: int) -> tuple[str, ...]:

@@ -29,9 +29,11 @@ class Rung:
     id: str  # the bundle's, 64 hex digits
 
     def __post_init__(self) -> None:
-        if not isinstance(self.folder, str) or not FILE_NAME.fullmatch(self.folder) or self.folder in (LADDER, STORE):
-            raise InputError(f"a rung's folder is {shown(self.folder)}; give letters, digits, '.', '_', '-'")
-        if not isinstance(self.id, str) or not SHA256_HEX.fullmatch(self.id):
+        folder: object = self.folder  # the annotations promise what JSON may not have kept
+        if not isinstance(folder, str) or not FILE_NAME.fullmatch(folder) or folder in (LADDER, STORE):
+            raise InputError(f"a rung's folder is {shown(folder)}; give letters, digits, '.', '_', '-'")
+        bundle_id: object = self.id
+        if not isinstance(bundle_id, str) or not SHA256_HEX.fullmatch(bundle_id):
             raise InputError(f"the id of rung {self.folder} is {shown(self.id)}; give 64 lower-case hex digits")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**16
 LEFTOVER = re.compile(r"\.bottlenet-[0-9a-f]{8}\.part")  # what `write_whole` leaves where the power goes
 
 

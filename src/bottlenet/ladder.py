@@ -32,7 +32,7 @@ from bottlenet.errors import BundleError, InputError
 from bottlenet.files import put_in_place, sync_folder, write_new
 from bottlenet.store import STORE, StoreWriter
 
-__all__ = ["Ladder", "load_rungs", "write_ladder"]
+__all__ = ["Ladder", "load_any", "load_rungs", "write_ladder"]
 
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -75,10 +75,21 @@ class Ladder:
         """32 bytes that stand for the rungs and their order: SHA-256 of their ids."""
         return hashlib.sha256(b"".join(bundle.id for bundle in self.rungs)).digest()
 
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def load_any(path: str | Path) -> Bundle | Ladder:
+    """What is at `path`, a bundle or a ladder. BundleError: neither."""
+    return Ladder.load(path) if (Path(path) / LADDER).is_file() else Bundle.load(path)
+
 
 def load_rungs(path: str | Path) -> tuple[Bundle, ...]:
     """The rungs of the ladder at `path`, or the one bundle that is there. BundleError: neither."""
-    return Ladder.load(path).rungs if (Path(path) / LADDER).is_file() else (Bundle.load(path),)
+    loaded = load_any(path)
+    return loaded.rungs if isinstance(loaded, Ladder) else (loaded,)
 
 
 def write_ladder(path: str | Path, bundles: Iterable[Bundle], name: str | None = None) -> Ladder:

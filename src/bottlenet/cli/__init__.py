@@ -9,6 +9,7 @@ network.py    cuts, train, export, evaluate
 planning.py   profile, plan; plan_tables.py, profile_tables.py, plan_plot.py and plan_files.py what they show and write
 bench.py      bench; bench_tables.py, bench_plot.py what it shows
 arguments.py  options in common
+ladders.py    ladder, show
 options.py    a command from a dataclass
 files.py      what is written: whole or not at all
 show.py       tables, JSON, progress; demo_tables.py those of the demo
@@ -25,7 +26,7 @@ from typing import Annotated
 
 import typer
 
-from bottlenet.cli import bench, device, network, planning, server
+from bottlenet.cli import bench, device, ladders, network, planning, server
 from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
@@ -74,7 +75,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "On the device": (device.demo, device.classify, device.send, device.encode),
     "On the server": (server.serve, server.decode),
     "Choosing what runs where": (planning.profile, planning.plan, bench.bench),
-    "Making a split network": (network.cuts, network.export, network.evaluate),
+    "Making a split network": (network.cuts, network.export, network.evaluate, ladders.ladder, ladders.show),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:

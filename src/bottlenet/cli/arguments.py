@@ -17,6 +17,9 @@ BundleOption: TypeAlias = Annotated[
 BundleArgument: TypeAlias = Annotated[
     str, typer.Argument(help="A bundle's folder, or [bold]demo[/], the one that comes with BottleNet.")
 ]
+LadderArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="The folder of a bundle or a ladder, or [bold]demo[/].")
+]
 
 
 def require(command: str, extra: str) -> None:

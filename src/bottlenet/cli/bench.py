@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def bench(
     bundle: Annotated[
-        list[str], typer.Argument(help="A bundle's folder, or [bold]demo[/]; several of one network: its cuts.")
+        list[str],
+        typer.Argument(help="Folders of bundles or of a ladder, or [bold]demo[/]: cuts of one network."),
     ],
     data: Annotated[str, typer.Option("--data", help="A folder of photos.")],
     link: Annotated[
@@ -55,18 +56,18 @@ def bench(
       bottlenet bench my.bundle --data photos --link 3g --link 5M,20ms --device-slowdown 10 --plot bench.svg
     """
     require("bench", "cloud")
-    from bottlenet.bundle import Bundle
     from bottlenet.cli.bench_plot import draw
     from bottlenet.cli.bench_tables import bench_document, bench_renderables
     from bottlenet.cli.files import check_target, write_whole
     from bottlenet.cli.plan_files import BENCH, BENCH_PLOT
     from bottlenet.cli.show import print_json, progress, stdout
     from bottlenet.lab.bench import bench as measure
+    from bottlenet.ladder import load_rungs
 
     target = None if output is None else check_target(output, BENCH, force=force)
     drawing = None if plot is None else check_target(plot, BENCH_PLOT, force=force)
     conditions = conditions_of(link, jitter / 1e3, server_load, device_slowdown)
-    loaded = [Bundle.load(one) for one in bundle]
+    loaded = [rung for one in bundle for rung in load_rungs(one)]
     with progress("measuring") as step:
         report = measure(loaded, data, conditions, limit=limit, seconds=seconds, meter=meter, on_progress=step)
     document = bench_document(report)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bottlenet.cli.arguments import BundleArgument, Force, Json
+from bottlenet.cli.arguments import Force, Json, LadderArgument
 
 if TYPE_CHECKING:
     from bottlenet.plan.predict import Prices
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def profile(
-    bundle: BundleArgument,
+    bundle: LadderArgument,
     data: Annotated[str, typer.Option("--data", help="A folder of photos; labels.csv or sub-folders say the classes.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="PROFILE", help="The profile to write, JSON.")],
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="So many photos, spread over the folder.")] = None,
@@ -34,7 +34,7 @@ def profile(
     """Measure each partition of a bundle on this machine: time, bytes, energy, accuracy.
 
     Edge-only, cloud-only with JPEG, WebP and AVIF of the network's input, and
-    the split; one photo at a time, one thread. [bold]bottlenet plan[/] chooses
+    the split, or each split of a ladder; one photo at a time, one thread. [bold]bottlenet plan[/] chooses
     among them. Needs no torch.
 
     Examples:
@@ -42,16 +42,16 @@ def profile(
       bottlenet profile my.bundle --data photos -o my.profile.json --limit 50
       bottlenet profile my.bundle --data photos -o my.profile.json --meter auto
     """
-    from bottlenet.bundle import Bundle
     from bottlenet.cli.files import check_target, write_whole
     from bottlenet.cli.plan_files import PROFILE
     from bottlenet.cli.plan_tables import profile_document
     from bottlenet.cli.profile_tables import detail_table, profile_table
     from bottlenet.cli.show import print_json, progress, say, stdout
     from bottlenet.lab.profile import profile as measure
+    from bottlenet.ladder import load_any
 
     target = check_target(output, PROFILE, force=force)
-    loaded = Bundle.load(bundle)
+    loaded = load_any(bundle)
     with progress("measuring") as step:
         made = measure(
             loaded,
@@ -142,9 +142,9 @@ def load_profile(path: str, bundle: str | None) -> Profile:
 
     loaded = read_profile(Path(path))
     if bundle is not None:
-        from bottlenet.bundle import Bundle
+        from bottlenet.ladder import load_any
 
-        loaded.check_bundle(Bundle.load(bundle).id.hex())
+        loaded.check_bundle(load_any(bundle).id.hex())
     return loaded
 
 

@@ -41,7 +41,7 @@ def with_limits(command: Callable[..., None]) -> Callable[..., None]:
 
 @with_limits
 def serve(
-    bundle: Annotated[list[str] | None, typer.Argument(help="Bundles' folders, or [bold]demo[/].")] = None,
+    bundle: Annotated[list[str] | None, typer.Argument(help="Folders of bundles or ladders, or [bold]demo[/].")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 8000,
     watch: Annotated[
@@ -74,14 +74,14 @@ def serve(
     require("serve", "cloud")
     if mqtt.mqtt is not None:
         require("serve --mqtt", "mqtt")
-    from bottlenet.bundle import Bundle
     from bottlenet.cli.serving import serve as run
     from bottlenet.cli.show import print_json, say
     from bottlenet.cloud.logs import set_up_logging
+    from bottlenet.ladder import load_rungs
 
     if log_level not in LEVELS:
         raise InputError(f"--log-level is {log_level!a}; give one of {', '.join(LEVELS)}")
-    loaded = [Bundle.load(one) for one in bundle or []]
+    loaded = [rung for one in bundle or [] for rung in load_rungs(one)]
     tls = "s" if access.tls_cert else ""
 
     def announce(address: str) -> None:

@@ -80,7 +80,7 @@ class Deployed:
         self.bundle = bundle
         self.encoder = Encoder(bundle, threads, budget_bytes=None if budget is None else budget + HEADER_BYTES)
         self.decoder = Decoder(bundle, threads)
-        self.uncut = open_uncut(bundle, threads) if bundle.uncut_path else None
+        self.uncut = open_uncut(bundle, threads) if bundle.uncut_path is not None else None
 
     def run(self, photos: Sequence[Photo], damaged: Damaged) -> Outcome | None:
         """The photos of one batch; None where all of them are damaged."""

@@ -1,4 +1,4 @@
-"""What each partition of a bundle takes on this machine, measured on a folder of photos: a `Profile` for the planner.
+"""What each partition of a bundle or a ladder takes on this machine, measured on photos: a `Profile` for the planner.
 
     photos --uncut network--> answers --> the smallest JPEG, WebP and AVIF within the bound
     photos --each partition--> time, bytes, answer --> Candidate, with its energy and its Detail
@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.meter import Meter, open_meter
-from bottlenet.edge.partitions import EDGE_ONLY, Device, Partition, cloud_only, partitions_of
+from bottlenet.edge.partitions import EDGE_ONLY, Device, Partition, cloud_only, partitions_of, split
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab.crops import Damaged
 from bottlenet.lab.data import Photo
 from bottlenet.lab.detail import Details
 from bottlenet.lab.evaluate import Progress, photos_for
 from bottlenet.lab.partitions import Server
+from bottlenet.ladder import Ladder
 from bottlenet.plan.profile import Candidate, Energy, Profile
 from bottlenet.runtime import run_graph
 from bottlenet.wire.frame import Frame
@@ -74,7 +75,7 @@ class Known:
 
 
 def profile(
-    bundle: Bundle,
+    bundle: Bundle | Ladder,
     data: str | Path,
     *,
     limit: int | None = None,
@@ -84,6 +85,8 @@ def profile(
     on_progress: Progress | None = None,
 ) -> Profile:
     """Measures the partitions of `bundle` on the photos below `data`, or `limit` of them, evenly spread.
+
+    A ladder has a split for each of its rungs; edge-only and cloud-only are those of the first.
 
     Where photos are labelled the drop is in top-1 on those; else it is the share of photos to which the uncut network
     gives another answer, and the profile says so. Cloud-only is measured with JPEG 75, JPEG 95, WebP 75, and with JPEG,
@@ -97,14 +100,17 @@ def profile(
     with ExitStack() as stack:
         opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))
         load = load_per_core()
-        device = Device(bundle)
-        known = read(device, photos_for(bundle, data, limit))
-        codecs = (*FIXED, *smallest(device, known, max_drop))
-        candidates = candidates_of(device, known, codecs, opened or energy, on_progress)
+        first, *others = bundle.rungs if isinstance(bundle, Ladder) else (bundle,)
+        device = Device(first)
+        known = read(device, photos_for(first, data, limit))
+        partitions = partitions_of(first, (*FIXED, *smallest(device, known, max_drop)))
+        candidates = candidates_of(device, known, partitions, opened or energy, on_progress)
+        for rung in others:
+            candidates += candidates_of(Device(rung), known, [split(rung)], opened or energy, on_progress)
     machine = f"{cpu_model()}, one thread"
     return Profile(
         bundle_id=bundle.id.hex(),
-        model=bundle.manifest.model,
+        model=first.manifest.model,
         device=machine,
         server=machine,
         photos=len(known.paths),
@@ -119,13 +125,12 @@ def profile(
 def candidates_of(
     device: Device,
     known: Known,
-    codecs: Sequence[InputCodec],
+    partitions: Sequence[Partition],
     energy: Meter | Energy | None,
     on_progress: Progress | None,
 ) -> tuple[Candidate, ...]:
-    """All partitions, measured. `energy` is known, or measured here."""
+    """These partitions, measured. `energy` is known, or measured here."""
     server = Server(device.bundle)
-    partitions = partitions_of(device.bundle, codecs)
     columns = measure(device, server, partitions, known.paths, on_progress)
     details = Details(device, server, known.paths)
     candidates = []
