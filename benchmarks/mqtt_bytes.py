@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
             payload = {"payload_bytes": told.payload_bytes}
             first[str(budget or "own")] = {**payload, "up": told.socket_bytes, "down": told.received_bytes}
     show(
-        f"bytes of a photo through a broker, means of {len(photos)}; up: device to broker; carried: by the relay's count",
+        f"bytes of a photo through a broker, means of {len(photos)}; up: to the broker; carried: as the relay counts",
         ["how, budget", "payload", "up, stated", "up, carried", "over payload", "down, carried", "agree"],
         [
             [
