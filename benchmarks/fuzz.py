@@ -1,0 +1,167 @@
+"""Does anything from outside make it crash, hang, take too much memory, or raise what it should not?
+
+Coverage-guided inputs (atheris, which is libFuzzer) for whatever takes bytes from the network or from a file. Each has
+to be taken, or refused with a BottleNetError of one short line, within 100 ms of the processor. What libFuzzer kept is
+run once more without instrumentation, to measure time and memory. A fault is kept as a file in fuzz_faults/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bottlenet.errors import InputError
+from fuzz_child import ALL, HEADROOM_BYTES, PEAK_BYTES, SLOW_MS, targets
+from record import Json, parser, run_script, show, write_record
+
+IN_MEMORY = "/dev/shm"
+FOLDERS = ("seeds", "corpus", "suspects", "faults")
+REPLAY = 0.2  # of the time
+START_S = 60.0  # a child may need, beside its time
+SLOWEST_LAST = ("entropy in Python", "entropy by constriction")  # they get what time the others leave
+COVERAGE = re.compile(rb"cov: (\d+)")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of one target."""
+
+    target: str
+    inputs: int
+    seconds: float
+    coverage: int  # of bottlenet's code, edges and values that libFuzzer tells apart
+    replayed: int
+    slowest_ms: float  # of those
+    largest_bytes: int  # that Python and numpy held at once
+    faults: tuple[str, ...]
+
+
+def child(work: str, target: str, folder: Path, *options: str, seconds: float) -> tuple[int, dict[str, float]]:
+    """Its exit status and what it wrote; nothing, where it did not come so far."""
+    script = Path(__file__).parent / "fuzz_child.py"
+    command = [sys.executable, str(script), work, target, str(folder), "--seconds", str(seconds), *options]
+    with open(folder / f"{work}.log", "wb") as log:
+        try:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+            done = subprocess.run(
+                command, stdout=log, stderr=log, timeout=seconds + START_S, check=False, env=environment
+            )
+            status = done.returncode
+        except subprocess.TimeoutExpired:
+            status = -9
+    written = folder / f"{work}.json"
+    return status, json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+
+
+def fuzz(target: str, inputs: int, seconds: float, seed: int) -> tuple[Found, dict[str, bytes]]:
+    """One target, and the inputs that are faults."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None) as made:
+        folder = Path(made)
+        for name in FOLDERS:
+            (folder / name).mkdir()
+        options = ("--runs", str(inputs), "--seed", str(seed))
+        fuzzed, taken = child("fuzz", target, folder, *options, seconds=seconds * (1 - REPLAY))
+        replayed, measured = child("replay", target, folder, seconds=seconds * REPLAY)
+        faults = [path.read_text(encoding="utf-8") for path in sorted((folder / "faults").glob("*.txt"))]
+        for work, status in (("fuzz", fuzzed), ("replay", replayed)):
+            if status != 0:
+                end = (folder / f"{work}.log").read_bytes()[-500:].decode("utf-8", "replace")
+                faults.append(f"{work} ended with status {status}: {' '.join(end.split())}")
+        seen = COVERAGE.findall((folder / "fuzz.log").read_bytes())
+        kept = {path.name: path.read_bytes() for path in (folder / "faults").iterdir()}
+    found = Found(
+        target,
+        int(taken.get("inputs", 0)),
+        taken.get("seconds", 0.0),
+        int(seen[-1]) if seen else 0,
+        int(measured.get("inputs", 0)),
+        measured.get("slowest_ms", 0.0),
+        int(measured.get("largest_bytes", 0)),
+        tuple(faults),
+    )
+    return found, kept
+
+
+def fuzz_all(names: list[str], arguments: argparse.Namespace) -> list[Found]:
+    """One after the other; what one leaves of time and inputs is for those after it."""
+    kept_in = arguments.out / "fuzz_faults"
+    shutil.rmtree(kept_in, ignore_errors=True)
+    found: list[Found] = []
+    ends = time.monotonic() + arguments.seconds
+    for number, name in enumerate(names):
+        left = len(names) - number
+        inputs = (arguments.inputs - sum(one.inputs for one in found)) // left
+        seconds = max((ends - time.monotonic()) / left, 1.0)
+        one, faults = fuzz(name, max(inputs, 1), seconds, arguments.seed)
+        found.append(one)
+        for file, data in faults.items():
+            kept_in.mkdir(parents=True, exist_ok=True)
+            (kept_in / f"{name.replace(' ', '_')}-{file}").write_bytes(data)
+    return found
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Fuzz, show, write."""
+    if importlib.util.find_spec("atheris") is None:
+        raise InputError('atheris is not installed: pip install "bottlenet[dev]", on Linux with an x86-64 processor')
+    names = sorted(targets(), key=lambda name: (name in SLOWEST_LAST, name))
+    if unknown := set(arguments.target) - set(names):
+        raise InputError(f"there is no target {min(unknown)!r}; give some of {', '.join(names)}")
+    chosen = [ALL] if arguments.together else [name for name in names if name in (arguments.target or names)]
+    started = time.monotonic()
+    found = fuzz_all(chosen, arguments)
+    inputs, faults = sum(one.inputs for one in found), sum(len(one.faults) for one in found)
+    show(
+        f"{inputs:,} inputs in {time.monotonic() - started:.0f} s: {faults} faults",
+        ["target", "inputs", "coverage", "replayed", "slowest, ms", "most memory, KB", "faults"],
+        [
+            [
+                one.target,
+                f"{one.inputs:,}",
+                str(one.coverage),
+                str(one.replayed),
+                f"{one.slowest_ms:.1f}",
+                f"{one.largest_bytes / 1e3:,.0f}",
+                str(len(one.faults)),
+            ]
+            for one in found
+        ],
+    )
+    results: dict[str, Json] = {
+        "inputs": inputs,
+        "seconds": time.monotonic() - started,
+        "targets": [asdict(one) for one in found],
+        "faults": faults,
+        "slow_ms": SLOW_MS,
+        "peak_bytes": PEAK_BYTES,
+        "headroom_bytes": HEADROOM_BYTES,
+        "met": faults == 0,
+    }
+    write_record("fuzz", results, arguments.out)
+    if faults:
+        raise InputError(f"{faults} faults, the first: {next(f for one in found for f in one.faults)}")
+
+
+def main() -> None:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--inputs", type=int, default=1_000_000, help="of all targets together")
+    made.add_argument("--seconds", type=float, default=600.0, help="of all targets together")
+    made.add_argument("--seed", type=int, default=1, help="for libFuzzer")
+    made.add_argument("--target", action="append", default=[], help="only this; can be repeated")
+    made.add_argument("--together", action="store_true", help="all targets in one process: for a short run")
+    run_script(made, run)
+
+
+if __name__ == "__main__":
+    main()

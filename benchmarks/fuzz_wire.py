@@ -1,0 +1,164 @@
+"""What takes bytes from the network, for fuzz.py: frames, answers, payloads of every codec, and tables.bin."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bottlenet.bundle import Bundle
+from bottlenet.errors import BottleNetError, WireError
+from bottlenet.wire import range_coder
+from bottlenet.wire.answer import Answer, busy_bytes, parse_answer, refusal_bytes
+from bottlenet.wire.codecs import CODECS, Codec, make_codec
+from bottlenet.wire.frame import HEADER_BYTES, Frame, checksum, parse_frame, parse_stream_frame
+from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.tables import PLANES, Bins, Tables, parse_tables
+from fuzz_target import Target
+
+TAG = b"tag"
+CRC = slice(10, 12)  # of a frame
+MOSAICS = (Mosaic(1, 1, 1), Mosaic(3, 5, 7), Mosaic(4, 8, 8, 1))
+SETTINGS = {"raw": (0,), "deflate": (0, 9), "jpeg": (1, 20, 100), "webp": (0, 20, 100), "entropy": (0,)}
+DEMO_BUNDLE = Bundle.load("demo")
+FAST = range_coder.ACCELERATOR  # constriction, where it is installed
+
+
+def frame(data: bytes) -> None:
+    """Both forms. Half of the inputs get the checksum that they should have, which chance would hardly find."""
+    data, mend = data[1:], data[:1] > b"\x7f"
+    if mend and len(data) >= HEADER_BYTES:
+        right = checksum(data[: CRC.start], data[HEADER_BYTES:])
+        data = data[: CRC.start] + right.to_bytes(2, "big") + data[CRC.stop :]
+    try:
+        streamed = parse_stream_frame(data, bundle_tag=TAG, max_payload_bytes=2000)
+        assert streamed.to_stream_bytes() == data
+    except WireError:
+        pass
+    parsed = parse_frame(data, max_payload_bytes=2000)
+    assert parsed.to_bytes() == data
+    parse_frame(data, bundle_tag=TAG)
+
+
+def frames() -> Iterator[bytes]:
+    for payload in (b"", b"payload", bytes(200)):
+        made = Frame(2, 20, TAG, 258, payload)
+        for first in (b"\0", b"\xff"):
+            yield first + made.to_bytes()
+            yield first + made.to_stream_bytes()
+
+
+def answer(data: bytes) -> None:
+    """Answers, refusals, "busy"."""
+    assert parse_answer(data).to_bytes() == data
+
+
+def answers() -> Iterator[bytes]:
+    yield Answer(258, 41, 1843, ((285, 0.75), (281, 0.125))).to_bytes()
+    yield Answer(0, 0, 0, ()).to_bytes()
+    yield refusal_bytes(258, "no such bundle")
+    yield busy_bytes(258, 1.5, "line is full")
+
+
+def small_tables(mosaic: Mosaic) -> Tables:
+    """Every pass of a latent, few contexts, outcomes of many likelihoods."""
+    passes = tuple((channel, plane) for plane in range(PLANES) for channel in range(mosaic.channels))
+    bins = Bins((1,), (1, 3), (2,), (1,))
+    number = np.arange(len(passes) * bins.rows)
+    minus, plus = 1 + number * 7919 % 20000, 1 + number * 104729 % 30000
+    zero = 1 + np.arange(len(passes)) * 7919 % 60000
+    rows = np.stack([minus, 65536 - minus - plus, plus], -1).reshape(len(passes), bins.rows, 3).astype(np.uint16)
+    return Tables(*mosaic.symbols_shape, passes, bins, np.stack([zero, 65536 - zero], -1).astype(np.uint16), rows)
+
+
+def codecs_of(name: str) -> list[Codec]:
+    """Of several latents and settings."""
+    return [
+        make_codec(name, mosaic, setting, small_tables(mosaic) if name == "entropy" else None)
+        for mosaic in MOSAICS
+        for setting in SETTINGS[name]
+    ]
+
+
+CODECS_BY_NAME = {name: codecs_of(name) for name in CODECS}
+
+
+def payload(name: str, data: bytes) -> None:
+    """The first byte says for which latent and setting."""
+    codecs = CODECS_BY_NAME[name]
+    codec = codecs[data[0] % len(codecs)] if data else codecs[0]
+    check_symbols(codec, codec.decode(data[1:]))
+
+
+def check_symbols(codec: Codec, symbols: np.ndarray) -> None:
+    assert symbols.dtype == np.uint8
+    assert symbols.shape == codec.mosaic.symbols_shape
+
+
+def payloads(name: str) -> Iterator[bytes]:
+    source = np.random.default_rng(1)
+    for number, codec in enumerate(CODECS_BY_NAME[name]):
+        for spread in (0, 5, 120):
+            noise = source.integers(-spread, spread + 1, codec.mosaic.symbols_shape)
+            yield bytes([number]) + codec.encode((128 + noise).astype(np.uint8))
+
+
+def entropy(data: bytes, accelerator: Any) -> None:
+    """By one coder. The first byte says for which latent; from 128 on it is that of the demo's bundle."""
+    codecs = CODECS_BY_NAME["entropy"]
+    codec = DEMO_BUNDLE.codec if data[:1] > b"\x7f" else codecs[data[0] % len(codecs) if data else 0]
+    range_coder.ACCELERATOR = accelerator
+    check_symbols(codec, codec.decode(data[1:]))
+
+
+def entropy_fast(data: bytes) -> None:
+    """By constriction, which must do what the definition does."""
+    results: list[object] = []
+    codecs = CODECS_BY_NAME["entropy"]
+    codec = DEMO_BUNDLE.codec if data[:1] > b"\x7f" else codecs[data[0] % len(codecs) if data else 0]
+    for accelerator in (FAST, None):
+        range_coder.ACCELERATOR = accelerator
+        try:
+            results.append(codec.decode(data[1:]).tobytes())
+        except BottleNetError as error:
+            results.append(f"{type(error).__name__}: {error}")
+    assert results[0] == results[1], "constriction and Python differ"
+    if isinstance(results[0], str):
+        raise WireError(results[0])
+
+
+def entropy_payloads() -> Iterator[bytes]:
+    yield from payloads("entropy")
+    source = random.Random(1)
+    noise = np.array([128 + round(source.gauss(0, 60 / (1 + number // 49))) for number in range(192 * 49)])
+    whole = DEMO_BUNDLE.codec.encode(np.clip(noise, 7, 249).reshape(192, 7, 7).astype(np.uint8))
+    for count in (1, 9, 51, 340, 600, len(whole)):
+        yield b"\x80" + whole[:count]
+
+
+def tables(data: bytes) -> None:
+    """What is taken can be used, where the latent is small."""
+    parsed = parse_tables(data)
+    assert parsed.to_bytes() == data
+    if parsed.channels * parsed.height * parsed.width <= 4096 and parsed.channels <= 64:
+        codec = make_codec("entropy", Mosaic(parsed.channels, parsed.height, parsed.width), 0, parsed)
+        check_symbols(codec, codec.decode(b"\x55\xaa"))
+
+
+def table_files() -> Iterator[bytes]:
+    for mosaic in MOSAICS:
+        yield small_tables(mosaic).to_bytes()
+
+
+def targets() -> dict[str, Target]:
+    """By name."""
+    made = {"frame": Target(frame, frames), "answer": Target(answer, answers)}
+    for name in ("raw", "deflate", "jpeg", "webp"):
+        made[name] = Target(partial(payload, name), partial(payloads, name))
+    made["entropy in Python"] = Target(partial(entropy, accelerator=None), entropy_payloads, 8192)
+    if FAST is not None:
+        made["entropy by constriction"] = Target(entropy_fast, entropy_payloads, 8192)
+    return {**made, "tables.bin": Target(tables, table_files)}
