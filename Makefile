@@ -10,10 +10,12 @@ endif
 
 PHOTOS ?=
 PYTEST_ARGS ?=
+PAGE_VENDOR := src/bottlenet/cloud/page/vendor/ort-wasm-simd-threaded.wasm.gz
+AXE := tests/vendor/axe.min.js
 PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --only-binary=:all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format setup setup-demo clean
+.PHONY: help demo page test lint format setup setup-demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +23,11 @@ help: ## show this list
 demo: .venv-demo/.ready ## classify photos with a network cut in two: a device process, a socket, a server process
 	.venv-demo/bin/bottlenet demo $(PHOTOS)
 
+page: $(PAGE_VENDOR) ## fetch with npm what the server's page runs the network in
+
+# Without npm the tests of the page are skipped.
 test: .venv/.ready lint ## lint, types, every test, coverage
+	-@$(MAKE) --no-print-directory $(PAGE_VENDOR) $(AXE)
 	.venv/bin/python -m pytest --cov $(PYTEST_ARGS)
 
 lint: .venv/.ready ## ruff and mypy
@@ -50,6 +56,12 @@ setup-demo: .venv-demo/.ready ## .venv-demo: device and server only, no torch
 	@$(@D)/bin/python $(PIP_INSTALL) --editable '.[$(EXTRAS)]'
 	@touch $@
 
+$(PAGE_VENDOR): src/bottlenet/cloud/vendor.py
+	@PYTHONPATH=src $(PYTHON) -m bottlenet.cloud.vendor
+
+$(AXE): tests/axe.py src/bottlenet/cloud/vendor.py
+	@PYTHONPATH=src $(PYTHON) tests/axe.py
+
 clean: ## remove what was set up, built and cached
-	rm -rf .venv .venv-demo build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-demo $(dir $(PAGE_VENDOR)) $(dir $(AXE)) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

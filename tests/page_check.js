@@ -1,6 +1,6 @@
-// Compares the page's modules with page_vectors.json. An expression, not a module: Node.js and Chromium evaluate it, and
-// call what comes out with a function that loads a module, the vectors, and the shipped bundle's tables in base64. It
-// gives how many comparisons there were, and what failed.
+// Compares the page's modules with page_vectors.json. An expression, not a module: Node.js and Chromium evaluate it,
+// and call what comes out with a function that loads a module, the vectors, and the shipped bundle's tables in base64.
+// It gives how many comparisons there were, and what failed.
 async (load, vectors, shippedTables) => {
   const failed = [];
   let count = 0;

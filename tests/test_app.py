@@ -230,10 +230,16 @@ class TestStatus:
 
     def test_bundles(self, bundle: Bundle, make_bundle: MakeBundle) -> None:
         other = make_bundle(name="other", cut="elsewhere")
-        assert ask(create_app([bundle, other]), "GET", "/v1/bundles").json() == [
+        listed = ask(create_app([bundle, other]), "GET", "/v1/bundles").json()
+        for one in (bundle, other):
+            files = listed[one is other].pop("files")
+            assert list(files) == ["manifest.json", "labels.txt", "head.onnx", "uncut.onnx"]
+            assert files == {name: (one.path / name).stat().st_size for name in files}
+        assert listed == [
             {"id": bundle.id.hex(), "name": "tiny", "model": "means", "cut": "patches"},
             {"id": other.id.hex(), "name": "other", "model": "means", "cut": "elsewhere"},
         ]
+        assert ask(create_app([bundle, other], page=False), "GET", "/v1/bundles").json() == listed
 
 
 class TestCreate:

@@ -49,6 +49,9 @@ def serve(
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for one operation of the network.")] = 1,
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Frames that are decoded together.")] = 16,
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="The page at /, where a browser is the device.")
+    ] = True,
     log_level: Annotated[str, typer.Option("--log-level", help=f"{', '.join(LEVELS)}.")] = "warning",
     log_json: Annotated[bool, typer.Option("--log-json", help="One JSON object a line on standard error.")] = False,
     stop_with_input: Annotated[
@@ -89,7 +92,8 @@ def serve(
             served = [{"id": one.id.hex(), "name": one.manifest.name} for one in loaded]
             print_json({"listening": f"ws{tls}://{address}", "http": f"http{tls}://{address}", "bundles": served})
         else:
-            say(f"listening on ws{tls}://{address} (and http{tls}://{address}/v1/classify); Ctrl-C stops")
+            also = f"page: http{tls}://{address}/" if page else f"and http{tls}://{address}/v1/classify"
+            say(f"listening on ws{tls}://{address} ({also}); Ctrl-C stops")
 
     set_up_logging(log_level, as_json=log_json)
     run(
@@ -103,6 +107,7 @@ def serve(
         watch=watch,
         threads=threads,
         max_batch=max_batch,
+        page=page,
         stop_with_input=stop_with_input,
     )
 

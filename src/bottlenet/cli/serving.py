@@ -107,6 +107,7 @@ def serve(
     watch: str | None = None,
     threads: int = 1,
     max_batch: int = 16,
+    page: bool = True,
     stop_with_input: bool = False,
 ) -> None:
     """Serves until SIGINT or SIGTERM, then returns; what was taken is answered first, for up to `limits.grace_s`.
@@ -123,7 +124,14 @@ def serve(
     with open_port(host, port) as listener:
         access.check(listener.getsockname()[0])
         app = create_app(
-            bundles, limits, tokens=access.tokens, watch=watch, broker=broker, threads=threads, max_batch=max_batch
+            bundles,
+            limits,
+            tokens=access.tokens,
+            watch=watch,
+            broker=broker,
+            threads=threads,
+            max_batch=max_batch,
+            page=page,
         )
         if broker is not None:
             from bottlenet.cloud.mqtt import check_broker

@@ -12,6 +12,7 @@ tokens.py     who may use the server
 metrics.py    what it counts
 service.py    what all the ways in have in common
 guard.py      in front of all of them: tokens, and how many at once
+static.py     the page, in page/, where a browser is the device; vendor.py fetches what runs the head there
 stream.py     a WebSocket of frames
 v2.py         the Open Inference Protocol
 http.py       bodies, bounded, and errors as JSON

@@ -3,7 +3,9 @@
     POST /v1/classify          body: one self-contained frame -> an answer; errors are JSON {"error": "..."}
     POST /v1/photo?bundle=ID   body: a picture file -> the whole network's answer; ?bundle= where several are served
     WS   /v1/stream?bundle=ID  messages: stream frames -> answers and refusals, each with its frame's sequence number
-    GET  /v1/bundles           JSON: id, name, model and cut of what is served
+    GET  /v1/bundles           JSON: id, name, model and cut of what is served, and the sizes of a device's files
+    GET  /v1/bundles/ID/NAME   such a file
+    GET  /, /page/...          the page where a browser is the device, see static.py
     *    /v2/...               the Open Inference Protocol, see v2.py
     GET  /healthz              JSON: that it is alive, and how many frames wait
     GET  /readyz               200 while frames are welcome, else 503
@@ -25,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from bottlenet.bundle import Bundle
@@ -38,8 +40,9 @@ from bottlenet.cloud.limits import Limits
 from bottlenet.cloud.metrics import Metrics
 from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import Served, Shelf, close_reason
+from bottlenet.cloud.static import Pages, device_files
 from bottlenet.cloud.stream import Stream
-from bottlenet.cloud.tokens import Tokens
+from bottlenet.cloud.tokens import Tokens, subprotocol_of
 from bottlenet.cloud.watch import Folder
 from bottlenet.errors import InputError
 from bottlenet.wire.frame import HEADER_BYTES, Frame, parse_frame
@@ -61,13 +64,14 @@ def create_app(
     broker: Broker | None = None,
     threads: int = 1,
     max_batch: int = 16,
+    page: bool = True,
 ) -> Starlette:
     """An ASGI application that serves these bundles, and those in the folder `watch` as they come and go.
 
     Every bundle has a worker, which takes up to `max_batch` frames at once, with `threads` on each operation. With
-    `tokens`, a file, only those are let in who name one. Frames that come to `broker` are taken, too. Whatever runs the
-    application has to bound what is read before it is seen here, messages and headers; `bottlenet serve` does.
-    `app.state.service` is the `Service`.
+    `tokens`, a file, only those are let in who name one. Frames that come to `broker` are taken, too. Without `page`
+    there is none, nor a bundle's files. Whatever runs the application has to bound what is read before it is seen here,
+    messages and headers; `bottlenet serve` does. `app.state.service` is the `Service`.
 
     InputError: no bundle and no folder, two with the same tag, a number below 1, a file or folder that can't be
     used. BundleError: a tail that can't be loaded.
@@ -99,7 +103,7 @@ def create_app(
         await service.close()
 
     app = Starlette(
-        routes=Endpoints(service).routes(), lifespan=lifespan, middleware=[Middleware(Guard, service=service)]
+        routes=Endpoints(service, page).routes(), lifespan=lifespan, middleware=[Middleware(Guard, service=service)]
     )
     app.state.service = service
     return app
@@ -117,11 +121,12 @@ def subscribe(broker: Broker, service: Service) -> Subscriber:
 class Endpoints:
     """What is at which path."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, page: bool) -> None:
         self._service = service
         self._photos = 0  # that are coming in, or wait for their answer
+        self._pages = Pages(service.shelf).routes() if page else []
 
-    def routes(self) -> list[Route | WebSocketRoute]:
+    def routes(self) -> list[BaseRoute]:
         """All of them."""
         return [
             Route(CLASSIFY_PATH, self.classify, methods=["POST"]),
@@ -132,6 +137,7 @@ class Endpoints:
             Route("/metrics", self.metrics, methods=["GET"]),
             WebSocketRoute(STREAM_PATH, self.stream),
             *v2.routes(self._service),
+            *self._pages,
         ]
 
     async def health(self, request: Request) -> Response:
@@ -151,8 +157,13 @@ class Endpoints:
 
     async def bundles(self, request: Request) -> Response:
         """What is served."""
-        manifests = [(served.bundle.id.hex(), served.bundle.manifest) for served in self._service.shelf]
-        return JSONResponse([{"id": id_, "name": m.name, "model": m.model, "cut": m.cut} for id_, m in manifests])
+        listed = []
+        for served in self._service.shelf:
+            manifest = served.bundle.manifest
+            named = {"name": manifest.name, "model": manifest.model, "cut": manifest.cut}
+            files = {"files": device_files(served)} if self._pages else {}
+            listed.append({"id": served.bundle.id.hex(), **named, **files})
+        return JSONResponse(listed)
 
     async def classify(self, request: Request) -> Response:
         """One frame, one answer."""
@@ -204,7 +215,8 @@ class Endpoints:
 
     async def stream(self, websocket: WebSocket) -> None:
         """Frames and answers, until the other side goes."""
-        await websocket.accept()  # a close code reaches the client only on an open connection
+        # A close code reaches the client only on an open connection.
+        await websocket.accept(subprotocol_of(websocket.scope))
         served = self._service.shelf.by_id(websocket.query_params.get("bundle", ""))
         if served is None:
             self._service.metrics.refused("stream", "unknown_bundle")

@@ -2,7 +2,7 @@
 
     request -> token? -> room? -> the application
 
-Two pairs of health checks are open to all.
+Two pairs of health checks are open to all, and so is the page.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from time import perf_counter
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bottlenet.cloud.http import failure
 from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import close_reason
+from bottlenet.cloud.static import is_page
+from bottlenet.cloud.tokens import credentials, subprotocol_of
 from bottlenet.wire.answer import one_line
 from bottlenet.wire.protocol import TRY_LATER, UNAUTHORIZED
 
@@ -45,8 +46,8 @@ class Guard:
         if via is None or path in OPEN:
             return await self._app(scope, receive, send)
         tokens, limit = self._service.tokens, self._service.limits.max_connections
-        if tokens is not None:
-            if not tokens.allows(Headers(scope=scope).get("authorization", "").encode("latin-1")):
+        if tokens is not None and not is_page(path):
+            if not tokens.allows(credentials(scope)):
                 return await self._refuse(scope, receive, send, 401, NO_TOKEN)
             if (authorized := scope.get("state", {}).get(AUTHORIZED)) is not None:
                 authorized()
@@ -92,7 +93,7 @@ class Guard:
         if scope["type"] == "http":
             return await failure(status, text, headers)(scope, receive, send)
         await receive()
-        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.accept", "subprotocol": subprotocol_of(scope)})
         await send({"type": "websocket.close", "code": code, "reason": close_reason(text)})
 
 

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import Served, close_reason
+from bottlenet.cloud.tokens import credentials
 from bottlenet.wire.answer import refusal_bytes
 from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED
 
@@ -88,7 +89,7 @@ class Stream:
         if tokens is None or tokens.generation == self._generation:
             return True
         self._generation = tokens.generation
-        return tokens.allows(self._websocket.headers.get("authorization", "").encode("latin-1"))
+        return tokens.allows(credentials(self._websocket.scope))
 
     async def _reply(self, message: bytes | None) -> None:
         reply = await self._answer(message)

@@ -3,12 +3,16 @@
     # one token a line; blank lines and these are left out
     kitchen-camera-9sK2mQ...
 
+Each request names one in the header Authorization; a stream from a browser, which can't set it, in its subprotocols.
+
 The file is read again when it changes, so tokens come and go without a restart. A changed file that can't be used
 leaves the tokens as they were, and the log says so; an empty one lets nobody in.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import logging
@@ -16,9 +20,12 @@ import os
 from pathlib import Path
 from time import monotonic
 
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
 from bottlenet.errors import InputError
 from bottlenet.files import read_at_most
-from bottlenet.wire.protocol import TOKEN, TOKEN_CHARACTERS
+from bottlenet.wire.protocol import SUBPROTOCOL, TOKEN, TOKEN_CHARACTERS, TOKEN_SUBPROTOCOL
 
 log = logging.getLogger(__name__)
 
@@ -105,3 +112,23 @@ class Tokens:
 def digest(token: bytes) -> bytes:
     """SHA-256: of the same length whatever the token's, which comparing would tell."""
     return hashlib.sha256(token).digest()
+
+
+def credentials(scope: Scope) -> bytes:
+    """What the header Authorization says, or would say if a browser could set it."""
+    told = Headers(scope=scope).get("authorization", "").encode("latin-1")
+    if told or scope["type"] != "websocket":
+        return told
+    for name in scope.get("subprotocols", ()):
+        if name.startswith(TOKEN_SUBPROTOCOL):
+            encoded = name.removeprefix(TOKEN_SUBPROTOCOL)
+            try:
+                return b"Bearer " + base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+            except (binascii.Error, ValueError):
+                return b""
+    return b""
+
+
+def subprotocol_of(scope: Scope) -> str | None:
+    """What to answer to a stream's list of subprotocols: ours, if it is there. Never the one with the token."""
+    return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None

@@ -18,6 +18,11 @@ NETWORK_INPUT = 1  # what the network takes: cropped, and of its size
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}={0,2}")  # bearer token, RFC 6750
 TOKEN_CHARACTERS = "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /"  # for messages
 
+# A browser can't set that header on a stream, but the list of subprotocols. It names the first of these, which is then
+# the stream's, and behind the second the token in base64url, without "=".
+SUBPROTOCOL = "bottlenet.v1"
+TOKEN_SUBPROTOCOL = "bottlenet.token."
+
 # Close codes of a stream:
 GOING_AWAY = 1001  # nothing came for too long; open another when there is something to send (RFC 6455)
 MESSAGE_TOO_BIG = 1009  # a frame above what the server takes (RFC 6455)

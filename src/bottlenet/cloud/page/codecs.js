@@ -1,8 +1,8 @@
 // Symbols -> payload, as the bundle's manifest names it: wire/codecs.py and wire/budget.py.
 //
-// A codec has `code` and, behind `within(symbols, budget)`, the best {payload, setting} of at most `budget` bytes: null
-// where nothing fits. `sizes(symbols)` gives the bytes of the smallest and the largest payload. `shown(payload,
-// setting)` is the picture that the receiver gets, or a promise of it.
+// A codec has `code` and `mosaic`. `within(symbols, budget)` gives the best {payload, setting} of at most `budget`
+// bytes, or null where nothing fits; `sizes(symbols)` the bytes of the smallest and the largest payload; `shown(payload,
+// setting)` the picture that the receiver gets, or a promise of it.
 
 import { Entropy } from "./entropy.js";
 import { encodeScan, scanHeader } from "./jpeg.js";
@@ -12,39 +12,33 @@ import { parseTables } from "./tables.js";
 class EntropyCodec {
   code = 4;
   #codec;
-  #mosaic;
-  #known = new WeakMap(); // symbols -> whole payload
 
   constructor(manifest, mosaic, tables) {
     this.#codec = new Entropy(parseTables(tables), manifest.latent);
-    this.#mosaic = mosaic;
+    this.mosaic = mosaic;
   }
 
   within(symbols, budget) {
-    const whole = this.#known.get(symbols);
-    const payload = whole ? whole.subarray(0, budget) : this.#codec.encode(symbols, budget);
-    return budget < 1 ? null : { payload, setting: 0 };
+    return budget < 1 ? null : { payload: this.#codec.encode(symbols, budget), setting: 0 };
   }
 
   sizes(symbols) {
-    if (!this.#known.has(symbols)) this.#known.set(symbols, this.#codec.encode(symbols));
-    return [1, this.#known.get(symbols).length];
+    return [1, this.#codec.encode(symbols).length];
   }
 
   shown(payload) {
-    return tile(this.#codec.decode(payload), this.#mosaic);
+    return tile(this.#codec.decode(payload), this.mosaic);
   }
 }
 
 class JpegCodec {
   code = 2;
   #quality;
-  #mosaic;
   #known = new WeakMap(); // symbols -> quality -> payload
 
   constructor(manifest, mosaic) {
     this.#quality = manifest.setting;
-    this.#mosaic = mosaic;
+    this.mosaic = mosaic;
   }
 
   within(symbols, budget) {
@@ -61,31 +55,30 @@ class JpegCodec {
   }
 
   async shown(payload, setting) {
-    const file = new Blob([scanHeader(this.#mosaic, setting), payload, Uint8Array.of(0xff, 0xd9)], {
+    const file = new Blob([scanHeader(this.mosaic, setting), payload, Uint8Array.of(0xff, 0xd9)], {
       type: "image/jpeg",
     });
     const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
     const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
     context.drawImage(bitmap, 0, 0);
     bitmap.close();
-    const { data } = context.getImageData(0, 0, this.#mosaic.cols, this.#mosaic.rows);
+    const { data } = context.getImageData(0, 0, this.mosaic.cols, this.mosaic.rows);
     return Uint8Array.from({ length: data.length / 4 }, (_, pixel) => data[4 * pixel]);
   }
 
   #at(symbols, setting) {
     const known = this.#known.get(symbols) ?? new Map();
     this.#known.set(symbols, known);
-    if (!known.has(setting)) known.set(setting, encodeScan(tile(symbols, this.#mosaic), this.#mosaic, setting));
+    if (!known.has(setting)) known.set(setting, encodeScan(tile(symbols, this.mosaic), this.mosaic, setting));
     return known.get(setting);
   }
 }
 
 class RawCodec {
   code = 0;
-  #mosaic;
 
   constructor(manifest, mosaic) {
-    this.#mosaic = mosaic;
+    this.mosaic = mosaic;
   }
 
   within(symbols, budget) {
@@ -97,7 +90,7 @@ class RawCodec {
   }
 
   shown(payload) {
-    return tile(payload, this.#mosaic);
+    return tile(payload, this.mosaic);
   }
 }
 

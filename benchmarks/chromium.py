@@ -1,0 +1,92 @@
+"""Chromium without a window, driven by Playwright: for benchmarks/page.py and the tests of the page.
+
+launched() -> a browser --visit--> Visit: a page, with all that it asked for and complained about
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, Page, WebSocket, expect, sync_playwright
+
+from bottlenet.errors import InputError
+
+# Nothing that the browser does by itself; Playwright adds an empty profile of its own.
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+READY_S = 120  # 14 MB of WebAssembly and a network, on a machine that is busy
+
+
+def executable() -> str:
+    """The browser's path; "" where there is none."""
+    return next((path for name in NAMES if (path := shutil.which(name))), "")
+
+
+@contextlib.contextmanager
+def launched(*flags: str) -> Iterator[Browser]:
+    """A browser with an empty profile. InputError: there is none."""
+    path = executable()
+    if not path:
+        raise InputError(f"there is no browser; install one of {', '.join(NAMES)}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *flags])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visit:
+    """A page of a context of its own, opened at `url`."""
+
+    def __init__(self, browser: Browser, url: str, **options: object) -> None:
+        self.url = url
+        self.context = browser.new_context(**options)  # type: ignore[arg-type]
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []  # on the console, and what nobody caught
+        self.hosts: set[str] = set()  # that anything was asked of
+        self.sent: list[bytes] = []  # frames
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.context.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
+        self.page.on("websocket", self._on_socket)
+
+    def open(self, state: str = "Ready") -> Page:
+        """The page, when it says that it is in this state."""
+        self.page.goto(self.url)
+        self.says(state)
+        return self.page
+
+    def says(self, state: str) -> None:
+        """Wait until it does."""
+        expect(self.page.locator("#state")).to_contain_text(state, timeout=READY_S * 1e3)
+
+    def choose(self, photo: Path | dict[str, object]) -> None:
+        """A photo, as a person does it."""
+        self.page.locator("#file").set_input_files(photo)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """With its cookies and storage."""
+        self.context.close()
+
+    def _on_console(self, message: object) -> None:
+        kind, text = getattr(message, "type", ""), getattr(message, "text", "")
+        if kind in ("error", "warning"):
+            self.complaints.append(f"{kind}: {text}")
+
+    def _on_socket(self, socket: WebSocket) -> None:
+        self.hosts.add(urlsplit(socket.url).netloc)
+        socket.on("framesent", lambda data: self.sent.append(data if isinstance(data, bytes) else data.encode()))

@@ -1,0 +1,64 @@
+// onnxruntime-web, in WebAssembly on one thread: a graph that is opened, checked, run once, and then used.
+
+import { Problem } from "./problems.js";
+import { body } from "./bundle.js";
+
+const VENDOR = new URL("vendor/", import.meta.url);
+let runtime = null;
+
+/** The runtime, loaded once. `told` hears how many bytes came. Problem: not installed, or no WebAssembly here. */
+export function loadRuntime(told) {
+  runtime ??= start(told).catch((error) => {
+    runtime = null; // so that a second try is one
+    throw error;
+  });
+  return runtime;
+}
+
+async function start(told) {
+  if (typeof WebAssembly === "undefined") {
+    throw new Problem(
+      "none",
+      "This browser has no WebAssembly, in which the network runs. Try another browser, or bottlenet classify.",
+    );
+  }
+  const wasm = await vendored("ort-wasm-simd-threaded.wasm");
+  const binary = await body(wasm, told);
+  const ort = await import(new URL("ort.wasm.bundle.min.mjs", VENDOR));
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = binary;
+  ort.env.logLevel = "error";
+  return ort;
+}
+
+async function vendored(name) {
+  let response;
+  try {
+    response = await fetch(new URL(name, VENDOR), { credentials: "omit" });
+  } catch {
+    throw new Problem("reload", "The server can't be reached. Look whether it still runs, then try again.");
+  }
+  if (response.ok) return response;
+  const { error = `status ${response.status}` } = await response.json().catch(() => ({}));
+  throw new Problem("reload", `This page can't run a network yet: ${error}. Then load the page again.`);
+}
+
+/** ArrayBuffer of a graph -> a function, typed array in, typed array out. Problem: it can't be loaded or run here. */
+export async function openGraph(graph, { input, type, shape }, told) {
+  const ort = await loadRuntime(told);
+  const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all", logSeverityLevel: 3 };
+  let session;
+  try {
+    session = await ort.InferenceSession.create(new Uint8Array(graph), options);
+  } catch (error) {
+    const noWasm = /wasm|WebAssembly|backend/i.test(error.message);
+    const why = noWasm ? "This browser can't run the WebAssembly that it takes" : "This browser can't run the network";
+    throw new Problem("none", `${why} (${error.message.slice(0, 200)}). Try another browser, or bottlenet classify.`);
+  }
+  const run = async (data) => {
+    const results = await session.run({ [input]: new ort.Tensor(type, data, [1, ...shape]) });
+    return Object.values(results)[0].data;
+  };
+  await run(new Uint8Array(shape.reduce((all, one) => all * one, 1))); // the first photo is not slower than the rest
+  return run;
+}

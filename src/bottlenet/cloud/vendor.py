@@ -1,0 +1,99 @@
+"""Fetches what the page runs the head in: onnxruntime-web, from npm, one version that is checked byte for byte.
+
+    python -m bottlenet.cloud.vendor        into page/vendor/ beside this file; `make page` does this
+
+It is not in the repository: 14 MB of WebAssembly. Wheels that are built afterwards have it inside. Needs npm, which
+knows the registry; nothing of the package is run.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bottlenet.errors import BottleNetError, InputError
+from bottlenet.files import write_whole
+
+FOLDER = Path(__file__).parent / "page" / "vendor"
+COMMAND = "python -m bottlenet.cloud.vendor"
+PACKED = ".gz"  # browsers take a quarter of the bytes, and unpack them themselves
+MAX_FILE_BYTES = 2**26
+FETCH_S = 600
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of an npm package, and which of its files are wanted."""
+
+    name: str
+    version: str
+    sha512: str  # of the package, in base64, as npm lists it
+    files: Mapping[str, str] = field(repr=False)  # path in it -> name here; with PACKED at its end gzip goes over it
+
+
+RUNTIME = Package(
+    "onnxruntime-web",
+    "1.30.0",
+    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+    {
+        "package/dist/ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.mjs",
+        "package/dist/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm.gz",
+    },
+)
+
+
+def fetch(package: Package, folder: Path) -> None:
+    """Its files into `folder`, each whole. InputError: no npm, it fails, or what comes is not the pinned package."""
+    spec = f"{package.name}@{package.version}"
+    with tempfile.TemporaryDirectory() as scratch:
+        command = ["npm", "pack", spec, "--ignore-scripts", "--silent", "--pack-destination", scratch]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_S, check=False, cwd=scratch)
+        except FileNotFoundError:
+            raise InputError(f"npm is not installed, and fetches {spec}; install Node.js, which brings it") from None
+        except subprocess.TimeoutExpired:
+            raise InputError(f"npm did not fetch {spec} within {FETCH_S} s; try again") from None
+        archives = list(Path(scratch).glob("*.tgz"))
+        if done.returncode or len(archives) != 1:
+            why = " ".join(done.stderr.split())[-200:] or f"exit code {done.returncode}"
+            raise InputError(f"npm can't fetch {spec} ({why}); look at its settings and the network")
+        digest = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
+        if digest != package.sha512:
+            raise InputError(f"{spec} has the SHA-512 {digest}, not {package.sha512}: it is another package; use none")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archives[0]) as archive:
+            for path, name in package.files.items():
+                write_whole(folder / name, content(archive, path, packed=name.endswith(PACKED)))
+
+
+def content(archive: tarfile.TarFile, path: str, *, packed: bool) -> bytes:
+    """One file of it. The digest was right, so what is not there is our own mistake."""
+    member = archive.getmember(path)
+    file = archive.extractfile(member)
+    assert file is not None, path
+    assert member.size <= MAX_FILE_BYTES, path
+    data = file.read()
+    return gzip.compress(data, mtime=0) if packed else data
+
+
+def main() -> None:
+    """The command line."""
+    try:
+        fetch(RUNTIME, FOLDER)
+    except BottleNetError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: can't write {error.filename}: {error.strerror}")
+    print(f"{RUNTIME.name} {RUNTIME.version} is in {FOLDER}")
+
+
+if __name__ == "__main__":
+    main()
