@@ -267,7 +267,7 @@ class TestCommand:
         assert document["kind"] == "bottlenet bench"
         assert document["conditions"][0]["device_slowdown"] == 1
         assert {row["partition"] for row in document["rows"]} >= {"edge-only", "cloud-only, JPEG 75"}
-        assert set(document) == {"kind", "format_version", *Report.__dataclass_fields__}
+        assert set(document) == {"kind", "format_version", "command", *Report.__dataclass_fields__}
 
     @pytest.mark.parametrize(("arguments", "message"), [
         (["--link", "6g"], 'link "6g" is unknown; give 3g, 4g'),

@@ -217,7 +217,7 @@ class TestPlot:
         root = ElementTree.fromstring(file.read_text(encoding="utf-8"))
         texts = [each.text for each in root.iter(f"{NAMESPACE}text")]
         assert {"RB1", "mobile-only", "latency, ms", "5M,2ms", "flip"} <= set(texts)
-        assert len(list(root.iter(f"{NAMESPACE}polyline"))) == 7
+        assert len(list(root.iter(f"{NAMESPACE}polyline"))) == 8  # the fastest of each kind among them
         assert run(*arguments).code == 0
         file.write_text("my drawing")
         assert "not a plot of bottlenet plan" in run(*arguments).error

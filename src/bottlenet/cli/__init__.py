@@ -8,6 +8,7 @@ server.py     serve, decode; serving.py runs the server, connections.py bounds w
 network.py    cuts, train, export, evaluate
 planning.py   profile, plan; plan_tables.py, profile_tables.py, plan_plot.py and plan_files.py what they show and write
 bench.py      bench; bench_tables.py, bench_plot.py what it shows
+report.py     report
 arguments.py  options in common
 ladders.py    ladder, show
 options.py    a command from a dataclass
@@ -26,7 +27,7 @@ from typing import Annotated
 
 import typer
 
-from bottlenet.cli import bench, device, ladders, network, planning, server
+from bottlenet.cli import bench, device, ladders, network, planning, report, server
 from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
@@ -43,13 +44,9 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def bottlenet(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        from importlib import metadata
+        from bottlenet.lab.commands import program_version
 
-        try:
-            number = metadata.version("bottlenet")
-        except metadata.PackageNotFoundError:
-            number = "run from its source, without a version"
-        print(f"bottlenet {number}")
+        print(f"bottlenet {program_version()}")
         raise typer.Exit
 
 
@@ -76,6 +73,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "On the server": (server.serve, server.decode),
     "Choosing what runs where": (planning.profile, planning.plan, bench.bench),
     "Making a split network": (network.cuts, network.export, network.evaluate, ladders.ladder, ladders.show),
+    "Showing results": (report.report,),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from bottlenet.cli.plan_files import BENCH_MARK
 from bottlenet.cli.show import clean, facts_table, number_columns, plain_table, text_columns
 from bottlenet.lab.bench import Report, Row, by_condition
+from bottlenet.lab.commands import command_line
 from bottlenet.lab.rig import Conditions
 from bottlenet.plan.reason import duration, rate
 
@@ -99,4 +101,4 @@ def ratio(one: float | None, other: float | None) -> str:
 
 def bench_document(report: Report) -> dict[str, object]:
     """The same for programs; every quantity's unit is in its name."""
-    return {"kind": BENCH_MARK, "format_version": FORMAT_VERSION, **asdict(report)}
+    return {"kind": BENCH_MARK, "format_version": FORMAT_VERSION, "command": command_line(sys.argv), **asdict(report)}

@@ -146,13 +146,13 @@ def evaluate(
       bottlenet evaluate my.bundle --data photos --limit 500 --json
     """
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.show import evaluation_table, print_json, progress, stdout
+    from bottlenet.cli.show import evaluation_document, evaluation_table, print_json, progress, stdout
     from bottlenet.lab.evaluate import evaluate as measure
 
     loaded = Bundle.load(bundle)
     with progress("evaluating") as step:
         result = measure(loaded, data, limit=limit, budget=budget, on_progress=step)
     if as_json:
-        print_json(asdict(result))
+        print_json(evaluation_document(loaded, result, budget))
     else:
         stdout().print(evaluation_table(loaded, result))

@@ -9,6 +9,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottlenet.errors import BottleNetError
+from bottlenet.lab.commands import command_line
 from bottlenet.wire.answer import Answer, one_line
 from bottlenet.wire.codecs import CODES
 from bottlenet.wire.frame import Frame
@@ -196,6 +198,22 @@ def inside(name: str, names: Set[str]) -> bool:
     """Whether a module around this one is among `names`."""
     parts = name.split(".")
     return any(".".join(parts[:end]) in names for end in range(1, len(parts)))
+
+
+def evaluation_document(bundle: Bundle, result: Evaluation, budget_bytes: int | None) -> dict[str, object]:
+    """What was measured, of what, and how."""
+    manifest = bundle.manifest
+    return {
+        "kind": "bottlenet evaluate",
+        "format_version": 1,
+        "command": command_line(sys.argv),
+        "bundle": bundle.id.hex(),
+        "name": manifest.name,
+        "model": manifest.model,
+        "cut": manifest.cut,
+        "budget_bytes": budget_bytes,
+        **asdict(result),
+    }
 
 
 def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:

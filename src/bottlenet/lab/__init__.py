@@ -9,6 +9,9 @@ detail.py      a profile, step by step                   no torch
 footprint.py   peak memory of one partition              no torch
 shaped.py      a link on loopback: rate, delay, loss     no torch
 bench.py       end to end; rig.py, servers.py, exchange.py its parts   no torch
+curve.py       bytes against accuracy                    no torch
+chart/         charts as SVG text                        no torch
+report/        all of it as one HTML file; markup.py, commands.py    no torch
 features.py    the frozen head's work, kept on disk      no torch
 frozen.py      the network that fills that cache
 config.py      what a training run is told

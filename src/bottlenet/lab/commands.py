@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 
@@ -16,3 +17,11 @@ def without_root(argument: str) -> str:
     """`--out=/home/me/x` -> `--out=x`."""
     option, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
     return option + equals + (Path(value).name if value.startswith("~") or Path(value).is_absolute() else value)
+
+
+def program_version() -> str:
+    """Of the installed package."""
+    try:
+        return metadata.version("bottlenet")
+    except metadata.PackageNotFoundError:
+        return "run from its source, without a version"

@@ -110,5 +110,7 @@ def drawn(bar: Bar, y: float, scale: Scale) -> Iterator[str]:
     if bar.whisker is not None:
         yield path(f"M{x:.1f} {middle:.1f}H{at(bar.whisker, scale):.1f}", "axis", width=1.5)
     if bar.mark is not None:
-        yield path(f"M{at(bar.mark, scale):.1f} {y - 2:.1f}v{LINE - 2}", "axis", width=2.5)
+        line = f"M{at(bar.mark, scale):.1f} {y - 2:.1f}v{LINE - 2}"
+        yield path(line, "halo", width=6)  # else it is not seen on a dark part
+        yield path(line, "axis", width=2.5)
     yield text(at(bar.end, scale) + 8, middle + 4, bar.note, bold=bar.bold)

@@ -46,10 +46,12 @@ def describe(plan: Plan) -> str:
 
 
 def shown_candidates(profile: Profile, plan: Plan) -> Sequence[Candidate]:
-    """The choice, the winners of the flips, the runner-up, the front."""
+    """The choice, the winners of the flips, the runner-up, the front, and the fastest of each kind."""
     names = [plan.choice.name, *(flip.winner for flip in plan.flips)]
     names += [each.name for each in [*([plan.runner_up] if plan.runner_up else []), *plan.front]]
     by_name = {each.name: each for each in profile.candidates}
+    fastest = sorted(profile.candidates, key=lambda each: predict(each, plan.link, plan.server_load).latency_s)
+    names += {each.kind: each.name for each in reversed(fastest)}.values()
     return [by_name[name] for name in dict.fromkeys(names) if name is not None][:LINES]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bottlenet.lab.chart.scale import Scale
 from bottlenet.lab.chart.svg import (
@@ -130,6 +131,7 @@ def curves(plane: Plane, series: Sequence[Series]) -> Iterator[str]:
         if each.joined and len(places) > 1:
             points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             yield f'<polyline points="{points}" {look(number, each)}/>'
+            taken += along(places)
         if each.marked:
             yield from (marker(x, y, number, full=each.bold) for x, y in places)
             taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
@@ -151,12 +153,25 @@ def free_box(place: Point, note: str, taken: Sequence[Box]) -> Box | None:
     """Where a note covers nothing, near its point; None: nowhere."""
     width, height = LETTER * 0.92 * len(note), 13.0
     x, y = place
-    for left, top in ((x + 7, y - 7), (x - width - 7, y - 7), (x - width / 2, y - 21), (x - width / 2, y + 8)):
+    beside = ((x + 7, y - 7), (x - width - 7, y - 7), (x - width / 2, y - 21), (x - width / 2, y + 8))
+    apart = ((x - width - 5, y - 18), (x + 5, y + 5), (x + 5, y - 18), (x - width - 5, y + 5))
+    for left, top in (*beside, *apart):
         box = (left, top, left + width, top + height)
         inside = left > LEFT and box[2] < WIDTH - RIGHT + 40 and top > TOP and box[3] < HEIGHT - BOTTOM
         if inside and not any(overlap(box, other) for other in taken):
             return box
     return None
+
+
+def along(places: Sequence[Point]) -> list[Box]:
+    """Small boxes, one behind the other, on a line."""
+    boxes = []
+    for (x1, y1), (x2, y2) in pairwise(places):
+        count = 1 + int(max(abs(x2 - x1), abs(y2 - y1)) / 6)
+        for step in range(count):
+            x, y = x1 + (x2 - x1) * step / count, y1 + (y2 - y1) * step / count
+            boxes.append((x - 2, y - 2, x + 2, y + 2))
+    return boxes
 
 
 def overlap(one: Box, other: Box) -> bool:
@@ -170,7 +185,7 @@ def names(plane: Plane, series: Sequence[Series]) -> Iterator[str]:
     heights = label_heights(wanted, TOP + 12.0, plane.height - BOTTOM)
     x = WIDTH - RIGHT + 8
     for number, (each, y) in enumerate(zip(series, heights, strict=True)):
-        if each.joined:
+        if each.joined and len(each.points) > 1:
             yield f'<path d="M{x} {y - 4:.1f}h{SAMPLE - 4}" {look(number, each)}/>'
         if each.marked:
             yield marker(x + SAMPLE / 2 - 2, y - 4, number, full=each.bold)

@@ -30,6 +30,12 @@ class Scale:
         return decades(self.low, self.high) if self.log else round_steps(self.low, self.high)
 
 
+def percents(values: Iterable[float]) -> Scale:
+    """For rates of 0 to 100."""
+    scale = spanning(values, margin=0.08)
+    return Scale(max(0.0, scale.low), min(100.0, scale.high))
+
+
 def spanning(values: Iterable[float], *, log: bool = False, margin: float = 0.0) -> Scale:
     """From the least of the values to the greatest, with a share of that as margin; 1 to 10, or 0 to 1, of none."""
     found = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
@@ -44,11 +50,12 @@ def spanning(values: Iterable[float], *, log: bool = False, margin: float = 0.0)
 
 
 def decades(low: float, high: float) -> list[float]:
-    """1, 10, 100 ... within; with 2 and 5 where those are few."""
+    """1, 10, 100 ... within; with 2 and 5 where those are few; and even steps where those are."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1,) if last - first > 3 else (1, 2, 5)
     ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-    return [tick for tick in ticks if low <= tick <= high]
+    within = [tick for tick in ticks if low <= tick <= high]
+    return within if len(within) > 2 else round_steps(low, high, 5)
 
 
 def round_steps(low: float, high: float, at_most: int = 7) -> list[float]:

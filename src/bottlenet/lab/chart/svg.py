@@ -93,7 +93,7 @@ def rules(shades: dict[str, str], hue: int) -> str:
         ".soft": f"fill:{shades['soft']}",
         ".grid": f"stroke:{shades['grid']}",
         ".axis": f"stroke:{shades['ink']}",
-        ".rule": f"stroke:{shades['soft']}",
+        ".halo": f"stroke:{shades['back']}",
         ".back": f"fill:{shades['back']}",
         **{f".{kind}": f"fill:{shades[fill]};stroke:{shades['ink']}" for kind, (fill, _) in FILLS.items()},
     }
@@ -115,7 +115,8 @@ def path(data: str, kind: str, dashes: str = "", width: float = 1.0) -> str:
     """A line; black for who can't read the style."""
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
     heavy = f' stroke-width="{width:g}"' if width != 1 else ""
-    return f'<path d="{data}" fill="none" stroke="black" class="{kind}"{dashed}{heavy}/>'
+    colour = "white" if kind == "halo" else "black"
+    return f'<path d="{data}" fill="none" stroke="{colour}" class="{kind}"{dashed}{heavy}/>'
 
 
 def rect(x: float, y: float, width: float, height: float, kind: str) -> str:

@@ -1,0 +1,165 @@
+"""What each partition takes on each link, measured and computed; the plan, and where it flips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bottlenet.errors import InputError
+from bottlenet.lab.bench import Report, by_condition
+from bottlenet.lab.chart.flips import draw_flips
+from bottlenet.lab.chart.latency import draw_measured, draw_predicted
+from bottlenet.lab.report.parts import Figure, Section, Table, number, quoted
+from bottlenet.lab.report.sources import Record, Source, parse_report
+from bottlenet.plan.link import LINKS, PRESETS, Link
+from bottlenet.plan.planner import Plan, choose, predict
+from bottlenet.plan.profile import Profile
+from bottlenet.plan.reason import duration, rate
+
+LATENCY_COLUMNS = ("link: partition", "ms", "95 of 100", "bound", "device", "server", "bytes", "photos/s")
+UNITS = {"uplink_bps": "uplink", "round_trip_s": "round trip", "server_load": "server load"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the plan is made for."""
+
+    links: tuple[Link, ...] = tuple(LINKS.values())
+    max_drop: float | None = None  # points
+
+
+def latency_section(sources: Sequence[Source], wish: Wish, command: str) -> Section:
+    """What `bottlenet bench` measured; of a profile what the planner computes."""
+    figures = []
+    for source in sources:
+        for report in reports_of(source):
+            figures.append(measured_figure(source, report))
+        if isinstance(source.content, Profile):
+            figures.append(predicted_figure(source, source.content, wish, command))
+    intro = "From the photo to the answer: what device, link and server take. Each link has a scale of its own."
+    return Section("latency", "Latency on each link", intro, tuple(figures))
+
+
+def reports_of(source: Source) -> Iterator[Report]:
+    """A bench is one, a record of benchmarks/bench.py has one for each speed of the device. InputError: damaged."""
+    if isinstance(source.content, Report):
+        yield source.content
+    elif isinstance(source.content, Record) and isinstance(source.content.results, dict):
+        found = source.content.results.get("reports")
+        for values in found if isinstance(found, list) else []:
+            try:
+                yield parse_report(values)
+            except InputError as error:
+                raise InputError(f"{source.path}: {error}") from error
+
+
+def measured_figure(source: Source, report: Report) -> Figure:
+    """Medians; of the bars the link is what device and server leave."""
+    rows = tuple(
+        (
+            f"{conditions.link.name}: {row.partition}",
+            *(number(value, 1) for value in (row.latency_ms, row.latency_p95_ms, row.bound_ms)),
+            *(number(value, 1) for value in (row.device_ms, row.server_ms)),
+            *(number(row.socket_bytes), number(row.photos_per_s, 1)),
+        )
+        for conditions, rows in by_condition(report)
+        for row in rows
+    )
+    note = (
+        f"Measured, with real sockets and a shaped link. Device: {report.device}. Server: {report.server}. Link: what "
+        "device and server leave of the median. The bound: round trip + bytes / bandwidth + computing."
+    )
+    title = f"Latency of a photo, measured: {quoted(source.name)}, {report.device}"
+    table = Table("The numbers, ms", LATENCY_COLUMNS, rows)
+    return Figure(title, draw_measured(report), table, source.command, note)
+
+
+def predicted_figure(source: Source, profile: Profile, wish: Wish, command: str) -> Figure:
+    """What the planner computes with."""
+    rows = []
+    for link in wish.links:
+        for each in profile.candidates:
+            made = predict(each, link)
+            times = (made.latency_s, made.device_s, made.send_s, made.round_trip_s, made.server_s)
+            cells = (*(number(value * 1e3, 1) for value in times), number(made.uplink_bytes))
+            rows.append((f"{link.name}: {each.name}", *cells, number(each.top1_drop, 1)))
+    columns = ("link: partition", "ms", "device", "sending", "round trip", "server", "bytes", "points lost")
+    note = f"Computed, not measured, from times on {profile.device} for the device and {profile.server} for the server."
+    title = f"Latency of a photo, computed from the profile {quoted(source.name)}"
+    return Figure(
+        title, draw_predicted(profile, wish.links), Table("The numbers, ms", columns, tuple(rows)), command, note
+    )
+
+
+def plan_section(sources: Sequence[Source], wish: Wish) -> Section:
+    """One figure a profile and link, and a table of all flips."""
+    figures, tables = [], []
+    for source in sources:
+        if not isinstance(source.content, Profile):
+            continue
+        flips: list[tuple[str, ...]] = []
+        for link in wish.links:
+            drop = "" if wish.max_drop is None else f" --max-drop {wish.max_drop:g}"
+            command = f"bottlenet plan {source.path.name} --link {link_argument(link)}{drop}"
+            try:
+                plan = choose(source.content, link, max_drop=wish.max_drop)
+            except InputError as error:  # nothing meets the constraints here, which is an answer too
+                flips.append((link.name, "-", f"{error}", "", ""))
+                continue
+            figures.append(plan_figure(source, source.content, plan, command))
+            flips += flip_rows(plan)
+        columns = ("link", "choice", "flips with", "at", "to")
+        tables.append(Table(f"Choices and flips of {quoted(source.name)}", columns, tuple(flips), numeric=False))
+    bound = "" if wish.max_drop is None else f", among those that lose at most {wish.max_drop:g} points"
+    intro = f"Which partition is fastest{bound}, and at which bandwidth, round trip or load another one wins."
+    return Section("plan", "The plan and its flip points", intro, tuple(figures), tuple(tables))
+
+
+def link_argument(link: Link) -> str:
+    """As `--link` takes it."""
+    return next((name for name, each in PRESETS.items() if each == link), link.name)
+
+
+def plan_figure(source: Source, profile: Profile, plan: Plan, command: str) -> Figure:
+    """The candidates over the bandwidth; beside them the front of this link."""
+    star = {each.name for each in plan.front}
+    shown = {each.name: each for each in (plan.choice, *plan.front)}
+    rows = tuple(
+        (
+            each.name + (" (chosen)" if each.name == plan.choice.name else ""),
+            *(number(value * 1e3, 1) for value in (each.latency_s, each.device_s, each.server_s)),
+            *(number(each.uplink_bytes), number(each.device_energy_mj, 1), number(each.top1_drop, 1)),
+        )
+        for each in sorted(shown.values(), key=lambda one: one.latency_s)
+        if each.name in star or each.name == plan.choice.name
+    )
+    how = sorted({each.energy_how for each in shown.values() if each.energy_how})
+    energy = f" Energy of computing: {', '.join(how)}; of the radio: modelled." if how else ""
+    columns = ("partition", "ms", "device", "server", "bytes", "mJ", "points lost")
+    title = f"The plan on {plan.link.name}: {plan.choice.name}"
+    table = Table(f"Pareto front on {plan.link.name}.{energy}", columns, rows)
+    note = f"{plan.reason} The upright lines: this link, and the flips. Of the profile {quoted(source.name)}."
+    return Figure(title, draw_flips(profile, plan, connected=True), table, command, note)
+
+
+def flip_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """One a flip, or one that says there is none."""
+    if not plan.flips:
+        return [(plan.link.name, plan.choice.name, "nothing", "", "")]
+    return [
+        (
+            plan.link.name if number == 0 else "",
+            plan.choice.name if number == 0 else "",
+            UNITS[flip.quantity],
+            f"{flip.side} {flip_value(flip.quantity, flip.value)}",
+            flip.winner or "nothing meets the constraints",
+        )
+        for number, flip in enumerate(plan.flips)
+    ]
+
+
+def flip_value(quantity: str, value: float) -> str:
+    """With its unit."""
+    if quantity == "uplink_bps":
+        return rate(value)
+    return duration(value) if quantity == "round_trip_s" else f"{value:.3g} photos ahead"

@@ -1,0 +1,579 @@
+"""`bottlenet report`: what is in it, that it loads nothing, that hostile words stay words, and how bad input ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import paper
+from bottlenet.bundle import Bundle, write_bundle
+from bottlenet.errors import InputError
+from bottlenet.lab.bench import Report, Row
+from bottlenet.lab.commands import command_line, without_root
+from bottlenet.lab.evaluate import Evaluation, Sizes
+from bottlenet.lab.report import page as page_module
+from bottlenet.lab.report.curves import curves_in
+from bottlenet.lab.report.make import Photos, report
+from bottlenet.lab.report.page import MAX_PAGE_BYTES, Made
+from bottlenet.lab.report.partitions import Wish
+from bottlenet.lab.report.photos import photo_sections
+from bottlenet.lab.report.sources import read_sources
+from bottlenet.lab.report.typed import parse_json, typed
+from bottlenet.lab.rig import Conditions
+from bottlenet.plan.link import PRESETS
+from bottlenet.plan.profile import Profile
+from conftest import CLASSES, LATENT, SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_files, tiny_manifest
+from test_cli import Run, run
+from test_demo import NASTY, Reader
+
+__all__ = ["run"]  # a fixture
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+MADE = Made("bottlenet report all", "2030-01-01", "0")
+EVALUATION = Evaluation(
+    70.0, 90.0, 80.0, 75.0, 5.0, Sizes(300.0, 310, 320), Sizes(312.0, 322, 332), 0.4, 100, 100, 0
+)  # fmt: skip
+CONFIG = {"model": "small", "data": ["/secret/photos"], "out": "runs/x", "cut": "first", "codec": "jpeg", "lr": 1e-3}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def write(path: Path, document: object) -> Path:
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def write_run(folder: Path, epochs: int = 2, **changes: object) -> Path:
+    folder.mkdir(parents=True)
+    write(folder / "run.json", {**CONFIG, "naive": False, **changes})
+    lines: list[dict[str, Any]] = []
+    for epoch in range(1, epochs + 1):
+        for step in range(3):
+            steps = 20 * (3 * epoch + step)
+            lines.append({"steps": steps, "epoch": epoch, "loss": 9 / steps, "distillation": 1.0, "payload_bytes": 500})
+        held_out = [{"photos": 9, "distillation": 0.5, "agreement": 0.6 + epoch / 20, "payload_bytes": 400.0}]
+        lines.append({"epoch": epoch, "steps": steps, "held_out": held_out})
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"steps": 12', "utf-8")
+    return folder
+
+
+def bench_document(model: str = "small", bundle: str = "ab" * 32, name: str = "split at first") -> dict[str, Any]:
+    rows = []
+    for link in (PRESETS["3g"], PRESETS["lorawan"]):
+        rows.append(Row(link.name, "edge-only", "edge-only", None, 3, 20.0, 21.0, 20.0, 20.0, 0.0, 0.0, 0.0))
+        skipped = {"skipped": "up to 9 bytes don't fit"} if link.name == "LoRaWAN" else {}
+        times = (120.0, 140.0, 115.0, 10.0, 5.0, 350.0, 40.0) if not skipped else ()
+        rows.append(Row(link.name, name, "split", "first", 3, *times, **skipped))
+    conditions = (Conditions(PRESETS["3g"]), Conditions(PRESETS["lorawan"]))
+    made = Report((bundle,), model, "a device", "a server", 3, None, None, conditions, tuple(rows))
+    return {"kind": "bottlenet bench", "format_version": 1, "command": "bottlenet bench x", **dataclasses.asdict(made)}
+
+
+def profile_of(model: str = "small", **changes: Any) -> Profile:
+    return dataclasses.replace(paper.profile(), model=model, **changes)
+
+
+def evaluation_document(**changes: object) -> dict[str, Any]:
+    origin = {"kind": "bottlenet evaluate", "format_version": 1, "command": "bottlenet evaluate x", "bundle": "cd" * 32}
+    rest = {"name": "mine", "model": "small", "cut": "first", "budget_bytes": None}
+    return {**origin, **rest, **dataclasses.asdict(EVALUATION), **changes}
+
+
+def sizes(mean: int) -> dict[str, float]:
+    return {"mean": float(mean), "p95": mean, "max": mean}
+
+
+@pytest.fixture
+def given_paths(tmp_path: Path) -> list[Path]:
+    """One source of every kind, of one network."""
+    profile = tmp_path / "paper.json"
+    profile.write_bytes(profile_of().to_json())
+    record = json.loads((RESULTS / "naive_aware.json").read_text(encoding="utf-8"))
+    record["results"]["config"]["model"] = "small"
+    rates = json.loads((RESULTS / "rate_accuracy.json").read_text(encoding="utf-8"))
+    rates["results"]["config"]["model"] = "small"
+    rows = {"reports": [{k: v for k, v in bench_document().items() if k in Report.__dataclass_fields__}]}
+    return [
+        write_run(tmp_path / "aware"),
+        write_run(tmp_path / "naive", naive=True),
+        write(tmp_path / "e1.json", evaluation_document()),
+        write(tmp_path / "e2.json", evaluation_document(payload_bytes=sizes(900), top1=72.0)),
+        write(tmp_path / "bench.json", bench_document()),
+        profile,
+        write(tmp_path / "naive_aware.json", record),
+        write(tmp_path / "rates.json", rates),
+        write(tmp_path / "many.json", {**record, "results": rows}),
+        RESULTS / "memory.json",
+    ]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    for number in range(12):
+        low = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(low).resize((60, 48), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+    return folder
+
+
+class TestContent:
+    def test_every_kind_has_its_figures(self, given_paths: list[Path]) -> None:
+        made = report(given_paths, MADE)
+        assert [source.kind for source in made.sources] == [
+            *("run", "run", "evaluation", "evaluation", "bench", "profile", "record", "record", "record", "record")
+        ]
+        titles = {section.key: [figure.title for figure in section.figures] for section in made.sections}
+        assert titles["accuracy"][0] == "Top-1 against bytes: “rates”"
+        assert titles["accuracy"][1:] == [
+            "Top-1 against bytes: evaluated bundles",
+            "Same answer as the uncut network, against bytes",
+        ]
+        assert len(titles["naive"]) == 3  # of the record over quality and bytes, and of the two runs
+        assert "“naive” and “aware”" in titles["naive"][2]
+        assert titles["front"] == ["What no other setting beats in bytes and top-1"]
+        assert len(titles["latency"]) == 3  # measured, measured in a record, computed
+        assert titles["plan"] == [
+            "The plan on 3G: mobile-only",
+            "The plan on 4G: mobile-only",
+            "The plan on Wi-Fi: RB1",
+        ]
+        assert len(titles["training"]) == 4  # passes and steps of two runs
+        others = [table.caption for section in made.sections if section.key == "others" for table in section.tables]
+        assert [caption.split(";")[0].split(":")[0] for caption in others] == ["memory"]
+
+    def test_every_figure_has_a_command_numbers_and_words_for_who_cannot_see(self, given_paths: list[Path]) -> None:
+        made = report(given_paths, MADE)
+        read = Reader(made.html)
+        figures = [figure for section in made.sections for figure in section.figures]
+        assert len(read.all("figure")) == len(read.all("svg")) == len(figures)
+        assert len(read.all("title")) == len(figures) + 1
+        assert len(read.all("desc")) == len(figures)
+        assert len([each for each in read.all("code") if each.get("class") == "command"]) == len(figures)
+        for figure in figures:
+            assert figure.command.startswith(("bottlenet ", "python benchmarks/"))
+            assert figure.table.rows
+            assert len(figure.drawing.description) > 20
+        ids = [attributes["id"] for _, attributes in read.found if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for _, attributes in read.found:
+            for name in ("aria-labelledby", "href"):
+                for one in (attributes.get(name) or "").split():
+                    assert one.startswith("data:") or one.removeprefix("#") in ids
+        assert all(cell.get("scope") for name, cell in read.found if name == "th")
+
+    def test_numbers_are_those_of_the_sources(self, given_paths: list[Path]) -> None:
+        made = {section.key: section for section in report(given_paths, MADE).sections}
+        (_, evaluated, agreement) = made["accuracy"].figures
+        assert [row[1:4] for row in evaluated.table.rows] == [("300", "70.0", "5.0"), ("900", "72.0", "3.0")]
+        assert ("run aware, held out: after pass 2", "400", "70.0", "-", "yes") in agreement.table.rows
+        assert made["latency"].figures[0].table.rows[1][:6] == (
+            *("3G: split at first", "120.0", "140.0", "115.0", "10.0", "5.0"),
+        )
+        assert made["naive"].figures[0].table.rows[0] == ("5", "11.5", "221", "28.1", "243", "16.6")
+
+    def test_the_front_is_of_everything(self, given_paths: list[Path], tmp_path: Path) -> None:
+        best = evaluation_document(bundle="ee" * 32, name="best", top1=74.9, payload_bytes=sizes(10))
+        made = report([*given_paths, write(tmp_path / "best.json", best)], MADE)
+        (section,) = [each for each in made.sections if each.key == "front"]
+        assert section.figures[0].table.rows[0][0].startswith("best")  # type: ignore[union-attr]
+        rows = section.figures[0].table.rows
+        bytes_and_drop = [(float(str(row[1]).replace(",", "")), float(str(row[2]))) for row in rows]
+        assert bytes_and_drop == sorted(bytes_and_drop, key=lambda each: (each[0], -each[1]))
+        assert "mobile-only, which sends nothing" in section.intro
+
+    def test_flips_and_a_bound_that_nobody_meets(self, tmp_path: Path) -> None:
+        file = tmp_path / "paper.json"
+        file.write_bytes(profile_of().to_json())
+        made = report([file], MADE, wish=Wish((PRESETS["wifi"],)))
+        (section,) = [each for each in made.sections if each.key == "plan"]
+        flips = [row[2:] for row in section.tables[0].rows]
+        assert flips[1][:1] == ("round trip",)
+        assert str(flips[1][1]).startswith("above ")
+        assert flips[1][2] == "mobile-only"
+        assert section.figures[0].command == "bottlenet plan paper.json --link wifi"
+        refused = report([file], MADE, wish=Wish((PRESETS["wifi"],), max_drop=-50))
+        (section,) = [each for each in refused.sections if each.key == "plan"]
+        assert not section.figures
+        assert "relax the drop" in str(section.tables[0].rows)
+
+    def test_without_torch(self, given_paths: list[Path]) -> None:
+        code = (
+            "import sys; from pathlib import Path; from bottlenet.lab.report.make import report\n"
+            "from bottlenet.lab.report.page import Made\n"
+            f"report([Path(p) for p in {[str(path) for path in given_paths]!r}], Made('c', 'd', 'v'))\n"
+            "assert 'torch' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+
+    def test_the_shipped_records(self) -> None:
+        made = report([RESULTS], MADE)
+        assert len(made.sources) == len(list(RESULTS.glob("*.json")))
+        assert {"accuracy", "naive", "front", "training", "others"} <= {section.key for section in made.sections}
+        shipped = json.loads((RESULTS / "rate_accuracy.json").read_text(encoding="utf-8"))["results"]["methods"][0]
+        assert f"{shipped['rows'][0]['top1']:.1f}" in made.html
+
+
+class TestHostile:
+    def test_words_from_files_stay_words(self, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+        evil = "<img src=x onerror=alert(1)>\"&'</title></svg></style><script>"
+        run = write_run(tmp_path / f"run {evil.replace('/', '|')}", model=evil, cut=evil, codec=evil, lr=evil)
+        first = dataclasses.replace(paper.profile().candidates[0], name=evil)
+        profile = tmp_path / "p.json"
+        profile.write_bytes(profile_of(evil, candidates=(first, *paper.profile().candidates[1:])).to_json())
+        record = {"command": evil, "commit": evil, "date": evil, "machine": {evil: evil}, "results": {
+            "model": evil, "top1_uncut": 9.0,
+            "rows": [{"payload_bytes": 3, "top1": 5.0, "method": evil, "setting": evil}],
+        }}  # fmt: skip
+        other = {**record, "results": {"model": evil, evil: evil}}
+        paths = [
+            run,
+            profile,
+            write(tmp_path / "e.json", evaluation_document(model=evil, name=evil, command=evil)),
+            write(tmp_path / "b.json", bench_document(evil, name=evil)),
+            write(tmp_path / "r.json", record),
+            write(tmp_path / "o.json", other),
+        ]
+        for made in (report(paths, MADE), report(paths, Made(evil, evil, evil))):
+            read = Reader(made.html)
+            assert {name for name, _ in read.found} <= ALLOWED
+            assert not [attributes for _, attributes in read.found if any(name.startswith("on") for name in attributes)]
+            assert evil in read.words
+
+    def test_labels_and_file_names_stay_words(self, make_bundle: Callable[..., Bundle], photos: Path) -> None:
+        bundle = make_bundle(name="<b>name</b>")
+        nasty = dataclasses.replace(bundle, labels=tuple(f"{NASTY} {number}" for number in range(10)))
+        (photos / "00.png").rename(photos / "a<script>&quot;'.png")
+        made = report([], MADE, photos=Photos(nasty, str(photos), 12, 12))
+        read = Reader(made.html)
+        assert {name for name, _ in read.found} <= ALLOWED
+        assert "a<script>&quot;'.png" in read.words
+        assert "<b>name</b>" in read.words
+        assert "\x1b" not in made.html
+
+    def test_nothing_is_loaded_from_elsewhere(self, given_paths: list[Path], bundle: Bundle, photos: Path) -> None:
+        made = report([given_paths[0], *given_paths[6:]], MADE)
+        check_self_contained(made.html)
+        check_self_contained(report([], MADE, photos=Photos(bundle, str(photos), 3, 12)).html)
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+    @given(data=st.data())
+    def test_any_value_in_any_place_is_refused_or_shown(self, data: st.DataObject, tmp_path: Path) -> None:
+        anything = st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(),
+            st.text(max_size=9),
+            st.lists(st.integers(), max_size=2),
+        )
+        document = data.draw(st.sampled_from([
+            evaluation_document(), bench_document(), json.loads((RESULTS / "tile_padding.json").read_text("utf-8")),
+            json.loads((RESULTS / "training.json").read_text("utf-8")),
+        ]))  # fmt: skip
+        place: Any = document
+        while True:
+            key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+            if isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans()):
+                place = place[key]
+                continue
+            place[key] = data.draw(anything)
+            break
+        try:
+            made = report([write(tmp_path / "x.json", document)], MADE)
+        except InputError as error:
+            assert "\n" not in str(error)
+        else:
+            assert {name for name, _ in Reader(made.html).found} <= ALLOWED
+
+
+ALLOWED = {
+    *(
+        "html",
+        "head",
+        "meta",
+        "link",
+        "title",
+        "style",
+        "body",
+        "header",
+        "main",
+        "section",
+        "footer",
+        "nav",
+        "ul",
+        "li",
+    ),
+    *("h1", "h2", "h3", "p", "a", "div", "code", "details", "summary", "figure", "figcaption", "img"),
+    *("svg", "desc", "path", "polyline", "rect", "text", "g"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td"),
+}
+
+
+def check_self_contained(html: str) -> None:
+    addresses = re.findall(r"""\b(?:src|href|action|url)\s*[=(]\s*["']?([^"')\s>]+)""", html)
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"@import|<script|<iframe|https?://", html)
+    assert len(html.encode()) < MAX_PAGE_BYTES
+    assert "default-src 'none'" in html
+
+
+class TestPhotos:
+    def test_rows_are_what_the_bundle_does(self, bundle: Bundle, photos: Path) -> None:
+        shown, failures = photo_sections(bundle, str(photos), shown=4, limit=12)
+        (table,) = shown.tables
+        assert [row[1] for row in table.rows] == [("00.png",), ("03.png",), ("06.png",), ("09.png",)]
+        for row in table.rows:
+            assert row[0].url.startswith("data:image/jpeg;base64,")  # type: ignore[union-attr]
+            assert row[2].url.startswith("data:image/png;base64,")  # type: ignore[union-attr]
+            assert len(row[4]) == len(row[5]) == 3  # type: ignore[arg-type]
+            assert row[6] == ("same" if row[4][0].split(",")[0] == row[5][0].split(",")[0] else "other")  # type: ignore[union-attr]
+        assert not failures.tables or failures.tables[0].rows
+
+    def test_the_worst_come_first(self, photos: Path, tmp_path: Path) -> None:
+        matrix = np.random.default_rng(8).normal(0, 0.01, (int(np.prod(LATENT)), CLASSES)).astype(np.float32)
+        another_tail = graph_bytes(tail_nodes()[0], [SYMBOLS], [SCORES], {"matrix": matrix})
+        bundle = write_bundle(tmp_path / "worse", tiny_manifest(), {**tiny_files(), "tail.onnx": another_tail})
+        _, failures = photo_sections(bundle, str(photos), shown=5, limit=12)
+        lost = [int(str(row[-1]).split()[0]) for row in failures.tables[0].rows]
+        assert lost == sorted(lost, reverse=True)
+        assert 2 <= len(lost) <= 5
+        every = photo_sections(bundle, str(photos), shown=12, limit=12)[1].tables[0].rows
+        assert lost == [int(str(row[-1]).split()[0]) for row in every][: len(lost)]
+        assert all(row[4][0] != row[5][0] for row in failures.tables[0].rows)  # type: ignore[index]
+
+    def test_a_budget_holds(self, bundle: Bundle, photos: Path) -> None:
+        shown, _ = photo_sections(bundle, str(photos), shown=12, limit=12, budget_bytes=60)
+        assert all(int(str(row[3])) <= 60 for row in shown.tables[0].rows)
+
+    def test_a_full_page_leaves_photos_out_and_says_so(
+        self, bundle: Bundle, photos: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = report([], MADE, photos=Photos(bundle, str(photos), 12, 12)).html
+        limit = len(whole.encode()) - 3000
+        monkeypatch.setattr(page_module, "MAX_PAGE_BYTES", limit)
+        made = report([], MADE, photos=Photos(bundle, str(photos), 12, 12)).html
+        assert len(made.encode()) <= limit
+        assert made.count("the page is full, so some are left out") >= 1
+        monkeypatch.setattr(page_module, "MAX_PAGE_BYTES", 2000)
+        with pytest.raises(InputError, match="more than 2,000; give fewer sources"):
+            report([], MADE, photos=Photos(bundle, str(photos), 12, 12))
+
+
+class TestCommand:
+    def test_it_writes_a_file_and_says_what_is_in_it(self, run: Run, given_paths: list[Path], tmp_path: Path) -> None:
+        file = tmp_path / "r.html"
+        done = run("report", *given_paths, "-o", file)
+        assert done.code == 0, done.err
+        assert "Accuracy against bytes: 3 figures" in done.out
+        assert f"{file}, " in done.out
+        document = run("report", *given_paths, "-o", file, "--json").json
+        assert document["bytes"] == file.stat().st_size < MAX_PAGE_BYTES
+        assert [source["kind"] for source in document["sources"]][:3] == ["run", "run", "evaluation"]
+        assert all(figure["command"] for section in document["sections"] for figure in section["figures"])
+        text = file.read_text(encoding="utf-8")
+        assert "bottlenet report aware naive e1.json" in text  # without where they are
+        assert str(tmp_path) not in text
+        assert "secret" not in text
+        file.write_text("my page")
+        assert "a file is there that is not a report" in run("report", *given_paths, "-o", file).error
+        assert file.read_text() == "my page"
+
+    def test_photos(self, run: Run, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+        file = tmp_path / "r.html"
+        done = run(
+            "report", "-o", file, "--bundle", bundle.path, "--data", photos, "--photos", 2, "--limit", 5, "--json"
+        )
+        assert done.json["sections"][0]["title"].startswith("Photos, what is sent")
+        assert len(Reader(file.read_text(encoding="utf-8")).all("img")) >= 4
+
+    def test_evaluate_and_bench_say_how_they_were_made(
+        self, run: Run, bundle: Bundle, photos: Path, tmp_path: Path
+    ) -> None:
+        document = run("evaluate", bundle.path, "--data", photos, "--json").json
+        assert (document["bundle"], document["model"]) == (bundle.id.hex(), "means")
+        assert document["command"] == f"bottlenet evaluate {bundle.path.name} --data photos --json"
+        (source,) = read_sources([write(tmp_path / "e.json", document)])
+        assert (source.kind, source.command, source.model) == ("evaluation", document["command"], "means")
+
+    def test_help(self, run: Run) -> None:
+        done = run("report", "--help")
+        assert "bottlenet report my.profile.json" in done.out
+        assert "--json" in done.out
+
+
+class TestBadInput:
+    @pytest.fixture
+    def fail(self, run: Run, tmp_path: Path) -> Callable[..., str]:
+        return lambda *arguments: run("report", *arguments, "-o", tmp_path / "out.html").error
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("no json", "it is not JSON"),
+            ('{"a": NaN}', "NaN is no number"),
+            ("[1, 2]", "it is JSON that no report is made of (it is no object); give a run's folder, or the JSON of"),
+            ('{"x": 1}', "its fields are 'x'"),
+            ('{"kind": "bottlenet bench"}', "its bench lacks"),
+            ('{"kind": "bottlenet evaluate"}', "its evaluation lacks"),
+            ('{"format_version": 99, "candidates": []}', "format version 99"),
+            ('{"command": 1, "commit": 1, "date": 1, "machine": 1, "results": 1}', "commit is 1"),
+            ("[" * 100_000, "it is not JSON"),
+        ],
+    )
+    def test_files(self, fail: Callable[..., str], tmp_path: Path, content: str, message: str) -> None:
+        file = tmp_path / "x.json"
+        file.write_text(content)
+        error = fail(file)
+        assert str(file) in error
+        assert message in error
+
+    def test_places(self, fail: Callable[..., str], tmp_path: Path) -> None:
+        assert "there is nothing to report; give a run's folder" in fail()
+        assert "can't be read: No such file" in fail(tmp_path / "none")
+        (tmp_path / "empty").mkdir()
+        assert "nothing in it that a report is made of" in fail(tmp_path / "empty")
+        (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff")
+        assert "no text in UTF-8" in fail(tmp_path / "x.jpg")
+
+    def test_networks_are_not_mixed(self, fail: Callable[..., str], tmp_path: Path) -> None:
+        one = write(tmp_path / "a.json", bench_document("small"))
+        other = write(tmp_path / "b.json", evaluation_document(model="large"))
+        error = fail(one, other)
+        assert f"{one} is of the network 'small' and {other} of 'large'" in error
+        assert "make a report for each" in error
+
+    def test_bundles_are_not_mixed(
+        self, fail: Callable[..., str], bundle: Bundle, photos: Path, tmp_path: Path
+    ) -> None:
+        file = write(tmp_path / "a.json", bench_document("means"))
+        error = fail(file, "--bundle", bundle.path, "--data", photos)
+        assert f"{file} is of bundle abababababab, and nothing that is given is of {bundle.id.hex()[:12]}" in error
+        file = write(tmp_path / "b.json", bench_document("other", bundle=bundle.id.hex()))
+        assert "is of the network 'other', and bundle tiny of 'means'" in fail(
+            file, "--bundle", bundle.path, "--data", photos
+        )
+        file = write(tmp_path / "c.json", bench_document("means", bundle=bundle.id.hex()))
+        assert report([file], MADE, photos=Photos(bundle, str(photos), 1, 2)).sections
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--bundle", "demo"], "--bundle is given without --data"),
+            (["--data", "x"], "--data is given without --bundle"),
+            (["--link", "6g"], 'link "6g" is unknown'),
+            (["--bundle", "BUNDLE", "--data", "x", "--photos", "0"], "photos is 0; give 1 to 60"),
+            (["--bundle", "BUNDLE", "--data", "x", "--photos", "9", "--limit", "8"], "limit is 8; give at least the 9"),
+            (["--bundle", "BUNDLE", "--data", "x"], "x: no such folder"),
+        ],
+    )
+    def test_options(self, fail: Callable[..., str], bundle: Bundle, arguments: list[str], message: str) -> None:
+        assert message in fail(*(str(bundle.path) if each == "BUNDLE" else each for each in arguments))
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("[]", "line 2: it is []"),
+            ("{", "line 2: it is not JSON"),
+            ('{"steps": 1}', "line 2: loss is None"),
+            ('{"held_out": 3, "epoch": 1}', "line 2: held_out is 3"),
+            ('{"held_out": [{}], "epoch": 1}', "line 2: distillation is None"),
+            ('{"held_out": [{}], "epoch": "x"}', "line 2: epoch 'x'"),
+        ],
+    )
+    def test_logs(self, fail: Callable[..., str], tmp_path: Path, line: str, message: str) -> None:
+        run = write_run(tmp_path / "run", epochs=0)
+        (run / "log.jsonl").write_text(f'{{"steps": 1, "loss": 1, "distillation": 1, "payload_bytes": 1}}\n{line}\n')
+        assert message in fail(run)
+
+    def test_runs_of_something_else(self, fail: Callable[..., str], tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run")
+        write(run / "run.json", {"model": {"a": 1}, "cut": 1, "codec": 2})
+        assert "which no run was told" in fail(run)
+
+    def test_too_many(self, tmp_path: Path) -> None:
+        for number in range(201):
+            write_run(tmp_path / "sweep" / str(number), epochs=0)
+        with pytest.raises(InputError, match="201 runs are in it; 200 fit a report"):
+            read_sources([tmp_path / "sweep"])
+
+    def test_a_folder_of_runs_and_files(self, tmp_path: Path) -> None:
+        folder = tmp_path / "sweep"
+        write_run(folder / "trials" / "a", model="means")
+        write_run(folder / "b", model="means")
+        write(folder / "e.json", evaluation_document(model="means"))
+        write(folder / "settings.json", {"not": "a source"})
+        assert [source.name for source in read_sources([folder])] == ["b", "a", "e"]
+
+    def test_a_run_that_has_only_begun(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", epochs=0)
+        (run / "log.jsonl").unlink()
+        assert report([run], MADE).sections == ()
+
+
+class TestTyped:
+    @pytest.mark.parametrize("value", ["1", True, None, [], 10**400, {}])
+    def test_no_number(self, value: object) -> None:
+        with pytest.raises(InputError, match=r"sizes\.mean is "):
+            typed(Sizes, {"mean": value, "p95": 1, "max": 1}, "sizes")
+
+    def test_there_and_back(self) -> None:
+        assert typed(Evaluation, json.loads(json.dumps(dataclasses.asdict(EVALUATION))), "evaluation") == EVALUATION
+
+    @pytest.mark.parametrize("text", ["1e999", "-Infinity", "NaN"])
+    def test_numbers_that_are_none(self, text: str) -> None:
+        with pytest.raises(InputError):
+            typed(Sizes, {"mean": parse_json(text), "p95": 1, "max": 1}, "sizes")
+
+
+class TestCurves:
+    def test_rows_are_found_and_named(self) -> None:
+        found = {curve.name: curve for curve in curves_in({
+            "top1_uncut": 80.0,
+            "methods": [{"name": "m", "curve": "c", "rows": [{"setting": "a", "payload_bytes": 9.0, "top1": 50.0}]}],
+            "input_codecs": [{"codec": "jpeg", "quality": 5, "bare_bytes": 90, "file_bytes": 100, "top1": 60.0}],
+            "compared": [{"ours": "c", "bytes": 1, "top1": 1}],
+            "rows": [{"align": 8, "payload_bytes": {"mean": 7}, "top1": 10}, {"payload_bytes": 0, "top1": 10}],
+        })}  # fmt: skip
+        assert set(found) == {"c", "jpeg", "align 8"}
+        assert found["c"].points[0].name == "a"
+        assert (found["jpeg"].points[0].bytes, found["jpeg"].points[0].name) == (90, "quality 5")
+        assert found["c"].uncut == 80.0
+
+    def test_commands_without_places(self) -> None:
+        assert command_line(["/x/bottlenet", "evaluate", "/home/me/a b", "--out=/x/y", "~/z"]) == (
+            "bottlenet evaluate 'a b' --out=y z"
+        )
+        assert without_root("rel/path") == "rel/path"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_chromium_opens_it_from_disk_without_a_word(
+    given_paths: list[Path], bundle: Bundle, photos: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.html"
+    file.write_text(report(given_paths[4:5], MADE).html, encoding="utf-8")
+    shown = tmp_path / "p.html"
+    shown.write_text(report([], MADE, photos=Photos(bundle, str(photos), 2, 4)).html, encoding="utf-8")
+    assert CHROMIUM is not None
+    for each, tag in ((file, "<svg"), (shown, "<img")):
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
+        no_network = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
+        command = [CHROMIUM, *flags, *no_network, "--window-size=360,800", "--dump-dom", each.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert tag in done.stdout
+        assert "CONSOLE" not in done.stderr
