@@ -19,13 +19,13 @@ from PIL import Image
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
-from bottlenet.edge.photo import photo_to_pixels
 from bottlenet.errors import PhotoError
 from bottlenet.lab.crops import Damaged
 from bottlenet.lab.data import Photo
 from bottlenet.lab.evaluate import choose, photos_for
 from bottlenet.lab.markup import data_url, stretched
 from bottlenet.lab.report.parts import Picture, Section, Table
+from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.frame import HEADER_BYTES, Frame
 
