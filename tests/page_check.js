@@ -64,8 +64,9 @@ async (load, vectors, shippedTables) => {
     try {
       got = parseAnswer(bytes(data).buffer);
       if (got.top) {
-        const { decodeMs, tailMs, top, sequence } = got;
-        got = { sequence, decodeUs: Math.round(1e3 * decodeMs), tailUs: Math.round(1e3 * tailMs), top: steps(top) };
+        const { sequence, waitMs, decodeMs, tailMs, top } = got;
+        const [waitUs, decodeUs, tailUs] = [waitMs, decodeMs, tailMs].map((ms) => Math.round(1e3 * ms));
+        got = { sequence, waitUs, decodeUs, tailUs, top: steps(top) };
       }
     } catch (error) {
       if (!/no answer/.test(error.message)) throw error;

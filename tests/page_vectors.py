@@ -146,9 +146,9 @@ def answers() -> list[Json]:
     """Bytes, and what is in them."""
     top = ((285, 0.75), (281, 0.125))
     steps = [[index, round(share * 65535)] for index, share in top]
-    answered = {"sequence": 258, "decodeUs": 41, "tailUs": 1843, "top": steps}
+    answered = {"sequence": 258, "waitUs": 700, "decodeUs": 41, "tailUs": 1843, "top": steps}
     return [
-        {"data": text(Answer(258, 41, 1843, top).to_bytes()), "means": answered},
+        {"data": text(Answer(258, 41, 1843, top, queue_us=700, load=4.0).to_bytes()), "means": answered},
         {"data": text(refusal_bytes(7, "no such bundle")), "means": {"sequence": 7, "refused": "no such bundle"}},
         {
             "data": text(busy_bytes(9, 1.5, "line is full")),

@@ -168,7 +168,7 @@ function refresh() {
   view.showAnswer(answer.top[0], uncut, labels);
   view.showBudget(payload.length, largest);
   drawBytes(payload, largest);
-  const server = answer.decodeMs + answer.tailMs;
+  const server = answer.waitMs + answer.decodeMs + answer.tailMs;
   const ofLink = linkMs(link, payload.length);
   view.showTimes({ prepare: seen.prepareMs, head: seen.headMs, encode: encodeMs, link: ofLink, server }, link);
   view.showTimeNote(link, files, roundTripMs);

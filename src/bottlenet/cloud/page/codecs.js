@@ -1,8 +1,8 @@
 // Symbols -> payload, as the bundle's manifest names it: wire/codecs.py and wire/budget.py.
 //
 // A codec has `code` and `mosaic`. `within(symbols, budget)` gives the best {payload, setting} of at most `budget`
-// bytes, or null where nothing fits; `sizes(symbols)` the bytes of the smallest and the largest payload; `shown(payload,
-// setting)` the picture that the receiver gets, or a promise of it.
+// bytes, or null where nothing fits; `sizes(symbols)` the bytes of the smallest and the largest payload;
+// `shown(payload, setting)` the picture that the receiver gets, or a promise of it.
 
 import { Entropy } from "./entropy.js";
 import { encodeScan, scanHeader } from "./jpeg.js";

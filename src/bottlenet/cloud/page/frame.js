@@ -1,6 +1,7 @@
 // Frames in stream form, and what comes back for them: wire/frame.py and wire/answer.py. docs/wire.md specifies both.
 
-const VERSION = 1;
+const VERSION = 1; // of frames
+const ANSWER_VERSION = 2;
 const ANSWERED = 0;
 const REFUSED = 1;
 const BUSY = 2;
@@ -17,14 +18,14 @@ export function streamFrame(code, setting, sequence, payload) {
 }
 
 /**
- * ArrayBuffer -> {sequence, decodeMs, tailMs, top: [{index, score}, ...]}; of a refusal {sequence, refused}, of "busy"
- * {sequence, busy, retryMs}, with the server's words. Error: it is none of these.
+ * ArrayBuffer -> {sequence, waitMs, decodeMs, tailMs, top: [{index, score}, ...]}; of a refusal {sequence, refused}, of
+ * "busy" {sequence, busy, retryMs}, with the server's words. Error: it is none of these.
  */
 export function parseAnswer(buffer) {
   const view = new DataView(buffer);
-  const fault = () => new Error(`${view.byteLength} bytes are no answer of version ${VERSION}; no BottleNet server?`);
-  const kind = view.byteLength >= 4 && view.getUint8(0) >> 4 === VERSION ? view.getUint8(0) & 15 : -1;
-  const start = { [ANSWERED]: 12, [REFUSED]: 4, [BUSY]: 6 }[kind];
+  const fault = () => new Error(`${view.byteLength} bytes are no answer of version ${ANSWER_VERSION}; no such server?`);
+  const kind = view.byteLength >= 4 && view.getUint8(0) >> 4 === ANSWER_VERSION ? view.getUint8(0) & 15 : -1;
+  const start = { [ANSWERED]: 14, [REFUSED]: 4, [BUSY]: 6 }[kind];
   if (start === undefined || view.byteLength < start) throw fault();
   const count = view.getUint8(start - 1);
   if (view.byteLength !== start + count * (kind === ANSWERED ? 4 : 1)) throw fault();
@@ -37,7 +38,8 @@ export function parseAnswer(buffer) {
     index: view.getUint16(start + 4 * place),
     score: view.getUint16(start + 4 * place + 2) / PROBABILITY_STEPS,
   }));
-  return { sequence, decodeMs: view.getUint32(3) / 1e3, tailMs: view.getUint32(7) / 1e3, top };
+  const ms = (at) => ((view.getUint8(at) << 16) | view.getUint16(at + 1)) / 1e3;
+  return { sequence, waitMs: ms(3), decodeMs: ms(6), tailMs: ms(9), top };
 }
 
 /** Logits -> the five best, [{index, score}, ...], as wire/answer.py chooses them. */

@@ -2,7 +2,7 @@
 
 const STREAM_OVERHEAD_BYTES = 4 + 8 + 40; // frame, WebSocket, TCP/IP
 const FRAME_BYTES = 12;
-const ANSWER_BYTES = 32;
+const ANSWER_BYTES = 34;
 
 /** A link that carries WebSocket over TCP. */
 function stream(name, uplinkBps, roundTripS, downlinkBps = Infinity) {
