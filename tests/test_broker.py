@@ -26,11 +26,14 @@ from bottlenet.cli.access import Mqtt
 from bottlenet.cloud import link
 from bottlenet.cloud.mqtt import check_broker
 from bottlenet.edge import Edge
+from bottlenet.edge.mqtt import open_mqtt
 from bottlenet.errors import InputError, LinkError, MissingExtraError, WireError
 from bottlenet.wire.mqtt import Address, new_address, parse_frames_topic, shared_filter
 from processes import refused_to_start
 
 CONNACK, SUBACK = b"\x20\x03\x00\x00\x00", b"\x90\x04\x00\x01\x00\x00"
+ALIASES = b"\x20\x06\x00\x00\x03\x22\x00\x0a"  # as CONNACK, with room for ten topics' numbers
+GOODBYE = b"\xe0\x00"
 ID = "0123456789abcdef" * 4
 
 
@@ -158,6 +161,39 @@ def listen() -> Iterator[Callable[..., str]]:
             return f"mqtt://127.0.0.1:{listener.getsockname()[1]}"
 
         yield start
+
+
+def test_golden_bytes() -> None:
+    """What a device sends, as a broker sees it: docs/wire.md."""
+    golden = "32 15 0000 0003 03 23 0001 12 14 0102 ad15afb5588ad7dabf".replace(" ", "")
+    spec = "".join((Path(__file__).parent.parent / "docs" / "wire.md").read_text(encoding="utf-8").split())
+    assert golden in spec
+    message = bytes.fromhex("12140102ad15afb5588ad7dabf")
+    came = b""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            nonlocal came
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(4096)
+                sock.sendall(ALIASES)
+                sock.recv(4096)
+                sock.sendall(SUBACK)
+                while data := sock.recv(4096):
+                    came += data
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        url = f"mqtt://camera-1@127.0.0.1:{listener.getsockname()[1]}?bundle={ID}"
+        transport = open_mqtt(url, 30)
+        for _ in range(2):
+            transport.send(message)
+        transport.close()
+        thread.join(30)
+    topic = transport._address.frames(ID).encode()
+    first = len(topic).to_bytes(2, "big") + topic + bytes.fromhex("0002 03 23 0001") + message
+    assert came == bytes((0x32, len(first))) + first + bytes.fromhex(golden) + GOODBYE
 
 
 HUGE = b"\x30\xff\xff\xff\x7f\x00\x01x"  # a message of 256 MB begins

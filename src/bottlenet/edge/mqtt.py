@@ -207,7 +207,7 @@ class MqttTransport:
     ) -> None:
         told: dict[str, Any] = {} if properties is None else vars(properties)
         self._window = told.get("ReceiveMaximum", 2**16 - 1)
-        self._max_bytes = min(MAX_MESSAGE_BYTES, told.get("MaximumPacketSize", 2**28) - TOPIC_BYTES)
+        self._max_bytes = min(MAX_MESSAGE_BYTES, max(0, told.get("MaximumPacketSize", 2**28) - TOPIC_BYTES))
         if told.get("TopicAliasMaximum", 0) >= ALIAS:
             self._properties = properties_of(PacketTypes.PUBLISH, TopicAlias=ALIAS)
         self._opening.put(code)
