@@ -23,12 +23,13 @@ from bottlenet.broker import broker_at
 from bottlenet.bundle import Bundle
 from bottlenet.cli import arguments
 from bottlenet.cli.access import Mqtt
-from bottlenet.cloud import link
+from bottlenet.cloud import create_app, link
 from bottlenet.cloud.mqtt import check_broker
 from bottlenet.edge import Edge
 from bottlenet.edge.mqtt import open_mqtt
 from bottlenet.errors import InputError, LinkError, MissingExtraError, WireError
 from bottlenet.wire.mqtt import Address, new_address, parse_frames_topic, shared_filter
+from conftest import Server
 from processes import refused_to_start
 
 CONNACK, SUBACK = b"\x20\x03\x00\x00\x00", b"\x90\x04\x00\x01\x00\x00"
@@ -247,7 +248,7 @@ class TestFoes:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """It is told at the start if it will never be let in; all else may pass."""
-        monkeypatch.setattr(link, "TIMEOUT_S", 0.3)
+        monkeypatch.setattr(link.Link._answer, "__defaults__", (0.3,))
         broker = broker_at(listen(*parts, close=close))
         with caplog.at_level(logging.WARNING):
             if parts in ((NOT_ALLOWED,), (OLD,)):
@@ -258,3 +259,12 @@ class TestFoes:
                 (record,) = [each for each in caplog.records if each.name == "bottlenet.cloud.mqtt"]
                 assert broker.name in record.getMessage()
         assert "never retrieved" not in caplog.text
+
+    def test_a_server_stops_whatever_the_broker_does(self, listen: Callable[..., str], bundle: Bundle) -> None:
+        for parts in ((), (CONNACK,)):
+            server = Server(create_app([bundle], broker=broker_at(listen(*parts))))
+            with Edge(bundle, server.url) as edge:
+                edge.classify(np.zeros((40, 40, 3), np.uint8))
+            started = time.monotonic()
+            server.stop()
+            assert time.monotonic() < started + 8

@@ -16,7 +16,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
@@ -32,9 +32,13 @@ if TYPE_CHECKING:
 HEADER_BYTES = 1024  # of a packet, its topic and its properties: more than ours ever have
 MAX_UNACKNOWLEDGED = 4096
 KEEPALIVE_S = 10  # half as much more, and the broker gives this server's frames to others
+CONNECT_S = 5.0  # a thread waits for it, and the process for the thread
 TIMEOUT_S = 10.0  # for whatever is asked of the broker
 LOOK_EVERY_S = 1.0
 CLOSE_S = 2.0
+
+Asked: TypeAlias = "asyncio.Future[list[ReasonCode] | None]"
+"""What a broker will say to a packet; None: the link has ended."""
 
 
 @dataclass(eq=False)
@@ -56,9 +60,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()  # and why
         self.refused = False  # the broker is there, and doesn't let this server in
-        self._asked: dict[
-            int, asyncio.Future[list[ReasonCode] | None]
-        ] = {}  # by the number of the packet; 0: to be let in
+        self._asked: dict[int, Asked] = {}  # by the number of the packet; 0: to be let in
         self._taken: deque[Message] = deque()  # in the order in which they came
         self._sock: socket.socket | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -81,7 +83,7 @@ class Link:
         broker = self._broker
         answer = self._ask(0)
         try:
-            await asyncio.to_thread(self._client.dial, TIMEOUT_S, KEEPALIVE_S, MAX_UNACKNOWLEDGED)
+            await asyncio.to_thread(self._client.dial, CONNECT_S, KEEPALIVE_S, MAX_UNACKNOWLEDGED)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or "it took too long"
             raise LinkError(f"can't connect to {broker.name}: {why}; is the broker running there?") from error
@@ -98,10 +100,10 @@ class Link:
         if code.is_failure:
             raise LinkError(f"{self._broker.name} gives this server no frames: {what} ({code}); see docs/operating.md")
 
-    async def unsubscribe(self, what: str) -> None:
-        """When it returns, what was sent before has come. LinkError: the link has ended."""
+    async def unsubscribe(self, what: str, timeout_s: float = TIMEOUT_S) -> None:
+        """When it returns, what was sent before has come. LinkError: the link has ended, or it takes too long."""
         status, mid = self._client.unsubscribe(what)
-        await self._answer(self._ask(mid, status))
+        await self._answer(self._ask(mid, status), timeout_s)
 
     def publish(self, topic: str, payload: bytes) -> None:
         """At most once. Nothing happens on a link that has ended."""
@@ -122,20 +124,18 @@ class Link:
         if self._looking is not None:
             self._looking.cancel()
 
-    def _ask(
-        self, mid: int | None, status: MQTTErrorCode = MQTT_ERR_SUCCESS
-    ) -> asyncio.Future[list[ReasonCode] | None]:
+    def _ask(self, mid: int | None, status: MQTTErrorCode = MQTT_ERR_SUCCESS) -> Asked:
         """What the broker will say to a packet."""
         if mid is None or status != MQTT_ERR_SUCCESS or self.ended.done():
             raise LinkError(f"{self._broker.name} closed the connection")
         self._asked[mid] = self._loop.create_future()
         return self._asked[mid]
 
-    async def _answer(self, asked: asyncio.Future[list[ReasonCode] | None]) -> list[ReasonCode]:
+    async def _answer(self, asked: Asked, timeout_s: float = TIMEOUT_S) -> list[ReasonCode]:
         try:
-            codes = await asyncio.wait_for(asked, TIMEOUT_S)
+            codes = await asyncio.wait_for(asked, timeout_s)
         except asyncio.TimeoutError:
-            text = f"{self._broker.name} did not answer within {TIMEOUT_S:g} s; is it a broker for MQTT 5?"
+            text = f"{self._broker.name} did not answer within {timeout_s:g} s; is it a broker for MQTT 5?"
             raise LinkError(text) from None
         if codes is None:
             raise LinkError(f"{self._broker.name} closed the connection ({self.ended.result()})")

@@ -14,7 +14,7 @@ import logging
 import random
 
 from bottlenet.broker import Broker
-from bottlenet.cloud.link import Link, Message
+from bottlenet.cloud.link import CLOSE_S, Link, Message
 from bottlenet.cloud.service import Service
 from bottlenet.errors import InputError, LinkError, WireError
 from bottlenet.wire.answer import busy_bytes
@@ -42,6 +42,7 @@ class Subscriber:
         self._running: asyncio.Task[None] | None = None
         self._failures = 0
         self._told = ""
+        self._left = False  # or about to
 
     def start(self) -> None:
         """Connect, and connect again, until `leave`."""
@@ -53,13 +54,14 @@ class Subscriber:
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
-        link, seen = self._link, -1
+        link, seen = None if self._left else self._link, -1
+        self._left = True
         # What waited at the broker comes as others are acknowledged. When nothing came between two goodbyes, it is over
         with contextlib.suppress(LinkError):
             while link is not None and seen != self._came:
                 seen = self._came
                 for bundle in sorted(self._subscribed):
-                    await link.unsubscribe(shared_filter(bundle, self._broker.group))
+                    await link.unsubscribe(shared_filter(bundle, self._broker.group), CLOSE_S)
                 while self._tasks:
                     await asyncio.wait(set(self._tasks))
 
