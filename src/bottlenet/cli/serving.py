@@ -25,12 +25,11 @@ from starlette.applications import Starlette
 
 from bottlenet.bundle import Bundle
 from bottlenet.cli.access import Access
-from bottlenet.cli.addresses import Place
-from bottlenet.cli.connections import Connection, Listener, StreamConnection
+from bottlenet.cloud.addresses import Place
 from bottlenet.cloud.app import create_app
+from bottlenet.cloud.connections import Connection, Listener, StreamConnection, stream_options
 from bottlenet.cloud.limits import Limits
 from bottlenet.errors import InputError
-from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 if TYPE_CHECKING:
     from bottlenet.broker import Broker
@@ -146,7 +145,7 @@ def serve(
         # those that were there before. With the default ones that would end the process as killed, not as done.
         before = {number: signal.signal(number, stop) for number in SIGNALS}
         if stop_with_input:
-            threading.Thread(target=stop_at_end_of_input, args=(server,), daemon=True).start()
+            stop_at_end_of_input(lambda: stop(0, None))
         try:
             server.run(sockets=[listener])
         finally:
@@ -165,9 +164,7 @@ def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # anybody can say on whose behalf he comes
-        ws_max_size=STREAM_HEADER_BYTES + limits.max_payload_bytes,
-        ws_per_message_deflate=False,
-        ws_ping_interval=None,  # each ping would wake a device's radio; open_port looks after peers that vanish
+        **stream_options(limits),
         # not idle_s: to ask a health check takes no token; and it goes to call_later, which takes any number
         timeout_keep_alive=min(limits.idle_s, limits.request_s),  # type: ignore[arg-type]
         timeout_graceful_shutdown=CLOSE_S,
@@ -209,10 +206,14 @@ def address(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def stop_at_end_of_input(server: uvicorn.Server) -> None:
-    """Waits for whoever started this process to close the pipe, or to end."""
-    # Not through sys.stdin: a thread that waits in there when the process ends makes Python abort.
-    with contextlib.suppress(OSError):  # closed from the start
-        while os.read(STANDARD_INPUT, 4096):
-            pass
-    server.should_exit = True
+def stop_at_end_of_input(stop: Callable[[], None]) -> None:
+    """Calls `stop`, in a thread, when whoever started this process closes the pipe, or ends."""
+
+    def wait() -> None:
+        # Not through sys.stdin: a thread that waits in there when the process ends makes Python abort.
+        with contextlib.suppress(OSError):  # closed from the start
+            while os.read(STANDARD_INPUT, 4096):
+                pass
+        stop()
+
+    threading.Thread(target=wait, daemon=True).start()

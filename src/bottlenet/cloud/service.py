@@ -32,6 +32,7 @@ class Service:
         self.tokens = tokens
         self.stopping = False
         self.leaving: list[Callable[[], Coroutine[Any, Any, None]]] = []  # what else has to end with `stop`
+        self.ongoing = 0  # frames that wait or are at work
         metrics.watch(lambda: shelf.waiting, lambda: len(shelf))
 
     @property
@@ -46,7 +47,12 @@ class Service:
         if frame.codec == PROBE:
             return Answer(frame.sequence, 0, 0, (), load=max(line.load for line in served.lines))
         self.metrics.payload_bytes.observe(len(frame.payload))
-        answer = await (served.photos if frame.codec == PHOTO else served.batcher).answer(frame)
+        line = served.photos if frame.codec == PHOTO else served.batcher
+        self.ongoing += 1
+        try:
+            answer = await line.answer(frame)
+        finally:
+            self.ongoing -= 1
         self.metrics.decode.observe(answer.decode_us / 1e6)
         self.metrics.tail.observe(answer.tail_us / 1e6)
         return answer

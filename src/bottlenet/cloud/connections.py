@@ -21,9 +21,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from bottlenet.cli.addresses import Addresses, Place
+from bottlenet.cloud.addresses import Addresses, Place
 from bottlenet.cloud.guard import AUTHORIZED
 from bottlenet.cloud.limits import Limits
+from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,15 @@ class StreamConnection(WebSocketsSansIOProtocol):
             super().handle_ping()
         else:
             self.transport.abort()
+
+
+def stream_options(limits: Limits) -> dict[str, Any]:
+    """What uvicorn.Config has to have, so that streams are bounded and silent."""
+    return {
+        "ws_max_size": STREAM_HEADER_BYTES + limits.max_payload_bytes,
+        "ws_per_message_deflate": False,
+        "ws_ping_interval": None,  # each ping would wake a device's radio; TCP looks after peers that vanish
+    }
 
 
 class Listener:

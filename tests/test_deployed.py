@@ -1,0 +1,115 @@
+"""What replicas are told, and which options go with which engine. No Ray is needed for any of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from bottlenet.bundle import Bundle
+from bottlenet.cli.access import Access, Mqtt
+from bottlenet.cli.engines import Cluster, check_options
+from bottlenet.cloud.deployed import Deployed, parse_deployed
+from bottlenet.cloud.limits import Limits
+from bottlenet.errors import InputError
+from processes import refused_to_start
+
+TOKENS = {"tokens": "/secrets/tokens.txt"}
+
+
+def test_a_configuration() -> None:
+    args = {"bundles": ["/a", "/b"], "max_replicas": 4, "limits": {"max_waiting": 9}, **TOKENS}
+    expected = Deployed(
+        bundles=("/a", "/b"), tokens="/secrets/tokens.txt", max_replicas=4, limits=Limits(max_waiting=9)
+    )
+    assert parse_deployed(args) == expected
+    assert parse_deployed({"watch": "/srv", "insecure": True}) == Deployed(watch="/srv")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({"bundles": ["/a"]}, "args has no tokens, .*; name a file, or say insecure: true"),
+        ({"bundles": ["/a"], "tokens": ""}, "args has no tokens"),
+        ({"bundles": ["/a"], "insecure": "yes"}, "args has no tokens"),
+        (TOKENS, "no bundle to serve"),
+        ({"bundles": "/a", **TOKENS}, "args has bundles '/a'; give a list"),
+        ({"bundles": [1], **TOKENS}, "give a list"),
+        ({"bundles": ["/a"], "replica": 2, **TOKENS}, "args has 'replica'; it may have bundles, limits, log_json, .*"),
+        (
+            {"bundles": ["/a"], "limits": {"idle": 2}, **TOKENS},
+            "args has 'idle'; it may have first_byte_s, .*",
+        ),
+        ({"bundles": ["/a"], "limits": 3, **TOKENS}, "args has limits 3; give names and numbers"),
+        ({"bundles": ["/a"], "limits": {"idle_s": -1}, **TOKENS}, "idle_s is -1"),
+        ({"bundles": ["/a"], "limits": {"idle_s": "1"}, **TOKENS}, "idle_s is '1'"),
+        ({"bundles": ["/a"], "replicas": 0, **TOKENS}, "replicas is 0; give a number from 1 to 1000"),
+        ({"bundles": ["/a"], "replicas": "2", **TOKENS}, "replicas is '2'"),
+        ({"bundles": ["/a"], "replicas": 3, "max_replicas": 2, **TOKENS}, "max_replicas is 2; give a number from 3"),
+        ({"bundles": ["/a"], "replica_frames": 0, **TOKENS}, "replica_frames is 0"),
+        ({"bundles": ["/a"], "log_level": "loud", **TOKENS}, "log_level is 'loud'"),
+        ({"bundles": ["/a"], "tokens": 7}, "tokens is 7; give a path"),
+    ],
+)
+def test_a_configuration_that_is_none(args: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        parse_deployed(args)
+
+
+def test_a_replica_has_time_to_end() -> None:
+    assert Deployed(("/a",), limits=Limits(grace_s=50)).end_s > 50
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Cluster), ids=lambda field: field.name)
+def test_options_for_a_cluster_alone(field: dataclasses.Field[Any]) -> None:
+    check_options("embedded", Access(tls_cert="c", tls_key="k"), Mqtt("mqtt://b"), Limits(first_byte_s=1), Cluster())
+    cluster = Cluster(**{field.name: 7})
+    check_options("ray", Access(tokens="t", insecure=True), Mqtt(), Limits(idle_s=9), cluster)
+    with pytest.raises(InputError, match=f"--{field.name.replace('_', '-')} is for --engine ray; leave it out"):
+        check_options("embedded", Access(), Mqtt(), Limits(), cluster)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            Access(tls_cert="c", tls_key="k"),
+            "--tls-cert is not for --engine ray: HAProxy takes connections, so put what",
+        ),
+        (Access(tls_key="k"), "--tls-key is not .*, so put what speaks TLS in front of it"),
+        (Mqtt("mqtt://b"), "--mqtt is not for --engine ray: a broker shares frames out by itself"),
+        (Mqtt(mqtt_group="mine"), "--mqtt-group is not"),
+        (Limits(first_byte_s=3), "--first-byte-s is not for --engine ray: HAProxy has --request-s"),
+        (Limits(max_per_address=3), "--max-per-address is not for --engine ray: to a replica all come from HAProxy"),
+    ],
+)
+def test_options_for_this_process_alone(given: Access | Mqtt | Limits, says: str) -> None:
+    values = {kind: given if isinstance(given, kind) else kind() for kind in (Access, Mqtt, Limits)}
+    with pytest.raises(InputError, match=says):
+        check_options("ray", values[Access], values[Mqtt], values[Limits], Cluster())  # type: ignore[arg-type]
+
+
+def test_another_engine(bundle: Bundle) -> None:
+    said = refused_to_start(bundle.path, "--engine", "steam")
+    assert said == "error: --engine is 'steam'; choose one of embedded, ray\n"
+    said = refused_to_start(bundle.path, "--engine", "ray", "--tls-cert", "c")
+    assert said.startswith("error: --tls-cert is not for --engine ray")
+
+
+def test_without_ray_it_says_what_to_install(bundle: Bundle) -> None:
+    """In a process that can't find it, wherever it is installed."""
+    code = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "ray" else find(name, *rest)
+from bottlenet import cli
+cli.main()
+"""
+    command = [sys.executable, "-W", "error", "-c", code, "serve", str(bundle.path), "--engine", "ray"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})
+    expected = 'error: bottlenet serve --engine ray needs an optional part: pip install "bottlenet[ray]"\n'
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
