@@ -178,7 +178,7 @@ def test_a_payload_that_is_cut_is_what_its_budget_makes(rows: ModuleType) -> Non
 
 
 def test_bytes_at_the_same_accuracy(compare: ModuleType) -> None:
-    from curve import Point
+    from bottlenet.lab.curve import Point
 
     ours = compare.Curve("ours", (Point(100, 60, "a"), Point(1000, 80, "b")), ours=True)
     codecs = compare.Curve("codecs", (Point(800, 60, "c"), Point(8000, 80, "d")))
