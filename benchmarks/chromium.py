@@ -1,17 +1,15 @@
 """Chromium without a window, driven by Playwright: for benchmarks/page.py and the tests of the page.
 
-launched() -> a browser --visit--> Visit: a page, with all that it asked for and complained about
+launch() -> a browser -> Visit: a page, with all that it asked for and complained about
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, WebSocket, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, WebSocket, expect
 
 from bottlenet.errors import InputError
 
@@ -35,18 +33,12 @@ def executable() -> str:
     return next((path for name in NAMES if (path := shutil.which(name))), "")
 
 
-@contextlib.contextmanager
-def launched(*flags: str) -> Iterator[Browser]:
+def launch(playwright: Playwright, *flags: str) -> Browser:
     """A browser with an empty profile. InputError: there is none."""
     path = executable()
     if not path:
         raise InputError(f"there is no browser; install one of {', '.join(NAMES)}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *flags])
-        try:
-            yield browser
-        finally:
-            browser.close()
+    return playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *flags])
 
 
 class Visit:
@@ -57,7 +49,7 @@ class Visit:
         self.context = browser.new_context(**options)  # type: ignore[arg-type]
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []  # on the console, and what nobody caught
-        self.hosts: set[str] = set()  # that anything was asked of
+        self.hosts: set[str] = set()  # that anything was asked of; "" is the page itself, for a blob
         self.sent: list[bytes] = []  # frames
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -75,8 +67,13 @@ class Visit:
         expect(self.page.locator("#state")).to_contain_text(state, timeout=READY_S * 1e3)
 
     def choose(self, photo: Path | dict[str, object]) -> None:
-        """A photo, as a person does it."""
+        """A photo, as a person does it; `done` waits for what comes of it."""
+        self.page.locator("#result").evaluate("(element) => (element.ariaBusy = 'true')")
         self.page.locator("#file").set_input_files(photo)  # type: ignore[arg-type]
+
+    def done(self) -> None:
+        """Wait until the page has shown all that there is of the photo, or why not."""
+        expect(self.page.locator("#result")).to_have_attribute("aria-busy", "false", timeout=READY_S * 1e3)
 
     def close(self) -> None:
         """With its cookies and storage."""

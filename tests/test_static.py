@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app, static
 from bottlenet.cloud.static import CSP, PAGE, PHOTOS
+from bottlenet.ladder import write_ladder
 from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL
 from conftest import MakeBundle
@@ -158,6 +159,18 @@ class TestBundles:
         shipped = Bundle.load("demo")
         response = ask(create_app([shipped]), f"/v1/bundles/{shipped.id.hex()}/tables.bin")
         assert response.content == (shipped.path / "tables.bin").read_bytes()
+
+    def test_a_rung_of_a_ladder(self, make_bundle: MakeBundle, tmp_path: Path) -> None:
+        """Its graphs are in the ladder's store."""
+        bundle = make_bundle(name="shallow")
+        (rung,) = write_ladder(tmp_path / "my.ladder", [bundle]).rungs
+        app = create_app([rung])
+        (listed,) = ask(app, "/v1/bundles").json()
+        assert listed["id"] == bundle.id.hex()
+        for name, size in listed["files"].items():
+            response = ask(app, f"/v1/bundles/{listed['id']}/{name}")
+            assert response.content == (bundle.path / name).read_bytes()
+            assert len(response.content) == size == int(response.headers["content-length"])
 
     def test_another_bundle(self, app: Starlette, make_bundle: MakeBundle) -> None:
         other = make_bundle(name="other")

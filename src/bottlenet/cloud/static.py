@@ -18,18 +18,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Scope
 
+from bottlenet.bundle import GRAPHS, MANIFEST
 from bottlenet.cloud.http import failure
 from bottlenet.cloud.shelf import Served, Shelf
 from bottlenet.cloud.vendor import COMMAND, PACKED
 
 PAGE = Path(__file__).parent / "page"
 PHOTOS = Path(__file__).parents[1] / "demo" / "photos"
-FOR_DEVICES = ("manifest.json", "labels.txt", "tables.bin", "head.onnx", "uncut.onnx")  # not tail.onnx
+FOR_DEVICES = (MANIFEST, "labels.txt", "tables.bin", "head.onnx", "uncut.onnx")  # not tail.onnx
 
 CSP = "; ".join(
     (
@@ -138,19 +139,26 @@ class Pages:
         served, name = self._shelf.by_id(request.path_params["bundle"]), request.path_params["name"]
         if served is None:
             return failure(404, f"this bundle is not served here; {self._shelf.names()}")
-        if name not in device_files(served):
-            return failure(
-                404, f"this bundle has no {name!a:.80} for devices; it has {', '.join(device_files(served))}"
-            )
-        return FileResponse(served.bundle.path / name, headers=HEADERS | KEEP, media_type=type_of(name))
+        sizes = device_files(served)
+        if name not in sizes:
+            return failure(404, f"this bundle has no {name!a:.80} for devices; it has {', '.join(sizes)}")
+        bundle, headers, media_type = served.bundle, HEADERS | KEEP, type_of(name)
+        if bundle.store is None or name not in GRAPHS:
+            return FileResponse(bundle.path / name, headers=headers, media_type=media_type)
+        chunks = bundle.store.chunks(bundle.manifest.files[name])
+        return StreamingResponse(chunks, headers=headers | {"Content-Length": str(sizes[name])}, media_type=media_type)
 
 
 def device_files(served: Served) -> dict[str, int]:
     """What of a bundle a device needs, and its bytes."""
-    bundle = served.bundle
-    named = {"manifest.json", *bundle.manifest.files}
-    paths = [bundle.path / name for name in FOR_DEVICES if name in named]
-    return {path.name: path.stat().st_size for path in paths if path.is_file()}
+    bundle, sizes = served.bundle, {}
+    for name in FOR_DEVICES:
+        path, digest = bundle.path / name, bundle.manifest.files.get(name)
+        if digest is not None and bundle.store is not None and name in GRAPHS:
+            sizes[name] = bundle.store.size(digest)
+        elif (digest is not None or name == MANIFEST) and path.is_file():
+            sizes[name] = path.stat().st_size
+    return sizes
 
 
 def type_of(name: str) -> str:

@@ -83,6 +83,7 @@ async function classify(photo) {
   const current = () => job === state.job;
   state.photo = photo;
   hideProblem();
+  view.setBusy(true);
   try {
     await state.opened;
     if (!current()) return;
@@ -98,6 +99,8 @@ async function classify(photo) {
     if (state.compare && current()) await compare(current);
   } catch (error) {
     if (current()) failed(error, () => classify(photo));
+  } finally {
+    if (current()) view.setBusy(false);
   }
 }
 

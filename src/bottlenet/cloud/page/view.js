@@ -54,6 +54,11 @@ export function showAnswer(top, uncut, labels) {
   );
 }
 
+/** Whether there is more to come of this photo. */
+export function setBusy(busy) {
+  byId("result").ariaBusy = String(busy);
+}
+
 /** Forgets the last photo's answers. */
 export function clearAnswers() {
   for (const id of ["answer", "top", "uncut-top"]) byId(id).replaceChildren();
