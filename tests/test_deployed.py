@@ -78,7 +78,7 @@ def test_options_for_a_cluster_alone(field: dataclasses.Field[Any]) -> None:
     [
         (
             Access(tls_cert="c", tls_key="k"),
-            "--tls-cert is not for --engine ray: HAProxy takes connections, so put what",
+            "--tls-cert is not for --engine ray: HAProxy takes connections",
         ),
         (Access(tls_key="k"), "--tls-key is not .*, so put what speaks TLS in front of it"),
         (Mqtt("mqtt://b"), "--mqtt is not for --engine ray: a broker shares frames out by itself"),

@@ -35,6 +35,7 @@ from bottlenet.edge.outcome import Answered
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.sender import Sender
 from bottlenet.edge.spool import Spool
+from bottlenet.ladder import write_ladder
 from bottlenet.wire.answer import parse_answer
 from conftest import MakeBundle, until
 from network import make_album
@@ -375,6 +376,16 @@ class TestReplica:
         config.load()
         made = config.http_protocol_class
         assert isinstance(made, rayserve.Connections)
+
+    def test_bundles_get_to_other_machines(self, bundle: Bundle, other: Bundle, tmp_path: Path) -> None:
+        """A rung of a ladder, too, whose graphs are elsewhere."""
+        from bottlenet.cli.cluster import staged
+
+        ladder = write_ladder(tmp_path / "ladder", [bundle])
+        paths = (str(other.path), str(ladder.rungs[0].path))
+        (tmp_path / "staged").mkdir()
+        names = list(staged(paths, tmp_path / "staged"))
+        assert [Bundle.load(tmp_path / "staged" / name).id for name in names] == [other.id, bundle.id]
 
     def test_a_replica_that_cannot_start(self, tmp_path: Path) -> None:
         """As far as can be told without a cluster."""

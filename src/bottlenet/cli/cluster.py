@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bottlenet.bundle import MANIFEST, Bundle
+from bottlenet.bundle import GRAPHS, Bundle, write_bundle
 from bottlenet.cloud.deployed import REACHABLE_S, Deployed
 from bottlenet.cloud.haproxy import HOST, REQUEST_S
 from bottlenet.errors import InputError
@@ -165,14 +165,11 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def staged(bundles: tuple[str, ...], folder: Path) -> Iterator[str]:
-    """Copies of bundles in `folder`; gives their paths in there."""
+    """Copies of bundles in `folder`, each alone; gives their paths in there."""
     for number, path in enumerate(bundles):
         bundle = Bundle.load(path)
-        target = folder / f"bundle-{number}"
-        target.mkdir()
-        for name in (MANIFEST, *bundle.manifest.files):
-            shutil.copyfile(bundle.path / name, target / name)
-        yield target.name
+        files = {name: bundle.graph(name) if name in GRAPHS else bundle.path / name for name in bundle.manifest.files}
+        yield write_bundle(folder / f"bundle-{number}", bundle.manifest, files).path.name
 
 
 def head() -> str:

@@ -23,13 +23,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bottlenet.bundle import Bundle
 from bottlenet.cloud.addresses import Addresses
 from bottlenet.cloud.app import create_app
 from bottlenet.cloud.connections import Connection, StreamConnection, stream_options
 from bottlenet.cloud.deployed import NAME, REACHABLE_S, Deployed, parse_deployed
 from bottlenet.cloud.logs import set_up_logging
 from bottlenet.cloud.service import Service
+from bottlenet.ladder import load_rungs
 
 ROOM = 64  # requests that Ray Serve lets through or keeps, above those that `Guard` turns away with a reason
 HEALTH_S = 3.0
@@ -103,7 +103,7 @@ class Replica:
         deployed = self._deployed
         set_up_logging(deployed.log_level, as_json=deployed.log_json)
         app = create_app(
-            [Bundle.load(path) for path in deployed.bundles],
+            [rung for path in deployed.bundles for rung in load_rungs(path)],
             deployed.limits,
             tokens=deployed.tokens,
             watch=deployed.watch,
