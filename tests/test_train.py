@@ -76,6 +76,17 @@ def test_training_learns(base, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_a_papers_unit_starts_nearer_at_components(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("bottlenet.lab.train.LOG_STEPS", 1)
+    first = []
+    for components in (False, True):
+        out = str(tmp_path / str(components))
+        config = replace(base, out=out, unit="paper", target_bytes=0.0, epochs=1, components=components)
+        run(config)
+        first.append(log_of(config)[0]["loss"])
+    assert first[1] < 0.7 * first[0]
+
+
 def test_steering_brings_bytes_down(base, tmp_path):
     loud = replace(base, out=str(tmp_path / "loud"), target_bytes=0.0, epochs=10, lr=1e-2)
     quiet = replace(loud, out=str(tmp_path / "quiet"), target_bytes=20.0, lmbda=0.05)

@@ -8,6 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bottlenet.errors import InputError
+from bottlenet.lab.losses import relative_error
+from bottlenet.net.build import components
+from bottlenet.net.paper_start import start_paper_unit
 from bottlenet.net.unit import (
     PaperReduction,
     PaperRestoration,
@@ -47,6 +50,27 @@ def test_papers_latent_is_bounded():
     latent = PaperReduction(UnitSpec(4, 2, 2, (16, 16)))(100 * torch.randn(3, 4, 16, 16))
     assert latent.min() >= 0
     assert latent.max() <= 6
+
+
+@pytest.mark.parametrize(("stride", "channels"), [(1, 3), (1, 8), (2, 3), (2, 8), (3, 5)])
+def test_a_papers_unit_can_start_near_principal_components(stride, channels):
+    """What it gives back is nearly what the components keep, and far from what random weights do."""
+    torch.manual_seed(0)
+    mixing = torch.randn(8, 8) * torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.3, 0.2, 0.1])[:, None]
+    features = torch.einsum("bihw,io->bohw", torch.randn(64, 8, 12, 12), mixing) + torch.arange(8)[:, None, None]
+    spec = UnitSpec(8, channels, stride, (12, 12))
+    reduction, restoration = PaperReduction(spec), PaperRestoration(spec)
+    before = relative_error(restoration(reduction(features)), features).item()
+    mean, variances, directions = found = components([features], stride, channels)
+    start_paper_unit(reduction, restoration, found)
+    kept = directions.T.float()
+    kept = kept[:7] if stride > 1 else kept
+    patches = torch.nn.functional.unfold(features, stride, stride=stride).transpose(1, 2) - mean.float()
+    lost = (patches - patches @ kept.T @ kept).square().mean() / features.var()
+    after = relative_error(restoration(reduction(features)), features)
+    assert after < lost + 0.03
+    assert after < 0.5 * before
+    assert variances[0] > 0
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(0, 1), (1, 0), (-3, 2)])

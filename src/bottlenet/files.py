@@ -42,6 +42,23 @@ def read_at_most(file: BinaryIO, limit: int) -> bytes:
     return bytes(data)
 
 
+def lock_file(path: Path) -> int | None:
+    """Make a file if it isn't there, and hold it: an open file, which the system closes with the process.
+
+    None: another process holds it. Only POSIX has such locks. OSError: it can't be made.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return None
+    return handle
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` last. OSError: it can't. Only POSIX can open a folder."""
     if os.name == "posix":

@@ -11,6 +11,7 @@ bench.py      bench; bench_tables.py, bench_plot.py what it shows
 report.py     report
 arguments.py  options in common
 ladders.py    ladder, show
+sweeping.py   sweep; sweep_tables.py what it shows
 options.py    a command from a dataclass
 files.py      what is written: whole or not at all
 show.py       tables, JSON, progress; demo_tables.py those of the demo
@@ -27,7 +28,7 @@ from typing import Annotated
 
 import typer
 
-from bottlenet.cli import bench, device, ladders, network, planning, report, server
+from bottlenet.cli import bench, device, ladders, network, planning, report, server, sweeping
 from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
@@ -72,7 +73,10 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "On the device": (device.demo, device.classify, device.send, device.encode),
     "On the server": (server.serve, server.decode),
     "Choosing what runs where": (planning.profile, planning.plan, bench.bench),
-    "Making a split network": (network.cuts, network.export, network.evaluate, ladders.ladder, ladders.show),
+    "Making a split network": (
+        *(network.cuts, sweeping.sweep, network.export, network.evaluate),
+        *(ladders.ladder, ladders.show),
+    ),
     "Showing results": (report.report,),
 }
 for panel, commands in COMMANDS.items():

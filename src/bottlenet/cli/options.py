@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import io
+import itertools
 import textwrap
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -48,6 +50,32 @@ def run_command(
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
     app.command(name, help=text)(command)
     typer.main.get_command(app).main(args=list(arguments), prog_name=f"bottlenet {name}")
+
+
+def with_configs(command: Callable[..., None], configs: Mapping[str, type[DataclassInstance]]) -> Callable[..., None]:
+    """The command with an option for each field of the dataclasses, each of which it gets under its name.
+
+    A field that the command has a parameter for itself gets no option; the command hands it on.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    signature = inspect.signature(command).parameters.values()
+    own = [each.replace(annotation=hints[each.name]) for each in signature if each.name not in configs]
+    taken = {each.name for each in own}
+    made = {name: [each for each in parameters_of(kind) if each.name not in taken] for name, kind in configs.items()}
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, kind in configs.items():
+            given = {each.name: values.pop(each.name) for each in made[name]}
+            given |= {each.name: values[each.name] for each in dataclasses.fields(kind) if each.name in taken}
+            values[name] = kind(**{key: tuple(one) if isinstance(one, list) else one for key, one in given.items()})
+        command(**values)
+
+    parameters = [*own, *itertools.chain.from_iterable(made.values())]
+    # typer reads what it parses from the signature and the annotations.
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
 
 
 def parameters_of(config: type[C]) -> list[inspect.Parameter]:

@@ -8,6 +8,7 @@ from bottlenet.cli.files import Kind
 from bottlenet.errors import InputError
 from bottlenet.files import read_at_most
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
+from bottlenet.plan.trained import MAX_TRAINED_BYTES, Trained, parse_trained
 
 PLOT_MARK = b"<!-- bottlenet plan -->"
 BENCH_PLOT_MARK = b"<!-- bottlenet bench -->"
@@ -22,6 +23,17 @@ def read_profile(path: Path) -> Profile:
             return parse_profile(read_at_most(file, MAX_PROFILE_BYTES + 1))
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}; give what bottlenet profile wrote") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def read_trained(path: Path) -> Trained:
+    """What a sweep knows of its candidates. InputError: the file can't be read, is too large, or of something else."""
+    try:
+        with open(path, "rb") as file:
+            return parse_trained(file.read(MAX_TRAINED_BYTES + 1))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}; give a sweep's candidates.json") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

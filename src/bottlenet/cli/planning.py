@@ -92,6 +92,10 @@ def plan(
     bundle: Annotated[
         str | None, typer.Option("--bundle", "-b", help="Refuse a profile that is not of this bundle.")
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", metavar="FILE", help="A sweep's candidates.json: take bytes and accuracy from there."),
+    ] = None,
     plot: Annotated[
         str | None, typer.Option("--plot", metavar="FILE.svg", help="Draw the candidates over the bandwidth.")
     ] = None,
@@ -106,16 +110,20 @@ def plan(
     Examples:
       bottlenet plan my.profile.json --link 3g --max-drop 2
       bottlenet plan my.profile.json --link 1.1M,100ms,1% --deadline 250 --json
+      bottlenet plan my.profile.json --sweep sweeps/first/candidates.json --link 3g
     """
     from bottlenet.cli.files import check_target, write_whole
-    from bottlenet.cli.plan_files import PLOT
+    from bottlenet.cli.plan_files import PLOT, read_trained
     from bottlenet.cli.plan_plot import draw
     from bottlenet.cli.plan_tables import plan_document, plan_renderables
     from bottlenet.cli.show import print_json, stdout
     from bottlenet.plan.planner import choose
+    from bottlenet.plan.trained import with_trained
 
     target = None if plot is None else check_target(plot, PLOT, force=force)
     loaded = load_profile(profile, bundle)
+    if sweep is not None:
+        loaded = with_trained(loaded, read_trained(Path(sweep)))
     made = choose(
         loaded,
         link,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
 from bottlenet.cli.access import Access, Mqtt
 from bottlenet.cli.arguments import BundleOption, Json, require
 from bottlenet.cli.engines import RAY, Cluster, check_options
-from bottlenet.cli.options import parameters_of
+from bottlenet.cli.options import with_configs
 from bottlenet.cloud.limits import Limits
 from bottlenet.cloud.logs import LEVELS
 from bottlenet.errors import InputError
@@ -26,24 +24,7 @@ def absolute(path: str | None) -> str | None:
 
 def with_limits(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each field of Access, Mqtt, Limits and Cluster, which it gets by these names."""
-    groups = {"access": Access, "mqtt": Mqtt, "limits": Limits, "cluster": Cluster}
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        made = {
-            name: config(**{each.name: values.pop(each.name) for each in parameters_of(config)})
-            for name, config in groups.items()
-        }
-        command(**values, **made)
-
-    hints = get_type_hints(command, include_extras=True)
-    own = [each.replace(annotation=hints[each.name]) for each in inspect.signature(command).parameters.values()]
-    made = [each for config in groups.values() for each in parameters_of(config)]
-    parameters = [each for each in own if each.name not in groups] + made
-    # typer reads what it parses from the signature and the annotations.
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
-    return run
+    return with_configs(command, {"access": Access, "mqtt": Mqtt, "limits": Limits, "cluster": Cluster})
 
 
 @with_limits

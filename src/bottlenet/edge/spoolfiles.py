@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bottlenet.edge.outcome import Photo, fields
 from bottlenet.errors import FrameError, InputError
-from bottlenet.files import LEFTOVER, read_at_most, sync_folder
+from bottlenet.files import LEFTOVER, lock_file, read_at_most, sync_folder
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, TAG_BYTES, Frame, parse_frame
 
 FOLDERS = ("frames", "answers", "failed", "aside")
@@ -97,18 +97,11 @@ def lock_folder(path: Path) -> int | None:
         sync_folder(path.parent)
         if not (path / FOLDERS[0]).is_dir() and any(each.name != LOCK for each in path.iterdir()):
             raise InputError(f"{path} is full of other things; give a new folder for the spool")
-        handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = lock_file(path / LOCK)
     except OSError as error:
         raise InputError(f"{path} can't be a spool: {error.strerror}; give another folder") from error
-    if os.name != "posix":
-        return handle
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise InputError(f"{path} is in use by another process; stop that one, or give another spool") from error
+    if handle is None:
+        raise InputError(f"{path} is in use by another process; stop that one, or give another spool")
     return handle
 
 

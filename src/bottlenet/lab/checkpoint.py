@@ -119,6 +119,15 @@ def load_averaged(run: Path, net: nn.Module) -> int:
     return steps
 
 
+def saved_position(run: Path) -> Position:
+    """Where a run was at its last checkpoint. InputError: there is none, or it is damaged."""
+    try:
+        with safe_open(run / CHECKPOINT, framework="pt") as file:
+            return Position(**json.loads(file.metadata()["at"]))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{run / CHECKPOINT} can't be read ({error}); remove {run}, and train again") from error
+
+
 def read_tensors(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a checkpoint, and its metadata. InputError: it is damaged."""
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bottlenet.errors import InputError
+from bottlenet.lab.crops import HELD_OUT
 from bottlenet.net.build import UnitConfig
 
 NOT_NEGATIVE = (
@@ -16,6 +17,7 @@ NOT_NEGATIVE = (
     "amplitude",
     "blend",
     "head_size",
+    "photos",
     "lmbda",
     "smallest_bytes",
     "largest_bytes",
@@ -56,8 +58,11 @@ class TrainConfig:
     smallest_bytes: float = 40.0  # codec entropy: payloads are cut to random sizes from this one
     largest_bytes: float = 1200.0  # to this one; with target_bytes, or with 0 here, they are not cut
     amplitude: float = 0.0  # standard deviation of a residual unit's first component at the start; 0: the codec's usual
+    components: bool = False  # a paper's unit starts near principal components too, not from random weights
     label_weight: float = 0.0  # weight of cross-entropy on labelled photos
     feature_weight: float = 0.1  # weight of the features' relative squared error
+    photos: int = 0  # so many of the photos, evenly spread over the folders; 0: all
+    held_out: int = HELD_OUT  # one photo of this many is not trained on, but kept for the reports
     seed: int = 0  # of crops, order and weights
     cache: str = "cache"  # folder for head features, a few GB
     checkpoint_minutes: float = 5.0  # between checkpoints
@@ -65,6 +70,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if min(self.epochs, self.crops, self.batch) < 1:
             raise InputError(f"epochs {self.epochs}, crops {self.crops}, batch {self.batch}: each must be 1 or more")
+        if self.held_out < 2:
+            raise InputError(f"held_out is {self.held_out}; give 2 or more: one photo of so many is not trained on")
         for name in NOT_NEGATIVE:
             value = getattr(self, name)
             if not 0 <= value < math.inf:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,7 +27,7 @@ from bottlenet.lab.data import Photo
 from bottlenet.photo import photo_to_pixels, read_photo
 
 DAMAGED_SHARE = 0.01  # more damaged photos than this is an error, not bad luck
-HELD_OUT = 50  # one photo of this many is kept for the report at the end of each pass
+HELD_OUT = 50  # one photo of this many is kept for the report at the end of each pass, unless told otherwise
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,9 @@ class Damaged:
             )
 
 
-def is_held_out(photo: Photo) -> bool:
+def is_held_out(photo: Photo, one_of: int = HELD_OUT) -> bool:
     """True for those never trained on: by a hash of the name, so that a folder given twice brings none back."""
-    return zlib.crc32(photo.path.name.encode()) % HELD_OUT == 0
+    return zlib.crc32(photo.path.name.encode()) % one_of == 0
 
 
 def random_views(photo: np.ndarray, sizes: Sequence[int], rng: np.random.Generator) -> Views:
@@ -85,8 +86,27 @@ def read_crops(photos: Iterable[Photo], preprocess: Preprocess, damaged: Damaged
             damaged.add(photo.path, error)
 
 
+def centre_views(
+    photos: Sequence[Photo], sizes: Sequence[int], damaged: Damaged, preprocess: Preprocess
+) -> Iterator[tuple[int, Views]]:
+    """(position in `photos`, centre crop as a device makes it) of every photo that can be read."""
+    for position, photo in enumerate(photos):
+        try:
+            made = {size: photo_to_pixels(photo.path, replace(preprocess, size=size)) for size in sizes}
+        except PhotoError as error:
+            damaged.add(photo.path, error)
+            continue
+        yield position, tuple(made[size] for size in sizes)
+
+
 def read_views(
-    photos: Sequence[Photo], sizes: Sequence[int], damaged: Damaged, *, seed: int, blended: float = 0.0
+    photos: Sequence[Photo],
+    sizes: Sequence[int],
+    damaged: Damaged,
+    *,
+    seed: int,
+    blended: float = 0.0,
+    held_out: int = HELD_OUT,
 ) -> Iterator[tuple[int, Views]]:
     """(position in `photos`, views) of every photo that can be read, in an order that `seed` decides, as all else.
 
@@ -100,7 +120,7 @@ def read_views(
         except PhotoError as error:
             damaged.add(photos[position].path, error)
             continue
-        if is_held_out(photos[position]):
+        if is_held_out(photos[position], held_out):
             yield position, views
             continue
         mixed = before is not None and rng.random() < blended

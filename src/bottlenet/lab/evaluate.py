@@ -163,23 +163,27 @@ def choose(photos: Sequence[Photo], limit: int | None) -> Sequence[Photo]:
 
 
 def check_labels(photos: Sequence[Photo], bundle: Bundle, data: str | Path) -> Sequence[Photo]:
-    """The photos, without labels where those can't be the bundle's. InputError: a label that is none of its classes.
+    """As `known_labels`, for the bundle's classes."""
+    return known_labels(photos, data, bundle.manifest.num_classes, f"bundle {bundle.manifest.name}")
 
-    Sub-folders count as classes only if there are as many as the bundle has; else the accuracy would be nonsense.
+
+def known_labels(photos: Sequence[Photo], data: str | Path, classes: int, whose: str) -> Sequence[Photo]:
+    """The photos, without labels where those can't be of `whose` classes. InputError: a label that is none of them.
+
+    Sub-folders count as classes only if there are as many as classes; else the accuracy would be nonsense.
     """
-    classes = bundle.manifest.num_classes
     found = count_sub_folders(photos, data)
     if found is not None and found != classes:
         log.warning(
-            "%s: %d sub-folders are not the %d classes of bundle %s, so no photo counts as labelled; give a %s",
-            *(data, found, classes, bundle.manifest.name, LABELS_CSV),
+            "%s: %d sub-folders are not the %d classes of %s, so no photo counts as labelled; give a %s",
+            *(data, found, classes, whose, LABELS_CSV),
         )
         return [Photo(photo.path, None) for photo in photos]
     for photo in photos:
         if photo.label is not None and not 0 <= photo.label < classes:
             raise InputError(
-                f"{data}: {photo.path.name} has class {photo.label}, but bundle {bundle.manifest.name} has classes "
-                f"0 to {classes - 1}; give photos labelled in its order"
+                f"{data}: {photo.path.name} has class {photo.label}, but {whose} has classes 0 to {classes - 1}; give "
+                "photos labelled in its order"
             )
     return photos
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bottlenet.bundle import Preprocess
 from bottlenet.files import write_whole
-from bottlenet.lab.crops import Damaged, Views, read_views
+from bottlenet.lab.crops import HELD_OUT, Damaged, Views, centre_views, read_views
 from bottlenet.lab.data import Photo
 
 # pixels for the uncut network (B, S, S, 3) uint8 and for the head (B, T, T, 3)
@@ -30,7 +31,8 @@ class FeatureCache:
 
     `network` names it, `shape` is (c, H, W) of its features, `classes` the number of its scores; `sizes` are the sides
     of the pixels that the uncut network and the head take; `seed` decides the crops, and `blended` how many of them are
-    mixed with another. Where any of this differs, the cache lies in another folder below `folder`.
+    mixed with another. One photo of `held_out` is not. With `centre` there are no random crops, but one set of centre
+    crops as that says. Where any of this differs, the cache lies in another folder below `folder`.
     """
 
     def __init__(
@@ -44,14 +46,19 @@ class FeatureCache:
         classes: int,
         seed: int,
         blended: float = 0.0,
+        held_out: int = HELD_OUT,
+        centre: Preprocess | None = None,
     ) -> None:
         self.photos, self.sizes, self.seed, self.blended = photos, sizes, seed, blended
+        self.held_out, self.centre, self.network = held_out, centre, network
         self.shape, self.classes = shape, classes
         self.record_values = int(np.prod(shape)) + classes
         self.record_bytes = 2 * self.record_values
         stats = [(photo.path, photo.path.stat()) for photo in photos]
         names = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
-        key = hashlib.sha256(f"{network} {sizes} {seed} {blended}\n{names}".encode()).hexdigest()[:16]
+        crops = f"{seed} {blended}" if held_out == HELD_OUT else f"{seed} {blended} {held_out}"
+        crops = crops if centre is None else f"{centre}"
+        key = hashlib.sha256(f"{network} {sizes} {crops}\n{names}".encode()).hexdigest()[:16]
         self.folder = folder / key
 
     def path(self, crop_set: int) -> Path:
@@ -61,6 +68,11 @@ class FeatureCache:
     def has(self, crop_set: int) -> bool:
         """True once the set is there as a whole."""
         return self.path(crop_set).exists()
+
+    def remove_parts(self) -> None:
+        """What a `fill` left that was killed. Only while nobody else fills this cache."""
+        for part in self.folder.glob("*.part*"):
+            part.unlink(missing_ok=True)
 
     def fill(self, crop_set: int, frozen: Frozen) -> Iterator[int]:
         """Makes a crop set, yielding how many photos are done. Whole or not at all.
@@ -75,7 +87,7 @@ class FeatureCache:
         missing = set(range(len(self.photos)))
         with part.open("wb") as file:
             file.truncate(len(self.photos) * self.record_bytes)
-            crops = read_views(self.photos, self.sizes, damaged, seed=seed, blended=self.blended)
+            crops = self._views(damaged, seed)
             for positions, uncut_pixels, head_pixels in batched(crops):
                 features, scores = frozen(uncut_pixels, head_pixels)
                 records = np.concatenate([features.reshape(len(features), -1), scores], axis=1).astype(np.float16)
@@ -88,6 +100,11 @@ class FeatureCache:
             os.fsync(file.fileno())
         write_whole(path.with_suffix(".json"), json.dumps({"missing": sorted(missing)}).encode())
         part.replace(path)
+
+    def _views(self, damaged: Damaged, seed: int) -> Iterator[tuple[int, Views]]:
+        if self.centre is not None:
+            return centre_views(self.photos, self.sizes, damaged, self.centre)
+        return read_views(self.photos, self.sizes, damaged, seed=seed, blended=self.blended, held_out=self.held_out)
 
     def positions(self, crop_set: int) -> list[int]:
         """The photos of the set that could be read."""

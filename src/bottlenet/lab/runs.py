@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -85,11 +85,13 @@ def export_run(
     weights: str = "float32",
     align: int | None = None,
     budget_bytes: int | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> tuple[Bundle, Fidelity]:
     """The bundle of a run's averaged weights, whole or not at all.
 
     `align` pads the mosaic's tiles to multiples of it; None: as in training. `budget_bytes` becomes the bundle's own;
     None: none, or where payloads may be cut the largest one of the training. `weights`: see `net.export.export`.
+    `extra` goes into the manifest, too.
 
     InputError: no run, or none of its photos are there any more. BundleError: see `net.export.export`.
     """
@@ -98,7 +100,7 @@ def export_run(
     classifier = load_model(config.model)
     net = insert(classifier, **config.unit_numbers())
     steps = load_averaged(folder, net)
-    extra = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
+    told = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
     net.eval()
     head_preprocess = replace(classifier.preprocess, size=net.head_size)
     if isinstance(net.codec, Entropy):
@@ -118,7 +120,7 @@ def export_run(
         uncut_pixels=uncut_pixels,
         weights=weights,
         budget_bytes=budget_bytes,
-        extra=extra,
+        extra={**told, **(extra or {})},
     )
 
 

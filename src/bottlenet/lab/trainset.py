@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from bottlenet.errors import InputError
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.crops import is_held_out
 from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
-from bottlenet.lab.features import FeatureCache
+from bottlenet.lab.evaluate import choose
+from bottlenet.lab.features import FeatureCache, Frozen
 from bottlenet.lab.frozen import frozen_network
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, load_model
@@ -33,6 +34,7 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
         if config.label_weight:
             check_labels(found, folder, classes, config.model)
         photos += found
+    photos = list(choose(photos, config.photos or None))
     size = net.head_size
     with torch.no_grad():
         _, c, height, width = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
@@ -45,6 +47,7 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
         classes=classes,
         seed=config.seed,
         blended=config.blend,
+        held_out=config.held_out,
     )
 
 
@@ -71,13 +74,22 @@ def check_labels(photos: Sequence[Photo], folder: str, classes: int, model: str)
             raise InputError(f"{photo.path} has label {photo.label}; {knows}: give its classes, or label_weight 0")
 
 
-def fill(cache: FeatureCache, crop_set: int, config: TrainConfig, progress: Progress) -> None:
-    """Head features and uncut scores of one set of crops, where they are not on disk yet."""
+def fill(
+    cache: FeatureCache,
+    crop_set: int,
+    config: TrainConfig,
+    progress: Progress,
+    frozen: Callable[[], Frozen] | None = None,
+) -> None:
+    """Head features and uncut scores of one set of crops, where they are not on disk yet.
+
+    `frozen` gives the network that makes them, if the caller has it.
+    """
     if cache.has(crop_set):
         return
-    frozen = frozen_network(load_model(config.model), config.frozen_to, cache.sizes[1])
+    network = frozen() if frozen else frozen_network(load_model(config.model), config.frozen_to, cache.sizes[1])
     task = progress.add_task(f"head features, crops {crop_set + 1} of {config.crops}", total=len(cache.photos))
-    for done in cache.fill(crop_set, frozen):
+    for done in cache.fill(crop_set, network):
         progress.update(task, completed=done)
     progress.remove_task(task)
 
@@ -85,7 +97,7 @@ def fill(cache: FeatureCache, crop_set: int, config: TrainConfig, progress: Prog
 def divided(cache: FeatureCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Photos to train on, and those held out."""
     readable = np.asarray(cache.positions(0), np.int64)
-    out = np.asarray([is_held_out(cache.photos[i]) for i in readable], bool)
+    out = np.asarray([is_held_out(cache.photos[i], cache.held_out) for i in readable], bool)
     return readable[~out], readable[out]
 
 

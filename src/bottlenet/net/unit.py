@@ -141,6 +141,7 @@ class PaperReduction(nn.Sequential):
             nn.Conv2d(c, spec.channels, kernel_size=1, bias=False),
             *norm_relu(spec.channels),
         )
+        self.stride, self.channels = s, spec.channels
 
 
 class PaperRestoration(nn.Sequential):
