@@ -1,12 +1,16 @@
 """Chromium without a window, driven by Playwright: for benchmarks/page.py and the tests of the page.
 
 launch() -> a browser -> Visit: a page, with all that it asked for and complained about
+                         Visit.device(): what the page's own modules make of a photo, and what it takes
 """
 
 from __future__ import annotations
 
+import base64
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, Playwright, WebSocket, expect
@@ -39,6 +43,44 @@ def launch(playwright: Playwright, *flags: str) -> Browser:
     if not path:
         raise InputError(f"there is no browser; install one of {', '.join(NAMES)}")
     return playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *flags])
+
+
+# Inside the page: its device on one photo, in the order and with the clocks of app.js, but without the drawing.
+DEVICE = """async ([bundleId, file, budget]) => {
+  const { Device } = await import("/page/client.js");
+  const { listBundles } = await import("/page/bundle.js");
+  const { Stream } = await import("/page/stream.js");
+  const text = (data) => btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(""));
+  window.own ??= { device: new Device() };
+  if (own.bundleId !== bundleId) {
+    const bundle = (await listBundles("")).find(({ id }) => id === bundleId);
+    await own.device.ask("open", { bundle, token: "" });
+    own.stream?.close();
+    Object.assign(own, { bundleId, stream: new Stream(bundleId, "") });
+  }
+  const source = new Blob([Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0))]);
+  const seen = await own.device.ask("photo", { source, name: "photo", width: 0, height: 0 });
+  const { pixels, symbols } = await own.device.ask("inside");
+  const made = await own.device.ask("payload", { budget });
+  const { answer, roundTripMs } = await own.stream.ask(made);
+  return {
+    pixels: text(pixels), symbols: text(symbols), payload: text(made.payload), setting: made.setting,
+    top: answer.top.map(({ index }) => index),
+    ms: { prepare: seen.prepareMs, head: seen.headMs, encode: made.encodeMs, answer: roundTripMs },
+  };
+}"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the page makes of a photo."""
+
+    pixels: bytes
+    symbols: bytes
+    payload: bytes
+    setting: int
+    top: list[int]  # class indices, best first
+    ms: dict[str, float]  # prepare, head, encode, answer: from sending to the answer
 
 
 class Visit:
@@ -74,6 +116,11 @@ class Visit:
     def done(self) -> None:
         """Wait until the page has shown all that there is of the photo, or why not."""
         expect(self.page.locator("#result")).to_have_attribute("aria-busy", "false", timeout=READY_S * 1e3)
+
+    def device(self, bundle_id: str, photo: bytes, budget: int) -> Made:
+        """The page's device on a picture file, and the server's answer, within so many bytes of payload."""
+        got: dict[str, Any] = self.page.evaluate(DEVICE, [bundle_id, base64.b64encode(photo).decode(), budget])
+        return Made(**{name: base64.b64decode(got.pop(name)) for name in ("pixels", "symbols", "payload")}, **got)
 
     def close(self) -> None:
         """With its cookies and storage."""

@@ -1,6 +1,7 @@
 # The server: docker build -f deploy/server.Dockerfile -t bottlenet-server .
 #   docker run -p 8000:8000 -v /srv/bundles:/bundles:ro -v /etc/bottlenet:/secrets:ro bottlenet-server \
 #       --watch /bundles --tokens /secrets/tokens.txt --tls-cert /secrets/cert.pem --tls-key /secrets/key.pem
+# For the page run `make page` first: it goes into the image with src.
 FROM python:3.11-slim-bookworm
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import bottlenet
 from bottlenet.bundle import Bundle
 from bottlenet.lab import curve
 from bottlenet.lab.evaluate import evaluate
@@ -268,6 +270,23 @@ def test_naive_aware(tmp_path: Path) -> None:
     runs = record("training.py", tmp_path / "runs" / "aware", "--trained-at", "a1b2c3", out=tmp_path / "out")
     assert runs["train_command"].startswith("bottlenet train --model small:classifier --data photos --out aware")
     assert [each["epoch"] for each in runs["passes"]] == [1]
+
+
+def test_page(tmp_path: Path) -> None:
+    pytest.importorskip("playwright")
+    if not shutil.which("chromium"):
+        pytest.skip("chromium is not installed")
+    if not any((Path(bottlenet.__file__).parent / "cloud" / "page" / "vendor").glob("*.wasm.gz")):
+        pytest.skip("npm has not fetched onnxruntime-web: make page")
+    out = tmp_path / "out"
+    got = record("page.py", "--photos", "2", "--pictures", out, out=out)
+    assert got["photos"] == got["same_top1"] == got["pixels_equal"] == got["payload_equal_given_symbols"] == 2
+    assert (got["complaints"], got["hosts"]) == (0, 1)
+    assert 0 < got["ms"]["head"]["median"] < got["ms"]["head_encode_answer"]["median"]
+    for name, width in (("page-desktop", 1180), ("page-phone", 360)):
+        assert (out / f"{name}.webp").stat().st_size < 200_000
+        with Image.open(out / f"{name}.webp") as picture:
+            assert picture.width == width
 
 
 def test_entropy_identity(tmp_path: Path) -> None:

@@ -128,24 +128,6 @@ def file(image: Image.Image, name: str, **options: Any) -> dict[str, object]:
     return {"name": name, "mimeType": "", "buffer": buffer.getvalue()}
 
 
-INSIDE = """async ([bundleId, name, file, budget]) => {
-  const { Device } = await import("/page/client.js");
-  const { listBundles } = await import("/page/bundle.js");
-  const text = (data) => btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(""));
-  window.device ??= new Device();
-  if (window.bundleId !== bundleId) {
-    const bundle = (await listBundles("")).find(({ id }) => id === bundleId);
-    await window.device.ask("open", { bundle, token: "" });
-    window.bundleId = bundleId;
-  }
-  const source = new Blob([Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0))]);
-  await window.device.ask("photo", { source, name, width: 0, height: 0 });
-  const { pixels, symbols } = await window.device.ask("inside");
-  const made = await window.device.ask("payload", { budget });
-  return { pixels: text(pixels), symbols: text(symbols), payload: text(made.payload) };
-}"""
-
-
 SHADES = """(canvas) => {
   const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
   context.drawImage(canvas, 0, 0);
@@ -155,11 +137,9 @@ SHADES = """(canvas) => {
 
 def inside(one: Visit, bundle: Bundle, data: bytes, budget: int = 2**24) -> tuple[np.ndarray, np.ndarray, bytes]:
     """Pixels, symbols and payload, as the page's device makes them of a file."""
-    told = [bundle.id.hex(), "photo", base64.b64encode(data).decode(), budget]
-    got = one.page.evaluate(INSIDE, told)
-    pixels, symbols = (np.frombuffer(base64.b64decode(got[name]), np.uint8) for name in ("pixels", "symbols"))
-    size = bundle.manifest.preprocess.size
-    return pixels.reshape(size, size, 3), symbols.reshape(bundle.manifest.latent), base64.b64decode(got["payload"])
+    made, size = one.device(bundle.id.hex(), data, budget), bundle.manifest.preprocess.size
+    pixels, symbols = (np.frombuffer(each, np.uint8) for each in (made.pixels, made.symbols))
+    return pixels.reshape(size, size, 3), symbols.reshape(bundle.manifest.latent), made.payload
 
 
 class TestPhoto:
@@ -315,7 +295,7 @@ class TestBudget:
               }
             }"""
         )
-        expect(page.locator("#budget-note")).to_have_text(f"of the {len(whole):,} that say all of it")
+        expect(page.locator("#budget-note")).to_have_text(f"of {len(whole):,} in the whole payload")
         assert len(one.sent) < 20
 
     def test_links(self, visit: MakeVisit) -> None:

@@ -105,7 +105,7 @@ export function showLinkNote({ name }, payloadBytes, most) {
 /** Budget and payload, in numbers. */
 export function showBudget(payloadBytes, largest) {
   byId("budget-bytes").textContent = `${count(payloadBytes)} bytes`;
-  byId("budget-note").textContent = `of the ${count(largest)} that say all of it`;
+  byId("budget-note").textContent = `of ${count(largest)} in the whole payload`;
 }
 
 const STEPS = [
