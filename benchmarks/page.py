@@ -64,9 +64,9 @@ def compare(bundle: Bundle, paths: list[Path], visit: Visit) -> tuple[list[dict[
     return rows, all_made[-len(paths) :]
 
 
-def take_pictures(visit: Visit, folder: Path) -> None:
+def take_pictures(visit: Visit) -> dict[str, bytes]:
     """Of the page with a photo answered, as WebP. The browser is warm, as its times are to be seen."""
-    page = visit.page
+    page, taken = visit.page, {}
     for _ in range(WARM_UP):
         visit.choose(DEMO_PHOTOS / SHOWN)
         visit.done()
@@ -78,7 +78,8 @@ def take_pictures(visit: Visit, folder: Path) -> None:
         page.wait_for_timeout(500)  # what depends on the window is drawn again
         buffer = io.BytesIO()
         Image.open(io.BytesIO(page.screenshot(full_page=True))).save(buffer, "WEBP", quality=PICTURE_QUALITY)
-        write_whole(folder / f"{name}.webp", buffer.getvalue())
+        taken[name] = buffer.getvalue()
+    return taken
 
 
 def spread(values: list[float]) -> dict[str, Json]:
@@ -94,8 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
         visit = Visit(browser, f"http://127.0.0.1:{port}/", viewport={"width": 1180, "height": 900})
         visit.open()
         rows, made = compare(bundle, paths, visit)
-        if arguments.pictures:
-            take_pictures(visit, arguments.pictures)
+        pictures = take_pictures(visit) if arguments.pictures else {}
         version = browser.version
         complaints, hosts = len(visit.complaints), len(visit.hosts - {""})
     equal = {name: sum(row[name] for row in rows) for name in rows[0]}
@@ -128,6 +128,8 @@ def run(arguments: argparse.Namespace) -> None:
         "met": bool(total["median"] < TARGET_MS) and equal["same_top1"] == len(paths),
     }
     write_record("page", results, arguments.out)
+    for name, picture in pictures.items():  # behind the record: they would be a change of the work tree
+        write_whole(arguments.pictures / f"{name}.webp", picture)
 
 
 def main() -> None:

@@ -195,15 +195,8 @@ class TestTokens:
         app = create_app([bundle], tokens=tokens)
         for path in ("/", "/page/app.js", "/page/photos"):
             assert ask(app, path).status_code == 200
-        for path in (
-            "/v1/bundles",
-            f"/v1/bundles/{bundle.id.hex()}/head.onnx",
-            "/pages",
-            "/page/../v1/bundles/x",
-        ):
-            assert ask(app, path).status_code in (401, 404)
-        assert ask(app, "/v1/bundles").status_code == 401
-        assert ask(app, f"/v1/bundles/{bundle.id.hex()}/head.onnx").status_code == 401
+        for path in ("/pages", "/v1/bundles", f"/v1/bundles/{bundle.id.hex()}/head.onnx"):
+            assert ask(app, path).status_code == 401
         assert ask(app, f"/v1/bundles/{bundle.id.hex()}/head.onnx", authorization=f"Bearer {TOKEN}").status_code == 200
 
     def test_a_stream_names_its_token_in_a_subprotocol(self, bundle: Bundle, tokens: Path) -> None:
