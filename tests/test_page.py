@@ -43,6 +43,7 @@ PHOTOS = sorted((PACKAGE / "demo" / "photos").glob("*.jpg"))
 AXE = HERE / "vendor" / "axe.min.js"
 VENDOR = PACKAGE / "cloud" / "page" / "vendor"
 TOKEN = "page/with+odd~letters-0123"
+ELSEWHERE = "server.test"  # which to Chromium is another machine: over plain http it gives pages less
 LONG_MS = 60_000
 CHECK = (HERE / "page_check.js").read_text(encoding="utf-8")
 
@@ -62,7 +63,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Browser:
-    return launch(playwright, "--use-fake-device-for-media-stream")
+    return launch(playwright, "--use-fake-device-for-media-stream", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -453,6 +454,14 @@ class TestBadCases:
         one.choose(PHOTOS[4])
         assert answered(one) == "goldfish"
         expect(page.locator("#problem")).to_be_hidden()
+
+    def test_plain_http_from_another_machine(self, visit: MakeVisit, site: Process) -> None:
+        """There browsers offer neither the camera nor digests. The photo can be chosen still."""
+        one = visit(f"http://{ELSEWHERE}:{site.port}")
+        one.open().get_by_role("button", name="Use the camera").click()
+        assert problem(one).startswith("Browsers give the camera only to pages that came over https")
+        one.choose(PHOTOS[4])
+        assert answered(one) == "goldfish"
 
     def test_no_webassembly(self, playwright: Playwright, site: Process) -> None:
         with launch(playwright, "--js-flags=--jitless") as bare:

@@ -50,8 +50,7 @@ class JpegCodec {
   }
 
   sizes(symbols) {
-    const all = Array.from({ length: this.#quality }, (_, less) => this.#at(symbols, this.#quality - less).length);
-    return [Math.min(...all), all[0]];
+    return [1, this.#quality].map((setting) => this.#at(symbols, setting).length);
   }
 
   async shown(payload, setting) {

@@ -20,6 +20,7 @@ const ASKS = {
     const graph = await bundleFile(listed, "head.onnx", token, manifest.files);
     const head = await openGraph(graph, pixelsPort(manifest.preprocess), progress);
     bundle = { listed, token, manifest, codec, head, uncut: null };
+    await warmUp(bundle);
     photo = null;
     return { manifest, labels };
   },
@@ -84,6 +85,13 @@ const ASKS = {
     return { pixels: photo.pixels, symbols: photo.symbols };
   },
 };
+
+/** The browser compiles what runs often: the first photo is hardly slower than the rest. */
+async function warmUp({ manifest, codec, head }) {
+  const { size } = manifest.preprocess;
+  const symbols = Uint8Array.from(await head(Uint8Array.from({ length: size * size * 3 }, (_, at) => (at * 7) % 256)));
+  for (let times = 0; times < 3; times += 1) codec.sizes(symbols.slice());
+}
 
 /** The symbols that become black and white on the page, so that there is something to see: all but the outermost. */
 function spread(symbols) {
