@@ -15,7 +15,7 @@ AXE := tests/vendor/axe.min.js
 PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --only-binary=:all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo page test lint format setup setup-demo clean
+.PHONY: help demo page docs test lint format setup setup-demo setup-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: .venv-demo/.ready ## classify photos with a network cut in two: a device p
 	.venv-demo/bin/bottlenet demo $(PHOTOS)
 
 page: $(PAGE_VENDOR) ## fetch with npm what the server's page runs the network in
+
+docs: .venv-docs/.ready ## the documentation as a site in site/; a link to nothing is an error
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean --config-file website/mkdocs.yml
 
 # Without npm the tests of the page are skipped.
 test: .venv/.ready lint ## lint, types, every test, coverage
@@ -40,15 +43,18 @@ format: .venv/.ready ## rewrite the code as ruff wants it
 	.venv/bin/ruff check --fix .
 
 setup: .venv/.ready ## .venv: everything, with torch
+setup-docs: .venv-docs/.ready ## .venv-docs: what `make docs` needs
 setup-demo: .venv-demo/.ready ## .venv-demo: device and server only, no torch
 
 .venv/.ready: EXTRAS := cloud,mqtt,train,models,dev
 .venv/.ready: SIZE := with torch: from 1 GB, some minutes
+.venv-docs/.ready: EXTRAS := docs
+.venv-docs/.ready: SIZE := no torch: about 350 MB, under a minute
 .venv-demo/.ready: EXTRAS := cloud
 .venv-demo/.ready: SIZE := no torch: about 250 MB, under a minute
 
 # The stamp is written last, so that an interrupted set-up starts again.
-.venv/.ready .venv-demo/.ready: pyproject.toml constraints.txt
+.venv/.ready .venv-docs/.ready .venv-demo/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "bottlenet needs Python 3.10 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up $(@D) ($(SIZE)) ..."
@@ -63,5 +69,5 @@ $(AXE): tests/axe.py src/bottlenet/cloud/vendor.py
 	@PYTHONPATH=src $(PYTHON) tests/axe.py
 
 clean: ## remove what was set up, built and cached
-	rm -rf .venv .venv-demo $(dir $(PAGE_VENDOR)) $(dir $(AXE)) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-demo site $(dir $(PAGE_VENDOR)) $(dir $(AXE)) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
