@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from bottlenet.bundle import Bundle
+from bottlenet.edge.partitions import split
 from bottlenet.lab.grid import Figures, Trial, nearest
-from bottlenet.lab.partitions import split
 from bottlenet.lab.sweepconfig import Search, SweepConfig
 from bottlenet.lab.sweepfolder import Result
 from bottlenet.ladder import Ladder
