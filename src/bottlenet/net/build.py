@@ -185,7 +185,8 @@ def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tens
     mean = total / patches_seen
     variances, vectors = torch.linalg.eigh(products / patches_seen - torch.outer(mean, mean))
     order = variances.argsort(descending=True)[:count]
-    return mean, variances[order], vectors[:, order]
+    # Of features that do not span their space, such as those of dead channels, some are 0 but for rounding.
+    return mean, variances[order].clamp_min(0), vectors[:, order]
 
 
 UNITS = {"paper": _paper, "residual": _residual}
