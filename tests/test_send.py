@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,8 +20,10 @@ from websockets.sync.server import serve as websocket_server
 
 from bottlenet import cli
 from bottlenet.bundle import Bundle
+from bottlenet.cli import sending
 from bottlenet.cloud import create_app
-from bottlenet.edge import Edge, Spool
+from bottlenet.edge import Edge, Spool, encoder
+from bottlenet.runtime import run_graph
 from bottlenet.wire.answer import Answer
 from conftest import Server
 from network import make_album
@@ -225,6 +228,37 @@ class TestCommand:
         assert [Path(line["photo"]).name for line in ran.lines] in (["0.png"], ["0.png", "1.png"])
         assert len(files_in(spool / "answers")) == 2
         assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_told_to_stop_while_the_network_runs(
+        self,
+        bottlenet: Callable[..., Ran],
+        server: str,
+        photos: list[Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """onnxruntime's errors are translated, and this is none of them."""
+        folder = tmp_path / "in"
+        folder.mkdir()
+        (folder / "0.png").write_bytes(photos[0].read_bytes())
+
+        class Session:
+            def run(self, *arguments: object) -> object:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise AssertionError("the signal comes before this")
+
+        real = sending.told_to_stop
+
+        @contextlib.contextmanager
+        def told_to_stop() -> Iterator[None]:
+            with real(), monkeypatch.context() as patch:
+                patch.setattr(encoder, "run_graph", lambda session, **inputs: run_graph(Session(), **inputs))
+                yield
+
+        monkeypatch.setattr(sending, "told_to_stop", told_to_stop)
+        ran = bottlenet("send", folder, "--watch", "--spool", tmp_path / "spool", "--to", server)
+        assert (ran.code, ran.err) == (0, "")
+        assert files_in(tmp_path / "spool" / "answers") == []
 
     def test_watch_takes_one_folder(
         self, bottlenet: Callable[..., Ran], server: str, album: Path, photos: list[Path], tmp_path: Path

@@ -36,8 +36,8 @@ class How:
     as_json: bool = False
 
 
-class Stopped(Exception):
-    """SIGTERM came."""
+class Stopped(BaseException):
+    """SIGTERM came. As KeyboardInterrupt no Exception: it may come while others' errors are translated."""
 
 
 def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
