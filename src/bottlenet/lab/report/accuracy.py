@@ -47,7 +47,8 @@ def agreement_of(source: Source) -> list[Curve]:
     if isinstance(content, Run) and content.passes:
         rows = last_pass(content.passes)
         points = [Point(each.payload_bytes, 100 * each.agreement, f"after pass {each.epoch}") for each in rows]
-        return [Curve(f"run {source.name}, held out", tuple(point for point in points if point.bytes > 0))]
+        known = tuple(point for point in points if point.bytes > 0)
+        return [Curve(f"run {source.name}, held out", known)] if known else []
     if isinstance(content, Evaluated) and content.result.top1 is None and content.result.agreement is not None:
         point = Point(content.result.payload_bytes.mean, content.result.agreement, source.name)
         return [Curve(content.origin.name or source.name, (point,))]

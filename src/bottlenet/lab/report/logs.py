@@ -130,7 +130,8 @@ def parse_passes(rows: object, epoch: object, where: str) -> list[Pass]:
         budget = row.get("budget")
         if not isinstance(at, int) or not (budget is None or is_number(budget)):
             raise InputError(f"{where}: epoch {shown(at)}, budget {shown(budget)}: give numbers")
-        made.append(Pass(at, budget, **numbers(row, PASS, where)))
+        if row.get("photos") != 0:  # too few for any to be held out
+            made.append(Pass(at, budget, **numbers(row, PASS, where)))
     return made
 
 
