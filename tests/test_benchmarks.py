@@ -163,6 +163,15 @@ def test_codec_in_loop(photos: Path, tiny_classifier: Path, tmp_path: Path) -> N
     assert got["codec_share_alone"] == got["round_trip_ms"] / got["step_ms"]
 
 
+def test_codec_rate(tmp_path: Path) -> None:
+    results = record("codec_rate.py", "--batch", "4", "--rounds", "1", "--threads", "1", out=tmp_path)
+    assert [row["latent"] for row in results["rows"]] == [[1, 28, 28], [48, 14, 14]]
+    for row in results["rows"]:
+        assert 0 < row["codec_share_of_stub_step"] < 1
+        assert row["payload_bytes"] > 0
+    assert results["met"] == (results["rows"][0]["photos_per_s"] >= results["target_photos_per_s"])
+
+
 def test_memory_of_device_and_evaluation(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     got = record(
         "memory.py", "--data", photos, "--bundle", bundle.path, "--photos", "5", "15", "--jobs", "device", "evaluate",

@@ -88,6 +88,18 @@ def test_round_trip_is_encode_then_decode(mosaic: Mosaic, name: str, batch: int)
         np.testing.assert_array_equal(codec.decode(payload), symbols_hat[number])
 
 
+@pytest.mark.parametrize("mosaic", [Mosaic(1, 28, 28), Mosaic(3, 14, 14, align=1), Mosaic(1, 2050, 2050)])
+def test_a_large_batch_of_jpegs_is_what_photo_by_photo_gives(mosaic: Mosaic) -> None:
+    """In one tall picture, in several where it would be too tall, and alone where a picture has too many blocks."""
+    batch = 2500 if mosaic.height < 100 else 2
+    codec, symbols = Jpeg(mosaic, 35), np.tile(symbols_of(mosaic, batch=min(batch, 25)), (-(-batch // 25), 1, 1, 1))
+    symbols_hat, payload_bytes = codec.round_trip(symbols)
+    for number in range(0, len(symbols), 49):
+        payload = codec.encode(symbols[number])
+        assert len(payload) == payload_bytes[number]
+        np.testing.assert_array_equal(codec.decode(payload), symbols_hat[number])
+
+
 @quick
 @given(mosaics, st.data())
 def test_lossless_codecs_lose_nothing(mosaic: Mosaic, data: st.DataObject) -> None:

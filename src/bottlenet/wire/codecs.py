@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -20,7 +21,7 @@ import numpy as np
 from bottlenet.errors import InputError, PayloadError
 from bottlenet.wire.entropy import Entropy, Sizes, Symbols
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.stripped import pack_jpeg, pack_webp, unpack_jpeg, unpack_webp
+from bottlenet.wire.stripped import pack_jpeg, pack_webp, unpack_jpeg, unpack_jpegs, unpack_webp
 from bottlenet.wire.tables import Tables
 
 WEBP_MAX_SIDE = 16383
@@ -161,6 +162,13 @@ class PictureCodec(ABC):
     def unpack(self, payload: bytes) -> Symbols:
         """Payload -> (rows, cols) uint8, or PayloadError."""
 
+    def unpack_all(self, payloads: Sequence[bytes]) -> Symbols:
+        """Payloads that `pack` made -> (n, rows, cols) uint8."""
+        pictures: Symbols = np.empty((len(payloads), *self.mosaic.picture_shape), np.uint8)
+        for number, payload in enumerate(payloads):
+            pictures[number] = self.unpack(payload)
+        return pictures
+
     def encode(self, symbols: Symbols) -> bytes:
         self.mosaic.check(symbols)
         return self.pack(self.mosaic.tile(symbols))
@@ -172,13 +180,9 @@ class PictureCodec(ABC):
         """Each picture through `pack` and `unpack`: nothing that training sees differs from what is sent."""
         self.mosaic.check_batch(symbols)
         pictures = self.mosaic.tile(symbols)  # (B, rows, cols)
-        pictures_hat = np.empty_like(pictures)
-        payload_bytes = np.empty(len(pictures), np.int64)
-        for number, picture in enumerate(pictures):
-            payload = self.pack(picture)
-            pictures_hat[number] = self.unpack(payload)
-            payload_bytes[number] = len(payload)
-        return self.mosaic.untile(pictures_hat), payload_bytes
+        payloads = [self.pack(picture) for picture in pictures]
+        pictures_hat = self.unpack_all(payloads)
+        return self.mosaic.untile(pictures_hat), np.array([len(payload) for payload in payloads], np.int64)
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,10 @@ class Jpeg(PictureCodec):
     def unpack(self, payload: bytes) -> Symbols:
         """Pixel by pixel what decoding the complete file gives."""
         return unpack_jpeg(payload, self.mosaic.picture_shape, self.quality)
+
+    def unpack_all(self, payloads: Sequence[bytes]) -> Symbols:
+        """As one tall picture, which takes half the time where pictures are small."""
+        return unpack_jpegs(payloads, self.mosaic.picture_shape, self.quality)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ what does not decode is a PayloadError, and a picture of another size is never a
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +26,10 @@ Shape = tuple[int, int]
 
 JPEG_SOS = b"\xff\xda"  # start of scan
 JPEG_EOI = b"\xff\xd9"  # end of image
+JPEG_DRI = b"\xff\xdd\x00\x04"  # define restart interval: its blocks follow, in 2 bytes
+JPEG_RESTARTS = tuple(bytes((0xFF, 0xD0 + number)) for number in range(8))  # in turn
+JPEG_BLOCK, JPEG_MAX_SIDE = 8, 65500  # pixels
+TALL_MAX_PIXELS = 2**24  # of pictures that are decoded together
 WEBP_HEADER_BYTES = 20
 VP8_START = b"\x9d\x01\x2a"
 
@@ -72,6 +77,34 @@ def unpack_jpeg(scan: bytes, shape: Shape, quality: int) -> Picture:
     except ValueError as error:
         raise PayloadError(f"jpeg payload of {len(scan)} bytes does not decode: {error}; send it again") from error
     return picture[..., 0]
+
+
+def unpack_jpegs(scans: Sequence[bytes], shape: Shape, quality: int) -> Picture:
+    """Pictures (n, rows, cols): bit for bit what `unpack_jpeg` makes of each scan, from far fewer calls.
+
+    Only for scans that `pack_jpeg` made. They become one tall picture with a restart marker between every two: there
+    the decoder starts afresh, as at the start of a file.
+    """
+    rows, cols = shape
+    tall_rows = -(-rows // JPEG_BLOCK) * JPEG_BLOCK
+    blocks = tall_rows // JPEG_BLOCK * -(-cols // JPEG_BLOCK)
+    pictures: Picture = np.empty((len(scans), rows, cols), np.uint8)
+    together = min(JPEG_MAX_SIDE // tall_rows, TALL_MAX_PIXELS // (tall_rows * cols)) if blocks < 2**16 else 1
+    if together < 2:
+        for number, scan in enumerate(scans):
+            pictures[number] = unpack_jpeg(scan, shape, quality)
+        return pictures
+    for first in range(0, len(scans), together):
+        some = scans[first : first + together]
+        header = jpeg_header((len(some) * tall_rows, cols), quality)
+        sos = header.rindex(JPEG_SOS)
+        parts = [header[:sos], JPEG_DRI, blocks.to_bytes(2, "big"), header[sos:]]
+        for number, scan in enumerate(some):
+            parts += [scan, JPEG_RESTARTS[number % len(JPEG_RESTARTS)]]
+        parts[-1] = JPEG_EOI
+        tall = simplejpeg.decode_jpeg(b"".join(parts), colorspace="GRAY", strict=True)
+        pictures[first : first + len(some)] = tall.reshape(len(some), tall_rows, cols)[:, :rows]
+    return pictures
 
 
 def webp_header(payload_bytes: int) -> bytes:
