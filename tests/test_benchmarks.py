@@ -330,3 +330,25 @@ def test_engines(bundle: Bundle, tmp_path: Path) -> None:
     (over,) = (one for one in results["overhead"] if one["way"] == "stream" and one["connections"] == 1)
     assert over["added_p50_ms"] == pytest.approx(alone[1]["p50_ms"] - alone[0]["p50_ms"])
     assert over["share_of_rate"] == pytest.approx(alone[1]["per_s"] / alone[0]["per_s"])
+
+
+def test_sweep(tmp_path: Path) -> None:
+    save_photos(tmp_path / "photos", 100)
+    for label in ("a", "b", "c", "d"):
+        save_photos(tmp_path / "eval" / label, 25)
+    arguments = (
+        "--data", tmp_path / "photos", "--eval", tmp_path / "eval", "--work", tmp_path / "work", "--photos", "100",
+        "--model", "small:telling", "--cuts", "stem", "--channels", "1/6", "1/2", "--strides", "1", "2",
+        "--epochs", "1", "--batch", "8", "--held-out", "4", "--max-drop", "60",
+    )  # fmt: skip
+    got = record("sweep.py", *arguments, out=tmp_path / "out", path=Path(__file__).parent)
+    rows = {(row["channels"], row["stride"]): row for row in got["rows"]}
+    assert set(rows) == {(2, 1), (2, 2), (6, 1), (6, 2)}
+    assert rows[6, 1]["payload_bytes"] > rows[2, 2]["payload_bytes"]
+    for row in rows.values():
+        assert row["top1_drop"] == pytest.approx(row["top1_uncut"] - row["top1"])
+        assert row["held_out_photos"] >= 20
+    kept = [row for row in rows.values() if row["status"] == "kept"]
+    assert [row["cut"] for row in kept] == list(got["kept"])
+    assert got["skipping"]["trained"] + got["skipping"]["skipped"] == 4
+    assert got["ladder"]["bytes"] > 0

@@ -106,7 +106,8 @@ class RayTasks:
         self._ray = ray
         check_address(address)
         try:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            # "local": without an address Ray would join any cluster that was ever started here
+            ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
             why = " ".join(str(error).split())
             raise LinkError(
