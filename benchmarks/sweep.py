@@ -29,7 +29,7 @@ from bottlenet.lab.sweepreport import Report, figures_of, nothing_kept
 from record import Json, parser, run_script, show, write_record
 
 CUTS = ("blocks.2", "blocks.4", "blocks.7", "blocks.10")
-CHANNELS = (Fraction(1, 8), Fraction(1, 4), Fraction(1, 2))
+CHANNELS = (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4))
 STRIDES = (1, 2)
 SETTINGS = ("unit", "codec", "photos", "epochs", "crops", "blend", "batch", "lr", "tail_lr", "held_out", "measured")
 
@@ -164,9 +164,9 @@ def main() -> None:
     made.add_argument("--channels", nargs="+", type=Fraction, default=CHANNELS, help="c', or shares of the cut's")
     made.add_argument("--strides", nargs="+", type=int, default=STRIDES)
     made.add_argument("--qualities", nargs="+", type=int, default=[50], help="of JPEG; the paper's is 20")
-    made.add_argument("--max-drop", type=float, default=20.0, help="points that what is kept may lose, held out")
+    made.add_argument("--max-drop", type=float, default=25.0, help="points that what is kept may lose, held out")
     made.add_argument("--unit", default="residual")
-    made.add_argument("--photos", type=int, default=1500, help="to train on, evenly spread over the folders")
+    made.add_argument("--photos", type=int, default=2000, help="to train on, evenly spread over the folders")
     made.add_argument("--epochs", type=int, default=2)
     made.add_argument("--batch", type=int, default=SweepConfig.batch)
     made.add_argument("--lr", type=float, default=1e-3)

@@ -31,9 +31,9 @@ class SweepConfig:
     epochs: int = 4  # passes over them
     crops: int = 1  # sets of random crops that the passes take in turn; each is kept on disk, for each cut
     blend: float = 0.0  # share of the crops that are mixed with another
-    batch: int = 32  # photos a step
+    batch: int = 16  # photos a step: of few photos more steps are worth more than smooth ones
     lr: float = 1e-3  # peak learning rate of the unit
-    tail_lr: float = 1e-4  # of the layers behind the cut; 0 leaves them as they are, and a ladder has them once
+    tail_lr: float = 0.0  # of the layers behind the cut; 0 leaves them as they are, and a ladder has them once
     held_out: int = 10  # one photo of this many is not trained on, but measured
     measured: int = 500  # so many of those, evenly spread over the folders
     evaluate: str = ""  # a folder that each trial is measured on too, for the table: nothing is chosen by it
