@@ -13,7 +13,7 @@ from typing import Any
 from record import RESULTS, write_whole
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/training.md")
+PAGES = ("README.md", "docs/training.md", "docs/sweep.md")
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
 SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -188,6 +188,22 @@ def cells(row: dict[str, float]) -> tuple[str, str]:
     return f"{row['top1']:.1f} %", f"{row['payload_bytes']:,.0f}"
 
 
+def sweep() -> str:
+    """The paper's Table 4 for this network; what is kept stands out."""
+    header = ["cut", "c'", "s", "payload bytes", "top-1", "points of drop", "held out: another answer", "what of it"]
+    rows = [
+        [
+            row["cut"],
+            *(str(row[name]) for name in ("channels", "stride")),
+            f"{row['payload_bytes']:,.0f}",
+            *(f"{row[name]:.1f}" for name in ("top1", "top1_drop", "held_out_drop")),
+            f"**{row['status']}**" if row["status"] == "kept" else row["status"],
+        ]
+        for row in load("sweep")["results"]["rows"]
+    ]
+    return table(header, rows)
+
+
 def filled(text: str) -> str:
     """The page with its tables made anew."""
     return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
@@ -218,6 +234,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "same_top1": same_top1,
     "naive_aware": naive_aware,
+    "sweep": sweep,
 }
 
 if __name__ == "__main__":
