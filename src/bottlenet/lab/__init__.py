@@ -21,6 +21,6 @@ start.py       where a run starts
 objective.py   what a step minimises, by codec
 checkpoint.py  everything that a run needs to go on
 runs.py        a run's folder, and the bundle made of it
-sweep.py       units for several cuts (sweepconfig.py, grid.py, sweepfolder.py, sweepreport.py, engines.py); trial.py one
+sweep.py       units for several cuts; trial.py one of them; grid.py, engines.py, sweepconfig.py, ... its parts
 train.py       the training loop
 """
