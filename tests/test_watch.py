@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -165,7 +166,6 @@ class BusyDevice:
     """A WebSocket that has another frame to send for each reply; until it is closed."""
 
     def __init__(self, message: bytes, in_flight: int) -> None:
-        self.headers: dict[str, str] = {}
         self.replies: list[bytes] = []
         self.code = 0
         self._message = message
@@ -177,12 +177,11 @@ class BusyDevice:
             return {"type": "websocket.disconnect"}
         return {"type": "websocket.receive", "bytes": self._message}
 
-    async def send_bytes(self, reply: bytes) -> None:
-        self.replies.append(reply)
-        self._may_send.release()
-
-    async def close(self, code: int, reason: str) -> None:
-        self.code = code
+    async def send(self, message: dict[str, Any]) -> None:
+        if message["type"] == "websocket.send":
+            self.replies.append(message["bytes"])
+        else:
+            self.code = message["code"]
         self._may_send.release()
 
 
@@ -198,7 +197,8 @@ def test_a_busy_stream_does_not_keep_a_bundle(bundle: Bundle) -> None:
         service = Service(shelf, Limits(max_in_flight=4), Metrics(), None)
         served = shelf.add(bundle, work)
         device = BusyDevice(frame_of(bundle).to_stream_bytes(), 8)
-        running = asyncio.create_task(Stream(device, served, service).run())  # type: ignore[arg-type]
+        scope = {"type": "websocket", "headers": []}
+        running = asyncio.create_task(Stream(scope, device.receive, device.send, served, service).run())  # type: ignore[arg-type]
         while not device.replies:
             await asyncio.sleep(0.005)
         await asyncio.wait_for(shelf.remove(served, 30), 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -67,6 +68,10 @@ class Server(uvicorn.Server):
             connections = self.server_state.connections
             listener = Listener(sock, self._make, connections, self._limits, self._tls, self._refused)
             self._accepting.append(asyncio.create_task(listener.accept_for_ever()))
+        # What is there now stays, all of Python's modules among it. A collector that looks through them again and again
+        # would take a tenth of the time of a busy server.
+        gc.collect()
+        gc.freeze()
         self.started = True
         self._announce()
 
@@ -157,7 +162,7 @@ def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
     """How uvicorn runs the application: quietly, and with a bound on everything it reads."""
     return uvicorn.Config(
         app,
-        http="h11",  # httptools would read a header without end
+        http="httptools",
         ws=StreamConnection,
         log_config=None,
         log_level="warning",  # further down it writes headers and messages

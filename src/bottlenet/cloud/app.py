@@ -28,25 +28,25 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import v2
 from bottlenet.cloud.batcher import Batcher
 from bottlenet.cloud.decoder import Decoder
-from bottlenet.cloud.guard import Guard
+from bottlenet.cloud.guard import WEBSOCKET, Guard
 from bottlenet.cloud.http import failure, read_body, refusal
 from bottlenet.cloud.limits import Limits
 from bottlenet.cloud.metrics import Metrics
 from bottlenet.cloud.service import Service
-from bottlenet.cloud.shelf import Served, Shelf, close_reason
+from bottlenet.cloud.shelf import Served, Shelf
 from bottlenet.cloud.static import Pages, device_files
-from bottlenet.cloud.stream import Stream
-from bottlenet.cloud.tokens import Tokens, subprotocol_of
+from bottlenet.cloud.stream import Streams
+from bottlenet.cloud.tokens import Tokens
 from bottlenet.cloud.watch import Folder
 from bottlenet.errors import InputError
 from bottlenet.wire.frame import HEADER_BYTES, Frame, parse_frame
-from bottlenet.wire.protocol import CLASSIFY_PATH, PHOTO, PHOTO_PATH, STREAM_PATH, UNKNOWN_BUNDLE, WHOLE_PHOTO
+from bottlenet.wire.protocol import CLASSIFY_PATH, PHOTO, PHOTO_PATH, STREAM_PATH, WHOLE_PHOTO
 
 if TYPE_CHECKING:
     from bottlenet.broker import Broker
@@ -80,7 +80,13 @@ def create_app(
         raise InputError("no bundle to serve; give at least one, or a folder to watch")
     limits, metrics = limits or Limits(), Metrics()
     shelf = Shelf(
-        lambda work: Batcher(work, max_batch=max_batch, max_waiting=limits.max_waiting, on_batch=metrics.took_batch),
+        lambda work: Batcher(
+            work,
+            max_batch=max_batch,
+            max_waiting=limits.max_waiting,
+            on_batch=metrics.took_batch,
+            on_results=metrics.did_batch,
+        ),
         threads,
     )
     service = Service(shelf, limits, metrics, None if tokens is None else Tokens(tokens))
@@ -102,8 +108,18 @@ def create_app(
             await subscriber.close()
         await service.close()
 
+    frames: dict[tuple[str, str], ASGIApp] = {
+        ("POST", CLASSIFY_PATH): Classify(service),
+        (WEBSOCKET, STREAM_PATH): Streams(service),
+    }
     app = Starlette(
-        routes=Endpoints(service, page).routes(), lifespan=lifespan, middleware=[Middleware(Guard, service=service)]
+        routes=[
+            *Endpoints(service, page).routes(),
+            Route(CLASSIFY_PATH, frames["POST", CLASSIFY_PATH], methods=["POST"]),  # other methods are not allowed
+            WebSocketRoute(STREAM_PATH, frames[WEBSOCKET, STREAM_PATH]),
+        ],
+        lifespan=lifespan,
+        middleware=[Middleware(Guard, service=service, direct=frames)],
     )
     app.state.service = service
     return app
@@ -118,6 +134,31 @@ def subscribe(broker: Broker, service: Service) -> Subscriber:
     return subscriber
 
 
+class Classify:
+    """One frame, one answer: an ASGI application, as there may be thousands of these a second."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A POST."""
+        service, limits = self._service, self._service.limits
+        service.metrics.came(VIA)
+        try:
+            body = await read_body(scope, receive, HEADER_BYTES + limits.max_payload_bytes, limits.request_s)
+            frame = parse_frame(body, max_payload_bytes=limits.max_payload_bytes)
+            served = service.shelf.by_tag(frame.bundle_tag)
+            if served is None:
+                text = f"bundle {frame.bundle_tag.hex()} is not served here; {service.shelf.names()}"
+                raise HTTPException(404, text)
+            data = (await service.answer(served, frame)).to_bytes()
+        except Exception as error:
+            return await refusal(service, VIA, error)(scope, receive, send)
+        headers = [(b"content-type", b"application/octet-stream"), (b"content-length", str(len(data)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": data})
+
+
 class Endpoints:
     """What is at which path."""
 
@@ -129,13 +170,11 @@ class Endpoints:
     def routes(self) -> list[BaseRoute]:
         """All of them."""
         return [
-            Route(CLASSIFY_PATH, self.classify, methods=["POST"]),
             Route(PHOTO_PATH, self.photo, methods=["POST"]),
             Route("/v1/bundles", self.bundles, methods=["GET"]),
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
-            WebSocketRoute(STREAM_PATH, self.stream),
             *v2.routes(self._service),
             *self._pages,
         ]
@@ -165,23 +204,6 @@ class Endpoints:
             listed.append({"id": served.bundle.id.hex(), **named, **files})
         return JSONResponse(listed)
 
-    async def classify(self, request: Request) -> Response:
-        """One frame, one answer."""
-        service, limits = self._service, self._service.limits
-        service.metrics.came(VIA)
-        try:
-            body = await read_body(request, HEADER_BYTES + limits.max_payload_bytes, limits.request_s)
-            frame = parse_frame(body, max_payload_bytes=limits.max_payload_bytes)
-            served = service.shelf.by_tag(frame.bundle_tag)
-            if served is None:
-                service.metrics.refused(VIA, "unknown_bundle")
-                text = f"bundle {frame.bundle_tag.hex()} is not served here; {service.shelf.names()}"
-                return failure(404, text)
-            answer = await service.answer(served, frame)
-        except Exception as error:
-            return refusal(service, VIA, error)
-        return Response(answer.to_bytes(), media_type="application/octet-stream")
-
     async def photo(self, request: Request) -> Response:
         """One photo as it was taken, one answer."""
         service, limits = self._service, self._service.limits
@@ -195,7 +217,7 @@ class Endpoints:
                 return failure(503, text, {"Retry-After": "1", "Connection": "close"})
             self._photos += 1
             try:
-                body = await read_body(request, limits.max_photo_bytes, limits.request_s)
+                body = await read_body(request.scope, request.receive, limits.max_photo_bytes, limits.request_s)
                 answer = await service.answer(served, Frame(PHOTO, WHOLE_PHOTO, served.bundle.tag, 0, body))
             finally:
                 self._photos -= 1
@@ -212,14 +234,3 @@ class Endpoints:
         if len(found) > 1:
             raise HTTPException(400, f"say which bundle, with ?bundle= and its id; {shelf.names()}")
         return found[0]
-
-    async def stream(self, websocket: WebSocket) -> None:
-        """Frames and answers, until the other side goes."""
-        # A close code reaches the client only on an open connection.
-        await websocket.accept(subprotocol_of(websocket.scope))
-        served = self._service.shelf.by_id(websocket.query_params.get("bundle", ""))
-        if served is None:
-            self._service.metrics.refused("stream", "unknown_bundle")
-            await websocket.close(UNKNOWN_BUNDLE, close_reason(self._service.shelf.names()))
-            return
-        await Stream(websocket, served, self._service).run()

@@ -1,6 +1,6 @@
 """Frames of many connections, in batches, through one worker thread.
 
-    answer(frame) -> waiting, at most max_waiting -> batch, at most max_batch -> worker thread -> each his answer
+    submit(frame) -> waiting, at most max_waiting -> batch, at most max_batch -> worker thread -> each his answer
 
 A batch is what is waiting when the worker is free: nobody waits for others to come, and under load batches grow by
 themselves. Each answer says how long its frame waited, and how busy the server is.
@@ -9,13 +9,14 @@ themselves. Each answer says how long its frame waited, and how busy the server 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from bottlenet.cloud.load import Load
 from bottlenet.errors import BottleNetError, BusyError, InputError
@@ -30,18 +31,30 @@ Work: TypeAlias = Callable[[Sequence[Frame]], Sequence[Answer | BottleNetError]]
 OnBatch: TypeAlias = Callable[[Sequence[float]], None]
 """Told about each batch that is taken: how long each of its frames has waited, seconds."""
 
+Result: TypeAlias = Answer | Exception
+OnResults: TypeAlias = Callable[[Sequence[Result]], None]
+"""Told about each batch that is done: what came of each of its frames."""
+
+Done: TypeAlias = Callable[[Result], None]
+"""Called once, in the event loop, with what came of a frame. It must not raise."""
+
 STOPPING = "the server is shutting down; try again later"
 FIRST_RETRY_S = 1.0  # before it is known how long a frame takes
 RETRY_S = (0.05, 60.0)
+HERE_S = 0.002  # a batch that takes less is done in the event loop
+SLOWER = 1.02  # by so much a frame may take longer each time, for what `Quick` knows
 MEMORY = 0.8  # of the mean time of a frame, for what it was before the last batch
 
 
-class Waiting(NamedTuple):
-    """A frame in line."""
+class Waiting:
+    """A frame in line, or at work. None in place of `done`: nobody waits for it any more."""
 
-    frame: Frame
-    future: asyncio.Future[Answer]
-    since: float  # perf_counter
+    __slots__ = ("done", "frame", "since")
+
+    def __init__(self, frame: Frame, done: Done) -> None:
+        self.frame = frame
+        self.done: Done | None = done
+        self.since = perf_counter()
 
 
 class Batcher:
@@ -51,19 +64,27 @@ class Batcher:
     """
 
     def __init__(
-        self, work: Work, *, max_batch: int = 16, max_waiting: int = 256, on_batch: OnBatch | None = None
+        self,
+        work: Work,
+        *,
+        max_batch: int = 16,
+        max_waiting: int = 256,
+        on_batch: OnBatch | None = None,
+        on_results: OnResults | None = None,
     ) -> None:
         if max_batch < 1 or max_waiting < 1:
             raise InputError(f"max_batch is {max_batch} and max_waiting {max_waiting}; give 1 or more for both")
         self._work = work
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._on_batch = on_batch
+        self._on_batch, self._on_results = on_batch, on_results
         self._waiting: deque[Waiting] = deque()
+        self._working = 0
         self._running: asyncio.Task[None] | None = None
         self._frame_s: float | None = None  # of late, for one frame
         self._worker: ThreadPoolExecutor | None = None
         self._load = Load()
+        self._quick = Quick()
 
     @property
     def load(self) -> float:
@@ -74,6 +95,11 @@ class Batcher:
     def waiting(self) -> int:
         """Frames that no batch has taken yet."""
         return len(self._waiting)
+
+    @property
+    def ongoing(self) -> int:
+        """Frames that wait or are at work."""
+        return len(self._waiting) + self._working
 
     @property
     def retry_after_s(self) -> float:
@@ -89,14 +115,23 @@ class Batcher:
         BusyError: too many are waiting, or the batcher was closed. Otherwise what `work` gave for this frame, or
         raised for its whole batch.
         """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiting = self.submit(frame, partial(settle, future))
+        try:
+            return await future
+        finally:
+            waiting.done = None
+
+    def submit(self, frame: Frame, done: Done) -> Waiting:
+        """The same for who does not wait: `done` is called with the answer, or the error. BusyError: no room."""
         if len(self._waiting) >= self._max_waiting:
             text = f"the server is busy: {self._max_waiting} photos are waiting already; try again later"
             raise BusyError(text, self.retry_after_s)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(frame, future, perf_counter()))
+        waiting = Waiting(frame, done)
+        self._waiting.append(waiting)
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run_all())
-        return await future
+        return waiting
 
     async def drain(self) -> None:
         """Wait until everything is answered. Keep new frames away, or there is no end."""
@@ -118,6 +153,7 @@ class Batcher:
         try:
             while batch := self._take():
                 await self._run(self._worker, batch)
+                await asyncio.sleep(0)  # where the work was done here: others want their turn
         finally:
             self.refuse_waiting()  # none, unless the event loop is shutting down
 
@@ -125,41 +161,83 @@ class Batcher:
         batch: list[Waiting] = []
         while self._waiting and len(batch) < self._max_batch:
             one = self._waiting.popleft()
-            if not one.future.done():  # else the connection is gone, and nobody waits
+            if one.done is not None:  # else the connection is gone
                 batch.append(one)
         return batch
 
-    async def _run(self, worker: ThreadPoolExecutor, batch: list[Waiting]) -> None:
-        results: Sequence[Answer | Exception]
+    def _timed(self, frames: Sequence[Frame]) -> tuple[Sequence[Result], float]:
+        """The work, and how many seconds it took: in a thread without the time until it is there and back."""
         started = perf_counter()
+        return self._work(frames), perf_counter() - started
+
+    async def _run(self, worker: ThreadPoolExecutor, batch: list[Waiting]) -> None:
+        results: Sequence[Result]
+        started = perf_counter()
+        self._working = len(batch)
         waited = [started - one.since for one in batch]
         if self._on_batch is not None:
             self._on_batch(waited)
         self._load.begin()
         try:
             frames = [one.frame for one in batch]
-            results = await asyncio.get_running_loop().run_in_executor(worker, self._work, frames)
+            here = self._quick.enough(len(frames))
+            if here:
+                results, took_s = self._timed(frames)
+            else:
+                results, took_s = await asyncio.get_running_loop().run_in_executor(worker, self._timed, frames)
+            self._quick.took(len(frames), took_s, here=here)
             assert len(results) == len(batch), "a batch without an answer for each frame"
         except Exception as error:
             log.exception("a batch of %d frames failed", len(batch))
             results = [error] * len(batch)
+        self._working = 0
         work_s = perf_counter() - started
         self._load.done(waited, work_s, good=not any(isinstance(result, Exception) for result in results))
         load = self._load.now
         frame_s = work_s / len(batch)
         self._frame_s = frame_s if self._frame_s is None else MEMORY * self._frame_s + (1 - MEMORY) * frame_s
+        if self._on_results is not None:
+            self._on_results(results)
         for one, waited_s, result in zip(batch, waited, results, strict=True):
-            if one.future.done():
+            if one.done is None:
                 continue
-            if isinstance(result, Exception):
-                one.future.set_exception(result)
-            else:
-                queue_us = min(int(waited_s * 1e6), MAX_US)
-                one.future.set_result(dataclasses.replace(result, queue_us=queue_us, load=load))
+            if isinstance(result, Answer):
+                result = result.timed(min(int(waited_s * 1e6), MAX_US), load)
+            one.done(result)
 
     def refuse_waiting(self) -> None:
         """With BusyError, everything that no batch has taken."""
         while self._waiting:
-            future = self._waiting.popleft().future
-            if not future.done():
-                future.set_exception(BusyError(STOPPING, FIRST_RETRY_S))
+            done = self._waiting.popleft().done
+            if done is not None:
+                done(BusyError(STOPPING, FIRST_RETRY_S))
+
+
+class Quick:
+    """Whether a batch is done sooner here, in the event loop, than by a thread: then it is so fast that nobody notices.
+
+    Two threads that take turns with Python's lock cost a small batch several times what it takes; and a thread that
+    computes may keep that lock, and with it the event loop, for 5 ms anyway.
+    """
+
+    def __init__(self) -> None:
+        self._frame_s = math.inf  # the least of late: what is above it is waiting for the lock, or for the processor
+
+    def enough(self, count: int) -> bool:
+        """For so many frames."""
+        return self._frame_s * count < HERE_S
+
+    def took(self, count: int, seconds: float, *, here: bool) -> None:
+        """One batch, which was done here or by a thread. A slow one here is the last for now."""
+        frame_s = seconds / count
+        self._frame_s = frame_s if here and seconds > HERE_S else min(frame_s, self._frame_s * SLOWER)
+
+
+def settle(future: asyncio.Future[Answer], result: Result) -> None:
+    """For who waits for a future."""
+    if future.done():
+        return
+    if isinstance(result, Answer):
+        future.set_result(result)
+    else:
+        future.set_exception(result)

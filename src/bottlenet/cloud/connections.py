@@ -2,7 +2,7 @@
 
     listener -> accept -> room, for all and for this address? -> TLS -> HTTP -> WebSocket
 
-uvicorn alone takes whatever connects, waits for a header as long as it takes, and answers pings that nobody reads.
+uvicorn alone takes whatever connects, reads a header as long as it goes on, and answers pings that nobody reads.
 Needs bottlenet[cloud].
 """
 
@@ -16,8 +16,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Sized
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
@@ -31,6 +30,9 @@ log = logging.getLogger(__name__)
 MAX_LINGERING = 64  # connections at once that are told to come later; others are closed without a word
 LINGER_S = 1.0
 MAX_FRAGMENTS = 256  # of a message; each may be empty, so a limit on bytes is none on these
+MAX_HEADER_BYTES = 2**14
+MAX_FRAMING_BYTES = 2**16  # of a message in chunks: their sizes, and headers behind them; and an eighth of the body
+MAX_PIPELINED = 16
 OUT_OF_FILES_S = 0.1
 FULL = (
     "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -43,19 +45,26 @@ WHY = {  # by the kind of refusal
 SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class Connection(H11Protocol):
-    """HTTP that has to begin, and to bring each header, in time. Holds its place until it ends, or shows a token."""
+class Connection(HttpToolsProtocol):
+    """HTTP in time and within bounds. Holds its place until it ends, or shows a token.
+
+        first byte  <- first_byte_s ->  header  <- request_s ->  body, which the application bounds  ->  response
+
+    Bounded are the bytes of a header, those of a message that are neither header nor body, which chunks have, and the
+    requests that are sent before their turn. uvicorn alone would keep them, however many there are.
+    """
 
     def __init__(self, limits: Limits, place: Place, app_state: dict[str, Any], **options: Any) -> None:
         super().__init__(app_state={**app_state, AUTHORIZED: place.leave}, **options)
         self._limits = limits
         self._deadline: asyncio.TimerHandle | None = None
-        self._begun = False
+        self._in_header = self._in_body = False
+        self._other_bytes = self._body_bytes = 0  # of this message
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first byte."""
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(self._limits.first_byte_s, self._too_slow)
+        self._wait(self._limits.first_byte_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for."""
@@ -65,14 +74,55 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """From its first byte on wait for the whole header."""
-        if not self._begun and self.conn.their_state is h11.IDLE:
-            self._stop()
-            self._begun = True
-            self._deadline = self.loop.call_later(self._limits.request_s, self._too_slow)
+        if not self._in_body:
+            self._begin()
+        self._other_bytes += len(data)
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._begun = False
-            self._stop()
+        allowed = MAX_HEADER_BYTES if self._in_header else MAX_HEADER_BYTES + MAX_FRAMING_BYTES + self._body_bytes // 8
+        if self._other_bytes > allowed and not self.transport.is_closing():
+            self.send_400_response("Too many bytes of header, or around the body.")
+
+    def on_message_begin(self) -> None:
+        """A header, perhaps in the same bytes as the end of the message before."""
+        self._begin()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """It came in time."""
+        header_bytes = sum([len(name) + len(value) for name, value in self.headers])
+        if header_bytes > MAX_HEADER_BYTES or len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too much")  # which the parser takes for a request that is none
+        self._stop()
+        self._in_header, self._in_body = False, True
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of it."""
+        self._body_bytes += len(body)
+        self._other_bytes -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """All of it."""
+        self._stop()
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Who was answered before all of his body was there has some time left for it, as nobody reads it."""
+        super().on_response_complete()
+        if self._in_body:
+            self._wait(self._limits.request_s)
+
+    def _begin(self) -> None:
+        if not self._in_header:
+            self._in_header = True
+            self._other_bytes = self._body_bytes = 0
+            self._wait(self._limits.request_s)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop()
+        self._deadline = self.loop.call_later(seconds, self._too_slow)
 
     def _stop(self) -> None:
         if self._deadline is not None:
@@ -80,7 +130,7 @@ class Connection(H11Protocol):
             self._deadline = None
 
     def _too_slow(self) -> None:
-        if self._begun:  # else it has said nothing, so there is nothing to answer
+        if self._in_header:  # else it has said nothing, or was answered
             self.transport.write(SLOW)
         self.transport.close()
 

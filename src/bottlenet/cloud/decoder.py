@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bottlenet.bundle import Bundle
 from bottlenet.errors import BottleNetError, BundleError, FrameError, WireError
 from bottlenet.runtime import open_tail, run_graph
-from bottlenet.wire.answer import Answer, best, microseconds
+from bottlenet.wire.answer import NO_NUMBERS, Answer, best_of_each, microseconds
 from bottlenet.wire.frame import Frame
 
 
@@ -66,10 +66,13 @@ class Decoder:
                 errors[number] = error
             decode_us.append(microseconds(perf_counter_ns() - started))
         good = [number for number, error in enumerate(errors) if error is None]
-        scores = np.full((len(frames), self.bundle.manifest.num_classes), np.nan, np.float32)
         started = perf_counter_ns()
-        if good:
-            scores[good] = run_graph(self._tail, symbols=symbols if len(good) == len(frames) else symbols[good])
+        if len(good) == len(frames):
+            scores = run_graph(self._tail, symbols=symbols)
+        else:
+            scores = np.full((len(frames), self.bundle.manifest.num_classes), np.nan, np.float32)
+            if good:
+                scores[good] = run_graph(self._tail, symbols=symbols[good])
         tail_us = microseconds(perf_counter_ns() - started) if good else 0
         return Scored(scores, tuple(decode_us), tail_us, tuple(errors))
 
@@ -77,15 +80,13 @@ class Decoder:
         """Frames -> for each what to send back: the five best classes, or the error that says why there are none."""
         scored = self.scores(frames)
         answers: list[Answer | BottleNetError] = []
-        for number, frame in enumerate(frames):
+        for number, (frame, top) in enumerate(zip(frames, best_of_each(scored.scores), strict=True)):
             if (refused := scored.errors[number]) is not None:
                 answers.append(refused)
-                continue
-            try:
-                top = best(scored.scores[number])
+            elif top is None:
+                answers.append(BundleError(NO_NUMBERS))
+            else:
                 answers.append(Answer(frame.sequence, scored.decode_us[number], scored.tail_us, top))
-            except BundleError as error:
-                answers.append(error)
         return answers
 
     def _decode_one(self, frame: Frame) -> NDArray[np.uint8]:

@@ -6,31 +6,64 @@ import asyncio
 import math
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope
 
 from bottlenet.cloud.service import Service
 from bottlenet.errors import BusyError, WireError
 
 
-async def read_body(request: Request, limit: int, timeout_s: float) -> bytes:
-    """The body. HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is too slow."""
-    told = request.headers.get("content-length", "0")
-    if told.isdecimal() and (len(told) > 12 or int(told) > limit):
-        raise HTTPException(413, f"the body has more than {limit} bytes; reduce more")
-    body = bytearray()
-
-    async def read() -> None:
-        async for chunk in request.stream():
-            body.extend(chunk[: limit + 1 - len(body)])
-            if len(body) > limit:
-                raise HTTPException(413, f"the body has more than {limit} bytes; reduce more")
-
+async def read_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """The body of a request. HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is
+    too slow. ClientDisconnect: nobody is there any more.
+    """
+    for name, told in scope["headers"]:
+        if name == b"content-length" and told.isdigit() and (len(told) > 12 or int(told) > limit):
+            raise too_large(limit)
+    parts, left, more = [], limit, True
+    deadline = Deadline(timeout_s)
     try:
-        await asyncio.wait_for(read(), timeout_s)
-    except asyncio.TimeoutError:  # not TimeoutError before Python 3.11
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part, more = message.get("body", b""), message.get("more_body", False)
+            left -= len(part)
+            if left < 0:
+                raise too_large(limit)
+            parts.append(part)
+        return b"".join(parts)
+    except asyncio.CancelledError:
+        if not deadline.over:
+            raise
         raise HTTPException(408, f"the body did not come within {timeout_s:g} s; send it at once") from None
-    return bytes(body)
+    finally:
+        deadline.cancel()
+
+
+def too_large(limit: int) -> HTTPException:
+    """For a body."""
+    return HTTPException(413, f"the body has more than {limit} bytes; reduce more")
+
+
+class Deadline:
+    """Cancels the task that made it. `asyncio.wait_for` would take another task, which most bodies need no time for."""
+
+    def __init__(self, seconds: float) -> None:
+        self.over = False
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._timer = loop.call_later(seconds, self._end)
+
+    def cancel(self) -> None:
+        """Let it be."""
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        self.over = True
+        self._task.cancel()
 
 
 def refusal(service: Service, via: str, error: Exception) -> Response:

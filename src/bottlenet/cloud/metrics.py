@@ -1,66 +1,110 @@
 """What a server counts, for Prometheus: `GET /metrics`.
 
-No label says which device or bundle: there may be any number of those.
+No label says which device or bundle: there may be any number of those. What is counted for every frame is counted here,
+in plain numbers, and told to prometheus_client when somebody asks: its own counters, made for many threads, would take
+as long as all the rest that is done for a frame. For one thread, that of the event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from bottlenet.errors import BusyError, FrameError, PayloadError
+from bottlenet.wire.answer import Answer
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BYTES = (50, 100, 200, 340, 500, 1000, 2000, 4000, 8000, 16000, 32000, 65536)
 WAYS = ("http", "stream", "v2", "mqtt")
 FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Histogram:
+    """How many values there were up to each bound, and their sum."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self._name, self._text, self._bounds = name, text, bounds
+        self._counts = [0] * (len(bounds) + 1)  # the last: above all bounds
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """One more."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def family(self) -> Metric:
+        """As Prometheus has it: each bucket holds the ones before it."""
+        total, buckets = 0, []
+        for bound, count in zip([*map(str, map(float, self._bounds)), "+Inf"], self._counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        return HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
 
 
 class Metrics:
     """The counters of one application, in a registry of its own."""
 
     def __init__(self) -> None:
+        self.open = {"http": 0, "stream": 0}  # requests at work, streams, and broker connections
+        self._requests = dict.fromkeys(WAYS, 0)  # frames, by the way they came
+        self._refused: Counter[tuple[str, str]] = Counter()  # by way and kind
+        self.payload_bytes = Histogram("bottlenet_payload_bytes", "Payload of a frame", BYTES)
+        self._batch = Histogram("bottlenet_batch_frames", "Frames that were decoded together", FRAMES)
+        self._queued = Histogram("bottlenet_queue_seconds", "From coming to being taken, a frame", SECONDS)
+        self._decode = Histogram("bottlenet_decode_seconds", "Payload to symbols, a frame", SECONDS)
+        self._tail = Histogram("bottlenet_tail_seconds", "The network, a frame's batch", SECONDS)
+        self._waiting: Callable[[], float] = lambda: 0
+        self._bundles: Callable[[], float] = lambda: 0
         self.registry = CollectorRegistry()
-        own = self.registry
-        requests = Counter("bottlenet_requests", "Frames that came, by the way they came", ["via"], registry=own)
-        self._requests = {via: requests.labels(via) for via in WAYS}
-        self.errors = Counter("bottlenet_errors", "Frames and connections refused", ["via", "kind"], registry=own)
-        self.payload_bytes = Histogram("bottlenet_payload_bytes", "Payload of a frame", buckets=BYTES, registry=own)
-        self.batch = Histogram(
-            "bottlenet_batch_frames", "Frames that were decoded together", buckets=FRAMES, registry=own
-        )
-        self.queued = Histogram(
-            "bottlenet_queue_seconds", "From coming to being taken, a frame", buckets=SECONDS, registry=own
-        )
-        self.decode = Histogram(
-            "bottlenet_decode_seconds", "Payload to symbols, a frame", buckets=SECONDS, registry=own
-        )
-        self.tail = Histogram("bottlenet_tail_seconds", "The network, a frame's batch", buckets=SECONDS, registry=own)
-        self.open = Gauge(
-            "bottlenet_open", "Requests at work, streams and broker connections open", ["via"], registry=own
-        )
-        self._waiting = Gauge("bottlenet_queue_frames", "Frames that wait for a batch", registry=own)
-        self._bundles = Gauge("bottlenet_bundles", "Bundles that are served", registry=own)
+        self.registry.register(self)
 
     def watch(self, waiting: Callable[[], float], bundles: Callable[[], float]) -> None:
         """Where to ask for what is now."""
-        self._waiting.set_function(waiting)
-        self._bundles.set_function(bundles)
+        self._waiting, self._bundles = waiting, bundles
 
     def came(self, via: str) -> None:
         """One more frame, by a way in `WAYS`."""
-        self._requests[via].inc()
+        self._requests[via] += 1
 
     def took_batch(self, waited_s: Sequence[float]) -> None:
-        """For `Batcher`."""
-        self.batch.observe(len(waited_s))
+        """For `Batcher`: what each frame of a batch has waited."""
+        self._batch.observe(len(waited_s))
         for seconds in waited_s:
-            self.queued.observe(seconds)
+            self._queued.observe(seconds)
+
+    def did_batch(self, results: Sequence[Answer | Exception]) -> None:
+        """For `Batcher`: what came of each."""
+        for result in results:
+            if isinstance(result, Answer):
+                self._decode.observe(result.decode_us / 1e6)
+                self._tail.observe(result.tail_us / 1e6)
 
     def refused(self, via: str, kind: str) -> None:
         """One more of this kind: a name from `kind_of`, or "unauthorized", "unknown_bundle", "too_large", ..."""
-        self.errors.labels(via, kind).inc()
+        self._refused[via, kind] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        requests = CounterMetricFamily("bottlenet_requests", "Frames that came, by the way they came", labels=["via"])
+        errors = CounterMetricFamily("bottlenet_errors", "Frames and connections refused", labels=["via", "kind"])
+        opened = GaugeMetricFamily(
+            "bottlenet_open", "Requests at work, streams and broker connections open", labels=["via"]
+        )
+        for via, count in self._requests.items():
+            requests.add_metric([via], count)
+        for labels, count in self._refused.items():
+            errors.add_metric(labels, count)
+        for via, count in self.open.items():
+            opened.add_metric([via], count)
+        yield from (requests, errors, opened)
+        yield GaugeMetricFamily("bottlenet_queue_frames", "Frames that wait for a batch", value=self._waiting())
+        yield GaugeMetricFamily("bottlenet_bundles", "Bundles that are served", value=self._bundles())
+        for each in (self.payload_bytes, self._batch, self._queued, self._decode, self._tail):
+            yield each.family()
 
     def text(self) -> tuple[bytes, str]:
         """As Prometheus reads it, and its content type."""

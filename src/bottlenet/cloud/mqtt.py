@@ -97,7 +97,7 @@ class Subscriber:
         self._link, self._subscribed = link, set()
         await self._follow(link)
         self._failures, self._told = 0, ""
-        self._service.metrics.open.labels(VIA).set(1)
+        self._service.metrics.open[VIA] = 1
         log.info("takes frames from %s", self._broker.name)
         while not link.ended.done():
             await asyncio.wait([link.ended], timeout=FOLLOW_S)
@@ -123,7 +123,7 @@ class Subscriber:
 
     async def _drop(self) -> None:
         link, self._link = self._link, None
-        self._service.metrics.open.labels(VIA).set(0)
+        self._service.metrics.open[VIA] = 0
         if link is not None:
             await link.close()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
-from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING
+from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING, Done, Result, Waiting, settle
 from bottlenet.cloud.limits import Limits
 from bottlenet.cloud.metrics import Metrics, kind_of
 from bottlenet.cloud.shelf import Served, Shelf
@@ -32,7 +33,6 @@ class Service:
         self.tokens = tokens
         self.stopping = False
         self.leaving: list[Callable[[], Coroutine[Any, Any, None]]] = []  # what else has to end with `stop`
-        self.ongoing = 0  # frames that wait or are at work
         metrics.watch(lambda: shelf.waiting, lambda: len(shelf))
 
     @property
@@ -40,25 +40,38 @@ class Service:
         """Whether frames are welcome."""
         return not self.stopping and len(self.shelf) > 0
 
+    @property
+    def ongoing(self) -> int:
+        """Frames that wait or are at work."""
+        return sum(line.ongoing for served in self.shelf for line in served.lines)
+
     async def answer(self, served: Served, frame: Frame) -> Answer:
         """One frame, counted; a probe waits in no line. BusyError, or another BottleNetError: see `Batcher.answer`."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiting = self.submit(served, frame, partial(settle, future))
+        try:
+            return await future
+        finally:
+            if waiting is not None:
+                waiting.done = None
+
+    def submit(self, served: Served, frame: Frame, done: Done) -> Waiting | None:
+        """The same for who does not wait: see `Batcher.submit`. None: `done` has been called already."""
         if self.stopping:
             raise BusyError(STOPPING, FIRST_RETRY_S)
         if frame.codec == PROBE:
-            return Answer(frame.sequence, 0, 0, (), load=max(line.load for line in served.lines))
+            done(Answer(frame.sequence, 0, 0, (), load=max(line.load for line in served.lines)))
+            return None
         self.metrics.payload_bytes.observe(len(frame.payload))
         line = served.photos if frame.codec == PHOTO else served.batcher
-        self.ongoing += 1
-        try:
-            answer = await line.answer(frame)
-        finally:
-            self.ongoing -= 1
-        self.metrics.decode.observe(answer.decode_us / 1e6)
-        self.metrics.tail.observe(answer.tail_us / 1e6)
-        return answer
+        return line.submit(frame, done)
 
-    async def reply(self, via: str, served: Served, message: bytes, *, ended: str = "") -> bytes:
-        """What to send back for a frame in stream form, counted: an answer, a refusal, or "busy", as after `ended`."""
+    def take(
+        self, via: str, served: Served, message: bytes, done: Callable[[bytes], None], *, ended: str = ""
+    ) -> Waiting | None:
+        """A frame in stream form, counted. `done` is called with what to send back: an answer, a refusal, or "busy", as
+        after `ended`. None: it has been called already.
+        """
         self.metrics.came(via)
         whole = len(message) >= STREAM_HEADER_BYTES
         sequence = int.from_bytes(message[2:4], "big") if whole else 0
@@ -67,11 +80,29 @@ class Service:
                 raise BusyError(ended, FIRST_RETRY_S)
             limit = self.limits.max_payload_bytes
             frame = parse_stream_frame(message, bundle_tag=served.bundle.tag, max_payload_bytes=limit)
-            return (await self.answer(served, frame)).to_bytes()
-        except BusyError as error:
-            return busy_bytes(sequence, error.retry_after_s, self.failed(via, error))
+            return self.submit(served, frame, lambda result: done(self.reply_bytes(via, sequence, result)))
         except Exception as error:
-            return refusal_bytes(sequence, self.failed(via, error))
+            done(self.reply_bytes(via, sequence, error))
+            return None
+
+    async def reply(self, via: str, served: Served, message: bytes) -> bytes:
+        """The same for who waits."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        waiting = self.take(via, served, message, future.set_result)
+        try:
+            return await future
+        finally:
+            if waiting is not None:
+                waiting.done = None
+
+    def reply_bytes(self, via: str, sequence: int, result: Result) -> bytes:
+        """What to send back, counted where it is an error."""
+        if isinstance(result, Answer):
+            return result.to_bytes()
+        text = self.failed(via, result)
+        if isinstance(result, BusyError):
+            return busy_bytes(sequence, result.retry_after_s, text)
+        return refusal_bytes(sequence, text)
 
     def failed(self, via: str, error: Exception) -> str:
         """Counts an error, logs one that nobody expects, and gives the text for the other side."""

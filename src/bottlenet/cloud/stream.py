@@ -1,62 +1,94 @@
 """A WebSocket of frames: each gets an answer or a refusal with its sequence number, in any order.
 
-    receive -> a task for each frame, at most max_in_flight -> send
+    receive -> Service.take, at most max_in_flight -> outbox -> send
 
-A frame that fails costs the others nothing.
+A stream has two tasks, one that receives and one that sends, and none for a frame, of which there may be thousands a
+second. A frame that fails costs the others nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
+from collections import deque
+from functools import partial
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.datastructures import QueryParams
+from starlette.types import Message, Receive, Scope, Send
 
+from bottlenet.cloud.batcher import Waiting
 from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import Served, close_reason
-from bottlenet.cloud.tokens import credentials
+from bottlenet.cloud.tokens import credentials, subprotocol_of
 from bottlenet.wire.answer import refusal_bytes
-from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED
+from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
 
 VIA = "stream"
 ENDED = "this stream ends; open another"
 
 
-class Stream:
-    """One open WebSocket for one bundle, until either side goes or nothing comes for too long."""
+class Streams:
+    """What is at the path of streams: an ASGI application."""
 
-    def __init__(self, websocket: WebSocket, served: Served, service: Service) -> None:
-        self._websocket = websocket
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Frames and answers, until the other side goes."""
+        await receive()
+        # A close code reaches the client only on an open connection.
+        await send({"type": "websocket.accept", "subprotocol": subprotocol_of(scope)})
+        served = self._service.shelf.by_id(QueryParams(scope["query_string"]).get("bundle", ""))
+        if served is None:
+            self._service.metrics.refused(VIA, "unknown_bundle")
+            await send(closing(UNKNOWN_BUNDLE, self._service.shelf.names()))
+            return
+        await Stream(scope, receive, send, served, self._service).run()
+
+
+class Stream:
+    """One open WebSocket for one bundle, until either side goes or nothing comes for too long.
+
+    In flight is what came and was not answered yet, answers that the other side does not take included.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, served: Served, service: Service) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
         self._served = served
         self._service = service
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Waiting] = {}  # frames for which the batcher has no answer yet
+        self._outbox: deque[Message] = deque()
+        self._in_flight = 0
         self._ending = False
+        self._filled = asyncio.Event()  # something is in the outbox
+        self._changed = asyncio.Event()  # fewer are in flight, or nothing is sent any more
         self._loop = asyncio.get_running_loop()
         self._active_at = self._loop.time()
         self._timer = self._loop.call_later(service.limits.idle_s, self._look)
         self._generation = -1  # none: the first message looks whether the token is still good
+        self._sending = asyncio.create_task(self._send_all())
 
     async def run(self) -> None:
         """Frames and answers, until the other side goes, or `end`. The WebSocket has been accepted."""
         self._served.streams.add(self)
         try:
-            while (message := await self._websocket.receive())["type"] == "websocket.receive":
+            while (message := await self._receive())["type"] == "websocket.receive":
                 self._active_at = self._loop.time()
                 if not self._welcome():
                     await self._close(UNAUTHORIZED, "the token is not good any more; get another")
                     return
-                task = asyncio.create_task(self._reply(message.get("bytes")))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                if len(self._tasks) >= self._service.limits.max_in_flight:
-                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                self._take(message.get("bytes"))
+                while self._in_flight >= self._service.limits.max_in_flight and not self._sending.done():
+                    await self._change()
             if message.get("code") == MESSAGE_TOO_BIG:  # refused before it was read
                 self._service.metrics.refused(VIA, "too_large")
         finally:
             self._timer.cancel()
+            self._sending.cancel()
             self._served.streams.discard(self)
-            for task in self._tasks:
-                task.cancel()
+            for waiting in self._waiting.values():
+                waiting.done = None
 
     def take_no_more(self) -> None:
         """Refuse frames that come from now on."""
@@ -65,23 +97,18 @@ class Stream:
     async def end(self, code: int, reason: str) -> None:
         """Send the answers to what was taken, refuse what still comes, and close."""
         self.take_no_more()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))  # not those that come now: they are only refused
+        while self._waiting and not self._sending.done():  # not for those that come now: they are only refused
+            await self._change()
         await self._close(code, reason)
 
     def _look(self) -> None:
         """One timer a stream, not one a message: it looks whether anything has happened since."""
         idle_s = self._service.limits.idle_s
         left_s = self._active_at + idle_s - self._loop.time()
-        if left_s <= 0 and not self._tasks:
-            self._tasks.add(self._loop.create_task(self._close(GOING_AWAY, f"nothing came for {idle_s:g} s")))
+        if left_s <= 0 and not self._in_flight:
+            self._put(closing(GOING_AWAY, f"nothing came for {idle_s:g} s"))
         else:
             self._timer = self._loop.call_later(left_s if left_s > 0 else idle_s, self._look)
-
-    async def _close(self, code: int, reason: str) -> None:
-        """The loop that reads sees it next."""
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the other side was faster
-            await self._websocket.close(code, close_reason(reason))
 
     def _welcome(self) -> bool:
         """Whether the token with which the stream was opened is still good."""
@@ -89,19 +116,62 @@ class Stream:
         if tokens is None or tokens.generation == self._generation:
             return True
         self._generation = tokens.generation
-        return tokens.allows(credentials(self._websocket.scope))
+        return tokens.allows(credentials(self._scope))
 
-    async def _reply(self, message: bytes | None) -> None:
-        reply = await self._answer(message)
-        # The other side may be gone by now, which the loop that reads will see.
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            await self._websocket.send_bytes(reply)
-        self._active_at = self._loop.time()
-
-    async def _answer(self, message: bytes | None) -> bytes:
-        service = self._service
+    def _take(self, message: bytes | None) -> None:
+        """One more in flight."""
+        self._in_flight += 1
         if message is None:
-            service.metrics.came(VIA)
-            service.metrics.refused(VIA, "frame")
-            return refusal_bytes(0, "a text message came; send frames as binary messages")
-        return await service.reply(VIA, self._served, message, ended=ENDED if self._ending else "")
+            self._service.metrics.came(VIA)
+            self._service.metrics.refused(VIA, "frame")
+            self._reply(refusal_bytes(0, "a text message came; send frames as binary messages"))
+            return
+        number, ended = next(self._numbers), ENDED if self._ending else ""
+        waiting = self._service.take(VIA, self._served, message, partial(self._done, number), ended=ended)
+        if waiting is not None:
+            self._waiting[number] = waiting
+
+    def _done(self, number: int, reply: bytes) -> None:
+        self._waiting.pop(number, None)
+        self._reply(reply)
+
+    def _reply(self, data: bytes) -> None:
+        self._put({"type": "websocket.send", "bytes": data})
+
+    def _put(self, message: Message) -> None:
+        self._outbox.append(message)
+        self._filled.set()
+
+    async def _close(self, code: int, reason: str) -> None:
+        """After all that is in the outbox. The loop that receives sees it next."""
+        self._put(closing(code, reason))
+        await asyncio.wait([self._sending])
+
+    async def _change(self) -> None:
+        """Until something was sent, or nothing will be any more."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def _send_all(self) -> None:
+        """Until it has closed the stream, or the other side is gone, which the loop that receives will see."""
+        try:
+            while True:
+                while self._outbox:
+                    message = self._outbox.popleft()
+                    await self._send(message)
+                    if message["type"] == "websocket.close":
+                        return
+                    self._in_flight -= 1
+                    self._active_at = self._loop.time()
+                    self._changed.set()
+                self._filled.clear()
+                await self._filled.wait()
+        except (OSError, RuntimeError):
+            pass
+        finally:
+            self._changed.set()
+
+
+def closing(code: int, reason: str) -> Message:
+    """The last message."""
+    return {"type": "websocket.close", "code": code, "reason": close_reason(reason)}

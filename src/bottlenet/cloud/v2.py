@@ -133,7 +133,7 @@ class Version2:
         limits = self._service.limits
         frame_bytes = HEADER_BYTES + limits.max_payload_bytes
         limit = max(MAX_JSON_BYTES, 2 * frame_bytes) + limits.max_in_flight * (4 + frame_bytes)
-        body = await read_body(request, limit, limits.request_s)
+        body = await read_body(request.scope, request.receive, limit, limits.request_s)
         told = request.headers.get(HEADER_LENGTH)
         asked, binary = parse_request(body, told, max(MAX_JSON_BYTES, 2 * frame_bytes))
         parsed = []

@@ -37,6 +37,8 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +51,13 @@ REFUSED = 1
 BUSY = 2
 
 HEAD = struct.Struct("!BH3s3s3sBB")
+START = struct.Struct("!BH")  # the same of it that does not depend on the status
 CHOICE = struct.Struct("!HH")
 REFUSAL = struct.Struct("!BHB")
 NOT_NOW = struct.Struct("!BHHB")
+
+Top: TypeAlias = tuple[tuple[int, float], ...]
+"""(class index, probability 0..1), best first."""
 
 TOP = 5  # classes that whoever answers names
 MAX_CHOICES = 255
@@ -61,6 +67,7 @@ MAX_LOAD = 2 ** (255 / LOAD_STEPS)
 MAX_MESSAGE_BYTES = 255
 MAX_RETRY_AFTER_MS = 65535
 PROBABILITY_STEPS = 65535
+NO_NUMBERS = "the network gave scores that are no numbers; export the bundle again"
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,22 @@ class Answer:
     sequence: int  # 0..65535
     decode_us: int  # 0..2**24 - 1
     tail_us: int  # 0..2**24 - 1
-    top: tuple[tuple[int, float], ...]  # (class index 0..65535, probability 0..1), best first, at most 255
+    top: Top  # class indices 0..65535, at most 255
     queue_us: int = 0  # 0..2**24 - 1
     load: float = 1.0  # 1..62,757; how many times longer than idle
 
     def __post_init__(self) -> None:
+        fits = 0 <= self.sequence <= 65535 and 1 <= self.load <= MAX_LOAD and len(self.top) <= MAX_CHOICES
+        fits = fits and 0 <= self.queue_us <= MAX_US and 0 <= self.decode_us <= MAX_US and 0 <= self.tail_us <= MAX_US
+        last = 1.0
+        for class_index, probability in self.top:
+            fits = fits and 0 <= class_index <= 65535 and 0 <= probability <= last  # so refuses NaN
+            last = probability
+        if not fits:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Says what does not fit. Servers make many answers, and for none that they send is this needed."""
         for name, value, high in (
             ("sequence", self.sequence, 2**16 - 1),
             ("queue_us", self.queue_us, MAX_US),
@@ -93,7 +111,7 @@ class Answer:
         for class_index, probability in self.top:
             if not 0 <= class_index <= 65535:
                 raise InputError(f"answer: class index is {class_index}; it can be 0 to 65535")
-            if not 0 <= probability <= last:  # so refuses NaN
+            if not 0 <= probability <= last:
                 raise InputError(f"answer: probability {probability} follows {last}; give 0 to 1, best first")
             last = probability
 
@@ -102,22 +120,52 @@ class Answer:
         """All that the server took, waiting included."""
         return self.queue_us + self.decode_us + self.tail_us
 
+    def timed(self, queue_us: int, load: float) -> Answer:
+        """The same, of a server that measured these: it keeps to their ranges, and has no time to check them again."""
+        made = object.__new__(Answer)
+        made.__dict__.update(self.__dict__, queue_us=queue_us, load=load)
+        return made
+
     def to_bytes(self) -> bytes:
         """14 + 4 * K bytes."""
-        times = (each.to_bytes(3, "big") for each in (self.queue_us, self.decode_us, self.tail_us))
-        load = round(LOAD_STEPS * math.log2(self.load))
-        head = HEAD.pack(VERSION << 4 | ANSWERED, self.sequence, *times, load, len(self.top))
-        return head + b"".join(CHOICE.pack(index, round(share * PROBABILITY_STEPS)) for index, share in self.top)
+        times = (self.queue_us << 48 | self.decode_us << 24 | self.tail_us).to_bytes(9, "big")
+        choices = [number for index, share in self.top for number in (index, round(share * PROBABILITY_STEPS))]
+        head = START.pack(VERSION << 4 | ANSWERED, self.sequence) + times + bytes((load_byte(self.load), len(self.top)))
+        return head + struct.pack(f"!{len(choices)}H", *choices)
 
 
-def best(scores: NDArray[np.float32]) -> tuple[tuple[int, float], ...]:
-    """The five largest of logits (classes,), best first, as (class index, probability). BundleError: no numbers."""
-    if not np.isfinite(scores).all():
-        raise BundleError("the network gave scores that are no numbers; export the bundle again")
-    shares = np.exp(scores.astype(np.float64) - scores.max())
-    shares /= shares.sum()
-    order = np.argsort(-shares, kind="stable")[:TOP]
-    return tuple((int(index), float(shares[index])) for index in order)
+@lru_cache(maxsize=64)
+def load_byte(load: float) -> int:
+    """As it travels. All answers of a batch have the same."""
+    return round(LOAD_STEPS * math.log2(load))
+
+
+def best(scores: NDArray[np.float32]) -> Top:
+    """The five largest of logits (classes,), best first. BundleError: no numbers."""
+    (top,) = best_of_each(scores[None])
+    if top is None:
+        raise BundleError(NO_NUMBERS)
+    return top
+
+
+def best_of_each(scores: NDArray[np.float32]) -> list[Top | None]:
+    """The same of each row of logits (B, classes); None for a row in which one is no number."""
+    finite = np.logical_and.reduce(np.isfinite(scores), axis=1)
+    shares = scores.astype(np.float64)  # (B, classes)
+    shares[~finite] = 0
+    shares -= shares.max(axis=1, keepdims=True)
+    np.exp(shares, out=shares)
+    shares /= shares.sum(axis=1, keepdims=True)
+    rows = np.arange(len(shares))
+    indices = np.empty((len(shares), min(TOP, shares.shape[1])), np.intp)
+    values = np.empty_like(indices, np.float64)
+    for place in range(indices.shape[1]):  # five times the largest is less work than to sort a thousand
+        indices[:, place] = shares.argmax(axis=1)  # of equal ones the first
+        values[:, place] = shares[rows, indices[:, place]]
+        shares[rows, indices[:, place]] = -1
+    pairs = zip(indices.tolist(), values.tolist(), strict=True)
+    tops: list[Top] = [tuple(zip(index, share, strict=True)) for index, share in pairs]
+    return [top if finite[number] else None for number, top in enumerate(tops)]
 
 
 def microseconds(ns: int) -> int:

@@ -32,6 +32,7 @@ from bottlenet.errors import FrameError, InputError
 
 VERSION = 1
 HEADER_BYTES = 12
+CHECKSUM_AT = 10
 STREAM_HEADER_BYTES = 4
 TAG_BYTES = 3
 MAX_PAYLOAD_BYTES = 2**24 - 1  # what the length field can say
@@ -49,6 +50,12 @@ class Frame:
     payload: bytes
 
     def __post_init__(self) -> None:
+        fits = 0 <= self.codec <= 15 and 0 <= self.setting <= 255 and 0 <= self.sequence <= 65535
+        if not (fits and len(self.payload) <= MAX_PAYLOAD_BYTES and len(self.bundle_tag) == TAG_BYTES):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Says what does not fit. Servers make many frames, and this is not needed for any that came."""
         for name, value, high in (
             ("codec", self.codec, 15),
             ("setting", self.setting, 255),
@@ -57,10 +64,9 @@ class Frame:
         ):
             if not 0 <= value <= high:
                 raise InputError(f"frame: {name} is {value}; the header holds 0 to {high}")
-        if len(self.bundle_tag) != TAG_BYTES:
-            raise InputError(
-                f"frame: bundle_tag has {len(self.bundle_tag)} bytes; give the first {TAG_BYTES} of the bundle's id"
-            )
+        raise InputError(
+            f"frame: bundle_tag has {len(self.bundle_tag)} bytes; give the first {TAG_BYTES} of the bundle's id"
+        )
 
     def to_bytes(self) -> bytes:
         """The self-contained form, 12 + N bytes."""
@@ -90,23 +96,22 @@ def parse_frame(
     FrameError: shorter than a header, another version, another bundle, a payload above `max_payload_bytes`, a
     length that isn't the header's, or a wrong checksum.
     """
-    view = memoryview(data)
-    check_start(view, HEADER_BYTES, "frame")
-    tag = bytes(view[2:5])
-    told = int.from_bytes(view[7:10], "big")
+    check_start(data, HEADER_BYTES, "frame")
+    told = data[7] << 16 | data[8] << 8 | data[9]
     check_size(told, max_payload_bytes)
-    if len(view) != HEADER_BYTES + told:
+    if len(data) != HEADER_BYTES + told:
         raise FrameError(
-            f"frame of {len(view)} bytes, but its header says {HEADER_BYTES + told}: it was cut or added to; "
+            f"frame of {len(data)} bytes, but its header says {HEADER_BYTES + told}: it was cut or added to; "
             f"send one whole frame"
         )
-    if checksum(view[:10], view[HEADER_BYTES:]) != int.from_bytes(view[10:12], "big"):
-        raise FrameError(f"frame of {len(view)} bytes has a wrong checksum: it was damaged on the way; send it again")
+    payload, tag = bytes(data[HEADER_BYTES:]), bytes(data[2:5])
+    if checksum(data[:CHECKSUM_AT], payload) != data[10] << 8 | data[11]:
+        raise FrameError(f"frame of {len(data)} bytes has a wrong checksum: it was damaged on the way; send it again")
     if bundle_tag is not None and tag != bundle_tag:
         raise FrameError(
             f"frame is for bundle {tag.hex()}, but this is bundle {bundle_tag.hex()}; use the same bundle on both sides"
         )
-    return Frame(view[0] & 15, view[1], tag, int.from_bytes(view[5:7], "big"), bytes(view[HEADER_BYTES:]))
+    return Frame(data[0] & 15, data[1], tag, data[5] << 8 | data[6], payload)
 
 
 def parse_stream_frame(
@@ -116,11 +121,9 @@ def parse_stream_frame(
 
     FrameError: shorter than a header, another version, or a payload above `max_payload_bytes`.
     """
-    view = memoryview(data)
-    check_start(view, STREAM_HEADER_BYTES, "stream frame")
-    check_size(len(view) - STREAM_HEADER_BYTES, max_payload_bytes)
-    sequence = int.from_bytes(view[2:4], "big")
-    return Frame(view[0] & 15, view[1], bundle_tag, sequence, bytes(view[STREAM_HEADER_BYTES:]))
+    check_start(data, STREAM_HEADER_BYTES, "stream frame")
+    check_size(len(data) - STREAM_HEADER_BYTES, max_payload_bytes)
+    return Frame(data[0] & 15, data[1], bundle_tag, data[2] << 8 | data[3], bytes(data[STREAM_HEADER_BYTES:]))
 
 
 def checksum(head: bytes | memoryview, payload: bytes | memoryview) -> int:
@@ -128,12 +131,12 @@ def checksum(head: bytes | memoryview, payload: bytes | memoryview) -> int:
     return binascii.crc_hqx(payload, binascii.crc_hqx(head, 0xFFFF))
 
 
-def check_start(view: memoryview, header_bytes: int, what: str) -> None:
+def check_start(data: bytes | memoryview, header_bytes: int, what: str) -> None:
     """FrameError: shorter than its header, or of another version."""
-    if len(view) < header_bytes:
-        raise FrameError(f"{what} of {len(view)} bytes is shorter than its header of {header_bytes}; send all of it")
-    if view[0] >> 4 != VERSION:
-        raise FrameError(f"{what} is of version {view[0] >> 4}, or no frame; this side speaks version {VERSION}")
+    if len(data) < header_bytes:
+        raise FrameError(f"{what} of {len(data)} bytes is shorter than its header of {header_bytes}; send all of it")
+    if data[0] >> 4 != VERSION:
+        raise FrameError(f"{what} is of version {data[0] >> 4}, or no frame; this side speaks version {VERSION}")
 
 
 def check_size(payload_bytes: int, allowed: int) -> None:

@@ -1,0 +1,140 @@
+"""HTTP that goes on without end, in every place where it could: each is ended, and others are served."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bottlenet.bundle import Bundle
+from bottlenet.wire.answer import parse_answer
+from processes import Process, frame_of, serving
+
+SLOW_S = 0.5
+ENOUGH_BYTES = 2**25  # that a server which reads on without end would have kept
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def process(bundle: Bundle) -> Iterator[Process]:
+    with serving(bundle.path, "--first-byte-s", 2 * SLOW_S, "--request-s", SLOW_S) as process:
+        yield process
+
+
+@pytest.fixture
+def sock(process: Process) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", process.port), timeout=30) as sock:
+        yield sock
+    with socket.create_connection(("127.0.0.1", process.port), timeout=30) as another:
+        another.sendall(HEALTH + b"Connection: close\r\n\r\n")
+        assert b" 200 " in everything(another)
+
+
+def everything(sock: socket.socket) -> bytes:
+    """Until the end."""
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while data := sock.recv(65536):
+            said += data
+    return said
+
+
+def pour(sock: socket.socket, start: bytes, part: bytes) -> tuple[bytes, bool]:
+    """Send `part` again and again: what was said, and whether an end came before very many bytes had gone."""
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(start)
+        block = part * (1 + 65536 // len(part))
+        for _ in range(ENOUGH_BYTES // len(block)):
+            sock.sendall(block)
+        return b"", False
+    return everything(sock), True
+
+
+@pytest.mark.parametrize(
+    ("start", "part"),
+    [
+        (b"GET /", b"a"),
+        (b"GET /healthz HTTP/1.1\r\nX: ", b"a"),
+        (b"GET /healthz HTTP/1.1\r\n", b"X: a\r\n"),
+        (b"GET /healthz HTTP/1.1\r\n", b"a"),
+        (b"", b"\r\n"),
+        (CHUNKED, b"1;" + b"x" * 50 + b"\r\na\r\n"),
+        (CHUNKED + b"1;", b"x"),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"X: a\r\n"),
+        (CHUNKED + b"1\r\na\r\n0\r\nX: ", b"a"),
+    ],
+    ids=["path", "value", "lines", "name", "nothing", "extensions", "one extension", "trailers", "one trailer"],
+)
+def test_without_end(sock: socket.socket, start: bytes, part: bytes) -> None:
+    _, ended = pour(sock, start, part)
+    assert ended
+
+
+def test_very_many_requests_before_their_turn(sock: socket.socket) -> None:
+    """Some are answered; the rest is not kept."""
+    request = HEALTH + b"\r\n"
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(request * 100_000)
+    said = everything(sock)
+    assert said.count(b"HTTP/1.1 200 ") < 1000
+
+
+def test_some_requests_before_their_turn(sock: socket.socket, bundle: Bundle) -> None:
+    body = frame_of(bundle, 7).to_bytes()
+    post = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    sock.sendall(post * 5 + HEALTH + b"Connection: close\r\n\r\n")
+    answers = everything(sock).split(b"HTTP/1.1 200 OK")[1:]
+    assert len(answers) == 6
+    for answer in answers[:5]:
+        assert parse_answer(answer.partition(b"\r\n\r\n")[2]).sequence == 7
+
+
+def test_a_large_header_in_one_piece(sock: socket.socket) -> None:
+    sock.sendall(HEALTH + b"X: a\r\n" * 10_000 + b"\r\n")
+    assert everything(sock).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_in_chunks(sock: socket.socket, bundle: Bundle) -> None:
+    """As small as one byte, and slower than a header may be."""
+    body = frame_of(bundle, 9).to_bytes()
+    sock.sendall(CHUNKED)
+    for byte in body[:3]:
+        sock.sendall(b"1\r\n" + bytes([byte]) + b"\r\n")
+        time.sleep(0.05)
+    sock.sendall(b"%x\r\n%s\r\n0\r\nX: trailer\r\n\r\n" % (len(body) - 3, body[3:]))
+    head, _, rest = sock.recv(65536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert parse_answer(rest or sock.recv(65536)).sequence == 9
+
+
+def test_a_body_that_nobody_waits_for(sock: socket.socket) -> None:
+    """It was answered, and the connection would stay open as long as a byte comes now and then."""
+    sock.sendall(b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx")
+    assert b" 405 " in sock.recv(65536)
+    started = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < started + 10:
+            sock.sendall(b"x")
+            time.sleep(SLOW_S / 5)
+    assert time.monotonic() - started < 10
+
+
+def test_line_ends_between_requests(sock: socket.socket) -> None:
+    """They end the time that a connection may say nothing, and begin that of a header."""
+    sock.sendall(HEALTH + b"\r\n")
+    assert b" 200 " in sock.recv(65536)
+    started = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < started + 10:
+            sock.sendall(b"\r\n")
+            time.sleep(SLOW_S / 5)
+    assert time.monotonic() - started < 10
+
+
+def test_no_http(sock: socket.socket) -> None:
+    sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
+    assert everything(sock).startswith(b"HTTP/1.1 400 ")
