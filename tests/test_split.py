@@ -125,8 +125,28 @@ def shapeless(x: Tensor) -> bool:
     return x.shape[-1] > 4
 
 
+class ByRange(nn.Module):
+    """Can't be traced: a `range` over a side. Can be left whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(x.size(-1) // 8):
+            x = F.max_pool2d(x, 2)
+        return self.conv(x)
+
+
+class ByBatch(nn.Module):
+    """An `if` on the number of photos: no trace holds for all of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.size(0) == 1 else x + 1
+
+
 class ByShape(nn.Module):
-    """Can't be traced: an `if` on the shape. Can be left whole."""
+    """An `if` on the shape, which the photo's size decides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,6 +203,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "shared": Shared,
     "functional": Functional,
     "by shape": lambda: Net(nn.Conv2d(4, 4, 1), ByShape(), Residual(4)),
+    "by range": lambda: Net(nn.Conv2d(4, 4, 1), ByRange(), Residual(4)),
+    "by batch": lambda: Net(nn.Conv2d(4, 4, 1), ByBatch(), Residual(4)),
     "takes apart": TakesApart,
     "attention": lambda: Net(Tokens(4), nn.Identity(), nn.Dropout(0.5)),
 }
@@ -290,7 +312,9 @@ def test_every_cut_gives_the_same_scores(name: str) -> None:
         ("long skip", ["stem", "add", "mean"]),
         ("shared", ["stem", "conv", "act", "conv_1", "block", "mul", "act_2", "mean"]),
         ("takes apart", ["stem", "pair.conv", "cat", "mean"]),
-        ("by shape", ["stem", "blocks.0", "blocks.1", "blocks.2.iadd", "blocks.2", "mean"]),
+        ("by shape", ["stem", "blocks.0", "blocks.1.max_pool2d", "blocks.1", "blocks.2.iadd", "blocks.2", "mean"]),
+        ("by range", ["stem", "blocks.0", "blocks.1", "blocks.2.iadd", "blocks.2", "mean"]),
+        ("by batch", ["stem", "blocks.0", "blocks.1", "blocks.2.iadd", "blocks.2", "mean"]),
     ],
 )
 def test_names(name: str, expected: list[str]) -> None:

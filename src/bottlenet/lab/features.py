@@ -1,7 +1,7 @@
 """The frozen head's work, done once: features and uncut scores of crops, on disk.
 
-One file a crop set: a record for each photo, (c * H * W + classes) float16, in the order of the list. Records are read
-one by one, never mapped: the memory used does not depend on how many there are.
+One file a crop set: a record for each photo, features and scores in float16, in the order of the list. Records are
+read one by one, never mapped: the memory used does not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bottlenet.lab.crops import HELD_OUT, Damaged, Views, centre_views, read_vie
 from bottlenet.lab.data import Photo
 
 # pixels for the uncut network (B, S, S, 3) uint8 and for the head (B, T, T, 3)
-#   -> features (B, c, H, W), scores (B, classes)
+#   -> features (B, ...), scores (B, classes)
 Frozen = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 BATCH = 16
 
@@ -29,7 +29,7 @@ BATCH = 16
 class FeatureCache:
     """Crop sets of one list of photos through one frozen network.
 
-    `network` names it, `shape` is (c, H, W) of its features, `classes` the number of its scores; `sizes` are the sides
+    `network` names it, `shape` is that of a photo's features, `classes` the number of its scores; `sizes` are the sides
     of the pixels that the uncut network and the head take; `seed` decides the crops, and `blended` how many of them are
     mixed with another. One photo of `held_out` is not. With `centre` there are no random crops, but one set of centre
     crops as that says. Where any of this differs, the cache lies in another folder below `folder`.
@@ -42,7 +42,7 @@ class FeatureCache:
         sizes: tuple[int, int],
         *,
         network: str,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         classes: int,
         seed: int,
         blended: float = 0.0,
@@ -112,7 +112,7 @@ class FeatureCache:
         return [i for i in range(len(self.photos)) if i not in missing]
 
     def read(self, crop_set: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """features (n, c, H, W) float32 and uncut scores (n, classes) float32."""
+        """features (n, *shape) float32 and uncut scores (n, classes) float32."""
         records = np.empty((len(positions), self.record_values), np.float32)
         with self.path(crop_set).open("rb") as file:
             for row, position in enumerate(positions):

@@ -37,13 +37,13 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
     photos = list(choose(photos, config.photos or None))
     size = net.head_size
     with torch.no_grad():
-        _, c, height, width = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
+        _, *shape = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
     return FeatureCache(
         Path(config.cache),
         photos,
         (classifier.preprocess.size, size),
         network=f"{config.frozen_to} {fingerprint(classifier)}",
-        shape=(c, height, width),
+        shape=tuple(shape),
         classes=classes,
         seed=config.seed,
         blended=config.blend,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
+from bottlenet.net.layout import GridReduction, GridRestoration
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.net.nested import NestedQuantizer
@@ -77,12 +78,15 @@ def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
         own = f"0 for the {classifier.preprocess.size} of {classifier.name}"
         raise InputError(f"head_size is {size}; give 8 to 4096 pixels, or {own}")
     halves = split(copy.deepcopy(classifier.module), config.cut, (3, size, size))
-    if len(halves.cut.shape) != 3:
+    layout = halves.cut.layout
+    if layout is None:
         raise InputError(f"cut {config.cut!r} has shape {halves.cut.shape}: a unit needs channels, height and width")
-    c, height, width = halves.cut.shape
+    c, height, width = layout.grid
     spec = UnitSpec(c, config.channels, config.stride, (height, width))
     head, learned = divided(halves.head, config, size)
     reduction, restoration = UNITS[config.unit](spec)
+    if layout.kind != "planes":
+        reduction, restoration = GridReduction(layout, reduction), GridRestoration(layout, restoration)
     mosaic = Mosaic(*spec.latent_shape)
     net = BottleNet(
         nn.Sequential(Normalize(classifier.mean, classifier.std), head),
@@ -153,13 +157,19 @@ def start_from_components(net: BottleNet, batches: Iterable[Tensor], *, amplitud
     what a linear code keeps. `amplitude` is the standard deviation of the first component; 0: 4, or 20 for the entropy
     codec, whose finest step is 1 and whose coarser ones must say something too.
     """
-    learned = net.reduction.learned if isinstance(net.reduction, LearnedReduction) else nn.Identity()
-    reduction = net.reduction.reduction if isinstance(net.reduction, LearnedReduction) else net.reduction
+    learned: nn.Module = nn.Identity()
+    reduction = net.reduction
+    if isinstance(reduction, LearnedReduction):
+        learned, reduction = reduction.learned, reduction.reduction
+    grids: Iterable[Tensor] = (learned(batch) for batch in batches)
     restoration = net.restoration
+    if isinstance(reduction, GridReduction) and isinstance(restoration, GridRestoration):
+        grids = restoration.started(grids)
+        reduction, restoration = reduction.reduction, restoration.restoration
     if not isinstance(reduction, ResidualReduction) or not isinstance(restoration, ResidualRestoration):
         return
     s = reduction.linear.stride[0]
-    mean, variances, vectors = components((learned(batch) for batch in batches), s, reduction.linear.out_channels)
+    mean, variances, vectors = components(grids, s, reduction.linear.out_channels)
     scale = (amplitude or (4.0 if net.prior is None else 20.0)) / variances[0].sqrt()
     projection = (vectors * scale).T  # (c', c*s*s)
     kernel = projection.reshape(reduction.linear.weight.shape)

@@ -20,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bottlenet.errors import InputError
 from bottlenet.net.trace import Traced
 
+Number = int | bool | float
+
 # Batch size of the run on shapes: a prime that is no likely side, channel or token count, so that a number equal
 # to it is the batch size and a tensor with it in front has one row a photo.
 PROBE_BATCH = 1009
@@ -31,8 +33,9 @@ class Facts:
 
     shapes: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)  # tensors with one row a photo
     flops: dict[fx.Node, int] = field(default_factory=dict)  # of one photo; 2 a multiply-add
-    fed: set[fx.Node] = field(default_factory=set)  # depends on the photo
+    fed: set[fx.Node] = field(default_factory=set)  # depends on what is in the photo
     batch: set[fx.Node] = field(default_factory=set)  # is the number of photos
+    constants: dict[fx.Node, Number] = field(default_factory=dict)  # sides and counts, the same for all of that size
     mutated: set[fx.Node] = field(default_factory=set)  # changed in place by a later node
     identity_of: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns that node untouched: nn.Identity
     in_place_on: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns it changed: nn.ReLU(inplace=True)
@@ -70,8 +73,9 @@ class _Measure(fx.Interpreter):
         flops = self._counter.get_total_flops() - flops
         facts = self.facts
         if n.op == "placeholder" or any(node in facts.fed for node in n.all_input_nodes):
-            facts.fed.add(n)
             flops //= PROBE_BATCH
+            if not self._note_number(n, value):
+                facts.fed.add(n)
         if flops:
             facts.flops[n] = flops
         if isinstance(value, Tensor) and n.op != "output":
@@ -81,9 +85,19 @@ class _Measure(fx.Interpreter):
             for node in inputs:
                 if self.values[node] is value:
                     (facts.identity_of if before[node] == value._version else facts.in_place_on)[n] = node
-        elif isinstance(value, int) and value == PROBE_BATCH:
-            facts.batch.add(n)
         return value
+
+    def _note_number(self, node: fx.Node, value: object) -> bool:
+        """Whether it is a number that the photo's size and the batch size give."""
+        if not isinstance(value, Number):
+            return False
+        if isinstance(value, int) and value == PROBE_BATCH:
+            self.facts.batch.add(node)
+            return True
+        if isinstance(value, int) and value and value % PROBE_BATCH == 0:  # a multiple of the number of photos
+            return False
+        self.facts.constants[node] = value
+        return True
 
 
 @contextmanager
@@ -136,12 +150,14 @@ def carry_over(facts: Facts, measured: Traced, other: Traced) -> Facts:
     )
     found = Facts(
         batch={twin[node] for node in facts.batch if node in twin},
+        constants={twin[node]: value for node, value in facts.constants.items() if node in twin},
         mutated={twin[node] for node in facts.mutated if node in twin},
         in_place_on={twin[a]: twin[b] for a, b in facts.in_place_on.items() if a in twin and b in twin},
     )
     _use_results(other.graph, found.in_place_on)
     for node in other.graph.nodes:
-        if node.op == "placeholder" or any(source in found.fed for source in node.all_input_nodes):
+        fed = node.op == "placeholder" or any(source in found.fed for source in node.all_input_nodes)
+        if fed and node not in found.batch and node not in found.constants:
             found.fed.add(node)
     return found
 

@@ -33,7 +33,7 @@ class Output:
     """What the network says of one batch, and what was measured on the way."""
 
     scores: Tensor  # (B, classes) float32
-    features_hat: Tensor  # (B, c, H, W) float32
+    features_hat: Tensor  # float32, as the features at the cut
     continuous: Tensor  # (B, c', h, w) symbols before rounding, for a rate estimate
     payload_bytes: Tensor | None  # (B,) int64, or float where it is an estimate; None where no codec ran
 
@@ -77,7 +77,7 @@ class BottleNet(nn.Module):
         return self.forward_features(self.head(pixels))
 
     def forward_features(self, features: Tensor, *, codec_in_loop: bool = True) -> Output:
-        """(B, c, H, W) -> the same, from the cut on: a frozen head's features need computing only once.
+        """Features -> the same, from the cut on: a frozen head's features need computing only once.
 
         Without the codec in the loop the symbols go on as they are (the paper's naive training).
         """

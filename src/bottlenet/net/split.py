@@ -15,14 +15,14 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from bottlenet.errors import InputError
+from bottlenet.net.layout import Layout, layout_of, same_aspect
 from bottlenet.net.measure import Facts, carry_over, counting_flops, measure
-from bottlenet.net.trace import Key, Traced, traced
-
-Size = tuple[int, int, int]
+from bottlenet.net.trace import Key, Size, Traced, traced
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,19 @@ class Cut:
     """A place where one tensor crosses."""
 
     name: str
-    shape: tuple[int, ...]  # (C, H, W) of the features, without batch; (C,) behind the pooling
+    shape: tuple[int, ...]  # of the features, without batch: (C, H, W), (H, W, C), (N, C) tokens; (C,) behind pooling
     elements: int  # of the features of one photo
     head_flops: int  # FLOPs of the head for one photo
     head_flops_share: float  # of the whole network, 0..1
+    layout: Layout | None = None  # the grid of channels in them; None: there is none, and a unit can't go there
 
 
 @dataclass(frozen=True)
 class Split:
     """A model in two. Both share its parameters and buffers, under their names in the model."""
 
-    head: nn.Module = field(repr=False)  # (B, 3, S, S) float -> features (B, C, H, W)
-    tail: nn.Module = field(repr=False)  # features (B, C, H, W) -> scores (B, classes)
+    head: nn.Module = field(repr=False)  # (B, 3, S, S) float -> features (B, *cut.shape)
+    tail: nn.Module = field(repr=False)  # features (B, *cut.shape) -> scores (B, classes)
     cut: Cut
 
 
@@ -52,9 +53,9 @@ def cuts(model: nn.Module, input_size: Size = (3, 224, 224)) -> tuple[Cut, ...]:
 
     InputError: the model's forward can't be traced (torch.fx), or does not run on that size.
     """
-    with traced(model) as trace:
+    with traced(model, input_size) as trace:
         whole = trace()
-        places = _places(whole, measure(model, whole.graph, input_size))
+        places = _places(whole, measure(model, whole.graph, input_size), input_size)
         return tuple(dict.fromkeys(place.cut for place in places.values()))
 
 
@@ -68,10 +69,10 @@ def split(model: nn.Module, cut: str, input_size: Size = (3, 224, 224)) -> Split
 
     InputError: not a cut of this model, or see `cuts`.
     """
-    with traced(model) as trace:
+    with traced(model, input_size) as trace:
         whole = trace()
         facts = measure(model, whole.graph, input_size)
-        place = _find(whole, _places(whole, facts), cut, type(model).__name__)
+        place = _find(whole, _places(whole, facts, input_size), cut, type(model).__name__)
         graph, node = whole.graph, place.node
         try:
             shallow = trace(towards=place.key, opaque=whole.opaque)
@@ -79,7 +80,9 @@ def split(model: nn.Module, cut: str, input_size: Size = (3, 224, 224)) -> Split
             pass  # a module left whole returns what the code around it takes apart: keep all unrolled
         else:
             facts_there, there = carry_over(facts, whole, shallow), shallow.at(place.key)
-            if there in _crossing_alone(shallow.graph, facts_there):
+            # Where a module left whole returns several tensors, what takes them apart shifts the keys behind it.
+            same_keys = shallow.outputs.keys() <= whole.outputs.keys()
+            if same_keys and there in _crossing_alone(shallow.graph, facts_there):
                 graph, facts, node = shallow.graph, facts_there, there
         return Split(_head(model, graph, facts, node), _tail(model, graph, facts, node), place.cut)
 
@@ -98,7 +101,7 @@ class _Place:
     key: Key  # the outermost call that returns the node
 
 
-def _places(whole: Traced, facts: Facts) -> dict[fx.Node, _Place]:
+def _places(whole: Traced, facts: Facts, input_size: Size) -> dict[fx.Node, _Place]:
     """The cut at each node that is one, in order; nodes that are the same tensor share one."""
     names: dict[fx.Node, str] = {}
     for name, key in sorted(whole.names.items(), key=lambda item: len(item[1])):  # outermost first, else as they come
@@ -112,6 +115,7 @@ def _places(whole: Traced, facts: Facts) -> dict[fx.Node, _Place]:
     ends = {_origin(node, facts) for node in order if node.op in ("placeholder", "output")}
     ends |= {_origin(node, facts) for node in whole.graph.output_node().all_input_nodes}
     total = sum(facts.flops.values())
+    layouts = _layouts(whole.graph, facts, input_size)
     places: dict[fx.Node, _Place] = {}
     for origin, nodes in groups.items():
         if origin in ends:
@@ -119,23 +123,38 @@ def _places(whole: Traced, facts: Facts) -> dict[fx.Node, _Place]:
         node = min(nodes, key=lambda node: len(whole.names[names[node]]))
         flops = sum(count for each, count in facts.flops.items() if order[each] <= order[node])
         shape = facts.shapes[node]
-        cut = Cut(names[node], shape, math.prod(shape), flops, flops / total if total else 0.0)
+        cut = Cut(names[node], shape, math.prod(shape), flops, flops / total if total else 0.0, layouts[node])
         places |= dict.fromkeys(nodes, _Place(cut, node, whole.names[names[node]]))
     return places
+
+
+def _layouts(graph: fx.Graph, facts: Facts, input_size: Size) -> dict[fx.Node, Layout | None]:
+    """How the features at each node lie. What is tokens has the places of a grid before it."""
+    aspect = input_size[1:]
+    found: dict[fx.Node, Layout | None] = {}
+    sides: dict[tuple[int, int], None] = {}  # H, W of the grids so far, the latest last
+    for node in graph.nodes:
+        if (shape := facts.shapes.get(node)) is None:
+            continue
+        layout = found[node] = layout_of(shape, list(sides), aspect)
+        if layout is not None and len(shape) == 3 and same_aspect(layout.grid[1:], aspect):
+            sides.pop(layout.grid[1:], None)
+            sides[layout.grid[1:]] = None
+    return found
 
 
 def _crossing_alone(graph: fx.Graph, facts: Facts) -> list[fx.Node]:
     """The nodes that nothing else crosses with, in order: what was made before them is not used after them.
 
-    What does not depend on the photo does not cross (both sides have the parameters), nor does the number of photos
-    (it is the features' first dimension).
+    What does not depend on what is in the photo does not cross: both sides have the parameters, sides and counts are
+    the same for all photos of that size, and the number of photos is the features' first dimension.
     """
     order = {node: at for at, node in enumerate(graph.nodes)}
     found, reach = [], -1  # reach: the last use of anything before
     for node, at in order.items():
-        if node not in facts.fed or node in facts.batch:
+        if node not in facts.fed:
             continue
-        last_use = max((order[user] for user in node.users if user not in facts.batch), default=at)
+        last_use = max((order[user] for user in node.users if user in facts.fed), default=at)
         if reach <= at < last_use:
             found.append(node)
         reach = max(reach, last_use)
@@ -182,27 +201,27 @@ def _head(model: nn.Module, graph: fx.Graph, facts: Facts, cut: fx.Node) -> nn.M
 
 
 def _tail(model: nn.Module, graph: fx.Graph, facts: Facts, cut: fx.Node) -> nn.Module:
-    """Everything behind the cut, and what it needs from before that does not depend on the photo."""
-    half, env = fx.Graph(), dict[fx.Node, fx.Node]()
+    """Everything behind the cut, and what it needs from before that does not depend on what is in the photo."""
+    half, env = fx.Graph(), dict[fx.Node, Any](facts.constants)
     features = half.placeholder("features")
-    photos = half.call_method("size", (features, 0))
-    env |= dict.fromkeys(facts.batch, photos)
+    if facts.batch:
+        env |= dict.fromkeys(facts.batch, half.call_method("size", (features, 0)))
     behind = False
     for node in graph.nodes:
         if node is cut:
             behind = True
             env[cut] = half.call_method("clone", (features,)) if cut in facts.mutated else features
-        elif node not in facts.batch and (behind or (node not in facts.fed and node.users)):
+        elif node not in env and (behind or (node not in facts.fed and node.users)):
             env[node] = half.node_copy(node, env.__getitem__)
-    if not photos.users:
-        half.erase_node(photos)
     return _module(model, half, env, facts, "Tail")
 
 
-def _module(model: nn.Module, half: fx.Graph, env: dict[fx.Node, fx.Node], facts: Facts, name: str) -> nn.Module:
+def _module(model: nn.Module, half: fx.Graph, env: dict[fx.Node, Any], facts: Facts, name: str) -> nn.Module:
     """A half as a module with the model's own parameters and buffers."""
-    for node, copy in reversed(env.items()):
-        if node not in facts.fed and node.users and not copy.users:  # needed by the other half alone
+    copies = {copy: node for node, copy in env.items() if isinstance(copy, fx.Node)}
+    for copy, node in reversed(copies.items()):
+        unused = not copy.users and (node.users or node in facts.batch)
+        if unused and node not in facts.fed:  # needed by the other half alone
             half.erase_node(copy)
     half.lint()
     module = fx.GraphModule(model, half, name)

@@ -17,8 +17,10 @@ import torch
 from torch import fx, nn
 
 from bottlenet.errors import InputError
+from bottlenet.net.decide import Decider
 
 Key = tuple[int, ...]
+Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,19 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # a buffer that forward changes must change when the graph runs, not now
 
-    def __init__(self, opaque: frozenset[type[nn.Module]], towards: Key | None) -> None:
+    def __init__(
+        self,
+        opaque: frozenset[type[nn.Module]],
+        towards: Key | None,
+        input_size: Size,
+        decisions: dict[Key | None, bool],
+    ) -> None:
         super().__init__()
         self.opaque = opaque
         self.towards = towards  # go only into calls that lead there; None: into all
+        self.input_size = input_size
+        self.decisions = decisions  # what an `if` on the node made at that place came to, in an earlier trace or this
+        self.decider: Decider | None = None
         self.nodes: dict[Key, fx.Node] = {}
         self.outputs: dict[Key, fx.Node] = {}
         self.names: dict[str, Key] = {}
@@ -92,6 +103,22 @@ class _Tracer(fx.Tracer):
         # One tensor goes in. Python fills in the defaults of everything else, so that `if mask is None` sees a None.
         return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """What an `if` comes to, where the photo's size decides it."""
+        key = next((key for key, node in reversed(self.nodes.items()) if node is obj.node), None)
+        truth = self.decisions.get(key)
+        if truth is None:
+            if self.decider is None:
+                self.decider = Decider(self.root, self.graph, self.input_size)
+            truth = self.decider.decide(obj.node)
+            self.decisions |= {} if key is None or truth is None else {key: truth}
+        return super().to_bool(obj) if truth is None else truth
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self.decider is not None and self.decider.running:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(kind, *args, **kwargs)
         if kind in ("call_function", "call_method"):  # modules have their place and name from their call
@@ -103,7 +130,7 @@ class _Tracer(fx.Tracer):
         return node
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if m not in (self.submodule_paths or {}):
+        if m not in (self.submodule_paths or {}) or (self.decider is not None and self.decider.running):
             return forward(*args, **kwargs)  # made on the fly, such as nn.ReLU()(x)
         outside, self._key = self._key, self._event()
         key = self._key
@@ -137,32 +164,56 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def traced(model: nn.Module) -> Iterator[Callable[..., Traced]]:
-    """Gives `trace`. What tracing leaves on the modules (constants, `self.last = x`) is taken off again at the end."""
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield lambda **how: _trace(model, **how)
-    finally:
-        for module, attributes in before:
-            vars(module).clear()
-            vars(module).update(attributes)
-
-
-def _trace(model: nn.Module, *, towards: Key | None = None, opaque: frozenset[type[nn.Module]] = frozenset()) -> Traced:
-    """Traces as deep as it goes, or with `towards` only into the calls that lead to that place.
-
-    InputError: the forward of the model itself can't be traced.
+def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]]:
+    """Gives `trace`, for photos of `input_size`, (channels, height, width). What tracing leaves on the modules
+    (constants, `self.last = x`) is taken off again at the end.
     """
-    while True:
-        tracer = _Tracer(opaque, towards)
-        try:
-            graph = tracer.trace(model)
-        except Exception as error:
-            if tracer.failed is None or type(tracer.failed) in opaque or tracer.failed is model:
-                raise _untraceable(model, error) from error
-            opaque |= {type(tracer.failed)}  # leave that kind whole; cuts beside it are still found
-        else:
-            return Traced(graph, tracer.nodes, tracer.outputs, tracer.names, opaque)
+    restore = _snapshot(model)
+    decisions: dict[Key | None, bool] = {}
+
+    def trace(towards: Key | None = None, opaque: frozenset[type[nn.Module]] = frozenset()) -> Traced:
+        """As deep as it goes, or with `towards` only into the calls that lead to that place.
+
+        InputError: the forward of the model itself can't be traced.
+        """
+        while True:
+            tracer = _Tracer(opaque, towards, input_size, decisions)
+            restore()  # of what the last trace left there
+            try:
+                graph = tracer.trace(model)
+            except Exception as error:
+                if tracer.failed is None or type(tracer.failed) in opaque or tracer.failed is model:
+                    raise _untraceable(model, error) from error
+                opaque |= {type(tracer.failed)}  # leave that kind whole; cuts beside it are still found
+            else:
+                return Traced(graph, tracer.nodes, tracer.outputs, tracer.names, opaque)
+
+    try:
+        yield trace
+    finally:
+        restore()
+
+
+def _snapshot(model: nn.Module) -> Callable[[], None]:
+    """What puts the modules' attributes back as they are now, and what is in their lists and dicts: forward may keep
+    things there, such as a bias for each device.
+    """
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    kept = [value for _, values in attributes for value in values.values() if type(value) in (dict, list)]
+    contents = [(value, value.copy()) for value in kept]
+
+    def restore() -> None:
+        for module, values in attributes:
+            vars(module).clear()
+            vars(module).update(values)
+        for value, before in contents:
+            if isinstance(value, list):
+                value[:] = before
+            else:
+                value.clear()
+                value.update(before)
+
+    return restore
 
 
 def _untraceable(model: nn.Module, error: Exception) -> InputError:
@@ -176,5 +227,6 @@ def _untraceable(model: nn.Module, error: Exception) -> InputError:
     what = str(error).strip().partition("\n")[0]
     return InputError(
         f"the forward of {type(model).__name__} can't be traced{where}: {type(error).__name__}: {what}; move these "
-        "lines into a submodule, which is then left whole, or make them independent of the tensor's values"
+        "lines into a submodule, which is then left whole, or decide without tensors: in a function of your own that "
+        "returns the network so, named package.module:function"
     )
