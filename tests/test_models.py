@@ -133,7 +133,7 @@ def test_a_model_of_ones_own(function: str) -> None:
     ("name", "message"),
     [
         ("efficientnet_lite9", "unknown model 'efficientnet_lite9': did you mean efficientnet_lite"),
-        ("resnet", "known are efficientnet_lite0, .*package.module:function"),
+        ("resnet", "known are efficientnet_lite0, .*timm/NAME.*package.module:function"),
         ("no_such_package:f", "No module named 'no_such_package'; give package.module:function"),
         (f"{__name__}:no_such_function", "has no attribute 'no_such_function'"),
         (":f", "give package.module:function"),

@@ -29,16 +29,23 @@ Example:
 
 
 def cuts(
-    model: Annotated[str, typer.Argument(help="efficientnet_lite0, _lite1, _lite2, or package.module:function.")],
+    model: Annotated[
+        str, typer.Argument(help="efficientnet_lite0, torchvision/NAME, timm/NAME, hf:FOLDER, package.module:function.")
+    ],
     everything: Annotated[bool, typer.Option("--all", help="Also the cuts inside of modules that are cuts.")] = False,
     as_json: Json = False,
 ) -> None:
     r"""List where a network can be cut: the places where just one tensor crosses.
 
-    With --json always all of them. Needs [bold]pip install "bottlenet\[train]"[/].
+    With --json always all of them. Needs [bold]pip install "bottlenet\[train]"[/], and
+    [bold]\[torchvision][/], [bold]\[timm][/] or [bold]\[transformers][/] for networks from there.
+    Behind their names can stand weights, and what the weights don't say.
 
     Examples:
       bottlenet cuts efficientnet_lite0
+      bottlenet cuts torchvision/resnet50:IMAGENET1K_V2
+      bottlenet cuts timm/vit_tiny_patch16_224
+      bottlenet cuts timm/resnet18:pets.safetensors,labels=pets.txt,size=224
       bottlenet cuts my_package.models:resnet
     """
     require("cuts", "train")

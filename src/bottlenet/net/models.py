@@ -3,7 +3,8 @@
     photo -> Preprocess -> pixels (B, S, S, 3) uint8 -> Normalize -> (B, 3, S, S) float -> module -> scores
 
 `efficientnet_lite0` and its kin come with their weights from the Python package index, so nothing is downloaded
-when they are loaded. A classifier of one's own is named `package.module:function`.
+when they are loaded. torchvision's and timm's are named `torchvision/NAME` and `timm/NAME`, a folder of transformers
+`hf:FOLDER` (named.py has the whole of it), a classifier of one's own `package.module:function`.
 """
 
 from __future__ import annotations
@@ -118,22 +119,59 @@ class EfficientNetLite(nn.Module):
 def load_model(name: str) -> Classifier:
     """The classifier of that name, with its weights, in eval mode.
 
-    `name` is one of MODELS, or `package.module:function` for a function of one's own without arguments that returns
+    `name` is one of MODELS; `torchvision/NAME`, `timm/NAME` or `hf:FOLDER`, with what `named` lets stand behind it; a
+    folder with a config.json; or `package.module:function` for a function of one's own without arguments that returns
     a Classifier, or `(module, Preprocess, mean, std, labels)`.
 
-    InputError: an unknown name, or a function that can't be found, fails or returns something else.
-    MissingExtraError: the package with the weights is not installed.
+    InputError: an unknown name, weights that can't be had or don't fit, something that neither they nor the name say,
+    labels that are not as many as the scores, or a function that can't be found, fails or returns something else.
+    MissingExtraError: the package with the network or its weights is not installed.
     """
     if name in MODELS:
         return MODELS[name]()
+    for prefix, module_name in SOURCES.items():
+        if name.startswith(prefix):
+            return _from_elsewhere(name, prefix, module_name)
+    if Path(name.partition(",")[0], "config.json").is_file():
+        return _from_elsewhere(f"hf:{name}", "hf:", SOURCES["hf:"])
     if ":" in name:
-        return _own_model(name)
+        return checked(_own_model(name))
     near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(
-        f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; "
+        f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}, torchvision/NAME, timm/NAME and hf:FOLDER; "
         "for a model of your own give package.module:function"
     )
+
+
+def _from_elsewhere(name: str, prefix: str, module_name: str) -> Classifier:
+    from bottlenet.net.named import parse  # which needs this module
+
+    named = parse(name, prefix[:-1], name[len(prefix) :])
+    made: Classifier = importlib.import_module(module_name).load(named)
+    return checked(made)
+
+
+@torch.no_grad()
+def checked(classifier: Classifier) -> Classifier:
+    """The same. InputError: it does not take a photo of its size, or its scores are not as many as its labels."""
+    side = classifier.preprocess.size
+    try:
+        scores = classifier.module(torch.zeros(1, *classifier.input_size))
+    except Exception as error:  # code that is not ours
+        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise InputError(
+            f"{classifier.name}: it does not run on a photo of {side} x {side} pixels ({what}); give the size that it "
+            "was made for"
+        ) from error
+    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    labels = len(classifier.labels)
+    if shape != (1, labels):
+        given = f"{shape[1]:,} scores" if isinstance(shape, tuple) and len(shape) == 2 else f"{shape} for one photo"
+        raise InputError(
+            f"{classifier.name}: {labels:,} labels, but the network gives {given}; give one label a score, in order"
+        )
+    return classifier
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -201,4 +239,9 @@ MODELS: dict[str, Callable[[], Classifier]] = {
     "efficientnet_lite0": lambda: _efficientnet_lite(0, 224),
     "efficientnet_lite1": lambda: _efficientnet_lite(1, 240),
     "efficientnet_lite2": lambda: _efficientnet_lite(2, 260),
+}
+SOURCES = {
+    "torchvision/": "bottlenet.net.from_torchvision",
+    "timm/": "bottlenet.net.from_timm",
+    "hf:": "bottlenet.net.from_transformers",
 }
