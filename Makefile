@@ -9,13 +9,14 @@ PYTHON := $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python
 endif
 
 PHOTOS ?=
+CONSTRAINTS = constraints.txt
 PYTEST_ARGS ?=
 PAGE_VENDOR := src/bottlenet/cloud/page/vendor/ort-wasm-simd-threaded.wasm.gz
 AXE := tests/vendor/axe.min.js
-PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --only-binary=:all: --constraint constraints.txt
+PIP_INSTALL = -m pip install -qq --no-input --disable-pip-version-check --only-binary=:all: --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo page docs test lint format setup setup-demo setup-docs clean
+.PHONY: help demo page docs test test-zoo lint format setup setup-demo setup-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ test: .venv/.ready lint ## lint, types, every test, coverage
 	-@$(MAKE) --no-print-directory $(PAGE_VENDOR) $(AXE)
 	.venv/bin/python -m pytest --cov $(PYTEST_ARGS)
 
+test-zoo: .venv-zoo/.ready ## cut 75 networks of torchvision and timm: their own .venv-zoo, 6 GB, a quarter of an hour
+	.venv-zoo/bin/python -m pytest tests_zoo -n 2 -p no:logging $(PYTEST_ARGS)
+
 lint: .venv/.ready ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -46,15 +50,19 @@ setup: .venv/.ready ## .venv: everything, with torch
 setup-docs: .venv-docs/.ready ## .venv-docs: what `make docs` needs
 setup-demo: .venv-demo/.ready ## .venv-demo: device and server only, no torch
 
-.venv/.ready: EXTRAS := cloud,mqtt,train,models,dev
+.venv/.ready: EXTRAS := cloud,mqtt,ray,train,models,dev
 .venv/.ready: SIZE := with torch: from 1 GB, some minutes
 .venv-docs/.ready: EXTRAS := docs
 .venv-docs/.ready: SIZE := no torch: about 350 MB, under a minute
 .venv-demo/.ready: EXTRAS := cloud
 .venv-demo/.ready: SIZE := no torch: about 250 MB, under a minute
+.venv-zoo/.ready: EXTRAS := train,torchvision,timm,transformers,zoo
+.venv-zoo/.ready: CONSTRAINTS := constraints-zoo.txt
+.venv-zoo/.ready: SIZE := with torch and torchvision: about 6 GB, some minutes
 
 # The stamp is written last, so that an interrupted set-up starts again.
-.venv/.ready .venv-docs/.ready .venv-demo/.ready: pyproject.toml constraints.txt
+.venv-zoo/.ready: constraints-zoo.txt
+.venv/.ready .venv-docs/.ready .venv-demo/.ready .venv-zoo/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "bottlenet needs Python 3.10 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up $(@D) ($(SIZE)) ..."
@@ -69,5 +77,5 @@ $(AXE): tests/axe.py src/bottlenet/cloud/vendor.py
 	@PYTHONPATH=src $(PYTHON) tests/axe.py
 
 clean: ## remove what was set up, built and cached
-	rm -rf .venv .venv-docs .venv-demo site $(dir $(PAGE_VENDOR)) $(dir $(AXE)) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .venv-docs .venv-demo .venv-zoo site $(dir $(PAGE_VENDOR)) $(dir $(AXE)) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests tests_zoo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
