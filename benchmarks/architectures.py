@@ -83,7 +83,7 @@ SIZES = {  # name as `bottlenet cuts` takes it -> side of the photo, pixels
     "timm/xcit_nano_12_p16_224": 64,
 }
 FAILING = {
-    "timm/crossvit_tiny_240": "two branches, of coarse and of fine patches, go side by side: one tensor alone crosses nowhere",
+    "timm/crossvit_tiny_240": "two branches, of coarse and of fine patches, side by side: no tensor alone crosses",
 }
 
 

@@ -465,7 +465,7 @@ def test_stopping_answers_what_came(bundle: Bundle, tmp_path: Path) -> None:
             for number in range(sent):
                 message = frame_of(bundle, number).to_stream_bytes()
                 me.client.publish(f"bottlenet/v1/frames/{bundle.id.hex()}/me/00000001", message, 1)
-                if number == sent // 2:
+                if number == sent // 4:
                     process.popen.send_signal(signal.SIGTERM)
             taken = sum(me.codes.get(timeout=30) == 0 for _ in range(sent))
             statuses = Counter(me.next().payload[0] & 15 for _ in range(taken))
