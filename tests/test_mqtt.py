@@ -472,7 +472,7 @@ def test_stopping_answers_what_came(bundle: Bundle, tmp_path: Path) -> None:
             out, err = process.popen.communicate(timeout=30)
             assert (process.popen.returncode, out, err) == (0, "", "")
             assert me.messages.empty()
-    assert 0 < taken < sent
+    assert 0 < taken <= sent  # all, where the signal is slow
     assert statuses[0] > 0
     assert statuses.keys() <= {0, 2}
     assert re.search(r"Received DISCONNECT from bottlenet-server", at.log)  # it said goodbye
