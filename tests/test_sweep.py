@@ -108,6 +108,18 @@ class Idle:
     def close(self) -> None: ...
 
 
+class Stuck(Idle):
+    """An engine that can't be reached any more."""
+
+    job: Job | None = None
+
+    def start(self, job: Job) -> None:
+        self.job = job
+
+    def wait(self) -> tuple[Job, Result | None]:
+        raise LinkError("gone")
+
+
 def names(trials: object) -> set[str]:
     return {trial.name for trial in trials}  # type: ignore[attr-defined]
 
@@ -368,6 +380,18 @@ class TestFigures:
 
 
 class TestEngines:
+    def test_workers_get_whole_paths(
+        self, config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        engine = Stuck()
+        with pytest.raises(LinkError, match="gone"):
+            sweep(replace(config, data=("photos",), evaluate="other"), SEARCH, "sweep", engine)
+        assert engine.job is not None
+        assert engine.job.config.data == (str(tmp_path / "photos"),)
+        assert (engine.job.config.evaluate, engine.job.folder) == (str(tmp_path / "other"), str(tmp_path / "sweep"))
+        assert engine.job.features
+
     def test_unknown(self) -> None:
         with Progress(disable=True) as progress:
             with pytest.raises(InputError, match="engine 'slurm': one of local, ray is possible"):

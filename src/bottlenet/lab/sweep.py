@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bottlenet.bundle import Bundle
@@ -66,8 +66,10 @@ class State:
     running: list[Job] = field(default_factory=list)
 
     def job(self, trial: Trial, *, features: bool) -> Job:
-        """For an engine."""
-        return Job(self.config, trial, str(self.folder.path), self.search.threads, features)
+        """For an engine, whose workers may be in other folders than this process."""
+        evaluate = os.path.abspath(self.config.evaluate) if self.config.evaluate else ""
+        config = replace(self.config, data=tuple(map(os.path.abspath, self.config.data)), evaluate=evaluate)
+        return Job(config, trial, os.path.abspath(self.folder.path), self.search.threads, features)
 
 
 def run(state: State, engine: Engine, say: Say) -> None:
@@ -119,6 +121,7 @@ def summarise(state: State) -> Report:
         why = ruled_out(trial, figures, search.max_drop)
         if trial not in state.results and not search.everything and why is not None:
             skipped[trial] = why
+    state.folder.forget_runs(skipped)  # one of them may have been running when the last time ended
     ladder = export(best, search.weights, state.folder) if best else None
     return Report(state.config, search, state.trials, state.results, best, skipped, ladder)
 
