@@ -253,6 +253,20 @@ class TestGoingOn:
         assert not part.exists()
 
 
+def test_the_entropy_codec_aims_at_bytes(config: SweepConfig, tmp_path: Path) -> None:
+    """Its quality is the payload that is asked for."""
+    learned = replace(config, codec="entropy", evaluate="", lr=1e-2, epochs=4)
+    search = {"cuts": ("stem",), "channels": (Fraction(6),), "strides": (1,), "qualities": (20, 2000)}
+    report = swept(learned, tmp_path / "sweep", **search, max_drop=-100.0, everything=True)
+    small, large = (result.figures.payload_bytes.mean for _, result in sorted(report.results.items(), key=quality_of))
+    assert small < 0.7 * large
+    assert all(result.evaluated is None for result in report.results.values())
+
+
+def quality_of(item: tuple[Trial, Result]) -> int:
+    return item[0].quality
+
+
 class TestFolders:
     def test_another_model(self, copy: Path, config: SweepConfig) -> None:
         with pytest.raises(InputError, match="a sweep with model 'small:telling', not 'small:classifier'") as error:

@@ -47,13 +47,14 @@ def sweep(
 ) -> None:
     r"""Train units at several cuts, and keep of each cut the smallest that is good enough.
 
-    One trial for each cut, c', s and quality, but for those that can't win any more: at one cut more channels, a
-    smaller stride and a higher quality mean more bytes and more accuracy. Writes a ladder of those that are kept, and
-    candidates.json. The same command goes on where an interrupted sweep stopped.
-    Needs [bold]pip install "bottlenet\[train]"[/], and for --engine ray [bold]"bottlenet\[ray]"[/].
+    One trial for each cut, c', s and quality, but for those that can't win any
+    more: at one cut more channels, a smaller stride and a higher quality mean
+    more bytes and more accuracy. Writes a ladder of what is kept, and
+    candidates.json. The same command goes on where an interrupted one stopped.
+    Needs [bold]pip install "bottlenet\[train]"[/], or for --engine ray [bold]"bottlenet\[train,ray]"[/].
 
     Examples:
-      bottlenet sweep efficientnet_lite0 --data photos --cuts blocks.2,blocks.4,blocks.8 --unit residual \
+      bottlenet sweep efficientnet_lite0 --data photos --cuts blocks.4,blocks.8 \
         --channels 1/8,1/4,1/2 --strides 1,2 --max-drop 5 -o sweeps/first
       bottlenet profile sweeps/first/ladder --data other_photos -o my.profile.json
       bottlenet plan my.profile.json --sweep sweeps/first/candidates.json --link 3g
