@@ -100,6 +100,9 @@ def cluster(deployed: Deployed) -> Iterator[None]:
     paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))  # replicas have folders of their own
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of another cluster: an own one is an own one
+        if "ray" in sys.modules:  # for another test, without the settings that it reads when it is imported
+            patch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
         with own_cluster(deployed, "127.0.0.1"):
             yield
 
@@ -113,6 +116,7 @@ def front(cluster: None, deployed: Deployed) -> Iterator[Front]:
         port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(rayserve, "MORE_AFTER_S", 0.5)
+        patch.setitem(rayserve.ENVIRONMENT, "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "0.2")
         stack.enter_context(served(deployed, "127.0.0.1", port))
         await_front("127.0.0.1", port)
         front = Front(port)

@@ -44,7 +44,7 @@ ALWAYS = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY_BINARY_PATH")  # whate
 def own_cluster(deployed: Deployed, ip: str) -> Iterator[None]:
     """A cluster of this machine. HAProxy will listen at `ip`."""
     cores = max(os.cpu_count() or 1, deployed.threads * (deployed.max_replicas or deployed.replicas))
-    options = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    options = {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
         stack.enter_context(environ(environment(deployed) | of_this_machine(folder, ip)))

@@ -1,0 +1,117 @@
+"""What is in deploy/ fits the program: options, settings, paths and times."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bottlenet.cli.cluster import environment
+from bottlenet.cloud.deployed import Deployed, parse_deployed
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+NO_RAY = 'Ray is not installed: pip install "bottlenet[ray]"'
+HAPROXY = "RAY_SERVE_HAPROXY_BINARY_PATH"
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, dict[str, Any]]:
+    """By kind."""
+    documents = list(yaml.safe_load_all((DEPLOY / "rayservice.yaml").read_text()))
+    return {one["kind"]: one for one in documents}
+
+
+@pytest.fixture(scope="module")
+def served(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    document = yaml.safe_load(manifests["RayService"]["spec"]["serveConfigV2"])
+    assert isinstance(document, dict)
+    return document
+
+
+def pods(manifests: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    cluster = manifests["RayService"]["spec"]["rayClusterConfig"]
+    return [one["template"] for one in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+def test_kubernetes_has_what_it_needs(manifests: dict[str, dict[str, Any]]) -> None:
+    versions = {kind: one["apiVersion"] for kind, one in manifests.items()}
+    assert versions == {
+        "RayService": "ray.io/v1",
+        "Ingress": "networking.k8s.io/v1",
+        "NetworkPolicy": "networking.k8s.io/v1",
+    }
+    for pod in pods(manifests):
+        (container,) = pod["spec"]["containers"]
+        assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["spec"]["volumes"]}
+        assert pod["metadata"]["labels"] == manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]
+        assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        assert not container["securityContext"]["allowPrivilegeEscalation"]
+    cluster = manifests["RayService"]["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    (rule,) = manifests["Ingress"]["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"]["name"] == f"{manifests['RayService']['metadata']['name']}-serve-svc"
+
+
+def test_the_port_is_the_same_everywhere(manifests: dict[str, dict[str, Any]], served: dict[str, Any]) -> None:
+    port = served["http_options"]["port"]
+    (rule,) = manifests["Ingress"]["spec"]["rules"]
+    assert rule["http"]["paths"][0]["backend"]["service"]["port"]["number"] == port
+    assert manifests["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"] == port
+    for pod in pods(manifests):
+        ports = {one["name"]: one["containerPort"] for one in pod["spec"]["containers"][0]["ports"]}
+        assert ports["serve"] == port
+    assert f"EXPOSE {port}" in (DEPLOY / "ray.Dockerfile").read_text()
+
+
+def test_what_replicas_are_told(manifests: dict[str, dict[str, Any]], served: dict[str, Any]) -> None:
+    (application,) = served["applications"]
+    assert application["import_path"] == "bottlenet.cloud.rayserve:build"
+    deployed = parse_deployed(application["args"])
+    for pod in pods(manifests):
+        assert pod["spec"]["terminationGracePeriodSeconds"] > deployed.end_s
+        mounts = [one["mountPath"] for one in pod["spec"]["containers"][0]["volumeMounts"]]
+        assert deployed.watch in mounts
+        assert str(Path(str(deployed.tokens)).parent) in mounts
+    # All replicas that may be fit on all machines that may be.
+    (group,) = manifests["RayService"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    cores = int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+    assert deployed.max_replicas == group["maxReplicas"] * cores // deployed.threads
+    annotations = manifests["Ingress"]["metadata"]["annotations"]
+    assert float(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"]) > deployed.limits.idle_s
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason='Ray is not installed: pip install "bottlenet[ray]"'
+)
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+def test_ray_takes_the_configuration(manifests: dict[str, dict[str, Any]], served: dict[str, Any]) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    assert ServeDeploySchema.model_validate(served).http_options.host == "0.0.0.0"
+    cluster = manifests["RayService"]["spec"]["rayClusterConfig"]
+    assert f"ray=={cluster['rayVersion']}\n" in (DEPLOY.parent / "constraints.txt").read_text()
+
+
+def test_the_container_has_the_same_settings_as_the_command() -> None:
+    text = (DEPLOY / "ray.Dockerfile").read_text()
+    settings = dict(re.findall(r"\b((?:RAY|BOTTLENET)_\w+)=(\S+)", text[text.index("\nENV ") :]))
+    assert settings.pop(HAPROXY).endswith("/bottlenet-haproxy")
+    ours = environment(Deployed(("demo",)))
+    of_the_machine = {"RAY_SERVE_HAPROXY_NBTHREAD", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"}
+    assert settings == {name: value for name, value in ours.items() if name not in of_the_machine}
+
+
+@pytest.mark.parametrize("name", ["server", "device", "ray"])
+def test_extras_and_scripts_of_the_containers_exist(name: str) -> None:
+    project = (DEPLOY.parent / "pyproject.toml").read_text()
+    text = (DEPLOY / f"{name}.Dockerfile").read_text()
+    for extras in re.findall(r'"?\.\[([a-z,]+)\]', text):
+        for extra in extras.split(","):
+            assert f"\n{extra} = [" in project
+    for script in re.findall(r"/usr/local/bin/(bottlenet[a-z-]*)", text):
+        assert f"\n{script} = " in project
