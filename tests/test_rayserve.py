@@ -103,8 +103,17 @@ def cluster(deployed: Deployed) -> Iterator[None]:
         patch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of another cluster: an own one is an own one
         if "ray" in sys.modules:  # for another test, without the settings that it reads when it is imported
             patch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+            forget_token()
         with own_cluster(deployed, "127.0.0.1"):
             yield
+        forget_token()
+
+
+def forget_token() -> None:
+    """Ray keeps it for the process, and the next test may have a cluster with another."""
+    from ray._raylet import AuthenticationTokenLoader
+
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @pytest.fixture(scope="class")

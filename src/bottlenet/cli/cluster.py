@@ -35,9 +35,10 @@ LOOPBACK, ALL = "127.0.0.1", "0.0.0.0"
 FRONT_THREADS = 4  # of HAProxy, at most
 STORE_BYTES = 100 * 2**20  # Ray's memory for objects, of which there are next to none
 SOCKETS = "/tmp"  # for paths that are short: a socket's may have 107 bytes, and Ray's names take most of them
+AUTH_MODE = "RAY_AUTH_MODE"
 LOGS = "Ray's logs are in /tmp/ray/session_latest/logs"
 SAID = re.compile(r"(?m)^(?:\S+ )?bottlenet\.errors\.\w+: (.+)$")
-ALWAYS = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY_BINARY_PATH")  # whatever the environment says
+ALWAYS = ("RAY_ADDRESS", "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY_BINARY_PATH")  # whatever the environment says
 
 
 @contextlib.contextmanager
@@ -48,6 +49,9 @@ def own_cluster(deployed: Deployed, ip: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
         stack.enter_context(environ(environment(deployed) | of_this_machine(folder, ip)))
+        if AUTH_MODE not in os.environ:  # then Ray sets it to "token", and says so
+            stack.callback(os.environ.pop, AUTH_MODE, None)
+            logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         stack.enter_context(connected("start", **options))
         yield
 
@@ -131,8 +135,8 @@ def of_this_machine(folder: Path, ip: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": counters,
         "RAY_SERVE_HAPROXY_STATS_PORT": statistics,
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback,
+        "RAY_ADDRESS": "",  # that of another
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # so Ray's own addresses are on loopback, as there
-        "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # Ray would leave one in a file that others can read
         "RAY_worker_niceness": "0",  # nothing else that Ray does here would have to come first
     }
