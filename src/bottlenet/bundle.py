@@ -18,8 +18,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +26,7 @@ from pathlib import Path
 from bottlenet.check import check_text
 from bottlenet.contents import LADDER, read_contents, store_in
 from bottlenet.errors import BundleError, FrameError, InputError
-from bottlenet.files import file_chunks, put_in_place, read_at_most, sync_folder, write_new
+from bottlenet.files import file_chunks, read_at_most, replacing, sync_folder, write_new
 from bottlenet.manifest import FORMAT_VERSION, TABLES, Manifest, Preprocess, parse_manifest
 from bottlenet.store import Store
 from bottlenet.wire.codecs import CODES, Codec, make_codec
@@ -150,19 +148,15 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
         check_replaceable(target)
     except OSError as error:
         raise BundleError(f"bundle {target}: {error.strerror}; choose another path") from error
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
-        fresh.mkdir(parents=True)
-        digests = {name: write_new(fresh / name, content) for name, content in files.items()}
-        complete = dataclasses.replace(manifest, files=digests)
-        write_new(fresh / MANIFEST, complete.to_json(indent=2) + b"\n")
-        sync_folder(fresh)
-        bundle = Bundle.load(fresh)
-        put_in_place(fresh, target)
+        with replacing(target) as fresh:
+            digests = {name: write_new(fresh / name, content) for name, content in files.items()}
+            complete = dataclasses.replace(manifest, files=digests)
+            write_new(fresh / MANIFEST, complete.to_json(indent=2) + b"\n")
+            sync_folder(fresh)
+            bundle = Bundle.load(fresh)
     except OSError as error:
         raise BundleError(f"bundle {target}: can't write {error.filename}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return dataclasses.replace(bundle, path=target)
 
 

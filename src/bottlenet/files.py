@@ -1,7 +1,7 @@
 """A file on disk, whole or not at all, whenever the power goes; and a folder likewise.
 
 bytes -> .bottlenet-xxxxxxxx.part beside it -> flushed to the disk -> renamed to NAME -> the folder flushed
-files -> write_new, each, in a folder beside it -> put_in_place
+files -> write_new, each, in the folder that `replacing` gives, beside it -> put_in_place
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,16 +82,31 @@ def write_new(path: Path, content: bytes | Path) -> str:
     return hasher.hexdigest()
 
 
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, whose place it takes when the block has filled it; if that fails, it goes.
+
+    OSError: it can't be made or renamed.
+    """
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        put_in_place(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
 def put_in_place(fresh: Path, target: Path) -> None:
     """Rename `fresh` to `target`. A folder can't be renamed over a full one, so the old one steps aside first."""
     old = fresh.with_suffix(".old")
-    replacing = target.exists()
-    if replacing:
+    aside = target.exists()
+    if aside:
         target.rename(old)
     try:
         fresh.rename(target)
     except OSError:
-        if replacing:
+        if aside:
             old.rename(target)
         raise
     sync_folder(target.parent)

@@ -19,8 +19,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +27,7 @@ from pathlib import Path
 from bottlenet.bundle import GRAPHS, MANIFEST, Bundle, read_manifest
 from bottlenet.contents import LADDER, Contents, Rung, read_contents
 from bottlenet.errors import BundleError, InputError
-from bottlenet.files import put_in_place, sync_folder, write_new
+from bottlenet.files import replacing, sync_folder, write_new
 from bottlenet.store import STORE, StoreWriter
 
 __all__ = ["Ladder", "load_any", "load_rungs", "write_ladder"]
@@ -104,16 +102,12 @@ def write_ladder(path: str | Path, bundles: Iterable[Bundle], name: str | None =
         check_replaceable(target)
     except OSError as error:
         raise BundleError(f"ladder {target}: {error.strerror}; choose another path") from error
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
-        fresh.mkdir(parents=True)
-        fill(fresh, rungs, name or rungs[0].manifest.model)
-        Ladder.load(fresh)
-        put_in_place(fresh, target)
+        with replacing(target) as fresh:
+            fill(fresh, rungs, name or rungs[0].manifest.model)
+            Ladder.load(fresh)
     except OSError as error:
         raise BundleError(f"ladder {target}: can't write {error.filename}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return Ladder.load(target)
 
 

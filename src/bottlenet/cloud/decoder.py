@@ -7,7 +7,7 @@ One frame that does not decode costs nobody else in the batch his answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter_ns
@@ -55,39 +55,18 @@ class Decoder:
 
     def scores(self, frames: Sequence[Frame]) -> Scored:
         """Frames -> scores; those that do not decode are left out of the run. BundleError: tail.onnx does not run."""
-        symbols = np.empty((len(frames), *self.bundle.manifest.latent), np.uint8)
-        errors: list[WireError | None] = [None] * len(frames)
-        decode_us = []
-        for number, frame in enumerate(frames):
-            started = perf_counter_ns()
-            try:
-                symbols[number] = self._decode_one(frame)
-            except WireError as error:
-                errors[number] = error
-            decode_us.append(microseconds(perf_counter_ns() - started))
-        good = [number for number, error in enumerate(errors) if error is None]
-        started = perf_counter_ns()
-        if len(good) == len(frames):
-            scores = run_graph(self._tail, symbols=symbols)
-        else:
-            scores = np.full((len(frames), self.bundle.manifest.num_classes), np.nan, np.float32)
-            if good:
-                scores[good] = run_graph(self._tail, symbols=symbols[good])
-        tail_us = microseconds(perf_counter_ns() - started) if good else 0
-        return Scored(scores, tuple(decode_us), tail_us, tuple(errors))
+        manifest = self.bundle.manifest
+        return scored(
+            frames,
+            self._decode_one,
+            lambda symbols: run_graph(self._tail, symbols=symbols),
+            shape=manifest.latent,
+            num_classes=manifest.num_classes,
+        )
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
         """Frames -> for each what to send back: the five best classes, or the error that says why there are none."""
-        scored = self.scores(frames)
-        answers: list[Answer | BottleNetError] = []
-        for number, (frame, top) in enumerate(zip(frames, best_of_each(scored.scores), strict=True)):
-            if (refused := scored.errors[number]) is not None:
-                answers.append(refused)
-            elif top is None:
-                answers.append(BundleError(NO_NUMBERS))
-            else:
-                answers.append(Answer(frame.sequence, scored.decode_us[number], scored.tail_us, top))
-        return answers
+        return answers_of(frames, self.scores(frames))
 
     def _decode_one(self, frame: Frame) -> NDArray[np.uint8]:
         if frame.bundle_tag != self.bundle.tag:
@@ -96,3 +75,50 @@ class Decoder:
                 "use the same bundle on both sides"
             )
         return self._codec(frame.codec, frame.setting).decode(frame.payload)
+
+
+def scored(
+    frames: Sequence[Frame],
+    decode: Callable[[Frame], NDArray[np.uint8]],
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    *,
+    shape: tuple[int, ...],
+    num_classes: int,
+) -> Scored:
+    """Frames -> scores: `decode` makes one input (*shape) of a frame, `run` logits (B, classes) of inputs (B, *shape).
+
+    A frame whose `decode` raises WireError is left out of the run.
+    """
+    inputs = np.empty((len(frames), *shape), np.uint8)
+    errors: list[WireError | None] = [None] * len(frames)
+    decode_us = []
+    for number, frame in enumerate(frames):
+        started = perf_counter_ns()
+        try:
+            inputs[number] = decode(frame)
+        except WireError as error:
+            errors[number] = error
+        decode_us.append(microseconds(perf_counter_ns() - started))
+    good = [number for number, error in enumerate(errors) if error is None]
+    started = perf_counter_ns()
+    if len(good) == len(frames):
+        scores = run(inputs)
+    else:
+        scores = np.full((len(frames), num_classes), np.nan, np.float32)
+        if good:
+            scores[good] = run(inputs[good])
+    tail_us = microseconds(perf_counter_ns() - started) if good else 0
+    return Scored(scores, tuple(decode_us), tail_us, tuple(errors))
+
+
+def answers_of(frames: Sequence[Frame], batch: Scored) -> list[Answer | BottleNetError]:
+    """For each frame what to send back: the five best classes, or the error that says why there are none."""
+    answers: list[Answer | BottleNetError] = []
+    for number, (frame, top) in enumerate(zip(frames, best_of_each(batch.scores), strict=True)):
+        if (refused := batch.errors[number]) is not None:
+            answers.append(refused)
+        elif top is None:
+            answers.append(BundleError(NO_NUMBERS))
+        else:
+            answers.append(Answer(frame.sequence, batch.decode_us[number], batch.tail_us, top))
+    return answers

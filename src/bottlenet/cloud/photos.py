@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from time import perf_counter_ns
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
+from bottlenet.cloud.decoder import answers_of, scored
 from bottlenet.errors import BottleNetError, FrameError, InputError, PayloadError, PhotoError
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
-from bottlenet.wire.answer import Answer, best, microseconds
+from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.inputs import decode
 from bottlenet.wire.protocol import NETWORK_INPUT, WHOLE_PHOTO
@@ -43,30 +43,16 @@ class Photos:
         except InputError:
             text = f"bundle {self.bundle.manifest.name} has no whole network on this server; send frames of its head"
             return [FrameError(text) for _ in frames]
-        size = self.bundle.manifest.uncut_preprocess.size
-        pixels = np.empty((len(frames), size, size, 3), np.uint8)
-        errors: dict[int, BottleNetError] = {}
-        decode_us = []
-        for number, frame in enumerate(frames):
-            started = perf_counter_ns()
-            try:
-                pixels[number] = self.pixels(frame)
-            except BottleNetError as error:
-                errors[number] = error
-            decode_us.append(microseconds(perf_counter_ns() - started))
-        good = [number for number in range(len(frames)) if number not in errors]
-        started = perf_counter_ns()
-        scores = dict(zip(good, run_graph(uncut, pixels=pixels[good]) if good else (), strict=True))
-        tail_us = microseconds(perf_counter_ns() - started)
-        answers: list[Answer | BottleNetError] = []
-        for number, frame in enumerate(frames):
-            try:
-                if number in errors:
-                    raise errors[number]
-                answers.append(Answer(frame.sequence, decode_us[number], tail_us, best(scores[number])))
-            except BottleNetError as error:
-                answers.append(error)
-        return answers
+        manifest = self.bundle.manifest
+        size = manifest.uncut_preprocess.size
+        batch = scored(
+            frames,
+            self.pixels,
+            lambda pixels: run_graph(uncut, pixels=pixels),
+            shape=(size, size, 3),
+            num_classes=manifest.num_classes,
+        )
+        return answers_of(frames, batch)
 
     def pixels(self, frame: Frame) -> NDArray[np.uint8]:
         """(size, size, 3). PayloadError: no picture that can be used. FrameError: an unknown setting."""
