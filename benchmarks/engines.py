@@ -7,17 +7,20 @@ has one message on its way at a time:
     post     the same frame by POST, on a connection that stays open
     probe    a frame without a photo on a WebSocket: all but the network's work
 
-Of all answers of a round the middle one and the 99th of a hundred; of the rounds the middle one.
+Of all answers of a round the middle one and the 99th of a hundred; of the rounds the middle one. Memory is that of all
+processes of an engine after its work, what several share divided among them (Linux: PSS).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import connect
@@ -128,16 +131,33 @@ async def measure(client: Client, way: str, connections: int, seconds: float) ->
     return len(took_ms) / seconds, cuts[49], cuts[98]
 
 
-def measure_engine(engine: Engine, bundle: Bundle, arguments: argparse.Namespace) -> list[Row]:
-    """One round of it: each way, alone and with many."""
+def measure_engine(engine: Engine, bundle: Bundle, arguments: argparse.Namespace) -> tuple[list[Row], int]:
+    """One round of it: each way, alone and with many; and bytes of memory."""
     rows = []
-    with server(arguments.bundle, *engine.options) as (_, port):
+    with server(arguments.bundle, *engine.options) as (pid, port):
         client = Client(bundle, port)
         for way in arguments.way or WAYS:
             for connections in sorted({1, arguments.connections}):
                 rate, p50_ms, p99_ms = asyncio.run(measure(client, way, connections, arguments.seconds))
                 rows.append(Row(engine.name, way, connections, rate, p50_ms, p99_ms))
-    return rows
+        return rows, tree_bytes(pid)
+
+
+def tree_bytes(pid: int) -> int:
+    """Memory of a process and all that it started."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    tree = {pid}
+    while more := {child for child, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    total = 0
+    for each in tree:
+        with contextlib.suppress(OSError):  # it has ended
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
 
 
 def middle(rows: list[Row]) -> Row:
@@ -164,10 +184,13 @@ def run(arguments: argparse.Namespace) -> None:
     counts = arguments.replicas or [1, 2]
     engines = [Engine("embedded", ())]
     engines += [Engine(f"ray, {n} replica{'s' * (n > 1)}", ("--engine", "ray", "--replicas", str(n))) for n in counts]
-    rounds = [row for _ in range(arguments.rounds) for one in engines for row in measure_engine(one, bundle, arguments)]
     grouped: dict[tuple[str, str, int], list[Row]] = {}
-    for row in rounds:
-        grouped.setdefault((row.engine, row.way, row.connections), []).append(row)
+    memory: dict[str, list[int]] = {}
+    for engine in engines * arguments.rounds:
+        measured, taken = measure_engine(engine, bundle, arguments)
+        memory.setdefault(engine.name, []).append(taken)
+        for row in measured:
+            grouped.setdefault((row.engine, row.way, row.connections), []).append(row)
     rows = [middle(group) for group in grouped.values()]
     added = {(one["engine"], one["way"], one["connections"]): one for one in overheads(rows)}
     shown = []
@@ -178,12 +201,19 @@ def run(arguments: argparse.Namespace) -> None:
         shown.append([row.engine, f"{row.way} x {row.connections}", *numbers, *beside])
     columns = ["engine", "way", "a second", "p50 ms", "p99 ms", "p50 +ms", "rate"]
     show(f"{arguments.bundle}, {arguments.seconds:g} s each, {arguments.rounds} rounds", columns, shown)
+    memory_bytes: dict[str, Json] = {name: statistics.median(taken) for name, taken in memory.items()}
+    show(
+        "memory of all processes, MB = 10**6 bytes",
+        ["engine", "MB"],
+        [[n, f"{b / 1e6:.0f}"] for n, b in memory_bytes.items()],
+    )  # type: ignore[operator]
     results: Json = {
         "bundle": bundle.manifest.name,
         "seconds": arguments.seconds,
         "rounds": arguments.rounds,
         "rows": [asdict(row) for row in rows],
         "overhead": overheads(rows),
+        "memory_bytes": memory_bytes,
     }
     write_record("engines", results, arguments.out)
 

@@ -13,7 +13,7 @@ from typing import Any
 from record import RESULTS, write_whole
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/training.md", "docs/sweep.md")
+PAGES = ("README.md", "docs/training.md", "docs/sweep.md", "docs/operating.md")
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
 SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -204,6 +204,21 @@ def sweep() -> str:
     return table(header, rows)
 
 
+def engines() -> str:
+    """The one process, and replicas on Ray Serve."""
+    results = load("engines")["results"]
+    added = {(one["engine"], one["way"], one["connections"]): one for one in results["overhead"]}
+    rows = []
+    for row in results["rows"]:
+        over = added.get((row["engine"], row["way"], row["connections"]))
+        beside = [f"{over['added_p50_ms']:+.2f}", percent(over["share_of_rate"])] if over else ["", ""]
+        times = [f"{row['per_s']:,.0f}", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}"]
+        rows.append([row["engine"], row["way"], str(row["connections"]), *times, *beside])
+    header = ["engine", "way", "connections", "answers/s", "p50 ms", "p99 ms", "p50 beside embedded, ms", "rate"]
+    memory = ", ".join(f"{name} {taken / 1e6:,.0f} MB" for name, taken in results["memory_bytes"].items())
+    return table(header, rows) + f"\nMemory of all processes: {memory}.\n"
+
+
 def filled(text: str) -> str:
     """The page with its tables made anew."""
     return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
@@ -226,6 +241,7 @@ def main() -> int:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "engines": engines,
     "summary": summary,
     "figures": figures,
     "training": partial(training, "training"),

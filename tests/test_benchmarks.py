@@ -330,6 +330,7 @@ def test_engines(bundle: Bundle, tmp_path: Path) -> None:
     (over,) = (one for one in results["overhead"] if one["way"] == "stream" and one["connections"] == 1)
     assert over["added_p50_ms"] == pytest.approx(alone[1]["p50_ms"] - alone[0]["p50_ms"])
     assert over["share_of_rate"] == pytest.approx(alone[1]["per_s"] / alone[0]["per_s"])
+    assert 20e6 < results["memory_bytes"]["embedded"] < results["memory_bytes"]["ray, 1 replica"]
 
 
 def test_sweep(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ needs no torch.
     main -> command -> the library -> tables for people, or one JSON document
 
 device.py     demo, classify, send, encode; sending.py sends
-server.py     serve, decode; serving.py runs the server, connections.py bounds what connects, access.py says who may
+server.py     serve, decode; serving.py runs the server, access.py says who may; replicas.py, cluster.py and engines.py
+              run many of it on Ray
 network.py    cuts, train, export, evaluate
 planning.py   profile, plan; plan_tables.py, profile_tables.py, plan_plot.py and plan_files.py what they show and write
 bench.py      bench; bench_tables.py, bench_plot.py what it shows

@@ -18,6 +18,8 @@ v2.py         the Open Inference Protocol
 http.py       bodies, bounded, and errors as JSON
 app.py        HTTP, and all of it together: `create_app`, which needs bottlenet[cloud]
 logs.py       log lines, as text or JSON
+connections.py, addresses.py     what comes before a request: how many connect, and how long they may say nothing
+rayserve.py   all of it on Ray Serve, as `deployed.py` says; haproxy.py mends what is in front
 
 Names are imported when they are first used: decoding needs no web server, and limits need no decoder.
 """
