@@ -93,6 +93,13 @@ def test_options_for_this_process_alone(given: Access | Mqtt | Limits, says: str
         check_options("ray", values[Access], values[Mqtt], values[Limits], Cluster())  # type: ignore[arg-type]
 
 
+def test_another_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    check_options("embedded", Access(), Mqtt(), Limits(), Cluster())
+    with pytest.raises(InputError, match="--engine ray needs Linux, .*; use --engine embedded"):
+        check_options("ray", Access(), Mqtt(), Limits(), Cluster())
+
+
 def test_another_engine(bundle: Bundle) -> None:
     said = refused_to_start(bundle.path, "--engine", "steam")
     assert said == "error: --engine is 'steam'; choose one of embedded, ray\n"

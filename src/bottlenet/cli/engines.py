@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 
 from bottlenet.check import check_choice
@@ -24,20 +25,19 @@ class Cluster:
 
 
 def check_options(engine: str, access: Access, mqtt: Mqtt, limits: Limits, cluster: Cluster) -> None:
-    """InputError: no such engine, or an option that it can't honour."""
+    """InputError: no such engine, none for this system, or an option that it can't honour."""
     check_choice("--engine", engine, (EMBEDDED, RAY))
     if engine == EMBEDDED:
         for field in dataclasses.fields(cluster):
             if getattr(cluster, field.name) != field.default:
                 raise InputError(f"{option(field.name)} is for --engine ray; leave it out, or say --engine ray")
         return
-    given: dict[str, object] = {**dataclasses.asdict(access), **dataclasses.asdict(mqtt), **dataclasses.asdict(limits)}
-    usual: dict[str, object] = {
-        each.name: each.default for kind in (Access, Mqtt, Limits) for each in dataclasses.fields(kind)
-    }
-    for name, why in NOT_FOR_RAY.items():
-        if given[name] != usual[name]:
-            raise InputError(f"{option(name)} is not for --engine ray: {why}")
+    if sys.platform != "linux":
+        raise InputError("--engine ray needs Linux, as Ray has HAProxy for nothing else; use --engine embedded")
+    for group in (access, mqtt, limits):
+        for field in dataclasses.fields(group):
+            if field.name in NOT_FOR_RAY and getattr(group, field.name) != field.default:
+                raise InputError(f"{option(field.name)} is not for --engine ray: {NOT_FOR_RAY[field.name]}")
 
 
 def option(field: str) -> str:

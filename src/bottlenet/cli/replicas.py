@@ -73,10 +73,8 @@ def running(
     """Inside, it serves at the "host:port" that is given. At the end it is drained.
 
     InputError: an address that can't be listened on, or would be open to all without a word, no such cluster, one that
-    serves already, another system than Linux, or see `create_app`. BundleError: see `create_app`.
+    serves already, or see `create_app`. BundleError: see `create_app`.
     """
-    if sys.platform != "linux":
-        raise InputError("--engine ray needs Linux, as Ray has HAProxy for nothing else; use --engine embedded")
     with open_port(host, port) as listener:
         ip, port = listener.getsockname()[:2]
         (access or Access()).check(ip)
