@@ -210,6 +210,19 @@ def test_components_of_tokens_are_those_of_their_grid() -> None:
     assert error.square().mean() < 0.01 * features[:, 1:].var()
 
 
+def test_a_papers_unit_of_tokens_starts_at_them_too() -> None:
+    torch.manual_seed(1)
+    errors = []
+    for paper in (False, True):
+        net = insert(classifier(Tokens(class_token=True)), cut="blocks.0", unit="paper", channels=12)
+        with torch.no_grad():
+            features = net.head(torch.from_numpy(pixels(16)))
+            start_from_components(net, [features], paper=paper)
+            output = net.train().forward_features(features, codec_in_loop=False)
+        errors.append((output.features_hat - features)[:, 1:].square().mean() / features[:, 1:].var())
+    assert errors[1] < 0.05 < 0.5 * errors[0]
+
+
 def test_a_cut_without_a_grid_is_refused() -> None:
     with pytest.raises(InputError, match=r"shape \(12,\): a unit needs channels, height and width"):
         insert(classifier(Rows()), cut="mean")

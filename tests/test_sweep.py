@@ -344,6 +344,7 @@ class TestImpossible:
         ("changes", "message"),
         [
             ({"cuts": ("nowhere",)}, "'nowhere' is no cut"),
+            ({"cuts": ("mean",)}, r"'mean' has shape \(12,\): a unit needs channels, height and width"),
             ({"channels": (Fraction(49),)}, "49 channels at stride 1 are more than the features have, 12 x 16 x 16"),
             ({"strides": (17,)}, "stride 17 is larger than the features"),
             ({"strides": (0,)}, "both must be 1 or more"),

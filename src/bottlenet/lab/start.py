@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from bottlenet.lab.config import TrainConfig
-from bottlenet.net.build import components, start_from_components
+from bottlenet.net.build import start_from_components
 from bottlenet.net.model import BottleNet
-from bottlenet.net.paper_start import start_paper_unit
-from bottlenet.net.unit import PaperReduction, PaperRestoration
 
 QUIETEST, LOUDEST, HALVINGS = 0.05, 50.0, 12  # of the search for an amplitude
 MATCHED = 2  # batches whose payloads are looked at
@@ -29,14 +27,7 @@ def start(net: BottleNet, config: TrainConfig, batches: Sequence[Tensor]) -> Non
     amplitude = config.amplitude
     if net.prior is not None and config.target_bytes and not amplitude:
         amplitude = amplitude_of(net, batches, 2 * config.target_bytes)
-    start_from_components(net, batches, amplitude=amplitude)
-    if (
-        config.components
-        and isinstance(net.reduction, PaperReduction)
-        and isinstance(net.restoration, PaperRestoration)
-    ):
-        found = components(batches, config.stride, config.channels)
-        start_paper_unit(net.reduction, net.restoration, found)
+    start_from_components(net, batches, amplitude=amplitude, paper=config.components)
 
 
 def amplitude_of(net: BottleNet, batches: Sequence[Tensor], payload_bytes: float) -> float:

@@ -82,6 +82,6 @@ class Search:
         if count > MAX_TRIALS:
             raise InputError(f"{count} trials are more than {MAX_TRIALS}; give fewer values")
 
-    def trials(self, shapes: Mapping[str, Sequence[int]]) -> tuple[Trial, ...]:
-        """All of them, cut by cut. `shapes` are those of the features at each cut, channels first."""
-        return grid({cut: shapes[cut][0] for cut in self.cuts}, self.channels, self.strides, self.qualities)
+    def trials(self, grids: Mapping[str, Sequence[int]]) -> tuple[Trial, ...]:
+        """All of them, cut by cut. `grids` are (C, H, W) of the features at each cut."""
+        return grid({cut: grids[cut][0] for cut in self.cuts}, self.channels, self.strides, self.qualities)

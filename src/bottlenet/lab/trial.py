@@ -46,20 +46,22 @@ BATCH = 64
 def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, ...]]:
     """The network's fingerprint, and all trials. InputError: an unknown model or cut, or a unit that can't be there."""
     classifier = load_model(config.model)
-    shapes = {cut: split(classifier.module, cut, classifier.input_size).cut.shape for cut in search.cuts}
-    for cut, shape in shapes.items():
-        if len(shape) != 3:
-            raise InputError(f"cut {cut!r} has shape {shape}: a unit needs channels, height and width")
-    trials = search.trials(shapes)
+    grids = {}
+    for name in search.cuts:
+        cut = split(classifier.module, name, classifier.input_size).cut
+        if cut.layout is None:
+            raise InputError(f"cut {name!r} has shape {cut.shape}: a unit needs channels, height and width")
+        grids[name] = cut.layout.grid
+    trials = search.trials(grids)
     for trial in trials:
-        check_trial(config, trial, shapes[trial.cut])
+        check_trial(config, trial, grids[trial.cut])
     train_config(config, trials[0], SweepFolder(""))
     return fingerprint(classifier), trials
 
 
-def check_trial(config: SweepConfig, trial: Trial, shape: Sequence[int]) -> None:
-    """InputError: no such unit for features of `shape`, or no such codec for its latent."""
-    c, height, width = shape
+def check_trial(config: SweepConfig, trial: Trial, grid: tuple[int, int, int]) -> None:
+    """InputError: no such unit for features whose grid is (C, H, W), or no such codec for its latent."""
+    c, height, width = grid
     spec = UnitSpec(c, trial.channels, trial.stride, (height, width))
     if trial.channels > c * trial.stride**2:
         raise InputError(

@@ -15,6 +15,7 @@ from bottlenet.net.layout import GridReduction, GridRestoration
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.net.nested import NestedQuantizer
+from bottlenet.net.paper_start import start_paper_unit
 from bottlenet.net.prior import Prior
 from bottlenet.net.split import split
 from bottlenet.net.unit import (
@@ -150,12 +151,15 @@ def quantizer_of(config: UnitConfig) -> Quantizer | NestedQuantizer:
 
 
 @torch.no_grad()
-def start_from_components(net: BottleNet, batches: Iterable[Tensor], *, amplitude: float = 0.0) -> None:
+def start_from_components(
+    net: BottleNet, batches: Iterable[Tensor], *, amplitude: float = 0.0, paper: bool = False
+) -> None:
     """Sets a residual unit's linear paths to the principal components of `batches`, what its frozen head gives.
 
     A unit of random weights learns nothing for an epoch; one that starts as a projection and its transpose starts with
     what a linear code keeps. `amplitude` is the standard deviation of the first component; 0: 4, or 20 for the entropy
-    codec, whose finest step is 1 and whose coarser ones must say something too.
+    codec, whose finest step is 1 and whose coarser ones must say something too. With `paper` a paper's unit starts
+    there as well, as nearly as it can; else it keeps its random weights.
     """
     learned: nn.Module = nn.Identity()
     reduction = net.reduction
@@ -166,6 +170,8 @@ def start_from_components(net: BottleNet, batches: Iterable[Tensor], *, amplitud
     if isinstance(reduction, GridReduction) and isinstance(restoration, GridRestoration):
         grids = restoration.started(grids)
         reduction, restoration = reduction.reduction, restoration.restoration
+    if paper and isinstance(reduction, PaperReduction) and isinstance(restoration, PaperRestoration):
+        start_paper_unit(reduction, restoration, components(grids, reduction.stride, reduction.channels))
     if not isinstance(reduction, ResidualReduction) or not isinstance(restoration, ResidualRestoration):
         return
     s = reduction.linear.stride[0]
