@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from bottlenet.bundle import Bundle
 from bottlenet.cli.bench_plot import draw
 from bottlenet.lab.bench import LIMIT, SECONDS, Report, bench
 from bottlenet.lab.rig import Conditions
+from bottlenet.ladder import load_rungs
 from bottlenet.plan.link import parse_link
 from record import Json, parser, run_script, show, write_record, write_whole
 
@@ -39,7 +39,7 @@ def rows_of(report: Report) -> list[list[str]]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write."""
-    bundles = [Bundle.load(one) for one in arguments.bundle or ["demo"]]
+    bundles = [rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)]
     links = [parse_link(name) for name in arguments.link or LINKS]
     reports: list[Json] = []
     for slowdown in arguments.slowdown:
@@ -58,7 +58,9 @@ def main() -> None:
     """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of photos")
-    made.add_argument("--bundle", action="append", help="again for other cuts of its network; demo if none is given")
+    made.add_argument(
+        "--bundle", action="append", help="or a ladder; again for other cuts of its network; demo if none is given"
+    )
     made.add_argument("--link", action="append", help=f"again for more; {', '.join(LINKS)} if none is given")
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
     made.add_argument("--limit", type=int, default=LIMIT, help="photos")

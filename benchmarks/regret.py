@@ -27,6 +27,7 @@ from bottlenet.lab.bench import readable
 from bottlenet.lab.bench import run as measure
 from bottlenet.lab.profile import profile
 from bottlenet.lab.rig import Conditions, Rig
+from bottlenet.ladder import load_rungs
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.planner import choose, predict
 from bottlenet.plan.profile import Candidate, Profile
@@ -107,7 +108,7 @@ def summary(rows: Sequence[dict[str, Json]]) -> dict[str, Json]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Profile, measure, show, write."""
-    bundles = [Bundle.load(one) for one in arguments.bundle or ["demo"]]
+    bundles = [rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)]
     links: list[Link] = [parse_link(name) for name in arguments.link or LINKS]
     every = [Conditions(*each) for each in product(links, (0.0,), arguments.load, arguments.slowdown)]
     paths = readable(bundles[0], arguments.data, arguments.limit)
@@ -145,7 +146,9 @@ def main() -> None:
     """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, type=Path, help="folder of photos")
-    made.add_argument("--bundle", action="append", help="again for other cuts of its network; demo if none is given")
+    made.add_argument(
+        "--bundle", action="append", help="or a ladder; again for other cuts of its network; demo if none is given"
+    )
     made.add_argument("--link", action="append", help=f"again for more; {', '.join(LINKS)} if none is given")
     made.add_argument("--load", type=int, nargs="+", default=LOADS, help="photos of others at the server")
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
