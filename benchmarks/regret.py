@@ -146,9 +146,7 @@ def main() -> None:
     """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, type=Path, help="folder of photos")
-    made.add_argument(
-        "--bundle", action="append", help="or a ladder; again for other cuts of its network; demo if none is given"
-    )
+    made.add_argument("--bundle", action="append", help="or a ladder; again for other cuts of the network; else demo")
     made.add_argument("--link", action="append", help=f"again for more; {', '.join(LINKS)} if none is given")
     made.add_argument("--load", type=int, nargs="+", default=LOADS, help="photos of others at the server")
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
