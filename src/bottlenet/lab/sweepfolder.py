@@ -43,7 +43,7 @@ class Result:
     figures: Figures  # on held-out photos: what is chosen by
     evaluated: Figures | None  # on the folder that was given for that
     steps: int  # of training
-    seconds: float  # of training and measuring, by a clock, since it was last resumed
+    seconds: float  # of training and measuring: processor time, since it was last resumed
 
 
 class SweepFolder:

@@ -126,7 +126,7 @@ def prepare(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: Pr
 
 def run_trial(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: Progress) -> Result:
     """Train, or go on training, and measure. InputError: as `prepare`."""
-    started = time.monotonic()
+    started = time.process_time()
     told = train_config(config, trial, folder)
     net = train(told, progress)
     classifier = load_model(config.model)
@@ -135,7 +135,7 @@ def run_trial(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: 
         fill(centre, 0, told, progress)
     figures = [measure(net, centre) for centre in caches]
     steps = saved_position(folder.run(trial)).steps
-    return Result(trial, figures[0], figures[1] if config.evaluate else None, steps, time.monotonic() - started)
+    return Result(trial, figures[0], figures[1] if config.evaluate else None, steps, time.process_time() - started)
 
 
 def centre_caches(config: SweepConfig, classifier: Classifier, cache: FeatureCache) -> Iterator[FeatureCache]:
