@@ -58,6 +58,7 @@ def figures() -> str:
     """Everything else that is claimed, with the command that makes it again."""
     loop, overhead = load("codec_in_loop"), load("encode_overhead")
     memory, naive, padding = load("memory"), load("naive_aware"), load("tile_padding")
+    page = load("page")
     rows = [
         [
             "the codec's share of a training step, batch 64",
@@ -72,6 +73,7 @@ def figures() -> str:
             naive["command"],
         ],
         ["leaving tiles unpadded, same quality", packing_saves(padding["results"]), padding["command"]],
+        *([what, value, page["command"]] for what, value in page_rows(page["results"])),
     ]
     return table(["what", "measured", "command"], [[what, value, f"`{command}`"] for what, value, command in rows])
 
@@ -101,6 +103,17 @@ def memory_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     sizes_mb = f"{(install['bytes'] - pip) / 1e6:.0f} / {install['bytes'] / 1e6:.0f} MB"
     rows.append(("base install on disk, without / with pip itself", sizes_mb))
     return rows
+
+
+def page_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """The browser as a device, beside Python."""
+    photos, took = results["photos"], results["ms"]["head_encode_answer"]
+    names = ("same_top1", "payload_equal", "symbols_equal")
+    equal = " / ".join(f"{results[name]:,}" for name in names)
+    return [
+        (f"photos whose answer / payload / symbols in Chromium are Python's, of {photos:,}", equal),
+        ("head, encoding and answer in Chromium, median / largest", f"{took['median']:.0f} / {took['max']:.0f} ms"),
+    ]
 
 
 def packing_saves(results: dict[str, Any]) -> str:
