@@ -27,7 +27,7 @@ from record import Json, parser, run_script, show, write_record
 IN_MEMORY = "/dev/shm"
 FOLDERS = ("seeds", "corpus", "suspects", "faults")
 REPLAY = 0.2  # of the time
-START_S = 60.0  # a child may need, beside its time
+START_S = 300.0  # a child may need beside its time, on a busy machine
 SLOWEST_LAST = ("entropy in Python", "entropy by constriction")  # they get what time the others leave
 COVERAGE = re.compile(rb"cov: (\d+)")
 
@@ -93,16 +93,15 @@ def fuzz(target: str, inputs: int, seconds: float, seed: int) -> tuple[Found, di
 
 
 def fuzz_all(names: list[str], arguments: argparse.Namespace) -> list[Found]:
-    """One after the other; what one leaves of time and inputs is for those after it."""
+    """One after the other; what one leaves of time and inputs is for those after it. Starting does not count."""
     kept_in = arguments.out / "fuzz_faults"
     shutil.rmtree(kept_in, ignore_errors=True)
     found: list[Found] = []
-    ends = time.monotonic() + arguments.seconds
     for number, name in enumerate(names):
         left = len(names) - number
         inputs = (arguments.inputs - sum(one.inputs for one in found)) // left
-        seconds = max((ends - time.monotonic()) / left, 1.0)
-        one, faults = fuzz(name, max(inputs, 1), seconds, arguments.seed)
+        seconds = (arguments.seconds - sum(one.seconds / (1 - REPLAY) for one in found)) / left
+        one, faults = fuzz(name, max(inputs, 1), max(seconds, 1.0), arguments.seed)
         found.append(one)
         for file, data in faults.items():
             kept_in.mkdir(parents=True, exist_ok=True)

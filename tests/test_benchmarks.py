@@ -145,6 +145,23 @@ def test_mqtt_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     assert got["first_with_opening"]["own"]["up"] > got["rows"][-1]["carried_up_bytes"]
 
 
+def test_load(bundle: Bundle, tmp_path: Path) -> None:
+    """How fast it is here and now says nothing."""
+    got = record(
+        "load.py", "--bundle", bundle.path, "--rounds", "1", "--requests", "400", "--seconds", "0.3",
+        "--memory-requests", "2000", "--streams", "20", out=tmp_path / "out",
+    )  # fmt: skip
+    assert [one["what"] for one in got["rates"]] == ["trivial tail, post", "trivial tail, stream", "real tail, stream"]
+    for one in got["rates"]:
+        assert one["share"] == one["per_s"][0] / one["beside_per_s"][0] > 0
+        assert one["met"] == (one["share"] >= one["target"])
+    assert set(got["decoder_per_s"]) == {"1", "2", "4", "8", "16"}
+    assert [one["arrivals"] for one in got["latency"]] == ["regular", "random"]
+    assert all(one["p99_ms"] >= one["p50_ms"] > 0 for one in got["latency"])
+    assert [one["requests"] for one in got["memory"]] == list(range(200, 2001, 200))
+    assert got["idle"]["resident_bytes"] > got["idle"]["streams"] == 20
+
+
 @pytest.fixture(scope="session")
 def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the module `tiny_classifier`."""

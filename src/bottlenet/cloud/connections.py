@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Sized
@@ -57,18 +58,20 @@ class Connection(HttpToolsProtocol):
     def __init__(self, limits: Limits, place: Place, app_state: dict[str, Any], **options: Any) -> None:
         super().__init__(app_state={**app_state, AUTHORIZED: place.leave}, **options)
         self._limits = limits
-        self._deadline: asyncio.TimerHandle | None = None
+        self._due = math.inf  # when it has to have gone on, by the event loop's clock
+        self._timer: asyncio.TimerHandle | None = None
         self._in_header = self._in_body = False
         self._other_bytes = self._body_bytes = 0  # of this message
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first byte."""
         super().connection_made(transport)
-        self._wait(self._limits.first_byte_s)
+        self._due = self.loop.time() + self._limits.first_byte_s
+        self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for."""
-        self._stop()
+        self._end()
         self.app_state[AUTHORIZED]()  # or as good as: it holds nothing any more
         super().connection_lost(exc)
 
@@ -92,7 +95,7 @@ class Connection(HttpToolsProtocol):
         header_bytes = sum([len(name) + len(value) for name, value in self.headers])
         if header_bytes > MAX_HEADER_BYTES or len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too much")  # which the parser takes for a request that is none
-        self._stop()
+        self._due = math.inf
         self._in_header, self._in_body = False, True
         super().on_headers_complete()
 
@@ -104,7 +107,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """All of it."""
-        self._stop()
+        self._due = math.inf
         self._in_body = False
         super().on_message_complete()
 
@@ -112,27 +115,33 @@ class Connection(HttpToolsProtocol):
         """Who was answered before all of his body was there has some time left for it, as nobody reads it."""
         super().on_response_complete()
         if self._in_body:
-            self._wait(self._limits.request_s)
+            self._due = self.loop.time() + self._limits.request_s
+
+    def handle_websocket_upgrade(self) -> None:
+        """From here on the stream looks after itself."""
+        self._end()
+        super().handle_websocket_upgrade()
 
     def _begin(self) -> None:
         if not self._in_header:
             self._in_header = True
             self._other_bytes = self._body_bytes = 0
-            self._wait(self._limits.request_s)
+            self._due = self.loop.time() + self._limits.request_s
 
-    def _wait(self, seconds: float) -> None:
-        self._stop()
-        self._deadline = self.loop.call_later(seconds, self._too_slow)
-
-    def _stop(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _too_slow(self) -> None:
+    def _look(self) -> None:
+        """One timer a connection, not two a request: it looks whether anything is overdue."""
+        left_s = self._due - self.loop.time()
+        if left_s > 0:
+            seconds = min(left_s, self._limits.first_byte_s, self._limits.request_s)
+            self._timer = self.loop.call_later(seconds, self._look)
+            return
         if self._in_header:  # else it has said nothing, or was answered
             self.transport.write(SLOW)
         self.transport.close()
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class StreamConnection(WebSocketsSansIOProtocol):

@@ -1,0 +1,260 @@
+"""How much does a server carry, beside what it could at best?
+
+Servers and the decoder are processes of their own; this one makes the requests. What is compared takes turns, round
+after round, and of the rounds the middle one counts.
+
+    trivial tail   a network of one product, payloads of 400 bytes: what is left is the server's own work. Beside it a
+                   bare Starlette that sends back what it gets, on uvicorn as it is out of the box
+    real tail      the bundle's; beside it the decoder in a loop, at its best batch size
+    80 % load      as many photos a second as 0.8 times what was reached: each device at a regular interval, beginning
+                   at some moment; and all at random moments, where many wait in line whatever the server does
+    memory         of the trivial tail's server, while it answers; of the real one's with streams that say nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from bottlenet.bundle import Bundle
+from bottlenet.demo.run import PHOTOS
+from bottlenet.edge import Encoder
+from idle_streams import TARGET_BYTES, TARGET_GROWTH, measure_idle, resident_bytes, server
+from load_client import POST, STREAM, Asked, closed, paced
+from load_servers import trivial_bundle
+from record import Json, parser, run_script, show, write_record
+
+CONNECTIONS = 32
+TARGET_ECHO, TARGET_BARE, TARGET_P99 = 0.6, 0.9, 3.0  # shares of what stands beside it; p99 in medians
+LOAD = 0.8
+WARM_UP = 500  # requests
+PARTS = 10
+UNLIMITED = ("--max-per-address", "1000000")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A rate, and the one that it is compared with; of all rounds, and the middle ones."""
+
+    what: str
+    per_s: list[float]
+    beside: str
+    beside_per_s: list[float]
+    target: float
+
+    @property
+    def share(self) -> float:
+        """Of the middle rounds."""
+        return statistics.median(self.per_s) / statistics.median(self.beside_per_s)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Milliseconds of photos at some load."""
+
+    arrivals: str
+    photos: int  # that were answered
+    refused: int  # as the server was busy
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.p99_ms / self.p50_ms
+
+
+def go(work: Coroutine[Any, Any, T]) -> T:
+    """In an event loop that is as fast as the server's."""
+    loop = uvloop.new_event_loop()
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        loop.close()
+
+
+@contextmanager
+def echo_server() -> Iterator[int]:
+    """Its port."""
+    command = [sys.executable, str(Path(__file__).with_name("load_servers.py")), "echo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield int(json.loads(process.stdout.readline())["port"])
+        finally:
+            process.terminate()
+
+
+def bare_rates(bundle: str, seconds: float) -> dict[str, float]:
+    """Photos a second of the decoder alone, by batch size."""
+    command = [sys.executable, str(Path(__file__).with_name("load_servers.py")), "bare", bundle, str(seconds)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    rates: dict[str, float] = json.loads(done.stdout)
+    return rates
+
+
+def measure_trivial(
+    bundle: Bundle, asked: dict[str, Asked], echo_port: int, arguments: argparse.Namespace
+) -> list[Beside]:
+    """Both ways, beside the echo."""
+    found = []
+    for way, ours in asked.items():
+        theirs = Asked(way, echo_port, ours.bundle_id, ours.frame, echoes=True)
+        rates: dict[Asked, list[float]] = {ours: [], theirs: []}
+        for number in range(arguments.rounds):
+            for one in rates if number % 2 else reversed(rates):
+                go(closed(one, CONNECTIONS, WARM_UP))
+                rates[one].append(go(closed(one, CONNECTIONS, arguments.requests)))
+        found.append(Beside(f"trivial tail, {way}", rates[ours], f"echo, {way}", rates[theirs], TARGET_ECHO))
+    return found
+
+
+def measure_memory(asked: dict[str, Asked], pid: int, requests: int) -> list[dict[str, float]]:
+    """After each tenth of the requests, half of them on streams. The first tenth is warming up."""
+    taken: list[dict[str, float]] = []
+    for part in range(1, PARTS + 1):
+        for one in asked.values():
+            go(closed(one, CONNECTIONS, requests // PARTS // len(asked)))
+        taken.append({"requests": part * requests // PARTS, "resident_bytes": resident_bytes(pid)})
+    return taken
+
+
+def measure_real(name: str, asked: Asked, arguments: argparse.Namespace) -> tuple[Beside, dict[str, float]]:
+    """Photos a second; and of the decoder alone, by batch size."""
+    served: list[float] = []
+    bare: list[dict[str, float]] = []
+    go(closed(asked, CONNECTIONS, 2 * CONNECTIONS))
+    for _ in range(arguments.rounds):
+        bare.append(bare_rates(name, arguments.seconds / 5))
+        requests = max(2 * CONNECTIONS, int(arguments.seconds * max(bare[-1].values())))
+        served.append(go(closed(asked, CONNECTIONS, requests)))
+    by_batch = {size: statistics.median(one[size] for one in bare) for size in bare[0]}
+    best = max(by_batch, key=lambda size: by_batch[size])
+    beside = Beside(
+        "real tail, stream", served, f"decoder, batches of {best}", [one[best] for one in bare], TARGET_BARE
+    )
+    return beside, by_batch
+
+
+def measure_latency(asked: Asked, per_s: float, seconds: float, source: random.Random) -> list[Spread]:
+    """At regular intervals, and at random."""
+    interval_s = CONNECTIONS / per_s
+    count = max(2, int(seconds / interval_s))
+    regular = []
+    for _ in range(CONNECTIONS):
+        first = source.uniform(0, interval_s)
+        regular.append([first + number * interval_s for number in range(count)])
+    at_random = [sorted(source.uniform(0, count * interval_s) for _ in range(count)) for _ in range(CONNECTIONS)]
+    found = []
+    for arrivals, times in (("regular", regular), ("random", at_random)):
+        answered, refused = go(paced(asked, CONNECTIONS, times))
+        taken = sorted(answered)
+        p99 = taken[min(len(taken) - 1, int(0.99 * len(taken)))]
+        found.append(Spread(arrivals, len(taken), refused, per_s, statistics.median(taken), p99))
+    return found
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, show, write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * arguments.streams + 100)), hard))
+    with tempfile.TemporaryDirectory() as folder:
+        trivial, frame = trivial_bundle(Path(folder))
+        with server(str(trivial.path), *UNLIMITED) as (pid, port), echo_server() as echo_port:
+            asked = {way: Asked(way, port, trivial.id.hex(), frame) for way in (POST, STREAM)}
+            found = measure_trivial(trivial, asked, echo_port, arguments)
+            memory = measure_memory(asked, pid, arguments.memory_requests)
+    bundle = Bundle.load(arguments.bundle)
+    photo = Encoder(bundle).encode(str(min(PHOTOS.glob("*.jpg"))))
+    with server(arguments.bundle, *UNLIMITED) as (pid, port):
+        asked_real = Asked(STREAM, port, bundle.id.hex(), photo.frame)
+        real, by_batch = measure_real(arguments.bundle, asked_real, arguments)
+        per_s = LOAD * statistics.median(real.per_s)
+        spreads = measure_latency(asked_real, per_s, 3 * arguments.seconds, random.Random(1))
+    with server(arguments.bundle, *UNLIMITED) as (pid, port):
+        idle = measure_idle(bundle, pid, port, arguments.streams)
+    grown = memory[-1]["resident_bytes"] / memory[0]["resident_bytes"] - 1
+    report([*found, real], spreads, grown, idle)
+    results: dict[str, Json] = {
+        "connections": CONNECTIONS,
+        "payload_bytes": {"trivial": len(frame.payload), "real": len(photo.frame.payload)},
+        "rates": [{**asdict(one), "share": one.share, "met": one.share >= one.target} for one in [*found, real]],
+        "decoder_per_s": dict(by_batch),
+        "load": LOAD,
+        "latency": [{**asdict(one), "ratio": one.ratio} for one in spreads],
+        "target_p99_ratio": TARGET_P99,
+        "latency_met": spreads[0].ratio < TARGET_P99 and not spreads[0].refused,
+        "memory": list(memory),
+        "grown_share": grown,
+        "target_grown_share": TARGET_GROWTH,
+        "memory_met": grown < TARGET_GROWTH,
+        "idle": {**idle, "target_bytes": TARGET_BYTES},
+        "idle_met": idle["resident_bytes"] < TARGET_BYTES,
+    }
+    write_record("load", results, arguments.out)
+
+
+def report(rates: list[Beside], spreads: list[Spread], grown: float, idle: dict[str, float]) -> None:
+    """One table of it all."""
+    rows = [
+        [
+            f"{one.what} / {one.beside}",
+            f"{statistics.median(one.per_s):,.0f} / {statistics.median(one.beside_per_s):,.0f} a second",
+            f"{one.share:.2f}",
+            f"{one.target:.2f} or more",
+        ]
+        for one in rates
+    ]
+    rows += [
+        [
+            f"p99 / p50 at {LOAD:.0%} load, {one.arrivals} arrivals",
+            f"{one.p99_ms:.1f} / {one.p50_ms:.1f} ms",
+            f"{one.ratio:.2f}",
+            f"below {TARGET_P99:.2f}" if one.arrivals == "regular" else "",
+        ]
+        for one in spreads
+    ]
+    rows.append(
+        ["memory, after all requests / a tenth of them", "", f"{1 + grown:.3f}", f"below {1 + TARGET_GROWTH:.3f}"]
+    )
+    rows.append(
+        [
+            f"memory with {idle['streams']:,.0f} idle streams",
+            f"{idle['resident_bytes'] / 1e6:.0f} MB",
+            "",
+            f"below {TARGET_BYTES / 1e6:.0f} MB",
+        ]
+    )
+    show(f"{CONNECTIONS} connections", ["what", "measured", "ratio", "target"], rows)
+
+
+def main() -> None:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--bundle", default="demo", help="demo: the one in the package")
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--requests", type=int, default=20_000, help="of a round with the trivial tail")
+    made.add_argument("--seconds", type=float, default=8.0, help="about, of a round with the real tail")
+    made.add_argument("--memory-requests", type=int, default=100_000)
+    made.add_argument("--streams", type=int, default=1000, help="that are open and say nothing")
+    run_script(made, run)
+
+
+if __name__ == "__main__":
+    main()
