@@ -41,6 +41,7 @@ from record import Json, parser, run_script, show, write_record
 CONNECTIONS = 32
 TARGET_ECHO, TARGET_BARE, TARGET_P99 = 0.6, 0.9, 3.0  # shares of what stands beside it; p99 in medians
 LOAD = 0.8
+DRAWINGS = 8
 WARM_UP = 500  # requests
 PARTS = 10
 UNLIMITED = ("--max-per-address", "1000000")
@@ -126,12 +127,15 @@ def measure_trivial(
 
 
 def measure_memory(asked: dict[str, Asked], pid: int, requests: int) -> list[dict[str, float]]:
-    """After each tenth of the requests, half of them on streams. The first tenth is warming up."""
+    """After each tenth of the requests on connections that stay: first by POST, then on streams."""
     taken: list[dict[str, float]] = []
-    for part in range(1, PARTS + 1):
-        for one in asked.values():
-            go(closed(one, CONNECTIONS, requests // PARTS // len(asked)))
-        taken.append({"requests": part * requests // PARTS, "resident_bytes": resident_bytes(pid)})
+    for number, one in enumerate(asked.values()):
+        before = number * requests
+
+        def look(done: int, before: int = before) -> None:
+            taken.append({"requests": before + done, "resident_bytes": resident_bytes(pid)})
+
+        go(closed(one, CONNECTIONS, requests, look, PARTS))
     return taken
 
 
@@ -152,19 +156,26 @@ def measure_real(name: str, asked: Asked, arguments: argparse.Namespace) -> tupl
     return beside, by_batch
 
 
-def measure_latency(asked: Asked, per_s: float, seconds: float, source: random.Random) -> list[Spread]:
-    """At regular intervals, and at random."""
+def measure_latency(asked: Asked, per_s: float, seconds: float) -> list[Spread]:
+    """At regular intervals, and at random; of several drawings each, as the moments at which devices begin matter."""
     interval_s = CONNECTIONS / per_s
-    count = max(2, int(seconds / interval_s))
-    regular = []
-    for _ in range(CONNECTIONS):
+    count = max(2, int(seconds / DRAWINGS / interval_s))
+
+    def regular(source: random.Random) -> list[float]:
         first = source.uniform(0, interval_s)
-        regular.append([first + number * interval_s for number in range(count)])
-    at_random = [sorted(source.uniform(0, count * interval_s) for _ in range(count)) for _ in range(CONNECTIONS)]
+        return [first + number * interval_s for number in range(count)]
+
+    def at_random(source: random.Random) -> list[float]:
+        return sorted(source.uniform(0, count * interval_s) for _ in range(count))
+
     found = []
     for arrivals, times in (("regular", regular), ("random", at_random)):
-        answered, refused = go(paced(asked, CONNECTIONS, times))
-        taken = sorted(answered)
+        source, taken, refused = random.Random(1), [], 0
+        for _ in range(DRAWINGS):
+            answered, more = go(paced(asked, CONNECTIONS, [times(source) for _ in range(CONNECTIONS)]))
+            taken += answered
+            refused += more
+        taken.sort()
         p99 = taken[min(len(taken) - 1, int(0.99 * len(taken)))]
         found.append(Spread(arrivals, len(taken), refused, per_s, statistics.median(taken), p99))
     return found
@@ -186,10 +197,12 @@ def run(arguments: argparse.Namespace) -> None:
         asked_real = Asked(STREAM, port, bundle.id.hex(), photo.frame)
         real, by_batch = measure_real(arguments.bundle, asked_real, arguments)
         per_s = LOAD * statistics.median(real.per_s)
-        spreads = measure_latency(asked_real, per_s, 3 * arguments.seconds, random.Random(1))
+        spreads = measure_latency(asked_real, per_s, 4 * arguments.seconds)
     with server(arguments.bundle, *UNLIMITED) as (pid, port):
         idle = measure_idle(bundle, pid, port, arguments.streams)
-    grown = memory[-1]["resident_bytes"] / memory[0]["resident_bytes"] - 1
+    grown = max(
+        memory[end]["resident_bytes"] / memory[end - PARTS + 1]["resident_bytes"] - 1 for end in (PARTS - 1, -1)
+    )
     report([*found, real], spreads, grown, idle)
     results: dict[str, Json] = {
         "connections": CONNECTIONS,
@@ -251,7 +264,7 @@ def main() -> None:
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--requests", type=int, default=20_000, help="of a round with the trivial tail")
     made.add_argument("--seconds", type=float, default=8.0, help="about, of a round with the real tail")
-    made.add_argument("--memory-requests", type=int, default=100_000)
+    made.add_argument("--memory-requests", type=int, default=100_000, help="by POST, and as many on streams")
     made.add_argument("--streams", type=int, default=1000, help="that are open and say nothing")
     run_script(made, run)
 

@@ -47,7 +47,7 @@ Answered: TypeAlias = Callable[["Connection", int, bool], None]
 
 
 class Connection(asyncio.Protocol):
-    """One connection. `answered` is called for each answer: with the sequence number (-1 by POST), and whether it is one,
+    """One connection. `answered` is called for each: with its sequence number (-1 by POST), and whether it is one,
     or "busy", which only who may be told so is told.
     """
 
@@ -148,14 +148,21 @@ async def connections(
     return made, failed
 
 
-async def closed(asked: Asked, count: int, requests: int) -> float:
-    """Answers a second, of `requests`, one at a time on each of `count` connections. LinkError: one was refused."""
+async def closed(
+    asked: Asked, count: int, requests: int, look: Callable[[int], None] = lambda done: None, looks: int = 1
+) -> float:
+    """Answers a second, of `requests`, one at a time on each of `count` connections. LinkError: one was refused.
+
+    `look` is called that often on the way, with how many are answered.
+    """
     sent = done = 0
     finished = asyncio.get_running_loop().create_future()
 
     def answered(connection: Connection, sequence: int, good: bool) -> None:
         nonlocal sent, done
         done += 1
+        if done % (requests // looks) == 0:
+            look(done)
         if sent < requests:
             sent += 1
             connection.send()

@@ -158,7 +158,7 @@ def test_load(bundle: Bundle, tmp_path: Path) -> None:
     assert set(got["decoder_per_s"]) == {"1", "2", "4", "8", "16"}
     assert [one["arrivals"] for one in got["latency"]] == ["regular", "random"]
     assert all(one["p99_ms"] >= one["p50_ms"] > 0 for one in got["latency"])
-    assert [one["requests"] for one in got["memory"]] == list(range(200, 2001, 200))
+    assert [one["requests"] for one in got["memory"]] == list(range(200, 4001, 200))
     assert got["idle"]["resident_bytes"] > got["idle"]["streams"] == 20
 
 
