@@ -1,6 +1,7 @@
 """Everything goes wrong at once, with real processes: and each photo has its answer in the end, one, the right one.
 
-    bottlenet send (killed, on a disk that is full now and then) -> Proxy -> bottlenet serve (killed)
+    bottlenet send (killed, on a disk that is full now and then) -> ShapedLink: delay, packets lost
+        -> Proxy: cut, answers lost, twice and in another order -> bottlenet serve (killed)
 
 CHAOS_PHOTOS, CHAOS_KILLS and CHAOS_DELAY_MS in the environment make it longer: 1,000, 20 and 300 take some minutes.
 """
@@ -11,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -30,6 +30,8 @@ from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud import Decoder
 from bottlenet.edge import Encoder
 from bottlenet.edge.outcome import Answered, parse_outcome
+from bottlenet.lab.shaped import ShapedLink
+from bottlenet.plan.link import Link
 from bottlenet.wire.answer import Answer, parse_answer
 from conftest import SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_manifest
 from network import make_album
@@ -38,6 +40,7 @@ PHOTOS = int(os.environ.get("CHAOS_PHOTOS", "200"))
 KILLS = int(os.environ.get("CHAOS_KILLS", "3"))  # of the server, and as many of the device
 DELAY_S = float(os.environ.get("CHAOS_DELAY_MS", "30")) / 1e3  # there and back
 LOST_PACKETS = 0.05  # each costs as much again, and what comes after it has to wait, as TCP has it
+UPLINK_BPS = 1e6
 ANSWER_S = 0.01  # between two: a link that is slow enough to be cut
 # Every so many answers: the one is cut in the middle, and so on. Primes, so that they meet in all ways.
 EVERY = {"cut": 41, "lost": 67, "twice": 7, "late": 5}
@@ -71,7 +74,6 @@ class Proxy:
         self._server_port = server_port
         self._answers = 0
         self._upwards = 0
-        self._rng = random.Random(3)
         self._loop = asyncio.new_event_loop()
         self._connections: set[asyncio.Task[None]] = set()
         self._listener = self._loop.run_until_complete(asyncio.start_server(self._connected, "127.0.0.1", 0))
@@ -124,30 +126,27 @@ class Proxy:
 
     async def _down(self, server: asyncio.StreamReader, to_device: asyncio.StreamWriter) -> None:
         to_device.write(await server.readuntil(b"\r\n\r\n"))
-        arriving: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
+        arriving: asyncio.Queue[bytes] = asyncio.Queue(64)
         reading = asyncio.create_task(self._read(server, arriving))
         held: list[bytes] = []
         try:
             while not (reading.done() and arriving.empty()):
                 try:
-                    due, message = await asyncio.wait_for(arriving.get(), HELD_S)
+                    message = await asyncio.wait_for(arriving.get(), HELD_S)
                 except asyncio.TimeoutError:  # nothing came that could overtake it
                     to_device.write(b"".join(held))
                     held.clear()
                     continue
-                await asyncio.sleep(max(due - self._loop.time(), ANSWER_S))
+                await asyncio.sleep(ANSWER_S)
                 if not await self._pass_on(message, held, to_device):
                     return
         finally:
             reading.cancel()
 
-    async def _read(self, server: asyncio.StreamReader, arriving: asyncio.Queue[tuple[float, bytes]]) -> None:
+    async def _read(self, server: asyncio.StreamReader, arriving: asyncio.Queue[bytes]) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
-                message = await read_message(server)
-                lost = self._rng.random() < LOST_PACKETS
-                self.done["packets lost"] += lost
-                await arriving.put((self._loop.time() + DELAY_S * (1 + lost), message))
+                await arriving.put(await read_message(server))
 
     async def _pass_on(self, message: bytes, held: list[bytes], to_device: asyncio.StreamWriter) -> bool:
         """False: the link is cut."""
@@ -226,11 +225,12 @@ def test_chaos(bundle: Bundle, folder: Path) -> None:
     spool, full = folder / "spool", folder / "full"
     server = ServerProcess(bundle)
     proxy = Proxy(lambda: server.port)
+    link = ShapedLink("127.0.0.1", proxy.port, Link("bad", UPLINK_BPS, DELAY_S, loss=LOST_PACKETS), seed=3)
 
     def start_device() -> subprocess.Popen[bytes]:
         options = [
             "--to",
-            f"ws://127.0.0.1:{proxy.port}",
+            link.url,
             "--spool",
             spool,
             "--bundle",
@@ -257,11 +257,13 @@ def test_chaos(bundle: Bundle, folder: Path) -> None:
     finally:
         device.kill()
         server.kill()
+        link.close()
         proxy.close()
     assert device.returncode == 0, (folder / "err").read_text()
 
     # All of it happened.
     assert min(proxy.done[name] for name in (*EVERY, "cut upwards")) > 0, proxy.done
+    assert min(link.lost_packets) > 0
     assert full.stat().st_size > 0
     # Each photo was answered, and the last run says so of each.
     lines = [json.loads(line) for line in (folder / "out").read_text().splitlines()]
@@ -289,6 +291,7 @@ def test_chaos(bundle: Bundle, folder: Path) -> None:
         assert [choice.class_index for choice in outcome.top] == [index for index, _ in top]
         assert [choice.score for choice in outcome.top] == pytest.approx([share for _, share in top], abs=5e-5)
     assert not right
+    proxy.done["packets lost"] = sum(link.lost_packets)
     happened = ", ".join(f"{count} {name}" for name, count in proxy.done.items())
     print(
         f"{PHOTOS} photos; {KILLS} servers and {KILLS} devices killed; {happened}; {full.stat().st_size} writes failed"

@@ -41,7 +41,7 @@ class Lane:
     def __init__(self, link: Link, *, up: bool, jitter_s: float) -> None:
         self._lock = threading.Lock()
         self._up = up
-        self.carried_bytes = 0
+        self.carried_bytes = self.lost_packets = 0
         self._free_at = -math.inf
         self.change(link, jitter_s)
 
@@ -58,6 +58,7 @@ class Lane:
             link, lost = self._link, 0
             while rng.random() < link.loss:
                 lost += 1
+            self.lost_packets += lost
             self._free_at = max(now, self._free_at) + (1 + lost) * size * 8 / self._bps
             delay_s = link.round_trip_s * (0.5 + lost) + rng.uniform(0, self._jitter_s)
             return self._free_at + delay_s
@@ -216,6 +217,11 @@ class ShapedLink:
     def carried_bytes(self) -> tuple[int, int]:
         """Bytes that came in so far, from devices and from the server, each counted once, however often it was lost."""
         return self._up.carried_bytes, self._down.carried_bytes
+
+    @property
+    def lost_packets(self) -> tuple[int, int]:
+        """How often a packet was lost so far, from devices and from the server."""
+        return self._up.lost_packets, self._down.lost_packets
 
     def change(self, link: Link | None, *, jitter_s: float = 0.0) -> None:
         """Another link from now on; None: nothing gets through, and what is sent waits until there is one again.
