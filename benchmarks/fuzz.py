@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bottlenet.errors import InputError
-from fuzz_child import ALL, HEADROOM_BYTES, PEAK_BYTES, SLOW_MS, targets
+from fuzz_child import ALL, HEADROOM_BYTES, SLOW_MS, targets
 from record import Json, parser, run_script, show, write_record
 
 IN_MEMORY = "/dev/shm"
@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> None:
         "targets": [asdict(one) for one in found],
         "faults": faults,
         "slow_ms": SLOW_MS,
-        "peak_bytes": PEAK_BYTES,
+        "peak_bytes": {name: target.peak_bytes for name, target in targets().items()},
         "headroom_bytes": HEADROOM_BYTES,
         "met": faults == 0,
     }

@@ -27,7 +27,6 @@ from fuzz_target import Target
 
 ALL = "all"
 SLOW_MS = 100.0  # of the processor, for one input
-PEAK_BYTES = 2**23  # that Python and numpy hold at once for one input, above what they held before
 HEADROOM_BYTES = 2**28  # of address space, above what the process has when it is ready
 TIMES = 3  # that a slow input is run again
 LONGEST_MESSAGE = 1000  # characters
@@ -61,7 +60,7 @@ def load(name: str, *, instrument: bool) -> Target:
         for number, target in enumerate(chosen):
             yield from (bytes([number]) + seed for seed in target.seeds())
 
-    return Target(run, seeds, 1 + max(target.longest_bytes for target in chosen))
+    return Target(run, seeds, 1 + max(target.longest_bytes for target in chosen), 2**25)
 
 
 def fault_of(target: Target, data: bytes) -> str | None:
@@ -161,7 +160,7 @@ def replay(arguments: argparse.Namespace) -> None:
         slowest_ms, largest_bytes = max(slowest_ms, taken_ms), max(largest_bytes, held_bytes)
         if fault is None and taken_ms > SLOW_MS:
             fault = f"it takes {taken_ms:.0f} ms"
-        if fault is None and held_bytes > PEAK_BYTES:
+        if fault is None and held_bytes > target.peak_bytes:
             fault = f"it takes {held_bytes} bytes"
         if fault is not None:
             keep_fault(arguments.folder, fault, data)

@@ -19,6 +19,7 @@ from typing import Any
 
 from bottlenet.bundle import DEMO, MANIFEST, REQUIRED_FILES, Bundle
 from bottlenet.cloud.tensors import asked_outputs, frames_of, pack, parse_request, response_of
+from bottlenet.contents import Contents, Rung, parse_contents
 from bottlenet.manifest import TABLES, parse_manifest
 from bottlenet.plan.detail import Detail, Row, Spread
 from bottlenet.plan.profile import Candidate, Energy, Profile, parse_profile
@@ -147,6 +148,19 @@ PROFILE = Profile(
     ),
     max_drop=2.0,
 )  # fmt: skip
+LADDER_DOCUMENT = json.loads(
+    Contents(
+        "ladder", "model", (Rung("one", "ab" * 32), Rung("two", "cd" * 32)), {"ef" * 32: ((0, 9), (20, 5))}
+    ).to_json()
+)
+
+
+def ladder(data: bytes) -> None:
+    """What is taken survives being written."""
+    parsed = parse_contents(json_of(LADDER_DOCUMENT, data))
+    assert parse_contents(parsed.to_json()) == parsed
+
+
 PROFILE_DOCUMENT = json.loads(json.dumps(asdict(PROFILE)))
 
 
@@ -208,6 +222,7 @@ def v2_requests() -> Iterator[bytes]:
 TARGETS = {
     "manifest.json": Target(manifest, partial(json_seeds, MANIFEST_DOCUMENT)),
     "bundle": Target(BundleFolder(), bundles),
+    "ladder.json": Target(ladder, partial(json_seeds, LADDER_DOCUMENT)),
     "profile": Target(profile, partial(json_seeds, PROFILE_DOCUMENT)),
     "v2": Target(v2, v2_requests),
 }

@@ -13,3 +13,4 @@ class Target:
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
     longest_bytes: int = 4096
+    peak_bytes: int = 2**23  # that Python and numpy may hold at once for one input, above what they held before

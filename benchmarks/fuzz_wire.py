@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bottlenet.bundle import Bundle
+from bottlenet.cloud import photos
+from bottlenet.cloud.photos import Photos
 from bottlenet.errors import BottleNetError, WireError
 from bottlenet.wire import range_coder
 from bottlenet.wire.answer import Answer, busy_bytes, parse_answer, refusal_bytes
 from bottlenet.wire.codecs import CODECS, Codec, make_codec
 from bottlenet.wire.frame import HEADER_BYTES, Frame, checksum, parse_frame, parse_stream_frame
 from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.protocol import NETWORK_INPUT, PHOTO, WHOLE_PHOTO
 from bottlenet.wire.tables import PLANES, Bins, Tables, parse_tables
 from fuzz_target import Target
 
 TAG = b"tag"
+FEW_PIXELS = 2**18
 CRC = slice(10, 12)  # of a frame
 MOSAICS = (Mosaic(1, 1, 1), Mosaic(3, 5, 7), Mosaic(4, 8, 8, 1))
 SETTINGS = {"raw": (0,), "deflate": (0, 9), "jpeg": (1, 20, 100), "webp": (0, 20, 100), "entropy": (0,)}
@@ -153,6 +159,27 @@ def table_files() -> Iterator[bytes]:
         yield small_tables(mosaic).to_bytes()
 
 
+def photo(data: bytes) -> None:
+    """A picture file that a server gets as it is: the first byte says whether it is a photo or the network's input.
+
+    With a limit of pixels at which one picture takes no longer than one input may.
+    """
+    photos.MAX_PIXELS = FEW_PIXELS
+    size = DEMO_BUNDLE.manifest.uncut_preprocess.size
+    kind = WHOLE_PHOTO if data[:1] <= b"\x7f" else NETWORK_INPUT
+    pixels = Photos(DEMO_BUNDLE).pixels(Frame(PHOTO, kind, DEMO_BUNDLE.tag, 0, data[1:]))
+    assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
+
+
+def pictures() -> Iterator[bytes]:
+    size = DEMO_BUNDLE.manifest.uncut_preprocess.size
+    for side, first in ((16, b"\0"), (size, b"\xff")):
+        for kind in ("JPEG", "PNG", "WEBP"):
+            file = io.BytesIO()
+            Image.new("RGB", (side, side), (200, 100, 50)).save(file, kind)
+            yield first + file.getvalue()
+
+
 def targets() -> dict[str, Target]:
     """By name."""
     made = {"frame": Target(frame, frames), "answer": Target(answer, answers)}
@@ -161,4 +188,5 @@ def targets() -> dict[str, Target]:
     made["entropy in Python"] = Target(partial(entropy, accelerator=None), entropy_payloads, 8192)
     if FAST is not None:
         made["entropy by constriction"] = Target(entropy_fast, entropy_payloads, 8192)
+    made["photo"] = Target(photo, pictures, peak_bytes=2**25)
     return {**made, "tables.bin": Target(tables, table_files)}

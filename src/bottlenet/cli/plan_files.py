@@ -31,7 +31,7 @@ def read_trained(path: Path) -> Trained:
     """What a sweep knows of its candidates. InputError: the file can't be read, is too large, or of something else."""
     try:
         with open(path, "rb") as file:
-            return parse_trained(file.read(MAX_TRAINED_BYTES + 1))
+            return parse_trained(read_at_most(file, MAX_TRAINED_BYTES + 1))
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}; give a sweep's candidates.json") from error
     except InputError as error:

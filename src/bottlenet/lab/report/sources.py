@@ -12,6 +12,7 @@ from typing import Any
 
 from bottlenet.check import shown
 from bottlenet.errors import InputError
+from bottlenet.files import read_at_most
 from bottlenet.lab.bench import Report
 from bottlenet.lab.evaluate import Evaluation
 from bottlenet.lab.report.logs import Run, read_run
@@ -170,7 +171,7 @@ def read_evaluation(document: dict[str, Any], path: Path) -> Evaluated:
 def read_profile(document: dict[str, Any], path: Path) -> Profile:
     """InputError: as `parse_profile`."""
     with open(path, "rb") as file:
-        return parse_profile(file.read(MAX_PROFILE_BYTES + 1))
+        return parse_profile(read_at_most(file, MAX_PROFILE_BYTES + 1))
 
 
 def read_bench(document: dict[str, Any], path: Path) -> Report:

@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from bottlenet.check import check_fields, shown
 from bottlenet.errors import InputError
+from bottlenet.files import read_at_most
 
 MOST_ITEMS = 100_000  # of a list
 LARGEST = 1e300
@@ -20,7 +21,7 @@ def read_json(path: Path, limit_bytes: int) -> Any:
     """What a file says. InputError: can't be read, larger than that, no JSON, or a number that is none."""
     try:
         with open(path, "rb") as file:
-            data = file.read(limit_bytes + 1)
+            data = read_at_most(file, limit_bytes + 1)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}; give another file") from error
     if len(data) > limit_bytes:
