@@ -11,7 +11,7 @@ watch.py      a folder whose bundles are served
 tokens.py     who may use the server
 metrics.py    what it counts
 service.py    what all the ways in have in common
-guard.py      in front of all of them: tokens, and how many at once
+guard.py      in front of all of them: tokens, and how many at once; connections.py, addresses.py: before a request
 static.py     the page, in page/, where a browser is the device; vendor.py fetches what runs the head there
 stream.py     a WebSocket of frames
 v2.py         the Open Inference Protocol
