@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from bottlenet.net.paper import BYTES  # RB1..RB16
 from bottlenet.plan.link import LINKS, Link
 from bottlenet.plan.profile import Candidate, Energy, Profile
 
-BYTES = [316, 317, 314, 166, 171, 168, 170, 96, 90, 98, 101, 101, 95, 52, 52, 53]  # RB1..RB16
 LATENCY_MS = {
     "3g": [3.1, 4.1, 4.9, 5.2, 6.3, 7.5, 8.2, 9.6, 10.7, 11.6, 12.8, 13.4, 14.8, 15.1, 16.0, 17.1],
     "4g": [1.8, 2.5, 3.3, 4.2, 5.0, 5.9, 6.9, 8.6, 9.4, 10.3, 11.9, 12.7, 14.1, 15.0, 15.7, 16.9],

@@ -14,6 +14,7 @@ from bottlenet.cli.arguments import BundleArgument, Json, require
 
 if TYPE_CHECKING:
     from bottlenet.lab.train import TrainConfig
+    from bottlenet.net.models import Classifier
 
 MAX_RECORD_BYTES = 65536
 TRAIN_HELP = r"""Train the unit that goes into a cut, through the real codec.
@@ -33,6 +34,9 @@ def cuts(
         str, typer.Argument(help="efficientnet_lite0, torchvision/NAME, timm/NAME, hf:FOLDER, package.module:function.")
     ],
     everything: Annotated[bool, typer.Option("--all", help="Also the cuts inside of modules that are cuts.")] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Of ResNet-50 or VGG-19: the paper's cuts, beside its bytes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     r"""List where a network can be cut: the places where just one tensor crosses.
@@ -44,6 +48,7 @@ def cuts(
     Examples:
       bottlenet cuts efficientnet_lite0
       bottlenet cuts torchvision/resnet50:IMAGENET1K_V2
+      bottlenet cuts torchvision/resnet50:random --paper
       bottlenet cuts timm/vit_tiny_patch16_224
       bottlenet cuts timm/resnet18:pets.safetensors,labels=pets.txt,size=224
       bottlenet cuts my_package.models:resnet
@@ -54,11 +59,25 @@ def cuts(
     from bottlenet.net.split import cuts as find
 
     classifier = load_model(model)
+    if paper:
+        return print_paper(model, classifier, as_json)
     found = find(classifier.module, classifier.input_size)
     if as_json:
         print_json({"model": model, "input": classifier.input_size, "cuts": [asdict(cut) for cut in found]})
     else:
         stdout().print(cuts_table(found, everything=everything))
+
+
+def print_paper(model: str, classifier: Classifier, as_json: bool) -> None:
+    """Structure and raw bytes beside the paper's Table 4."""
+    from bottlenet.cli.show import paper_table, print_json, stdout
+    from bottlenet.net.paper import paper_cuts
+
+    found = paper_cuts(classifier)
+    if as_json:
+        print_json({"model": model, "input": classifier.input_size, "paper": [asdict(cut) for cut in found]})
+    else:
+        stdout().print(paper_table(found))
 
 
 def train(context: typer.Context) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bottlenet.bundle import Bundle
     from bottlenet.edge import Encoded, Prediction
     from bottlenet.lab.evaluate import Evaluation, Sizes
+    from bottlenet.net.paper import PaperCut
     from bottlenet.net.split import Cut
 
 
@@ -189,8 +190,32 @@ def cuts_table(cuts: Sequence[Cut], *, everything: bool) -> Table:
     number_columns(table, "shape", "elements", "head MFLOPs", "share")
     for cut in shown:
         shape = "x".join(map(str, cut.shape))
+        if cut.layout is not None and cut.layout.kind != "planes":
+            shape += " as " + "x".join(map(str, cut.layout.grid))
         share = f"{cut.head_flops_share:.1%}"
         table.add_row(clean(cut.name, "bold"), shape, f"{cut.elements:,}", f"{cut.head_flops / 1e6:,.0f}", share)
+    return table
+
+
+def paper_table(cuts: Sequence[PaperCut]) -> Table:
+    """One line a cut of the paper, its payload beside ours without a codec."""
+    table = plain_table(
+        caption="FLOPs of head and unit, and their share of the uncut network's. Raw: a byte an element, before any "
+        "codec. Paper: Table 4 of arXiv 1902.01000v1, with JPEG at quality 20."
+    )
+    text_columns(table, "after", "cut")
+    number_columns(table, "features", "device\nMFLOPs", "share", "latent", "elements", "raw\nbytes", "paper's\nbytes")
+    for cut in cuts:
+        numbers = (cut.latent_elements, cut.raw_bytes, cut.paper_bytes)
+        table.add_row(
+            clean(cut.name, "bold"),
+            clean(cut.cut),
+            "x".join(map(str, cut.shape)),
+            f"{cut.head_flops / 1e6:,.0f}",
+            f"{cut.head_flops_share:.1%}",
+            "-" if cut.latent is None else "x".join(map(str, cut.latent)),
+            *("-" if number is None else f"{number:,}" for number in numbers),
+        )
     return table
 
 
