@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bottlenet.bundle import Bundle, check_replaceable, write_bundle
 from bottlenet.errors import BundleError, InputError
 from bottlenet.manifest import Manifest
+from bottlenet.net.attention import AttentionSpelledOut
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Normalize
 from bottlenet.net.split import count_flops, split
@@ -221,7 +222,7 @@ def quiet(logger: str) -> Iterator[None]:
 def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """A module with one input as an ONNX graph whose batch size is free. `example` needs a batch of 2 or more."""
     # The exporter's own warnings are about parts of torch that it meets and we do not use.
-    with warnings.catch_warnings(), quiet("torch.onnx"):
+    with warnings.catch_warnings(), quiet("torch.onnx"), AttentionSpelledOut():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
