@@ -82,6 +82,28 @@ SIZES = {  # name as `bottlenet cuts` takes it -> side of the photo, pixels
     "timm/vit_tiny_patch16_224": 64,
     "timm/xcit_nano_12_p16_224": 64,
 }
+EXPORTED = (  # what `make test-zoo` exports and runs, a small one of each kind; ZOO_EXPORT=all: all of them, 20 minutes
+    "torchvision/googlenet",
+    "torchvision/mobilenet_v3_small",
+    "torchvision/regnet_y_400mf",
+    "torchvision/resnet18",
+    "torchvision/shufflenet_v2_x0_5",
+    "torchvision/squeezenet1_1",
+    "torchvision/vit_b_32",
+    "timm/beit_base_patch16_224",
+    "timm/caformer_s18",
+    "timm/convnextv2_atto",
+    "timm/deit_tiny_distilled_patch16_224",
+    "timm/dla46_c",
+    "timm/fastvit_t8",
+    "timm/ghostnet_050",
+    "timm/levit_128s",
+    "timm/maxvit_rmlp_pico_rw_256",
+    "timm/mixer_s32_224",
+    "timm/pvt_v2_b0",
+    "timm/swinv2_cr_tiny_ns_224",
+    "timm/twins_svt_small",
+)
 FAILING = {
     "timm/crossvit_tiny_240": "two branches, of coarse and of fine patches, side by side: no tensor alone crosses",
 }

@@ -24,7 +24,19 @@ from bottlenet.errors import BottleNetError
 from bottlenet.lab.commands import without_root
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("bottlenet", "constriction", "numpy", "onnxruntime", "pillow", "ray", "simplejpeg", "torch")
+LIBRARIES = (
+    "bottlenet",
+    "constriction",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "ray",
+    "simplejpeg",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+)
 
 Json = None | bool | int | float | str | Sequence["Json"] | dict[str, "Json"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from architectures import FAILING, SIZES, full_name
+from architectures import EXPORTED, FAILING, SIZES, full_name
 from bottlenet.bundle import Bundle
 from bottlenet.lab.checkpoint import Position
 from bottlenet.lab.config import TrainConfig
@@ -28,6 +30,7 @@ PHOTOS = 4
 def test_the_list_is_long_enough() -> None:
     assert len(SIZES) >= 60
     assert len(FAILING) <= 5
+    assert set(EXPORTED) <= set(SIZES)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -40,9 +43,15 @@ def test_architecture(name: str, tmp_path: Path) -> None:
     size = SIZES[name]
     pixels = np.random.default_rng(0).integers(0, 256, (PHOTOS, size, size, 3), dtype=np.uint8)
     net = trained_a_step(classifier, middle, torch.from_numpy(pixels))
-    bundle, fidelity = export(net, tmp_path / "bundle", pixels=pixels)
-    assert fidelity.symbols_equal == 1
+    if name not in exported():
+        return
+    bundle, _ = export(net, tmp_path / "bundle", pixels=pixels)  # compares, and writes nothing where they differ
     check_bundle(net, bundle, pixels)
+
+
+def exported() -> Iterable[str]:
+    """A spread of them, or with ZOO_EXPORT=all all of them."""
+    return SIZES if os.environ.get("ZOO_EXPORT") == "all" else EXPORTED
 
 
 def check_halves(classifier: Classifier, found: list[Cut]) -> None:
