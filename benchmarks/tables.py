@@ -13,7 +13,7 @@ from typing import Any
 from record import RESULTS, write_whole
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/training.md", "docs/sweep.md", "docs/operating.md")
+PAGES = ("README.md", "docs/training.md", "docs/sweep.md", "docs/operating.md", "docs/networks.md")
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
 SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -232,6 +232,32 @@ def engines() -> str:
     return table(header, rows) + f"\nMemory of all processes: {memory}.\n"
 
 
+def networks(large: bool = False) -> str:
+    """What `benchmarks/zoo.py` cut."""
+    results = load("zoo")["results"]
+    if large:
+        rows = [
+            [row["network"], str(row["blocks"]), str(row["cuts"]), f"{row['cuts_s']:.1f} s", f"{row['split_s']:.1f} s"]
+            for row in results["large"]
+        ]
+        return table(["network", "blocks", "cuts", "listing them with FLOPs", "split"], rows)
+    names = ["network", "photo", "parameters", "cuts", "with a grid", "symbols as torch's", "scores differ by"]
+    return table(names, [network_cells(row) for row in results["networks"]])
+
+
+def network_cells(row: dict[str, Any]) -> list[str]:
+    """One network; dashes where no bundle was made."""
+    made = row["fidelity"]
+    cells = ["-", "-"] if made is None else [f"{100 * made['symbols_equal']:.2f} %", f"{made['scores_difference']:.0e}"]
+    millions = f"{row['parameters'] / 1e6:.1f} M"
+    return [row["network"], str(row["size"]), millions, str(row["cuts"]), str(sum(row["grids"].values())), *cells]
+
+
+def failing_networks() -> str:
+    """Those of the list that have no cut, and why."""
+    return table(["network", "why"], [[name, why] for name, why in load("zoo")["results"]["failing"].items()])
+
+
 def filled(text: str) -> str:
     """The page with its tables made anew."""
     return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
@@ -264,6 +290,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "same_top1": same_top1,
     "naive_aware": naive_aware,
     "sweep": sweep,
+    "networks": networks,
+    "large_networks": partial(networks, large=True),
+    "failing_networks": failing_networks,
 }
 
 if __name__ == "__main__":
