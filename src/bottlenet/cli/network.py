@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,10 +93,18 @@ def train(context: typer.Context) -> None:
 def run_training(config: TrainConfig, as_json: bool) -> None:
     """With a progress bar on stderr."""
     from bottlenet.cli.show import print_json, say, training_progress
+    from bottlenet.lab.launch import launch
+    from bottlenet.lab.team import started_by_launcher, this_is_main
     from bottlenet.lab.train import train as run
 
-    with training_progress() as bar:
+    if config.processes > 1 and not started_by_launcher():
+        if code := launch(config.processes, [sys.executable, "-m", "bottlenet.cli", *sys.argv[1:]]):
+            raise typer.Exit(code)
+        return
+    with training_progress(shown=this_is_main()) as bar:
         run(config, bar)
+    if not this_is_main():
+        return
     if as_json:
         print_json({"run": config.out, "last": last_record(Path(config.out) / "log.jsonl")})
     else:

@@ -68,11 +68,11 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def training_progress(console: Console | None = None) -> Progress:
+def training_progress(console: Console | None = None, *, shown: bool = True) -> Progress:
     """A bar with count and time left, gone when it is done."""
     console = console or Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
 
 
 def plain_table(title: str | None = None, caption: str | None = None) -> Table:

@@ -75,7 +75,7 @@ def save_checkpoint(
     tensors |= {f"average.{k}": v for k, v in averaged.average.items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
-    tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     progress = {"at": json.dumps(asdict(at)), "updates": str(averaged.updates)}
     part = run / (CHECKPOINT + ".part")
     save_file(tensors, part, metadata=progress)
@@ -95,7 +95,7 @@ def load_checkpoint(
         return
     tensors, metadata = read_tensors(run)
     load_state(net, below("net.", tensors))
-    averaged.average = {k: tensors[f"average.{k}"] for k in averaged.average}
+    averaged.average = {k: tensors[f"average.{k}"].to(mine.device) for k, mine in averaged.average.items()}
     averaged.updates = int(metadata["updates"])
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in below("optimizer.", tensors).items():

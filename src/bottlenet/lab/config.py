@@ -27,6 +27,10 @@ NOT_NEGATIVE = (
     "checkpoint_minutes",
 )
 
+COUNTS = {"epochs": 10**6, "crops": 10**6, "batch": 10**6, "accumulate": 10**4, "processes": 256}  # name: at most
+MAX_WORKERS = 256
+PRECISIONS = ("float32", "bf16")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -50,7 +54,8 @@ class TrainConfig:
     epochs: int = 8  # passes over the photos
     crops: int = 8  # sets of random crops that the passes take in turn
     blend: float = 0.5  # share of the crops that are mixed with another
-    batch: int = 32  # photos a step
+    batch: int = 32  # photos a step, of all processes together
+    accumulate: int = 1  # parts that a process computes its share of a step in, one after the other, to save memory
     lr: float = 4e-4  # peak learning rate of the unit
     tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0 leaves them as they are
     target_bytes: float = 0.0  # mean payload to steer for (codec jpeg or entropy); 0: none
@@ -65,11 +70,20 @@ class TrainConfig:
     held_out: int = HELD_OUT  # one photo of this many is not trained on, but kept for the reports
     seed: int = 0  # of crops, order and weights
     cache: str = "cache"  # folder for head features, a few GB
+    no_cache: bool = False  # decode photos and run the head in every pass, instead of keeping head features on disk
+    workers: int = 2  # with no_cache: processes that decode, for each process that trains; 0: none
+    processes: int = 1  # that train together on this machine, one for each GPU; or start it with accelerate launch
+    precision: str = "float32"  # float32 | bf16: of head and tail; unit, codec and losses always have float32
     checkpoint_minutes: float = 5.0  # between checkpoints
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.crops, self.batch) < 1:
-            raise InputError(f"epochs {self.epochs}, crops {self.crops}, batch {self.batch}: each must be 1 or more")
+        for name, most in COUNTS.items():
+            if not 1 <= (count := getattr(self, name)) <= most:
+                raise InputError(f"{name} is {count}; give 1 or more, up to {most}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {self.precision!r:.60}: one of {', '.join(PRECISIONS)} is possible")
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise InputError(f"workers is {self.workers}; give 0 to {MAX_WORKERS}")
         if self.held_out < 2:
             raise InputError(f"held_out is {self.held_out}; give 2 or more: one photo of so many is not trained on")
         for name in NOT_NEGATIVE:

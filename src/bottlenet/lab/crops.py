@@ -81,7 +81,7 @@ def read_crops(photos: Iterable[Photo], preprocess: Preprocess, damaged: Damaged
     """(position in `photos`, centre crop (S, S, 3) uint8) of every photo that can be read."""
     for position, photo in enumerate(photos):
         try:
-            yield position, photo_to_pixels(photo.path, preprocess)
+            yield position, photo_to_pixels(photo.source(), preprocess)
         except PhotoError as error:
             damaged.add(photo.path, error)
 
@@ -92,7 +92,7 @@ def centre_views(
     """(position in `photos`, centre crop as a device makes it) of every photo that can be read."""
     for position, photo in enumerate(photos):
         try:
-            made = {size: photo_to_pixels(photo.path, replace(preprocess, size=size)) for size in sizes}
+            made = {size: photo_to_pixels(photo.source(), replace(preprocess, size=size)) for size in sizes}
         except PhotoError as error:
             damaged.add(photo.path, error)
             continue
@@ -116,7 +116,7 @@ def read_views(
     for position in np.random.default_rng(seed).permutation(len(photos)).tolist():
         rng = np.random.default_rng((seed, position))
         try:
-            views = random_views(read_photo(photos[position].path), sizes, rng)
+            views = random_views(read_photo(photos[position].source()), sizes, rng)
         except PhotoError as error:
             damaged.add(photos[position].path, error)
             continue

@@ -5,6 +5,8 @@ A folder is one of:
   any other photo below the folder is unlabelled;
 - without it, with sub-folders that hold photos: a sub-folder is a class, in the order of their names;
 - without either: unlabelled photos.
+
+To train on, a folder may hold shards in their place, tar files as WebDataset has them: see shards.py.
 """
 
 from __future__ import annotations
@@ -15,18 +17,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bottlenet.errors import InputError
+from bottlenet.lab.shards import Piece, read_shards, shards_of
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+SUFFIXES_TEXT = ", ".join(sorted(SUFFIXES))
 LABELS_CSV = "labels.csv"
 LARGEST_LABELS_CSV = 256 * 2**20  # bytes; ImageNet-1k's training list is 60 MB
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One file of a folder."""
+    """One file of a folder, or of a shard in it."""
 
-    path: Path
+    path: Path  # in a shard: that of the shard, and the photo's name there
     label: int | None  # class index; None where the folder does not say
+    piece: Piece | None = None  # where it is, if in a shard
+
+    @property
+    def file(self) -> Path:
+        """What it is in, on disk."""
+        return self.path if self.piece is None else self.piece.shard
+
+    def source(self) -> Path | bytes:
+        """What `read_photo` takes. PhotoError: the shard is gone or was cut off."""
+        return self.path if self.piece is None else self.piece.read()
+
+
+def list_samples(folder: Path | str) -> list[Photo]:
+    """Every photo to train on: those in the shards of `folder`, or where it has none, of `list_photos`.
+
+    InputError: none, or a shard that can't be used.
+    """
+    shards = shards_of(Path(folder))
+    if not shards:
+        return list_photos(folder)
+    photos = [Photo(piece.shard / name, label, piece) for name, label, piece in read_shards(shards, SUFFIXES)]
+    if not photos:
+        raise InputError(
+            f"{folder}: no photos in its {len(shards)} shards; {', '.join(sorted(SUFFIXES))} are looked for"
+        )
+    return photos
 
 
 def list_photos(folder: Path | str) -> list[Photo]:
@@ -102,11 +132,11 @@ def _read_row(row: dict[str, str], where: str) -> tuple[str, int]:
 
 
 def count_sub_folders(photos: Sequence[Photo], folder: Path | str) -> int | None:
-    """How many sub-folders were taken for classes; None if none were. `photos` are what `list_photos(folder)` gives.
+    """How many sub-folders were taken for classes; None if none were. `photos` are what `list_samples(folder)` gives.
 
     Unless they are as many as a network has classes, their order is not the network's: class 3 would be somebody's
     fourth folder.
     """
-    if (Path(folder) / LABELS_CSV).exists():
+    if (Path(folder) / LABELS_CSV).exists() or any(photo.piece for photo in photos):
         return None
     return len({photo.label for photo in photos} - {None}) or None

@@ -54,7 +54,7 @@ class FeatureCache:
         self.shape, self.classes = shape, classes
         self.record_values = int(np.prod(shape)) + classes
         self.record_bytes = 2 * self.record_values
-        stats = [(photo.path, photo.path.stat()) for photo in photos]
+        stats = [(photo.path, photo.file.stat()) for photo in photos]
         names = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
         crops = f"{seed} {blended}" if held_out == HELD_OUT else f"{seed} {blended} {held_out}"
         crops = crops if centre is None else f"{centre}"

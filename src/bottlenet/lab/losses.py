@@ -25,10 +25,10 @@ def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
 
 def cross_entropy(scores: Tensor, labels: Sequence[int | None]) -> Tensor:
     """Mean over the photos that have a label; 0 where none has."""
-    known = torch.tensor([i for i, label in enumerate(labels) if label is not None], dtype=torch.long)
-    if not len(known):
+    known = torch.tensor([-1 if label is None else label for label in labels], device=scores.device)
+    if not (known >= 0).any():
         return scores.sum() * 0
-    return F.cross_entropy(scores[known], torch.tensor([label for label in labels if label is not None]))
+    return F.cross_entropy(scores, known, ignore_index=-1)
 
 
 def steered(lmbda: float, mean_bytes: float, target_bytes: float, share: float) -> float:

@@ -5,6 +5,9 @@
 `FixedRate`: whole payloads of the entropy codec.
 
 All of them: distillation from the uncut network's scores, and what the bytes cost.
+
+A batch may come in parts, some of them in other processes. So a step only computes; what one step leaves for the next,
+such as the weight of a byte, changes in `after`, by what was measured on the whole batch.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch import Tensor
 from bottlenet.lab.checkpoint import Position
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.losses import cross_entropy, distillation, relative_error, steered
+from bottlenet.lab.part import WHOLE, Part
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.rate import JpegRate, joined_bytes
 
@@ -31,18 +35,30 @@ KEPT = 0.98  # of a bin's mean, when a new value comes
 
 @dataclass(frozen=True)
 class Step:
-    """The loss of a batch, and what was measured on the way."""
+    """The loss of a batch or a part of it, and what was measured on the way."""
 
     loss: Tensor
-    distillation: float  # nats a photo
-    payload_bytes: float  # a photo; 0 where no codec ran
+    distillation: Tensor  # (B,) nats
+    payload_bytes: Tensor  # (B,) float; 0 where no codec ran
+
+    @staticmethod
+    def of(loss: Tensor, distilled: Tensor, payload_bytes: Tensor | None) -> Step:
+        """Of the loss, and of (B,) that may still have gradients; None: no codec ran."""
+        distilled = distilled.detach()
+        size = torch.zeros_like(distilled) if payload_bytes is None else payload_bytes.detach().to(distilled)
+        return Step(loss, distilled, size)
 
 
 class Objective(Protocol):
     """`share` (0..1) of the run is done; `labels` are those of the photos where they are known."""
 
-    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
-        """features (B, c, H, W), the uncut network's scores (B, classes) -> the loss."""
+    def step(
+        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+    ) -> Step:
+        """features (B, c, H, W), the uncut network's scores (B, classes) -> the loss of that part of the batch."""
+
+    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
+        """What the step of a whole batch measured, (B,) each on the CPU, in the batch's order."""
 
 
 class CodecInLoop:
@@ -50,22 +66,26 @@ class CodecInLoop:
 
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
         self.net, self.config, self.at = net, config, at
-        self.rate = JpegRate(net.codec.mosaic, config.quality) if config.target_bytes else None
+        self.rate: JpegRate | None = None
+        if config.target_bytes:
+            self.rate = JpegRate(net.codec.mosaic, config.quality).to(next(net.parameters()).device)
 
-    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
-        config, at = self.config, self.at
+    def step(
+        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+    ) -> Step:
+        config = self.config
         output = self.net.forward_features(features, codec_in_loop=not config.naive)
-        distilled = distillation(output.scores, uncut).mean()
-        loss = distilled + labels_loss(config, output, labels)
+        distilled = distillation(output.scores, uncut)
+        loss = distilled.mean() + labels_loss(config, output, labels)
         if output.features_hat.shape == features.shape:
             loss = loss + config.feature_weight * relative_error(output.features_hat, features)
-        if output.payload_bytes is None:
-            return Step(loss, distilled.item(), 0.0)
-        size = output.payload_bytes.float().mean().item()
-        if self.rate is not None:
-            steer(at, size, config.target_bytes, share)
-            loss = loss + at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
-        return Step(loss, distilled.item(), size)
+        if self.rate is not None and output.payload_bytes is not None:
+            loss = loss + self.at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
+        return Step.of(loss, distilled, output.payload_bytes)
+
+    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
+        if self.config.target_bytes:
+            steer(self.at, payload_bytes.mean().item(), self.config.target_bytes, share)
 
 
 class FixedRate:
@@ -74,15 +94,20 @@ class FixedRate:
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
         self.net, self.config, self.at = net, config, at
 
-    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
+    def step(
+        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+    ) -> Step:
         output = self.net.forward_within(features, features.new_full((len(features),), math.inf))
         assert output.payload_bytes is not None
-        size = output.payload_bytes.mean()
+        distilled = distillation(output.scores, uncut)
+        cost = self.at.lmbda * output.payload_bytes.mean()
+        return Step.of(
+            distilled.mean() + cost + labels_loss(self.config, output, labels), distilled, output.payload_bytes
+        )
+
+    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         if self.config.target_bytes:
-            steer(self.at, size.item(), self.config.target_bytes, share)
-        distilled = distillation(output.scores, uncut).mean()
-        loss = distilled + self.at.lmbda * size + labels_loss(self.config, output, labels)
-        return Step(loss, distilled.item(), size.item())
+            steer(self.at, payload_bytes.mean().item(), self.config.target_bytes, share)
 
 
 class Embedded:
@@ -101,18 +126,28 @@ class Embedded:
         self.random = torch.Generator()
         self.centres = self.low + (np.arange(BINS) + 0.5) * (self.high - self.low) / BINS
 
-    def step(self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float) -> Step:
+    def places(self, count: int) -> Tensor:
+        """The logarithms of the budgets of this step's `count` photos, (count,) on the CPU."""
         self.random.manual_seed(self.at.steps)  # so that a run that was stopped goes on as it would have
-        places = self.low + (self.high - self.low) * torch.rand(len(features), generator=self.random)  # log bytes
-        budget_bytes = places.exp() * plenty(share)
+        return self.low + (self.high - self.low) * torch.rand(count, generator=self.random)
+
+    def step(
+        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+    ) -> Step:
+        whole = self.places(len(features) * part.count)
+        heights, slopes = self.height_and_slope(whole)
+        budget_bytes, height, slope = (
+            part.of(each).to(features.device) for each in (whole.exp() * plenty(share), heights, slopes)
+        )
         output = self.net.forward_within(features, budget_bytes)
         assert output.payload_bytes is not None
         each = distillation(output.scores, uncut)
-        height, slope = self.height_and_slope(places)
         cost = slope / budget_bytes * output.payload_bytes
-        loss = ((each + cost) / height).mean() * height.mean() + labels_loss(self.config, output, labels)
-        self.note(places, each.detach())
-        return Step(loss, each.mean().item(), output.payload_bytes.mean().item())
+        loss = ((each + cost) / height).mean() * heights.mean().item() + labels_loss(self.config, output, labels)
+        return Step.of(loss, each, output.payload_bytes)
+
+    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
+        self.note(self.places(len(distilled)), distilled)
 
     def note(self, places: Tensor, distilled: Tensor) -> None:
         """Keeps the curve: a moving mean of the distillation in each bin of budgets; NaN where none was yet."""

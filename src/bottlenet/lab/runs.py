@@ -16,7 +16,7 @@ from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import write_whole
 from bottlenet.lab.checkpoint import load_averaged
 from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.data import list_photos
+from bottlenet.lab.data import list_samples
 from bottlenet.net.build import insert
 from bottlenet.net.export import Fidelity, export
 from bottlenet.net.model import BottleNet, to_uint8
@@ -28,6 +28,7 @@ from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.tables import Bins
 
 RUN, LOG = "run.json", "log.jsonl"
+FREE = ("processes", "workers")  # what a run may go on with otherwise: neither changes what it learns from
 COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
 TABLE_PHOTOS = 6000  # of the same, on whose symbols the entropy codec's tables are counted
 
@@ -52,7 +53,7 @@ def check_run(run: Path, config: TrainConfig) -> None:
     if not (run / RUN).is_file():
         raise InputError(f"{run} is there already and holds no run; give a new folder")
     there, mine = asdict(read_config(run)), asdict(config)
-    if different := [name for name in mine if there[name] != mine[name]]:
+    if different := [name for name in mine if name not in FREE and there[name] != mine[name]]:
         name = different[0]
         raise InputError(f"{run} holds a run with {name} {there[name]!r}, not {mine[name]!r}; give a new folder")
 
@@ -138,11 +139,11 @@ def counted(net: BottleNet, codec: Entropy, pixels: Iterator[np.ndarray]) -> Ent
 
 def some_pixels(config: TrainConfig, preprocess: Preprocess, count: int) -> Iterator[np.ndarray]:
     """(S, S, 3) uint8: centre crops of `count` of the run's photos, or fewer where there are fewer, at least 2."""
-    photos = list(dict.fromkeys(photo for folder in config.data for photo in list_photos(folder)))
+    photos = list(dict.fromkeys(photo for folder in config.data for photo in list_samples(folder)))
     found = 0
     for position in np.random.default_rng(0).permutation(len(photos)):
         try:
-            yield photo_to_pixels(photos[position].path, preprocess)
+            yield photo_to_pixels(photos[position].source(), preprocess)
         except PhotoError:
             continue  # training has named it
         found += 1

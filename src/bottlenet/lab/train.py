@@ -1,14 +1,15 @@
 """Trains the unit, and gently the tail behind it, through the real codec.
 
-The head stays as it is, so its features are computed once (`features.py`) and the hours go into steps. The target is
-the uncut network's own scores on the same crop: no labels are needed. The loop is in `train`, to be read top to bottom.
+The head stays as it is, so its features are computed once (`features.py`) and the hours go into steps, or with
+`no_cache` in every pass (`direct.py`). The target is the uncut network's own scores on the same crop: no labels are
+needed. Several processes may train together (`team.py`). The loop is in `train`, to be read top to bottom.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,17 @@ from torch import Tensor
 from bottlenet.errors import InputError
 from bottlenet.lab.checkpoint import Averaged, Position, load_checkpoint, save_checkpoint
 from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.features import FeatureCache
+from bottlenet.lab.direct import Direct
 from bottlenet.lab.losses import distillation, learning_rate
 from bottlenet.lab.objective import Objective, objective_of
+from bottlenet.lab.part import Part
 from bottlenet.lab.runs import LOG, append, check_run, claim
 from bottlenet.lab.start import start
-from bottlenet.lab.trainset import divided, fill, open_cache, read, some_features
+from bottlenet.lab.team import Team
+from bottlenet.lab.trainset import REPORTED, Cached, Source, Wanted
 from bottlenet.net.build import insert
 from bottlenet.net.model import BottleNet, Output
-from bottlenet.net.models import load_model
+from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.unit import LearnedReduction
 
 __all__ = ["TrainConfig", "train"]
@@ -53,64 +56,74 @@ def train(
 
     InputError: folders, cut or numbers that can't be, or a run of another configuration in `config.out`.
     """
-    run = Path(config.out)
+    run, team = Path(config.out), Team(config)
     torch.manual_seed(config.seed)
     classifier = load_model(config.model)
     net = insert(classifier, **config.unit_numbers()) if net is None else net
     check_run(run, config)
-    cache = open_cache(config, classifier, net)
-    fill(cache, 0, config, progress)
-    train_set, held_out = divided(cache)
-    if len(train_set) < config.batch:
-        raise InputError(f"{len(train_set)} photos to train on, fewer than one batch of {config.batch}; give more")
-    claim(run, config)
-    start(net, config, list(some_features(cache, train_set)))
+    net.to(team.device)
+    source = source_of(config, classifier, net, team, progress)
+    if len(source.train_set) < config.batch:
+        few = len(source.train_set)
+        raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
+    with team.main_first():
+        claim(run, config)
+    start(net, config, [features.to(team.device) for features in source.some_features()])
     freeze(net, tail=config.tail_lr > 0)
+    team.agree(net)
     optimizer = build_optimizer(net, config)
     averaged = Averaged(net)
     at = Position(lmbda=config.first_lmbda)
     load_checkpoint(run, net, optimizer, averaged, at)
+    team.wait()  # none writes before all have read
     objective = objective_for(net, config, at)
 
-    per_epoch = len(train_set) // config.batch
+    per_epoch = len(source.train_set) // config.batch
     total = steps or per_epoch * config.epochs
     task = progress.add_task("training", total=total, completed=at.steps)
     pace = Pace(at.steps, config.batch)
     recent: list[tuple[float, float, float]] = []
     saved = time.monotonic()
     while at.steps < total:
-        crop_set = at.epoch % config.crops
-        fill(cache, crop_set, config, progress)
-        order = np.random.default_rng((config.seed, at.epoch)).permutation(train_set)
-        while at.step < per_epoch and at.steps < total:
-            positions = order[at.step * config.batch : (at.step + 1) * config.batch]
-            features, uncut_scores = read(cache, crop_set, positions)
+        order = np.random.default_rng((config.seed, at.epoch)).permutation(source.train_set)
+        ahead = range(at.step, min(per_epoch, at.step + total - at.steps))
+        parts = source.batches(at.epoch, wanted(order, ahead, config.batch, team.parts))
+        for _ in ahead:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(at.steps / total)
-
-            labels = [cache.photos[i].label for i in positions]
-            step = objective.step(features, uncut_scores, labels, at.steps / total)
             optimizer.zero_grad(set_to_none=True)
-            step.loss.backward()  # type: ignore[no-untyped-call]
+            losses, distilled, payload_bytes = [], [], []
+            for part in team.parts:
+                batch = next(parts)
+                with team.precision():
+                    step = objective.step(batch.features, batch.uncut_scores, batch.labels, at.steps / total, part)
+                (step.loss / len(team.parts)).backward()  # type: ignore[no-untyped-call]
+                losses.append(step.loss.detach().expand(len(batch.labels)))
+                distilled.append(step.distillation)
+                payload_bytes.append(step.payload_bytes)
+            team.mean_gradients(averaged.live.values())
             torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
             optimizer.step()
             averaged.update()
 
+            measured = [team.gathered(values) for values in (losses, distilled, payload_bytes)]
+            objective.after(measured[1], measured[2], at.steps / total)
             at.step, at.steps = at.step + 1, at.steps + 1
-            recent.append((step.loss.item(), step.distillation, step.payload_bytes))
+            recent.append((measured[0].mean().item(), measured[1].mean().item(), measured[2].mean().item()))
             if at.steps % LOG_STEPS == 0:
                 record = log_record(at, recent, pace.images_per_s(at.steps))
                 recent.clear()
-                append(run / LOG, record)
+                team.write(append, run / LOG, record)
                 progress.update(task, completed=at.steps, description=described(record))
             if time.monotonic() - saved > config.checkpoint_minutes * 60:
-                save_checkpoint(run, net, optimizer, averaged, at)
+                team.write(save_checkpoint, run, net, optimizer, averaged, at)
                 saved = time.monotonic()
         at.epoch, at.step = at.epoch + 1, 0
         with averaged.swapped_in():
-            report = held_out_report(net, cache, held_out, reported_budgets(config))
-        append(run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
-        save_checkpoint(run, net, optimizer, averaged, at)
+            report = held_out_report(net, source, team, reported_budgets(config))
+        team.write(append, run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
+        team.write(save_checkpoint, run, net, optimizer, averaged, at)
+    team.wait()
     averaged.copy_in()
     return net.eval()
 
@@ -156,28 +169,48 @@ def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
 
 
+def source_of(
+    config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, progress: Progress
+) -> Cached | Direct:
+    """The one that the configuration asks for."""
+    if config.no_cache:
+        return Direct(config, classifier, net, team)
+    return Cached(config, classifier, net, team, progress)
+
+
+def wanted(order: NDArray[np.int64], ahead: Iterable[int], batch: int, parts: Sequence[Part]) -> Iterator[Wanted]:
+    """This process's parts of the steps ahead, of an epoch that goes through `order`."""
+    for number in ahead:
+        positions = order[number * batch : (number + 1) * batch]
+        for part in parts:
+            yield Wanted(part.of(positions), part.before(positions))
+
+
 @torch.no_grad()
 def held_out_report(
-    net: BottleNet, cache: FeatureCache, held_out: NDArray[np.int64], budgets: Sequence[float | None]
+    net: BottleNet, source: Source, team: Team, budgets: Sequence[float | None]
 ) -> list[dict[str, float]]:
     """For each budget (None: whole payloads) distillation loss, agreement with the uncut network (0..1) and mean bytes,
-    on photos that were not trained on.
+    on photos that were not trained on, which the processes share.
     """
     net.eval()
-    rows = []
-    for budget in budgets:
-        loss, agreed, size = 0.0, 0, 0.0
-        for first in range(0, len(held_out), 64):
-            features, uncut_scores = read(cache, 0, held_out[first : first + 64])
-            output = forward(net, features, budget)
+    held_out = source.held_out
+    mine = range(team.number * REPORTED, len(held_out), team.count * REPORTED)
+    sums = np.zeros((len(budgets), 4))  # loss, agreed, bytes, photos
+    for batch in source.reported(held_out[first : first + REPORTED] for first in mine):
+        for row, budget in enumerate(budgets):
+            with team.precision():
+                output = forward(net, batch.features, budget)
             assert output.payload_bytes is not None
-            loss += distillation(output.scores, uncut_scores).sum().item()
-            agreed += int((output.scores.argmax(1) == uncut_scores.argmax(1)).sum())
-            size += output.payload_bytes.sum().item()
-        count = max(1, len(held_out))
-        row = {"photos": count, "distillation": loss / count, "agreement": agreed / count}
-        row["payload_bytes"] = size / count
-        rows.append(row if budget is None else {"budget": budget, **row})
+            loss = distillation(output.scores, batch.uncut_scores).sum().item()
+            agreed = (output.scores.argmax(1) == batch.uncut_scores.argmax(1)).sum().item()
+            sums[row] += loss, agreed, output.payload_bytes.sum().item(), len(batch.labels)
+    rows = []
+    for budget, (loss, agreed, size, photos) in zip(budgets, team.summed(sums).tolist(), strict=True):
+        count = max(1, int(photos))
+        named = {"photos": count, "distillation": loss / count, "agreement": agreed / count}
+        named["payload_bytes"] = size / count
+        rows.append(named if budget is None else {"budget": budget, **named})
     set_training_mode(net)
     return rows
 

@@ -1,10 +1,15 @@
-"""What a run trains on: cached features of its photos, and the uncut network's scores for them."""
+"""What a run trains on: features of its photos, and the uncut network's scores for them; `Cached`, from disk.
+
+`direct.Direct` gives the same without a cache. Where several processes train together each asks for its own parts.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,36 +20,114 @@ from torch import Tensor
 from bottlenet.errors import InputError
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.crops import is_held_out
-from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
+from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_samples
 from bottlenet.lab.evaluate import choose
 from bottlenet.lab.features import FeatureCache, Frozen
 from bottlenet.lab.frozen import frozen_network
+from bottlenet.lab.team import Team
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, load_model
 
 COMPONENT_PHOTOS = 1024  # whose features the principal components are of
+REPORTED = 64  # held-out photos that go through the network together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos to learn from, or a part of a step's."""
+
+    features: Tensor  # (B, c, H, W) float32, channels last
+    uncut_scores: Tensor  # (B, classes) float32
+    labels: list[int | None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Positions of photos in the source's list, and of what the first may be mixed with: the one before it."""
+
+    positions: NDArray[np.int64]
+    before: int
+
+
+class Source(Protocol):
+    """Photos of `train_set` and `held_out`, which are positions in its list."""
+
+    train_set: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+    def some_features(self) -> Iterator[Tensor]:
+        """Features (64, c, H, W) of up to COMPONENT_PHOTOS photos."""
+
+    def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
+        """Random crops, other ones in each epoch, in the order of `wanted`."""
+
+    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        """The same crops of the same photos at each call. A photo that is damaged may be missing."""
+
+
+class Cached:
+    """From a cache on disk, which the main process fills where it lacks something."""
+
+    def __init__(self, config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, bar: Progress) -> None:
+        self.config, self.team, self.bar = config, team, bar
+        self.cache = open_cache(config, classifier, net)
+        self.filled(0)
+        self.train_set, self.held_out = divided(self.cache)
+
+    def filled(self, crop_set: int) -> None:
+        with self.team.main_first():
+            fill(self.cache, crop_set, self.config, self.bar)
+
+    def some_features(self) -> Iterator[Tensor]:
+        return some_features(self.cache, self.train_set)
+
+    def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
+        crop_set = epoch % self.config.crops
+        self.filled(crop_set)
+        return (self.batch(crop_set, each.positions) for each in wanted)
+
+    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        return (self.batch(0, positions) for positions in chunks)
+
+    def batch(self, crop_set: int, positions: NDArray[np.int64]) -> Batch:
+        features, uncut_scores = read(self.cache, crop_set, positions)
+        device = self.team.device
+        return Batch(
+            features.to(device), uncut_scores.to(device), [self.cache.photos[i].label for i in positions.tolist()]
+        )
+
+
+def components_of(train_set: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Photos whose principal components a run starts at, 64 at a time."""
+    chosen = np.random.default_rng(0).permutation(train_set)[:COMPONENT_PHOTOS]
+    return [chosen[first : first + 64] for first in range(0, len(chosen), 64)]
+
+
+def listed(config: TrainConfig, classifier: Classifier) -> list[Photo]:
+    """All folders' photos, in the order they were given. InputError: labels that can't be the model's."""
+    photos: list[Photo] = []
+    for folder in config.data:
+        found = list_samples(folder)
+        if config.label_weight:
+            check_labels(found, folder, len(classifier.labels), config.model)
+        photos += found
+    return list(choose(photos, config.photos or None))
 
 
 def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> FeatureCache:
     """The cache of all folders' photos, in the order they were given. InputError: labels that can't be the model's."""
-    classes = len(classifier.labels)
-    photos: list[Photo] = []
-    for folder in config.data:
-        found = list_photos(folder)
-        if config.label_weight:
-            check_labels(found, folder, classes, config.model)
-        photos += found
-    photos = list(choose(photos, config.photos or None))
+    photos = listed(config, classifier)
     size = net.head_size
     with torch.no_grad():
-        _, *shape = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
+        device = next(net.parameters()).device
+        _, *shape = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device)).shape
     return FeatureCache(
         Path(config.cache),
         photos,
         (classifier.preprocess.size, size),
         network=f"{config.frozen_to} {fingerprint(classifier)}",
         shape=tuple(shape),
-        classes=classes,
+        classes=len(classifier.labels),
         seed=config.seed,
         blended=config.blend,
         held_out=config.held_out,
@@ -108,6 +191,5 @@ def read(cache: FeatureCache, crop_set: int, positions: NDArray[np.int64]) -> tu
 
 
 def some_features(cache: FeatureCache, train_set: NDArray[np.int64]) -> Iterator[Tensor]:
-    chosen = np.random.default_rng(0).permutation(train_set)[:COMPONENT_PHOTOS]
-    for start in range(0, len(chosen), 64):
-        yield read(cache, 0, chosen[start : start + 64])[0]
+    for positions in components_of(train_set):
+        yield read(cache, 0, positions)[0]

@@ -81,11 +81,12 @@ class BottleNet(nn.Module):
 
         Without the codec in the loop the symbols go on as they are (the paper's naive training).
         """
-        latent = self.reduction(features)
-        symbols = self.quantizer.quantize(latent)
-        payload_bytes = None
-        if codec_in_loop:
-            symbols, payload_bytes = self._through_codec(symbols)
+        with in_float32(features):
+            latent = self.reduction(features.float())
+            symbols = self.quantizer.quantize(latent)
+            payload_bytes = None
+            if codec_in_loop:
+                symbols, payload_bytes = self._through_codec(symbols)
         features_hat, scores = self._restore(symbols)
         return Output(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
 
@@ -96,12 +97,13 @@ class BottleNet(nn.Module):
         """
         assert self.prior is not None, "only for the entropy codec"
         assert isinstance(self.quantizer, NestedQuantizer)
-        latent = self.reduction(features)
-        steps = steps_within(latent, self.prior, budget_bytes)
-        known = self.quantizer.quantize_to(latent, steps)
-        payload_bytes = self.prior.bits(known, steps).sum(1) / 8
-        features_hat = self.restoration(known)
-        return Output(self.tail(features_hat), features_hat, self.quantizer.continuous(latent), payload_bytes)
+        with in_float32(features):
+            latent = self.reduction(features.float())
+            steps = steps_within(latent, self.prior, budget_bytes)
+            known = self.quantizer.quantize_to(latent, steps)
+            payload_bytes = self.prior.bits(known, steps).sum(1) / 8
+            features_hat = self.restoration(known)
+        return Output(self.tail(features_hat).float(), features_hat, self.quantizer.continuous(latent), payload_bytes)
 
     def compress(self, pixels: Tensor) -> list[bytes]:
         """(B, S, S, 3) uint8 -> one payload a photo."""
@@ -121,11 +123,17 @@ class BottleNet(nn.Module):
         symbols_hat = torch.from_numpy(decoded).to(symbols.device).float()
         if symbols.requires_grad:
             symbols_hat = symbols + (symbols_hat - symbols).detach()
-        return symbols_hat, torch.from_numpy(payload_bytes)
+        return symbols_hat, torch.from_numpy(payload_bytes).to(symbols.device)
 
     def _restore(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        features_hat = self.restoration(self.quantizer.dequantize(symbols))
-        return features_hat, self.tail(features_hat)
+        with in_float32(symbols):
+            features_hat = self.restoration(self.quantizer.dequantize(symbols))
+        return features_hat, self.tail(features_hat).float()
+
+
+def in_float32(tensor: Tensor) -> torch.autocast:
+    """Without autocast: in bfloat16, which has 8 bits, symbols of 8 bits would be rounded twice."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def to_uint8(symbols: Tensor) -> np.ndarray:
