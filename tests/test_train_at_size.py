@@ -229,20 +229,11 @@ class TestProcesses:
         assert position_of(one)["step"] == 2
         resumed = replace(one, processes=2)
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-        settings = [
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
-        ]
+        settings = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         words = typed(resumed)
         done = in_process(resumed, [*launcher, *settings, "-m", *words[words.index("bottlenet.cli") :]])
         assert done.returncode == 0, done.stderr
-        assert position_of(resumed) == pytest.approx(position_of(pair[0]), rel=0.05)
+        assert position_of(resumed)["steps"] == position_of(pair[0])["steps"]
         assert near(tensors_of(resumed), tensors_of(pair[0]), 2e-3)
 
     def test_what_is_wrong_is_said_once(self, base: TrainConfig, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import IO
 
 POLL_S = 0.2
+GRACE_S = 5.0  # for process 0 to fail as another did
 STOP_S = 30.0  # for a process to end after it was asked to
 LONGEST_ERROR = 64 * 2**10  # bytes shown of what a process wrote to stderr
 
@@ -24,7 +25,8 @@ LONGEST_ERROR = 64 * 2**10  # bytes shown of what a process wrote to stderr
 def launch(processes: int, command: Sequence[str]) -> int:
     """Runs `command` as so many processes; the exit code of the first that failed, or 0. The others are ended then.
 
-    Standard output and error are those of process 0. What another wrote to stderr is shown where that one failed first.
+    Standard output and error are those of process 0. Where another failed first, what it wrote to stderr is shown, not
+    if process 0 ends in the same way: then that has said the same.
     """
     port = free_port()
     team: list[subprocess.Popen[bytes]] = []
@@ -43,7 +45,7 @@ def launch(processes: int, command: Sequence[str]) -> int:
                 )
             )
         number, code = first_failure(team)
-        if number > 0:
+        if number > 0 and ended(team[0], GRACE_S) != code:
             show_end(errors[number - 1])
         return code
 
@@ -83,6 +85,14 @@ def first_failure(team: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int]:
         if all(code == 0 for code in codes):
             return 0, 0
         time.sleep(POLL_S)
+
+
+def ended(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
+    """Its exit code, or None where it runs on."""
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def stop(team: Sequence[subprocess.Popen[bytes]]) -> None:
