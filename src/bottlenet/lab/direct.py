@@ -25,7 +25,7 @@ from bottlenet.lab.data import Photo
 from bottlenet.lab.features import Frozen
 from bottlenet.lab.frozen import FeaturesAndScores, frozen_network
 from bottlenet.lab.team import Team
-from bottlenet.lab.trainset import Batch, Wanted, components_of, listed
+from bottlenet.lab.trainset import Batch, Wanted, components_of, laid_out, listed
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, Normalize
 from bottlenet.net.split import split
@@ -175,7 +175,7 @@ class OnCpu:
 
     def __call__(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
         features, scores = self.frozen(uncut_pixels.numpy(), head_pixels.numpy())
-        return torch.from_numpy(features).to(memory_format=torch.channels_last), torch.from_numpy(scores)
+        return laid_out(torch.from_numpy(features)), torch.from_numpy(scores)
 
 
 class OnGpu:
@@ -189,7 +189,7 @@ class OnGpu:
         uncut_pixels, head_pixels = (pixels.to(self.team.device) for pixels in (uncut_pixels, head_pixels))
         with self.team.precision():
             features, scores = self.module(uncut_pixels, head_pixels)
-        return features.float().to(memory_format=torch.channels_last), scores.float()
+        return laid_out(features.float()), scores.float()
 
 
 def frozen_of(config: TrainConfig, classifier: Classifier, head_size: int, team: Team) -> OnCpu | OnGpu:

@@ -187,7 +187,12 @@ def divided(cache: FeatureCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def read(cache: FeatureCache, crop_set: int, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """features (B, c, H, W) and the uncut network's scores (B, classes)."""
     features, uncut = (torch.from_numpy(array) for array in cache.read(crop_set, positions.tolist()))
-    return features.to(memory_format=torch.channels_last), uncut
+    return laid_out(features), uncut
+
+
+def laid_out(features: Tensor) -> Tensor:
+    """Maps of features as convolutions are fastest on; rows of tokens as they are."""
+    return features.to(memory_format=torch.channels_last) if features.ndim == 4 else features
 
 
 def some_features(cache: FeatureCache, train_set: NDArray[np.int64]) -> Iterator[Tensor]:
