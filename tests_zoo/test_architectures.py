@@ -82,7 +82,7 @@ def trained_a_step(classifier: Classifier, cut: Cut, pixels: Tensor) -> BottleNe
     step.loss.backward()
     optimizer.step()
     assert torch.isfinite(step.loss)
-    assert step.payload_bytes > 0
+    assert (step.payload_bytes > 0).all()
     changed = {key for key, value in net.named_parameters() if not torch.equal(value, before[key])}
     assert {key.partition(".")[0] for key in changed} == {"reduction", "restoration", "tail"}
     set_training_mode(net)
