@@ -113,8 +113,10 @@ def step_of(baselines: ModuleType, name: str, share: float, **changes: object) -
     uncut = classifier().module(net.head[0](torch.from_numpy(pixels(8)))).detach()
     start_from_components(net, [features])
     at = Position(lmbda=told.lmbda)
-    step = getattr(baselines, name)(net, told, at).step(features, uncut, [None] * 8, share)
+    objective = getattr(baselines, name)(net, told, at)
+    step = objective.step(features, uncut, [None] * 8, share)
     step.loss.backward()
+    objective.after(step.distillation, step.payload_bytes, share)
     return net, step, at
 
 

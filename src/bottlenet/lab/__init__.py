@@ -1,6 +1,7 @@
 """Experiments: photos in folders, training, and what a bundle is worth.
 
 data.py        folders of photos                         no torch
+shards.py      photos in tar files                       no torch
 crops.py       crops of them, and blends of crops        no torch
 evaluate.py    accuracy and bytes of a bundle            no torch
 profile.py     every partition of a bundle, measured     no torch
@@ -16,6 +17,8 @@ features.py    the frozen head's work, kept on disk      no torch
 frozen.py      the network that fills that cache
 config.py      what a training run is told
 trainset.py    what a run trains on, what it holds out
+direct.py      the same without a cache
+team.py        processes that train together; part.py, launch.py
 losses.py      distillation, features, labels
 start.py       where a run starts
 objective.py   what a step minimises, by codec

@@ -63,7 +63,7 @@ class Team:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast_bf16)
 
     def agree(self, net: nn.Module) -> None:
-        """All start from what the main process has."""
+        """All have what the main process has: weights and statistics."""
         if self.count == 1:
             return
         with torch.no_grad():

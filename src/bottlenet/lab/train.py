@@ -119,6 +119,7 @@ def train(
                 team.write(save_checkpoint, run, net, optimizer, averaged, at)
                 saved = time.monotonic()
         at.epoch, at.step = at.epoch + 1, 0
+        team.agree(net)  # on the norms' statistics, which each has of its own parts
         with averaged.swapped_in():
             report = held_out_report(net, source, team, reported_budgets(config))
         team.write(append, run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
