@@ -3,8 +3,9 @@
 A block is fenced, or indented by four spaces. It is Python where the fence says so, and shell where the fence says `sh`
 or a line of it starts with one of PROGRAMS. A comment before a block says what is done with it:
 
-    <!-- not run: needs a broker -->                      its options are checked, and that is all
-    <!-- run with --limit 3: bottlenet bench -->          added to the commands in it that start like this
+    <!-- not run: needs a broker -->                      the options of its commands are checked, and that is all
+    <!-- not run (bottlenet x): needs a broker -->        the same for those of its commands that start like this
+    <!-- run with --limit 3: bottlenet bench -->          added to those of its commands that start like this
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PAGES = [
 PROGRAMS = {"bottlenet", "python", "pip", "make", "curl", "docker", "kubectl", "ray", "mosquitto_passwd"}
 SHELL = {"sh", "bash", "shell", "console"}
 FENCE = re.compile(r"^(`{3,}|~{3,})(.*)$")
-MARK = re.compile(r"^<!-- (not run|run with (?P<more>.+?)): (?P<what>.+?) -->$")
+MARK = re.compile(r"^<!-- (?:not run(?: \((?P<start>.+?)\))?|run with (?P<more>.+?)): (?P<what>.+?) -->$")
 INLINE = re.compile(r"(?<!`)`((?:bottlenet|python benchmarks/)[^`\n]*)`(?!`)")
 
 
@@ -37,7 +38,7 @@ class Block:
     line: int  # of its first line, from 1
     kind: str  # "python", "shell" or "other"
     lines: list[str] = field(default_factory=list)
-    not_run: str = ""  # why
+    not_run: dict[str, str] = field(default_factory=dict)  # start of a command, "" for all -> why
     more: dict[str, str] = field(default_factory=dict)  # start of a command -> what is added to it
 
     @property
@@ -85,7 +86,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
             if mark["more"]:
                 block.more[mark["what"]] = mark["more"]
             else:
-                block.not_run = mark["what"]
+                block.not_run[mark["start"] or ""] = mark["what"]
         marks, number = [], end
         yield block
 

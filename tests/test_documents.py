@@ -27,11 +27,9 @@ from PIL import Image
 
 from bottlenet import cli
 from bottlenet.bundle import Bundle, Preprocess
+from bottlenet.lab import detail
 from documents import PAGES, ROOT, Block, blocks_of, inline_commands, options_of, without_comment
 from processes import BOTTLENET, Process, serving, write_certificate
-from test_profile import no_footprint
-
-__all__ = ["no_footprint"]  # a fixture: a profile takes half as long without its processes
 
 LIMIT_S = 60
 NOT_RUN = {  # the start of a command -> why
@@ -55,7 +53,7 @@ def stand_in() -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Sequential(nn.Conv2d(3, 64, 16, stride=16), nn.ReLU6())
-            self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(64, 64, 1), nn.ReLU6()) for _ in range(10))
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(64, 64, 1), nn.ReLU6()) for _ in range(11))
             self.classifier = nn.Linear(64, 10)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -87,7 +85,7 @@ class Reader:
         return ADDRESS.sub(f"127.0.0.1:{self.port}", text).replace("wss://127", "ws://127")
 
     def read(self, block: Block) -> None:
-        if block.not_run or block.kind == "other":
+        if "" in block.not_run or block.kind == "other":
             return
         if block.kind == "python":
             code = compile("\n" * block.line + self.address(block.text), str(block.page), "exec")
@@ -95,7 +93,7 @@ class Reader:
             return
         for command in block.commands:
             more = next((added for start, added in block.more.items() if command.startswith(start)), "")
-            if not any(command.startswith(start) for start in NOT_RUN):
+            if not any(command.startswith(start) for start in (*NOT_RUN, *block.not_run)):
                 self.type(f"{command} {more}".strip())
 
     def type(self, command: str) -> None:
@@ -180,6 +178,8 @@ def kit(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Bun
         shutil.copy(kit / "photos" / name, kit / name)
     for number, name in enumerate(("my", "a", "b")):
         shutil.copytree(make_bundle(setting=80 + number).path, kit / f"{name}.bundle")
+    for name, cut in (("shallow", "blocks.2"), ("deep", "blocks.8")):
+        shutil.copytree(make_bundle(cut=cut).path, kit / f"{name}.bundle")
     (kit / "bundles").mkdir()
     for name in ("token", "tokens.txt"):
         (kit / name).write_text("a-camera-0123456789\n")
@@ -201,6 +201,9 @@ def reader(
     from bottlenet.net import models
 
     monkeypatch.setitem(models.MODELS, "efficientnet_lite0", stand_in)
+    # A profile step by step takes ten times as long, and is tested elsewhere.
+    for name, value in (("BATCHES", (1,)), ("LOADS", (0,)), ("REPEATS", 1), ("peak_rss_bytes", lambda *_: 2**24)):
+        monkeypatch.setattr(detail, name, value)
     desk = tmp_path / "desk"
     shutil.copytree(kit, desk, symlinks=True)
     (desk / "src").symlink_to(ROOT / "src")
@@ -214,7 +217,6 @@ def reader(
         yield reader
 
 
-@pytest.mark.usefixtures("no_footprint")
 @pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if any(b.kind != "other" for b in blocks)])
 def test_the_page_can_be_followed(page: str, reader: Reader) -> None:
     for block in BLOCKS[page]:
@@ -279,7 +281,7 @@ def test_marks_are_needed() -> None:
         for block in blocks:
             if block.not_run or block.more:
                 assert block.kind != "other", f"{page}:{block.line}"
-            for start in block.more:
+            for start in (*block.more, *block.not_run):
                 assert any(command.startswith(start) for command in block.commands), f"{page}:{block.line}: {start}"
 
 
@@ -296,10 +298,10 @@ class TestBlocks:
         )
         first, second, third, fourth = self.blocks(tmp_path, text)
         assert (first.kind, first.line, first.commands) == ("shell", 3, ["bottlenet a --b 'c # d'", "ls"])
-        assert (second.kind, second.not_run, second.more) == ("shell", "takes long", {"bottlenet b": "--few"})
+        assert (second.kind, second.not_run, second.more) == ("shell", {"": "takes long"}, {"bottlenet b": "--few"})
         assert second.lines == ["bottlenet b", "drawn"]
         assert (third.kind, third.text) == ("python", "x = 1")
-        assert (fourth.kind, fourth.not_run) == ("other", "")
+        assert (fourth.kind, fourth.not_run) == ("other", {})
 
     def test_a_mark_is_for_the_next_block(self, tmp_path: Path) -> None:
         (block,) = self.blocks(tmp_path, "<!-- not run: x -->\nwords\n\n```sh\nls\n```\n")
