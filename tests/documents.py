@@ -21,6 +21,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "examples" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PROGRAMS = {"bottlenet", "python", "pip", "make", "curl", "docker", "kubectl", "ray", "mosquitto_passwd"}
