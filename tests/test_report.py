@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from PIL import Image
 import paper
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.errors import InputError
+from bottlenet.lab import sweepreport
 from bottlenet.lab.bench import Report, Row
 from bottlenet.lab.commands import command_line, without_root
 from bottlenet.lab.evaluate import Evaluation, Sizes
+from bottlenet.lab.grid import Figures, Trial
 from bottlenet.lab.report import page as page_module
 from bottlenet.lab.report.curves import curves_in
 from bottlenet.lab.report.make import Photos, report
@@ -33,6 +36,8 @@ from bottlenet.lab.report.photos import photo_sections
 from bottlenet.lab.report.sources import read_sources
 from bottlenet.lab.report.typed import parse_json, typed
 from bottlenet.lab.rig import Conditions
+from bottlenet.lab.sweepconfig import Search, SweepConfig
+from bottlenet.lab.sweepfolder import Result
 from bottlenet.plan.link import PRESETS
 from bottlenet.plan.profile import Profile
 from conftest import CLASSES, LATENT, SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_files, tiny_manifest
@@ -93,6 +98,36 @@ def evaluation_document(**changes: object) -> dict[str, Any]:
 
 def sizes(mean: int) -> dict[str, float]:
     return {"mean": float(mean), "p95": mean, "max": mean}
+
+
+def write_sweep(folder: Path, drop_of: str = "top1") -> Path:
+    """As `bottlenet sweep` leaves it: two cuts, one trial kept of each, one skipped, one not reached."""
+
+    def result(trial: Trial, size: int, drop: float) -> Result:
+        top1 = (75.0 - drop, 75.0) if drop_of == "top1" else (None, None)
+        figures = Figures(100, 100, Sizes(float(size), size, size), 90.0, *top1, drop, drop_of, 0.1)
+        return Result(trial, figures, figures if size == 900 else None, 10, 1.0)
+
+    sizes = {("first", 4): (300, 8.0), ("first", 8): (500, 1.5), ("second", 4): (200, 9.0), ("second", 8): (900, 0.5)}
+    trials = [Trial(cut, channels, 1, 20) for cut in ("first", "second") for channels in (2, 4, 8)]
+    results = {
+        trial: result(trial, *sizes[trial.cut, trial.channels])
+        for trial in trials
+        if (trial.cut, trial.channels) in sizes
+    }
+    made = sweepreport.Report(
+        SweepConfig("small", ("/secret/photos",)),
+        Search(("first", "second")),
+        tuple(trials),
+        results,
+        {trial.cut: trial for trial in trials if trial.channels == 8},
+        {trials[0]: "first-c4-s1-q20 loses too much"},
+        None,
+    )
+    folder.mkdir(parents=True)
+    (folder / "candidates.json").write_bytes(made.to_json())
+    write_run(folder / "runs" / "first-c8-s1-q20")
+    return folder
 
 
 @pytest.fixture
@@ -210,6 +245,37 @@ class TestContent:
         assert not section.figures
         assert "relax the drop" in str(section.tables[0].rows)
 
+    def test_a_sweep_cut_by_cut(self, tmp_path: Path) -> None:
+        made = report([write_sweep(tmp_path / "mine")], MADE)
+        (source,) = made.sources
+        assert (source.kind, source.name, source.model) == ("sweep", "mine", "small")
+        assert source.command == (
+            "bottlenet sweep small --data photos --cuts first,second --channels 1/8,1/4,1/2 --strides 1,2 "
+            "--qualities 20 --max-drop 2"
+        )
+        (section,) = [each for each in made.sections if each.key == "sweep"]
+        (figure,) = section.figures
+        rows = {str(row[0]): row[1:] for row in figure.table.rows}
+        assert rows["first-c8-s1-q20"] == ("500", "1.5", "top1", "-", "-", "kept")
+        assert rows["second-c8-s1-q20"] == ("900", "0.5", "top1", "900", "0.5", "kept")
+        assert rows["first-c2-s1-q20"][-1] == "skipped: first-c4-s1-q20 loses too much"
+        assert rows["second-c2-s1-q20"] == ("-", "-", "", "-", "-", "not reached: the time was up")
+        assert "Kept: first-c8-s1-q20, 500 bytes, 1.5 points lost" in figure.drawing.description
+        (front,) = [each for each in made.sections if each.key == "front"]
+        assert [row[1] for row in front.figures[0].table.rows] == ["200", "300", "500", "900"]
+
+    def test_a_sweep_without_labels_is_on_no_front(self, tmp_path: Path) -> None:
+        made = report([write_sweep(tmp_path / "mine", "agreement")], MADE)
+        assert [section.key for section in made.sections] == ["sweep"]
+
+    def test_records_of_another_network_are_no_harm(self, tmp_path: Path) -> None:
+        record = json.loads((RESULTS / "rate_accuracy.json").read_text(encoding="utf-8"))
+        record["results"]["config"]["model"] = "large"
+        made = report([write(tmp_path / "e.json", evaluation_document()), write(tmp_path / "r.json", record)], MADE)
+        keys = [section.key for section in made.sections]
+        assert keys == ["accuracy"]  # a figure each, and no front of both: one point is none
+        assert len(made.sections[0].figures) == 2
+
     def test_without_torch(self, given_paths: list[Path]) -> None:
         code = (
             "import sys; from pathlib import Path; from bottlenet.lab.report.make import report\n"
@@ -282,6 +348,7 @@ class TestHostile:
         )
         document = data.draw(st.sampled_from([
             evaluation_document(), bench_document(), json.loads((RESULTS / "tile_padding.json").read_text("utf-8")),
+            json.loads((write_sweep(tmp_path / secrets.token_hex(4)) / "candidates.json").read_text("utf-8")),
             json.loads((RESULTS / "training.json").read_text("utf-8")),
         ]))  # fmt: skip
         place: Any = document
@@ -426,10 +493,12 @@ class TestBadInput:
         [
             ("no json", "it is not JSON"),
             ('{"a": NaN}', "NaN is no number"),
-            ("[1, 2]", "it is JSON that no report is made of (it is no object); give a run's folder, or the JSON of"),
+            ("[1, 2]", "it is JSON that no report is made of (it is no object); give the folder of a run or a sweep"),
             ('{"x": 1}', "its fields are 'x'"),
             ('{"kind": "bottlenet bench"}', "its bench lacks"),
             ('{"kind": "bottlenet evaluate"}', "its evaluation lacks"),
+            ('{"kind": "bottlenet sweep", "model": "m", "search": {"max_drop": 1}, "trials": [3]}', "a trial is 3"),
+            ('{"kind": "bottlenet sweep", "model": "m", "search": 1, "trials": []}', "its search is 1"),
             ('{"format_version": 99, "candidates": []}', "format version 99"),
             ('{"command": 1, "commit": 1, "date": 1, "machine": 1, "results": 1}', "commit is 1"),
             ("[" * 100_000, "it is not JSON"),
@@ -443,7 +512,7 @@ class TestBadInput:
         assert message in error
 
     def test_places(self, fail: Callable[..., str], tmp_path: Path) -> None:
-        assert "there is nothing to report; give a run's folder" in fail()
+        assert "there is nothing to report; give the folder of a run" in fail()
         assert "can't be read: No such file" in fail(tmp_path / "none")
         (tmp_path / "empty").mkdir()
         assert "nothing in it that a report is made of" in fail(tmp_path / "empty")

@@ -19,8 +19,8 @@ def report(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN|JSON...",
-            help="Runs, or folders of these; JSON of evaluate, profile, bench; records of benchmarks/results.",
+            metavar="RUN|SWEEP|JSON...",
+            help="Folders of runs and sweeps; JSON of evaluate, profile, bench; of benchmarks; folders of these.",
         ),
     ] = None,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE.html", help="The file.")] = "report.html",

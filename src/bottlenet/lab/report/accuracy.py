@@ -11,6 +11,7 @@ from bottlenet.lab.report.curves import Curve, curves_of, joined, last_pass
 from bottlenet.lab.report.logs import Run
 from bottlenet.lab.report.parts import Figure, Section, Table, number, quoted
 from bottlenet.lab.report.sources import Evaluated, Record, Source
+from bottlenet.lab.report.sweeps import Sweep, sweep_figure
 from bottlenet.lab.report.training import is_naive_aware
 from bottlenet.plan.profile import Profile
 
@@ -108,10 +109,21 @@ def accuracy_table(curves: Sequence[Curve], what: str) -> Table:
     return Table(f"The numbers{more}", columns, tuple(rows[:MOST_ROWS]))
 
 
+def sweep_section(sources: Sequence[Source]) -> Section:
+    """One figure a sweep."""
+    sweeps = [(source, source.content) for source in sources if isinstance(source.content, Sweep)]
+    found = [sweep_figure(source.name, sweep, source.command) for source, sweep in sweeps]
+    intro = "Bottlenecks of many sizes at several cuts, each trained for a short time."
+    return Section("sweep", "Sweeps", intro, tuple(figure for figure in found if figure is not None))
+
+
 def front_section(sources: Sequence[Source], command: str) -> Section:
-    """Points of drop are compared, since photos may differ from source to source."""
+    """Points of drop are compared, since photos may differ from source to source; of one network."""
     found: dict[Point, str] = {}
+    network = next((source.model for source in sources if source.model), "")
     for source in sources:
+        if source.model not in ("", network):
+            continue
         for curve in curves_of(source):
             if curve.uncut is not None:
                 for point in curve.points:

@@ -13,6 +13,7 @@ from typing import Any
 from bottlenet.lab.curve import Point, front
 from bottlenet.lab.report.logs import Pass
 from bottlenet.lab.report.sources import Evaluated, Record, Source
+from bottlenet.lab.report.sweeps import Sweep, Tried
 from bottlenet.lab.report.typed import is_number
 from bottlenet.plan.profile import Profile
 
@@ -42,6 +43,9 @@ def curves_of(source: Source) -> list[Curve]:
     content = source.content
     if isinstance(content, Record):
         return curves_in(content.results)
+    if isinstance(content, Sweep):
+        cuts = {cut: [point for point, tried in content.of_cut(cut) if of_top1(tried)] for cut in content.cuts}
+        return [Curve(f"{source.name}, {cut}", tuple(points), 0.0) for cut, points in cuts.items() if points]
     if isinstance(content, Profile):
         points = tuple(
             Point(each.payload_bytes_mean, -each.top1_drop, each.name)
@@ -55,6 +59,11 @@ def curves_of(source: Source) -> list[Curve]:
             Curve(evaluated_name(source), (Point(mean, content.result.top1, source.name),), content.result.top1_uncut)
         ]
     return []
+
+
+def of_top1(tried: Tried) -> bool:
+    """Whether its drop is of labelled photos."""
+    return tried.figures is not None and tried.figures.drop_of == "top1"
 
 
 def evaluated_name(source: Source) -> str:

@@ -10,7 +10,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.check import shown
 from bottlenet.errors import InputError
 from bottlenet.lab.bench import Report
-from bottlenet.lab.report.accuracy import accuracy_section, front_section
+from bottlenet.lab.report.accuracy import accuracy_section, front_section, sweep_section
 from bottlenet.lab.report.others import other_section
 from bottlenet.lab.report.page import Made, page
 from bottlenet.lab.report.partitions import Wish, latency_section, plan_section
@@ -63,6 +63,7 @@ def report(
         raise InputError(f"there is nothing to report; give {KNOWN}, or --bundle with --data")
     sections = [
         accuracy_section(sources, made.command),
+        sweep_section(sources),
         naive_section(sources),
         front_section(sources, made.command),
         latency_section(sources, wish, made.command),
@@ -86,7 +87,7 @@ def report(
 def check_bundle(bundle: Bundle, sources: Sequence[Source]) -> None:
     """InputError: another network's, or none of the profiles, benches and evaluations is of it."""
     for source in sources:
-        if source.model and source.model != bundle.manifest.model:
+        if source.kind != "record" and source.model and source.model != bundle.manifest.model:
             raise InputError(
                 f"{source.path} is of the network {shown(source.model)}, and bundle {bundle.manifest.name} of "
                 f"{shown(bundle.manifest.model)}; give sources of one network"

@@ -16,16 +16,17 @@ from bottlenet.files import read_at_most
 from bottlenet.lab.bench import Report
 from bottlenet.lab.evaluate import Evaluation
 from bottlenet.lab.report.logs import Run, read_run
+from bottlenet.lab.report.sweeps import Sweep, parse_sweep
 from bottlenet.lab.report.typed import read_json, typed
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
 
 MAX_JSON_BYTES = 2**24
 MAX_SOURCES = 200
-RUN = "run.json"  # in a run's folder
+RUN, CANDIDATES = "run.json", "candidates.json"  # in the folder of a run, of a sweep
 RUNS_DEPTH = 3  # folders below the one that was given
-KNOWN = "a run's folder, or the JSON of bottlenet evaluate, profile or bench, or a record of benchmarks/results"
+KNOWN = "the folder of a run or a sweep, or the JSON of bottlenet evaluate, profile or bench, or a record of benchmarks"
 RECORD = {"command", "commit", "date", "machine", "results"}
-BENCH, EVALUATE = "bottlenet bench", "bottlenet evaluate"  # `kind` in their documents
+BENCH, EVALUATE, SWEEP = "bottlenet bench", "bottlenet evaluate", "bottlenet sweep"  # `kind` in their documents
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Record:
         return next((each for each in found if isinstance(each, str)), "")
 
 
-Content = Run | Evaluated | Profile | Report | Record
+Content = Run | Evaluated | Profile | Report | Record | Sweep
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Source:
     @property
     def name(self) -> str:
         """For people."""
-        return self.path.name.removesuffix(".json")
+        path = self.path.parent if self.path.name == CANDIDATES else self.path
+        return path.name.removesuffix(".json")
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
@@ -91,7 +93,8 @@ def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
     sources = tuple(source for path in paths for source in expand(path))
     if len(sources) > MAX_SOURCES:
         raise InputError(f"{len(sources)} sources are given; {MAX_SOURCES} fit a report: make several")
-    networks = {source.model: source for source in reversed(sources) if source.model}
+    # Records have figures of their own, and are compared with nothing but their own network's.
+    networks = {source.model: source for source in reversed(sources) if source.model and source.kind != "record"}
     if len(networks) > 1:
         one, other = sorted(networks.values(), key=sources.index)[:2]
         raise InputError(
@@ -108,6 +111,9 @@ def expand(path: Path) -> Iterator[Source]:
         return
     if (path / RUN).is_file():
         yield read_run_source(path)
+        return
+    if (path / CANDIDATES).is_file():  # a sweep's runs say less than it does
+        yield read_file(path / CANDIDATES)
         return
     runs = [run.parent for depth in range(1, RUNS_DEPTH + 1) for run in sorted(path.glob("*/" * depth + RUN))]
     if len(runs) > MAX_SOURCES:
@@ -140,7 +146,7 @@ def read_file(path: Path) -> Source:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     whose = content.origin if isinstance(content, Evaluated) else content
-    command = document.get("command")
+    command = content.command if isinstance(content, Sweep) else document.get("command")
     if not command or not isinstance(command, str):
         command = COMMANDS[kind].format(name=path.name)
     return Source(path, kind, content, command, whose.model)
@@ -152,6 +158,8 @@ def kind_of(document: object) -> str | None:
         return None
     if document.get("kind") == BENCH:
         return "bench"
+    if document.get("kind") == SWEEP:
+        return "sweep"
     if document.get("kind") == EVALUATE or {"top1", "payload_bytes", "agreement"} <= set(document):
         return "evaluation"
     if {"format_version", "candidates"} <= set(document):
@@ -207,6 +215,7 @@ READERS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "profile": read_profile,
     "bench": read_bench,
     "record": read_record,
+    "sweep": lambda document, path: parse_sweep(document),
 }
 COMMANDS = {
     "evaluation": "bottlenet evaluate BUNDLE --data DIR --json > {name}",
