@@ -27,7 +27,9 @@ from fuzz_target import Target
 
 ALL = "all"
 SLOW_MS = 100.0  # of the processor, for one input
-HEADROOM_BYTES = 2**28  # of address space, above what the process has when it is ready
+# Of address space, above what the process has when it is ready. The fuzzer's own tables grow with its corpus; what one
+# input takes is measured in `replay`, without it.
+HEADROOM_BYTES = 2**30
 TIMES = 3  # that a slow input is run again
 LONGEST_MESSAGE = 1000  # characters
 MAX_SUSPECTS = 200
