@@ -93,7 +93,8 @@ class Server(uvicorn.Server):
         await super().shutdown()
 
     def _make(self, place: Place) -> Connection:
-        return Connection(self._limits, place, self.lifespan.state, config=self.config, server_state=self.server_state)
+        state, server_state = self.lifespan.state, self.server_state
+        return Connection(self._limits, place.leave, state, config=self.config, server_state=server_state)
 
     def _refused(self, kind: str) -> None:
         self._service.metrics.refused("connection", kind)

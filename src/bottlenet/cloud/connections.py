@@ -47,7 +47,7 @@ SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\
 
 
 class Connection(HttpToolsProtocol):
-    """HTTP in time and within bounds. Holds its place until it ends, or shows a token.
+    """HTTP in time and within bounds. `leave` is called when it shows a token, or ends, and perhaps again.
 
         first byte  <- first_byte_s ->  header  <- request_s ->  body, which the application bounds  ->  response
 
@@ -55,8 +55,8 @@ class Connection(HttpToolsProtocol):
     requests that are sent before their turn. uvicorn alone would keep them, however many there are.
     """
 
-    def __init__(self, limits: Limits, place: Place, app_state: dict[str, Any], **options: Any) -> None:
-        super().__init__(app_state={**app_state, AUTHORIZED: place.leave}, **options)
+    def __init__(self, limits: Limits, leave: Callable[[], None], app_state: dict[str, Any], **options: Any) -> None:
+        super().__init__(app_state={**app_state, AUTHORIZED: leave}, **options)
         self._limits = limits
         self._due = math.inf  # when it has to have gone on, by the event loop's clock
         self._timer: asyncio.TimerHandle | None = None

@@ -12,7 +12,6 @@ Needs bottlenet[ray].
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +22,6 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bottlenet.cloud.addresses import Addresses
 from bottlenet.cloud.app import create_app
 from bottlenet.cloud.connections import Connection, StreamConnection, stream_options
 from bottlenet.cloud.deployed import NAME, REACHABLE_S, Deployed, parse_deployed
@@ -33,7 +31,6 @@ from bottlenet.ladder import load_rungs
 
 ROOM = 64  # requests that Ray Serve lets through or keeps, above those that `Guard` turns away with a reason
 HEALTH_S = 3.0
-LOOPBACK = "127.0.0.1"
 WINDOW_S = 15.0  # the load of so long counts
 MORE_AFTER_S = 10.0
 FEWER_AFTER_S = 600.0  # a change of replicas moves streams, so not for every lull
@@ -130,7 +127,6 @@ class Connections:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._stopping: asyncio.Task[None] | None = None
-        self._addresses = Addresses(sys.maxsize)  # HAProxy's, which is everybody's
 
     def __call__(self, config: uvicorn.Config, app_state: dict[str, Any], **options: Any) -> Connection:
         """As uvicorn calls it. `config` is that of all of them."""
@@ -138,9 +134,8 @@ class Connections:
         for name, value in stream_options(limits).items():
             setattr(config, name, value)
         config.ws_protocol_class = self.stream  # type: ignore[assignment]
-        place = self._addresses.take(LOOPBACK)
-        assert place is not None
-        return Connection(limits, place, app_state, config=config, **options)
+        # None is counted: all come from HAProxy's address.
+        return Connection(limits, lambda: None, app_state, config=config, **options)
 
     def stream(self, **options: Any) -> StreamConnection:
         """For a connection that becomes a stream."""
