@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bottlenet.check import check_text
-from bottlenet.contents import LADDER, read_contents, store_in
+from bottlenet.contents import LADDER, read_contents
 from bottlenet.errors import BundleError, FrameError, InputError
 from bottlenet.files import file_chunks, read_at_most, replacing, sync_folder, write_new
 from bottlenet.manifest import FORMAT_VERSION, TABLES, Manifest, Preprocess, parse_manifest
@@ -190,7 +190,7 @@ def store_of(folder: Path) -> Store | None:
     if (folder / REQUIRED_FILES[0]).exists() or not (ladder / LADDER).is_file():
         return None
     try:
-        return store_in(ladder, read_contents(ladder))
+        return Store(ladder / STORE, read_contents(ladder).graphs)
     except InputError as error:
         raise BundleError(f"ladder {ladder}: {LADDER} can't be used: {error}") from error
 

@@ -9,14 +9,19 @@ import math
 from bottlenet.errors import InputError
 
 
-def parse_versioned(data: bytes, what: str, version: int, advice: str) -> dict[str, object]:
-    """A JSON object of that format version. InputError: no JSON, no `what` of BottleNet, or of another version."""
+def parse_versioned(
+    data: bytes, what: str, version: int, advice: str, *, marks: tuple[str, ...] = ("format_version",)
+) -> dict[str, object]:
+    """A JSON object of that format version, by whose fields `marks` one knows what it is.
+
+    InputError: no JSON, no `what` of BottleNet, or of another version.
+    """
     try:
         values = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100})") from error
-    if not isinstance(values, dict) or "format_version" not in values:
-        raise InputError(f"it has no format_version, so it is no {what} of BottleNet")
+    if not isinstance(values, dict) or not set(marks) <= set(values):
+        raise InputError(f"it has no {' and '.join(marks)}, so it is no {what} of BottleNet")
     # The version comes first: what else is in there depends on it.
     given = values["format_version"]
     if isinstance(given, bool) or given != version:
@@ -45,6 +50,13 @@ def check_number(what: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         allowed = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
         raise InputError(f"{what} is {shown(value)}; give a number {allowed}")
+
+
+def check_integer(what: str, value: object, low: int, high: int) -> None:
+    """InputError unless `value` is an integer from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        allowed = f"only {low} is allowed" if low == high else f"give an integer from {low} to {high}"
+        raise InputError(f"{what} is {shown(value)}; {allowed}")
 
 
 def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:

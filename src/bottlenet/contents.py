@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bottlenet.check import check_fields, check_text, parse_versioned, shown
+from bottlenet.check import check_fields, check_integer, check_text, parse_versioned, shown
 from bottlenet.errors import InputError
-from bottlenet.files import read_at_most
-from bottlenet.manifest import FILE_NAME, SHA256_HEX, check_integer
-from bottlenet.store import MAX_STORE_BYTES, STORE, Store, Stretch
+from bottlenet.files import read_bounded
+from bottlenet.manifest import FILE_NAME, SHA256_HEX
+from bottlenet.store import MAX_STORE_BYTES, STORE, Stretch
 
 LADDER = "ladder.json"
 FORMAT_VERSION = 1
@@ -67,16 +67,7 @@ class Contents:
 
 def read_contents(folder: Path) -> Contents:
     """Of the ladder in that folder. InputError: its ladder.json can't be used. OSError: it can't be read."""
-    with open(folder / LADDER, "rb") as file:
-        data = read_at_most(file, MAX_LADDER_BYTES + 1)
-    if len(data) > MAX_LADDER_BYTES:
-        raise InputError(f"it is larger than the {MAX_LADDER_BYTES} bytes that are allowed")
-    return parse_contents(data)
-
-
-def store_in(folder: Path, contents: Contents) -> Store:
-    """The store of the ladder in that folder."""
-    return Store(folder / STORE, contents.graphs)
+    return parse_contents(read_bounded(folder / LADDER, MAX_LADDER_BYTES))
 
 
 def parse_contents(data: bytes) -> Contents:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from bottlenet.errors import InputError
+
 CHUNK_BYTES = 2**16
 LEFTOVER = re.compile(r"\.bottlenet-[0-9a-f]{8}\.part")  # what `write_whole` leaves where the power goes
 
@@ -41,6 +43,15 @@ def read_at_most(file: BinaryIO, limit: int) -> bytes:
     while chunk := file.read(min(CHUNK_BYTES, limit - len(data))):
         data += chunk
     return bytes(data)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """All of a file. InputError: it is larger than `limit` bytes. OSError: it can't be read."""
+    with open(path, "rb") as file:
+        data = read_at_most(file, limit + 1)
+    if len(data) > limit:
+        raise InputError(f"it is larger than the {limit} bytes that are allowed")
+    return data
 
 
 def lock_file(path: Path) -> int | None:

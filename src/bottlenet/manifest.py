@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from bottlenet.check import check_fields, check_text, parse_versioned, shown
+from bottlenet.check import check_choice, check_fields, check_integer, check_number, check_text, parse_versioned, shown
 from bottlenet.errors import InputError
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import Entropy
@@ -39,12 +39,10 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         check_integer("preprocess.size", self.size, 8, 4096)
-        check_share("preprocess.crop_fraction", self.crop_fraction)
+        check_number("preprocess.crop_fraction", self.crop_fraction, 0, 1)
         if self.crop_fraction == 0:
             raise InputError("preprocess.crop_fraction is 0; give a number above 0 and at most 1")
-        if self.interpolation not in INTERPOLATIONS:
-            allowed = ", ".join(INTERPOLATIONS)
-            raise InputError(f"preprocess.interpolation is {shown(self.interpolation)}; choose one of {allowed}")
+        check_choice("preprocess.interpolation", self.interpolation, INTERPOLATIONS)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Manifest:
             raise InputError(f"latent is {shown(self.latent)}; give (channels, height, width)")
         check_integer("setting", self.setting, 0, 255)
         # A unit may be larger than a small network, so the device may do more than the whole of it.
-        check_share("head_flops_share", self.head_flops_share, high=1000)
+        check_number("head_flops_share", self.head_flops_share, 0, 1000)
         check_integer("num_classes", self.num_classes, 1, MAX_CLASSES)
         check_integer("budget_bytes", self.budget_bytes, 0, 2**24)
         check_files(self.files)
@@ -123,19 +121,6 @@ def parse_manifest(data: bytes) -> Manifest:
     if isinstance(values["latent"], list):
         values["latent"] = tuple(values["latent"])
     return Manifest(**values)
-
-
-def check_integer(what: str, value: object, low: int, high: int) -> None:
-    """InputError unless `value` is an integer from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        allowed = f"only {low} is allowed" if low == high else f"give an integer from {low} to {high}"
-        raise InputError(f"{what} is {shown(value)}; {allowed}")
-
-
-def check_share(what: str, value: object, high: int = 1) -> None:
-    """InputError unless `value` is a number from 0 to `high`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
-        raise InputError(f"{what} is {shown(value)}; give a number from 0 to {high}")
 
 
 def check_files(files: object) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from bottlenet.cli.files import Kind
 from bottlenet.errors import InputError
@@ -15,25 +17,26 @@ BENCH_PLOT_MARK = b"<!-- bottlenet bench -->"
 BENCH_MARK = "bottlenet bench"
 MARK_WITHIN_BYTES = 512
 
+D = TypeVar("D", Profile, Trained)
+
 
 def read_profile(path: Path) -> Profile:
     """The profile in a file. InputError: can't be read, too large, or no profile."""
-    try:
-        with open(path, "rb") as file:
-            return parse_profile(read_at_most(file, MAX_PROFILE_BYTES + 1))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}; give what bottlenet profile wrote") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return read_document(path, parse_profile, MAX_PROFILE_BYTES, "what bottlenet profile wrote")
 
 
 def read_trained(path: Path) -> Trained:
     """What a sweep knows of its candidates. InputError: the file can't be read, is too large, or of something else."""
+    return read_document(path, parse_trained, MAX_TRAINED_BYTES, "a sweep's candidates.json")
+
+
+def read_document(path: Path, parse: Callable[[bytes], D], limit: int, wanted: str) -> D:
+    """What `parse`, which refuses more than `limit` bytes, makes of a file. InputError: can't be read, or refused."""
     try:
         with open(path, "rb") as file:
-            return parse_trained(read_at_most(file, MAX_TRAINED_BYTES + 1))
+            return parse(read_at_most(file, limit + 1))
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}; give a sweep's candidates.json") from error
+        raise InputError(f"{path}: can't be read: {error.strerror}; give {wanted}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

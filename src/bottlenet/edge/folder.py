@@ -11,6 +11,7 @@ from pathlib import Path
 from bottlenet.decode import MAX_FILE_BYTES, open_source
 from bottlenet.edge.outcome import Photo
 from bottlenet.errors import InputError, PhotoError
+from bottlenet.files import read_at_most
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
 SETTLED_S = 2.0  # a file that nobody has written to for so long is whole
@@ -78,7 +79,7 @@ def read_file(name: str) -> tuple[Photo, bytes]:
     """
     try:
         with open_source(name, name) as file:
-            data = file.read(MAX_FILE_BYTES)
+            data = read_at_most(file, MAX_FILE_BYTES)
     except OSError as error:
         raise PhotoError(f"{name}: can't read it ({error.strerror or error}); try again") from error
     return Photo(name, hashlib.sha256(data).hexdigest()), data

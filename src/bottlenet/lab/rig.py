@@ -17,6 +17,7 @@ from time import perf_counter, sleep, thread_time
 from types import TracebackType
 
 from bottlenet.bundle import Bundle
+from bottlenet.check import check_number
 from bottlenet.cloud.limits import Limits
 from bottlenet.edge.meter import Meter
 from bottlenet.edge.partitions import Partition, sides_of
@@ -48,8 +49,7 @@ class Conditions:
         load: object = self.server_load
         if isinstance(load, bool) or not isinstance(load, int) or not 0 <= load <= MAX_LOAD:
             raise InputError(f"server load is {load}; give a whole number of photos, 0 to {MAX_LOAD}")
-        if not 1 <= self.device_slowdown <= MAX_SLOWDOWN:
-            raise InputError(f"device slowdown is {self.device_slowdown}; give a number from 1 to {MAX_SLOWDOWN:g}")
+        check_number("device slowdown", self.device_slowdown, 1, MAX_SLOWDOWN)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 from bottlenet.check import check_choice, check_fields, check_number, parse_versioned
 from bottlenet.errors import InputError
-from bottlenet.files import lock_file, read_at_most, write_whole
+from bottlenet.files import lock_file, read_bounded, write_whole
 from bottlenet.lab.evaluate import Sizes
 from bottlenet.lab.grid import Figures, Trial
 from bottlenet.lab.sweepconfig import SweepConfig
@@ -149,11 +149,7 @@ class SweepFolder:
     def read(self, path: Path, what: str, advice: str) -> dict[str, Any]:
         """A JSON object. InputError: it can't be read, is too large, none, or of another version."""
         try:
-            with open(path, "rb") as file:
-                data = read_at_most(file, MAX_FILE_BYTES + 1)
-            if len(data) > MAX_FILE_BYTES:
-                raise InputError(f"it is larger than the {MAX_FILE_BYTES} bytes that are allowed")
-            return parse_versioned(data, what, FORMAT_VERSION, advice)
+            return parse_versioned(read_bounded(path, MAX_FILE_BYTES), what, FORMAT_VERSION, advice)
         except OSError as error:
             raise InputError(f"{path}: can't be read: {error.strerror}; {advice}") from error
         except InputError as error:

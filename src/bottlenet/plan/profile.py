@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from bottlenet.check import check_choice, check_fields, check_number, check_text, shown
+from bottlenet.check import check_choice, check_fields, check_number, check_text, parse_versioned, shown
 from bottlenet.errors import InputError
 from bottlenet.plan.detail import LONGEST_S, MEASURE_AGAIN, MOST, Detail, check_whole, parse_detail
 
@@ -157,19 +157,9 @@ def parse_profile(data: bytes) -> Profile:
     """JSON -> Profile. InputError: too large, not JSON, another version, a field missing, unknown or out of range."""
     if len(data) > MAX_PROFILE_BYTES:
         raise InputError(f"it is larger than the {MAX_PROFILE_BYTES} bytes that are allowed, so it is no profile")
-    try:
-        values = json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100})") from error
-    if not isinstance(values, dict) or not {"format_version", "candidates"} <= set(values):
-        raise InputError("it has no format_version and candidates, so it is no profile of BottleNet")
-    # The version comes first: what else a profile holds depends on it.
-    version = values["format_version"]
-    if isinstance(version, bool) or version != FORMAT_VERSION:
-        raise InputError(
-            f"it is of format version {shown(version)} and this program reads version {FORMAT_VERSION}: use the "
-            "BottleNet that wrote it, or measure again with bottlenet profile"
-        )
+    values: Any = parse_versioned(
+        data, "profile", FORMAT_VERSION, MEASURE_AGAIN, marks=("format_version", "candidates")
+    )
     check_fields("profile", values, Profile, MEASURE_AGAIN)
     rows = values["candidates"]
     if not isinstance(rows, list) or len(rows) > MAX_CANDIDATES:

@@ -20,6 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bottlenet.check import check_integer
 from bottlenet.errors import InputError
 
 MAX_SIDE = 65500  # libjpeg's limit
@@ -47,9 +48,7 @@ class Mosaic:
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width", "align"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PIXELS:
-                raise InputError(f"mosaic: {name} is {value!r}; give an integer from 1 to {MAX_PIXELS}")
+            check_integer(f"mosaic: {name}", getattr(self, name), 1, MAX_PIXELS)
         rows, cols = self.picture_shape
         if max(rows, cols) > MAX_SIDE or rows * cols > MAX_PIXELS:
             raise InputError(
