@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from bottlenet.cli.bench_plot import draw
+from bottlenet.cli.plan_files import BENCH_PLOT_MARK
 from bottlenet.lab.bench import LIMIT, SECONDS, Report, bench
+from bottlenet.lab.chart.latency import draw_measured
 from bottlenet.lab.rig import Conditions
 from bottlenet.ladder import load_rungs
 from bottlenet.plan.link import parse_link
@@ -49,7 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
         )
         columns = ["link, partition", "ms", "p95", "bound", "device", "socket bytes", "photos/s"]
         show(report.device, columns, rows_of(report))
-        write_whole(arguments.out / f"bench_x{slowdown:g}.svg", draw(report).encode())
+        write_whole(
+            arguments.out / f"bench_x{slowdown:g}.svg", draw_measured(report).document(BENCH_PLOT_MARK).encode()
+        )
         reports.append(asdict(report))
     write_record("bench", {"reports": reports}, arguments.out)
 

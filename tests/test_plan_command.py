@@ -12,7 +12,8 @@ from PIL import Image
 
 import paper
 from bottlenet.bundle import Bundle
-from bottlenet.cli.plan_plot import draw
+from bottlenet.cli.plan_files import PLOT_MARK
+from bottlenet.lab.chart.flips import draw_flips
 from bottlenet.plan.link import PRESETS
 from bottlenet.plan.planner import choose
 from bottlenet.plan.profile import Profile, parse_profile
@@ -228,7 +229,7 @@ class TestPlot:
 
         first = dataclasses.replace(paper.profile().candidates[0], name='<script x="&">')
         made = dataclasses.replace(paper.profile(), candidates=(first,))
-        drawn = draw(made, choose(made, "3g"), connected=True)
+        drawn = draw_flips(made, choose(made, "3g"), connected=True).document(PLOT_MARK)
         root = ElementTree.fromstring(drawn)
         assert '<script x="&">' in [each.text for each in root.iter(f"{NAMESPACE}text")]
 
@@ -237,14 +238,15 @@ class TestPlot:
         profile: Profile = paper.profile()
         objectives = ["latency", "bytes", *(["energy"] if PRESETS[link].radio else [])]
         for objective in objectives:
-            ElementTree.fromstring(draw(profile, choose(profile, link, objective=objective), connected=False))
+            plan = choose(profile, link, objective=objective)
+            ElementTree.fromstring(draw_flips(profile, plan, connected=False).document(PLOT_MARK))
 
     def test_nothing_to_draw_is_drawn(self) -> None:
         import dataclasses
 
         free = dataclasses.replace(paper.profile().candidates[0], device_s=0.0)
         made = dataclasses.replace(paper.profile(), candidates=(free,))
-        ElementTree.fromstring(draw(made, choose(made, "3g"), connected=True))
+        ElementTree.fromstring(draw_flips(made, choose(made, "3g"), connected=True).document(PLOT_MARK))
 
 
 def test_benchmark(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from bottlenet.contents import LADDER, read_contents
 from bottlenet.errors import BundleError, FrameError, InputError
 from bottlenet.files import file_chunks, read_at_most, replacing, sync_folder, write_new
 from bottlenet.manifest import FORMAT_VERSION, TABLES, Manifest, Preprocess, parse_manifest
-from bottlenet.store import Store
+from bottlenet.store import STORE, Store
 from bottlenet.wire.codecs import CODES, Codec, make_codec
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import MAX_TABLES_BYTES, Tables, parse_tables

@@ -76,7 +76,6 @@ class StoreWriter:
 
     file: BinaryIO  # empty, open for writing
     graphs: dict[str, list[Stretch]] = field(default_factory=dict)
-    size: int = 0  # of the file so far
     _places: dict[bytes, int] = field(default_factory=dict)  # SHA-256 of a piece -> its first byte
 
     def add(self, graph: bytes) -> None:
@@ -97,11 +96,11 @@ class StoreWriter:
         """Where a piece is, from now on at least."""
         key = hashlib.sha256(piece).digest()
         if key not in self._places:
-            if self.size + len(piece) > MAX_STORE_BYTES:
+            place = self.file.tell()
+            if place + len(piece) > MAX_STORE_BYTES:
                 raise BundleError(f"the graphs have more than {MAX_STORE_BYTES} bytes; give fewer bundles")
             self.file.write(piece)
-            self._places[key] = self.size
-            self.size += len(piece)
+            self._places[key] = place
         return self._places[key]
 
 

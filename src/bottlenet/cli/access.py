@@ -37,9 +37,8 @@ class Access:
             # A function that is asked for a passphrase keeps OpenSSL from asking on the terminal.
             made.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
         except OSError as error:  # ssl.SSLError is one
-            why = (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
             files = f"{self.tls_cert} and {self.tls_key}"
-            raise InputError(f"can't use {files} for TLS: {why}; give a PEM certificate and its key") from error
+            raise InputError(f"can't use {files} for TLS: {why(error)}; give a PEM certificate and its key") from error
         return made
 
     def check(self, host: str) -> None:
@@ -83,5 +82,9 @@ def trust(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one
-        why = (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
-        raise InputError(f"can't use the certificates in {ca_file}: {why}; give a PEM file") from error
+        raise InputError(f"can't use the certificates in {ca_file}: {why(error)}; give a PEM file") from error
+
+
+def why(error: OSError) -> str | None:
+    """In words, a file is of no use for TLS."""
+    return (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror

@@ -56,12 +56,12 @@ def bench(
       bottlenet bench my.bundle --data photos --link 3g --link 5M,20ms --device-slowdown 10 --plot bench.svg
     """
     require("bench", "cloud")
-    from bottlenet.cli.bench_plot import draw
     from bottlenet.cli.bench_tables import bench_document, bench_renderables
     from bottlenet.cli.files import check_target, write_whole
-    from bottlenet.cli.plan_files import BENCH, BENCH_PLOT
+    from bottlenet.cli.plan_files import BENCH, BENCH_PLOT, BENCH_PLOT_MARK
     from bottlenet.cli.show import print_json, progress, stdout
     from bottlenet.lab.bench import bench as measure
+    from bottlenet.lab.chart.latency import draw_measured
     from bottlenet.ladder import load_rungs
 
     target = None if output is None else check_target(output, BENCH, force=force)
@@ -74,7 +74,7 @@ def bench(
     if target is not None:
         write_whole(target, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
     if drawing is not None:
-        write_whole(drawing, draw(report).encode())
+        write_whole(drawing, draw_measured(report).document(BENCH_PLOT_MARK).encode())
     if as_json:
         print_json(document)
         return

@@ -18,7 +18,6 @@ import os
 import re
 import secrets
 import shlex
-import shutil
 import socket
 import sys
 import tempfile
@@ -47,7 +46,7 @@ def own_cluster(deployed: Deployed, ip: str) -> Iterator[None]:
     cores = max(os.cpu_count() or 1, deployed.threads * (deployed.max_replicas or deployed.replicas))
     options = {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(temporary_folder())
+        folder = Path(stack.enter_context(temporary_folder()))
         stack.enter_context(environ(environment(deployed) | of_this_machine(folder, ip)))
         if AUTH_MODE not in os.environ:  # then Ray sets it to "token", and says so
             stack.callback(os.environ.pop, AUTH_MODE, None)
@@ -62,8 +61,8 @@ def joined_cluster(deployed: Deployed, ray_address: str, ip: str) -> Iterator[De
     if ray_address.startswith("ray://"):
         raise InputError(f"--ray-address is {ray_address!a}; give host:port of Ray's head, or auto on a machine of it")
     with temporary_folder() as folder, environ(environment(deployed)) as settings:
-        paths = tuple(staged(deployed.bundles, folder))
-        with connected("join", address=ray_address, runtime_env={"env_vars": settings, "working_dir": str(folder)}):
+        paths = tuple(staged(deployed.bundles, Path(folder)))
+        with connected("join", address=ray_address, runtime_env={"env_vars": settings, "working_dir": folder}):
             check_cluster(ip)
             yield dataclasses.replace(deployed, bundles=paths)
 
@@ -158,14 +157,9 @@ def environ(settings: dict[str, str]) -> Iterator[dict[str, str]]:
                 os.environ[name] = value
 
 
-@contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
     """For this user alone, and gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="bottlenet-", dir=SOCKETS))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix="bottlenet-", dir=SOCKETS, ignore_cleanup_errors=True)
 
 
 def staged(bundles: tuple[str, ...], folder: Path) -> Iterator[str]:

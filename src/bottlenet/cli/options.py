@@ -52,11 +52,16 @@ def run_command(
     typer.main.get_command(app).main(args=list(arguments), prog_name=f"bottlenet {name}")
 
 
-def with_configs(command: Callable[..., None], configs: Mapping[str, type[DataclassInstance]]) -> Callable[..., None]:
-    """The command with an option for each field of the dataclasses, each of which it gets under its name.
+def with_configs(**configs: type[DataclassInstance]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command an option for each field of the dataclasses, each of which it gets under its name.
 
     A field that the command has a parameter for itself gets no option; the command hands it on.
     """
+    return functools.partial(with_options, configs)
+
+
+def with_options(configs: Mapping[str, type[DataclassInstance]], command: Callable[..., None]) -> Callable[..., None]:
+    """As `with_configs`."""
     hints = get_type_hints(command, include_extras=True)
     signature = inspect.signature(command).parameters.values()
     own = [each.replace(annotation=hints[each.name]) for each in signature if each.name not in configs]

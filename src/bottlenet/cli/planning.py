@@ -113,10 +113,10 @@ def plan(
       bottlenet plan my.profile.json --sweep sweeps/first/candidates.json --link 3g
     """
     from bottlenet.cli.files import check_target, write_whole
-    from bottlenet.cli.plan_files import PLOT, read_trained
-    from bottlenet.cli.plan_plot import draw
+    from bottlenet.cli.plan_files import PLOT, PLOT_MARK, read_trained
     from bottlenet.cli.plan_tables import plan_document, plan_renderables
     from bottlenet.cli.show import print_json, stdout
+    from bottlenet.lab.chart.flips import draw_flips
     from bottlenet.plan.planner import choose
     from bottlenet.plan.trained import with_trained
 
@@ -136,7 +136,7 @@ def plan(
         prices=prices_of(price_mb, price_hour),
     )
     if target is not None:
-        write_whole(target, draw(loaded, made, connected=not cold).encode())
+        write_whole(target, draw_flips(loaded, made, connected=not cold).document(PLOT_MARK).encode())
     if as_json:
         print_json({**plan_document(loaded, made), "plot": None if target is None else str(target)})
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -22,12 +21,7 @@ def absolute(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(path)
 
 
-def with_limits(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of Access, Mqtt, Limits and Cluster, which it gets by these names."""
-    return with_configs(command, {"access": Access, "mqtt": Mqtt, "limits": Limits, "cluster": Cluster})
-
-
-@with_limits
+@with_configs(access=Access, mqtt=Mqtt, limits=Limits, cluster=Cluster)
 def serve(
     bundle: Annotated[list[str] | None, typer.Argument(help="Folders of bundles or ladders, or [bold]demo[/].")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
@@ -112,8 +106,8 @@ def serve(
         return run_replicas(deployed, announce, ray_address=cluster.ray_address, **common)
     from bottlenet.cli.serving import serve as run
 
-    more: dict[str, Any] = {"watch": watch, "broker": mqtt.broker(), "page": page}
-    run(loaded, announce, limits, threads=threads, max_batch=max_batch, **more, **common)
+    broker = mqtt.broker()
+    run(loaded, announce, limits, broker=broker, watch=watch, threads=threads, max_batch=max_batch, page=page, **common)
 
 
 def decode(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated
 
@@ -15,12 +15,7 @@ from bottlenet.errors import InputError
 from bottlenet.lab.sweepconfig import Search, SweepConfig
 
 
-def with_config(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of SweepConfig, which it gets as `config`."""
-    return with_configs(command, {"config": SweepConfig})
-
-
-@with_config
+@with_configs(config=SweepConfig)
 def sweep(
     model: Annotated[str, typer.Argument(help="efficientnet_lite0, _lite1, _lite2, or package.module:function.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="The sweep's folder; the same goes on.")],

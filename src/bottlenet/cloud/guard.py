@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bottlenet.cloud.http import failure
 from bottlenet.cloud.service import Service
-from bottlenet.cloud.shelf import close_reason
 from bottlenet.cloud.static import is_page
+from bottlenet.cloud.stream import closing
 from bottlenet.cloud.tokens import credentials, subprotocol_of
 from bottlenet.wire.answer import one_line
 from bottlenet.wire.protocol import TRY_LATER, UNAUTHORIZED
@@ -43,7 +43,6 @@ class Guard:
         self._app = app
         self._direct = direct
         self._service = service
-        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Through, or refused."""
@@ -52,16 +51,15 @@ class Guard:
         if via is None or path in OPEN:
             return await self._app(scope, receive, send)
         tokens, limit = self._service.tokens, self._service.limits.max_connections
+        opened = self._service.metrics.open
         if tokens is not None and not is_page(path):
             if not tokens.allows(credentials(scope)):
                 return await self._refuse(scope, receive, send, 401, NO_TOKEN)
             if (authorized := scope.get("state", {}).get(AUTHORIZED)) is not None:
                 authorized()
-        if self._open >= limit:
+        if opened["http"] + opened["stream"] >= limit:
             text = f"{limit} requests and streams are open already; try again in {FULL_RETRY_S} s"
             return await self._refuse(scope, receive, send, 503, text)
-        self._open += 1
-        opened = self._service.metrics.open
         opened[via] += 1
         app = self._direct.get((scope.get("method", WEBSOCKET), path), self._app)
         try:
@@ -70,7 +68,6 @@ class Guard:
             else:
                 await app(scope, receive, send)
         finally:
-            self._open -= 1
             opened[via] -= 1
 
     async def _watched(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +99,7 @@ class Guard:
             return await failure(status, text, headers)(scope, receive, send)
         await receive()
         await send({"type": "websocket.accept", "subprotocol": subprotocol_of(scope)})
-        await send({"type": "websocket.close", "code": code, "reason": close_reason(text)})
+        await send(closing(code, text))
 
 
 REFUSALS = {

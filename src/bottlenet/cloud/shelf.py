@@ -86,7 +86,7 @@ class Shelf:
         """Take no more frames for a bundle, answer those that were taken, and forget it."""
         self._served.pop(served.bundle.tag, None)
         try:
-            reason = close_reason(f"bundle {served.version} is not served any more; {self.names()}")
+            reason = f"bundle {served.version} is not served any more; {self.names()}"
             await asyncio.wait_for(served.drain(UNKNOWN_BUNDLE, reason), grace_s)
         except asyncio.TimeoutError:
             pass  # `close` refuses the rest
@@ -108,8 +108,3 @@ class Shelf:
         """What is served, in few words."""
         named = [f"{one.version} ({one.bundle.manifest.name})" for one in self]
         return f"served: {', '.join(named) or 'nothing'}"
-
-
-def close_reason(text: str) -> str:
-    """As much as a WebSocket close frame has room for: 123 bytes (RFC 6455)."""
-    return text.encode()[:123].decode("utf-8", "ignore")

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from bottlenet.cloud.batcher import Waiting
 from bottlenet.cloud.service import Service
-from bottlenet.cloud.shelf import Served, close_reason
+from bottlenet.cloud.shelf import Served
 from bottlenet.cloud.tokens import credentials, subprotocol_of
 from bottlenet.wire.answer import refusal_bytes
 from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
@@ -173,5 +173,5 @@ class Stream:
 
 
 def closing(code: int, reason: str) -> Message:
-    """The last message."""
-    return {"type": "websocket.close", "code": code, "reason": close_reason(reason)}
+    """The last message, with as much of the reason as a close frame has room for: 123 bytes (RFC 6455)."""
+    return {"type": "websocket.close", "code": code, "reason": reason.encode()[:123].decode("utf-8", "ignore")}
