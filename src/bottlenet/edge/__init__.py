@@ -2,12 +2,11 @@
 
     photo -> encoder -> frame -> [spool ->] stream -> transport -> network -> ... -> answer [-> spool]
 
-decode.py      picture files to RGB
-photo.py       photo to pixels
-encoder.py     pixels to symbols to payload, within a budget
+encoder.py     photo to symbols to payload, within a budget
 client.py      frame to answer: `Edge`
 prediction.py  what comes of it
 local.py       the tail on the device, where the server can't answer
+partitions.py  what the device does when all, none or a part of the network is its own
 stream.py      frames on one connection, several in flight
 transport.py   the connection, a seam for tests and shaped links
 mqtt.py        the connection through a broker, which needs bottlenet[mqtt]

@@ -8,7 +8,8 @@ measure.py what one run on shapes says about that graph
 split.py   where a classifier can be cut; head and tail
 layout.py  tokens and channels-last features <-> a grid of channels
 paper.py   the paper's cuts, and its Table 4
-unit.py    Reduction, Quantizer, Restoration
+unit.py    Reduction, Quantizer, Restoration (paper_start.py: near principal components)
+nested.py  quantisation that a cut payload survives; prior.py what its bytes cost while training
 model.py   BottleNet: head, unit, codec, unit, tail
 build.py   the one place that knows numbers: classifier + cut -> BottleNet
 rate.py    JPEG's bytes with a gradient

@@ -3,7 +3,7 @@
 link.py         bandwidth, round trip, loss, radio power: presets, each figure with its source
 profile.py      what was measured, per candidate
 detail.py       where the time of a candidate goes
-check.py        values from outside, checked
+trained.py      what a sweep knows of the candidates
 predict.py      the model: what one photo costs on a link
 constraints.py  what a candidate has to meet, and what to relax where none does
 flips.py        where the choice changes
