@@ -47,12 +47,7 @@ export async function bundleFile(bundle, name, token, digests = {}, limit = MAX_
 
 /** A response whose status is good. Problem: it isn't, or none came. */
 export async function get(url, token) {
-  let response;
-  try {
-    response = await fetch(url, { headers: token ? { Authorization: `Bearer ${token}` } : {}, credentials: "omit" });
-  } catch {
-    throw new Problem("reload", "The server can't be reached. Look whether it still runs, then try again.");
-  }
+  const response = await reached(url, token ? { Authorization: `Bearer ${token}` } : {});
   if (response.ok) return response;
   if (response.status === 401) {
     throw new Problem(
@@ -62,6 +57,15 @@ export async function get(url, token) {
   }
   const { error = "" } = await response.json().catch(() => ({}));
   throw new Problem("reload", `The server refused ${url.pathname}: ${error || `status ${response.status}`}.`);
+}
+
+/** A response, whatever its status. Problem: none came. */
+export async function reached(url, headers = {}) {
+  try {
+    return await fetch(url, { headers, credentials: "omit" });
+  } catch {
+    throw new Problem("reload", "The server can't be reached. Look whether it still runs, then try again.");
+  }
 }
 
 /** The body, piece by piece. */

@@ -18,7 +18,7 @@ const ASKS = {
     const { manifest, labels, tables } = await openBundle(listed, token);
     const codec = chosenCodec(manifest, tables);
     const graph = await bundleFile(listed, "head.onnx", token, manifest.files);
-    const head = await openGraph(graph, pixelsPort(manifest.preprocess), progress);
+    const head = await openGraph(graph, manifest.preprocess.size, progress);
     bundle = { listed, token, manifest, codec, head, uncut: null };
     await warmUp(bundle);
     photo = null;
@@ -66,18 +66,16 @@ const ASKS = {
     return asFiles(canvasOf(photo.pixels, bundle.manifest.preprocess.size));
   },
 
-  /** {} -> {top, ms} of the uncut network, which is fetched when it is first asked for. */
+  /** {} -> {top} of the uncut network, which is fetched when it is first asked for. */
   async uncut(_, progress) {
     const preprocess = bundle.manifest.uncut_preprocess;
     if (!bundle.uncut) {
       const { listed, token, manifest } = bundle;
       const graph = await bundleFile(listed, "uncut.onnx", token, manifest.files, undefined, progress);
-      bundle.uncut = await openGraph(graph, pixelsPort(preprocess), progress);
+      bundle.uncut = await openGraph(graph, preprocess.size, progress);
     }
-    const pixels = pixelsOf(photo.bitmap, preprocess);
-    const started = performance.now();
-    const scores = await bundle.uncut(pixels);
-    return { top: best(Float32Array.from(scores)), ms: performance.now() - started };
+    const scores = await bundle.uncut(pixelsOf(photo.bitmap, preprocess));
+    return { top: best(Float32Array.from(scores)) };
   },
 
   /** {} -> {pixels, symbols}, for tests and benchmarks. */
@@ -97,10 +95,6 @@ async function warmUp({ manifest, codec, head }) {
 function spread(symbols) {
   const sorted = symbols.slice().sort();
   return [sorted[Math.floor(0.005 * sorted.length)], sorted[Math.ceil(0.995 * (sorted.length - 1))]];
-}
-
-function pixelsPort({ size }) {
-  return { input: "pixels", type: "uint8", shape: [size, size, 3] };
 }
 
 function chosenCodec(manifest, tables) {

@@ -18,10 +18,6 @@ export class Entropy {
     const shape = [tables.channels, tables.height, tables.width];
     if (String(shape) !== String(latent))
       throw new Error(`the tables are for symbols of ${shape}, the latent is ${latent}`);
-    this.name = "entropy";
-    this.code = 4;
-    this.setting = 0;
-    this.embedded = true;
     this.tables = tables;
   }
 

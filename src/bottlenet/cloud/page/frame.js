@@ -6,7 +6,6 @@ const ANSWERED = 0;
 const REFUSED = 1;
 const BUSY = 2;
 const PROBABILITY_STEPS = 65535;
-export const FRAME_HEADER_BYTES = 12; // of a frame that stands for itself
 export const SEQUENCES = 2 ** 16;
 
 /** Payload -> the message that is sent. */

@@ -2,7 +2,7 @@
 
 /** [C, H, W] and align -> {rows, cols, index}: for each pixel of the picture, the symbol that it shows. */
 export function makeMosaic([channels, height, width], align) {
-  const power = Math.ceil(bitLength(channels - 1) / 2);
+  const power = Math.ceil((32 - Math.clz32(channels - 1)) / 2);
   const across = 2 ** power;
   const down = Math.ceil(channels / across);
   const tileRows = Math.ceil(height / align) * align;
@@ -24,8 +24,4 @@ export function makeMosaic([channels, height, width], align) {
 /** Symbols -> picture, one byte a pixel. */
 export function tile(symbols, { index }) {
   return Uint8Array.from(index, (symbol) => symbols[symbol]);
-}
-
-function bitLength(value) {
-  return value === 0 ? 0 : Math.floor(Math.log2(value)) + 1;
 }

@@ -1,7 +1,7 @@
 // What the page says about itself: how it stands, what went wrong, and that it needs a token.
 
 import { byId } from "./dom.js";
-import { Problem } from "./problems.js";
+import { Problem, packed } from "./problems.js";
 
 const TOKEN = /^[A-Za-z0-9._~+/-]{16,512}={0,2}$/;
 const BUTTONS = { retry: "Try again", reload: "Try again", photo: "Choose another photo" };
@@ -13,7 +13,7 @@ export function say(text) {
 
 /** What went wrong, and a button for the way on, where `ways` has one for its kind. */
 export function showProblem(error, ways = {}) {
-  const { kind, message } = asProblem(error);
+  const { kind, message } = packed(error);
   const way = kind === "photo" ? () => byId("file").click() : ways[kind];
   const box = byId("problem");
   const [text, button] = box.children;
@@ -30,13 +30,6 @@ export function showProblem(error, ways = {}) {
 
 export function hideProblem() {
   byId("problem").hidden = true;
-}
-
-/** What nobody expects is worth another try. */
-export function asProblem(error) {
-  return error instanceof Problem
-    ? error
-    : new Problem("retry", `Something unexpected went wrong (${error?.message ?? error}).`);
 }
 
 /** The token of this tab; "" where there is none. */

@@ -41,7 +41,7 @@ export async function openPhoto({ source, name, width, height }, size) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(source, options);
-  } catch (error) {
+  } catch {
     const why = scaled
       ? `${megapixels(width, height)} are too many for this browser`
       : "it is damaged, or too large for this browser";

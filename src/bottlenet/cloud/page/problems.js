@@ -8,7 +8,7 @@ export class Problem extends Error {
   }
 }
 
-/** An error as it crosses from the worker, and back. */
+/** An error as it crosses from the worker, and back. What nobody expects is worth another try. */
 export function packed(error) {
   const kind = error instanceof Problem ? error.kind : "retry";
   const message =

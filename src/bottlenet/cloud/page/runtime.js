@@ -1,7 +1,7 @@
 // onnxruntime-web, in WebAssembly on one thread: a graph that is opened, checked, run once, and then used.
 
 import { Problem } from "./problems.js";
-import { body } from "./bundle.js";
+import { body, reached } from "./bundle.js";
 
 const VENDOR = new URL("vendor/", import.meta.url);
 let runtime = null;
@@ -32,19 +32,17 @@ async function start(told) {
 }
 
 async function vendored(name) {
-  let response;
-  try {
-    response = await fetch(new URL(name, VENDOR), { credentials: "omit" });
-  } catch {
-    throw new Problem("reload", "The server can't be reached. Look whether it still runs, then try again.");
-  }
+  const response = await reached(new URL(name, VENDOR));
   if (response.ok) return response;
   const { error = `status ${response.status}` } = await response.json().catch(() => ({}));
   throw new Problem("reload", `This page can't run a network yet: ${error}. Then load the page again.`);
 }
 
-/** ArrayBuffer of a graph -> a function, typed array in, typed array out. Problem: it can't be loaded or run here. */
-export async function openGraph(graph, { input, type, shape }, told) {
+/**
+ * ArrayBuffer of a graph that takes (size, size, 3) pixels -> a function, uint8 in, typed array out. Problem: it can't be
+ * loaded or run here.
+ */
+export async function openGraph(graph, size, told) {
   const ort = await loadRuntime(told);
   const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all", logSeverityLevel: 3 };
   let session;
@@ -56,9 +54,9 @@ export async function openGraph(graph, { input, type, shape }, told) {
     throw new Problem("none", `${why} (${error.message.slice(0, 200)}). Try another browser, or bottlenet classify.`);
   }
   const run = async (data) => {
-    const results = await session.run({ [input]: new ort.Tensor(type, data, [1, ...shape]) });
+    const results = await session.run({ pixels: new ort.Tensor("uint8", data, [1, size, size, 3]) });
     return Object.values(results)[0].data;
   };
-  await run(new Uint8Array(shape.reduce((all, one) => all * one, 1))); // the first photo is not slower than the rest
+  await run(new Uint8Array(size * size * 3)); // the first photo is not slower than the rest
   return run;
 }
