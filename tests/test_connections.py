@@ -11,7 +11,7 @@ import pytest
 
 from bottlenet.bundle import Bundle
 from bottlenet.wire.answer import parse_answer
-from processes import Process, frame_of, serving
+from processes import Process, everything, frame_of, serving
 
 SLOW_S = 0.5
 ENOUGH_BYTES = 2**25  # that a server which reads on without end would have kept
@@ -34,15 +34,6 @@ def sock(process: Process) -> Iterator[socket.socket]:
         assert b" 200 " in everything(another)
 
 
-def everything(sock: socket.socket) -> bytes:
-    """Until the end."""
-    said = b""
-    with contextlib.suppress(ConnectionError):
-        while data := sock.recv(65536):
-            said += data
-    return said
-
-
 def pour(sock: socket.socket, start: bytes, part: bytes) -> tuple[bytes, bool]:
     """Send `part` again and again: what was said, and whether an end came before very many bytes had gone."""
     with contextlib.suppress(ConnectionError):
@@ -52,6 +43,16 @@ def pour(sock: socket.socket, start: bytes, part: bytes) -> tuple[bytes, bool]:
             sock.sendall(block)
         return b"", False
     return everything(sock), True
+
+
+def trickle(sock: socket.socket, part: bytes, limit_s: float = 10) -> bool:
+    """Send `part` now and then: whether an end came in time."""
+    started = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < started + limit_s:
+            sock.sendall(part)
+            time.sleep(SLOW_S / 5)
+    return time.monotonic() - started < limit_s
 
 
 @pytest.mark.parametrize(
@@ -115,24 +116,14 @@ def test_a_body_that_nobody_waits_for(sock: socket.socket) -> None:
     """It was answered, and the connection would stay open as long as a byte comes now and then."""
     sock.sendall(b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx")
     assert b" 405 " in sock.recv(65536)
-    started = time.monotonic()
-    with contextlib.suppress(ConnectionError):
-        while time.monotonic() < started + 10:
-            sock.sendall(b"x")
-            time.sleep(SLOW_S / 5)
-    assert time.monotonic() - started < 10
+    assert trickle(sock, b"x")
 
 
 def test_line_ends_between_requests(sock: socket.socket) -> None:
     """They end the time that a connection may say nothing, and begin that of a header."""
     sock.sendall(HEALTH + b"\r\n")
     assert b" 200 " in sock.recv(65536)
-    started = time.monotonic()
-    with contextlib.suppress(ConnectionError):
-        while time.monotonic() < started + 10:
-            sock.sendall(b"\r\n")
-            time.sleep(SLOW_S / 5)
-    assert time.monotonic() - started < 10
+    assert trickle(sock, b"\r\n")
 
 
 def test_no_http(sock: socket.socket) -> None:

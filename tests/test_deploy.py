@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -15,9 +14,9 @@ import yaml
 
 from bottlenet.cli.cluster import environment
 from bottlenet.cloud.deployed import Deployed, parse_deployed
+from conftest import needs_ray
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
-NO_RAY = 'Ray is not installed: pip install "bottlenet[ray]"'
 HAPROXY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 
 
@@ -88,7 +87,7 @@ def test_what_replicas_are_told(manifests: dict[str, dict[str, Any]], served: di
     assert float(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"]) > deployed.limits.idle_s
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=NO_RAY)
+@needs_ray
 def test_ray_takes_the_configuration(manifests: dict[str, dict[str, Any]], served: dict[str, Any]) -> None:
     """In a process of its own, as Ray has its settings from when it is imported."""
     code = (

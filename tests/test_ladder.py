@@ -24,14 +24,11 @@ from bottlenet.errors import BottleNetError, BundleError, InputError
 from bottlenet.ladder import Ladder, folders, load_rungs, write_ladder
 from bottlenet.runtime import open_head, open_tail, open_uncut, run_graph
 from bottlenet.store import STORE, Store, StoreWriter, pieces
-from conftest import CLASSES, LATENT, SIZE, MakeBundle, graph_bytes, tiny_manifest
+from conftest import CLASSES, LATENT, PIXELS, SCORES, SIZE, SYMBOLS, MakeBundle, graph_bytes, tiny_manifest
 from latents import flat_tables
 
 WIDTH = 256  # of the layers of `deep_files`: 256 KB each
 LAYERS = 4
-PIXELS = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])
-SYMBOLS = helper.make_tensor_value_info("symbols", TensorProto.UINT8, ["batch", *LATENT])
-SCORES = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CLASSES])
 
 
 def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:

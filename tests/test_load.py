@@ -39,6 +39,11 @@ class Line:
         self.clock.now += work_s
         self.load.done(waited_s, work_s, good=good)
 
+    def crowded(self) -> None:
+        """Four are always there: each waits for three."""
+        for _ in range(500):
+            self.batch([3 * WORK_S], WORK_S)
+
     def alone(self, seconds: float, slower: float = 1.0) -> None:
         ends = self.clock.now + seconds
         while self.clock.now < ends:
@@ -56,8 +61,7 @@ def test_an_idle_server_is_not_busy() -> None:
 def test_waiting_is_load() -> None:
     line = Line()
     line.alone(5)
-    for _ in range(500):  # four are always there: each waits for three
-        line.batch([3 * WORK_S], WORK_S)
+    line.crowded()
     assert line.load.now == pytest.approx(4, rel=0.02)
 
 
@@ -79,8 +83,7 @@ def test_others_on_the_machine_are_load() -> None:
 def test_it_is_forgotten() -> None:
     line = Line()
     line.alone(5)
-    for _ in range(500):
-        line.batch([3 * WORK_S], WORK_S)
+    line.crowded()
     line.clock.now += 1
     assert line.load.now == pytest.approx(1 + 3 / 2.718, rel=0.05)
     line.clock.now += 10
@@ -90,8 +93,7 @@ def test_it_is_forgotten() -> None:
 def test_it_is_not_forgotten_while_a_batch_is_at_work() -> None:
     line = Line()
     line.alone(5)
-    for _ in range(500):
-        line.batch([3 * WORK_S], WORK_S)
+    line.crowded()
     line.load.begin()
     line.clock.now += 10
     assert line.load.now == pytest.approx(4, rel=0.02)
@@ -101,8 +103,7 @@ def test_a_first_frame_that_is_slow_is_soon_forgotten() -> None:
     line = Line()
     line.batch([0.0], 100 * WORK_S)
     line.alone(3)
-    for _ in range(500):
-        line.batch([3 * WORK_S], WORK_S)
+    line.crowded()
     assert line.load.now == pytest.approx(4, rel=0.05)
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -37,6 +36,9 @@ from brokers import ACL, Mosquitto, broker, needs_mosquitto
 from conftest import Server, until
 from network import make_album
 from processes import Process, frame_of, refused_to_start, serving, write_certificate
+from test_cli import Run, run
+
+__all__ = ["run"]  # a fixture
 
 COUNT = 60
 MQTT_BYTES = 10  # before a frame of up to 119 bytes, once the broker knows the topic; of longer ones 11
@@ -66,7 +68,7 @@ def serve_mqtt() -> Iterator[Callable[..., Starlette]]:
             where = broker_at(at.url(user), password=PASSWORDS[user] if user else None)
             app = create_app(bundles, limits, broker=where)
             stack.callback(Server(app).stop)
-            until(lambda: value_of(app, "bottlenet_open") == 1, "it takes no frames")
+            takes_frames(app)
             return app
 
         yield start
@@ -90,6 +92,10 @@ def value_of(server: Starlette | Process, name: str, **labels: str) -> float:
         if found and all(f'{key}="{value}"' in found[1] for key, value in {"via": "mqtt", **labels}.items()):
             return float(found[2])
     return 0
+
+
+def takes_frames(server: Starlette | Process) -> None:
+    until(lambda: value_of(server, "bottlenet_open") == 1, "it takes no frames")
 
 
 class Raw:
@@ -209,41 +215,28 @@ class TestRoundTrip:
 
 
 class TestCommand:
-    @pytest.fixture
-    def run(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bundle: Bundle) -> Any:
-        from bottlenet import cli
-
-        def call(*arguments: object) -> tuple[int, str, str]:
-            monkeypatch.setattr(sys, "argv", ["bottlenet", *map(str, arguments), "--bundle", str(bundle.path)])
-            code = 0
-            try:
-                cli.main()
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-            return (code, *capsys.readouterr())
-
-        return call
-
-    def test_send(self, run: Any, served: str, album: list[Path], bundle: Bundle, tmp_path: Path) -> None:
-        spool = tmp_path / "spool"
-        code, out, err = run("send", *album, "--to", served, "--spool", spool, "--json", "--in-flight", "16")
-        assert (code, err) == (0, "")
-        lines = [json.loads(line) for line in out.splitlines()]
+    def test_send(self, run: Run, served: str, album: list[Path], bundle: Bundle, tmp_path: Path) -> None:
+        command = ("send", *album, "--to", served, "--spool", tmp_path / "spool", "--bundle", bundle.path)
+        done = run(*command, "--json", "--in-flight", "16")
+        assert (done.code, done.err) == (0, "")
+        lines = [json.loads(line) for line in done.out.splitlines()]
         assert {line["photo"]: [one["class_index"] for one in line["top"]] for line in lines} == right(bundle, album)
-        code, out, err = run("send", *album, "--to", served, "--spool", spool)
-        assert (code, out.count("from before")) == (0, COUNT)
+        done = run(*command)
+        assert (done.code, done.out.count("from before")) == (0, COUNT)
 
-    def test_budget(self, run: Any, served: str, album: list[Path], tmp_path: Path) -> None:
-        code, out, _ = run("send", *album[:5], "--to", served, "--spool", tmp_path, "--budget", "100", "--json")
-        assert code == 0
-        assert all(json.loads(line)["payload_bytes"] + 12 <= 100 for line in out.splitlines())
+    def test_budget(self, run: Run, served: str, album: list[Path], bundle: Bundle, tmp_path: Path) -> None:
+        command = ("send", *album[:5], "--to", served, "--spool", tmp_path, "--bundle", bundle.path)
+        done = run(*command, "--budget", "100", "--json")
+        assert done.code == 0
+        assert all(json.loads(line)["payload_bytes"] + 12 <= 100 for line in done.out.splitlines())
 
-    def test_classify_without_a_server(self, run: Any, open_broker: Mosquitto, album: list[Path]) -> None:
-        code, _, err = run("classify", album[0], "--to", open_broker.url())
-        assert (code, err.count("\n")) == (2, 1)
-        assert err.startswith("error: no server takes frames of bundle ")
-        code, out, _ = run("classify", album[0], "--to", open_broker.url(), "--fallback", "local", "--json")
-        assert (code, json.loads(out)["photos"][0]["answered_by"]) == (0, "local")
+    def test_classify_without_a_server(
+        self, run: Run, open_broker: Mosquitto, album: list[Path], bundle: Bundle
+    ) -> None:
+        command = ("classify", album[0], "--to", open_broker.url(), "--bundle", bundle.path)
+        assert run(*command).error.startswith("error: no server takes frames of bundle ")
+        done = run(*command, "--fallback", "local", "--json")
+        assert (done.code, done.json["photos"][0]["answered_by"]) == (0, "local")
 
 
 def send_all(edge: Edge, spool: Path, photos: list[Path], happened: list[Outcome]) -> threading.Thread:
@@ -267,7 +260,7 @@ class TestFaults:
             serving(bundle.path, "--mqtt", at.url()) as two,
         ):
             for each in (one, two):
-                until(lambda each=each: value_of(each, "bottlenet_open") == 1, "it takes no frames")  # type: ignore[misc]
+                takes_frames(each)
             happened: list[Outcome] = []
             thread = send_all(Edge(bundle, at.url(), timeout_s=2), tmp_path / "spool", album, happened)
             until(lambda: len(happened) > COUNT // 4, "no answers")
@@ -304,7 +297,9 @@ class TestFaults:
             for part in (4, 2):
                 until(lambda part=part: len(happened) > COUNT // part, "no answers")  # type: ignore[misc]
                 at.kill()
+                until(lambda: value_of(app, "bottlenet_open") == 0, "it did not notice")
                 at.start()
+                takes_frames(app)  # else the next kill would be no trouble of its own
             thread.join(60)
             assert not thread.is_alive()
             check_all(happened, bundle, album)
@@ -315,7 +310,7 @@ class TestFaults:
             at.kill()
             with serving(bundle.path, "--mqtt", at.url()) as process:
                 at.start()
-                until(lambda: value_of(process, "bottlenet_open") == 1, "it takes no frames")
+                takes_frames(process)
                 with Edge(bundle, at.url()) as edge:
                     edge.classify(photo)
                 code, err = process.end(signal.SIGTERM)
@@ -460,7 +455,7 @@ def test_stopping_answers_what_came(bundle: Bundle, tmp_path: Path) -> None:
     """Frames are sent as fast as they go, and SIGTERM comes in the middle: each is answered, put off, or not taken."""
     sent = 600
     with broker(tmp_path) as at, serving(bundle.path, "--mqtt", at.url(), "--max-waiting", "1000") as process:
-        until(lambda: value_of(process, "bottlenet_open") == 1, "it takes no frames")
+        takes_frames(process)
         with Raw(at, listen="bottlenet/v1/answers/me/+") as me:
             for number in range(sent):
                 message = frame_of(bundle, number).to_stream_bytes()
@@ -548,7 +543,7 @@ class TestAccess:
         app = create_app([bundle], broker=where)
         server = Server(app)
         try:
-            until(lambda: value_of(app, "bottlenet_open") == 1, "it takes no frames")
+            takes_frames(app)
             with Raw(guarded, "camera-2", listen=shared_filter(bundle.id.hex())) as evil:
                 evil.subscribe("#")
                 with Edge(bundle, guarded.url("camera-1"), token=PASSWORDS["camera-1"]) as edge:
@@ -586,35 +581,22 @@ class TestAccess:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
-def test_tls(bundle: Bundle, photo_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from bottlenet import cli
-
+def test_tls(bundle: Bundle, photo_path: Path, tmp_path: Path, run: Run) -> None:
     cert, key = write_certificate(tmp_path)
     (tmp_path / "server").write_text(PASSWORDS["server"])
     (tmp_path / "camera").write_text(PASSWORDS["camera-1"])
     with broker(tmp_path / "broker", users=PASSWORDS, tls=(cert, key)) as at:
         options = ("--mqtt", at.url("server"), "--mqtt-password", tmp_path / "server", "--mqtt-ca", cert)
         with serving(bundle.path, *options) as process:
-            until(lambda: value_of(process, "bottlenet_open") == 1, "it takes no frames")
+            takes_frames(process)
 
-            def classify(*more: str) -> tuple[int, str, str]:
-                command = ["classify", str(photo_path), "--to", at.url("camera-1"), "--bundle", str(bundle.path)]
-                command += ["--token-file", str(tmp_path / "camera"), "--json", *more]
-                monkeypatch.setattr(sys, "argv", ["bottlenet", *command])
-                try:
-                    cli.main()
-                except SystemExit as ended:
-                    return (int(ended.code or 0), *capsys.readouterr())
-                return (0, *capsys.readouterr())
-
-            code, out, err = classify("--ca", str(cert))
-            assert (code, err) == (0, "")
-            (answered,) = json.loads(out)["photos"]
+            command = ("classify", photo_path, "--to", at.url("camera-1"), "--bundle", bundle.path)
+            command += ("--token-file", tmp_path / "camera", "--json")
+            done = run(*command, "--ca", cert)
+            assert (done.code, done.err) == (0, "")
+            (answered,) = done.json["photos"]
             assert answered["answered_by"] == "server"
             assert answered["socket_bytes"] > answered["frame_bytes"] + MQTT_BYTES  # encryption is counted
-            code, _, err = classify()
-            assert (code, err.count("\n")) == (2, 1)
-            assert "certificate verify failed" in err
-            code, _, err = classify("--ca", str(tmp_path / "nowhere"))
-            assert (code, err.startswith("error: can't use the certificates in")) == (2, True)
+            assert "certificate verify failed" in run(*command).error
+            assert run(*command, "--ca", tmp_path / "nowhere").error.startswith("error: can't use the certificates in")
             assert process.end(signal.SIGTERM) == (0, "")

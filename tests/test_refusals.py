@@ -21,14 +21,12 @@ from types import TracebackType
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.addresses import Addresses, origin
 from bottlenet.wire.answer import parse_answer
 from conftest import until
-from processes import Process, frame_of, serving
+from processes import Process, close_code, everything, frame_of, open_stream, serving
 
 TOKEN = "camera-1-0123456789abcdef"
 WRONG = "camera-2-0123456789abcdef"
@@ -115,29 +113,12 @@ def elsewhere(process: Process) -> socket.socket:
     return socket.create_connection(("127.0.0.1", process.port), 30, source_address=("127.0.0.2", 0))
 
 
-def said(sock: socket.socket) -> bytes:
-    """All until the end."""
-    text = b""
-    with contextlib.suppress(ConnectionError):
-        while data := sock.recv(65536):
-            text += data
-    return text
-
-
 def post(process: Process, body: bytes, headers: dict[str, str]) -> int:
     return httpx.post(f"{process.http_url}/v1/classify", content=body, headers=headers, timeout=30).status_code
 
 
-def stream_ends(process: Process, url_id: str, token: str, message: bytes | None = None) -> int | None:
-    """The close code."""
-    url = f"{process.url}/v1/stream?bundle={url_id}"
-    headers = {"Authorization": f"Bearer {token}"}
-    with connect(url, proxy=None, compression=None, ping_interval=None, additional_headers=headers) as stream:
-        with contextlib.suppress(ConnectionClosed):
-            if message is not None:
-                stream.send(message)
-            stream.recv(timeout=30)
-        return stream.close_code
+def stream_ends(process: Process, url_id: str, token: str, *messages: bytes) -> int | None:
+    return close_code(open_stream(process.url, url_id, token), *messages)
 
 
 @dataclass(frozen=True)
@@ -223,7 +204,7 @@ class TestSlow:
                     break
             assert not left, f"{len(left)} are open still"
             assert time.monotonic() - started < 10 * SLOW_S
-            assert said(elsewhere_after(process, stack)).startswith(b"HTTP/1.1 408")  # not: too many
+            assert everything(elsewhere_after(process, stack)).startswith(b"HTTP/1.1 408")  # not: too many
 
     def test_half_open(self, process: Process, bundle: Bundle) -> None:
         """Whose other end has said that nothing more will come."""
@@ -241,7 +222,7 @@ class TestSlow:
                         sock.sendall(beginnings[number % len(beginnings)])
                         sock.shutdown(socket.SHUT_WR)
                     for sock in socks:
-                        assert b" 503 " not in said(sock)  # which ends: none is left open
+                        assert b" 503 " not in everything(sock)  # which ends: none is left open
 
 
 def elsewhere_after(process: Process, stack: contextlib.ExitStack) -> socket.socket:
@@ -261,7 +242,7 @@ class TestAddress:
             for _ in range(5):
                 with elsewhere(process) as sock:
                     sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-                    text = said(sock)
+                    text = everything(sock)
                 assert text.startswith(b"HTTP/1.1 503 ")
                 assert b"\r\nRetry-After: 1\r\n" in text
                 assert text.endswith(
@@ -287,7 +268,7 @@ class TestAddress:
             assert httpx.get(f"{process.http_url}/healthz").status_code == 503
             with elsewhere(process) as sock:
                 sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                assert said(sock).startswith(b"HTTP/1.1 200 ")
+                assert everything(sock).startswith(b"HTTP/1.1 200 ")
             stack.close()
             until(lambda: httpx.get(f"{process.http_url}/healthz").status_code == 200, "places are not given back")
 
@@ -295,7 +276,7 @@ class TestAddress:
 def is_healthy(process: Process) -> bool:
     with elsewhere(process) as sock:
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        return said(sock).startswith(b"HTTP/1.1 200 ")
+        return everything(sock).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.fixture

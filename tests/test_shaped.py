@@ -17,6 +17,7 @@ from bottlenet.lab import shaped as module
 from bottlenet.lab.shaped import BUFFER_BYTES, Lane, ShapedLink
 from bottlenet.plan.link import Link
 from bottlenet.plan.predict import expected_rounds
+from processes import everything
 
 
 class Sink:
@@ -67,13 +68,6 @@ def exchange(device: socket.socket, size: int) -> float:
     device.sendall(bytes(size))
     assert device.recv(1) == b"!"
     return time.perf_counter() - started
-
-
-def everything(end: socket.socket) -> bytes:
-    got = bytearray()
-    while data := end.recv(65536):
-        got += data
-    return bytes(got)
 
 
 class TestLane:

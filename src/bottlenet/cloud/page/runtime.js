@@ -39,8 +39,8 @@ async function vendored(name) {
 }
 
 /**
- * ArrayBuffer of a graph that takes (size, size, 3) pixels -> a function, uint8 in, typed array out. Problem: it can't be
- * loaded or run here.
+ * ArrayBuffer of a graph that takes (size, size, 3) pixels -> a function, uint8 in, typed array out. Problem: it can't
+ * be loaded or run here.
  */
 export async function openGraph(graph, size, told) {
   const ort = await loadRuntime(told);
