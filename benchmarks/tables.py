@@ -232,17 +232,10 @@ def engines() -> str:
     return table(header, rows) + f"\nMemory of all processes: {memory}.\n"
 
 
-def networks(large: bool = False) -> str:
+def networks() -> str:
     """What `benchmarks/zoo.py` cut."""
-    results = load("zoo")["results"]
-    if large:
-        rows = [
-            [row["network"], str(row["blocks"]), str(row["cuts"]), f"{row['cuts_s']:.1f} s", f"{row['split_s']:.1f} s"]
-            for row in results["large"]
-        ]
-        return table(["network", "blocks", "cuts", "listing them with FLOPs", "split"], rows)
     names = ["network", "photo", "parameters", "cuts", "with a grid", "symbols as torch's", "scores differ by"]
-    return table(names, [network_cells(row) for row in results["networks"]])
+    return table(names, [network_cells(row) for row in load("zoo")["results"]["networks"]])
 
 
 def network_cells(row: dict[str, Any]) -> list[str]:
@@ -251,6 +244,15 @@ def network_cells(row: dict[str, Any]) -> list[str]:
     cells = ["-", "-"] if made is None else [f"{100 * made['symbols_equal']:.2f} %", f"{made['scores_difference']:.0e}"]
     millions = f"{row['parameters'] / 1e6:.1f} M"
     return [row["network"], str(row["size"]), millions, str(row["cuts"]), str(sum(row["grids"].values())), *cells]
+
+
+def large_networks() -> str:
+    """Those of very many blocks."""
+    rows = [
+        [row["network"], str(row["blocks"]), str(row["cuts"]), f"{row['cuts_s']:.1f} s", f"{row['split_s']:.1f} s"]
+        for row in load("zoo")["results"]["large"]
+    ]
+    return table(["network", "blocks", "cuts", "listing them with FLOPs", "split"], rows)
 
 
 def failing_networks() -> str:
@@ -291,7 +293,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "naive_aware": naive_aware,
     "sweep": sweep,
     "networks": networks,
-    "large_networks": partial(networks, large=True),
+    "large_networks": large_networks,
     "failing_networks": failing_networks,
 }
 

@@ -257,10 +257,8 @@ def test_the_entropy_codec_aims_at_bytes(config: SweepConfig, tmp_path: Path) ->
     learned = replace(config, codec="entropy", evaluate="", lr=1e-2, epochs=4)
     search = {"cuts": ("stem",), "channels": (Fraction(6),), "strides": (1,), "qualities": (20, 2000)}
     report = swept(learned, tmp_path / "sweep", **search, max_drop=-100.0, everything=True)
-    small, large = (
-        result.figures.payload_bytes.mean
-        for _, result in sorted(report.results.items(), key=lambda item: item[0].quality)
-    )
+    by_quality = sorted(report.results, key=lambda trial: trial.quality)
+    small, large = (report.results[trial].figures.payload_bytes.mean for trial in by_quality)
     assert small < 0.7 * large
     assert all(result.evaluated is None for result in report.results.values())
 
