@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bottlenet.errors import InputError
 from bottlenet.plan.link import Link
-from bottlenet.plan.predict import Floats, Prices, Terms, known
+from bottlenet.plan.predict import Floats, Prices, Road, Terms, known
 from bottlenet.plan.profile import Candidate
 from bottlenet.plan.reason import at_least
 
@@ -76,6 +76,15 @@ def check_radio(wish: Wish, link: Link) -> None:
             f"objective energy needs the radio power of link {link.name}, for which there is no source; choose 3g, 4g "
             "or wifi, or another objective"
         )
+
+
+def score_of(wish: Wish, terms: Terms, link: Road, latency_s: Floats) -> Floats:
+    """What the objective minimises, in the shape of `latency_s`, which is `terms.latency_s` at the load that counts."""
+    if wish.objective == "latency":
+        return latency_s
+    if wish.objective == "energy":
+        return terms.energy_mj(link)
+    return terms.uplink_bytes if wish.prices is None or wish.objective == "bytes" else terms.cost(wish.prices)
 
 
 def with_rounding(limit: Limit) -> Limit:

@@ -135,14 +135,7 @@ def parse_link(text: str) -> Link:
     if not parts[1].endswith("s") and round_trip_s > PLAIN_SECONDS:
         raise InputError(f"round trip {parts[1]:.40} would be seconds; write {parts[1]:.40}ms, or {parts[1]:.40}s")
     loss = scaled(parts[2], "loss", {"%": 0.01}) if len(parts) == 3 else 0.0
-    return Link(
-        f"{text.strip():.60}",
-        uplink_bps,
-        round_trip_s,
-        loss,
-        setup_s=2 * round_trip_s,
-        per_message_overhead_bytes=STREAM_OVERHEAD_BYTES,
-    )
+    return over_stream(f"{text.strip():.60}", uplink_bps, round_trip_s, loss=loss)
 
 
 def scaled(text: str, what: str, units: dict[str, float]) -> float:
@@ -159,6 +152,7 @@ def over_stream(
     uplink_bps: float,
     round_trip_s: float,
     *,
+    loss: float = 0.0,
     downlink_bps: float | None = None,
     radio: Radio | None = None,
 ) -> Link:
@@ -167,6 +161,7 @@ def over_stream(
         name,
         uplink_bps,
         round_trip_s,
+        loss,
         downlink_bps=downlink_bps,
         setup_s=2 * round_trip_s,
         per_message_overhead_bytes=STREAM_OVERHEAD_BYTES,

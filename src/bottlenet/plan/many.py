@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.errors import InputError
-from bottlenet.plan.constraints import Wish, check_radio, with_rounding
+from bottlenet.plan.constraints import Wish, check_radio, score_of, with_rounding
 from bottlenet.plan.link import Link
 from bottlenet.plan.predict import Columns, Floats, Prices, Terms, check_load
 from bottlenet.plan.profile import Profile
@@ -100,7 +100,7 @@ def best_here(columns: Columns, links: Links, wish: Wish, loads: Floats, *, conn
     """(L,) indices, or `NOBODY`."""
     terms = Terms.of(columns, links, connected=connected)
     latency = terms.latency_s(links, loads)  # (L, N)
-    score = score_of(terms, links, wish, latency)
+    score = score_of(wish, terms, links, latency)
     met = (terms.message_bytes <= with_rounding(links.max_message_bytes)) & ~np.isnan(score)
     limits = ((wish.max_drop, terms.drop), (wish.budget_bytes, terms.uplink_bytes), (wish.deadline_s, latency))
     for limit, needs in limits:
@@ -111,12 +111,3 @@ def best_here(columns: Columns, links: Links, wish: Wish, loads: Floats, *, conn
         values = np.where(met, column, math.inf)
         met &= values == values.min(1, keepdims=True)
     return np.where(met.any(1), met.argmax(1), NOBODY)
-
-
-def score_of(terms: Terms, links: Links, wish: Wish, latency: Floats) -> Floats:
-    """What the objective minimises, (L, N)."""
-    if wish.objective == "latency":
-        return latency
-    if wish.objective == "energy":
-        return terms.energy_mj(links)
-    return terms.uplink_bytes if wish.prices is None or wish.objective == "bytes" else terms.cost(wish.prices)

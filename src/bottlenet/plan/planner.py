@@ -24,6 +24,7 @@ from bottlenet.plan.constraints import (
     checks_of,
     nobody,
     rejections,
+    score_of,
     with_rounding,
 )
 from bottlenet.plan.flips import QUANTITIES, Flip, Situation, find_flips, latency_slopes
@@ -122,11 +123,7 @@ def situation(wish: Wish, terms: Terms, link: Link, server_load: float) -> Situa
         slopes["uplink_bps"] = terms.bits * link.radio.beta_mw
 
     def score(link: Link, server_load: float) -> Floats:
-        if wish.objective == "latency":
-            return terms.latency_s(link, server_load)
-        if wish.objective == "energy":
-            return terms.energy_mj(link)
-        return terms.uplink_bytes if wish.prices is None or wish.objective == "bytes" else terms.cost(wish.prices)
+        return score_of(wish, terms, link, terms.latency_s(link, server_load))
 
     def pick(link: Link, server_load: float) -> int | None:
         order = ranking(made, link, server_load, best_only=True)
