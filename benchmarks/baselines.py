@@ -203,8 +203,8 @@ class Entropic(WithFeatures):
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         """Steers by the bytes of rounded symbols, as long as the encoder learns."""
-        if self.config.target_bytes and share < NOISY_SHARE:
-            steer(self.at, payload_bytes.mean().item(), self.config.target_bytes, share / NOISY_SHARE)
+        if share < NOISY_SHARE:
+            steer(self.at, self.config.target_bytes, payload_bytes, share / NOISY_SHARE)
 
 
 def own_layers_before(net: BottleNet, config: TrainConfig) -> nn.Module:

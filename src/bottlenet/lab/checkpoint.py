@@ -21,7 +21,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass
 class Position:
-    """Where a run is: all that a checkpoint holds beside tensors."""
+    """Where a run is, as its checkpoint says it."""
 
     epoch: int = 0
     step: int = 0  # in the epoch

@@ -79,15 +79,12 @@ def blend(views: Views, others: Views, share: float) -> Views:
 
 def read_crops(photos: Iterable[Photo], preprocess: Preprocess, damaged: Damaged) -> Iterator[tuple[int, np.ndarray]]:
     """(position in `photos`, centre crop (S, S, 3) uint8) of every photo that can be read."""
-    for position, photo in enumerate(photos):
-        try:
-            yield position, photo_to_pixels(photo.source(), preprocess)
-        except PhotoError as error:
-            damaged.add(photo.path, error)
+    for position, (crop,) in centre_views(photos, (preprocess.size,), damaged, preprocess):
+        yield position, crop
 
 
 def centre_views(
-    photos: Sequence[Photo], sizes: Sequence[int], damaged: Damaged, preprocess: Preprocess
+    photos: Iterable[Photo], sizes: Sequence[int], damaged: Damaged, preprocess: Preprocess
 ) -> Iterator[tuple[int, Views]]:
     """(position in `photos`, centre crop as a device makes it) of every photo that can be read."""
     for position, photo in enumerate(photos):

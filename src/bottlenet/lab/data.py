@@ -53,9 +53,7 @@ def list_samples(folder: Path | str) -> list[Photo]:
         return list_photos(folder)
     photos = [Photo(piece.shard / name, label, piece) for name, label, piece in read_shards(shards, SUFFIXES)]
     if not photos:
-        raise InputError(
-            f"{folder}: no photos in its {len(shards)} shards; {', '.join(sorted(SUFFIXES))} are looked for"
-        )
+        raise InputError(f"{folder}: no photos in its {len(shards)} shards; {SUFFIXES_TEXT} are looked for")
     return photos
 
 
@@ -80,7 +78,7 @@ def list_photos(folder: Path | str) -> list[Photo]:
         labelled = len(classes) > 1
         photos = [Photo(path, index.get(path.parent) if labelled else None) for path in found]
     if not photos:
-        raise InputError(f"{root}: no photos in it; {', '.join(sorted(SUFFIXES))} are looked for, in sub-folders too")
+        raise InputError(f"{root}: no photos in it; {SUFFIXES_TEXT} are looked for, in sub-folders too")
     return photos
 
 

@@ -84,8 +84,7 @@ class CodecInLoop:
         return Step.of(loss, distilled, output.payload_bytes)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        if self.config.target_bytes:
-            steer(self.at, payload_bytes.mean().item(), self.config.target_bytes, share)
+        steer(self.at, self.config.target_bytes, payload_bytes, share)
 
 
 class FixedRate:
@@ -106,8 +105,7 @@ class FixedRate:
         )
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        if self.config.target_bytes:
-            steer(self.at, payload_bytes.mean().item(), self.config.target_bytes, share)
+        steer(self.at, self.config.target_bytes, payload_bytes, share)
 
 
 class Embedded:
@@ -184,8 +182,13 @@ def labels_loss(config: TrainConfig, output: Output, labels: Sequence[int | None
     return config.label_weight * cross_entropy(output.scores, labels)
 
 
-def steer(at: Position, size: float, target_bytes: float, share: float) -> None:
-    """One step of the weight of a byte, by a mean over about the last ten batches; 0 stands for none yet."""
+def steer(at: Position, target_bytes: float, payload_bytes: Tensor, share: float) -> None:
+    """One step of the weight of a byte, by a mean over about the last ten batches; 0 stands for none yet. Without a
+    target it stays.
+    """
+    if not target_bytes:
+        return
+    size = payload_bytes.mean().item()
     at.mean_bytes = 0.9 * at.mean_bytes + 0.1 * size if at.mean_bytes else size
     at.lmbda = steered(at.lmbda, at.mean_bytes, target_bytes, share)
 

@@ -79,7 +79,7 @@ class Cached:
             fill(self.cache, crop_set, self.config, self.bar)
 
     def some_features(self) -> Iterator[Tensor]:
-        return some_features(self.cache, self.train_set)
+        return (read(self.cache, 0, positions)[0] for positions in components_of(self.train_set))
 
     def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
         crop_set = epoch % self.config.crops
@@ -193,8 +193,3 @@ def read(cache: FeatureCache, crop_set: int, positions: NDArray[np.int64]) -> tu
 def laid_out(features: Tensor) -> Tensor:
     """Maps of features as convolutions are fastest on; rows of tokens as they are."""
     return features.to(memory_format=torch.channels_last) if features.ndim == 4 else features
-
-
-def some_features(cache: FeatureCache, train_set: NDArray[np.int64]) -> Iterator[Tensor]:
-    for positions in components_of(train_set):
-        yield read(cache, 0, positions)[0]

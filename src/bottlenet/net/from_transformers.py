@@ -23,6 +23,7 @@ from bottlenet.net.own_weights import first, needed
 
 MAX_JSON_BYTES = 2**24
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # as Pillow counts them
+SQUASHED = "its processor squashes the photo to a square: crop=1 takes the centre square in its place"
 PLACEHOLDER = "LABEL_0"  # what transformers calls the first class of a network that names none
 
 
@@ -135,12 +136,11 @@ def geometry(processor: dict[str, Any]) -> tuple[int | None, float | None, str]:
     if kind.startswith("ConvNext") and short is not None and "crop_pct" in processor:
         if short < 384:
             return short, float(processor["crop_pct"]), ""
-        return short, None, "its processor squashes the photo to a square: crop=1 takes the centre square in its place"
+        return short, None, SQUASHED
     if cropped is not None and short is not None and cropped <= short:
         return cropped, cropped / short, ""
     if side is not None:
-        remark = "its processor squashes the photo to a square: crop=1 takes the centre square in its place"
-        return cropped or side, None, remark
+        return cropped or side, None, SQUASHED
     return cropped, None, f"{kind or 'its processor'} gives no square of the photo's centre"
 
 

@@ -122,7 +122,6 @@ def link_argument(link: Link) -> str:
 
 def plan_figure(source: Source, profile: Profile, plan: Plan, command: str) -> Figure:
     """The candidates over the bandwidth; beside them the front of this link."""
-    star = {each.name for each in plan.front}
     shown = {each.name: each for each in (plan.choice, *plan.front)}
     rows = tuple(
         (
@@ -131,7 +130,6 @@ def plan_figure(source: Source, profile: Profile, plan: Plan, command: str) -> F
             *(number(each.uplink_bytes), number(each.device_energy_mj, 1), number(each.top1_drop, 1)),
         )
         for each in sorted(shown.values(), key=lambda one: one.latency_s)
-        if each.name in star or each.name == plan.choice.name
     )
     how = sorted({each.energy_how for each in shown.values() if each.energy_how})
     energy = f" Energy of computing: {', '.join(how)}; of the radio: modelled." if how else ""
