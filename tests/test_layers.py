@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,6 +116,18 @@ def test_device_and_server_never_see_torch(file: Path) -> None:
         assert not outside & TORCH
     if part in OUTSIDE:
         assert outside <= OUTSIDE[part], "a new dependency of this part; is it worth it?"
+
+
+def test_the_tree_in_the_readme_names_files_that_are_there() -> None:
+    readme = PACKAGE.parent.parent / "README.md"
+    tree = readme.read_text(encoding="utf-8").partition("```\nsrc/bottlenet/\n")[2].partition("\nexamples/")[0]
+    folder, named = PACKAGE, []
+    for line in tree.splitlines():
+        if found := re.match(r"  (\w+)/ |  \w", line):
+            folder = PACKAGE / (found[1] or "")
+        named += [folder / name for name in re.findall(r"\w+\.py\b", line)]
+    assert len(named) > 100
+    assert [path for path in named if not path.is_file()] == []
 
 
 def loaded_by(statement: str) -> set[str]:
