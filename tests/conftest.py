@@ -18,12 +18,17 @@ import numpy as np
 import onnx
 import pytest
 import uvicorn
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from starlette.applications import Starlette
 
 from bottlenet.bundle import Bundle, Manifest, Preprocess, write_bundle
 from bottlenet.errors import FrameError, LinkError
+
+# How long an example takes, or making one, says how busy the machine is.
+settings.register_profile("bottlenet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bottlenet")
 
 SIZE = 32
 LATENT = (4, 8, 8)

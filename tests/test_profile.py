@@ -251,8 +251,8 @@ def test_by_load() -> None:
     found = {row.count: row.median_s for row in detail.by_load(answers, [Frame(0, 0, b"abc", 0, b"")])}
     assert list(found) == list(LOADS)
     for load, seconds in found.items():
-        # The first began a moment before ours came.
-        assert 0.004 * (0.5 + load) < seconds < 0.004 * (1 + load) * 1.5 + 0.02
+        # The first began a moment before ours came; a busy machine takes longer.
+        assert 0.004 * (0.5 + load) < seconds < 0.004 * (1 + load) * 1.5 + 0.2
 
 
 @pytest.mark.usefixtures("no_footprint")
