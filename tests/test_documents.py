@@ -36,6 +36,8 @@ NOT_RUN = {  # the start of a command -> why
     "pip install": "needs a package index; the gate installs all of it by make",
     "make": "the gate runs it",
     "python examples/": "tests/test_examples.py runs them",
+    "bottlenet serve a.bundle b.bundle --engine ray": "tests/test_rayserve.py serves so, with two bundles as well",
+    "bottlenet serve a.bundle --engine ray": "tests/test_rayserve.py serves so",
     "python benchmarks/": "minutes to hours; tests/test_benchmarks.py and others run each on little input",
 }
 OWN_PHOTOS = {"tutorial.md"}  # pages that say where photos come from
