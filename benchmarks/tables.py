@@ -166,6 +166,37 @@ def methods() -> str:
     return table(["method", "head's FLOPs", "photos trained on", "payload bytes", "top-1"], rows)
 
 
+def smaller_head() -> str:
+    """A head of about 30 % of the FLOPs, and what others do with as much."""
+    rows = [
+        [
+            f"{result['curve']}, {row['setting']}",
+            f"{row['payload_bytes']:,.0f}",
+            f"{row['top1']:.1f} %",
+            f"{row['drop']:.1f}",
+        ]
+        for result in load("rate_accuracy_30")["results"]["methods"]
+        for row in result["rows"]
+    ]
+    return table(["method", "payload bytes", "top-1", "points of drop"], rows)
+
+
+def caltech101() -> str:
+    """The paper's setting; the units learned from its photos alone, or from others too."""
+    rows = [
+        [
+            row["unit"],
+            learned,
+            f"{row['payload_bytes']['mean']:,.0f}",
+            f"{row['top1']:.1f} %",
+            f"{row['top1_drop']:.1f}",
+        ]
+        for name, learned in (("caltech101", "Caltech-101"), ("caltech101_more", "others too"))
+        for row in load(name)["results"]["rows"]
+    ]
+    return table(["unit", "photos learned from", "payload bytes", "top-1", "points of drop"], rows)
+
+
 def same_top1() -> str:
     """The shipped bundle against the best input codec."""
     rows = [
@@ -289,6 +320,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "training_jpeg": partial(training, "training_jpeg"),
     "budgets": budgets,
     "methods": methods,
+    "smaller_head": smaller_head,
+    "caltech101": caltech101,
     "same_top1": same_top1,
     "naive_aware": naive_aware,
     "sweep": sweep,
