@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
+from bottlenet.edge.partitions import codecs_of
 from bottlenet.errors import InputError
 from bottlenet.lab.bench import readable
 from bottlenet.lab.bench import run as measure
@@ -30,8 +31,7 @@ from bottlenet.lab.rig import Conditions, Rig
 from bottlenet.ladder import load_rungs
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.planner import choose, predict
-from bottlenet.plan.profile import Candidate, Profile
-from bottlenet.wire.inputs import FIXED, InputCodec
+from bottlenet.plan.profile import Candidate, Profile, merged
 from record import Json, parser, run_script, show, write_record
 
 LINKS = ("3g", "4g", "wifi", "5g", "lte-m", "10M,20ms")
@@ -39,20 +39,11 @@ LOADS = (0, 4)
 SLOWDOWNS = (1.0, 10.0, 30.0)
 MEDIAN_TARGET, WORST_TARGET = 0.10, 0.25
 KEYS = ("link", "server_load", "device_slowdown")
-PREFIX = "cloud-only, "
 
 
 def profile_all(bundles: Sequence[Bundle], data: Path, limit: int) -> Profile:
     """One profile: edge-only and cloud-only of the first bundle, and every split."""
-    profiles = [profile(bundle, data, limit=limit) for bundle in bundles]
-    splits = [each for made in profiles[1:] for each in made.candidates if each.kind == "split"]
-    return dataclasses.replace(profiles[0], candidates=(*profiles[0].candidates, *splits))
-
-
-def codecs_of(made: Profile) -> list[InputCodec]:
-    """Those of its cloud-only candidates."""
-    names = [each.name.removeprefix(PREFIX).split() for each in made.candidates if each.kind == "cloud-only"]
-    return list(dict.fromkeys([*FIXED, *(InputCodec(name, int(quality)) for name, quality in names)]))
+    return merged([profile(bundle, data, limit=limit) for bundle in bundles])
 
 
 def slower(made: Profile, slowdown: float) -> Profile:
@@ -114,7 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
     paths = readable(bundles[0], arguments.data, arguments.limit)
     made = profile_all(bundles, arguments.data, arguments.profile_photos)
     rows: list[dict[str, Json]] = []
-    with Rig(bundles, codecs=codecs_of(made)) as rig, Progress(console=Console(stderr=True)) as progress:
+    with Rig(bundles, codecs=codecs_of(made.candidates)) as rig, Progress(console=Console(stderr=True)) as progress:
         for each in progress.track(every, description="conditions"):
             row = one_condition(rig, made, paths, each, arguments.max_drop)
             if row is not None:

@@ -2,8 +2,6 @@
 
     photo -> encoder -> frame -> [spool ->] stream -> transport -> network -> ... -> answer [-> spool]
 
-decode.py      picture files to RGB
-photo.py       photo to pixels
 encoder.py     pixels to symbols to payload, within a budget
 client.py      frame to answer: `Edge`
 prediction.py  what comes of it
@@ -13,6 +11,8 @@ transport.py   the connection, a seam for tests and shaped links
 mqtt.py        the connection through a broker, which needs bottlenet[mqtt]
 sockets.py     sockets that count bytes
 tokens.py      the device's bearer token
+partitions.py  edge-only, cloud-only, split: what the device does under each
+auto.py        whichever is best just now; pilot.py when to move; probe.py what the link is like
 
 sender.py      photos that must not be lost: `Sender`
 spool.py       what was not answered yet, on disk; spoolfiles.py its files
@@ -26,6 +26,7 @@ from bottlenet.edge.client import Edge
 from bottlenet.edge.encoder import Encoded, Encoder
 from bottlenet.edge.folder import Folder
 from bottlenet.edge.outcome import Answered, Failed, Outcome
+from bottlenet.edge.pilot import Move, Policy
 from bottlenet.edge.prediction import Choice, Prediction, Times
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.sender import Sender
@@ -43,7 +44,9 @@ __all__ = [
     "Encoder",
     "Failed",
     "Folder",
+    "Move",
     "Outcome",
+    "Policy",
     "Prediction",
     "Sender",
     "Spool",

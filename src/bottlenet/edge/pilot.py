@@ -1,0 +1,288 @@
+"""Which partition to use now, and when to move to another: `Pilot`. Pure: no clock, no network, no thread.
+
+    what the device took   --> how much slower it is than in the profile ------.
+    what exchanges took    --> LinkProbe: uplink, round trip -------------------+--> latency of each candidate
+    what the server says   --> how many times longer than in the profile -------'      `--> stay, or Move, and why
+
+A move needs a gain that is worth it, and figures that have settled: so a link that changes costs one move, not three,
+and two candidates that are much the same don't take turns. Only a server that is gone is left at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottlenet.edge.partitions import Processed
+from bottlenet.edge.probe import Exchange, LinkProbe
+from bottlenet.errors import InputError
+from bottlenet.plan.constraints import Wish, with_rounding
+from bottlenet.plan.link import STREAM_OVERHEAD_BYTES
+from bottlenet.plan.planner import choose
+from bottlenet.plan.predict import Columns, Floats, Terms
+from bottlenet.plan.profile import Candidate, Profile
+from bottlenet.wire.answer import Answer
+
+log = logging.getLogger(__name__)
+
+RECENT = 5  # values whose median counts: it takes three to change it
+ENOUGH = 3  # of them
+MAX_MOVES = 1000  # that are remembered
+MAX_REFUSALS = 3  # of one partition in a row; then it is not used any more
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to move. InputError: a value that makes no sense."""
+
+    max_drop: float | None = None  # points of top-1 below the uncut network; None: any
+    margin: float = 0.1  # what another has to take less, as a share, to be worth a move
+    patience_s: float = 1.0  # that an answer may take, at least, before the server counts as gone
+    ping_s: float = 5.0  # without an exchange, after which the link is asked; twice as long each time without a photo
+    longest_ping_s: float = 600.0
+    longest_away_s: float = 60.0  # between two tries to reach a server that is gone
+
+    def __post_init__(self) -> None:
+        Wish("latency", self.max_drop)
+        if not 0 <= self.margin < 1:
+            raise InputError(f"margin is {self.margin}; give a share, 0 or more and below 1")
+        for name in ("patience_s", "ping_s", "longest_ping_s", "longest_away_s"):
+            if not 0 < getattr(self, name) < 1e6:
+                raise InputError(f"{name} is {getattr(self, name)}; give seconds, above 0")
+
+
+@dataclass(frozen=True)
+class Move:
+    """From one partition to another, by their names, and why, in one sentence."""
+
+    source: str
+    target: str
+    reason: str
+
+
+class Recent:
+    """The median of the last few values; one or two odd ones change nothing."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=RECENT)
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+
+    def set(self, value: float) -> None:
+        """Known from now on, whatever came before."""
+        self._values.clear()
+        self._values.append(value)
+
+    def clear(self) -> None:
+        """Nothing is known."""
+        self._values.clear()
+
+    @property
+    def enough(self) -> bool:
+        """Whether the median is more than chance."""
+        return len(self._values) >= ENOUGH
+
+    def value(self, unknown: float) -> float:
+        """`unknown` where there is none yet."""
+        return statistics.median(self._values) if self._values else unknown
+
+
+class Factors:
+    """How many times what the profile says things take, for each candidate: some may be further off than others.
+
+    Only one candidate is seen at a time. When it takes longer than it did, so will those that were seen before; those
+    that never were take what the others do, in the middle.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._factors = np.full(count, math.nan)
+        self._recent = Recent()
+        self._seen = -1
+
+    def add(self, i: int, factor: float) -> None:
+        """What candidate `i` took this time."""
+        if i != self._seen:
+            self._seen = i
+            self._recent.clear()
+        self._recent.add(factor)
+        known = not math.isnan(self._factors[i])
+        if known and self._recent.enough:
+            self._factors *= self._recent.value(1.0) / self._factors[i]
+        elif not known:
+            self._factors[i] = factor
+
+    def values(self) -> Floats:
+        """(N,)."""
+        unknown = np.isnan(self._factors)
+        middle = 1.0 if unknown.all() else float(np.median(self._factors[~unknown]))
+        values: Floats = np.where(unknown, middle, self._factors)
+        return values
+
+
+class Pilot:
+    """Fed with what happens, it says what to use. Not for several threads at once.
+
+    It begins with edge-only, until something is known of the link. InputError: the profile has no edge-only, or
+    nothing in it is within `policy.max_drop`.
+    """
+
+    def __init__(self, profile: Profile, policy: Policy) -> None:
+        self.policy = policy
+        self.moves: deque[Move] = deque(maxlen=MAX_MOVES)
+        self.link = LinkProbe()
+        self._profile = profile
+        self.candidates = profile.candidates
+        self._columns = Columns.of(self.candidates)
+        self._allowed = allowed(profile, policy.max_drop)
+        self._index = {each.name: i for i, each in enumerate(self.candidates)}
+        self._edge_only = next(i for i, each in enumerate(self.candidates) if each.kind == "edge-only")
+        self._current = self._edge_only
+        # The photo's size is in what it takes to prepare it, and not in the rest.
+        details = [each.detail for each in self.candidates]
+        self._prepares = np.array([0.0 if each is None else each.prepare.median_s for each in details])
+        count = len(self.candidates)
+        self._prepare_s, self._load = Recent(), Recent()
+        self._device, self._server = Factors(count), Factors(count)  # the server, idle
+        self._refusals = [0] * count
+        self._away = True
+
+    @property
+    def choice(self) -> Candidate:
+        """What to use for the next photo."""
+        return self.candidates[self._current]
+
+    @property
+    def away(self) -> bool:
+        """Whether the server can't be reached, or nobody has tried yet."""
+        return self._away
+
+    def computed(self, name: str, processed: Processed) -> None:
+        """What the device took for a photo under a candidate."""
+        i = self._index[name]
+        compute_s = self.candidates[i].device_s - float(self._prepares[i])
+        took_s = processed.device_s
+        if self._prepares[i] > 0:
+            self._prepare_s.add(processed.prepare_ms / 1e3)
+            took_s -= processed.prepare_ms / 1e3
+        if compute_s > 0:
+            self._device.add(i, took_s / compute_s)
+
+    def answered(self, name: str, payload_bytes: int, round_trip_s: float, answer: Answer) -> None:
+        """A photo was sent, and answered."""
+        i = self._index[name]
+        self._refusals[i] = 0
+        server_s = answer.server_us / 1e6
+        self._exchanged(payload_bytes, round_trip_s - server_s)
+        self._load.add(answer.load)
+        if self.candidates[i].server_s > 0:
+            self._server.add(i, server_s / answer.load / self.candidates[i].server_s)
+
+    def pinged(self, round_trip_s: float, load: float) -> None:
+        """A probe was answered; the server said its load."""
+        self._exchanged(0, round_trip_s)
+        self._load.set(load)
+
+    def decide(self) -> None:
+        """After a photo or a probe: move, if it is worth it."""
+        latencies = self._latencies()
+        if self._away or latencies is None or not self.link.settled:
+            return
+        usable = np.where(self._allowed, latencies, math.inf)
+        best, now_s = int(usable.argmin()), float(usable[self._current])
+        if usable[best] < (1 - self.policy.margin) * now_s:
+            self._move(best, self._reason(best))
+
+    def lost(self, why: str) -> None:
+        """The server can't be reached, or has no room: edge-only at once."""
+        self._away = True
+        self.link.forget()
+        if self._current != self._edge_only:
+            self._move(self._edge_only, f"edge-only needs no server, and there is none: {why}")
+
+    def found(self) -> None:
+        """It can be reached."""
+        self._away = False
+
+    def refused(self, name: str, why: str) -> None:
+        """The server is there, and does not take what this candidate sends; after some times it is not used again."""
+        i = self._index[name]
+        self._refusals[i] += 1
+        if self._refusals[i] >= MAX_REFUSALS and i != self._edge_only:
+            self._allowed[i] = False
+            if i == self._current:
+                self._move(self._edge_only, f"the server refuses {name}: {why}")
+
+    def patience_s(self, payload_bytes: int) -> float:
+        """How long to wait for the answer to a photo of so many bytes before the server counts as gone."""
+        estimate = self.link.estimate
+        if estimate is None:
+            return 3 * self.policy.patience_s
+        server_s = float(self._server_s().max()) * self._load.value(1.0)
+        return max(self.policy.patience_s, 3 * (estimate.link().exchange_s(sent(payload_bytes)) + server_s))
+
+    def _exchanged(self, payload_bytes: int, seconds: float) -> None:
+        self.link.add(Exchange(sent(payload_bytes), max(seconds, 0.0)))
+
+    def _latencies(self) -> Floats | None:
+        """(N,) s, as things are now; None: the link is not known."""
+        estimate = self.link.estimate
+        if estimate is None:
+            return None
+        link = estimate.link()
+        columns = replace(self._columns, device_s=self._device_s(), server_s=self._server_s())
+        return Terms.of(columns, link).latency_s(link, self._load.value(1.0) - 1)
+
+    def _device_s(self) -> Floats:
+        """(N,) on this device, as it is now."""
+        compute = (self._columns.device_s - self._prepares) * self._device.values()
+        prepare_s = self._prepare_s.value(math.nan)
+        device_s: Floats = compute + (self._prepares if math.isnan(prepare_s) else prepare_s * (self._prepares > 0))
+        return device_s
+
+    def _server_s(self) -> Floats:
+        """(N,) on this server when it is idle."""
+        server_s: Floats = self._columns.server_s * self._server.values()
+        return server_s
+
+    def _reason(self, best: int) -> str:
+        """The planner's sentence, for things as they are now."""
+        estimate = self.link.estimate
+        assert estimate is not None
+        load = self._load.value(1.0)
+        device_s, server_s = self._device_s(), self._server_s()
+        rows = [
+            replace(each, device_s=float(device_s[i]), server_s=float(server_s[i]))
+            for i, each in enumerate(self.candidates)
+            if self._allowed[i]
+        ]
+        link = replace(estimate.link(), name=f"{estimate.link().name} and a server at {load:.1f} times its idle time")
+        return choose(replace(self._profile, candidates=tuple(rows)), link, server_load=load - 1).reason
+
+    def _move(self, target: int, reason: str) -> None:
+        source, self._current = self._current, target
+        move = Move(self.candidates[source].name, self.candidates[target].name, reason)
+        self.moves.append(move)
+        log.info("%s -> %s: %s", move.source, move.target, move.reason)
+
+
+def sent(payload_bytes: int) -> int:
+    """Bytes on the network, as the planner counts them."""
+    return payload_bytes + STREAM_OVERHEAD_BYTES
+
+
+def allowed(profile: Profile, max_drop: float | None) -> NDArray[np.bool_]:
+    """(N,) bool. InputError: as `Pilot`."""
+    if not any(each.kind == "edge-only" for each in profile.candidates):
+        raise InputError("the profile has no edge-only; measure again with bottlenet profile")
+    drops = np.array([each.top1_drop for each in profile.candidates])
+    within = np.full(len(drops), True) if max_drop is None else drops <= with_rounding(max_drop)
+    if not within.any():
+        raise InputError(f"no partition loses at most {max_drop:g} points; the best loses {drops.min():g}")
+    return within
