@@ -172,7 +172,6 @@ def test_a_link_that_changes(bundle: Bundle, server: Server) -> None:
         while edge.partition == CLOUD and len(predictions) < 20:
             predictions.append(edge.classify(photos[len(predictions) % len(photos)]))
         assert {prediction.answered_by for prediction in predictions} == {SERVER}
-        assert len(predictions) >= 3
         assert edge.partition == "split at patches"
         assert len(edge.moves) == 2
         assert "kbit/s" in edge.moves[-1].reason

@@ -24,7 +24,8 @@ ANSWER = Answer(0, 0, 0, ((0, 1.0),))
 
 def candidate(name: str, compute_s: float, server_s: float, payload_bytes: int, drop: float = 0.0) -> Candidate:
     kind = name.partition(",")[0].split(" ")[0]
-    detail = Detail(Spread(PREPARE_S, PREPARE_S), (), None, None, (), (), 0)
+    encode = Spread(compute_s, compute_s)
+    detail = Detail(Spread(PREPARE_S, PREPARE_S), (), encode, None, (), (), 0)
     cut = name.removeprefix("split at ") if kind == "split" else None
     sizes = (float(payload_bytes), payload_bytes)
     return Candidate(name, kind, cut, PREPARE_S + compute_s, server_s, *sizes, drop, "top1", detail=detail)
@@ -84,10 +85,11 @@ class World:
         if self.link is None:
             self.pilot.lost("nothing came")
             return
-        for _ in range(3 if self.pilot.away else 1):
-            self.pilot.pinged(self.noisy(self.link.exchange_s(STREAM_OVERHEAD_BYTES)), self.load)
-        self.pilot.found()
-        self.pilot.decide()
+        round_trips_s = [self.noisy(self.link.exchange_s(STREAM_OVERHEAD_BYTES)) for _ in range(5)]
+        if self.pilot.away:
+            self.pilot.found(round_trips_s, self.load)
+        else:
+            self.pilot.pinged(round_trips_s[0], self.load)
 
     def photos(self, count: int, pings_every: int = 10) -> str:
         """Some, with a ping now and then where nothing is sent; gives what answered the last."""
@@ -168,22 +170,43 @@ def test_a_scripted_day(world: World) -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([WIFI, THREE_G, PRESETS["4g"], PRESETS["lte-m"], None]),
-                          st.sampled_from([1.0, 4.0]), st.sampled_from([1.0, 3.0])), min_size=1, max_size=4),
-       st.integers(0, 99))  # fmt: skip
-def test_any_day(days: list[tuple[Link | None, float, float]], seed: int) -> None:
-    """Whatever changes, and all at once: in the end what is used is hardly worse than the best, and it stays."""
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([WIFI, THREE_G, PRESETS["4g"], None]), st.sampled_from([1.0, 4.0])),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([1.0, 3.0]),
+    st.integers(0, 99),
+)
+def test_any_day(days: list[tuple[Link | None, float]], slower: float, seed: int) -> None:
+    """Whatever changes: in the end what is used is hardly worse than the best, and it stays.
+
+    But for a link of which the uplink alone changes, while messages are too small to show it.
+    """
     pilot = Pilot(PROFILE, Policy())
     world = World(pilot, days[0][0], noise=0.05, seed=seed)
+    world.slower = slower
     world.ping()
-    for link, load, slower in days:
-        world.link, world.load, world.slower = link, load, slower
+    for world.link, world.load in days:
         world.photos(40, pings_every=5)
         used, best = pilot.choice, min(world.takes_s(each) for each in PROFILE.candidates)
         assert world.takes_s(used) < 1.25 * best
         moves = len(pilot.moves)
         world.photos(30, pings_every=5)
         assert len(pilot.moves) - moves <= 1
+
+
+def test_a_device_that_was_slow_when_a_cut_was_tried(world: World) -> None:
+    """It is fast again while there is no link: what the cut took then says nothing for ever."""
+    world.slower = 3.0
+    world.link = Link("slow", 400e3, 0.05)
+    world.photos(20)
+    world.link, world.slower = None, 1.0
+    world.photos(20)
+    world.link = THREE_G
+    world.photos(400)
+    assert world.takes_s(world.pilot.choice) < 1.25 * min(world.takes_s(each) for each in PROFILE.candidates)
 
 
 def test_a_server_that_is_gone_is_left_at_once(world: World) -> None:
@@ -225,6 +248,24 @@ def test_a_model_that_is_wrong_is_corrected_once(world: World) -> None:
     world.photos(100)
     assert world.pilot.choice in (EARLY, CLOUD)
     assert len(world.pilot.moves) <= 4
+
+
+def test_chance_in_what_is_hardly_computed_is_no_reason() -> None:
+    """Encoding a picture takes 5 ms, now and then three times that: the whole network takes no longer for it."""
+    pilot = Pilot(dataclasses.replace(PROFILE, candidates=(EDGE, CLOUD)), Policy())
+    world = World(pilot, WIFI)
+    world.load = 5.5  # 0.26 s; edge-only takes 0.32
+    device = world.device
+
+    def by_chance(each: Candidate) -> Processed:
+        made, chance = device(each), world.rng.choice((0.5, 1, 3))
+        return made if each == EDGE else dataclasses.replace(made, compute_ms=made.compute_ms * chance)
+
+    world.device = by_chance  # type: ignore[method-assign]
+    world.photos(3)
+    world.ping()
+    world.photos(300)
+    assert len(pilot.moves) <= 1
 
 
 def test_photos_that_take_long_to_read_are_no_reason(world: World) -> None:
@@ -269,7 +310,7 @@ def test_patience_grows_with_the_link(world: World) -> None:
     assert Pilot(PROFILE, Policy(patience_s=0.5)).patience_s(100) == 1.5
     assert world.pilot.patience_s(600) == 1.0
     world.link = Link("bad", 20e3, 1.6)
-    world.photos(3)
+    world.photos(4)
     assert world.pilot.patience_s(600) > 3 * 1.6
 
 

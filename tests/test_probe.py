@@ -65,7 +65,7 @@ def test_what_is_kept_is_predicted(log_bps: float, log_round_trip: float, sizes:
     link = Link("any", 10**log_bps, 10**log_round_trip)
     found = feed(LinkProbe(), link, sizes).link()
     off = [abs(found.exchange_s(size) - link.exchange_s(size)) / link.exchange_s(size) for size in sizes]
-    assert sorted(off)[len(off) // 2] < 0.15
+    assert sorted(off)[len(off) // 2] < 0.2
 
 
 @pytest.mark.parametrize("link", STREAMS, ids=lambda link: link.name)
@@ -106,9 +106,17 @@ def test_one_odd_exchange_changes_nothing(times: float) -> None:
     assert probe.estimate.round_trip_s == pytest.approx(before.round_trip_s, rel=0.1)
 
 
+def test_a_beginning_is_never_odd() -> None:
+    probe = LinkProbe()
+    probe.begin([Exchange(52, seconds) for seconds in (0.03, 0.005, 0.006, 0.02, 0.0055)])
+    assert probe.settled
+    assert probe.estimate is not None
+    assert probe.estimate.round_trip_s == pytest.approx(0.006, rel=0.2)
+
+
 def test_odd_in_both_directions_is_no_other_link() -> None:
     probe = LinkProbe()
-    feed(probe, THREE_G, [5_000] * 4)
+    feed(probe, THREE_G, [5_000, 12_000, 3_000, 8_000])
     for number in range(10):
         probe.add(Exchange(5_000, 0.01 if number % 2 else 3.0))
     assert probe.estimate is not None

@@ -70,13 +70,18 @@ class Ladder:
 
     @cached_property
     def id(self) -> bytes:
-        """32 bytes that stand for the rungs and their order: SHA-256 of their ids."""
-        return hashlib.sha256(b"".join(bundle.id for bundle in self.rungs)).digest()
+        """32 bytes that stand for the rungs and their order."""
+        return ladder_id(self.rungs)
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def ladder_id(bundles: Iterable[Bundle]) -> bytes:
+    """SHA-256 of their ids, in this order: what a ladder of them has."""
+    return hashlib.sha256(b"".join(bundle.id for bundle in bundles)).digest()
 
 
 def load_any(path: str | Path) -> Bundle | Ladder:

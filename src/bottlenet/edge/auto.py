@@ -11,7 +11,7 @@ the link is like.
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,21 +24,25 @@ from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, pr
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.stream import Reply, Stream
 from bottlenet.errors import BottleNetError, BusyError, FrameError, InputError, LinkError, WireError
+from bottlenet.ladder import ladder_id
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile, merged
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.protocol import PROBE
 
+log = logging.getLogger(__name__)
+
 FIRST_TRY_S = 0.5  # after the server was lost; then twice as long each time
-MAX_PINGS = 8  # when a server is found, until they agree
+PINGS = 5  # when a server is found: one could be chance
 
 OpenStream = Callable[[Bundle, Callable[[], float]], Stream]
 """(bundle, how long opening may take now) -> a connection for its frames, not open yet."""
 
 
 class Auto:
-    """Safe to use from several threads. `wrap` may change what the device does, as to make it a slower one.
+    """Safe to use from several threads. `wrap` may change what the device does under a partition of that
+    name, as to make it a slower one.
 
     InputError: as `sides_of` and `Pilot`, or a profile that is of none of the bundles, or lacks one's cut.
     """
@@ -50,11 +54,11 @@ class Auto:
         open_stream: OpenStream,
         policy: Policy | None = None,
         *,
-        wrap: Callable[[Side], Side] = lambda side: side,
+        wrap: Callable[[str, Side], Side] = lambda name, side: side,
     ) -> None:
         made = profile_of(bundles, [profile] if isinstance(profile, Profile) else profile)
         sides = sides_of(bundles, codecs_of(made.candidates))
-        self._sides = {partition.name: wrap(side) for partition, side in sides.items()}
+        self._sides = {partition.name: wrap(partition.name, side) for partition, side in sides.items()}
         self.encoder = self._sides[split(bundles[0]).name].encoder
         self._policy = policy or Policy()
         self._pilot = Pilot(made, self._policy)
@@ -195,7 +199,13 @@ class Auto:
                     self._state.wait(due_s)
                 if self._watcher is not me:
                     return
-            self._ping()
+            try:
+                self._ping()
+            except Exception:  # nobody sees a thread end, and without this one no server is ever found again
+                log.exception("a probe failed")
+                with self._state:
+                    self._pilot.lost("a probe failed")
+                    self._backoff.failed()
 
     def _due_s(self) -> float:
         """Seconds until the next probe."""
@@ -209,14 +219,9 @@ class Auto:
         with self._link:
             stream = self._streams[self._home]
             try:
-                if not stream.is_open:
+                if self._pilot.away:
                     self._probe(stream)  # the first of a connection takes longer, and tells nothing
-                for _ in range(MAX_PINGS):
-                    reply, answer = self._probe(stream)
-                    with self._state:
-                        self._pilot.pinged(reply.round_trip_ms / 1e3, answer.load)
-                        if not self._pilot.away or self._pilot.link.settled:
-                            break
+                replies = [self._probe(stream) for _ in range(PINGS if self._pilot.away else 1)]
             except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
                 if isinstance(error, FrameError):  # this bundle is not served; another may be
                     tags = list(self._streams)
@@ -226,11 +231,15 @@ class Auto:
                     self._backoff.failed(error.retry_after_s if isinstance(error, BusyError) else 0.0)
                 self._close_streams()
                 return
+        round_trips_s = [reply.round_trip_ms / 1e3 for reply, _ in replies]
+        load = replies[-1][1].load
         with self._state:
             self._last, self._pings = monotonic(), self._pings + 1
             self._backoff.worked()
-            self._pilot.found()
-            self._pilot.decide()
+            if self._pilot.away:
+                self._pilot.found(round_trips_s, load)
+            else:
+                self._pilot.pinged(round_trips_s[0], load)
 
     def _probe(self, stream: Stream) -> tuple[Reply, Answer]:
         """Errors as `exchange`."""
@@ -253,11 +262,10 @@ def profile_of(bundles: Sequence[Bundle], profiles: Sequence[Profile]) -> Profil
 
     InputError: a profile of another bundle, or none that has a bundle's cut.
     """
-    ids = [bundle.id for bundle in bundles]
-    known = {each.hex() for each in (*ids, hashlib.sha256(b"".join(ids)).digest())}  # the last is a ladder's
+    known = [ladder_id(bundles).hex(), *(bundle.id.hex() for bundle in bundles)]
     for each in profiles:
         if each.bundle_id not in known:
-            named = " or ".join(one.hex()[:12] for one in ids)
+            named = " or ".join(one[:12] for one in known[len(bundles) < 2 :])
             raise InputError(
                 f"the profile is of bundle {each.bundle_id[:12]}, not of {named}; measure that with bottlenet profile"
             )

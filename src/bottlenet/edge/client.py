@@ -31,6 +31,7 @@ from bottlenet.edge.retry import Backoff
 from bottlenet.edge.stream import Reply, Stream
 from bottlenet.edge.transport import Connect, check_url, opener_of
 from bottlenet.errors import BusyError, InputError, LinkError, WireError
+from bottlenet.ladder import Ladder, load_rungs
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile
 from bottlenet.wire.answer import Answer
@@ -40,7 +41,8 @@ from bottlenet.wire.protocol import STREAM_PATH
 MAX_IN_FLIGHT = 1024
 AUTO = "auto"
 
-OneOrMore: TypeAlias = str | Path | Bundle | Sequence[str | Path | Bundle]
+One: TypeAlias = str | Path | Bundle | Ladder
+OneOrMore: TypeAlias = One | Sequence[One]
 
 
 class Edge:
@@ -65,7 +67,7 @@ class Edge:
     a `profile` of all of them or one of each, and `policy` says how readily. Every photo is answered then, with or
     without a server.
 
-        with Edge(["early.bundle", "late.bundle"], "ws://server:8000", partition="auto", profile=profiles) as edge:
+        with Edge("my.ladder", "ws://server:8000", partition="auto", profile=profile) as edge:
             prediction = edge.classify("photo.jpg")
             print(prediction.partition, edge.moves)
 
@@ -286,11 +288,17 @@ class Edge:
 
 
 def loaded(bundle: OneOrMore) -> Sequence[Bundle]:
-    """InputError: none at all. BundleError: see `Bundle.load`."""
-    given = [bundle] if isinstance(bundle, (str, Path, Bundle)) else list(bundle)
+    """All of them; of a ladder its rungs. InputError: none at all. BundleError: see `Bundle.load`."""
+    given = [bundle] if isinstance(bundle, (str, Path, Bundle, Ladder)) else list(bundle)
     if not given:
         raise InputError("no bundle is given; give at least one")
-    return [each if isinstance(each, Bundle) else Bundle.load(each) for each in given]
+    found: list[Bundle] = []
+    for each in given:
+        if isinstance(each, Ladder):
+            found += each.rungs
+        else:
+            found += [each] if isinstance(each, Bundle) else load_rungs(each)
+    return found
 
 
 def check_auto(partition: str, budget_bytes: int | None, fallback: str | None) -> None:

@@ -14,6 +14,7 @@ import logging
 import math
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from bottlenet.edge.partitions import Processed
 from bottlenet.edge.probe import Exchange, LinkProbe
 from bottlenet.errors import InputError
 from bottlenet.plan.constraints import Wish, with_rounding
+from bottlenet.plan.detail import Detail
 from bottlenet.plan.link import STREAM_OVERHEAD_BYTES
 from bottlenet.plan.planner import choose
 from bottlenet.plan.predict import Columns, Floats, Terms
@@ -33,6 +35,10 @@ log = logging.getLogger(__name__)
 
 RECENT = 5  # values whose median counts: it takes three to change it
 ENOUGH = 3  # of them
+FORGOTTEN = 0.005  # with each photo, of how candidates differ
+LITTLE = 0.25  # of the most that a candidate computes
+CALM = 1.25  # the load of a server that is as good as idle
+NOTICED = 0.1  # of what a photo takes: a link that changes less than this makes no difference
 MAX_MOVES = 1000  # that are remembered
 MAX_REFUSALS = 3  # of one partition in a row; then it is not used any more
 
@@ -98,7 +104,7 @@ class Factors:
     """How many times what the profile says things take, for each candidate: some may be further off than others.
 
     Only one candidate is seen at a time. When it takes longer than it did, so will those that were seen before; those
-    that never were take what the others do, in the middle.
+    that never were take what this one does. What was seen long ago becomes that, too, slowly.
     """
 
     def __init__(self, count: int) -> None:
@@ -106,23 +112,26 @@ class Factors:
         self._recent = Recent()
         self._seen = -1
 
-    def add(self, i: int, factor: float) -> None:
-        """What candidate `i` took this time."""
+    def add(self, i: int, factor: float, *, alone: bool = False) -> None:
+        """What candidate `i` took this time. `alone`: that says nothing about the others."""
         if i != self._seen:
             self._seen = i
             self._recent.clear()
         self._recent.add(factor)
-        known = not math.isnan(self._factors[i])
-        if known and self._recent.enough:
-            self._factors *= self._recent.value(1.0) / self._factors[i]
-        elif not known:
+        if math.isnan(self._factors[i]):
             self._factors[i] = factor
+        elif self._recent.enough:
+            latest = self._recent.value(1.0)
+            if not alone:
+                self._factors *= latest / self._factors[i]
+            self._factors[i] = latest
+        if not alone:
+            self._factors += FORGOTTEN * (self._factors[i] - self._factors)
 
     def values(self) -> Floats:
         """(N,)."""
-        unknown = np.isnan(self._factors)
-        middle = 1.0 if unknown.all() else float(np.median(self._factors[~unknown]))
-        values: Floats = np.where(unknown, middle, self._factors)
+        latest = 1.0 if self._seen < 0 else self._factors[self._seen]
+        values: Floats = np.where(np.isnan(self._factors), latest, self._factors)
         return values
 
 
@@ -145,12 +154,14 @@ class Pilot:
         self._edge_only = next(i for i, each in enumerate(self.candidates) if each.kind == "edge-only")
         self._current = self._edge_only
         # The photo's size is in what it takes to prepare it, and not in the rest.
-        details = [each.detail for each in self.candidates]
-        self._prepares = np.array([0.0 if each is None else each.prepare.median_s for each in details])
+        self._prepares = np.array([each.device_s * prepare_share(each.detail) for each in self.candidates])
         count = len(self.candidates)
         self._prepare_s, self._load = Recent(), Recent()
         self._device, self._server = Factors(count), Factors(count)  # the server, idle
+        self._most_s = float((self._columns.device_s - self._prepares).max())
         self._refusals = [0] * count
+        self._computed: set[int] = set()
+        self._answered: set[int] = set()
         self._away = True
 
     @property
@@ -164,33 +175,43 @@ class Pilot:
         return self._away
 
     def computed(self, name: str, processed: Processed) -> None:
-        """What the device took for a photo under a candidate."""
+        """What the device took for a photo under a candidate. The first of everything is slower, and tells nothing."""
         i = self._index[name]
+        if i not in self._computed:
+            self._computed.add(i)
+            return
         compute_s = self.candidates[i].device_s - float(self._prepares[i])
         took_s = processed.device_s
         if self._prepares[i] > 0:
             self._prepare_s.add(processed.prepare_ms / 1e3)
             took_s -= processed.prepare_ms / 1e3
         if compute_s > 0:
-            self._device.add(i, took_s / compute_s)
+            # Where little is computed, as to encode a picture, chance is a large share of it.
+            self._device.add(i, took_s / compute_s, alone=compute_s < LITTLE * self._most_s)
 
     def answered(self, name: str, payload_bytes: int, round_trip_s: float, answer: Answer) -> None:
         """A photo was sent, and answered."""
         i = self._index[name]
         self._refusals[i] = 0
+        if i not in self._answered:
+            self._answered.add(i)
+            return
         server_s = answer.server_us / 1e6
         self._exchanged(payload_bytes, round_trip_s - server_s)
-        self._load.add(answer.load)
-        if self.candidates[i].server_s > 0:
-            self._server.add(i, server_s / answer.load / self.candidates[i].server_s)
+        usual_s = float(self._server_s()[i])
+        # A busy server doesn't show what it takes when idle; and what our photo took is newer than what it says.
+        self._load.add(answer.load if answer.load < CALM or usual_s == 0 else max(1.0, server_s / usual_s))
+        if answer.load < CALM and self.candidates[i].server_s > 0:
+            self._server.add(i, server_s / self.candidates[i].server_s)
 
     def pinged(self, round_trip_s: float, load: float) -> None:
         """A probe was answered; the server said its load."""
         self._exchanged(0, round_trip_s)
         self._load.set(load)
+        self.decide()
 
     def decide(self) -> None:
-        """After a photo or a probe: move, if it is worth it."""
+        """Move, if it is worth it."""
         latencies = self._latencies()
         if self._away or latencies is None or not self.link.settled:
             return
@@ -202,13 +223,17 @@ class Pilot:
     def lost(self, why: str) -> None:
         """The server can't be reached, or has no room: edge-only at once."""
         self._away = True
+        self._answered.clear()  # the server may be another when it is there again
         self.link.forget()
         if self._current != self._edge_only:
             self._move(self._edge_only, f"edge-only needs no server, and there is none: {why}")
 
-    def found(self) -> None:
-        """It can be reached."""
+    def found(self, round_trips_s: Sequence[float], load: float) -> None:
+        """It can be reached: some probes were answered, one after the other."""
         self._away = False
+        self.link.begin([Exchange(sent(0), seconds) for seconds in round_trips_s])
+        self._load.set(load)
+        self.decide()
 
     def refused(self, name: str, why: str) -> None:
         """The server is there, and does not take what this candidate sends; after some times it is not used again."""
@@ -228,6 +253,9 @@ class Pilot:
         return max(self.policy.patience_s, 3 * (estimate.link().exchange_s(sent(payload_bytes)) + server_s))
 
     def _exchanged(self, payload_bytes: int, seconds: float) -> None:
+        latencies = self._latencies()
+        if latencies is not None:
+            self.link.tolerance_s = NOTICED * float(latencies[self._current])
         self.link.add(Exchange(sent(payload_bytes), max(seconds, 0.0)))
 
     def _latencies(self) -> Floats | None:
@@ -270,6 +298,16 @@ class Pilot:
         move = Move(self.candidates[source].name, self.candidates[target].name, reason)
         self.moves.append(move)
         log.info("%s -> %s: %s", move.source, move.target, move.reason)
+
+
+def prepare_share(detail: Detail | None) -> float:
+    """How much of what the device takes is preparing, 0 to 1; 0 where nobody knows."""
+    if detail is None:
+        return 0.0
+    rest = [row.median_s for row in detail.compute[:1]]  # of one thread
+    rest += [detail.encode.median_s] if detail.encode is not None else []
+    total_s = detail.prepare.median_s + sum(rest)
+    return detail.prepare.median_s / total_s if total_s > 0 else 0.0
 
 
 def sent(payload_bytes: int) -> int:

@@ -30,6 +30,7 @@ from bottlenet.plan.reason import duration, rate
 KEPT = 12  # exchanges
 NEWER = 0.85  # of its weight is what an exchange has when the next comes
 RUN = 3  # odd ones are another link
+SAME_SIZE = 0.5  # of the larger message, at least: what is smaller tells too little about the uplink
 FORGOTTEN = 8  # exchanges after which an odd one is forgotten
 # Odd: off by more than this share, these seconds, and so many times what exchanges differ by anyway.
 ODD_SHARE, ODD_S, ODD_SPREADS = 0.25, 0.003, 4.0
@@ -39,7 +40,7 @@ UPLINKS = (1e3, 1e10)  # bits a second, the slowest and the fastest
 COARSE, FINE = 0.1, 0.01  # powers of ten
 # How sure the guess from the round trip is, in powers of ten, and a value that was measured on this very link.
 GUESSED, MEASURED = 0.4, 0.1
-GUESS_OFF = 30.0  # times that a guess may be off, before an exchange that it does not fit is odd
+GUESS_OFF = 100.0  # times that a guess may be off, before an exchange that it does not fit is odd
 NEAR = 0.3  # powers of ten between round trips that are much the same
 OWN = 4.0  # links of this device count so many times as much as presets
 REMEMBERED = 16
@@ -84,23 +85,26 @@ class LinkProbe:
         self._count = 0
         self._measured_bps: float | None = None  # of this link, when its sizes told
         self.estimate: Estimate | None = None  # None: nothing is known
+        self.tolerance_s = ODD_S  # what is off by less is not odd, as it makes no difference
 
     @property
     def settled(self) -> bool:
-        """Whether what came last is as expected, and there was enough of it."""
-        return self.estimate is not None and not self._odd and self.estimate.exchanges >= RUN
+        """Whether what came last is as expected, and there was enough of it: of large messages, if there are any."""
+        largest = max((each.sent_bytes for each in self._kept), default=0.0)
+        large = sum(each.sent_bytes >= SAME_SIZE * largest for each in self._kept)
+        return self.estimate is not None and not self._odd and large >= RUN
 
     def add(self, exchange: Exchange) -> None:
         """One more."""
         self._count += 1
         direction = self._oddness(exchange)
         if direction == 0:
-            # One that is much smaller says nothing about the uplink on which the odd ones were late.
+            # One that is smaller says nothing about the uplink on which the odd ones were late.
             recent = self._count - FORGOTTEN
             self._odd = [
                 (count, each)
                 for count, each in self._odd
-                if count > recent and exchange.sent_bytes < each.sent_bytes / 2
+                if count > recent and exchange.sent_bytes < SAME_SIZE * each.sent_bytes
             ]
             self._kept.append(exchange)
         else:
@@ -111,6 +115,12 @@ class LinkProbe:
             odd = [each for _, each in self._odd]
             self.forget()
             self._kept.extend(odd)
+        self._fit()
+
+    def begin(self, exchanges: Sequence[Exchange]) -> None:
+        """Some that follow each other closely, on a link of which nothing is known: none of them is odd."""
+        self.forget()
+        self._kept.extend(exchanges)
         self._fit()
 
     def forget(self) -> None:
@@ -128,7 +138,7 @@ class LinkProbe:
         off = 1.0 if self.estimate.sure else GUESS_OFF
         slowest, fastest = self._expected(exchange, 1 / off), self._expected(exchange, off)
         spread = statistics.median(abs(each.seconds - self._expected(each)) for each in self._kept)
-        allowed = max(ODD_S, ODD_SPREADS * spread)
+        allowed = max(self.tolerance_s, ODD_S, ODD_SPREADS * spread)
         if exchange.seconds > slowest + max(allowed, ODD_SHARE * slowest):
             return 1
         return -1 if exchange.seconds < fastest - max(allowed, ODD_SHARE * fastest) else 0
