@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottlenet.edge.partitions import Processed
-from bottlenet.edge.pilot import MAX_REFUSALS, Pilot, Policy, Recent
+from bottlenet.edge.pilot import MAX_REFUSALS, Pilot, Policy
+from bottlenet.edge.recent import Recent
 from bottlenet.errors import InputError
 from bottlenet.plan.detail import Detail, Spread
 from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link

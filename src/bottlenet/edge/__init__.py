@@ -12,7 +12,7 @@ mqtt.py        the connection through a broker, which needs bottlenet[mqtt]
 sockets.py     sockets that count bytes
 tokens.py      the device's bearer token
 partitions.py  edge-only, cloud-only, split: what the device does under each
-auto.py        whichever is best just now; pilot.py when to move; probe.py what the link is like
+auto.py        whichever is best just now; pilot.py when to move; probe.py what the link is like; recent.py
 
 sender.py      photos that must not be lost: `Sender`
 spool.py       what was not answered yet, on disk; spoolfiles.py its files
@@ -22,6 +22,7 @@ folder.py      photos as they come into a folder
 meter.py       what computing takes in energy
 """
 
+from bottlenet.edge.autosender import AutoSender
 from bottlenet.edge.client import Edge
 from bottlenet.edge.encoder import Encoded, Encoder
 from bottlenet.edge.folder import Folder
@@ -36,6 +37,7 @@ from bottlenet.photo import photo_to_pixels, prepare, read_photo
 
 __all__ = [
     "Answered",
+    "AutoSender",
     "Backoff",
     "Choice",
     "Connect",

@@ -33,6 +33,7 @@ from bottlenet.wire.protocol import PROBE
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"
 FIRST_TRY_S = 0.5  # after the server was lost; then twice as long each time
 PINGS = 5  # when a server is found: one could be chance
 
@@ -275,3 +276,13 @@ def profile_of(bundles: Sequence[Bundle], profiles: Sequence[Profile]) -> Profil
         raise InputError(f"no profile has the cut {min(missing)}; measure its bundle with bottlenet profile")
     candidates = tuple(each for each in made.candidates if each.kind != "split" or each.cut in cuts)
     return replace(made, candidates=candidates)
+
+
+def check_auto(partition: str, budget_bytes: int | None, fallback: str | None) -> None:
+    """InputError: another partition, or what does not go with it."""
+    if partition != AUTO:
+        raise InputError(f"partition is {partition!r}; give {AUTO!r}, or leave it out")
+    if budget_bytes is not None or fallback is not None:
+        raise InputError(
+            f"partition={AUTO!r} takes no budget and no fallback: it always falls back, and sizes are known"
+        )

@@ -16,12 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
 
 from bottlenet.bundle import Bundle
-from bottlenet.edge.auto import Auto
+from bottlenet.edge.auto import AUTO, Auto, check_auto
 from bottlenet.edge.encoder import Encoded, Encoder
 from bottlenet.edge.local import LocalTail
 from bottlenet.edge.partitions import split
@@ -31,7 +29,7 @@ from bottlenet.edge.retry import Backoff
 from bottlenet.edge.stream import Reply, Stream
 from bottlenet.edge.transport import Connect, check_url, opener_of
 from bottlenet.errors import BusyError, InputError, LinkError, WireError
-from bottlenet.ladder import Ladder, load_rungs
+from bottlenet.ladder import OneOrMore, load_all
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile
 from bottlenet.wire.answer import Answer
@@ -39,10 +37,6 @@ from bottlenet.wire.mqtt import PORTS as MQTT
 from bottlenet.wire.protocol import STREAM_PATH
 
 MAX_IN_FLIGHT = 1024
-AUTO = "auto"
-
-One: TypeAlias = str | Path | Bundle | Ladder
-OneOrMore: TypeAlias = One | Sequence[One]
 
 
 class Edge:
@@ -96,7 +90,7 @@ class Edge:
             raise InputError(f"timeout_s is {timeout_s}; give seconds, above 0 and below 1,000,000")
         if fallback not in (None, LOCAL):
             raise InputError(f"fallback is {fallback!r}; give {LOCAL!r}, or leave it out")
-        bundles = loaded(bundle)
+        bundles = load_all(bundle)
         self._parts = check_url(url, secret=token is not None)
         connect = connect or opener_of(url)
         self.bundle = bundles[0]
@@ -116,6 +110,11 @@ class Edge:
         self._stream = self.new_stream()
         self._closings = 0
         self._backoff = Backoff()
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether it was made with `partition="auto"`."""
+        return self._auto is not None
 
     @property
     def moves(self) -> tuple[Move, ...]:
@@ -284,30 +283,6 @@ class Edge:
         cost = Cost(len(encoded.frame.payload), reply.frame_bytes, reply.sent_bytes, reply.received_bytes)
         return predicted(
             self.bundle.labels, answer, cost, times, answered_by=answered_by, partition=split(self.bundle).name
-        )
-
-
-def loaded(bundle: OneOrMore) -> Sequence[Bundle]:
-    """All of them; of a ladder its rungs. InputError: none at all. BundleError: see `Bundle.load`."""
-    given = [bundle] if isinstance(bundle, (str, Path, Bundle, Ladder)) else list(bundle)
-    if not given:
-        raise InputError("no bundle is given; give at least one")
-    found: list[Bundle] = []
-    for each in given:
-        if isinstance(each, Ladder):
-            found += each.rungs
-        else:
-            found += [each] if isinstance(each, Bundle) else load_rungs(each)
-    return found
-
-
-def check_auto(partition: str, budget_bytes: int | None, fallback: str | None) -> None:
-    """InputError: another partition, or what does not go with it."""
-    if partition != AUTO:
-        raise InputError(f"partition is {partition!r}; give {AUTO!r}, or leave it out")
-    if budget_bytes is not None or fallback is not None:
-        raise InputError(
-            f"partition={AUTO!r} takes no budget and no fallback: it always falls back, and sizes are known"
         )
 
 
