@@ -72,6 +72,7 @@ def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
     server, disk = Backoff(deadline_s=how.deadline_s), Backoff(deadline_s=how.deadline_s)
     sender: Sender | AutoSender
     if edge.is_auto:
+        edge.connect()  # so that the first photo has what is best for it
         sender = AutoSender(edge, spool, disk=disk, moved=report.moved, tell=report.trouble)
     else:
         sender = Sender(edge, spool, in_flight=how.in_flight, backoff=server, disk=disk, tell=report.trouble)

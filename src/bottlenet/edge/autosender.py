@@ -125,9 +125,9 @@ class AutoSender:
             try:
                 write()
             except InputError as error:
+                wait_s = self._disk.failed()
                 if not patient or self._disk.expired:
                     return Failed(outcome.photo, FULL, f"{outcome.photo}: its answer is not kept: {error}")
-                wait_s = self._disk.failed()
                 self._tell(f"{error}; next try in {wait_s:.1f} s")
                 self._sleep(wait_s)
             else:
