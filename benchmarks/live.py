@@ -72,9 +72,12 @@ def run(arguments: argparse.Namespace) -> None:
             for move in phase.moves:
                 print(f"{phase.name}: {move.source} -> {move.target}: {move.reason}")
         days.append({"device_slowdown": slowdown, "excess": day.excess, "most_moves": day.most_moves, **asdict(day)})
+    manifest = bundles[0].manifest
     write_record(
-        "live",
+        arguments.record,
         {
+            "network": manifest.model,
+            "weights": manifest.extra.get("weights", "trained"),
             "bundles": [bundle.id.hex() for bundle in bundles],
             "device": f"{cpu_model()}, one thread, scaled: asleep until so many times its computing time has passed",
             "server": f"{cpu_model()}, one thread, a process of its own; others' photos are slept, not computed",
@@ -97,6 +100,7 @@ def main() -> None:
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
     made.add_argument("--seconds", type=float, default=40.0, help="for each of the six phases")
     made.add_argument("--limit", type=int, default=20, help="photos, over and over")
+    made.add_argument("--record", default="live", help="its name: another one for another network")
     made.add_argument("--max-drop", type=float, help="points of top-1 that may be lost; any if not given")
     run_script(made, run)
 

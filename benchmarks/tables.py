@@ -13,7 +13,7 @@ from typing import Any
 from record import RESULTS, write_whole
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/training.md", "docs/sweep.md", "docs/operating.md", "docs/networks.md")
+PAGES = ("README.md", "docs/training.md", "docs/sweep.md", "docs/operating.md", "docs/networks.md", "docs/planning.md")
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
 SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -232,6 +232,23 @@ def engines() -> str:
     return table(header, rows) + f"\nMemory of all processes: {memory}.\n"
 
 
+def live() -> str:
+    """A day beside an oracle, on each device."""
+    rows = []
+    for day in load("live")["results"]["days"]:
+        device = f"{day['device_slowdown']:g} times slower"
+        for phase in day["phases"]:
+            used = max(phase["partitions"], key=phase["partitions"].__getitem__)
+            times = [f"{phase[name]:,.0f}" for name in ("median_ms", "p95_ms", "oracle_median_ms")]
+            counts = [f"{phase['photos']:,}", str(phase["unanswered"])]
+            rows.append([device, phase["name"], *counts, *times, str(len(phase["moves"])), used, phase["oracle"]])
+        times = [f"**{day['median_ms']:,.0f}**", "", f"{day['oracle_median_ms']:,.0f}"]
+        counts = [f"{day['photos']:,}", str(day["unanswered"])]
+        rows.append([device, "**all**", *counts, *times, "", f"**{100 * day['excess']:+.1f} %**", ""])
+    names = ["median ms", "p95", "oracle's median", "moves", "mostly", "oracle"]
+    return table(["device", "phase", "photos", "unanswered", *names], rows)
+
+
 def networks(large: bool = False) -> str:
     """What `benchmarks/zoo.py` cut."""
     results = load("zoo")["results"]
@@ -290,6 +307,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "same_top1": same_top1,
     "naive_aware": naive_aware,
     "sweep": sweep,
+    "live": live,
     "networks": networks,
     "large_networks": partial(networks, large=True),
     "failing_networks": failing_networks,

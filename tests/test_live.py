@@ -22,6 +22,7 @@ from bottlenet.lab.busy_server import Others, create_busy_app
 from bottlenet.lab.live import DAY, Day, Phase, World, live, photos_for, slower, summarise
 from bottlenet.lab.servers import busy_server
 from bottlenet.lab.shaped import ShapedLink
+from bottlenet.ladder import Ladder
 from bottlenet.photo import Source
 from bottlenet.plan.link import Link
 from bottlenet.wire.answer import Answer
@@ -31,7 +32,7 @@ from conftest import Server, until
 from network import make_album
 from test_auto import CLOUD, QUICK, profile
 from test_bench import photos  # noqa: F401
-from test_benchmarks import record
+from test_benchmarks import launch, record, tiny_classifier  # noqa: F401
 
 LEAST_S = 0.02  # of a photo at the server
 FAST = Link("fast", 1e9, 0.001)
@@ -206,4 +207,17 @@ def test_the_benchmark(bundle: Bundle, photos: Path, tmp_path: Path) -> None:  #
     assert day["excess"] == pytest.approx(day["median_ms"] / day["oracle_median_ms"] - 1)
     assert day["most_moves"] == max(len(phase["moves"]) for phase in day["phases"])
     assert got["bundles"] == [bundle.id.hex()]
+    assert got["weights"] == "trained"
     assert day["phases"][2]["oracle"] == "edge-only"  # where there is no link
+
+
+def test_heavy_networks(photos: Path, tiny_classifier: Path, tmp_path: Path) -> None:  # noqa: F811
+    """A small one stands in: several cuts in a ladder that says what its weights are worth."""
+    out = tmp_path / "ladder"
+    ran = launch(
+        "heavy.py", "tiny_classifier:build", "--data", photos, "--cuts", "0,1", "--out", out, path=tiny_classifier
+    )
+    assert ran.returncode == 0, ran.stderr
+    ladder = Ladder.load(out)
+    assert [rung.manifest.cut for rung in ladder.rungs] == ["0", "1"]
+    assert all(str(rung.manifest.extra["weights"]).startswith("random") for rung in ladder.rungs)

@@ -15,6 +15,7 @@ partitions.py  edge-only, cloud-only, split: what the device does under each
 auto.py        whichever is best just now; pilot.py when to move; probe.py what the link is like; recent.py
 
 sender.py      photos that must not be lost: `Sender`
+autosender.py  the same where nothing has to wait: `AutoSender`
 spool.py       what was not answered yet, on disk; spoolfiles.py its files
 outcome.py     what became of a photo
 retry.py       when to try again
