@@ -231,6 +231,22 @@ def test_many_photos_and_several_threads(bundle: Bundle, photo: np.ndarray, serv
             edge.classify_many([], 0)
 
 
+def test_a_photo_has_the_link_looked_at_again(bundle: Bundle, photo: np.ndarray, server: Server) -> None:
+    """Nobody wanted one for long, so the next probe is far off; and a link that is another is known after three."""
+    policy = dataclasses.replace(QUICK, ping_s=0.5, longest_ping_s=100.0)
+    made = profile(bundle, edge_s=0.1, cloud_s=0.03, split_s=0.03)
+    with (
+        ShapedLink("127.0.0.1", server.port, Link("far", 10e6, 0.5)) as link,
+        auto(bundle, link.url, made, policy) as edge,
+    ):
+        edge.connect()
+        assert edge._auto is not None
+        edge._auto._pings = 60  # the next in 100 seconds
+        assert edge.partition == "edge-only"
+        link.change(Link("near", 10e6, 0.0))
+        until(lambda: edge.classify(photo).partition != "edge-only", "nobody looks")
+
+
 def test_it_closes_and_opens_again(bundle: Bundle, photo: np.ndarray, server: Server) -> None:
     edge = auto(bundle, server.url)
     edge.connect()

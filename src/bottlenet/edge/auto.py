@@ -186,7 +186,9 @@ class Auto:
     def _watch(self) -> None:
         """Have a thread that looks after the link when nothing is sent. A photo wants it: it looks more often again."""
         with self._state:
-            self._pings = 0
+            if self._pings:
+                self._pings = 0
+                self._state.notify_all()  # it may be asleep for minutes
             if self._watcher is None:
                 self._watcher = threading.Thread(target=self._ping_for_ever, name="bottlenet-probe", daemon=True)
                 self._watcher.start()
@@ -212,7 +214,9 @@ class Auto:
         """Seconds until the next probe."""
         if self._pilot.away:
             return self._backoff.wait_s
-        every_s = min(self._policy.ping_s * 2.0 ** min(self._pings, 60), self._policy.longest_ping_s)
+        # What was odd is looked at again soon, as nothing moves until it is known to be chance or another link.
+        first_s = self._policy.ping_s if self._pilot.link.settled else min(FIRST_TRY_S, self._policy.ping_s)
+        every_s = min(first_s * 2.0 ** min(self._pings, 60), self._policy.longest_ping_s)
         return self._last + every_s - monotonic()
 
     def _ping(self) -> None:
