@@ -2,8 +2,9 @@
 
 The paper's ResNet-50 and VGG-19 compute many times what EfficientNet-Lite0 does, and their trained weights are not on
 every machine. What they take does not depend on weights, so times are right. Bytes are those of features that mean
-nothing, and accuracy is none: each bundle says so in its manifest. Needs torchvision: run it with
-`.venv-zoo/bin/python`, after `make test-zoo`.
+nothing, and accuracy is none: each bundle says so in its manifest. So the qualities at which `bottlenet profile` finds
+that JPEG, WebP and AVIF lose little mean nothing either: of cloud-only, look at JPEG 75 and 95. Needs torchvision: run
+it with `.venv-zoo/bin/python`, after `make test-zoo`.
 """
 
 from __future__ import annotations
