@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from live_rows import day_rows
 from record import RESULTS, write_whole
 
 ROOT = Path(__file__).parent.parent
@@ -169,16 +170,14 @@ def methods() -> str:
 def same_top1() -> str:
     """The shipped bundle against the best input codec."""
     rows = [
-        [str(row["drop"]), *(optional(row[name], digits) for name, digits in SAME_TOP1.items())]
+        [
+            str(row["drop"]),
+            *("-" if row[name] is None else f"{row[name]:,.{digits}f}" for name, digits in SAME_TOP1.items()),
+        ]
         for row in load("rate_accuracy")["results"]["same_top1_as_input_codecs"]
         if row["ours"] == SHIPPED
     ]
     return table(["points of drop", "BottleNet, bytes", "best input codec, bytes", "times as many"], rows)
-
-
-def optional(value: float | None, digits: int) -> str:
-    """A number; a dash where there is none."""
-    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def naive_aware() -> str:
@@ -230,23 +229,6 @@ def engines() -> str:
     header = ["engine", "way", "connections", "answers/s", "p50 ms", "p99 ms", "p50 beside embedded, ms", "rate"]
     memory = ", ".join(f"{name} {taken / 1e6:,.0f} MB" for name, taken in results["memory_bytes"].items())
     return table(header, rows) + f"\nMemory of all processes: {memory}.\n"
-
-
-def live() -> str:
-    """A day beside an oracle, on each device."""
-    rows = []
-    for day in load("live")["results"]["days"]:
-        device = f"{day['device_slowdown']:g} times slower"
-        for phase in day["phases"]:
-            used = max(phase["partitions"], key=phase["partitions"].__getitem__)
-            times = [f"{phase[name]:,.0f}" for name in ("median_ms", "p95_ms", "oracle_median_ms")]
-            counts = [f"{phase['photos']:,}", str(phase["unanswered"])]
-            rows.append([device, phase["name"], *counts, *times, str(len(phase["moves"])), used, phase["oracle"]])
-        times = [f"**{day['median_ms']:,.0f}**", "", f"{day['oracle_median_ms']:,.0f}"]
-        counts = [f"{day['photos']:,}", str(day["unanswered"])]
-        rows.append([device, "**all**", *counts, *times, "", f"**{100 * day['excess']:+.1f} %**", ""])
-    names = ["median ms", "p95", "oracle's median", "moves", "mostly", "oracle"]
-    return table(["device", "phase", "photos", "unanswered", *names], rows)
 
 
 def networks(large: bool = False) -> str:
@@ -307,7 +289,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "same_top1": same_top1,
     "naive_aware": naive_aware,
     "sweep": sweep,
-    "live": live,
+    "live": lambda: table(*day_rows(load("live")["results"])),
     "networks": networks,
     "large_networks": partial(networks, large=True),
     "failing_networks": failing_networks,

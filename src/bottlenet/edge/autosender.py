@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from bottlenet.edge.client import Edge
-from bottlenet.edge.folder import read_file
+from bottlenet.edge.folder import read_file, unusable
 from bottlenet.edge.local import LocalTail
-from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, answered_now, unusable
+from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, answered_now
 from bottlenet.edge.pilot import Move
 from bottlenet.edge.prediction import LOCAL, choices
 from bottlenet.edge.retry import Backoff

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from bottlenet.decode import name_of
 from bottlenet.edge.prediction import LOCAL, SERVER, Choice
 from bottlenet.errors import InputError
 from bottlenet.wire.frame import STREAM_HEADER_BYTES
@@ -83,11 +82,6 @@ Outcome: TypeAlias = Answered | Failed
 def answered_now(photo: str, by: str, top: tuple[Choice, ...], *, frame_bytes: int, tries: int) -> Answered:
     """An answer that has just come; `frame_bytes` as one message of a stream."""
     return Answered(photo, by, top, frame_bytes - STREAM_HEADER_BYTES, frame_bytes, tries, time.time())
-
-
-def unusable(name: str, data: bytes, error: InputError) -> Failed:
-    """A file of which nothing can be made, by its name: `error` knows the bytes, not where they are from."""
-    return Failed(name, UNUSABLE, f"{name}: {str(error).removeprefix(f'{name_of(data)}: ')}")
 
 
 def outcome_bytes(outcome: Outcome) -> bytes:

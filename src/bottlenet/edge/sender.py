@@ -18,19 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bottlenet.edge.client import Edge, check_in_flight
-from bottlenet.edge.folder import read_file
-from bottlenet.edge.outcome import (
-    DAMAGED,
-    FULL,
-    REFUSED,
-    UNUSABLE,
-    Answered,
-    Failed,
-    Outcome,
-    Photo,
-    answered_now,
-    unusable,
-)
+from bottlenet.edge.folder import read_file, unusable
+from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, Photo, answered_now
 from bottlenet.edge.prediction import LOCAL, SERVER, choices
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.spool import Spool
