@@ -21,17 +21,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from bottlenet.bundle import Bundle
+from bottlenet.edge.partitions import codecs_of
 from bottlenet.errors import InputError
 from bottlenet.lab.bench import readable
 from bottlenet.lab.bench import run as measure
-from bottlenet.lab.profile import profile
 from bottlenet.lab.rig import Conditions, Rig
-from bottlenet.ladder import load_rungs
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.planner import choose, predict
 from bottlenet.plan.profile import Candidate, Profile
-from bottlenet.wire.inputs import FIXED, InputCodec
+from profiles import add_bundles, bundles_of, profile_all
 from record import Json, parser, run_script, show, write_record
 
 LINKS = ("3g", "4g", "wifi", "5g", "lte-m", "10M,20ms")
@@ -39,20 +37,6 @@ LOADS = (0, 4)
 SLOWDOWNS = (1.0, 10.0, 30.0)
 MEDIAN_TARGET, WORST_TARGET = 0.10, 0.25
 KEYS = ("link", "server_load", "device_slowdown")
-PREFIX = "cloud-only, "
-
-
-def profile_all(bundles: Sequence[Bundle], data: Path, limit: int) -> Profile:
-    """One profile: edge-only and cloud-only of the first bundle, and every split."""
-    profiles = [profile(bundle, data, limit=limit) for bundle in bundles]
-    splits = [each for made in profiles[1:] for each in made.candidates if each.kind == "split"]
-    return dataclasses.replace(profiles[0], candidates=(*profiles[0].candidates, *splits))
-
-
-def codecs_of(made: Profile) -> list[InputCodec]:
-    """Those of its cloud-only candidates."""
-    names = [each.name.removeprefix(PREFIX).split() for each in made.candidates if each.kind == "cloud-only"]
-    return list(dict.fromkeys([*FIXED, *(InputCodec(name, int(quality)) for name, quality in names)]))
 
 
 def slower(made: Profile, slowdown: float) -> Profile:
@@ -108,13 +92,13 @@ def summary(rows: Sequence[dict[str, Json]]) -> dict[str, Json]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Profile, measure, show, write."""
-    bundles = [rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)]
+    bundles = bundles_of(arguments)
     links: list[Link] = [parse_link(name) for name in arguments.link or LINKS]
     every = [Conditions(*each) for each in product(links, (0.0,), arguments.load, arguments.slowdown)]
     paths = readable(bundles[0], arguments.data, arguments.limit)
-    made = profile_all(bundles, arguments.data, arguments.profile_photos)
+    made = profile_all(bundles, arguments)
     rows: list[dict[str, Json]] = []
-    with Rig(bundles, codecs=codecs_of(made)) as rig, Progress(console=Console(stderr=True)) as progress:
+    with Rig(bundles, codecs=codecs_of(made.candidates)) as rig, Progress(console=Console(stderr=True)) as progress:
         for each in progress.track(every, description="conditions"):
             row = one_condition(rig, made, paths, each, arguments.max_drop)
             if row is not None:
@@ -145,13 +129,11 @@ def run(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """The command line."""
     made = parser(__doc__)
-    made.add_argument("--data", required=True, type=Path, help="folder of photos")
-    made.add_argument("--bundle", action="append", help="or a ladder; again for other cuts of the network; else demo")
+    add_bundles(made)
     made.add_argument("--link", action="append", help=f"again for more; {', '.join(LINKS)} if none is given")
     made.add_argument("--load", type=int, nargs="+", default=LOADS, help="photos of others at the server")
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
     made.add_argument("--limit", type=int, default=7, help="photos that each partition is measured on")
-    made.add_argument("--profile-photos", type=int, default=30, help="photos that the profile is measured on")
     made.add_argument("--max-drop", type=float, help="points of top-1 that may be lost; any if not given")
     run_script(made, run)
 

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from live_rows import day_rows
 from record import RESULTS, write_whole
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/training.md", "docs/sweep.md", "docs/operating.md", "docs/networks.md")
+PAGES = ("README.md", "docs/training.md", "docs/sweep.md", "docs/operating.md", "docs/networks.md", "docs/planning.md")
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
 SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -200,16 +201,14 @@ def caltech101() -> str:
 def same_top1() -> str:
     """The shipped bundle against the best input codec."""
     rows = [
-        [str(row["drop"]), *(optional(row[name], digits) for name, digits in SAME_TOP1.items())]
+        [
+            str(row["drop"]),
+            *("-" if row[name] is None else f"{row[name]:,.{digits}f}" for name, digits in SAME_TOP1.items()),
+        ]
         for row in load("rate_accuracy")["results"]["same_top1_as_input_codecs"]
         if row["ours"] == SHIPPED
     ]
     return table(["points of drop", "BottleNet, bytes", "best input codec, bytes", "times as many"], rows)
-
-
-def optional(value: float | None, digits: int) -> str:
-    """A number; a dash where there is none."""
-    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def naive_aware() -> str:
@@ -325,6 +324,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "same_top1": same_top1,
     "naive_aware": naive_aware,
     "sweep": sweep,
+    "live": lambda: table(*day_rows(load("live")["results"])),
     "networks": networks,
     "large_networks": large_networks,
     "failing_networks": failing_networks,

@@ -220,6 +220,7 @@ class Server:
 
     def __init__(self, app: Starlette, **options: str) -> None:
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", ws_max_size=2**17, **options)
+        self.app = app
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from bottlenet.runtime import run_graph
 from bottlenet.wire.answer import Answer
 from conftest import Server
 from network import make_album
+from test_auto import profile
 from test_spool import files_in
 
 COUNT = 12
@@ -148,6 +150,34 @@ class TestCommand:
         assert json.loads(ran.out)["photos"][0]["answered_by"] == "local"
         ran = bottlenet("classify", one, "--to", nobody, "--fallback", "cloud")
         assert (ran.code, ran.err) == (2, "error: fallback is 'cloud'; give 'local', or leave it out\n")
+
+    def test_partition_auto(
+        self, bottlenet: Callable[..., Ran], bundle: Bundle, nobody: str, server: str, album: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "profile.json"
+        path.write_text(json.dumps(dataclasses.asdict(profile(bundle, edge_s=1e6))))  # whatever it takes, the server
+        auto = ("--partition", "auto", "--profile", path)
+        ran = bottlenet("send", album, "--spool", tmp_path / "s", "--to", nobody, *auto)
+        assert (ran.code, ran.out.count("(0 bytes, answered here)"), ran.err) == (0, COUNT, "")
+        ran = bottlenet("send", album / "0000.png", "--spool", tmp_path / "t", "--to", server, *auto, "--json")
+        (line,) = ran.lines
+        assert (ran.code, line["by"], line["status"]) == (0, "server", "answered")
+        (move,) = ran.err.splitlines()
+        assert move.startswith("edge-only -> ")
+        assert " wins on " in move
+
+    @pytest.mark.parametrize(("options", "message"), [
+        (["--partition", "auto"], "--partition auto chooses by a profile; give --profile"),
+        (["--profile", "x.json"], "--profile and --max-drop are for --partition auto"),
+        (["--max-drop", "2"], "--profile and --max-drop are for --partition auto"),
+        (["--partition", "auto", "--profile", "/no/such.json"], "/no/such.json: can't be read"),
+    ])  # fmt: skip
+    def test_partition_of_no_use(
+        self, bottlenet: Callable[..., Ran], nobody: str, tmp_path: Path, options: list[str], message: str
+    ) -> None:
+        ran = bottlenet("send", "a.jpg", "--spool", tmp_path / "s", "--to", nobody, *options)
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith(f"error: {message}")
 
     def test_budget(self, bottlenet: Callable[..., Ran], server: str, album: Path, tmp_path: Path) -> None:
         one, out = album / "0000.png", tmp_path / "frame"

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 from bottlenet.bundle import GRAPHS, MANIFEST, Bundle, read_manifest
 from bottlenet.contents import LADDER, Contents, Rung, read_contents
@@ -30,7 +31,7 @@ from bottlenet.errors import BundleError, InputError
 from bottlenet.files import replacing, sync_folder, write_new
 from bottlenet.store import STORE, StoreWriter
 
-__all__ = ["Ladder", "load_any", "load_rungs", "write_ladder"]
+__all__ = ["Ladder", "OneOrMore", "load_all", "load_any", "load_rungs", "write_ladder"]
 
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -70,13 +71,18 @@ class Ladder:
 
     @cached_property
     def id(self) -> bytes:
-        """32 bytes that stand for the rungs and their order: SHA-256 of their ids."""
-        return hashlib.sha256(b"".join(bundle.id for bundle in self.rungs)).digest()
+        """32 bytes that stand for the rungs and their order."""
+        return ladder_id(self.rungs)
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def ladder_id(bundles: Iterable[Bundle]) -> bytes:
+    """SHA-256 of their ids, in this order: what a ladder of them has."""
+    return hashlib.sha256(b"".join(bundle.id for bundle in bundles)).digest()
 
 
 def load_any(path: str | Path) -> Bundle | Ladder:
@@ -88,6 +94,23 @@ def load_rungs(path: str | Path) -> tuple[Bundle, ...]:
     """The rungs of the ladder at `path`, or the one bundle that is there. BundleError: neither."""
     loaded = load_any(path)
     return loaded.rungs if isinstance(loaded, Ladder) else (loaded,)
+
+
+One: TypeAlias = str | Path | Bundle | Ladder
+OneOrMore: TypeAlias = One | Sequence[One]
+
+
+def load_all(given: OneOrMore) -> list[Bundle]:
+    """Bundles and the rungs of ladders, at a path or loaded. InputError: none at all. BundleError: see `load_any`."""
+    bundles: list[Bundle] = []
+    for each in [given] if isinstance(given, (str, Path, Bundle, Ladder)) else given:
+        if isinstance(each, (str, Path)):
+            bundles += load_rungs(each)
+        else:
+            bundles += each.rungs if isinstance(each, Ladder) else (each,)
+    if not bundles:
+        raise InputError("no bundle is given; give at least one")
+    return bundles
 
 
 def write_ladder(path: str | Path, bundles: Iterable[Bundle], name: str | None = None) -> Ladder:

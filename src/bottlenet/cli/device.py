@@ -12,6 +12,7 @@ import typer
 from bottlenet.cli.arguments import BundleOption, Force, Json, require
 
 if TYPE_CHECKING:
+    from bottlenet.cli.sending import AutoOptions
     from bottlenet.edge import Edge
 
 To: TypeAlias = Annotated[
@@ -144,7 +145,17 @@ def send(
     bundle: BundleOption = "demo",
     fallback: Fallback = None,
     budget: Budget = None,
-    in_flight: Annotated[int, typer.Option("--in-flight", help="Photos on the way at once.")] = 8,
+    partition: Annotated[
+        str | None,
+        typer.Option("--partition", metavar="auto", help="Move between edge-only, the bundle's cuts and cloud-only."),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="FILE", help="For auto: what bottlenet profile measured here.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", metavar="POINTS", help="For auto: of top-1 that may be lost.")
+    ] = None,
+    in_flight: Annotated[int, typer.Option("--in-flight", help="Photos on the way at once; one with auto.")] = 8,
     spool_bytes: Annotated[int, typer.Option("--spool-bytes", help="The most that waiting frames may have.")] = 2**26,
     when_full: Annotated[
         str,
@@ -172,17 +183,19 @@ def send(
       bottlenet send photos --watch --spool spool --to wss://photos.example --token-file token
       bottlenet send photos --spool spool --to ws://sat.example --budget 340 --fallback local
       bottlenet send photos --watch --spool spool --to mqtts://camera-1@broker.example --token-file password
+      bottlenet send photos --spool spool --to ws://127.0.0.1:8000 --partition auto --profile demo.profile.json
     """
-    from bottlenet.cli.sending import ONE_SHOT_DEADLINE_S, How
+    from bottlenet.cli.sending import ONE_SHOT_DEADLINE_S, How, auto_options
     from bottlenet.cli.sending import send as run
     from bottlenet.edge import Spool
 
     if deadline is None:
         deadline = math.inf if watch or fallback else ONE_SHOT_DEADLINE_S
     how = How(watch, in_flight, deadline, as_json)
+    auto = auto_options(partition, profile, max_drop)
     with (
         open_edge(
-            bundle, to, Secrets(token_file, ca), timeout_s=timeout, budget_bytes=budget, fallback=fallback
+            bundle, to, Secrets(token_file, ca), auto, timeout_s=timeout, budget_bytes=budget, fallback=fallback
         ) as edge,
         Spool(spool, edge.bundle, max_bytes=spool_bytes, when_full=when_full) as opened,
     ):
@@ -200,7 +213,14 @@ class Secrets:
 
 
 def open_edge(
-    bundle: str, to: str, secrets: Secrets, *, timeout_s: float, budget_bytes: int | None, fallback: str | None
+    bundle: str,
+    to: str,
+    secrets: Secrets,
+    auto: AutoOptions | None = None,
+    *,
+    timeout_s: float,
+    budget_bytes: int | None,
+    fallback: str | None,
 ) -> Edge:
     """As the options say; the server's HTTP address will do too."""
     from bottlenet.cli.access import trust
@@ -211,7 +231,16 @@ def open_edge(
     token = find_token(secrets.token, PASSWORD if to.startswith("mqtt") else BEARER)
     tls = None if secrets.ca is None else trust(secrets.ca)
     url = f"ws{to[4:]}" if to.startswith(("http://", "https://")) else to
-    return Edge(bundle, url, timeout_s=timeout_s, budget_bytes=budget_bytes, fallback=fallback, token=token, tls=tls)
+    return Edge(
+        bundle,
+        url,
+        timeout_s=timeout_s,
+        budget_bytes=budget_bytes,
+        fallback=fallback,
+        token=token,
+        tls=tls,
+        **auto or {},
+    )
 
 
 def encode(

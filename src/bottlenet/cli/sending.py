@@ -10,15 +10,19 @@ import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TypedDict
 
+from bottlenet.cli.plan_files import read_profile
 from bottlenet.cli.show import print_error, say
-from bottlenet.edge import Answered, Backoff, Edge, Failed, Folder, Outcome, Sender, Spool
+from bottlenet.edge import Answered, AutoSender, Backoff, Edge, Failed, Folder, Move, Outcome, Policy, Sender, Spool
 from bottlenet.edge.outcome import FULL
 from bottlenet.errors import InputError
+from bottlenet.plan.profile import Profile
 from bottlenet.wire.answer import one_line
 
 ONE_SHOT_DEADLINE_S = 60.0
@@ -40,6 +44,25 @@ class Stopped(BaseException):
     """SIGTERM came. As KeyboardInterrupt no Exception: it may come while others' errors are translated."""
 
 
+class AutoOptions(TypedDict, total=False):
+    """What `Edge` is told so that it moves between partitions. Empty: it does not."""
+
+    partition: str
+    profile: Profile
+    policy: Policy
+
+
+def auto_options(partition: str | None, profile: str | None, max_drop: float | None) -> AutoOptions:
+    """Of the command line. InputError: a profile that can't be read, or is missing, or options without the other."""
+    if partition is None:
+        if profile is not None or max_drop is not None:
+            raise InputError("--profile and --max-drop are for --partition auto; give that, too")
+        return {}
+    if profile is None:
+        raise InputError(f"--partition {partition} chooses by a profile; give --profile, a file of bottlenet profile")
+    return {"partition": partition, "profile": read_profile(Path(profile)), "policy": Policy(max_drop=max_drop)}
+
+
 def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
     """Send photos and folders of photos; gives the exit code. InputError: no such folder, or more than one to watch."""
     folders = {path: Folder(path) for path in photos if os.path.isdir(path)}
@@ -47,7 +70,12 @@ def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
         raise InputError(f"--watch takes one folder, not {', '.join(photos) or 'nothing'}; give one that is there")
     report = Report(how.as_json)
     server, disk = Backoff(deadline_s=how.deadline_s), Backoff(deadline_s=how.deadline_s)
-    sender = Sender(edge, spool, in_flight=how.in_flight, backoff=server, disk=disk, tell=report.trouble)
+    sender: Sender | AutoSender
+    if edge.is_auto:
+        edge.connect()  # so that the first photo has what is best for it
+        sender = AutoSender(edge, spool, disk=disk, moved=report.moved, tell=report.trouble)
+    else:
+        sender = Sender(edge, spool, in_flight=how.in_flight, backoff=server, disk=disk, tell=report.trouble)
     report.notes(spool)
     for failed in spool.damaged:
         report.outcome(failed)
@@ -117,6 +145,10 @@ class Report:
         if trouble != self._last_trouble:
             self._last_trouble = trouble
             print_error(line)
+
+    def moved(self, move: Move) -> None:
+        """From one partition to another, and why: on stderr."""
+        print(one_line(f"{move.source} -> {move.target}: {move.reason}"), file=sys.stderr, flush=True)
 
     def waiting(self, name: str) -> None:
         """It is in the spool, for the next time."""

@@ -2,6 +2,7 @@
 
     photo -> Encoder -> frame -> Stream -> network -> Stream -> Answer -> Prediction
                           `----> LocalTail, where it may help out ----> Answer
+      `----> Auto, where the partition may change -------------------------^
 
 A photo costs one message there and one back, on a connection that stays open. `edge.sender` is the same for photos
 that must not be lost.
@@ -12,21 +13,25 @@ from __future__ import annotations
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 
 from bottlenet.bundle import Bundle
+from bottlenet.edge.auto import AUTO, Auto, check_auto
 from bottlenet.edge.encoder import Encoded, Encoder
 from bottlenet.edge.local import LocalTail
-from bottlenet.edge.prediction import LOCAL, Prediction, Times, choices
+from bottlenet.edge.partitions import split
+from bottlenet.edge.pilot import Move, Policy
+from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, predicted
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.stream import Reply, Stream
 from bottlenet.edge.transport import Connect, check_url, opener_of
 from bottlenet.errors import BusyError, InputError, LinkError, WireError
+from bottlenet.ladder import OneOrMore, load_all
 from bottlenet.photo import Source
+from bottlenet.plan.profile import Profile
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.mqtt import PORTS as MQTT
 from bottlenet.wire.protocol import STREAM_PATH
@@ -51,14 +56,24 @@ class Edge:
     bearer token, or the password of the user in a broker's address, or a function that gives it at each connection;
     `tls` replaces the system's certificates. `connect` gets both by these names.
 
+    With `partition="auto"` it moves between edge-only, the cuts of the bundles, one or more of one network, and
+    cloud-only, as link, load and device are just now: see `edge.auto`. That takes what `bottlenet profile` measured,
+    a `profile` of all of them or one of each, and `policy` says how readily. Every photo is answered then, with or
+    without a server.
+
+        with Edge("my.ladder", "ws://server:8000", partition="auto", profile=profile) as edge:
+            prediction = edge.classify("photo.jpg")
+            print(prediction.partition, edge.moves)
+
     InputError: a URL that is not ws://, wss:// or a broker's, a password without a user, a timeout that isn't positive,
-    another fallback, a budget that leaves no room for a payload. BundleError: see `Bundle.load`. MissingExtraError: a
-    broker's address, without bottlenet[mqtt].
+    another fallback, a budget that leaves no room for a payload, several bundles or a profile without "auto", a
+    fallback or budget with it; see also `edge.auto.Auto`. BundleError: see `Bundle.load`. MissingExtraError: a broker's
+    address, without bottlenet[mqtt].
     """
 
     def __init__(
         self,
-        bundle: str | Path | Bundle,
+        bundle: OneOrMore,
         url: str,
         *,
         connect: Connect | None = None,
@@ -67,38 +82,74 @@ class Edge:
         fallback: str | None = None,
         token: str | Callable[[], str] | None = None,
         tls: ssl.SSLContext | None = None,
+        partition: str | None = None,
+        profile: Profile | Sequence[Profile] | None = None,
+        policy: Policy | None = None,
     ) -> None:
         if not 0 < timeout_s < 1e6:
             raise InputError(f"timeout_s is {timeout_s}; give seconds, above 0 and below 1,000,000")
         if fallback not in (None, LOCAL):
             raise InputError(f"fallback is {fallback!r}; give {LOCAL!r}, or leave it out")
-        parts = check_url(url, secret=token is not None)
+        bundles = load_all(bundle)
+        self._parts = check_url(url, secret=token is not None)
         connect = connect or opener_of(url)
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        path = "" if parts.scheme in MQTT else parts.path.rstrip("/") + STREAM_PATH
-        query = f"{parts.query}&bundle={self.bundle.id.hex()}".lstrip("&")
-        self.url = parts._replace(path=path, query=query, fragment="").geturl()
+        self.bundle = bundles[0]
+        self.url = self._url_of(self.bundle)
         self.timeout_s = timeout_s
-        self.encoder = Encoder(self.bundle, budget_bytes=budget_bytes)
-        self.local = LocalTail(self.bundle) if fallback == LOCAL else None
         given = {name: value for name, value in (("token", token), ("tls", tls)) if value is not None}
         self._connect: Connect = partial(connect, **given)
+        self._auto: Auto | None = None
+        if partition is not None:
+            check_auto(partition, budget_bytes, fallback)
+            self._auto = Auto(bundles, profile or (), self._stream_for, policy)
+        elif len(bundles) > 1 or profile is not None or policy is not None:
+            raise InputError(f"several bundles, a profile or a policy are for partition={AUTO!r}; give that, too")
+        self.encoder = self._auto.encoder if self._auto else Encoder(self.bundle, budget_bytes=budget_bytes)
+        self.local = LocalTail(self.bundle) if fallback == LOCAL else None
         self._lock = threading.Lock()
         self._stream = self.new_stream()
         self._closings = 0
         self._backoff = Backoff()
 
+    @property
+    def is_auto(self) -> bool:
+        """Whether it was made with `partition="auto"`."""
+        return self._auto is not None
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """From one partition to another, and why; the last 1,000. None without `partition="auto"`."""
+        return self._auto.moves if self._auto else ()
+
+    @property
+    def partition(self) -> str:
+        """What the next photo would use, by its name: "split at blocks.8"."""
+        return self._auto.partition if self._auto else split(self.bundle).name
+
     def new_stream(self) -> Stream:
         """A connection of one's own to the same server, not open yet."""
         return Stream(lambda: self._connect(self.url, self.timeout_s))
+
+    def _url_of(self, bundle: Bundle) -> str:
+        parts = self._parts
+        path = "" if parts.scheme in MQTT else parts.path.rstrip("/") + STREAM_PATH
+        query = f"{parts.query}&bundle={bundle.id.hex()}".lstrip("&")
+        return parts._replace(path=path, query=query, fragment="").geturl()
+
+    def _stream_for(self, bundle: Bundle, opening_s: Callable[[], float]) -> Stream:
+        url = self._url_of(bundle)
+        return Stream(lambda: self._connect(url, opening_s()))
 
     def classify(self, photo: Source) -> Prediction:
         """What the photo shows.
 
         PhotoError: the photo can't be used, see `bottlenet.photo.read_photo`. InputError: it does not fit the budget.
         LinkError: the server is not there, closed, did not answer in time or has no room. FrameError: it refuses,
-        with its reason. WireError: its answer makes no sense. The last three only without a fallback.
+        with its reason. WireError: its answer makes no sense. The last three only without a fallback, and not with
+        `partition="auto"`.
         """
+        if self._auto is not None:
+            return self._auto.classify(photo)
         encoded = self.encoder.encode(photo)
         with self._lock:
             before = self._stream.total_bytes
@@ -120,23 +171,33 @@ class Edge:
 
         Photos are taken from `photos` as there is room. The first error ends it, with the errors of `classify`, and
         there is no fallback: `edge.sender.Sender` is for photos that must not be lost. It has the connection to itself
-        until it ends; `classify` in another thread opens a second one. Round trips include waiting in line.
+        until it ends; `classify` in another thread opens a second one. Round trips include waiting in line. With
+        `partition="auto"` one photo is on the way at a time, and the partition may change between two.
 
         InputError: `in_flight` below 1 or above 1,024.
         """
-        return self._classify_many(photos, check_in_flight(in_flight))
+        check_in_flight(in_flight)
+        return self._classify_many(photos, in_flight) if self._auto is None else map(self._auto.classify, photos)
 
     def encode(self, photo: Source) -> bytes:
         """The photo as a self-contained frame, for a transport of one's own: POST it to /v1/classify, for example."""
         return self.encoder.encode(photo).frame.to_bytes()
 
     def connect(self) -> None:
-        """Open the connection now, so that the first photo doesn't wait for it. Errors as for `classify`."""
+        """Open the connection now, so that the first photo doesn't wait for it. Errors as for `classify`.
+
+        With `partition="auto"` this finds out which partition is best now.
+        """
+        if self._auto is not None:
+            self._auto.connect()
+            return
         with self._lock:
             self._stream.open()
 
     def close(self) -> None:
         """Close the connection. A later photo opens another."""
+        if self._auto is not None:
+            self._auto.close()
         with self._lock:
             self._closings += 1
             self._stream.close()
@@ -208,27 +269,20 @@ class Edge:
         reply = Reply(answer.sequence, answer, 0.0, len(encoded.frame.to_stream_bytes()), *socket_bytes)
         return self._prediction(encoded, answer, reply, answered_by=LOCAL)
 
-    def _prediction(self, encoded: Encoded, answer: Answer, reply: Reply, **changes: str) -> Prediction:
+    def _prediction(self, encoded: Encoded, answer: Answer, reply: Reply, answered_by: str = SERVER) -> Prediction:
         """WireError: an answer that does not fit the bundle."""
-        top = choices(answer, self.bundle.labels)
-        return Prediction(
-            label=top[0].label,
-            class_index=top[0].class_index,
-            score=top[0].score,
-            top=top,
-            payload_bytes=len(encoded.frame.payload),
-            frame_bytes=reply.frame_bytes,
-            socket_bytes=reply.sent_bytes,
-            received_bytes=reply.received_bytes,
-            times=Times(
-                encoded.prepare_ms,
-                encoded.head_ms,
-                encoded.encode_ms,
-                reply.round_trip_ms,
-                decode_ms=answer.decode_us / 1e3,
-                tail_ms=answer.tail_us / 1e3,
-            ),
-            **changes,
+        times = Times(
+            encoded.prepare_ms,
+            encoded.head_ms,
+            encoded.encode_ms,
+            reply.round_trip_ms,
+            decode_ms=answer.decode_us / 1e3,
+            tail_ms=answer.tail_us / 1e3,
+            queue_ms=answer.queue_us / 1e3,
+        )
+        cost = Cost(len(encoded.frame.payload), reply.frame_bytes, reply.sent_bytes, reply.received_bytes)
+        return predicted(
+            self.bundle.labels, answer, cost, times, answered_by=answered_by, partition=split(self.bundle).name
         )
 
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bottlenet.decode import MAX_FILE_BYTES, open_source
-from bottlenet.edge.outcome import Photo
+from bottlenet.decode import MAX_FILE_BYTES, name_of, open_source
+from bottlenet.edge.outcome import UNUSABLE, Failed, Photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import read_at_most
 
@@ -83,3 +83,8 @@ def read_file(name: str) -> tuple[Photo, bytes]:
     except OSError as error:
         raise PhotoError(f"{name}: can't read it ({error.strerror or error}); try again") from error
     return Photo(name, hashlib.sha256(data).hexdigest()), data
+
+
+def unusable(name: str, data: bytes, error: InputError) -> Failed:
+    """A file of which nothing can be made, by its name: `error` knows the bytes, not where they are from."""
+    return Failed(name, UNUSABLE, f"{name}: {str(error).removeprefix(f'{name_of(data)}: ')}")

@@ -18,6 +18,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import InputError
 from bottlenet.photo import Source, photo_to_pixels
+from bottlenet.plan.profile import Candidate
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.frame import Frame
@@ -55,15 +56,17 @@ class Side:
     """What the device does under one partition. `work` takes a photo and a sequence number, and raises PhotoError."""
 
     bundle: Bundle
+    encoder: Encoder  # of its cut
     work: Callable[[Source, int], Processed]
 
 
+CLOUD_ONLY = "cloud-only, "  # how the names begin
 EDGE_ONLY = Partition("edge-only", "edge-only")
 
 
 def cloud_only(codec: InputCodec) -> Partition:
     """With the input in that format."""
-    return Partition(f"cloud-only, {codec.name}", "cloud-only", codec=codec)
+    return Partition(f"{CLOUD_ONLY}{codec.name}", "cloud-only", codec=codec)
 
 
 def split(bundle: Bundle) -> Partition:
@@ -85,12 +88,15 @@ def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) ->
     if not bundles:
         raise InputError("no bundle is given; give at least one")
     device = Device(bundles[0])
-    sides = {each: Side(bundles[0], partial(device.work, each)) for each in partitions_of(bundles[0], codecs)}
+    sides = {
+        each: Side(bundles[0], device.encoder, partial(device.work, each)) for each in partitions_of(bundles[0], codecs)
+    }
     for bundle in bundles[1:]:
         each = split(bundle)
         if each in sides:
             raise InputError(f"two bundles are cut at {each.cut}; give bundles with different cuts")
-        sides[each] = Side(bundle, partial(encoded, Encoder(bundle)))
+        encoder = Encoder(bundle)
+        sides[each] = Side(bundle, encoder, partial(encoded, encoder))
     return sides
 
 
@@ -129,3 +135,8 @@ def encoded(encoder: Encoder, photo: Source, sequence: int) -> Processed:
     """A split's work."""
     made = encoder.encode(photo, sequence)
     return Processed(made.frame, made.prepare_ms, made.head_ms, made.encode_ms)
+
+
+def codecs_of(candidates: Sequence[Candidate]) -> list[InputCodec]:
+    """Of those that are cloud-only. InputError: a name that `cloud_only` does not give, or no such format here."""
+    return [InputCodec.parse(each.name.removeprefix(CLOUD_ONLY)) for each in candidates if each.kind == "cloud-only"]

@@ -23,7 +23,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Times:
-    """Where the time of one photo went, ms. The last two are the server's and part of the round trip."""
+    """Where the time of one photo went, ms. The last three are the server's and part of the round trip."""
 
     prepare_ms: float  # read, decode, crop, resize
     head_ms: float
@@ -31,6 +31,7 @@ class Times:
     round_trip_ms: float  # from sending to the answer; opening the connection is not in it; 0 where none came
     decode_ms: float  # payload to symbols
     tail_ms: float
+    queue_ms: float = 0.0  # that the frame waited on the server; part of the round trip, too
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,40 @@ class Prediction:
     socket_bytes: int  # everything given to the socket for this photo; for the first one, opening the connection too
     received_bytes: int  # everything that came back on the socket
     times: Times
-    answered_by: str = SERVER  # or LOCAL: the device's own tail, as the server couldn't
+    answered_by: str = SERVER  # or LOCAL: the device itself, as the server couldn't, or as that is faster
+    partition: str = ""  # who ran what, by its name: "split at blocks.8"
+    server_load: float = 1.0  # how many times longer than idle the server took just then
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one photo took on the network, bytes. Names as in `Prediction`."""
+
+    payload_bytes: int = 0
+    frame_bytes: int = 0
+    socket_bytes: int = 0
+    received_bytes: int = 0
+
+
+def predicted(
+    labels: Sequence[str], answer: Answer, cost: Cost, times: Times, *, answered_by: str, partition: str
+) -> Prediction:
+    """All of it together. WireError: an answer that does not fit the labels."""
+    top = choices(answer, labels)
+    return Prediction(
+        label=top[0].label,
+        class_index=top[0].class_index,
+        score=top[0].score,
+        top=top,
+        payload_bytes=cost.payload_bytes,
+        frame_bytes=cost.frame_bytes,
+        socket_bytes=cost.socket_bytes,
+        received_bytes=cost.received_bytes,
+        times=times,
+        answered_by=answered_by,
+        partition=partition,
+        server_load=answer.load,
+    )
 
 
 def choices(answer: Answer, labels: Sequence[str]) -> tuple[Choice, ...]:

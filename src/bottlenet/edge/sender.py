@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bottlenet.decode import name_of
 from bottlenet.edge.client import Edge, check_in_flight
-from bottlenet.edge.folder import read_file
+from bottlenet.edge.folder import read_file, unusable
 from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, Photo, answered_now
 from bottlenet.edge.prediction import LOCAL, SERVER, choices
 from bottlenet.edge.retry import Backoff
@@ -143,8 +142,8 @@ class Sender:
         elif not self._spool.holds(photo):
             try:
                 frame = self._edge.encoder.encode(data).frame
-            except InputError as error:  # which knows the bytes, not where they are from
-                yield Failed(name, UNUSABLE, f"{name}: {str(error).removeprefix(f'{name_of(data)}: ')}")
+            except InputError as error:
+                yield unusable(name, data, error)
                 return
             yield from self._put(photo, frame, patient)
             if not self.gave_up:

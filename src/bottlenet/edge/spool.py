@@ -44,6 +44,7 @@ from bottlenet.wire.frame import Frame
 DEFAULT_MAX_BYTES = 64 * 2**20
 MAX_OUTCOME_BYTES = 2**16
 MAX_NOTES = 1000
+NO_NUMBER = 0  # of an entry that has no frame; the others begin with 1
 REFUSE, DROP_OLDEST, DROP_NEWEST = WHEN_FULL = ("refuse", "drop-oldest", "drop-newest")
 
 
@@ -182,6 +183,11 @@ class Spool:
         if self._outcome(target) is None:
             self._write(target, outcome_bytes(outcome))
         self._finish(entry, outcome)
+
+    def keep(self, photo: Photo, outcome: Outcome) -> None:
+        """Keep what became of a photo that needed no frame, or none that waits. InputError: it can't be written."""
+        number = self._numbers.get(photo.key, NO_NUMBER)
+        self.store(self._entries.get(number) or Entry(NO_NUMBER, photo, self._bundle_id, 0), outcome)
 
     def _recover(self) -> None:
         """Find what waits, in the order of numbers, and finish what a power cut may have left half done."""

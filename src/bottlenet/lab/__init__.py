@@ -10,6 +10,7 @@ detail.py      a profile, step by step                   no torch
 footprint.py   peak memory of one partition              no torch
 shaped.py      a link on loopback: rate, delay, loss     no torch
 bench.py       end to end; rig.py, servers.py, exchange.py its parts   no torch
+live.py        a day beside an oracle; busy_server.py    no torch
 curve.py       bytes against accuracy                    no torch
 chart/         charts as SVG text                        no torch
 report/        all of it as one HTML file; markup.py, commands.py    no torch

@@ -98,8 +98,7 @@ class Rig:
         made = self._sides[partition].work(path, sequence).result
         computed_s = thread_time() - computed
         spent_mj = None if self.meter is None or before_mj is None else self.meter.energy_mj() - before_mj
-        if slowdown > 1:
-            sleep(max(0.0, slowdown * computed_s - (perf_counter() - started)))
+        pause(slowdown, started, computed_s)
         result = made if isinstance(made, Frame) else made.top[0][0]
         return Worked(result, perf_counter() - started, spent_mj)
 
@@ -134,6 +133,12 @@ class Rig:
 
     def _url(self, partition: Partition, port: int) -> str:
         return f"ws://127.0.0.1:{port}{STREAM_PATH}?bundle={self._sides[partition].bundle.id.hex()}"
+
+
+def pause(slowdown: float, started: float, computed_s: float) -> None:
+    """Sleep until what began at `started`, and computed for so long, has taken `slowdown` times that."""
+    if slowdown > 1:
+        sleep(max(0.0, slowdown * computed_s - (perf_counter() - started)))
 
 
 def keep_busy(transport: Transport, message: bytes, count: int, ended: threading.Event) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from typing import IO
@@ -37,8 +37,29 @@ def split_server(bundles: Sequence[Path], start_s: float = START_S) -> Iterator[
 
 
 @contextlib.contextmanager
+def busy_server(bundles: Sequence[Path], start_s: float = START_S) -> Iterator[tuple[int, Callable[[int], None]]]:
+    """The port of `lab.busy_server`, and what to call with the number of other devices. Errors as above."""
+    folders = [str(bundle.resolve()) for bundle in bundles]
+    with started(["bottlenet.lab.busy_server", *folders], start_s) as (port, process):
+
+        def change(others: int) -> None:
+            assert process.stdin is not None
+            process.stdin.write(f"{others}\n")
+            process.stdin.flush()
+
+        yield port, change
+
+
+@contextlib.contextmanager
 def running(module: Sequence[str], start_s: float = START_S) -> Iterator[int]:
     """The port of `python -m` this. LinkError: it did not start in time, or ended with an error."""
+    with started(module, start_s) as (port, _):
+        yield port
+
+
+@contextlib.contextmanager
+def started(module: Sequence[str], start_s: float) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """The same, with the process."""
     # A file in the current folder must not stand in for a module of ours.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     pipe = subprocess.PIPE
@@ -49,7 +70,7 @@ def running(module: Sequence[str], start_s: float = START_S) -> Iterator[int]:
         ) as process,
     ):
         try:
-            yield listening_port(process, log, start_s)
+            yield listening_port(process, log, start_s), process
         finally:
             stop(process)
 

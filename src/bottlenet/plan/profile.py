@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,6 +166,17 @@ def parse_profile(data: bytes) -> Profile:
     if not isinstance(rows, list) or len(rows) > MAX_CANDIDATES:
         raise InputError(f"candidates is {shown(rows)}; give a list of at most {MAX_CANDIDATES}")
     return Profile(**{**values, "candidates": tuple(parse_candidate(row) for row in rows)})
+
+
+def merged(profiles: Sequence[Profile]) -> Profile:
+    """One of bundles of one network with different cuts: all of the first, and the splits of the others.
+
+    InputError: none, or two of one cut.
+    """
+    if not profiles:
+        raise InputError("no profile is given; measure one with bottlenet profile")
+    splits = [each for other in profiles[1:] for each in other.candidates if each.kind == "split"]
+    return dataclasses.replace(profiles[0], candidates=(*profiles[0].candidates, *splits))
 
 
 def parse_candidate(values: Any) -> Candidate:

@@ -34,6 +34,14 @@ class InputCodec:
         if not 0 <= self.quality <= 100:
             raise InputError(f"quality is {self.quality}; give 0 to 100")
 
+    @classmethod
+    def parse(cls, name: str) -> InputCodec:
+        """What `name` gives. InputError: another text, or as above."""
+        parts = name.split(" ")
+        if len(parts) != 2 or not (parts[1].isdecimal() and parts[1].isascii() and len(parts[1]) < 4):
+            raise InputError(f"input codec {name!a:.40} is none; give a format and a quality, such as JPEG 75")
+        return cls(parts[0], int(parts[1]))
+
     @property
     def name(self) -> str:
         """JPEG 75."""

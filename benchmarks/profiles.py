@@ -1,0 +1,37 @@
+"""The bundles of a benchmark, and one profile of all of them: measured, or read from what was measured before."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bottlenet.bundle import Bundle
+from bottlenet.cli.plan_files import read_profile
+from bottlenet.edge.auto import profile_of
+from bottlenet.lab.profile import profile
+from bottlenet.ladder import load_rungs, write_ladder
+from bottlenet.plan.profile import Profile
+
+
+def add_bundles(made: argparse.ArgumentParser) -> None:
+    """Options for cuts of one network, and what they were measured to take."""
+    made.add_argument("--data", required=True, type=Path, help="folder of photos")
+    made.add_argument("--bundle", action="append", help="or a ladder; again for other cuts of the network; else demo")
+    made.add_argument("--profile", action="append", type=Path, help="of bottlenet profile; measured here if none")
+    made.add_argument("--profile-photos", type=int, default=30, help="photos that it is measured on here")
+
+
+def bundles_of(arguments: argparse.Namespace) -> list[Bundle]:
+    """BundleError: one can't be used."""
+    return [rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)]
+
+
+def profile_all(bundles: Sequence[Bundle], arguments: argparse.Namespace) -> Profile:
+    """Edge-only and cloud-only of the first bundle, and every split. InputError: a profile of other bundles."""
+    if arguments.profile:
+        return profile_of(bundles, [read_profile(path) for path in arguments.profile])
+    with tempfile.TemporaryDirectory() as folder:  # of a ladder all splits are measured in one go
+        ladder = write_ladder(Path(folder) / "ladder", bundles)
+        return profile(ladder, arguments.data, limit=arguments.profile_photos)
