@@ -37,7 +37,6 @@ NOT_RUN = {  # the start of a command -> why
     "make": "the gate runs it",
     "python examples/": "tests/test_examples.py runs them",
     "bottlenet serve a.bundle b.bundle --engine ray": "tests/test_rayserve.py serves so, with two bundles as well",
-    "bottlenet serve a.bundle --engine ray": "tests/test_rayserve.py serves so",
     "python benchmarks/": "minutes to hours; tests/test_benchmarks.py and others run each on little input",
 }
 OWN_PHOTOS = {"tutorial.md"}  # pages that say where photos come from
@@ -245,7 +244,8 @@ def test_every_command_and_option_exists() -> None:
         if command.startswith("python benchmarks/"):
             script = ROOT / command.split()[1]
             assert script.is_file(), f"{page}: {command}"
-            source = script.read_text(encoding="utf-8") + (script.parent / "record.py").read_text(encoding="utf-8")
+            files = (script, script.parent / "record.py", script.parent / "profiles.py")
+            source = "".join(file.read_text(encoding="utf-8") for file in files)
             for option in options_of(command):
                 assert f'"{option}"' in source, f"{page}: {command}: {option}"
         elif command.startswith("bottlenet "):

@@ -135,10 +135,10 @@ def training_section(sources: Sequence[Source]) -> Section:
 
 
 def recorded_passes(source: Source) -> list[Pass]:
-    """Of benchmarks/training.py. InputError: not as that writes them."""
+    """Of benchmarks/training.py. InputError: not as that writes them. Of several runs, by name: none."""
     results = source.content.results if isinstance(source.content, Record) else None
     rows = results.get("passes") if isinstance(results, dict) else None
-    return parse_passes(rows, None, str(source.path)) if rows else []
+    return [] if not rows or isinstance(rows, dict) else parse_passes(rows, None, str(source.path))
 
 
 def run_figures(source: Source, run: Run) -> list[Figure]:
