@@ -14,8 +14,8 @@ from bottlenet.cli.plan_files import BENCH_PLOT_MARK
 from bottlenet.lab.bench import LIMIT, SECONDS, Report, bench
 from bottlenet.lab.chart.latency import draw_measured
 from bottlenet.lab.rig import Conditions
-from bottlenet.ladder import load_rungs
 from bottlenet.plan.link import parse_link
+from profiles import bundles_of
 from record import Json, parser, run_script, show, write_record, write_whole
 
 SLOWDOWNS = (1.0, 10.0, 30.0)
@@ -40,7 +40,7 @@ def rows_of(report: Report) -> list[list[str]]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write."""
-    bundles = [rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)]
+    bundles = bundles_of(arguments)
     links = [parse_link(name) for name in arguments.link or LINKS]
     reports: list[Json] = []
     for slowdown in arguments.slowdown:

@@ -10,7 +10,6 @@ it with `.venv-zoo/bin/python`, after `make test-zoo`.
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
 from pathlib import Path
 
@@ -40,10 +39,8 @@ CUTS = {
 NOTE = {"weights": "random: times are right, bytes and accuracy are of no network that was trained"}
 
 
-def rung(classifier: Classifier, cut: str, pixels: np.ndarray, path: Path) -> Bundle:
-    """One cut with the paper's unit; c' is the paper's for features of that side, or 1."""
-    height = next((each.shape[-1] for each in cuts(classifier.module, classifier.input_size) if each.name == cut), 0)
-    channels = CHANNELS.get(height, 1)
+def rung(classifier: Classifier, cut: str, channels: int, pixels: np.ndarray, path: Path) -> Bundle:
+    """One cut with the paper's unit."""
     net = insert(classifier, cut=cut, unit="paper", channels=channels, stride=STRIDE, codec="jpeg", quality=QUALITY)
     return export(net.eval(), path, pixels=pixels, extra=NOTE)[0]
 
@@ -70,9 +67,13 @@ def run(arguments: argparse.Namespace) -> None:
     name = full_name(arguments.model, SIDE) if arguments.model in CUTS else arguments.model
     classifier = load_model(name)
     pixels = pixels_of(str(arguments.data), classifier)
+    sides = {each.name: each.shape[-1] for each in cuts(classifier.module, classifier.input_size)}
     with tempfile.TemporaryDirectory() as folder:
-        numbers = itertools.count()
-        rungs = [rung(classifier, cut, pixels, Path(folder) / str(next(numbers))) for cut in places]
+        rungs = [
+            # c' is the paper's for features of that side, or 1.
+            rung(classifier, cut, CHANNELS.get(sides.get(cut, 0), 1), pixels, Path(folder) / str(number))
+            for number, cut in enumerate(places)
+        ]
         ladder = write_ladder(arguments.out, rungs)
     print(f"written: {arguments.out}: {len(ladder.rungs)} cuts, {ladder.size / 1e6:,.0f} MB; weights are random")
 

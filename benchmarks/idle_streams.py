@@ -107,10 +107,15 @@ def measure_growth(bundle: Bundle, pid: int, port: int, requests: int) -> list[d
     return taken
 
 
+def allow_files(streams: int) -> None:
+    """As many open files as so many streams take, as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * streams + 100)), hard))
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * arguments.streams + 100)), hard))
+    allow_files(arguments.streams)
     bundle = Bundle.load(arguments.bundle)
     with server(arguments.bundle, "--max-per-address", "1000000") as (pid, port):
         idle = measure_idle(bundle, pid, port, arguments.streams)

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,9 +30,8 @@ from typing import Any, TypeVar
 import uvloop
 
 from bottlenet.bundle import Bundle
-from bottlenet.demo.run import PHOTOS
 from bottlenet.edge import Encoder
-from idle_streams import TARGET_BYTES, TARGET_GROWTH, measure_idle, resident_bytes, server
+from idle_streams import PHOTO, TARGET_BYTES, TARGET_GROWTH, allow_files, measure_idle, resident_bytes, server
 from load_client import POST, STREAM, Asked, closed, paced
 from load_servers import trivial_bundle
 from record import Json, parser, run_script, show, write_record
@@ -183,8 +181,7 @@ def measure_latency(asked: Asked, per_s: float, seconds: float) -> list[Spread]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * arguments.streams + 100)), hard))
+    allow_files(arguments.streams)
     with tempfile.TemporaryDirectory() as folder:
         trivial, frame = trivial_bundle(Path(folder))
         with server(str(trivial.path), *UNLIMITED) as (pid, port), echo_server() as echo_port:
@@ -192,7 +189,7 @@ def run(arguments: argparse.Namespace) -> None:
             found = measure_trivial(trivial, asked, echo_port, arguments)
             memory = measure_memory(asked, pid, arguments.memory_requests)
     bundle = Bundle.load(arguments.bundle)
-    photo = Encoder(bundle).encode(str(min(PHOTOS.glob("*.jpg"))))
+    photo = Encoder(bundle).encode(str(PHOTO))
     with server(arguments.bundle, *UNLIMITED) as (pid, port):
         asked_real = Asked(STREAM, port, bundle.id.hex(), photo.frame)
         real, by_batch = measure_real(arguments.bundle, asked_real, arguments)

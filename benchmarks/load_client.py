@@ -15,11 +15,10 @@ from typing import TypeAlias, cast
 from bottlenet.errors import LinkError
 from bottlenet.wire.answer import ANSWERED, BUSY
 from bottlenet.wire.frame import Frame
-from bottlenet.wire.protocol import CLASSIFY_PATH, STREAM_PATH
+from bottlenet.wire.protocol import CLASSIFY_PATH
+from idle_streams import UPGRADE
 
 LIMIT_S = 300.0
-KEY = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-UPGRADE = "GET {}?bundle={} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + KEY + "\r\n"
 STREAM, POST = "stream", "post"
 
 
@@ -65,7 +64,7 @@ class Connection(asyncio.Protocol):
         if self._asked.way == POST:
             self.ready.set_result(None)
         else:
-            self.transport.write(UPGRADE.format(STREAM_PATH, self._asked.bundle_id).encode())
+            self.transport.write(UPGRADE.format(self._asked.bundle_id).encode())
 
     def send(self) -> int:
         """One request; gives its sequence number."""

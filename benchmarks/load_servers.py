@@ -1,7 +1,7 @@
 """What load.py compares a server with, each in a process of its own; and the bundle that costs next to nothing.
 
-python load_servers.py echo 400 60   a bare Starlette that sends back what it gets, on uvicorn as it is out of the box
-python load_servers.py bare demo     the decoder in a loop, without a server: photos a second, by batch size
+python load_servers.py echo           a bare Starlette that sends back what it gets, on uvicorn as it is out of the box
+python load_servers.py bare demo 1.6  the decoder in a loop, without a server: photos a second for 1.6 s a batch size
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bottlenet.cloud import Decoder
 from bottlenet.demo.run import PHOTOS
 from bottlenet.edge import Encoder
 from bottlenet.wire.frame import Frame
+from bottlenet.wire.protocol import CLASSIFY_PATH, STREAM_PATH
 
 LATENT = (4, 10, 10)  # 400 bytes, as codec raw sends them
 CLASSES = 10
@@ -45,7 +46,7 @@ def echo() -> None:
         except WebSocketDisconnect:
             pass
 
-    app = Starlette(routes=[Route("/v1/classify", post, methods=["POST"]), WebSocketRoute("/v1/stream", stream)])
+    app = Starlette(routes=[Route(CLASSIFY_PATH, post, methods=["POST"]), WebSocketRoute(STREAM_PATH, stream)])
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
         uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning")).run(sockets=[listener])

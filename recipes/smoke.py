@@ -9,9 +9,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-import bottlenet
+from bottlenet.demo.run import shipped_photos
 
-PHOTOS = Path(bottlenet.__file__).parent / "demo" / "photos"
 CLASSES = ("n00000001", "n00000002")
 
 
@@ -21,7 +20,7 @@ def main() -> None:
     made.add_argument("folder", type=Path)
     folder = made.parse_args().folder
     for part in ("train", "val"):
-        for number, photo in enumerate(sorted(PHOTOS.glob("*.jpg"))):
+        for number, photo in enumerate(shipped_photos()):
             for label in CLASSES:
                 path = folder / part / label / f"{label}_{part}_{number}.JPEG"
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,10 +20,10 @@ from time import monotonic
 from bottlenet.bundle import Bundle
 from bottlenet.edge.partitions import EDGE_ONLY, Processed, Side, codecs_of, sides_of, split
 from bottlenet.edge.pilot import Move, Pilot, Policy
-from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, predicted
-from bottlenet.edge.retry import Backoff
+from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, predicted, replied
+from bottlenet.edge.retry import Backoff, hint_s
 from bottlenet.edge.stream import Reply, Stream
-from bottlenet.errors import BottleNetError, BusyError, FrameError, InputError, LinkError, WireError
+from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, WireError
 from bottlenet.ladder import ladder_id
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile, merged
@@ -57,7 +57,7 @@ class Auto:
         *,
         wrap: Callable[[str, Side], Side] = lambda name, side: side,
     ) -> None:
-        made = profile_of(bundles, [profile] if isinstance(profile, Profile) else profile)
+        made = profile_of(bundles, profile)
         sides = sides_of(bundles, codecs_of(made.candidates))
         self._sides = {partition.name: wrap(partition.name, side) for partition, side in sides.items()}
         self.encoder = self._sides[split(bundles[0]).name].encoder
@@ -150,27 +150,29 @@ class Auto:
     def _prediction(self, name: str, processed: Processed, reply: Reply, answer: Answer) -> Prediction:
         """WireError: an answer that does not fit the bundle."""
         assert isinstance(processed.result, Frame)
-        times = Times(
-            processed.prepare_ms,
-            processed.compute_ms,
-            processed.encode_ms,
-            reply.round_trip_ms,
-            decode_ms=answer.decode_us / 1e3,
-            tail_ms=answer.tail_us / 1e3,
-            queue_ms=answer.queue_us / 1e3,
+        return replied(
+            self._labels,
+            reply,
+            answer,
+            len(processed.result.payload),
+            (processed.prepare_ms, processed.compute_ms, processed.encode_ms),
+            answered_by=SERVER,
+            partition=name,
         )
-        cost = Cost(len(processed.result.payload), reply.frame_bytes, reply.sent_bytes, reply.received_bytes)
-        return predicted(self._labels, answer, cost, times, answered_by=SERVER, partition=name)
 
     def _failed(self, name: str, error: BottleNetError) -> None:
         """A photo got no answer: it was refused, or the server is gone. The connections are closed then."""
-        why = str(error).partition(";")[0]
+        if isinstance(error, FrameError):
+            with self._state:
+                self._pilot.refused(name, reason(error))
+        else:
+            self._lost(error)
+
+    def _lost(self, error: BottleNetError) -> None:
+        """There is no server, or it has no room: close the connections, and look for it later."""
         with self._state:
-            if isinstance(error, FrameError):
-                self._pilot.refused(name, why)
-                return
-            self._pilot.lost(why)
-            self._backoff.failed(error.retry_after_s if isinstance(error, BusyError) else 0.0)
+            self._pilot.lost(reason(error))
+            self._backoff.failed(hint_s(error))
             self._state.notify_all()
         self._close_streams()
 
@@ -231,10 +233,7 @@ class Auto:
                 if isinstance(error, FrameError):  # this bundle is not served; another may be
                     tags = list(self._streams)
                     self._home = tags[(tags.index(self._home) + 1) % len(tags)]
-                with self._state:
-                    self._pilot.lost(str(error).partition(";")[0])
-                    self._backoff.failed(error.retry_after_s if isinstance(error, BusyError) else 0.0)
-                self._close_streams()
+                self._lost(error)
                 return
         round_trips_s = [reply.round_trip_ms / 1e3 for reply, _ in replies]
         load = replies[-1][1].load
@@ -253,6 +252,11 @@ class Auto:
         return exchange(stream, Frame(PROBE, 0, self._home, 0, b""), patience_s)
 
 
+def reason(error: BottleNetError) -> str:
+    """Without what there is to do about it."""
+    return str(error).partition(";")[0]
+
+
 def exchange(stream: Stream, frame: Frame, patience_s: float) -> tuple[Reply, Answer]:
     """One frame and its answer. LinkError, FrameError, BusyError, WireError: there is none."""
     stream.send(frame)
@@ -262,11 +266,12 @@ def exchange(stream: Stream, frame: Frame, patience_s: float) -> tuple[Reply, An
     return reply, reply.outcome
 
 
-def profile_of(bundles: Sequence[Bundle], profiles: Sequence[Profile]) -> Profile:
+def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) -> Profile:
     """One profile that has each bundle's cut, and of the candidates only what these bundles can do.
 
     InputError: a profile of another bundle, or none that has a bundle's cut.
     """
+    profiles = [profile] if isinstance(profile, Profile) else profile
     known = [ladder_id(bundles).hex(), *(bundle.id.hex() for bundle in bundles)]
     for each in profiles:
         if each.bundle_id not in known:

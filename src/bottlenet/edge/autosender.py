@@ -15,14 +15,13 @@ from dataclasses import replace
 
 from bottlenet.edge.client import Edge
 from bottlenet.edge.folder import read_file, unusable
-from bottlenet.edge.local import LocalTail
-from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, answered_now
+from bottlenet.edge.local import LocalTail, helped_out
+from bottlenet.edge.outcome import DAMAGED, FULL, UNUSABLE, Answered, Failed, Outcome
 from bottlenet.edge.pilot import Move
-from bottlenet.edge.prediction import LOCAL, choices
 from bottlenet.edge.retry import Backoff
 from bottlenet.edge.spool import Spool
 from bottlenet.edge.spoolfiles import Entry
-from bottlenet.errors import BottleNetError, InputError
+from bottlenet.errors import InputError
 
 LOOK_S = 1.0  # after which a source of photos that had none is asked again
 
@@ -107,16 +106,11 @@ class AutoSender:
 
     def _helped_out(self, tail: LocalTail, entry: Entry, patient: bool) -> Outcome:
         name = entry.photo.name
-        outcome: Outcome
         try:
             frame = self._spool.frame(entry)
         except InputError as error:
             return Failed(name, DAMAGED, str(error))
-        try:
-            top = choices(tail.answer(frame), self._edge.bundle.labels)
-            outcome = answered_now(name, LOCAL, top, frame_bytes=len(frame.to_stream_bytes()), tries=0)
-        except BottleNetError as error:
-            outcome = Failed(name, REFUSED, f"{name}: {error}")
+        outcome = helped_out(tail, frame, name, tries=0)
         return self._kept(lambda: self._spool.store(entry, outcome), outcome, patient)
 
     def _kept(self, write: Callable[[], None], outcome: Outcome, patient: bool) -> Outcome:

@@ -24,11 +24,11 @@ from bottlenet.edge.encoder import Encoded, Encoder
 from bottlenet.edge.local import LocalTail
 from bottlenet.edge.partitions import split
 from bottlenet.edge.pilot import Move, Policy
-from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, predicted
-from bottlenet.edge.retry import Backoff
+from bottlenet.edge.prediction import LOCAL, SERVER, Prediction, replied
+from bottlenet.edge.retry import Backoff, hint_s
 from bottlenet.edge.stream import Reply, Stream
 from bottlenet.edge.transport import Connect, check_url, opener_of
-from bottlenet.errors import BusyError, InputError, LinkError, WireError
+from bottlenet.errors import InputError, LinkError, WireError
 from bottlenet.ladder import OneOrMore, load_all
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile
@@ -162,7 +162,7 @@ class Edge:
                 except (LinkError, WireError) as error:
                     if self.local is None:
                         raise
-                    self._backoff.failed(error.retry_after_s if isinstance(error, BusyError) else 0.0)
+                    self._backoff.failed(hint_s(error))
             after = self._stream.total_bytes
         return self._local_prediction(encoded, (after[0] - before[0], after[1] - before[1]))
 
@@ -271,18 +271,14 @@ class Edge:
 
     def _prediction(self, encoded: Encoded, answer: Answer, reply: Reply, answered_by: str = SERVER) -> Prediction:
         """WireError: an answer that does not fit the bundle."""
-        times = Times(
-            encoded.prepare_ms,
-            encoded.head_ms,
-            encoded.encode_ms,
-            reply.round_trip_ms,
-            decode_ms=answer.decode_us / 1e3,
-            tail_ms=answer.tail_us / 1e3,
-            queue_ms=answer.queue_us / 1e3,
-        )
-        cost = Cost(len(encoded.frame.payload), reply.frame_bytes, reply.sent_bytes, reply.received_bytes)
-        return predicted(
-            self.bundle.labels, answer, cost, times, answered_by=answered_by, partition=split(self.bundle).name
+        return replied(
+            self.bundle.labels,
+            reply,
+            answer,
+            len(encoded.frame.payload),
+            (encoded.prepare_ms, encoded.head_ms, encoded.encode_ms),
+            answered_by=answered_by,
+            partition=split(self.bundle).name,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bottlenet.edge.stream import Reply
 from bottlenet.errors import WireError
 from bottlenet.wire.answer import TOP, Answer
 
@@ -81,6 +82,30 @@ def predicted(
         partition=partition,
         server_load=answer.load,
     )
+
+
+def replied(
+    labels: Sequence[str],
+    reply: Reply,
+    answer: Answer,
+    payload_bytes: int,
+    device_ms: tuple[float, float, float],
+    *,
+    answered_by: str,
+    partition: str,
+) -> Prediction:
+    """What an exchange with a server, or with the device's own tail, makes of it. `device_ms`: preparing, computing and
+    encoding. WireError: an answer that does not fit the labels.
+    """
+    times = Times(
+        *device_ms,
+        reply.round_trip_ms,
+        decode_ms=answer.decode_us / 1e3,
+        tail_ms=answer.tail_us / 1e3,
+        queue_ms=answer.queue_us / 1e3,
+    )
+    cost = Cost(payload_bytes, reply.frame_bytes, reply.sent_bytes, reply.received_bytes)
+    return predicted(labels, answer, cost, times, answered_by=answered_by, partition=partition)
 
 
 def choices(answer: Answer, labels: Sequence[str]) -> tuple[Choice, ...]:

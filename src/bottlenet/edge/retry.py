@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable
 
-from bottlenet.errors import InputError
+from bottlenet.errors import BusyError, InputError
 
 FACTOR = 2.0
 MAX_DOUBLINGS = 60
@@ -76,3 +76,8 @@ class Backoff:
         """A try succeeded: the next failure counts as the first. What the server asked for still holds."""
         self._failures = 0
         self.expired = False
+
+
+def hint_s(error: Exception) -> float:
+    """After how many seconds the server wants to be asked again; 0 where it did not say."""
+    return error.retry_after_s if isinstance(error, BusyError) else 0.0

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from bottlenet.edge.client import Edge, check_in_flight
 from bottlenet.edge.folder import read_file, unusable
-from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Answered, Failed, Outcome, Photo, answered_now
-from bottlenet.edge.prediction import LOCAL, SERVER, choices
-from bottlenet.edge.retry import Backoff
+from bottlenet.edge.local import helped_out
+from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Failed, Outcome, Photo, answered_now
+from bottlenet.edge.prediction import SERVER, choices
+from bottlenet.edge.retry import Backoff, hint_s
 from bottlenet.edge.spool import Spool
 from bottlenet.edge.spoolfiles import Entry
 from bottlenet.edge.transport import too_large
@@ -216,7 +217,9 @@ class Sender:
             reply = self._stream.receive(self._edge.timeout_s)
             entry = self._flying[reply.number]
             if isinstance(reply.outcome, Answer):
-                answered = self._answered(entry, reply.outcome, reply.frame_bytes, SERVER)
+                top = choices(reply.outcome, self._edge.bundle.labels)
+                tries = self._tries[entry.number]
+                answered = answered_now(entry.photo.name, SERVER, top, frame_bytes=reply.frame_bytes, tries=tries)
         except (LinkError, WireError) as error:
             self._stream.close()
             yield from self._lost(error)
@@ -245,7 +248,7 @@ class Sender:
 
     def _failed(self, error: BottleNetError) -> None:
         """Leave the server alone for a while."""
-        wait_s = self._backoff.failed(error.retry_after_s if isinstance(error, BusyError) else 0.0)
+        wait_s = self._backoff.failed(hint_s(error))
         self._tell(f"{error}; {len(self.waiting)} photos wait; next try in {wait_s:.1f} s")
 
     def _refused(self, entry: Entry, error: BottleNetError) -> Iterator[Outcome]:
@@ -268,18 +271,8 @@ class Sender:
             yield Failed(name, DAMAGED, str(error))
             return
         assert self._edge.local is not None
-        outcome: Outcome
-        try:
-            answer = self._edge.local.answer(frame)
-            outcome = self._answered(entry, answer, len(frame.to_stream_bytes()), LOCAL)
-        except BottleNetError as error:
-            outcome = Failed(name, REFUSED, f"{name}: {error}")
+        outcome = helped_out(self._edge.local, frame, name, tries=self._tries[entry.number])
         yield from self._keep(entry, outcome)
-
-    def _answered(self, entry: Entry, answer: Answer, frame_bytes: int, by: str) -> Answered:
-        """WireError: an answer that does not fit the bundle."""
-        top = choices(answer, self._edge.bundle.labels)
-        return answered_now(entry.photo.name, by, top, frame_bytes=frame_bytes, tries=self._tries[entry.number])
 
     def _keep(self, entry: Entry, outcome: Outcome) -> Iterator[Outcome]:
         """Put an outcome on disk; only then it is one."""

@@ -25,7 +25,7 @@ from bottlenet.lab.data import Photo
 from bottlenet.lab.features import Frozen
 from bottlenet.lab.frozen import FeaturesAndScores, frozen_network
 from bottlenet.lab.team import Team
-from bottlenet.lab.trainset import Batch, Wanted, components_of, laid_out, listed
+from bottlenet.lab.trainset import Batch, Wanted, laid_out, listed
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, Normalize
 from bottlenet.net.split import split
@@ -61,8 +61,8 @@ class Photos(Dataset[Decoded]):
     def __getitem__(self, request: Request) -> Decoded:
         damaged: list[tuple[int, str]] = []
         views, positions = [], []
-        before = self.views(request, request.wanted.before, damaged) if request.mixed else None
-        damaged.clear()  # that photo counts where it is itself asked for
+        # Damaged, it counts where it is itself asked for.
+        before = self.views(request, request.wanted.before, []) if request.mixed else None
         for position in request.wanted.positions.tolist():
             mine = self.views(request, position, damaged)
             if mine is not None:
@@ -86,10 +86,10 @@ class Photos(Dataset[Decoded]):
 
     def mixed(self, request: Request, position: int, views: Views, before: Views | None) -> Views:
         """As it is, or with the one before."""
-        rng = np.random.default_rng((self.seed, request.epoch, position, 1))
-        if not request.mixed or before is None or rng.random() >= self.blended:
+        if not request.mixed or before is None:
             return views
-        return blend(views, before, rng.uniform(0.5, 1))
+        rng = np.random.default_rng((self.seed, request.epoch, position, 1))
+        return blend(views, before, rng.uniform(0.5, 1)) if rng.random() < self.blended else views
 
 
 class Requests:
@@ -124,10 +124,6 @@ class Direct:
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCHED if workers else None,
         )
-
-    def some_features(self) -> Iterator[Tensor]:
-        wanted = (Wanted(positions, 0) for positions in components_of(self.train_set))
-        return (batch.features for batch in self.asked(Request(0, each, mixed=False) for each in wanted))
 
     def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
         return self.asked(Request(epoch, each, mixed=True) for each in wanted)

@@ -98,13 +98,10 @@ def ended(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
 def stop(team: Sequence[subprocess.Popen[bytes]]) -> None:
     """Asks those that still run to end, and kills those that don't."""
     for process in team:
-        if process.poll() is None:
-            process.terminate()
+        process.terminate()  # nothing, where it has ended
     until = time.monotonic() + STOP_S
     for process in team:
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        if ended(process, max(0.0, until - time.monotonic())) is None:
             process.kill()
             process.wait()
 

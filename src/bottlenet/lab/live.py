@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -22,7 +22,7 @@ import numpy as np
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.auto import Auto, exchange, profile_of
-from bottlenet.edge.partitions import Processed, Side, codecs_of, sides_of
+from bottlenet.edge.partitions import Partition, Processed, Side, codecs_of, sides_of
 from bottlenet.edge.pilot import Move, Policy
 from bottlenet.edge.stream import Stream
 from bottlenet.edge.transport import open_websocket
@@ -170,11 +170,14 @@ def live(
     if not paths or not 0 < seconds < 1e6:
         raise InputError(f"{len(paths)} photos and {seconds} s a phase; give one at least, and a time above 0")
     wrap = wrap or slower(1.0)
+    made = profile_of(bundles, profile)
+    sides = usable(bundles, made, policy or Policy(), wrap)
     measured: list[dict[str, list[float]]] = []
     for done, phase in enumerate(day):
         world.change(phase)
-        measured.append(oracle(bundles, profile, paths, world, phase, policy or Policy(), wrap))
+        measured.append(oracle(sides, paths, world, phase))
         on_progress(done + 1, 2 * len(day))
+    del sides  # with their networks, before others are opened
     lived: list[Lived] = []
     latencies: list[float] = []
     best: list[float] = []
@@ -211,25 +214,26 @@ def photos_for(auto: Auto, photos: Iterator[Path], seconds: float) -> tuple[list
     return took, used
 
 
+def usable(bundles: Sequence[Bundle], profile: Profile, policy: Policy, wrap: Wrap) -> dict[Partition, Side]:
+    """What the device does under each partition that the profile has and `policy` allows."""
+    allowed = {each.name for each in profile.candidates if policy.max_drop is None or each.top1_drop <= policy.max_drop}
+    return {
+        partition: wrap(partition.name, side)
+        for partition, side in sides_of(bundles, codecs_of(profile.candidates)).items()
+        if partition.name in allowed
+    }
+
+
 def oracle(
-    bundles: Sequence[Bundle],
-    profile: Profile | Sequence[Profile],
-    paths: Sequence[Path],
-    world: World,
-    phase: Phase,
-    policy: Policy,
-    wrap: Wrap,
+    sides: Mapping[Partition, Side], paths: Sequence[Path], world: World, phase: Phase
 ) -> dict[str, list[float]]:
-    """What each partition takes in this phase, s, by its name; of those that it has and `policy` allows."""
-    made = profile_of(bundles, [profile] if isinstance(profile, Profile) else profile)
-    allowed = {each.name for each in made.candidates if policy.max_drop is None or each.top1_drop <= policy.max_drop}
+    """What each partition takes in this phase, s, by its name; of those that there are in it."""
     times: dict[str, list[float]] = {}
-    for partition, side in sides_of(bundles, codecs_of(made.candidates)).items():
-        if partition.name not in allowed or (phase.link is None and partition.kind != "edge-only"):
+    for partition, side in sides.items():
+        if phase.link is None and partition.kind != "edge-only":
             continue
         with closing(world.stream(side.bundle, lambda: OPEN_S)) as stream:
-            work = wrap(partition.name, side).work
-            took = [one_photo(work, stream, path) for path in islice(cycle(paths), ORACLE_PHOTOS + 1)]
+            took = [one_photo(side.work, stream, path) for path in islice(cycle(paths), ORACLE_PHOTOS + 1)]
         times[partition.name] = took[1:]
     return times
 

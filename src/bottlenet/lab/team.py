@@ -81,7 +81,7 @@ class Team:
                 gradient.copy_(mean.view_as(gradient))
 
     def gathered(self, parts: Sequence[Tensor]) -> Tensor:
-        """One value a photo, of this process's parts -> of the whole batch, in its order, on the CPU."""
+        """Values of each photo, of this process's parts -> of the whole batch, in its order, on the CPU."""
         mine = torch.cat(list(parts)).to(self.device)
         everyone: Tensor = mine if self.count == 1 else gather(mine)
         return everyone.cpu()

@@ -28,7 +28,7 @@ from bottlenet.lab.part import Part
 from bottlenet.lab.runs import LOG, append, check_run, claim
 from bottlenet.lab.start import start
 from bottlenet.lab.team import Team
-from bottlenet.lab.trainset import REPORTED, Cached, Source, Wanted
+from bottlenet.lab.trainset import REPORTED, Cached, Source, Wanted, components_of
 from bottlenet.net.build import insert
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import Classifier, load_model
@@ -68,7 +68,7 @@ def train(
         raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
     with team.main_first():
         claim(run, config)
-    start(net, config, [features.to(team.device) for features in source.some_features()])
+    start(net, config, [batch.features for batch in source.reported(components_of(source.train_set))])
     freeze(net, tail=config.tail_lr > 0)
     team.agree(net)
     optimizer = build_optimizer(net, config)
@@ -92,24 +92,23 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(at.steps / total)
             optimizer.zero_grad(set_to_none=True)
-            losses, distilled, payload_bytes = [], [], []
+            measured = []
             for part in team.parts:
                 batch = next(parts)
                 with team.precision():
                     step = objective.step(batch.features, batch.uncut_scores, batch.labels, at.steps / total, part)
                 (step.loss / len(team.parts)).backward()  # type: ignore[no-untyped-call]
-                losses.append(step.loss.detach().expand(len(batch.labels)))
-                distilled.append(step.distillation)
-                payload_bytes.append(step.payload_bytes)
+                loss = step.loss.detach().expand(len(batch.labels))
+                measured.append(torch.stack((loss, step.distillation, step.payload_bytes), dim=1))
             team.mean_gradients(averaged.live.values())
             torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
             optimizer.step()
             averaged.update()
 
-            measured = [team.gathered(values) for values in (losses, distilled, payload_bytes)]
-            objective.after(measured[1], measured[2], at.steps / total)
+            losses, distilled, payload_bytes = team.gathered(measured).T.contiguous()  # one exchange
+            objective.after(distilled, payload_bytes, at.steps / total)
             at.step, at.steps = at.step + 1, at.steps + 1
-            recent.append((measured[0].mean().item(), measured[1].mean().item(), measured[2].mean().item()))
+            recent.append((losses.mean().item(), distilled.mean().item(), payload_bytes.mean().item()))
             if at.steps % LOG_STEPS == 0:
                 record = log_record(at, recent, pace.images_per_s(at.steps))
                 recent.clear()

@@ -55,9 +55,6 @@ class Source(Protocol):
     train_set: NDArray[np.int64]
     held_out: NDArray[np.int64]
 
-    def some_features(self) -> Iterator[Tensor]:
-        """Features (64, c, H, W) of up to COMPONENT_PHOTOS photos."""
-
     def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
         """Random crops, other ones in each epoch, in the order of `wanted`."""
 
@@ -77,9 +74,6 @@ class Cached:
     def filled(self, crop_set: int) -> None:
         with self.team.main_first():
             fill(self.cache, crop_set, self.config, self.bar)
-
-    def some_features(self) -> Iterator[Tensor]:
-        return (read(self.cache, 0, positions)[0] for positions in components_of(self.train_set))
 
     def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
         crop_set = epoch % self.config.crops

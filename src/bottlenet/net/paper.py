@@ -53,11 +53,14 @@ def paper_cuts(classifier: Classifier) -> tuple[PaperCut, ...]:
             "torchvision/vgg19, with :random where no weights are at hand"
         )
     found = {cut.name: cut for cut in cuts(classifier.module, classifier.input_size)}
-    places = [(name, path, number) for number, (name, path) in enumerate(PLACES[kind[1]].items())]
-    if missing := [path for _, path, _ in places if path not in found]:
+    places = PLACES[kind[1]]
+    if missing := [path for path in places.values() if path not in found]:
         raise InputError(f"{classifier.name} has no cut {missing[0]}, so it is not the paper's {kind[1]}")
-    paper_bytes = dict(enumerate(BYTES)) if kind[1] == "resnet50" else {}
-    return tuple(paper_cut(name, found[path], paper_bytes.get(number)) for name, path, number in places)
+    sizes = BYTES if kind[1] == "resnet50" else (None,) * len(places)
+    return tuple(
+        paper_cut(name, found[path], paper_bytes)
+        for (name, path), paper_bytes in zip(places.items(), sizes, strict=True)
+    )
 
 
 def paper_cut(name: str, cut: Cut, paper_bytes: int | None) -> PaperCut:
