@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bottlenet.bundle import Preprocess
+from bottlenet.lab.config import TrainConfig
 from bottlenet.net.models import Classifier
 
 SIZE = 32
@@ -64,6 +65,22 @@ def photo(seed: int) -> np.ndarray:
     """Soft random colours, (40, 48, 3) uint8: something for a transform to save on."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC))
+
+
+def config_of(folder: Path, *, epochs: int) -> TrainConfig:
+    """A run on the photos in `folder`/photos, with all that it writes in `folder`."""
+    return TrainConfig(
+        model="small:classifier",
+        data=(str(folder / "photos"),),
+        out=str(folder / "run"),
+        cut="first",
+        channels=6,
+        epochs=epochs,
+        crops=2,
+        batch=16,
+        target_bytes=150.0,
+        cache=str(folder / "cache"),
+    )
 
 
 def save_photos(folder: Path, count: int) -> Path:

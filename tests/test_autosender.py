@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud import create_app
 from bottlenet.edge import Answered, AutoSender, Backoff, Edge, Encoder, Failed, Move, Outcome, Spool
 from bottlenet.edge.folder import read_file
 from bottlenet.edge.outcome import FULL, UNUSABLE
@@ -18,7 +17,7 @@ from bottlenet.errors import InputError
 from bottlenet.wire.frame import Frame
 from conftest import MakeBundle, Server
 from network import make_album
-from test_auto import CLOUD, QUICK, profile, slow_device  # noqa: F401
+from test_auto import CLOUD, QUICK, profile, server, slow_device  # noqa: F401
 from test_spool import FullDisk
 
 NOWHERE = "ws://127.0.0.1:1"
@@ -28,13 +27,6 @@ pytestmark = pytest.mark.usefixtures("slow_device")
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(make_album(tmp_path_factory.mktemp("album"), 5).iterdir())
-
-
-@pytest.fixture(scope="module")
-def server(bundle: Bundle) -> Iterator[Server]:
-    server = Server(create_app([bundle]))
-    yield server
-    server.stop()
 
 
 class Setup:
@@ -86,7 +78,7 @@ def test_without_a_server(setup: Setup, photos: list[Path]) -> None:
     assert not setup.moves
 
 
-def test_with_one(setup: Setup, photos: list[Path], server: Server) -> None:
+def test_with_one(setup: Setup, photos: list[Path], server: Server) -> None:  # noqa: F811
     outcomes = answers(setup.send(photos, server.url))
     assert {(outcome.by, outcome.tries) for outcome in outcomes} == {(SERVER, 1)}
     assert all(outcome.frame_bytes == outcome.payload_bytes + 4 > 4 for outcome in outcomes)
@@ -104,7 +96,7 @@ def waits(setup: Setup, path: Path) -> Frame:
     return frame
 
 
-def test_what_waited_before_is_answered_by_the_device(setup: Setup, photos: list[Path], server: Server) -> None:
+def test_what_waited_before_is_answered_by_the_device(setup: Setup, photos: list[Path], server: Server) -> None:  # noqa: F811
     waits(setup, photos[0])
     waited, again, new = answers(setup.send(photos[:2], server.url))
     assert (waited.photo, waited.by, waited.payload_bytes > 0) == (str(photos[0]), LOCAL, True)

@@ -8,13 +8,11 @@ What can't be run says so in a comment beside it (see documents.py), and has its
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +28,9 @@ from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.lab import detail
 from documents import PAGES, ROOT, Block, blocks_of, inline_commands, options_of, without_comment
 from processes import BOTTLENET, Process, serving, write_certificate
+from test_cli import Run, run
+
+__all__ = ["run"]  # a fixture
 
 LIMIT_S = 60
 NOT_RUN = {  # the start of a command -> why
@@ -76,8 +77,8 @@ def stand_in() -> Any:
 class Reader:
     """Who reads one page from top to bottom, and types what it says."""
 
-    def __init__(self, desk: Path, server: Process) -> None:
-        self.desk = desk
+    def __init__(self, desk: Path, server: Process, run: Run) -> None:
+        self.desk, self.run = desk, run
         self.port = server.port
         self.names: dict[str, object] = {}
         self.running = contextlib.ExitStack()
@@ -110,10 +111,10 @@ class Reader:
             self.watch(words[1:])
         else:
             target = words[words.index(">") + 1] if ">" in words else None
-            done, out, err = called(words[1 : words.index(">")] if ">" in words else words[1:])
-            assert done == 0, f"{command}\n{out}{err}"
+            done = self.run(*(words[1 : words.index(">")] if ">" in words else words[1:]))
+            assert done.code == 0, f"{command}\n{done.out}{done.err}"
             if target is not None:
-                (self.desk / target).write_text(out, encoding="utf-8")
+                (self.desk / target).write_text(done.out, encoding="utf-8")
 
     def serve(self, words: list[str]) -> None:
         """Until the page ends; one that speaks TLS only until it has started, as devices here have no certificate."""
@@ -142,22 +143,6 @@ class Reader:
                 assert popen.returncode == 0, err
             finally:
                 popen.kill()
-
-
-def called(arguments: list[str]) -> tuple[int, str, str]:
-    """`bottlenet ARGUMENTS` in this process: its exit code and what it says."""
-    out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
-    sys.argv = ["bottlenet", *arguments]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
-        code = 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    finally:
-        sys.argv = before
-    return code, out.getvalue(), err.getvalue()
 
 
 def save_photos(folder: Path, count: int) -> None:
@@ -197,7 +182,12 @@ def server(kit: Path) -> Iterator[Process]:
 
 @pytest.fixture
 def reader(
-    kit: Path, server: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    kit: Path,
+    server: Process,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    run: Run,
 ) -> Iterator[Reader]:
     pytest.importorskip("torch")
     from bottlenet.net import models
@@ -212,9 +202,8 @@ def reader(
     if Path(request.getfixturevalue("page")).name in OWN_PHOTOS:
         shutil.rmtree(desk / "photos")
     monkeypatch.chdir(desk)
-    monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("BOTTLENET_TOKEN", raising=False)
-    reader = Reader(desk, server)
+    reader = Reader(desk, server, run)
     with reader.running:
         yield reader
 

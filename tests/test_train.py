@@ -14,31 +14,19 @@ from rich.progress import Progress
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.lab.checkpoint import CHECKPOINT, read_tensors
-from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.evaluate import evaluate
 from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
 from bottlenet.lab.runs import export_run, read_config
 from bottlenet.lab.train import train
 from bottlenet.lab.trainset import fingerprint
-from small import classifier, save_photos
+from small import classifier, config_of, save_photos
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train")
     save_photos(folder / "photos", 70)
-    return TrainConfig(
-        model="small:classifier",
-        data=(str(folder / "photos"),),
-        out=str(folder / "run"),
-        cut="first",
-        channels=6,
-        epochs=4,
-        crops=2,
-        batch=16,
-        target_bytes=150.0,
-        cache=str(folder / "cache"),
-    )
+    return config_of(folder, epochs=4)
 
 
 def run(config):

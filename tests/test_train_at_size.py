@@ -31,7 +31,7 @@ from bottlenet.lab.runs import export_run
 from bottlenet.lab.train import train
 from conftest import until
 from processes import BOTTLENET
-from small import save_photos
+from small import config_of, save_photos
 
 LIMIT_S = 180
 PHOTOS = 70
@@ -42,18 +42,7 @@ FLAGS = {"no_cache"}
 def base(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("size")
     save_photos(folder / "photos", PHOTOS)
-    return TrainConfig(
-        model="small:classifier",
-        data=(str(folder / "photos"),),
-        out=str(folder / "run"),
-        cut="first",
-        channels=6,
-        epochs=2,
-        crops=2,
-        batch=16,
-        target_bytes=150.0,
-        cache=str(folder / "cache"),
-    )
+    return config_of(folder, epochs=2)
 
 
 def run(config: TrainConfig) -> dict[str, torch.Tensor]:
