@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -164,10 +165,10 @@ def photo(data: bytes) -> None:
 
     With a limit of pixels at which one picture takes no longer than one input may.
     """
-    photos.MAX_PIXELS = FEW_PIXELS
     size = DEMO_BUNDLE.manifest.uncut_preprocess.size
     kind = WHOLE_PHOTO if data[:1] <= b"\x7f" else NETWORK_INPUT
-    pixels = Photos(DEMO_BUNDLE).pixels(Frame(PHOTO, kind, DEMO_BUNDLE.tag, 0, data[1:]))
+    with mock.patch.object(photos, "MAX_PIXELS", FEW_PIXELS):
+        pixels = Photos(DEMO_BUNDLE).pixels(Frame(PHOTO, kind, DEMO_BUNDLE.tag, 0, data[1:]))
     assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
 
 
