@@ -77,9 +77,14 @@ def privacy(
 
 def document(report: Report) -> dict[str, object]:
     """For programs."""
+    from bottlenet.lab.privacy.run import LINEAR, TILE
+
     return {
         **asdict(report),
-        "gain_db": [{"budget": each.budget, "gain_db": report.gain(each.budget)} for each in report.intended],
+        "gain_db": [
+            {"budget": each.budget, **{what: report.gain(each.budget, what) for what in (TILE, LINEAR)}}
+            for each in report.intended
+        ],
         "measured_against": CAPTION,
     }
 
@@ -111,4 +116,9 @@ def quality_cells(quality: Quality | None) -> list[str]:
     ]
 
 
-NAMES = {"attacker": "payload, attacker", "linear": "payload, linear map", "jpeg": "JPEG"}
+NAMES = {
+    "attacker": "payload, attacker",
+    "linear, tile by tile": "payload, linear map of each tile",
+    "linear": "payload, linear map of 3 x 3",
+    "jpeg": "JPEG",
+}

@@ -25,7 +25,7 @@ from bottlenet.lab.checkpoint import Averaged
 from bottlenet.lab.losses import learning_rate
 from bottlenet.lab.privacy.config import PrivacyConfig
 from bottlenet.lab.privacy.inverter import Inverter
-from bottlenet.lab.privacy.linear import Batch, Linear, as_input, as_pixels, fit
+from bottlenet.lab.privacy.linear import Batch, Fits, Linear, as_input, as_pixels, fit
 from bottlenet.lab.privacy.samples import Records, Samples
 from bottlenet.net.models import Classifier
 from bottlenet.net.split import split
@@ -35,6 +35,8 @@ FIT_BATCH = 32  # records that a linear map is fitted on at once
 MEASURED = 8  # such batches at most are kept out of the fit, to choose the penalty by
 SCALE_RECORDS = 512  # that the symbols' loudness is taken from
 REBUILT_BATCH = 32
+SQUARED = 4.0  # weight of the squared error, beside the absolute: then both have about the same gradient
+PERCEIVED = 0.25  # share of a batch that is shown to the network: all of it would take as long as everything else
 DECAY = 0.998  # of the average of the weights
 
 Progress = Callable[[int, int], None]
@@ -99,7 +101,7 @@ def batch_of(records: Records, scale: Tensor) -> Batch:
     return as_input(records["symbols_hat"], records["payload_bytes"], scale), as_pixels(records["pixels"])
 
 
-def fit_linear(batches: Iterable[Batch], count: int) -> Linear:
+def fit_linear(batches: Iterable[Batch], count: int) -> Fits:
     """On `count` batches, a few of which choose the penalty."""
     left = iter(batches)
     held_out = list(islice(left, max(1, min(MEASURED, count // 4))))
@@ -115,11 +117,29 @@ def train_attacker(
     _, grid, _ = samples.dtype["symbols"].shape
     side = samples.dtype["pixels"].shape[0]
     every = (batch_of(records, scale) for records in samples.batches(FIT_BATCH))
-    linear = fit_linear(every, -(-len(samples) // FIT_BATCH))
+    linear = fit_linear(every, -(-len(samples) // FIT_BATCH)).around
     inverter = Inverter(linear, grid, side, width=config.width, blocks=config.blocks)
     inverter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.set_flush_denormal(True)  # Adam's second moments become so small that a step takes five times as long
+    try:
+        steps = minimise(inverter, samples, scale, config, perceived, on_progress)
+    finally:
+        torch.set_flush_denormal(False)
+    return Attacker(inverter.eval(), scale, steps)
+
+
+def minimise(
+    inverter: Inverter,
+    samples: Samples,
+    scale: Tensor,
+    config: PrivacyConfig,
+    perceived: Perceived | None,
+    on_progress: Progress | None,
+) -> int:
+    """The loop; leaves averaged weights, and says how many steps it took."""
     optimizer = torch.optim.AdamW(inverter.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=1e-4)
     averaged = Averaged(inverter, DECAY)
+    perceivable = max(1, round(config.batch * PERCEIVED))
     per_epoch = max(1, len(samples) // config.batch)
     total = per_epoch * config.epochs
     for step, records in enumerate(shuffled(samples, config, per_epoch)):
@@ -127,9 +147,9 @@ def train_attacker(
         for group in optimizer.param_groups:
             group["lr"] = config.lr * learning_rate(step / total)
         made = inverter(sent.contiguous(memory_format=torch.channels_last))
-        loss = F.l1_loss(made, pixels)
+        loss = F.l1_loss(made, pixels) + SQUARED * F.mse_loss(made, pixels)
         if perceived is not None:
-            loss = loss + config.perceptual * perceived(made, pixels)
+            loss = loss + config.perceptual * perceived(made[:perceivable], pixels[:perceivable])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(inverter.parameters(), 1.0)
@@ -138,7 +158,7 @@ def train_attacker(
         if on_progress is not None:
             on_progress(step + 1, total)
     averaged.copy_in()
-    return Attacker(inverter.eval(), scale, total)
+    return total
 
 
 def shuffled(samples: Samples, config: PrivacyConfig, per_epoch: int) -> Iterator[Records]:
@@ -146,7 +166,7 @@ def shuffled(samples: Samples, config: PrivacyConfig, per_epoch: int) -> Iterato
     for epoch in range(config.epochs):
         order = np.random.default_rng((config.seed, 2, epoch)).permutation(len(samples))
         for step in range(per_epoch):
-            yield samples.read(sorted(order[step * config.batch : (step + 1) * config.batch].tolist()))
+            yield samples.read(order[step * config.batch : (step + 1) * config.batch].tolist())
 
 
 def rebuilt(rebuild: Callable[[Tensor], Tensor], scale: Tensor, sent: Records) -> np.ndarray:
@@ -184,6 +204,7 @@ def load_attacker(path: Path, samples: Samples, config: PrivacyConfig) -> Attack
         side = samples.dtype["pixels"].shape[0]
         inverter = Inverter(linear, grid, side, width=config.width, blocks=config.blocks)
         inverter.load_state_dict(tensors)
+        inverter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # or sums are rounded otherwise
         return Attacker(inverter.eval(), scale, int(about["steps"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -41,9 +41,9 @@ class PrivacyConfig:
     photos: int = 0  # so many of the photos of data, evenly spread; 0: all
     held_out: int = 10  # without test: one photo of this many is not learned from, but rebuilt
     side: int = 112  # of a rebuilt photo, pixels, at most
-    width: int = 64  # channels of the attacker at a quarter of that side; twice as many at half of it, and so on
-    blocks: int = 2  # residual blocks at each size
-    crops: int = 2  # random crops of each photo
+    width: int = 48  # channels of the attacker at a quarter of that side; twice as many at half of it, and so on
+    blocks: int = 4  # residual blocks at the smallest size; half as many at twice the size, and so on
+    crops: int = 2  # of each photo: that of a device, and random ones
     epochs: int = 4  # passes over all crops
     batch: int = 16  # crops a step
     lr: float = 1e-3  # peak learning rate

@@ -1,6 +1,6 @@
-"""The baseline that an attacker has to beat, and starts from: the best linear map from what was sent to pixels.
+"""The baselines that an attacker has to beat, and what it starts from: the best linear maps from symbols to pixels.
 
-    symbols_hat (C, h, w) -> 3 x 3 places around one, and the payload's size -> a tile of side / h pixels
+    symbols_hat (C, h, w) -> one place, or 3 x 3 places around it, and the payload's size -> a tile of side / h pixels
 
 Ridge regression, with the weight of the penalty that does best on photos that were not fitted.
 """
@@ -52,32 +52,50 @@ class Linear:
         return F.pixel_shuffle(F.conv2d(padded(sent), self.weight, self.bias), tile)
 
 
+@dataclass(frozen=True)
+class Fits:
+    """Two maps that were fitted on the same photos."""
+
+    tile: Linear  # a tile of what is sent for its place alone
+    around: Linear  # and for the places around it
+
+
 @torch.no_grad()
-def fit(batches: Iterable[Batch], held_out: Sequence[Batch]) -> Linear:
+def fit(batches: Iterable[Batch], held_out: Sequence[Batch]) -> Fits:
     """Reads `batches` once; the penalty is that of the least squared error on `held_out`."""
     rows, products, outputs = 0, torch.zeros(()), torch.zeros(())
-    shape = (0, 0)
+    channels = 0
     for sent, pixels in batches:
-        shape = (sent.shape[1], pixels.shape[2] // sent.shape[2])
-        x, y = patches(sent), F.pixel_unshuffle(pixels, shape[1]).flatten(2).transpose(1, 2).flatten(0, 1)
+        channels, tile = sent.shape[1], pixels.shape[2] // sent.shape[2]
+        x, y = patches(sent), F.pixel_unshuffle(pixels, tile).flatten(2).transpose(1, 2).flatten(0, 1)
         rows += len(x)
         products = products + (x.T @ x).double()
         outputs = outputs + (x.T @ y).double()
-    if not rows:
-        raise ValueError("nothing to fit")
-    return min(
-        (solve(products / rows, outputs / rows, penalty, shape) for penalty in PENALTIES),
-        key=lambda made: sum(F.mse_loss(made(sent).clamp(0, 1), pixels).item() for sent, pixels in held_out),
+    assert rows, "nothing to fit"
+    every = torch.arange(len(products))
+    alone = torch.cat([torch.arange(channels) * REACH**2 + REACH**2 // 2, every[-1:]])
+    tile_map, around = (
+        best([solve(products / rows, outputs / rows, penalty, kept) for penalty in PENALTIES], held_out)
+        for kept in (alone, every)
     )
+    return Fits(tile_map, around)
 
 
-def solve(products: Tensor, outputs: Tensor, penalty: float, shape: tuple[int, int]) -> Linear:
-    """Means of x x' (d + 1, d + 1) and x y' (d + 1, 3 * tile * tile), the last of x being 1 -> the map."""
-    channels, _ = shape
-    weights = torch.full((len(products),), penalty, dtype=torch.float64)
+def best(maps: Sequence[Linear], held_out: Sequence[Batch]) -> Linear:
+    """The one with the least squared error."""
+    return min(maps, key=lambda made: sum(F.mse_loss(made(sent).clamp(0, 1), seen).item() for sent, seen in held_out))
+
+
+def solve(products: Tensor, outputs: Tensor, penalty: float, kept: Tensor) -> Linear:
+    """Means of x x' (d + 1, d + 1) and x y' (d + 1, 3 * tile * tile), the last of x being 1 -> the map that takes
+    the inputs `kept` alone, of which the last is that 1.
+    """
+    weights = torch.full((len(kept),), penalty, dtype=torch.float64)
     weights[-1] = 1e-9  # the mean is free
-    made = torch.linalg.solve(products + torch.diag(weights), outputs).float()
-    return Linear(made[:-1].T.reshape(-1, channels, REACH, REACH).contiguous(), made[-1].contiguous(), penalty)
+    made = torch.zeros_like(outputs)
+    made[kept] = torch.linalg.solve(products[kept][:, kept] + torch.diag(weights), outputs[kept])
+    weight = made[:-1].T.reshape(outputs.shape[1], -1, REACH, REACH)
+    return Linear(weight.float().contiguous(), made[-1].float(), penalty)
 
 
 def patches(sent: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from bottlenet.lab.privacy.attack import (
 from bottlenet.lab.privacy.beside import fitting_jpeg
 from bottlenet.lab.privacy.config import PrivacyConfig
 from bottlenet.lab.privacy.inverter import side_of
-from bottlenet.lab.privacy.linear import Batch, Linear
+from bottlenet.lab.privacy.linear import Batch, Fits
 from bottlenet.lab.privacy.measure import Judge, Originals, Quality
 from bottlenet.lab.privacy.photos import Divided, divided
 from bottlenet.lab.privacy.samples import Link, Records, Samples, centre_records, crop_records, key_of
@@ -43,7 +43,7 @@ from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_tail, open_uncut, run_graph
 
-ATTACKER, LINEAR, JPEG = "attacker", "linear", "jpeg"
+ATTACKER, TILE, LINEAR, JPEG = "attacker", "linear, tile by tile", "linear", "jpeg"
 LINEAR_RECORDS = 3000  # that the linear map of one budget is fitted on
 JPEG_SIDE = 224  # of the crop that a JPEG is made of
 
@@ -55,7 +55,7 @@ Progress = Callable[[str, int, int], None]
 class Row:
     """One way to get photos back, at one budget."""
 
-    what: str  # attacker | linear | jpeg
+    what: str  # one of the four above
     budget: int | None  # bytes of the payload, at most; None: the whole payload
     sent_bytes: float | None  # mean; of payloads, or of the JPEG scans that fit
     quality: Quality | None  # None: nothing fits
@@ -92,9 +92,9 @@ class Report:
         """The one of that kind and budget."""
         return next(row for row in self.rows if (row.what, row.budget) == (what, budget))
 
-    def gain(self, budget: int | None) -> float:
-        """dB by which the attacker beats the linear map."""
-        attacker, linear = (self.row(what, budget).quality for what in (ATTACKER, LINEAR))
+    def gain(self, budget: int | None, what: str = LINEAR) -> float:
+        """dB by which the attacker beats a linear map."""
+        attacker, linear = (self.row(each, budget).quality for each in (ATTACKER, what))
         assert attacker is not None
         assert linear is not None
         return attacker.psnr - linear.psnr
@@ -219,7 +219,7 @@ def measure(attack: Attack) -> Report:
         sent = attack.sent(records, budget)
         size = float(sent["payload_bytes"].mean())
         linear = linear_for(attack, samples, attacker, budget)
-        for what, rebuild in ((ATTACKER, attacker.inverter), (LINEAR, linear)):
+        for what, rebuild in ((ATTACKER, attacker.inverter), (TILE, linear.tile), (LINEAR, linear.around)):
             rows.append(Row(what, budget, size, judge.judge(rebuilt(rebuild, attacker.scale, sent)), 0))
         rows.append(jpeg_row(attack, originals, judge, budget, round(size) if budget is None else budget))
         intended.append(Intended(budget, attack.intended(sent, originals)))
@@ -241,16 +241,14 @@ def measure(attack: Attack) -> Report:
     )
 
 
-def linear_for(attack: Attack, samples: Samples, attacker: Attacker, budget: int | None) -> Linear:
-    """The best linear map for this one budget: it need not serve the others, as the attacker does."""
-    if len(attack.budgets) == 1:
-        return attacker.inverter.fitted
+def linear_for(attack: Attack, samples: Samples, attacker: Attacker, budget: int | None) -> Fits:
+    """The best linear maps for this one budget: they need not serve the others, as the attacker does."""
 
     def batches() -> Iterator[Batch]:
         for records in samples.batches(FIT_BATCH, 0, LINEAR_RECORDS):
             yield batch_of(attack.sent(records, budget), attacker.scale)
 
-    return fit_linear(batches(), max(1, min(LINEAR_RECORDS, len(samples)) // FIT_BATCH))
+    return fit_linear(batches(), -(-min(LINEAR_RECORDS, len(samples)) // FIT_BATCH))
 
 
 def jpeg_row(attack: Attack, originals: Originals, judge: Judge, budget: int | None, most: int) -> Row:

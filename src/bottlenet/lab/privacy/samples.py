@@ -118,20 +118,32 @@ class Samples:
 def crop_records(
     link: Link, samples: Samples, photos: Sequence[Photo], *, crops: int, budgets: Sequence[int | None], seed: int
 ) -> Iterator[Records]:
-    """Random crops of every photo, each within a random budget between the least and the most of `budgets`."""
-    size, side = link.bundle.manifest.preprocess.size, samples.dtype["pixels"].shape[0]
+    """Of every photo the crop that a device makes, and random ones up to `crops`, each within a random budget between
+    the least and the most of `budgets`. In an order that `seed` decides, crop by crop.
+    """
     rng = np.random.default_rng((seed, 1))
-    for crop in range(crops):
-        views = read_views(photos, (size, side), Damaged(len(photos)), seed=seed * 1000 + crop)
-        yield from in_records(link, samples, views, lambda symbols: link.sent(symbols, random_budget(rng, budgets)))
+    shuffled = [photos[position] for position in rng.permutation(len(photos))]
+
+    def send(symbols: Symbols) -> tuple[int, Symbols]:
+        return link.sent(symbols, random_budget(rng, budgets))
+
+    yield from in_records(link, samples, centre_crops(link, samples, shuffled), send)
+    size, side = link.bundle.manifest.preprocess.size, samples.dtype["pixels"].shape[0]
+    for crop in range(1, crops):
+        views = read_views(shuffled, (size, side), Damaged(len(photos)), seed=seed * 1000 + crop)
+        yield from in_records(link, samples, views, send)
 
 
 def centre_records(link: Link, samples: Samples, photos: Sequence[Photo]) -> Iterator[Records]:
     """The crop that a device makes of every photo. Nothing is sent yet: `symbols_hat` are the symbols, of 0 bytes."""
+    yield from in_records(link, samples, centre_crops(link, samples, photos), lambda symbols: (0, symbols))
+
+
+def centre_crops(link: Link, samples: Samples, photos: Sequence[Photo]) -> Iterator[tuple[int, Views]]:
+    """(position in `photos`, (head's pixels, small pixels)). InputError: more than 1 % of them are damaged."""
     preprocess = link.bundle.manifest.preprocess
     sizes = (preprocess.size, samples.dtype["pixels"].shape[0])
-    views = centre_views(photos, sizes, Damaged(len(photos)), preprocess)
-    yield from in_records(link, samples, views, lambda symbols: (0, symbols))
+    return centre_views(photos, sizes, Damaged(len(photos)), preprocess)
 
 
 def in_records(link: Link, samples: Samples, views: Iterator[tuple[int, Views]], send: Send) -> Iterator[Records]:
