@@ -102,10 +102,10 @@ def batch_of(records: Records, scale: Tensor) -> Batch:
 
 
 def fit_linear(batches: Iterable[Batch], count: int) -> Fits:
-    """On `count` batches, a few of which choose the penalty."""
+    """On `count` batches, a few of which choose the penalty; where there is one alone, it does both."""
     left = iter(batches)
     held_out = list(islice(left, max(1, min(MEASURED, count // 4))))
-    return fit(left, held_out)
+    return fit(left if count > 1 else held_out, held_out)
 
 
 def train_attacker(
