@@ -189,7 +189,7 @@ class Attack:
         return lambda done, total: self.on_progress(what, done, total) if self.on_progress is not None else None
 
 
-TRAINED_BY = ("width", "blocks", "epochs", "batch", "lr", "perceptual", "seed")
+TRAINED_BY = ("model", "width", "blocks", "epochs", "batch", "lr", "perceptual", "seed")
 
 
 def make_folder(folder: Path) -> None:
