@@ -29,7 +29,7 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
 @with_config
 def privacy(
     bundle: BundleArgument,
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="Samples, attacker, pictures; goes on.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="For samples, attacker, pictures.")],
     budgets: Annotated[
         list[int],
         typer.Option("--budget", metavar="BYTES", min=1, help="No payload has more; again for more. Or the bundle's."),
@@ -44,8 +44,9 @@ def privacy(
     learned from, beside a linear map and beside a JPEG of as many bytes: how
     near the pixels are, whether the uncut network recognises the class, and
     how often the original is found among all photos. It says what this
-    attacker can do, not what another can't. The same command goes on where an
-    interrupted one stopped. Needs [bold]pip install "bottlenet\[train]"[/].
+    attacker can do, not what another can't. What is done stays in the folder,
+    first the samples, then the attacker, and is not done again. Needs
+    [bold]pip install "bottlenet\[train]"[/].
 
     Examples:
       bottlenet privacy demo --data photos --out attacks/demo

@@ -31,7 +31,7 @@ class PrivacyConfig:
     """
 
     data: tuple[str, ...]  # folders of photos that the attacker learns from; no labels needed
-    out: str  # folder for the attacker, its samples, the pictures and the record; the same command goes on
+    out: str  # folder for samples, attacker and pictures; what is there is not made again
     budgets: tuple[int, ...] = ()  # bytes of a payload, at most; none: the bundle's own
     test: str = ""  # folder of other photos to rebuild; empty: the photos of data that are held out
     model: str = ""  # the network of perceptual, as train names it; empty: as the bundle calls its own
