@@ -122,14 +122,19 @@ def cut_of(text: str) -> tuple[str, int]:
 def run(arguments: argparse.Namespace) -> None:
     """Bundles, attacks, record."""
     torch.set_num_threads(arguments.threads)
-    results = []
+    results: list[Json] = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         bundles = {cut: bundle_at(arguments, cut, stride, progress) for cut, stride in arguments.cut}
         for name, bundle in {SHIPPED: Bundle.load("demo") if arguments.shipped else None, **bundles}.items():
             if bundle is not None:
                 results.append(attacked(arguments, name, bundle, progress))
+                write(arguments, results)  # after each: the next one takes its time
     if not results:
         raise InputError("nothing to attack; give --cut, or leave out --no-shipped")
+
+
+def write(arguments: argparse.Namespace, results: list[Json]) -> None:
+    """The record of those that are done."""
     names = ("crops", "epochs", "side", "width", "blocks", "perceptual", "photos", "limit")
     written: Json = {
         "data": Path(arguments.data).name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,12 +20,7 @@ if TYPE_CHECKING:
 CAPTION = "Measured against this attacker, with these photos and this much training. Another one may do better."
 
 
-def with_config(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of PrivacyConfig, which it gets as `config`."""
-    return with_configs(command, {"config": PrivacyConfig})
-
-
-@with_config
+@with_configs(config=PrivacyConfig)
 def privacy(
     bundle: BundleArgument,
     out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="For samples, attacker, pictures.")],
