@@ -14,7 +14,15 @@ from live_rows import day_rows
 from record import RESULTS, write_whole
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/training.md", "docs/sweep.md", "docs/operating.md", "docs/networks.md", "docs/planning.md")
+PAGES = (
+    "README.md",
+    "docs/training.md",
+    "docs/sweep.md",
+    "docs/operating.md",
+    "docs/networks.md",
+    "docs/planning.md",
+    "docs/privacy.md",
+)
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
 SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -247,6 +255,32 @@ def sweep() -> str:
     return table(header, rows)
 
 
+def privacy() -> str:
+    """What an attacker rebuilds, by cut and budget; beside it what is less work, and a JPEG."""
+    header = ["cut, and from what", "bytes", "PSNR, dB", "SSIM", "same answer", "found by scores", "found by pixels"]
+    rows = []
+    for one in load("privacy")["results"]["bundles"]:
+        seen = {each["budget"]: f"; the server's own answer: {each['same_answer']:.1f} %" for each in one["intended"]}
+        for row in one["rows"]:
+            found, size = row["quality"], row["sent_bytes"]
+            name = f"{one['cut']}, {row['what']}" + (seen[row["budget"]] if row["what"] == "attacker" else "")
+            name += f"; {row['missing']:,} photos do not fit" if row["missing"] else ""
+            rows.append([name, "-" if size is None else f"{size:,.0f}", *privacy_cells(found)])
+    last = load("privacy")["results"]["bundles"][-1]
+    rows.append(["the original, as large as the rebuilt ones", "", *privacy_cells(last["originals"])])
+    rows.append(["the mean of the photos that were learned from", "0", f"{last['mean_psnr']:.1f}", "", "", "", ""])
+    return table(header, rows)
+
+
+def privacy_cells(found: dict[str, float] | None) -> list[str]:
+    """Of one row; dashes where no JPEG fits."""
+    if found is None:
+        return ["-"] * 5
+    rates = (found[name] for name in ("same_answer", "matched_by_scores", "matched_by_pixels"))
+    same = found["psnr"] >= 100  # the photo itself
+    return ["" if same else f"{found['psnr']:.1f}", f"{found['ssim']:.2f}", *(f"{rate:.1f} %" for rate in rates)]
+
+
 def engines() -> str:
     """The one process, and replicas on Ray Serve."""
     results = load("engines")["results"]
@@ -325,6 +359,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "naive_aware": naive_aware,
     "sweep": sweep,
     "live": lambda: table(*day_rows(load("live")["results"])),
+    "privacy": privacy,
     "networks": networks,
     "large_networks": large_networks,
     "failing_networks": failing_networks,

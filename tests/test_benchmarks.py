@@ -297,6 +297,32 @@ def test_naive_aware(tmp_path: Path) -> None:
     assert [each["epoch"] for each in runs["passes"]] == [1]
 
 
+def test_privacy(tmp_path: Path) -> None:
+    """A bundle that is trained here; a second time nothing is trained again, and the record is the same."""
+    save_photos(tmp_path / "photos", 60)
+    save_photos(tmp_path / "test", 10)
+
+    def run() -> dict:
+        return record(
+            "privacy.py", "--data", tmp_path / "test", "--train", tmp_path / "photos", "--work", tmp_path / "work",
+            "--no-shipped", "--cut", "first:2", "--channels", "6",
+            "--model", "small:classifier", "--budgets", "30", "90",
+            "--bundle-epochs", "1", "--crops", "1", "--epochs", "1", "--side", "32", "--width", "8", "--blocks", "1",
+            out=tmp_path / "out", path=Path(__file__).parent,
+        )  # fmt: skip
+
+    (attacked,) = run()["bundles"]
+    assert (attacked["cut"], attacked["learned_from"], attacked["left_out"]) == ("first", 50, 10)
+    assert [row["budget"] for row in attacked["rows"]] == [30] * 4 + [90] * 4
+    psnr = {row["what"]: row["quality"]["psnr"] for row in attacked["rows"][4:]}
+    assert attacked["gain_db"][1]["linear"] == psnr["attacker"] - psnr["linear"]
+    with Image.open(tmp_path / "out" / "privacy_first.webp") as picture:
+        assert picture.format == "WEBP"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.safetensors")}
+    assert run()["bundles"] == [attacked]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 def test_page(tmp_path: Path) -> None:
     pytest.importorskip("playwright")
     if not shutil.which("chromium"):

@@ -35,7 +35,7 @@ CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 # Pages in their order; what is not here comes after them, so that a new page needs no entry.
 ORDER = {
     "Start": ["index.md", "tutorial.md", "examples/README.md", "figures.md"],
-    "Use": ["device.md", "operating.md", "page.md", "planning.md"],
+    "Use": ["device.md", "operating.md", "page.md", "planning.md", "privacy.md"],
     "Make": ["training.md", "networks.md", "sweep.md"],
     "How it works": ["wire.md", "paper-to-code.md"],
 }

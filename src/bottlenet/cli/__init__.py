@@ -12,6 +12,7 @@ ladders.py    ladder, show
 planning.py   profile, plan; plan_tables.py, profile_tables.py and plan_files.py what they show and write
 bench.py      bench; bench_tables.py what it shows
 report.py     report
+privacy.py    privacy
 arguments.py  options in common
 options.py    a command from a dataclass
 files.py      what is written: whole or not at all
@@ -29,7 +30,7 @@ from typing import Annotated
 
 import typer
 
-from bottlenet.cli import bench, device, ladders, network, planning, report, server, sweeping
+from bottlenet.cli import bench, device, ladders, network, planning, privacy, report, server, sweeping
 from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
@@ -78,7 +79,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         *(network.cuts, sweeping.sweep, network.export, network.evaluate),
         *(ladders.ladder, ladders.show),
     ),
-    "Showing results": (report.report,),
+    "Showing results": (report.report, privacy.privacy),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:
