@@ -32,7 +32,7 @@ docs: .venv-docs/.ready ## the documentation as a site in site/; a link to nothi
 # Without npm the tests of the page are skipped.
 test: .venv/.ready lint ## lint, types, every test, coverage
 	-@$(MAKE) --no-print-directory $(PAGE_VENDOR) $(AXE)
-	.venv/bin/python -m pytest --cov $(PYTEST_ARGS)
+	.venv/bin/python -m pytest --cov -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-zoo: .venv-zoo/.ready ## cut 75 networks of torchvision and timm: their own .venv-zoo, 6 GB, a quarter of an hour
 	.venv-zoo/bin/python -m pytest tests_zoo -n 2 -p no:logging $(PYTEST_ARGS)

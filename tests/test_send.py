@@ -167,6 +167,7 @@ class TestCommand:
         assert " wins on " in move
 
     @pytest.mark.parametrize(("options", "message"), [
+        (["--partition", "best"], "--partition is best; give auto"),
         (["--partition", "auto"], "--partition auto chooses by a profile; give --profile"),
         (["--profile", "x.json"], "--profile and --max-drop are for --partition auto"),
         (["--max-drop", "2"], "--profile and --max-drop are for --partition auto"),

@@ -20,6 +20,7 @@ from typing import TypedDict
 from bottlenet.cli.plan_files import read_profile
 from bottlenet.cli.show import print_error, say
 from bottlenet.edge import Answered, AutoSender, Backoff, Edge, Failed, Folder, Move, Outcome, Policy, Sender, Spool
+from bottlenet.edge.auto import AUTO
 from bottlenet.edge.outcome import FULL
 from bottlenet.errors import InputError
 from bottlenet.plan.profile import Profile
@@ -53,11 +54,13 @@ class AutoOptions(TypedDict, total=False):
 
 
 def auto_options(partition: str | None, profile: str | None, max_drop: float | None) -> AutoOptions:
-    """Of the command line. InputError: a profile that can't be read, or is missing, or options without the other."""
+    """Of the command line. InputError: another partition, no profile or one that can't be read, half of the options."""
     if partition is None:
         if profile is not None or max_drop is not None:
             raise InputError("--profile and --max-drop are for --partition auto; give that, too")
         return {}
+    if partition != AUTO:
+        raise InputError(f"--partition is {partition}; give {AUTO}, or leave it out")
     if profile is None:
         raise InputError(f"--partition {partition} chooses by a profile; give --profile, a file of bottlenet profile")
     return {"partition": partition, "profile": read_profile(Path(profile)), "policy": Policy(max_drop=max_drop)}
