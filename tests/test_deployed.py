@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from bottlenet.bundle import Bundle
 from bottlenet.cli.access import Access, Mqtt
+from bottlenet.cli.cluster import free_ports
 from bottlenet.cli.engines import Cluster, check_options
 from bottlenet.cloud.deployed import Deployed, parse_deployed
 from bottlenet.cloud.limits import Limits
@@ -120,3 +122,20 @@ cli.main()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})
     expected = 'error: bottlenet serve --engine ray needs an optional part: pip install "bottlenet[ray]"\n'
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+class TestFreePorts:
+    def test_all_are_free_and_none_is_given_out_by_the_system(self) -> None:
+        found = free_ports(3)
+        assert len(set(found)) == 3
+        assert set(found) <= set(range(20_000, 30_000))  # below what systems give out
+        for port in found:
+            socket.create_server(("127.0.0.1", port)).close()
+
+    def test_one_that_is_taken_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, second = free_ports(2)
+        monkeypatch.setattr("bottlenet.cli.cluster.OWN_PORTS", [first, second])
+        with socket.create_server(("127.0.0.1", first)):
+            assert free_ports(1) == [second]
+            with pytest.raises(InputError, match=f"of ports {first} to {second} fewer than 2 are free; end what has"):
+                free_ports(2)

@@ -112,11 +112,11 @@ def forget_token() -> None:
 
 @pytest.fixture(scope="class")
 def front(cluster: None, deployed: Deployed) -> Iterator[Front]:
+    from bottlenet.cli.cluster import free_ports
     from bottlenet.cli.replicas import await_front, served
     from bottlenet.cloud import rayserve
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(rayserve, "MORE_AFTER_S", 0.5)
         patch.setitem(rayserve.ENVIRONMENT, "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "0.2")

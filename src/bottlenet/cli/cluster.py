@@ -15,6 +15,7 @@ import io
 import logging
 import math
 import os
+import random
 import re
 import secrets
 import shlex
@@ -31,6 +32,7 @@ from bottlenet.cloud.haproxy import HOST, REQUEST_S
 from bottlenet.errors import InputError
 
 LOOPBACK, ALL = "127.0.0.1", "0.0.0.0"
+OWN_PORTS = range(20_000, 30_000)  # above Ray's for workers, below those of replicas and those that systems give out
 FRONT_THREADS = 4  # of HAProxy, at most
 STORE_BYTES = 100 * 2**20  # Ray's memory for objects, of which there are next to none
 SOCKETS = "/tmp"  # for paths that are short: a socket's may have 107 bytes, and Ray's names take most of them
@@ -120,9 +122,7 @@ def of_this_machine(folder: Path, ip: str) -> dict[str, str]:
     launcher = folder / "haproxy"
     launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m bottlenet.cloud.haproxy "$@"\n')
     launcher.chmod(0o700)
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(3)]
-        counters, statistics, fallback = (str(one.getsockname()[1]) for one in sockets)
+    counters, statistics, fallback = map(str, free_ports(3))
     return {
         HOST: ip,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
@@ -139,6 +139,23 @@ def of_this_machine(folder: Path, ip: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # Ray would leave one in a file that others can read
         "RAY_worker_niceness": "0",  # nothing else that Ray does here would have to come first
     }
+
+
+def free_ports(count: int) -> list[int]:
+    """On loopback, and none that a system gives out by itself: Ray's processes take dozens of those before these are
+    listened on. InputError: there are not so many.
+    """
+    found: list[int] = []
+    with contextlib.ExitStack() as stack:
+        for port in random.sample(OWN_PORTS, len(OWN_PORTS)):
+            if len(found) == count:
+                break
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server((LOOPBACK, port)))
+                found.append(port)
+    if len(found) < count:
+        raise InputError(f"of ports {OWN_PORTS[0]} to {OWN_PORTS[-1]} fewer than {count} are free; end what has them")
+    return found
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from types import FrameType
 
 from bottlenet.bundle import Bundle
 from bottlenet.cli.access import Access
-from bottlenet.cli.cluster import ALL, LOGS, LOOPBACK, head, joined_cluster, one_line, own_cluster, seconds
+from bottlenet.cli.cluster import ALL, LOGS, LOOPBACK, free_ports, head, joined_cluster, one_line, own_cluster, seconds
 from bottlenet.cli.serving import SIGNALS, SPARE_FILES, address, allow_files, open_port, stop_at_end_of_input
 from bottlenet.cloud.app import create_app
 from bottlenet.cloud.deployed import NAME, Deployed
@@ -75,7 +75,7 @@ def running(
     InputError: an address that can't be listened on, or would be open to all without a word, no such cluster, one that
     serves already, or see `create_app`. BundleError: see `create_app`.
     """
-    with open_port(host, port) as listener:
+    with open_port(host, port or free_ports(1)[0]) as listener:
         ip, port = listener.getsockname()[:2]
         (access or Access()).check(ip)
         where = address(listener)
