@@ -123,7 +123,7 @@ def test_weights_of_ones_own(source: str, tmp_path: Path) -> None:
     assert made.weights_licence == "not stated"
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(made.module(x), theirs.eval()(x))
+        assert_same(made.module(x), theirs.eval()(x))
     (tmp_path / "pets.txt").write_text("cat\ndog\n")
     with pytest.raises(InputError, match=r"2 labels, but the weights in pets\.safetensors are for 3 classes"):
         load_model(f"{name},labels={tmp_path / 'pets.txt'}")
@@ -203,6 +203,11 @@ def saved(kind: str, folder: Path) -> torch.nn.Module:
     return module
 
 
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """But for the last bits: weights mapped from a file lie elsewhere in memory, which changes how sums are taken."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_a_folder_of_transformers(kind: str, tmp_path: Path) -> None:
     module = saved(kind, tmp_path)
@@ -215,7 +220,8 @@ def test_a_folder_of_transformers(kind: str, tmp_path: Path) -> None:
     found = cuts(made.module, made.input_size)
     assert sum(cut.layout is not None for cut in found) >= 4
     with torch.no_grad():
-        whole = module(x).logits
+        whole = made.module(x)
+        assert_same(whole, module(x).logits)
         for cut in found:
             halves = split(made.module, cut.name, made.input_size)
             assert torch.equal(halves.tail(halves.head(x)), whole), cut
@@ -228,7 +234,7 @@ def test_blue_may_come_first(tmp_path: Path) -> None:
     made = load_model(f"hf:{tmp_path}")
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(made.module(x), module(x[:, [2, 1, 0]]).logits)
+        assert_same(made.module(x), module(x[:, [2, 1, 0]]).logits)
     assert (made.mean, made.std) == ((0,) * 3, (255,) * 3)
 
 
