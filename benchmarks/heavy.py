@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.lab.data import list_samples
 from bottlenet.ladder import write_ladder
-from bottlenet.net.build import insert
+from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.export import export
 from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.paper import CHANNELS, STRIDE
@@ -30,7 +31,6 @@ from bottlenet.photo import photo_to_pixels
 from record import run_script
 
 SIDE = 224
-QUALITY = 20  # the paper's JPEG
 COMPARED = 4  # photos, on which torch and onnxruntime must agree
 CUTS = {
     "torchvision/resnet50": ("layer1.0", "layer1", "layer2", "layer3"),  # the paper's RB1, RB3, RB7 and RB13
@@ -39,9 +39,21 @@ CUTS = {
 NOTE = {"weights": "random: times are right, bytes and accuracy are of no network that was trained"}
 
 
-def rung(classifier: Classifier, cut: str, channels: int, pixels: np.ndarray, path: Path) -> Bundle:
-    """One cut with the paper's unit."""
-    net = insert(classifier, cut=cut, unit="paper", channels=channels, stride=STRIDE, codec="jpeg", quality=QUALITY)
+@dataclass(frozen=True)
+class Size:
+    """Of a unit."""
+
+    cut: str
+    unit: str
+    channels: int  # c'
+    quality: int  # of JPEG
+
+
+def rung(classifier: Classifier, size: Size, pixels: np.ndarray, path: Path) -> Bundle:
+    """One cut. A residual unit starts at the principal components of a few photos, so that its bytes are no noise."""
+    net = insert(classifier, **asdict(size), stride=STRIDE, codec="jpeg")
+    with torch.no_grad():
+        start_from_components(net, [net.head(torch.from_numpy(pixels))])
     return export(net.eval(), path, pixels=pixels, extra=NOTE)[0]
 
 
@@ -68,11 +80,14 @@ def run(arguments: argparse.Namespace) -> None:
     classifier = load_model(name)
     pixels = pixels_of(str(arguments.data), classifier)
     sides = {each.name: each.shape[-1] for each in cuts(classifier.module, classifier.input_size)}
+    # If none are given, c' is the paper's for features of that side, or 1.
+    channels = arguments.channels or [CHANNELS.get(sides.get(cut, 0), 1) for cut in places]
+    if len(channels) != len(places):
+        raise InputError(f"{len(channels)} numbers of channels for {len(places)} cuts; give one for each")
     with tempfile.TemporaryDirectory() as folder:
         rungs = [
-            # c' is the paper's for features of that side, or 1.
-            rung(classifier, cut, CHANNELS.get(sides.get(cut, 0), 1), pixels, Path(folder) / str(number))
-            for number, cut in enumerate(places)
+            rung(classifier, Size(cut, arguments.unit, each, arguments.quality), pixels, Path(folder) / cut)
+            for cut, each in zip(places, channels, strict=True)
         ]
         ladder = write_ladder(arguments.out, rungs)
     print(f"written: {arguments.out}: {len(ladder.rungs)} cuts, {ladder.size / 1e6:,.0f} MB; weights are random")
@@ -86,6 +101,9 @@ def main() -> None:
         "--data", required=True, type=Path, help="folder of photos: torch and onnxruntime must agree on some"
     )
     made.add_argument("--cuts", help="names from bottlenet cuts, with commas between them; else some of the paper's")
+    made.add_argument("--unit", choices=["paper", "residual"], default="paper")
+    made.add_argument("--channels", type=int, nargs="+", help="c' of each cut; else the paper's")
+    made.add_argument("--quality", type=int, default=20, help="of JPEG; the paper's is 20")
     made.add_argument("--out", required=True, type=Path, help="the ladder's folder")
     run_script(made, run)
 

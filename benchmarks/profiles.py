@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,13 @@ from pathlib import Path
 from bottlenet.bundle import Bundle
 from bottlenet.cli.plan_files import read_profile
 from bottlenet.edge.auto import profile_of
+from bottlenet.edge.partitions import cloud_only
 from bottlenet.lab.profile import profile
-from bottlenet.ladder import load_rungs, write_ladder
+from bottlenet.ladder import in_order, load_rungs, write_ladder
 from bottlenet.plan.profile import Profile
+from bottlenet.wire.inputs import FIXED
+
+TRAINED = "trained"
 
 
 def add_bundles(made: argparse.ArgumentParser) -> None:
@@ -24,14 +29,28 @@ def add_bundles(made: argparse.ArgumentParser) -> None:
 
 
 def bundles_of(arguments: argparse.Namespace) -> list[Bundle]:
-    """BundleError: one can't be used."""
-    return [rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)]
+    """From the shallowest cut to the deepest. BundleError: one can't be used. InputError: not of one network."""
+    return in_order([rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)])
+
+
+def weights_of(bundles: Sequence[Bundle]) -> str:
+    """What the bundles say of their weights: "trained", or "random" and what that means."""
+    return str(bundles[0].manifest.extra.get("weights", TRAINED))
 
 
 def profile_all(bundles: Sequence[Bundle], arguments: argparse.Namespace) -> Profile:
     """Edge-only and cloud-only of the first bundle, and every split. InputError: a profile of other bundles."""
     if arguments.profile:
-        return profile_of(bundles, [read_profile(path) for path in arguments.profile])
-    with tempfile.TemporaryDirectory() as folder:  # of a ladder all splits are measured in one go
-        ladder = write_ladder(Path(folder) / "ladder", bundles)
-        return profile(ladder, arguments.data, limit=arguments.profile_photos)
+        made = profile_of(bundles, [read_profile(path) for path in arguments.profile])
+    else:
+        with tempfile.TemporaryDirectory() as folder:  # of a ladder all splits are measured in one go
+            ladder = write_ladder(Path(folder) / "ladder", bundles)
+            made = profile(ladder, arguments.data, limit=arguments.profile_photos)
+    return made if weights_of(bundles) == TRAINED else without_chosen_qualities(made)
+
+
+def without_chosen_qualities(made: Profile) -> Profile:
+    """Of cloud-only the fixed qualities alone: how low a quality random weights bear says nothing of trained ones."""
+    fixed = {cloud_only(codec).name for codec in FIXED}
+    kept = tuple(each for each in made.candidates if each.kind != "cloud-only" or each.name in fixed)
+    return dataclasses.replace(made, candidates=kept)

@@ -14,14 +14,14 @@ import argparse
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from bottlenet.edge.partitions import codecs_of
+from bottlenet.edge.partitions import CLOUD_ONLY, EDGE_ONLY, codecs_of
 from bottlenet.errors import InputError
 from bottlenet.lab.bench import readable
 from bottlenet.lab.bench import run as measure
@@ -29,13 +29,14 @@ from bottlenet.lab.rig import Conditions, Rig
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.planner import choose, predict
 from bottlenet.plan.profile import Candidate, Profile
-from profiles import add_bundles, bundles_of, profile_all
+from profiles import add_bundles, bundles_of, profile_all, weights_of
 from record import Json, parser, run_script, show, write_record
 
 LINKS = ("3g", "4g", "wifi", "5g", "lte-m", "10M,20ms")
 LOADS = (0, 4)
 SLOWDOWNS = (1.0, 10.0, 30.0)
 MEDIAN_TARGET, WORST_TARGET = 0.10, 0.25
+LEAST_CONDITIONS, LEAST_CUTS = 30, 2  # and of all kinds of partition each wins somewhere: else little was asked
 KEYS = ("link", "server_load", "device_slowdown")
 
 
@@ -81,13 +82,43 @@ def summary(rows: Sequence[dict[str, Json]]) -> dict[str, Json]:
     regrets = [float(row["regret"]) for row in rows if isinstance(row["regret"], float)]
     if not regrets:
         raise InputError("no condition was measured; give other links")
+    wins = Counter(str(row["best"]) for row in rows)
+    median, worst = statistics.median(regrets), max(regrets)
     return {
         "conditions": len(regrets),
-        "median_regret": statistics.median(regrets),
-        "worst_regret": max(regrets),
+        "median_regret": median,
+        "worst_regret": worst,
         "best_is_chosen": sum(row["choice"] == row["best"] for row in rows),
-        "wins": dict(Counter(str(row["best"]) for row in rows).most_common()),
+        "wins": dict(wins.most_common()),
+        "choices": dict(Counter(str(row["choice"]) for row in rows).most_common()),
+        "all_kinds_win": len(regrets) >= LEAST_CONDITIONS and all_kinds(wins),
+        "met": median <= MEDIAN_TARGET and worst <= WORST_TARGET,
     }
+
+
+def all_kinds(wins: Collection[str]) -> bool:
+    """Edge-only, cloud-only and two cuts at least are among the names."""
+    clouds = sum(name.startswith(CLOUD_ONLY) for name in wins)
+    edge = EDGE_ONLY.name in wins
+    return edge and clouds > 0 and len(wins) - clouds - edge >= LEAST_CUTS
+
+
+def show_plans(made: Profile, every: Sequence[Conditions], max_drop: float | None) -> None:
+    """What the plan would choose, and nothing measured: to find conditions under which all kinds win."""
+    known = tuple(each for each in made.candidates if allowed(each, max_drop))
+    choices = []
+    for each in every:
+        here = slower(dataclasses.replace(made, candidates=known), each.device_slowdown)
+        choices.append(choose(here, each.link, server_load=each.server_load).choice.name)
+    show(
+        "what the plan chooses",
+        ["link, load, slowdown", "choice"],
+        [
+            [f"{each.link.name}, {each.server_load}, {each.device_slowdown:g}", name]
+            for each, name in zip(every, choices, strict=True)
+        ],
+    )
+    print(dict(Counter(choices).most_common()))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -97,6 +128,9 @@ def run(arguments: argparse.Namespace) -> None:
     every = [Conditions(*each) for each in product(links, (0.0,), arguments.load, arguments.slowdown)]
     paths = readable(bundles[0], arguments.data, arguments.limit)
     made = profile_all(bundles, arguments)
+    if arguments.only_plan:
+        show_plans(made, every, arguments.max_drop)
+        return
     rows: list[dict[str, Json]] = []
     with Rig(bundles, codecs=codecs_of(made.candidates)) as rig, Progress(console=Console(stderr=True)) as progress:
         for each in progress.track(every, description="conditions"):
@@ -112,6 +146,8 @@ def run(arguments: argparse.Namespace) -> None:
         ],
     )
     results: dict[str, Json] = {
+        "network": bundles[0].manifest.model,
+        "weights": weights_of(bundles),
         "bundles": [bundle.id.hex() for bundle in bundles],
         "data": arguments.data.name,
         "photos": len(paths),
@@ -122,8 +158,9 @@ def run(arguments: argparse.Namespace) -> None:
         **summary(rows),
         "runs": rows,
     }
-    print({name: results[name] for name in ("median_regret", "worst_regret", "best_is_chosen", "wins")})
-    write_record("regret", results, arguments.out)
+    shown = ("median_regret", "worst_regret", "best_is_chosen", "wins", "all_kinds_win", "met")
+    print({name: results[name] for name in shown})
+    write_record(arguments.record, results, arguments.out)
 
 
 def main() -> None:
@@ -134,6 +171,8 @@ def main() -> None:
     made.add_argument("--load", type=int, nargs="+", default=LOADS, help="photos of others at the server")
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
     made.add_argument("--limit", type=int, default=7, help="photos that each partition is measured on")
+    made.add_argument("--only-plan", action="store_true", help="show what the plan would choose, and measure nothing")
+    made.add_argument("--record", default="regret", help="its name: another one for another network")
     made.add_argument("--max-drop", type=float, help="points of top-1 that may be lost; any if not given")
     run_script(made, run)
 

@@ -25,7 +25,7 @@ from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.inputs import InputCodec
 from bottlenet.wire.protocol import NETWORK_INPUT, PHOTO
-from test_benchmarks import record
+from test_benchmarks import BENCHMARKS, launch, record
 from test_cli import Run
 from test_cli import run as run_fixture
 
@@ -319,8 +319,27 @@ class TestBenchmarks:
         got = record("regret.py", *arguments, "--slowdown", "1", "30", "--limit", "2", out=tmp_path / "out")
         assert got["conditions"] == 2
         assert got["bundles"] == [bundle.id.hex(), other.id.hex()]
-        assert sum(got["wins"].values()) == 2
+        assert sum(got["wins"].values()) == sum(got["choices"].values()) == 2
+        assert got["all_kinds_win"] is False  # of two conditions
+        assert got["met"] == (got["median_regret"] <= 0.10 and got["worst_regret"] <= 0.25)
         for row in got["runs"]:
             measured = row["measured_ms"]
             assert {"split at patches", "split at elsewhere"} <= set(measured) == set(row["predicted_ms"])
             assert row["regret"] == pytest.approx(measured[row["choice"]] / min(measured.values()) - 1)
+
+    def test_what_the_plan_would_choose(self, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        arguments = ["--data", photos, "--bundle", bundle.path, "--link", "wifi", "--only-plan", "--out", out]
+        ran = launch("regret.py", *arguments)
+        assert ran.returncode == 0, ran.stderr
+        assert "Wi-Fi, 4, 30" in ran.stdout
+        assert not out.exists()
+
+    def test_when_all_kinds_win(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        from regret import all_kinds
+
+        assert all_kinds(["edge-only", "cloud-only, JPEG 75", "split at a", "split at b"])
+        assert not all_kinds(["edge-only", "cloud-only, JPEG 75", "cloud-only, WebP 75", "split at b"])
+        assert not all_kinds(["cloud-only, JPEG 75", "split at a", "split at b"])
+        assert not all_kinds(["edge-only", "split at a", "split at b"])
