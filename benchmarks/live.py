@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bottlenet.edge.pilot import Policy
-from bottlenet.lab.bench import readable
+from bottlenet.lab.bench import readable, weights_of
 from bottlenet.lab.live import DAY, Day, live, real_world, slower
 from bottlenet.lab.profile import cpu_model
-from profiles import add_bundles, bundles_of, profile_all, weights_of
+from profiles import add_bundles, bundles_of, profile_all
 from record import Json, parser, run_script, show, write_record
 
 SLOWDOWNS = (10.0, 30.0)
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.record,
         {
             "network": manifest.model,
-            "weights": weights_of(bundles),
+            "weights": weights_of(bundles[0]),
             "bundles": [bundle.id.hex() for bundle in bundles],
             "device": f"{cpu_model()}, one thread, scaled: asleep until so many times its computing time has passed",
             "server": f"{cpu_model()}, one thread, a process of its own; others' photos are slept, not computed",

@@ -12,12 +12,11 @@ from bottlenet.bundle import Bundle
 from bottlenet.cli.plan_files import read_profile
 from bottlenet.edge.auto import profile_of
 from bottlenet.edge.partitions import cloud_only
+from bottlenet.lab.bench import weights_of
 from bottlenet.lab.profile import profile
 from bottlenet.ladder import in_order, load_rungs, write_ladder
 from bottlenet.plan.profile import Profile
 from bottlenet.wire.inputs import FIXED
-
-TRAINED = "trained"
 
 
 def add_bundles(made: argparse.ArgumentParser) -> None:
@@ -33,11 +32,6 @@ def bundles_of(arguments: argparse.Namespace) -> list[Bundle]:
     return in_order([rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)])
 
 
-def weights_of(bundles: Sequence[Bundle]) -> str:
-    """What the bundles say of their weights: "trained", or "random" and what that means."""
-    return str(bundles[0].manifest.extra.get("weights", TRAINED))
-
-
 def profile_all(bundles: Sequence[Bundle], arguments: argparse.Namespace) -> Profile:
     """Edge-only and cloud-only of the first bundle, and every split. InputError: a profile of other bundles."""
     if arguments.profile:
@@ -46,7 +40,7 @@ def profile_all(bundles: Sequence[Bundle], arguments: argparse.Namespace) -> Pro
         with tempfile.TemporaryDirectory() as folder:  # of a ladder all splits are measured in one go
             ladder = write_ladder(Path(folder) / "ladder", bundles)
             made = profile(ladder, arguments.data, limit=arguments.profile_photos)
-    return made if weights_of(bundles) == TRAINED else without_chosen_qualities(made)
+    return made if weights_of(bundles[0]) == "trained" else without_chosen_qualities(made)
 
 
 def without_chosen_qualities(made: Profile) -> Profile:

@@ -23,13 +23,13 @@ from rich.progress import Progress
 
 from bottlenet.edge.partitions import CLOUD_ONLY, EDGE_ONLY, codecs_of
 from bottlenet.errors import InputError
-from bottlenet.lab.bench import readable
+from bottlenet.lab.bench import readable, weights_of
 from bottlenet.lab.bench import run as measure
 from bottlenet.lab.rig import Conditions, Rig
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.planner import choose, predict
 from bottlenet.plan.profile import Candidate, Profile
-from profiles import add_bundles, bundles_of, profile_all, weights_of
+from profiles import add_bundles, bundles_of, profile_all
 from record import Json, parser, run_script, show, write_record
 
 LINKS = ("3g", "4g", "wifi", "5g", "lte-m", "10M,20ms")
@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     results: dict[str, Json] = {
         "network": bundles[0].manifest.model,
-        "weights": weights_of(bundles),
+        "weights": weights_of(bundles[0]),
         "bundles": [bundle.id.hex() for bundle in bundles],
         "data": arguments.data.name,
         "photos": len(paths),

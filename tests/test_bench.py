@@ -311,6 +311,8 @@ class TestBenchmarks:
         ]
         got = record("bench.py", *arguments, out=tmp_path / "out")
         assert [each["conditions"][0]["device_slowdown"] for each in got["reports"]] == [1, 5]
+        assert [each["judged"] for each in got["reports"]] == [[], []]  # only 3G is
+        assert {each["weights"] for each in got["reports"]} == {"trained"}
         assert {each.name for each in (tmp_path / "out").iterdir()} == {"bench.json", "bench_x1.svg", "bench_x5.svg"}
 
     def test_regret(self, bundle: Bundle, make_bundle: Callable[..., Bundle], photos: Path, tmp_path: Path) -> None:
@@ -326,6 +328,30 @@ class TestBenchmarks:
             measured = row["measured_ms"]
             assert {"split at patches", "split at elsewhere"} <= set(measured) == set(row["predicted_ms"])
             assert row["regret"] == pytest.approx(measured[row["choice"]] / min(measured.values()) - 1)
+
+    def test_what_is_judged(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        from bench import judged
+        from bottlenet.wire.inputs import InputCodec
+
+        def row(partition: str, kind: str, latency_ms: float, photos_per_s: float) -> Row:
+            return Row("3G", partition, kind, None, 5, latency_ms, bound_ms=100.0, photos_per_s=photos_per_s)
+
+        rows = [
+            row("edge-only", "edge-only", 500, 2),
+            row("cloud-only, JPEG 95", "cloud-only", 109, 4),
+            row("cloud-only, AVIF 50", "cloud-only", 105, 30),
+            row("split at a", "split", 101, 80),
+            row("split at b", "split", 108, 100),
+        ]
+        got = judged(rows, [InputCodec("AVIF", 50)])
+        assert got["latency_met"] is True
+        assert got["split"] == "split at b"
+        assert got["photos_per_s_over"] == pytest.approx({"cloud-only, JPEG 95": 25, "cloud-only, AVIF 50": 100 / 30})
+        assert (got["rate_met"], got["best_rate_met"]) == (True, True)
+        assert judged(rows, [])["best_rate_met"] is None
+        slower = [*rows[1:4], row("split at b", "split", 111, 60)]
+        assert [judged(slower, [])[name] for name in ("latency_met", "rate_met")] == [False, True]
 
     def test_what_the_plan_would_choose(self, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"

@@ -27,6 +27,7 @@ def bench_renderables(report: Report) -> Iterator[RenderableType]:
         compute = f"{how[report.meter_how]}, by {report.meter}; of this machine, not scaled"
     yield facts_table(
         [
+            ("network", f"{report.model}; weights: {report.weights}"),
             ("device", report.device),
             ("server", f"{report.server}; a process of its own"),
             ("link", "shaped, on loopback; its rate is of the bytes that sockets carry"),

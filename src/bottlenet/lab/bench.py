@@ -29,6 +29,7 @@ from bottlenet.lab.rig import Conditions, Rig
 from bottlenet.photo import photo_to_pixels
 from bottlenet.plan.link import FRAME_BYTES, STREAM_OVERHEAD_BYTES, Link
 from bottlenet.wire.frame import Frame
+from bottlenet.wire.inputs import FIXED, InputCodec
 
 FEWEST = 3  # photos
 LIMIT = 20
@@ -74,6 +75,7 @@ class Report:
     meter_how: str | None  # "measured" or "modelled"
     conditions: tuple[Conditions, ...]
     rows: tuple[Row, ...]  # of each condition all partitions, in the same order
+    weights: str = "trained"  # or what the bundle says of them: of random ones bytes and agreement mean nothing
 
 
 def bench(
@@ -81,6 +83,7 @@ def bench(
     data: str | Path,
     conditions: Sequence[Conditions],
     *,
+    codecs: Sequence[InputCodec] = FIXED,
     limit: int = LIMIT,
     seconds: float = SECONDS,
     meter: str | None = None,
@@ -88,9 +91,9 @@ def bench(
 ) -> Report:
     """Every partition under every condition, on `limit` of the photos below `data`, evenly spread over the folder.
 
-    `bundles` are of one network with different cuts; edge-only and cloud-only are those of the first. `seconds` is
-    about how long each row may take one photo at a time: where a link is slow it has fewer photos, 3 at least, and
-    where even one takes longer it is skipped. `meter` is a name that `open_meter` knows.
+    `bundles` are of one network with different cuts; edge-only and cloud-only, with each of `codecs`, are those of the
+    first. `seconds` is about how long each row may take one photo at a time: where a link is slow it has fewer photos,
+    3 at least, and where even one takes longer it is skipped. `meter` is a name that `open_meter` knows.
 
     InputError: as `evaluate` and `Rig`, a meter that can't be read, or no time. LinkError: a server does not start, or
     goes away.
@@ -100,7 +103,7 @@ def bench(
     paths = readable(bundles[0], data, limit)
     with ExitStack() as stack:
         opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))
-        rig = stack.enter_context(Rig(bundles, meter=opened))
+        rig = stack.enter_context(Rig(bundles, codecs=codecs, meter=opened))
         rows = run(rig, paths, conditions, seconds=seconds, on_progress=on_progress)
     machine = f"{cpu_model()}, one thread"
     slowdowns = sorted({each.device_slowdown for each in conditions if each.device_slowdown != 1})
@@ -115,7 +118,13 @@ def bench(
         meter_how=None if opened is None else opened.how,
         conditions=tuple(conditions),
         rows=rows,
+        weights=weights_of(bundles[0]),
     )
+
+
+def weights_of(bundle: Bundle) -> str:
+    """What it says of its network's weights."""
+    return str(bundle.manifest.extra.get("weights", "trained"))
 
 
 def readable(bundle: Bundle, data: str | Path, limit: int | None) -> list[Path]:
