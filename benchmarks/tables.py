@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from live_rows import day_rows
+from plan_rows import bench_rows, regret_rows
 from record import RESULTS, write_whole
+from service_rows import load_rows
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -359,6 +361,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "naive_aware": naive_aware,
     "sweep": sweep,
     "live": lambda: table(*day_rows(load("live")["results"])),
+    "bench": lambda: table(*bench_rows(load("bench")["results"])),
+    "regret": lambda: table(*regret_rows(load("regret_resnet50")["results"])),
+    "load": lambda: table(*load_rows(load("load")["results"])),
     "privacy": privacy,
     "networks": networks,
     "large_networks": large_networks,
