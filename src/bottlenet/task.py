@@ -192,6 +192,11 @@ def task_values(task: Task) -> dict[str, object]:
     return {"name": task.name, **dataclasses.asdict(task)}
 
 
+def is_dense(task: Task) -> bool:
+    """Whether an answer is about places in the photo."""
+    return isinstance(task, Segmentation | Detection)
+
+
 def needs_one_label(task: Task, what: str) -> None:
     """InputError unless the network gives one label: `what`, such as `bottlenet bench`, makes sense of nothing else."""
     if not isinstance(task, Classification):

@@ -17,7 +17,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.photo import Source, Square, photo_to_pixels, square_of
 from bottlenet.runtime import open_head, run_graph
-from bottlenet.task import Detection, Segmentation
+from bottlenet.task import is_dense
 from bottlenet.wire.budget import encode_within
 from bottlenet.wire.contexts import ZERO
 from bottlenet.wire.frame import HEADER_BYTES, Frame
@@ -54,7 +54,7 @@ class Encoder:
         self.bundle = bundle
         own = bundle.manifest.budget_bytes
         self._payload_limit = budget_bytes - HEADER_BYTES if budget_bytes is not None else own or None
-        self._with_square = isinstance(bundle.manifest.task, (Segmentation, Detection))
+        self._with_square = is_dense(bundle.manifest.task)
         self._head = open_head(bundle, threads)
         # as the graph is: the first photo is not slower
         bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))

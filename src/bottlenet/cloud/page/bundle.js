@@ -9,7 +9,7 @@ const MAX_LABELS_BYTES = 16e6;
 /** The server's root, wherever this page is mounted. */
 export const ROOT = new URL("../", import.meta.url);
 
-/** What the server has, [{id, name, model, cut, task, files: {name: bytes}}, ...]. Problem: no token, or nothing there. */
+/** What the server has, [{id, name, model, cut, task, files: {name: bytes}}, ...]. Problem: no token, nothing there. */
 export async function listBundles(token) {
   const response = await get(new URL("v1/bundles", ROOT), token);
   const bundles = await response.json();
