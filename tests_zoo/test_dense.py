@@ -16,16 +16,17 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from bottlenet.bundle import Bundle
+from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.edge import Edge, Prediction, photo_to_pixels
 from bottlenet.errors import InputError
+from bottlenet.net.alike import difference, found
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.export import export
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.net.split import cuts, split
-from bottlenet.task import Segmentation
+from bottlenet.task import Detection, Multilabel, Segmentation
 
 SIDE = 96
 LAST = ("classifier.low_classifier", "classifier.4")  # layers of the classes of LRASPP, and of DeepLab and FCN
@@ -92,7 +93,7 @@ def exported(classifier: Classifier, cut: str, channels: int, folder: Path) -> B
     seen = pixels(classifier, 16, 300)
     with torch.no_grad():
         start_from_components(net, [net.head(torch.from_numpy(seen))], amplitude=4.0)
-    bundle, _ = export(net.eval(), folder, pixels=seen[:4])
+    bundle, _ = export(net.eval(), folder, pixels=seen[:2])
     return bundle
 
 
@@ -177,6 +178,101 @@ def test_a_segmentation_trained_by_the_command(tmp_path: Path) -> None:
     assert "class" in shown
     with Image.open(tmp_path / "0.png.png") as image:
         assert image.size == (64, 64)
+
+
+def torchvisions(name: str, folder: Path, **options: object) -> tuple[nn.Module, str]:
+    """A detector of torchvision with random weights that tell things apart, and the name of ours with the same."""
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=6, **options).eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.train().momentum = None  # the mean of what it sees
+    side, transform = 160, network.transform
+    transform.min_size = (side,)
+    transform.fixed_size = transform.fixed_size and (side, side)
+    seen = torch.from_numpy(
+        np.stack([photo_to_pixels(photo(seed), Preprocess(side, 1.0, "bilinear")) for seed in range(500, 504)])
+    )
+    with torch.no_grad():
+        network(list(seen.permute(0, 3, 1, 2) / 255))
+        for key, layer in network.named_modules():
+            if key.startswith("head.classification_head") and isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                layer.weight *= 4
+    network.eval()
+    save_file(network.state_dict(), folder / "own.safetensors")
+    (folder / "labels.txt").write_text("".join(f"class {number}\n" for number in range(6)))
+    return network, f"torchvision/{name}:{folder / 'own.safetensors'},labels={folder / 'labels.txt'},size={side}"
+
+
+def rows_of(network: nn.Module, seen: np.ndarray, most: int) -> np.ndarray:
+    """What torchvision itself finds in (S, S, 3) uint8, as rows (most, 6)."""
+    with torch.no_grad():
+        (given,) = network([torch.from_numpy(seen).permute(2, 0, 1) / 255])
+    made = np.zeros((most, 6), np.float32)
+    columns = (given["boxes"] / seen.shape[0], given["scores"][:, None], given["labels"][:, None])
+    made[: len(given["boxes"])] = torch.cat(columns, 1).numpy()
+    return made
+
+
+DETECTORS_ZOO = {
+    "ssdlite320_mobilenet_v3_large": ("backbone.features.0.6", 40),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": ("backbone.body.6", 40),
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS_ZOO)
+def test_a_detector_through_a_server(name: str, tmp_path: Path) -> None:
+    """Beside torchvision's own forward, with its own suppression, on the same pixels."""
+    network, named = torchvisions(name, tmp_path)
+    classifier = load_model(f"{named},threshold=0.3")
+    task = classifier.task
+    assert isinstance(task, Detection)
+    sources = [photo(seed) for seed in range(3)]
+    seen = np.stack([photo_to_pixels(source, classifier.preprocess) for source in sources])
+    expected = np.stack([rows_of(network, each, task.boxes) for each in seen])
+    with torch.no_grad():
+        whole = classifier.module(Normalize(classifier.mean, classifier.std)(torch.from_numpy(seen))).numpy()
+    assert difference(task, whole, expected) <= 0.01
+    bundle = exported(classifier, *DETECTORS_ZOO[name], tmp_path / "bundle")
+    square = np.array([15, 0, 15, 0])
+    agreed, told = 0.0, []
+    for answer, rows in zip(answered(bundle, sources), expected, strict=True):
+        edges = [np.array([one.left, one.top, one.right, one.bottom]) for one in answer.objects]
+        mine = np.array(
+            [
+                [*(edge - square) / 100, one.score, one.class_index]
+                for edge, one in zip(edges, answer.objects, strict=True)
+            ]
+        )
+        wanted = rows[rows[:, 4] >= 0.35]  # some way above the threshold: one beside it may fall below
+        agreed += found(wanted, mine.astype(np.float32).reshape(-1, 6)) / len(sources)
+        told.append((len(wanted), len(mine), answer.received_bytes, answer.payload_bytes))
+    print(name, bundle.manifest.latent, difference(task, whole, expected), agreed, told)
+    assert min(count for count, *_ in told) >= 3
+    assert agreed >= 0.8
+
+
+def test_a_detector_that_can_not_be_cut() -> None:
+    with pytest.raises(InputError, match="of torchvision's detectors ssdlite320_mobilenet_v3_large, .* can be cut"):
+        load_model("torchvision/retinanet_resnet50_fpn:random")
+
+
+def test_several_labels_by_name(tmp_path: Path) -> None:
+    names = (("0.5", (0.5,) * 3), ("thresholds.txt", (0.1, 0.2, 0.3)))
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    (tmp_path / "thresholds.txt").write_text("0.1\n0.2\n0.3\n")
+    base = f"torchvision/mobilenet_v3_small:random,size=64,labels={tmp_path / 'labels.txt'}"
+    for given, expected in names:
+        threshold = given if given[0] == "0" else tmp_path / given
+        assert load_model(f"{base},task=multilabel,threshold={threshold}").task == Multilabel(expected)
+    for wrong, says in (
+        ("task=detection", "task is 'detection'; give multilabel, or leave it out"),
+        ("threshold=0.5", "threshold is for detectors, or with task=multilabel"),
+        ("task=multilabel,threshold=2", "threshold is '2'; give"),
+        (f"task=multilabel,threshold={tmp_path / 'labels.txt'}", "give a file with a number from 0 to 1 a line"),
+    ):
+        with pytest.raises(InputError, match=says):
+            load_model(f"{base},{wrong}")
 
 
 def test_a_map_that_is_too_large() -> None:

@@ -37,6 +37,12 @@ def surest(scores: Tensor, most: int) -> Tensor:
     return torch.where(scores >= least, scores, torch.zeros_like(scores))
 
 
+def large(boxes: Tensor, least: float) -> Tensor:
+    """(..., 4) -> (...): 1 where both sides have `least` pixels or more, else 0."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return (sides.amin(-1) >= least).to(boxes.dtype)
+
+
 def best_boxes(
     boxes: Tensor, scores: Tensor, *, overlap: float, least: float, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:

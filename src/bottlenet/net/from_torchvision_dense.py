@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.net.boxes import best_boxes, decoded, rows, surest
+from bottlenet.net.detectors import FasterDetector, SsdDetector
 from bottlenet.net.models import Classifier
 from bottlenet.net.named import Metadata, Named, assemble
 from bottlenet.net.own_weights import load_weights, safe_download
@@ -97,45 +96,6 @@ def filled(made: Classifier, named: Named) -> Classifier:
     return made
 
 
-class SsdDetector(nn.Module):
-    """An SSD of torchvision as one module from tensor to tensor.
-
-    (B, 3, S, S) -> backbone -> features, six of them -> head -> corrections, logits -> rows (B, K, 6)
-    """
-
-    anchors: Tensor
-
-    def __init__(self, network: Any, side: int) -> None:
-        super().__init__()
-        self.backbone, self.head = network.backbone, network.head
-        self.weights, self.overlap = network.box_coder.weights, network.nms_thresh
-        self.least, self.candidates = network.score_thresh, network.topk_candidates
-        self.most, self.side = network.detections_per_img, side
-        with torch.no_grad():
-            photos = torch.zeros(1, 3, side, side)
-            (anchors,) = network.anchor_generator(
-                ImageList(photos, [(side, side)]), list(network.backbone(photos).values())
-            )
-        self.register_buffer("anchors", anchors, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs = self.head(list(self.backbone(x).values()))
-        boxes = decoded(outputs["bbox_regression"], self.anchors, self.weights, self.side)  # (B, N, 4)
-        scores = outputs["cls_logits"].softmax(-1)[..., 1:].transpose(1, 2)  # (B, classes - 1, N): 0 is the background
-        best = best_boxes(
-            boxes, surest(scores, self.candidates), overlap=self.overlap, least=self.least, most=self.most
-        )
-        return rows(*best[:2], best[2] + 1, self.side)
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """What torchvision's anchors are made for."""
-
-    tensors: Tensor
-    image_sizes: list[tuple[int, int]]
-
-
 def load_detection(models: Any, named: Named) -> Classifier:
     """The network. InputError: unknown weights, a network of another kind, or see `load_model`."""
     from bottlenet.net.from_torchvision import chosen
@@ -167,4 +127,8 @@ THRESHOLD = 0.05  # unless told otherwise: an SSD of torchvision would tell of e
 DETECTORS: dict[str, Callable[[Any, int], nn.Module]] = {
     "ssdlite320_mobilenet_v3_large": SsdDetector,
     "ssd300_vgg16": SsdDetector,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": FasterDetector,
+    "fasterrcnn_mobilenet_v3_large_fpn": FasterDetector,
+    "fasterrcnn_resnet50_fpn": FasterDetector,
+    "fasterrcnn_resnet50_fpn_v2": FasterDetector,
 }
