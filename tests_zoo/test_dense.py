@@ -28,7 +28,7 @@ from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.net.split import cuts, split
 from bottlenet.task import Detection, Multilabel, Segmentation
 
-SIDE = 96
+SIDE = 64
 LAST = ("classifier.low_classifier", "classifier.4")  # layers of the classes of LRASPP, and of DeepLab and FCN
 # name: a cut with one tensor, and its channels
 SEGMENTATIONS = {"lraspp_mobilenet_v3_large": ("backbone.4", 40), "deeplabv3_mobilenet_v3_large": ("backbone.6", 40)}
@@ -196,8 +196,11 @@ def torchvisions(name: str, folder: Path, **options: object) -> tuple[nn.Module,
     with torch.no_grad():
         network(list(seen.permute(0, 3, 1, 2) / 255))
         for key, layer in network.named_modules():
-            if key.startswith("head.classification_head") and isinstance(layer, nn.Conv2d) and layer.bias is not None:
-                layer.weight *= 4
+            last = (
+                key.startswith("head.classification_head") and isinstance(layer, nn.Conv2d) and layer.bias is not None
+            )
+            if last or key == "roi_heads.box_predictor.cls_score":
+                layer.weight *= 4  # type: ignore[operator]
     network.eval()
     save_file(network.state_dict(), folder / "own.safetensors")
     (folder / "labels.txt").write_text("".join(f"class {number}\n" for number in range(6)))
@@ -232,7 +235,7 @@ def test_a_detector_through_a_server(name: str, tmp_path: Path) -> None:
     expected = np.stack([rows_of(network, each, task.boxes) for each in seen])
     with torch.no_grad():
         whole = classifier.module(Normalize(classifier.mean, classifier.std)(torch.from_numpy(seen))).numpy()
-    assert difference(task, whole, expected) <= 0.01
+    assert difference(task, whole, expected) <= 0.03  # where scores are equal but for rounding, either box may stay
     bundle = exported(classifier, *DETECTORS_ZOO[name], tmp_path / "bundle")
     square = np.array([15, 0, 15, 0])
     agreed, told = 0.0, []

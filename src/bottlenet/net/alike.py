@@ -31,7 +31,7 @@ def answering(task: Task) -> nn.Module:
 
 def allowed(task: Task) -> float:
     """The largest difference: of scores relative to the largest; of a map, or of boxes, the share of them."""
-    return 0.02 if isinstance(task, Detection) else 1e-3  # in a crowd of boxes one decides about others
+    return 0.05 if isinstance(task, Detection) else 1e-3  # in a crowd of boxes one decides about others
 
 
 def difference(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
