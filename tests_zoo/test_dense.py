@@ -24,6 +24,7 @@ from bottlenet.errors import InputError
 from bottlenet.net.alike import difference, found
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.export import export
+from bottlenet.net.from_torchvision_dense import DETECTORS
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.net.split import cuts, split
 from bottlenet.task import Detection, Multilabel, Segmentation
@@ -180,14 +181,14 @@ def test_a_segmentation_trained_by_the_command(tmp_path: Path) -> None:
         assert image.size == (64, 64)
 
 
-def torchvisions(name: str, folder: Path, **options: object) -> tuple[nn.Module, str]:
+def torchvisions(name: str, folder: Path) -> tuple[nn.Module, str]:
     """A detector of torchvision with random weights that tell things apart, and the name of ours with the same."""
     torch.manual_seed(0)
-    network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=6, **options).eval()
+    network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=6).eval()
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.train().momentum = None  # the mean of what it sees
-    side, transform = 160, network.transform
+    side, transform = 300 if name == "ssd300_vgg16" else 160, network.transform
     transform.min_size = (side,)
     transform.fixed_size = transform.fixed_size and (side, side)
     seen = torch.from_numpy(
@@ -227,7 +228,7 @@ DETECTORS_ZOO = {
 def test_a_detector_through_a_server(name: str, tmp_path: Path) -> None:
     """Beside torchvision's own forward, with its own suppression, on the same pixels."""
     network, named = torchvisions(name, tmp_path)
-    classifier = load_model(f"{named},threshold=0.3")
+    classifier = load_model(f"{named},threshold=0.2")
     task = classifier.task
     assert isinstance(task, Detection)
     sources = [photo(seed) for seed in range(3)]
@@ -247,12 +248,31 @@ def test_a_detector_through_a_server(name: str, tmp_path: Path) -> None:
                 for edge, one in zip(edges, answer.objects, strict=True)
             ]
         )
-        wanted = rows[rows[:, 4] >= 0.35]  # some way above the threshold: one beside it may fall below
-        agreed += found(wanted, mine.astype(np.float32).reshape(-1, 6)) / len(sources)
+        wanted = rows[rows[:, 4] >= 0.3]  # some way above the threshold: one beside it may fall below
+        agreed += found(wanted, mine.astype(np.float32).reshape(-1, 6)) * len(wanted)
         told.append((len(wanted), len(mine), answer.received_bytes, answer.payload_bytes))
-    print(name, bundle.manifest.latent, difference(task, whole, expected), agreed, told)
-    assert min(count for count, *_ in told) >= 3
-    assert agreed >= 0.8
+    count = sum(each for each, *_ in told)
+    print(name, bundle.manifest.latent, difference(task, whole, expected), agreed / count, told)
+    assert count >= 30
+    # With random weights thousands of places are nearly as sure as each other: 8 bits a symbol decide which is first.
+    assert agreed / count >= (0.6 if "faster" in name else 0.8)
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name not in DETECTORS_ZOO])
+def test_other_detectors_find_what_torchvision_finds(name: str, tmp_path: Path) -> None:
+    network, named = torchvisions(name, tmp_path)
+    classifier = load_model(named)
+    seen = photo_to_pixels(photo(1), classifier.preprocess)
+    x = Normalize(classifier.mean, classifier.std)(torch.from_numpy(seen[None]))
+    places = [cut for cut in cuts(classifier.module, classifier.input_size) if cut.layout is not None]
+    halves = split(classifier.module, places[-1].name, classifier.input_size)
+    assert isinstance(classifier.task, Detection)
+    with torch.no_grad():
+        whole = classifier.module(x)
+        assert torch.equal(halves.tail(halves.head(x)), whole)
+    expected = rows_of(network, seen, classifier.task.boxes)
+    assert (expected[:, 4] > 0).sum() >= 5
+    assert difference(classifier.task, whole.numpy(), expected[None]) <= 0.03
 
 
 def test_a_detector_that_can_not_be_cut() -> None:
@@ -276,6 +296,12 @@ def test_several_labels_by_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=says):
             load_model(f"{base},{wrong}")
+
+
+def test_a_task_of_its_own() -> None:
+    for name in ("lraspp_mobilenet_v3_large", "ssdlite320_mobilenet_v3_large"):
+        with pytest.raises(InputError, match="this network's task is its own; leave task out"):
+            load_model(f"torchvision/{name}:random,task=multilabel")
 
 
 def test_a_map_that_is_too_large() -> None:

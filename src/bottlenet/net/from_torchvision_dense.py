@@ -74,8 +74,10 @@ def load_segmentation(models: Any, named: Named) -> Classifier:
 def network_of(models: Any, named: Named, weights: Any, metadata: Metadata) -> tuple[Any, Metadata]:
     """The network with the weights that were asked for, or with random ones; and what is known of them.
 
-    InputError: weights that can't be had.
+    InputError: weights that can't be had, or a task that is not the network's.
     """
+    if "task" in named.settings:
+        raise InputError(f"{named.whole}: this network's task is its own; leave task out")
     if named.weights_file is None and named.weights != "random":
         with safe_download(named):
             network = models.get_model(named.network, weights=weights, progress=False)
