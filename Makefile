@@ -56,7 +56,7 @@ setup-demo: .venv-demo/.ready ## .venv-demo: device and server only, no torch
 .venv-docs/.ready: SIZE := no torch: about 350 MB, under a minute
 .venv-demo/.ready: EXTRAS := cloud
 .venv-demo/.ready: SIZE := no torch: about 250 MB, under a minute
-.venv-zoo/.ready: EXTRAS := train,torchvision,timm,transformers,zoo
+.venv-zoo/.ready: EXTRAS := cloud,train,torchvision,timm,transformers,zoo
 .venv-zoo/.ready: CONSTRAINTS := constraints-zoo.txt
 .venv-zoo/.ready: SIZE := with torch and torchvision: about 6 GB, some minutes
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from bottlenet.bundle import Preprocess
 from bottlenet.lab.config import TrainConfig
+from bottlenet.net.boxes import best_boxes, rows
 from bottlenet.net.models import Classifier
+from bottlenet.task import Detection, Multilabel, Segmentation
 
 SIZE = 32
 LABELS = ("red", "green", "blue", "grey")
@@ -61,16 +63,74 @@ def telling() -> Classifier:
     return replace(made, name="telling")
 
 
+class Segmenter(Small):
+    """A class for each place of a grid of half the photo's sides, with more channels behind the cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(12, len(LABELS), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.second(self.first(self.stem(x)))
+        return nn.functional.interpolate(self.classifier(features), size=x.shape[-2:], mode="bilinear")
+
+
+def segmenter() -> Classifier:
+    """Its classes are all there."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = Segmenter().eval()
+    seen = (torch.from_numpy(pixels(16)).permute(0, 3, 1, 2).float() - 127) / 64
+    with torch.no_grad():
+        module.classifier.bias -= module(seen).mean((0, 2, 3))
+    preprocess = Preprocess(SIZE, 1.0, "bilinear")
+    return Classifier("segmenter", module, preprocess, (127,) * 3, (64,) * 3, LABELS, "none", Segmentation(SIZE, SIZE))
+
+
+class Detector(Small):
+    """Boxes of a quarter of the photo's sides around each place; those that cover each other are put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(12, len(LABELS), 1)
+        at = torch.arange(16) * 2 + 1.0
+        centres = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1).reshape(-1, 2)  # row by row: x, y
+        self.register_buffer("anchors", torch.cat((centres - 4, centres + 4), -1).clamp(0, SIZE), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.classifier(self.second(self.first(self.stem(x)))).flatten(2).sigmoid()  # (B, 4, 256)
+        boxes = self.anchors.expand(x.shape[0], -1, -1)
+        return rows(*best_boxes(boxes, scores, overlap=0.4, least=0.05, most=20), SIZE)
+
+
+def detector() -> Classifier:
+    """Finds several things in a photo."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        module = Detector().eval()
+    with torch.no_grad():
+        module.classifier.weight *= 6
+    preprocess = Preprocess(SIZE, 1.0, "bilinear")
+    return Classifier("detector", module, preprocess, (127,) * 3, (64,) * 3, LABELS, "none", Detection(20, 0.5))
+
+
+def tagger() -> Classifier:
+    """Several labels."""
+    made = telling()
+    task = Multilabel((0.5, 0.4, 0.6, 0.5))
+    return replace(made, name="tagger", task=task)
+
+
 def photo(seed: int) -> np.ndarray:
     """Soft random colours, (40, 48, 3) uint8: something for a transform to save on."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC))
 
 
-def config_of(folder: Path, *, epochs: int) -> TrainConfig:
+def config_of(folder: Path, *, epochs: int, model: str = "small:classifier") -> TrainConfig:
     """A run on the photos in `folder`/photos, with all that it writes in `folder`."""
     return TrainConfig(
-        model="small:classifier",
+        model=model,
         data=(str(folder / "photos"),),
         out=str(folder / "run"),
         cut="first",

@@ -13,6 +13,7 @@ from bottlenet import bundle as bundle_module
 from bottlenet.bundle import Bundle, Manifest, Preprocess, write_bundle
 from bottlenet.errors import BottleNetError, BundleError, InputError
 from bottlenet.manifest import parse_manifest
+from bottlenet.task import Detection
 from bottlenet.wire.entropy import Entropy
 from conftest import CLASSES, LABELS, LATENT, tiny_manifest
 from latents import flat_tables
@@ -398,7 +399,9 @@ class TestManifest:
             tiny_manifest(codec="entropy", setting=1)
 
     def test_every_field_is_in_the_json(self) -> None:
-        assert set(json.loads(tiny_manifest().to_json())) == {field.name for field in dataclasses.fields(Manifest)}
+        names = {field.name for field in dataclasses.fields(Manifest)}
+        assert set(json.loads(tiny_manifest().to_json())) == names - {"task"}  # which goes without saying
+        assert set(json.loads(tiny_manifest(task=Detection(5, 0.5)).to_json())) == names
 
     def test_preprocess_is_checked(self) -> None:
         with pytest.raises(InputError, match=r"preprocess\.size is 4; give an integer from 8 to 4096"):

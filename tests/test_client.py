@@ -21,7 +21,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app
 from bottlenet.edge import Edge, open_websocket
 from bottlenet.errors import BottleNetError, BundleError, FrameError, InputError, LinkError, PhotoError, WireError
-from bottlenet.wire.answer import Answer, refusal_bytes
+from bottlenet.wire.answer import MAX_ANSWER_BYTES, Answer, refusal_bytes
 from bottlenet.wire.frame import parse_frame, parse_stream_frame
 from conftest import CLASSES, LABELS, AsgiTransport, MakeBundle, Server
 
@@ -338,7 +338,7 @@ class TestLink:
         url = fake_server(lambda connection: connection.close(code, reason))
         assert says in failure(Edge(bundle, url), photo, kind)
 
-    @pytest.mark.parametrize("message", ["text", b"x" * 5000])
+    @pytest.mark.parametrize("message", ["text", b"x" * (MAX_ANSWER_BYTES + 1)])
     def test_it_sends_what_no_server_of_ours_would(
         self, bundle: Bundle, photo: np.ndarray, fake_server: Callable[[Handler], str], message: str | bytes
     ) -> None:

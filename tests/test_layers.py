@@ -44,6 +44,7 @@ PARTS_OF = {
     "store": "bundle",
     "contents": "bundle",
     "ladder": "bundle",
+    "task": "bundle",
     "__main__": "cli",
 }
 TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "accelerate"}

@@ -168,6 +168,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = [TURNS[orientation] for orientation in (5, 6, 7, 8)]  # those that swap width and height
 
 # Format -> how a file starts, and Pillow's module and class for it. Of an animation, the first picture is taken.
 READERS = {

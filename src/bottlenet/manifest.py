@@ -15,6 +15,7 @@ from typing import Any
 
 from bottlenet.check import check_choice, check_fields, check_integer, check_number, check_text, parse_versioned, shown
 from bottlenet.errors import InputError
+from bottlenet.task import NAMED, Classification, Port, Task, parse_task, task_values
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
@@ -64,6 +65,7 @@ class Manifest:
     budget_bytes: int = 0  # no payload is larger unless the device is told otherwise; 0: none is cut
     files: dict[str, str] = field(default_factory=dict)  # file name -> SHA-256, hex
     extra: dict[str, str | float | int] = field(default_factory=dict)  # where it comes from: command, licence, ...
+    task: Task = field(default_factory=Classification)  # what it answers with
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -80,6 +82,9 @@ class Manifest:
         # A unit may be larger than a small network, so the device may do more than the whole of it.
         check_number("head_flops_share", self.head_flops_share, 0, 1000)
         check_integer("num_classes", self.num_classes, 1, MAX_CLASSES)
+        if not isinstance(self.task, (Classification, *NAMED.values())):
+            raise InputError(f"task is {shown(self.task)}; give a task of bottlenet.task")
+        self.task.check(self.num_classes)
         check_integer("budget_bytes", self.budget_bytes, 0, 2**24)
         check_files(self.files)
         check_extra(self.extra)
@@ -96,6 +101,11 @@ class Manifest:
         return Mosaic(channels, height, width, self.align)
 
     @property
+    def output(self) -> Port:
+        """What tail.onnx and uncut.onnx give for a photo."""
+        return self.task.output(self.num_classes)
+
+    @property
     def needs_tables(self) -> bool:
         """Whether the codec can't be made without tables.bin."""
         return self.codec == Entropy.name
@@ -108,12 +118,16 @@ class Manifest:
         """UTF-8 JSON with sorted keys; without `indent` the canonical form, whose SHA-256 is the bundle's id."""
         separators = (",", ":") if indent is None else None
         values = dataclasses.asdict(self)
+        del values["task"]
+        if self.task != Classification():  # without the word, so that what there was before keeps its id
+            values["task"] = task_values(self.task)
         return json.dumps(values, sort_keys=True, indent=indent, separators=separators, ensure_ascii=False).encode()
 
 
 def parse_manifest(data: bytes) -> Manifest:
     """JSON -> Manifest. InputError: not JSON, another version, a field missing, unknown or out of range."""
     values: Any = parse_versioned(data, "manifest", FORMAT_VERSION, "export it again")
+    values["task"] = parse_task(values["task"]) if "task" in values else Classification()
     check_fields("manifest", values, Manifest, "export the bundle again")
     for name in ("preprocess", "uncut_preprocess"):
         check_fields(name, values[name], Preprocess, "export the bundle again")

@@ -11,6 +11,7 @@ of what `read_photo` gives.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bottlenet.bundle import Preprocess
-from bottlenet.decode import MAX_PIXELS, check_size, name_of, opened, scale_down, to_rgb, turn_of
+from bottlenet.decode import MAX_PIXELS, SIDEWAYS, check_size, name_of, opened, scale_down, to_rgb, turn_of
 from bottlenet.errors import PhotoError
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -84,6 +85,27 @@ def photo_to_pixels(source: Source, preprocess: Preprocess, *, max_pixels: int =
         rgb = rgb.transpose(turn)
         photo_size = (rgb.width * scale, rgb.height * scale)  # what fills up the last pixel now may come first
     return resize_centre(rgb, preprocess, photo_size, scale)
+
+
+@dataclass(frozen=True)
+class Square:
+    """What of a photo the network sees, in pixels of the upright photo."""
+
+    left: float
+    top: float
+    side: float
+
+
+def square_of(source: Source, preprocess: Preprocess) -> Square:
+    """Where `photo_to_pixels` crops the photo; reads no more of a file than its header. PhotoError: as there."""
+    if isinstance(source, np.ndarray):
+        size = (source.shape[1], source.shape[0])
+    else:
+        with opened(source) as image:
+            size = image.size[::-1] if turn_of(image) in SIDEWAYS else image.size
+    side = crop_side(size, preprocess)
+    left, top = ((length - side) // 2 for length in size)
+    return Square(left, top, side)
 
 
 def resize_centre(image: Image.Image, preprocess: Preprocess, photo_size: tuple[int, int], scale: int = 1) -> Pixels:

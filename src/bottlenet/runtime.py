@@ -7,7 +7,6 @@ The settings are for a small device: one thread, no spinning, and no memory kept
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,9 @@ from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import BundleError, InputError
+from bottlenet.task import Port
 
 LOG_ERRORS_ONLY = 3
-
-
-@dataclass(frozen=True)
-class Port:
-    """The one input or output of a graph."""
-
-    name: str
-    dtype: str  # as onnxruntime spells it: "tensor(uint8)"
-    shape: tuple[int, ...]  # of one photo, without the batch
 
 
 def open_head(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -37,27 +28,22 @@ def open_head(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def open_tail(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
-    """symbols -> scores. BundleError: see `open_graph`."""
+    """symbols -> what the bundle's task gives. BundleError: see `open_graph`."""
     symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
-    return open_graph(bundle, "tail.onnx", symbols, scores_port(bundle), threads)
+    return open_graph(bundle, "tail.onnx", symbols, bundle.manifest.output, threads)
 
 
 def open_uncut(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
-    """The whole network: pixels -> scores. InputError: the bundle comes without it. BundleError: see `open_graph`."""
+    """The whole network: pixels -> the same. InputError: the bundle comes without it. BundleError: see `open_graph`."""
     if bundle.uncut_path is None:
         raise InputError(f"bundle {bundle.manifest.name} has no uncut.onnx to compare with; export it again")
     size = bundle.manifest.uncut_preprocess.size
-    return open_graph(bundle, "uncut.onnx", pixels_port(size), scores_port(bundle), threads)
+    return open_graph(bundle, "uncut.onnx", pixels_port(size), bundle.manifest.output, threads)
 
 
 def pixels_port(size: int) -> Port:
     """As `photo_to_pixels` gives them."""
     return Port("pixels", "tensor(uint8)", (size, size, 3))
-
-
-def scores_port(bundle: Bundle) -> Port:
-    """Logits."""
-    return Port("scores", "tensor(float)", (bundle.manifest.num_classes,))
 
 
 def open_session(

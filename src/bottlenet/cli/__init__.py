@@ -16,7 +16,7 @@ privacy.py    privacy
 arguments.py  options in common
 options.py    a command from a dataclass
 files.py      what is written: whole or not at all
-show.py       tables, JSON, progress; demo_tables.py those of the demo
+show.py       tables, JSON, progress; demo_tables.py those of the demo; answers.py of other tasks than one label
 
 Exit codes: 0, done; 2, wrong usage, or a BottleNetError or what the system refused, which is one line on stderr; 130,
 interrupted; send has codes of its own, see its help.

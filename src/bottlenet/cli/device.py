@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -12,8 +13,9 @@ import typer
 from bottlenet.cli.arguments import BundleOption, Force, Json, require
 
 if TYPE_CHECKING:
+    from bottlenet.bundle import Bundle
     from bottlenet.cli.sending import AutoOptions
-    from bottlenet.edge import Edge
+    from bottlenet.edge import Edge, Prediction
 
 To: TypeAlias = Annotated[
     str,
@@ -95,42 +97,65 @@ def classify(
     fallback: Fallback = None,
     token_file: TokenFile = None,
     ca: CaFile = None,
+    maps: Annotated[
+        str | None, typer.Option("--maps", metavar="DIR", help="Of a segmentation: write PHOTO.png there, the map.")
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Classify photos with the help of a server.
 
     The head of the bundle runs here and its tail there; both sides need the
-    same bundle.
+    same bundle. A bundle of another task answers with several labels, with
+    the share of each class in the square that the network sees, or with boxes
+    in the photo's pixels.
 
     Examples:
       bottlenet classify cat.jpg --to ws://127.0.0.1:8000
       bottlenet classify *.jpg --to wss://photos.example --bundle my.bundle --json
+      bottlenet classify street.jpg --to ws://127.0.0.1:8000 --bundle segments.bundle --maps .
     """
-    from bottlenet.cli.show import classified_table, print_error, print_json, say, stdout
-    from bottlenet.edge.prediction import LOCAL
+    from bottlenet.cli.answers import map_targets, write_map
+    from bottlenet.cli.show import print_error
     from bottlenet.errors import InputError
-    from bottlenet.wire.answer import one_line
 
     secrets = Secrets(token_file, ca)
     done, unusable = [], []
     with open_edge(bundle, to, secrets, timeout_s=timeout, budget_bytes=budget, fallback=fallback) as edge:
+        targets = map_targets(maps, photo, edge.bundle.manifest.task, force)
         if fallback is None:
             edge.connect()  # so that the first photo's bytes are its own
         for one in photo:
             try:
                 done.append((one, edge.classify(one)))
+                if one in targets:
+                    write_map(targets[one], done[-1][1])
             except InputError as error:  # the others are still worth an answer
                 unusable.append(error if one in str(error) else f"{one}: {error}")
-    if as_json:
-        print_json({"bundle": edge.bundle.id.hex(), "photos": [{"photo": name, **asdict(p)} for name, p in done]})
-    elif done:
-        stdout().print(classified_table(done))
-        if here := [name for name, prediction in done if prediction.answered_by == LOCAL]:
-            say(f"Answered here, as the server couldn't: {', '.join(map(one_line, here))}")
+    show_classified(edge.bundle, done, as_json)
     for reason in unusable:
         print_error(reason)
     if unusable:
         raise typer.Exit(2)
+
+
+def show_classified(bundle: Bundle, done: Sequence[tuple[str, Prediction]], as_json: bool) -> None:
+    """What came back, and what it cost."""
+    from bottlenet.cli.answers import found_table, is_plain, prediction_document
+    from bottlenet.cli.show import classified_table, print_json, say, stdout
+    from bottlenet.edge.prediction import LOCAL
+    from bottlenet.wire.answer import one_line
+
+    task = bundle.manifest.task
+    if as_json:
+        told = {"bundle": bundle.id.hex()} | ({} if is_plain(task) else {"task": task.name})
+        print_json({**told, "photos": [{"photo": name, **prediction_document(p)} for name, p in done]})
+    elif done:
+        if not is_plain(task):
+            stdout().print(found_table(task, done))
+        stdout().print(classified_table(done))
+        if here := [name for name, prediction in done if prediction.answered_by == LOCAL]:
+            say(f"Answered here, as the server couldn't: {', '.join(map(one_line, here))}")
 
 
 def send(

@@ -82,6 +82,7 @@ def bundle_table(bundle: Bundle) -> Table:
             ("bundle", f"{manifest.name}: {bundle.path}"),
             ("id", bundle.id.hex()),
             ("cut", f"{manifest.model} at {manifest.cut}, unit {manifest.unit}"),
+            ("task", manifest.task.name),
             ("takes", f"photos at {manifest.preprocess.size} pixels; knows {manifest.num_classes:,} classes"),
             ("sends", f"{latent_of(bundle)}, codec {manifest.codec}, setting {manifest.setting}{budget}"),
             ("device", f"{manifest.head_flops_share:.0%} of the FLOPs"),

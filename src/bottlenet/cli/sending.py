@@ -19,7 +19,20 @@ from typing import TypedDict
 
 from bottlenet.cli.plan_files import read_profile
 from bottlenet.cli.show import print_error, say
-from bottlenet.edge import Answered, AutoSender, Backoff, Edge, Failed, Folder, Move, Outcome, Policy, Sender, Spool
+from bottlenet.edge import (
+    Answered,
+    AutoSender,
+    Backoff,
+    Choice,
+    Edge,
+    Failed,
+    Folder,
+    Move,
+    Outcome,
+    Policy,
+    Sender,
+    Spool,
+)
 from bottlenet.edge.auto import AUTO
 from bottlenet.edge.outcome import FULL
 from bottlenet.errors import InputError
@@ -165,13 +178,17 @@ class Report:
         if not answered.again:
             self._last_trouble = ""
         if self._as_json:
-            best = asdict(answered.top[0])
-            self._line({"photo": answered.photo, "status": "answered", **best, **asdict(answered)})
+            best = asdict(answered.top[0] if answered.top else Choice("", -1, 0.0))
+            values = asdict(answered)
+            if not answered.objects:
+                del values["objects"]
+            self._line({"photo": answered.photo, "status": "answered", **best, **values})
             return
         extras = f"{answered.payload_bytes:,} bytes"
         extras += ", answered here" if answered.by == "local" else ""
         extras += ", from before" if answered.again else ""
-        say(f"{shown(answered.photo)}: {one_line(answered.label)}, {answered.top[0].score:.0%} ({extras})")
+        sure = f", {answered.top[0].score:.0%}" if answered.top else ""
+        say(f"{shown(answered.photo)}: {one_line(answered.label) or 'nothing'}{sure} ({extras})")
 
     def _line(self, document: dict[str, object]) -> None:
         say(json.dumps(document))

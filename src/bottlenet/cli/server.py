@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bottlenet.cli.access import Access, Mqtt
-from bottlenet.cli.arguments import BundleOption, Json, require
+from bottlenet.cli.arguments import BundleOption, Force, Json, require
 from bottlenet.cli.engines import RAY, Cluster, check_options
 from bottlenet.cli.options import with_configs
 from bottlenet.cloud.limits import Limits
@@ -113,25 +113,43 @@ def serve(
 def decode(
     file: Annotated[str, typer.Argument(help="A frame, as [bold]bottlenet encode[/] writes it.")],
     bundle: BundleOption = "demo",
+    map_file: Annotated[
+        str | None, typer.Option("--map", metavar="FILE", help="Of a segmentation: the map goes there, a PNG.")
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Answer one frame from a file: what a server would do.
+
+    Boxes have edges in shares of the square that the network saw, as the
+    photo is not at hand.
 
     Example:
       bottlenet decode cat.frame
     """
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.files import read_frame
+    from bottlenet.cli.answers import PNG, found_table, is_plain, needs_map, seen_document, write_map
+    from bottlenet.cli.files import check_target, read_frame
     from bottlenet.cli.show import decoded_document, decoded_table, print_json, stdout
     from bottlenet.cloud.decoder import Decoder
+    from bottlenet.edge.seen import seen
     from bottlenet.errors import BottleNetError
 
     loaded = Bundle.load(bundle)
+    task = loaded.manifest.task
+    if map_file is not None:
+        needs_map(task)
+    target = None if map_file is None else check_target(map_file, PNG, force=force)
     frame = read_frame(file, loaded.tag)
     (answer,) = Decoder(loaded).answers([frame])
     if isinstance(answer, BottleNetError):
         raise answer
+    found = seen(answer, loaded.labels)
+    if target is not None:
+        write_map(target, found)
     if as_json:
-        print_json({"file": file, **decoded_document(frame, answer, loaded)})
+        print_json({"file": file, **decoded_document(frame, answer, seen_document(found))})
     else:
-        stdout().print(decoded_table(file, frame, answer, loaded))
+        stdout().print(decoded_table(file, frame, answer, found))
+        if not is_plain(task):
+            stdout().print(found_table(task, [(file, found)]))

@@ -28,6 +28,7 @@ from bottlenet.wire.frame import Frame
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle
     from bottlenet.edge import Encoded, Prediction
+    from bottlenet.edge.seen import Seen
     from bottlenet.lab.evaluate import Evaluation, Sizes
     from bottlenet.net.paper import PaperCut
     from bottlenet.net.split import Cut
@@ -109,7 +110,7 @@ def classified_table(done: Sequence[tuple[str, Prediction]]) -> Table:
         times = prediction.times
         table.add_row(
             clean(Path(photo).name),
-            clean(prediction.label, "bold"),
+            clean(prediction.label or "nothing", "bold"),
             f"{prediction.score:.0%}",
             f"{prediction.payload_bytes:,}",
             f"{prediction.socket_bytes:,}",
@@ -165,17 +166,16 @@ def encoded_table(photo: str, file: Path, encoded: Encoded) -> Table:
     return facts_table([("photo", photo), ("frame", str(file)), *frame_rows(encoded.frame), ("took", times)])
 
 
-def decoded_document(frame: Frame, answer: Answer, bundle: Bundle) -> dict[str, object]:
-    """A frame and its answer."""
-    top = [{"label": bundle.labels[index], "class_index": index, "score": score} for index, score in answer.top]
+def decoded_document(frame: Frame, answer: Answer, found: Mapping[str, object]) -> dict[str, object]:
+    """A frame and its answer, with what that found."""
     times = {"decode_ms": answer.decode_us / 1e3, "tail_ms": answer.tail_us / 1e3}
-    return {**frame_document(frame), "top": top, "times": times}
+    return {**frame_document(frame), **found, "times": times}
 
 
-def decoded_table(file: str, frame: Frame, answer: Answer, bundle: Bundle) -> Table:
+def decoded_table(file: str, frame: Frame, answer: Answer, found: Seen) -> Table:
     """The same for people."""
-    choices = [(f"{score:.1%}", clean(bundle.labels[index], "" if number else "bold"))
-               for number, (index, score) in enumerate(answer.top)]  # fmt: skip
+    choices = [(f"{each.score:.1%}", clean(each.label, "" if number else "bold"))
+               for number, each in enumerate(found.top)]  # fmt: skip
     times = f"decode {answer.decode_us / 1e3:.2f} ms, tail {answer.tail_us / 1e3:.1f} ms"
     return facts_table([("frame", file), *frame_rows(frame), ("took", times), *choices])
 

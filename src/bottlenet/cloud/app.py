@@ -3,7 +3,7 @@
     POST /v1/classify          body: one self-contained frame -> an answer; errors are JSON {"error": "..."}
     POST /v1/photo?bundle=ID   body: a picture file -> the whole network's answer; ?bundle= where several are served
     WS   /v1/stream?bundle=ID  messages: stream frames -> answers and refusals, each with its frame's sequence number
-    GET  /v1/bundles           JSON: id, name, model and cut of what is served, and the sizes of a device's files
+    GET  /v1/bundles           JSON: id, name, model, cut and other tasks of what is served, sizes of a device's files
     GET  /v1/bundles/ID/NAME   such a file
     GET  /, /page/...          the page where a browser is the device, see static.py
     *    /v2/...               the Open Inference Protocol, see v2.py
@@ -45,6 +45,7 @@ from bottlenet.cloud.stream import Streams
 from bottlenet.cloud.tokens import Tokens
 from bottlenet.cloud.watch import Folder
 from bottlenet.errors import InputError
+from bottlenet.task import Classification
 from bottlenet.wire.frame import HEADER_BYTES, Frame, parse_frame
 from bottlenet.wire.protocol import CLASSIFY_PATH, PHOTO, PHOTO_PATH, STREAM_PATH, WHOLE_PHOTO
 
@@ -200,6 +201,7 @@ class Endpoints:
         for served in self._service.shelf:
             manifest = served.bundle.manifest
             named = {"name": manifest.name, "model": manifest.model, "cut": manifest.cut}
+            named |= {} if isinstance(manifest.task, Classification) else {"task": manifest.task.name}
             files = {"files": device_files(served)} if self._pages else {}
             listed.append({"id": served.bundle.id.hex(), **named, **files})
         return JSONResponse(listed)

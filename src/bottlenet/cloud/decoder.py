@@ -1,6 +1,8 @@
-"""The server's half: a batch of frames to class scores. The one function that every way of serving scales out.
+"""The server's half: a batch of frames to answers. The one function that every way of serving scales out.
 
-    frames --codec--> symbols (B, C, H, W) --tail.onnx--> scores (B, classes) --softmax--> answers
+    frames --codec--> symbols (B, C, H, W) --tail.onnx--> scores (B, classes) --task--> answers
+
+A classifier gives scores; what another task gives in their place stands in `task.py`.
 
 One frame that does not decode costs nobody else in the batch his answer.
 """
@@ -11,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +21,8 @@ from numpy.typing import NDArray
 from bottlenet.bundle import Bundle
 from bottlenet.errors import BottleNetError, BundleError, FrameError, WireError
 from bottlenet.runtime import open_tail, run_graph
-from bottlenet.wire.answer import NO_NUMBERS, Answer, best_of_each, microseconds
+from bottlenet.task import Port, Task, answer_of
+from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds
 from bottlenet.wire.frame import Frame
 
 
@@ -26,7 +30,9 @@ from bottlenet.wire.frame import Frame
 class Scored:
     """What came of a batch of B frames, in their order."""
 
-    scores: NDArray[np.float32] = field(repr=False)  # (B, classes), logits; NaN where there is an error
+    scores: NDArray[Any] = field(
+        repr=False
+    )  # (B, classes), logits, or what the task has; blank where there is an error
     decode_us: tuple[int, ...]  # of each frame
     tail_us: int  # of the whole batch, which is what each photo in it waited for
     errors: tuple[WireError | None, ...]  # of each frame that does not decode
@@ -61,12 +67,12 @@ class Decoder:
             self._decode_one,
             lambda symbols: run_graph(self._tail, symbols=symbols),
             shape=manifest.latent,
-            num_classes=manifest.num_classes,
+            output=manifest.output,
         )
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
-        """Frames -> for each what to send back: the five best classes, or the error that says why there are none."""
-        return answers_of(frames, self.scores(frames))
+        """Frames -> for each what to send back: an answer, or the error that says why there is none."""
+        return answers_of(frames, self.scores(frames), self.bundle.manifest.task)
 
     def _decode_one(self, frame: Frame) -> NDArray[np.uint8]:
         if frame.bundle_tag != self.bundle.tag:
@@ -80,12 +86,12 @@ class Decoder:
 def scored(
     frames: Sequence[Frame],
     decode: Callable[[Frame], NDArray[np.uint8]],
-    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    run: Callable[[NDArray[np.uint8]], NDArray[Any]],
     *,
     shape: tuple[int, ...],
-    num_classes: int,
+    output: Port,
 ) -> Scored:
-    """Frames -> scores: `decode` makes one input (*shape) of a frame, `run` logits (B, classes) of inputs (B, *shape).
+    """Frames -> scores: `decode` makes one input (*shape) of a frame, `run` an `output` of inputs (B, *shape).
 
     A frame whose `decode` raises WireError is left out of the run.
     """
@@ -104,21 +110,21 @@ def scored(
     if len(good) == len(frames):
         scores = run(inputs)
     else:
-        scores = np.full((len(frames), num_classes), np.nan, np.float32)
+        scores = output.blank(len(frames))
         if good:
             scores[good] = run(inputs[good])
     tail_us = microseconds(perf_counter_ns() - started) if good else 0
     return Scored(scores, tuple(decode_us), tail_us, tuple(errors))
 
 
-def answers_of(frames: Sequence[Frame], batch: Scored) -> list[Answer | BottleNetError]:
-    """For each frame what to send back: the five best classes, or the error that says why there are none."""
+def answers_of(frames: Sequence[Frame], batch: Scored, task: Task) -> list[Answer | BottleNetError]:
+    """For each frame what to send back: an answer, or the error that says why there is none."""
     answers: list[Answer | BottleNetError] = []
-    for number, (frame, top) in enumerate(zip(frames, best_of_each(batch.scores), strict=True)):
+    for number, (frame, found) in enumerate(zip(frames, task.results(batch.scores), strict=True)):
         if (refused := batch.errors[number]) is not None:
             answers.append(refused)
-        elif top is None:
+        elif found is None:
             answers.append(BundleError(NO_NUMBERS))
         else:
-            answers.append(Answer(frame.sequence, batch.decode_us[number], batch.tail_us, top))
+            answers.append(answer_of(frame.sequence, batch.decode_us[number], batch.tail_us, found))
     return answers

@@ -1,6 +1,6 @@
 """Whole photos, for devices that leave all of the network to the server.
 
-    picture file --decode, and crop and resize where it is a photo--> pixels --uncut.onnx--> scores --softmax--> answer
+    picture file --decode, and crop and resize where it is a photo--> pixels --uncut.onnx--> scores --task--> answer
 
 It is made when the first photo comes: most devices send frames, and the whole network takes memory.
 """
@@ -50,9 +50,9 @@ class Photos:
             self.pixels,
             lambda pixels: run_graph(uncut, pixels=pixels),
             shape=(size, size, 3),
-            num_classes=manifest.num_classes,
+            output=manifest.output,
         )
-        return answers_of(frames, batch)
+        return answers_of(frames, batch, manifest.task)
 
     def pixels(self, frame: Frame) -> NDArray[np.uint8]:
         """(size, size, 3). PayloadError: no picture that can be used. FrameError: an unknown setting."""

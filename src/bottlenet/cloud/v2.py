@@ -4,8 +4,9 @@
     GET  /v2/models/NAME[/versions/VERSION], and /ready
     POST /v2/models/NAME[/versions/VERSION]/infer     frame BYTES [N]  ->  scores, classes, labels [N, K]
 
-A model is a bundle: its name is the manifest's, its version the first 12 hex digits of the id. K is 5, or the number
-of classes where there are fewer. As binary data a frame is its bytes; in JSON, which can't hold those, base64.
+A model is a bundle of one label: its name is the manifest's, its version the first 12 hex digits of the id. K is 5, or
+the number of classes where there are fewer. As binary data a frame is its bytes; in JSON, which can't hold those,
+base64.
 Source: the protocol's REST specification, and Triton's "Binary Tensor Data Extension".
 """
 
@@ -31,9 +32,11 @@ from bottlenet.cloud.tensors import (
     response_of,
 )
 from bottlenet.errors import FrameError, InputError
+from bottlenet.manifest import Manifest
+from bottlenet.task import Classification
 from bottlenet.wire.answer import TOP, Answer
 from bottlenet.wire.frame import HEADER_BYTES, Frame, parse_frame
-from bottlenet.wire.protocol import PROBE
+from bottlenet.wire.protocol import CLASSIFY_PATH, PROBE
 
 VIA = "v2"
 PLATFORM = "onnx_onnxv1"
@@ -87,6 +90,8 @@ class Version2:
         except HTTPException as error:
             return failure(error.status_code, error.detail)
         manifest = served.bundle.manifest
+        if not isinstance(manifest.task, Classification):
+            return failure(400, other_task(manifest))
         outputs = [("scores", "FP32"), ("classes", "INT32"), ("labels", "BYTES")]
         shape = [-1, min(TOP, manifest.num_classes)]
         document = {
@@ -111,6 +116,8 @@ class Version2:
         """Frames in, the best classes of each out. One that does not decode fails the request."""
         try:
             served = self._served(request)
+            if not isinstance(served.bundle.manifest.task, Classification):
+                raise InputError(other_task(served.bundle.manifest))
             asked, frames = await self._read(request, served)
             outputs = asked_outputs(asked)
             answers = await self._answers(served, frames)
@@ -168,3 +175,9 @@ class Version2:
             versions = ", ".join(one.version for one in found)
             raise HTTPException(400, f"several models have this name; name a version: {versions}")
         return found[0]
+
+
+def other_task(manifest: Manifest) -> str:
+    """Why a model is not for this protocol."""
+    task = manifest.task.name
+    return f"the answers of {manifest.name} are of task {task}, and only scores fit in here; use {CLASSIFY_PATH}"

@@ -27,6 +27,7 @@ from bottlenet.edge import Choice, Edge, Encoder, Prediction, photo_to_pixels
 from bottlenet.lab.servers import split_server
 from bottlenet.plan.link import Link
 from bottlenet.runtime import open_uncut, run_graph
+from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import best
 
 PHOTOS = Path(__file__).parent / "photos"
@@ -117,6 +118,7 @@ def run_demo(bundle: Bundle, sources: Sequence[Path], step: Step = lambda done, 
     PhotoError: one of them can't be used. InputError: the bundle has no uncut network. LinkError: the server did not
     start, or went away.
     """
+    needs_one_label(bundle.manifest.task, "`bottlenet demo`")
     uncut = open_uncut(bundle)
     encoder = Encoder(bundle)
     preprocess = bundle.manifest.uncut_preprocess

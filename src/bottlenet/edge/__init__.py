@@ -4,7 +4,7 @@
 
 encoder.py     photo to symbols to payload, within a budget
 client.py      frame to answer: `Edge`
-prediction.py  what comes of it
+prediction.py  what comes of it; seen.py what an answer means for the photo
 local.py       the tail on the device, where the server can't answer
 stream.py      frames on one connection, several in flight
 transport.py   the connection, a seam for tests and shaped links
@@ -31,6 +31,7 @@ from bottlenet.edge.outcome import Answered, Failed, Outcome
 from bottlenet.edge.pilot import Move, Policy
 from bottlenet.edge.prediction import Choice, Prediction, Times
 from bottlenet.edge.retry import Backoff
+from bottlenet.edge.seen import Object, Segments
 from bottlenet.edge.sender import Sender
 from bottlenet.edge.spool import Spool
 from bottlenet.edge.transport import Connect, Transport, open_websocket
@@ -48,9 +49,11 @@ __all__ = [
     "Failed",
     "Folder",
     "Move",
+    "Object",
     "Outcome",
     "Policy",
     "Prediction",
+    "Segments",
     "Sender",
     "Spool",
     "Times",

@@ -27,6 +27,7 @@ from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, 
 from bottlenet.ladder import ladder_id
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile, merged
+from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.protocol import PROBE
@@ -57,6 +58,8 @@ class Auto:
         *,
         wrap: Callable[[str, Side], Side] = lambda name, side: side,
     ) -> None:
+        for bundle in bundles:
+            needs_one_label(bundle.manifest.task, f"partition={AUTO!r}")
         made = profile_of(bundles, profile)
         sides = sides_of(bundles, codecs_of(made.candidates))
         self._sides = {partition.name: wrap(partition.name, side) for partition, side in sides.items()}

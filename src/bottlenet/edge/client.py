@@ -279,6 +279,7 @@ class Edge:
             (encoded.prepare_ms, encoded.head_ms, encoded.encode_ms),
             answered_by=answered_by,
             partition=split(self.bundle).name,
+            square=encoded.square,
         )
 
 

@@ -34,9 +34,9 @@ from bottlenet.broker import (
     refused,
 )
 from bottlenet.edge.sockets import CountingSocket, open_socket
-from bottlenet.edge.transport import CLOSE_TIMEOUT_S, MAX_ANSWER_BYTES, reason
+from bottlenet.edge.transport import CLOSE_TIMEOUT_S, reason
 from bottlenet.errors import LinkError
-from bottlenet.wire.answer import refusal_bytes
+from bottlenet.wire.answer import MAX_ANSWER_BYTES, refusal_bytes
 from bottlenet.wire.mqtt import MAX_MESSAGE_BYTES, new_address
 
 KEEPALIVE_S = 3600  # then the broker forgets a device that says nothing; no pings before, which would wake a radio

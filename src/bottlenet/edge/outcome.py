@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from bottlenet.edge.prediction import LOCAL, SERVER, Choice
+from bottlenet.edge.seen import Object, Seen
 from bottlenet.errors import InputError
 from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
@@ -25,6 +26,9 @@ DROPPED = "dropped"  # to make room for others
 DAMAGED = "damaged"  # its frame was, in the spool
 UNUSABLE = "unusable"  # no photo, or its frame does not fit the budget; nothing is kept
 FULL = "full"  # the spool is; nothing is kept, offer it again
+
+EDGES = {"left": float, "top": float, "right": float, "bottom": float}
+OBJECT = {"label": str, "class_index": int, "score": float, **EDGES}
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,18 @@ class Answered:
 
     photo: str
     by: str  # SERVER or LOCAL
-    top: tuple[Choice, ...] = field(repr=False)  # best first, 1 to 5
+    top: tuple[Choice, ...] = field(repr=False)  # as in `Prediction`; none where nothing is there
     payload_bytes: int
     frame_bytes: int  # as one message of a stream
     tries: int  # how often this process sent it
     unix_s: float  # when it was answered, by the device's clock
     again: bool = False  # whether it had been answered before; not kept
+    objects: tuple[Object, ...] = field(default=(), repr=False)  # of a detection; edges are shares of the square
 
     @property
     def label(self) -> str:
-        """Of the best class."""
-        return self.top[0].label
+        """Of the best class; empty where nothing is there."""
+        return self.top[0].label if self.top else ""
 
 
 @dataclass(frozen=True)
@@ -79,15 +84,18 @@ class Failed:
 Outcome: TypeAlias = Answered | Failed
 
 
-def answered_now(photo: str, by: str, top: tuple[Choice, ...], *, frame_bytes: int, tries: int) -> Answered:
+def answered_now(photo: str, by: str, found: Seen, *, frame_bytes: int, tries: int) -> Answered:
     """An answer that has just come; `frame_bytes` as one message of a stream."""
-    return Answered(photo, by, top, frame_bytes - STREAM_HEADER_BYTES, frame_bytes, tries, time.time())
+    payload_bytes = frame_bytes - STREAM_HEADER_BYTES
+    return Answered(photo, by, found.top, payload_bytes, frame_bytes, tries, time.time(), objects=found.objects)
 
 
 def outcome_bytes(outcome: Outcome) -> bytes:
     """One line of JSON."""
     document = asdict(outcome)
     del document["again"]
+    if not document.get("objects"):
+        document.pop("objects", None)
     return json.dumps(document).encode() + b"\n"
 
 
@@ -102,12 +110,13 @@ def parse_outcome(data: bytes) -> Outcome:
         top = tuple(
             Choice(**fields(one, {"label": str, "class_index": int, "score": float})) for one in document["top"]
         )
-        plain = {key: value for key, value in document.items() if key != "top"}
+        objects = tuple(Object(**fields(one, OBJECT)) for one in document.get("objects", ()))
+        plain = {key: value for key, value in document.items() if key not in ("top", "objects")}
         numbers = {"payload_bytes": int, "frame_bytes": int, "tries": int, "unix_s": float}
-        answered = Answered(top=top, **fields(plain, {"photo": str, "by": str, **numbers}))
+        answered = Answered(top=top, objects=objects, **fields(plain, {"photo": str, "by": str, **numbers}))
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the fields of an answer: {error}") from error
-    if not top or answered.by not in (SERVER, LOCAL):
+    if answered.by not in (SERVER, LOCAL):
         raise ValueError("no answer in it")
     return answered
 

@@ -20,6 +20,7 @@ from bottlenet.errors import InputError
 from bottlenet.photo import Source, photo_to_pixels
 from bottlenet.plan.profile import Candidate
 from bottlenet.runtime import open_uncut, run_graph
+from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.inputs import FIXED, InputCodec
@@ -101,12 +102,13 @@ def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) ->
 
 
 class Device:
-    """All that the device does with one bundle. InputError: it has no uncut.onnx. BundleError: a graph does not load.
+    """All that the device does with one bundle. Safe to use from several threads.
 
-    Safe to use from several threads.
+    InputError: no classifier, or no uncut.onnx. BundleError: a graph does not load.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        needs_one_label(bundle.manifest.task, "comparing partitions")
         self.bundle = bundle
         self.encoder = Encoder(bundle, threads)
         self.uncut = open_uncut(bundle, threads)

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bottlenet.edge.seen import Choice, Object, Segments, seen
 from bottlenet.edge.stream import Reply
-from bottlenet.errors import WireError
-from bottlenet.wire.answer import TOP, Answer
+from bottlenet.photo import Square
+from bottlenet.wire.answer import Answer
+
+__all__ = ["LOCAL", "SERVER", "Choice", "Cost", "Prediction", "Times", "predicted", "replied"]
 
 SERVER = "server"
 LOCAL = "local"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One class that the photo may be."""
-
-    label: str
-    class_index: int
-    score: float  # probability, 0..1
 
 
 @dataclass(frozen=True)
@@ -37,12 +31,16 @@ class Times:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the photo shows, and what it took to know."""
+    """What the photo shows, and what it took to know.
+
+    Of several labels, `top` has all that are there; of a segmentation the classes with the largest shares of the square
+    that the network saw, of a detection those of the surest boxes. Where nothing is there, `label` is empty, `score` 0.
+    """
 
     label: str
-    class_index: int
-    score: float  # probability, 0..1
-    top: tuple[Choice, ...] = field(repr=False)  # best first, at most 5
+    class_index: int  # -1 where nothing is there
+    score: float  # probability, 0..1; of a segmentation, a share
+    top: tuple[Choice, ...] = field(repr=False)  # best first, at most 5 unless the task is several labels
     payload_bytes: int  # the compressed symbols
     frame_bytes: int  # with the header, as one message
     socket_bytes: int  # everything given to the socket for this photo; for the first one, opening the connection too
@@ -51,6 +49,8 @@ class Prediction:
     answered_by: str = SERVER  # or LOCAL: the device itself, as the server couldn't, or as that is faster
     partition: str = ""  # who ran what, by its name: "split at blocks.8"
     server_load: float = 1.0  # how many times longer than idle the server took just then
+    objects: tuple[Object, ...] = field(default=(), repr=False)  # of a detection, the surest first
+    segments: Segments | None = field(default=None, repr=False)  # of a segmentation
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,25 @@ class Cost:
 
 
 def predicted(
-    labels: Sequence[str], answer: Answer, cost: Cost, times: Times, *, answered_by: str, partition: str
+    labels: Sequence[str],
+    answer: Answer,
+    cost: Cost,
+    times: Times,
+    *,
+    answered_by: str,
+    partition: str,
+    square: Square | None = None,
 ) -> Prediction:
-    """All of it together. WireError: an answer that does not fit the labels."""
-    top = choices(answer, labels)
+    """All of it together; `square`: what of the photo the network saw. WireError: an answer that does not fit the
+    labels.
+    """
+    found = seen(answer, labels, square)
+    first = found.top[0] if found.top else Choice("", -1, 0.0)
     return Prediction(
-        label=top[0].label,
-        class_index=top[0].class_index,
-        score=top[0].score,
-        top=top,
+        label=first.label,
+        class_index=first.class_index,
+        score=first.score,
+        top=found.top,
         payload_bytes=cost.payload_bytes,
         frame_bytes=cost.frame_bytes,
         socket_bytes=cost.socket_bytes,
@@ -81,6 +91,8 @@ def predicted(
         answered_by=answered_by,
         partition=partition,
         server_load=answer.load,
+        objects=found.objects,
+        segments=found.segments,
     )
 
 
@@ -93,6 +105,7 @@ def replied(
     *,
     answered_by: str,
     partition: str,
+    square: Square | None = None,
 ) -> Prediction:
     """What an exchange with a server, or with the device's own tail, makes of it. `device_ms`: preparing, computing and
     encoding. WireError: an answer that does not fit the labels.
@@ -105,11 +118,4 @@ def replied(
         queue_ms=answer.queue_us / 1e3,
     )
     cost = Cost(payload_bytes, reply.frame_bytes, reply.sent_bytes, reply.received_bytes)
-    return predicted(labels, answer, cost, times, answered_by=answered_by, partition=partition)
-
-
-def choices(answer: Answer, labels: Sequence[str]) -> tuple[Choice, ...]:
-    """The best classes of an answer, at least one and at most 5. WireError: it does not fit the labels."""
-    if not answer.top or max(index for index, _ in answer.top) >= len(labels):
-        raise WireError(f"the server's answer does not fit the {len(labels)} classes of this bundle; try again")
-    return tuple(Choice(labels[index], index, score) for index, score in answer.top[:TOP])
+    return predicted(labels, answer, cost, times, answered_by=answered_by, partition=partition, square=square)

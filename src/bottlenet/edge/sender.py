@@ -21,8 +21,9 @@ from bottlenet.edge.client import Edge, check_in_flight
 from bottlenet.edge.folder import read_file, unusable
 from bottlenet.edge.local import helped_out
 from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Failed, Outcome, Photo, answered_now
-from bottlenet.edge.prediction import SERVER, choices
+from bottlenet.edge.prediction import SERVER
 from bottlenet.edge.retry import Backoff, hint_s
+from bottlenet.edge.seen import seen
 from bottlenet.edge.spool import Spool
 from bottlenet.edge.spoolfiles import Entry
 from bottlenet.edge.transport import too_large
@@ -217,9 +218,9 @@ class Sender:
             reply = self._stream.receive(self._edge.timeout_s)
             entry = self._flying[reply.number]
             if isinstance(reply.outcome, Answer):
-                top = choices(reply.outcome, self._edge.bundle.labels)
+                found = seen(reply.outcome, self._edge.bundle.labels)
                 tries = self._tries[entry.number]
-                answered = answered_now(entry.photo.name, SERVER, top, frame_bytes=reply.frame_bytes, tries=tries)
+                answered = answered_now(entry.photo.name, SERVER, found, frame_bytes=reply.frame_bytes, tries=tries)
         except (LinkError, WireError) as error:
             self._stream.close()
             yield from self._lost(error)

@@ -21,12 +21,11 @@ from websockets.sync.client import ClientConnection, connect
 from bottlenet.edge.sockets import CountingSocket, open_socket
 from bottlenet.errors import FrameError, InputError, LinkError, MissingExtraError
 from bottlenet.wire import mqtt
-from bottlenet.wire.answer import one_line
+from bottlenet.wire.answer import MAX_ANSWER_BYTES, one_line
 from bottlenet.wire.protocol import MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
 
 UNAUTHORIZED_STATUS = (401, 403)
 TOKEN_ADVICE = "give a token that it knows: --token-file, or BOTTLENET_TOKEN"
-MAX_ANSWER_BYTES = 4096  # an answer has at most 1,034
 CLOSE_TIMEOUT_S = 1.0
 PORTS = {"ws": 80, "wss": 443}
 

@@ -28,6 +28,7 @@ from bottlenet.lab.profile import cpu_model
 from bottlenet.lab.rig import Conditions, Rig
 from bottlenet.photo import photo_to_pixels
 from bottlenet.plan.link import FRAME_BYTES, STREAM_OVERHEAD_BYTES, Link
+from bottlenet.task import needs_one_label
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.inputs import FIXED, InputCodec
 
@@ -100,6 +101,8 @@ def bench(
     """
     if not 0 < seconds < 1e6:
         raise InputError(f"seconds is {seconds}; give a time above 0")
+    for bundle in bundles:
+        needs_one_label(bundle.manifest.task, "`bottlenet bench`")
     paths = readable(bundles[0], data, limit)
     with ExitStack() as stack:
         opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))

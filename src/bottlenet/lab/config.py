@@ -57,7 +57,7 @@ class TrainConfig:
     batch: int = 32  # photos a step, of all processes together
     accumulate: int = 1  # parts that a process computes its share of a step in, one after the other, to save memory
     lr: float = 4e-4  # peak learning rate of the unit
-    tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0 leaves them as they are
+    tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0, or maps or boxes: none do
     target_bytes: float = 0.0  # mean payload to steer for (codec jpeg or entropy); 0: none
     lmbda: float = 0.0  # weight of a byte in the loss, where the steering starts; 0: the codec's usual
     smallest_bytes: float = 40.0  # codec entropy: payloads are cut to random sizes from this one

@@ -30,6 +30,7 @@ from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, Normalize
 from bottlenet.net.split import split
 from bottlenet.photo import read_photo
+from bottlenet.task import is_dense
 
 PREFETCHED = 2  # batches that each worker has ready
 
@@ -154,9 +155,12 @@ class FrozenOnDevice(nn.Module):
         self.head = nn.Sequential(Normalize(classifier.mean, classifier.std), halves.head)
         self.both = FeaturesAndScores(self.head, halves.tail) if head_size == classifier.preprocess.size else None
         self.whole = nn.Sequential(Normalize(classifier.mean, classifier.std), whole)
+        self.dense = is_dense(classifier.task)
 
     def forward(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `features.Frozen`, of tensors."""
+        if self.dense:
+            return self.head(head_pixels), head_pixels.new_empty(len(head_pixels), 0, dtype=torch.float32)
         if self.both is not None:
             features, scores = self.both(uncut_pixels)
             return features, scores

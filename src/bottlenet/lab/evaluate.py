@@ -25,6 +25,7 @@ from bottlenet.lab.crops import Damaged
 from bottlenet.lab.data import LABELS_CSV, Photo, count_sub_folders, list_photos
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
+from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame
 
@@ -131,10 +132,11 @@ def evaluate(
     With `budget` no payload has more bytes than that. `data` is a folder as `lab.data` describes it. Damaged photos are
     skipped, counted and named in the log.
 
-    InputError: no such folder or nothing in it, a label that is none of the bundle's classes, a limit below 1, more
-    than 1 % of the photos are damaged, or a photo whose smallest payload is above the budget. BundleError: a graph that
-    can't be loaded or run.
+    InputError: no classifier, no such folder or nothing in it, a label that is none of the bundle's classes, a limit
+    below 1, more than 1 % of the photos are damaged, or a photo whose smallest payload is above the budget.
+    BundleError: a graph that can't be loaded or run.
     """
+    needs_one_label(bundle.manifest.task, "`bottlenet evaluate`")
     photos = photos_for(bundle, data, limit)
     split = Deployed(bundle, threads, budget)
     damaged = Damaged(len(photos))

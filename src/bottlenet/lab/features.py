@@ -118,8 +118,8 @@ class FeatureCache:
             for row, position in enumerate(positions):
                 record = os.pread(file.fileno(), self.record_bytes, position * self.record_bytes)
                 records[row] = np.frombuffer(record, np.float16)
-        features = records[:, : -self.classes].reshape(-1, *self.shape)
-        return features, records[:, -self.classes :]
+        count = self.record_values - self.classes
+        return records[:, :count].reshape(-1, *self.shape), records[:, count:]
 
 
 def hash_seed(*parts: int) -> int:

@@ -11,6 +11,7 @@ from bottlenet.net.export import to_onnx
 from bottlenet.net.models import Classifier, Normalize
 from bottlenet.net.split import split
 from bottlenet.runtime import open_session, run_graph
+from bottlenet.task import is_dense
 
 
 class FeaturesAndScores(nn.Module):
@@ -27,12 +28,19 @@ class FeaturesAndScores(nn.Module):
 
 def frozen_network(classifier: Classifier, cut: str, head_size: int) -> Frozen:
     """The classifier through onnxruntime, three times as fast as torch: features at `cut` of pixels of `head_size`,
-    scores of pixels of the classifier's own size. Where both sizes are the same the head runs once.
+    scores of pixels of the classifier's own size, (B, 0) where its answers are about places. Where both sizes are the
+    same the head runs once.
     """
     size, threads = classifier.preprocess.size, torch.get_num_threads()
     normalize = Normalize(classifier.mean, classifier.std)
     halves = split(classifier.module, cut, (3, head_size, head_size))
     head = nn.Sequential(normalize, halves.head)
+    if is_dense(classifier.task):
+        alone = open_session(graph_of(head, head_size, "features"), threads=threads)
+        return lambda _, head_pixels: (
+            run_graph(alone, pixels=head_pixels),
+            np.empty((len(head_pixels), 0), np.float32),
+        )
     if head_size == size:
         both = open_session(graph_of(FeaturesAndScores(head, halves.tail), size, "features", "scores"), threads=threads)
 

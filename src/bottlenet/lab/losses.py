@@ -18,6 +18,22 @@ def distillation(scores: Tensor, uncut: Tensor) -> Tensor:
     return F.kl_div(scores.log_softmax(1), uncut.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
+def binary_distillation(scores: Tensor, uncut: Tensor) -> Tensor:
+    """The same where each class stands for itself: KL divergence of our probability of it, summed, nats (B,).
+
+    Binary cross-entropy against the uncut network's sigmoid, less what that has with itself. Both (B, classes).
+    """
+    wanted = uncut.sigmoid()
+    least = F.binary_cross_entropy_with_logits(uncut, wanted, reduction="none")
+    return (F.binary_cross_entropy_with_logits(scores, wanted, reduction="none") - least).sum(1)
+
+
+def features_error(features_hat: Tensor, features: Tensor) -> Tensor:
+    """Squared error of each photo's features as a share of the batch's variance (B,): 0 is perfect, 1 is their mean."""
+    squared = (features_hat - features).square().flatten(1).mean(1)
+    return squared / features.var().clamp_min(1e-6)
+
+
 def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
     """Squared error as a share of the features' variance: 0 is perfect, 1 is their mean everywhere."""
     return F.mse_loss(features_hat, features) / features.var().clamp_min(1e-6)

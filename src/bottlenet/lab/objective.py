@@ -4,7 +4,8 @@
 `Embedded`: payloads of the entropy codec cut at random sizes; a byte weighs what another byte would bring.
 `FixedRate`: whole payloads of the entropy codec.
 
-All of them: distillation from the uncut network's scores, and what the bytes cost.
+All of them: distillation from the uncut network's scores, or as `targets.py` has it for the task, and what the bytes
+cost.
 
 A batch may come in parts, some of them in other processes. So a step only computes; what one step leaves for the next,
 such as the weight of a byte, changes in `after`, by what was measured on the whole batch.
@@ -23,10 +24,12 @@ from torch import Tensor
 
 from bottlenet.lab.checkpoint import Position
 from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.losses import cross_entropy, distillation, relative_error, steered
+from bottlenet.lab.losses import cross_entropy, relative_error, steered
 from bottlenet.lab.part import WHOLE, Part
+from bottlenet.lab.targets import missed, task_of
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.rate import JpegRate, joined_bytes
+from bottlenet.task import is_dense
 
 BINS = 8  # of budgets, equal steps of their logarithm, for the curve of distillation over bytes
 EARLY_PLENTY = 4.0  # times the budgets that a run starts with
@@ -65,7 +68,7 @@ class CodecInLoop:
     """Compression-aware training (paper), or naive where the configuration says so."""
 
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
-        self.net, self.config, self.at = net, config, at
+        self.net, self.config, self.at, self.task = net, config, at, task_of(net)
         self.rate: JpegRate | None = None
         if config.target_bytes:
             self.rate = JpegRate(net.codec.mosaic, config.quality).to(next(net.parameters()).device)
@@ -74,10 +77,11 @@ class CodecInLoop:
         self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
     ) -> Step:
         config = self.config
-        output = self.net.forward_features(features, codec_in_loop=not config.naive)
-        distilled = distillation(output.scores, uncut)
+        dense = is_dense(self.task)
+        output = self.net.forward_features(features, codec_in_loop=not config.naive, with_tail=not dense)
+        distilled = missed(self.task, output, features, uncut)
         loss = distilled.mean() + labels_loss(config, output, labels)
-        if output.features_hat.shape == features.shape:
+        if output.features_hat.shape == features.shape and not dense:
             loss = loss + config.feature_weight * relative_error(output.features_hat, features)
         if self.rate is not None and output.payload_bytes is not None:
             loss = loss + self.at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
@@ -91,14 +95,15 @@ class FixedRate:
     """The entropy codec, and every photo as fine as it goes: lmbda, or the target, says how many bytes that is."""
 
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
-        self.net, self.config, self.at = net, config, at
+        self.net, self.config, self.at, self.task = net, config, at, task_of(net)
 
     def step(
         self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
     ) -> Step:
-        output = self.net.forward_within(features, features.new_full((len(features),), math.inf))
+        all_bytes = features.new_full((len(features),), math.inf)
+        output = self.net.forward_within(features, all_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
-        distilled = distillation(output.scores, uncut)
+        distilled = missed(self.task, output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
         return Step.of(
             distilled.mean() + cost + labels_loss(self.config, output, labels), distilled, output.payload_bytes
@@ -119,7 +124,7 @@ class Embedded:
     """
 
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
-        self.net, self.config, self.at = net, config, at
+        self.net, self.config, self.at, self.task = net, config, at, task_of(net)
         self.low, self.high = math.log(config.smallest_bytes), math.log(config.largest_bytes)
         self.random = torch.Generator()
         self.centres = self.low + (np.arange(BINS) + 0.5) * (self.high - self.low) / BINS
@@ -137,9 +142,9 @@ class Embedded:
         budget_bytes, height, slope = (
             part.of(each).to(features.device) for each in (whole.exp() * plenty(share), heights, slopes)
         )
-        output = self.net.forward_within(features, budget_bytes)
+        output = self.net.forward_within(features, budget_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
-        each = distillation(output.scores, uncut)
+        each = missed(self.task, output, features, uncut)
         cost = slope / budget_bytes * output.payload_bytes
         loss = ((each + cost) / height).mean() * heights.mean().item() + labels_loss(self.config, output, labels)
         return Step.of(loss, each, output.payload_bytes)

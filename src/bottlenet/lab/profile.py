@@ -36,6 +36,7 @@ from bottlenet.lab.partitions import Server
 from bottlenet.ladder import Ladder
 from bottlenet.plan.profile import Candidate, Energy, Profile
 from bottlenet.runtime import run_graph
+from bottlenet.task import needs_one_label
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.inputs import FIXED, QUALITIES, InputCodec, available, decode
 
@@ -96,6 +97,8 @@ def profile(
     InputError: as `evaluate`, a power that is none, a meter that can't be read, both of them, or a bundle without
     uncut.onnx. BundleError: a graph does not run.
     """
+    for each in bundle.rungs if isinstance(bundle, Ladder) else (bundle,):
+        needs_one_label(each.manifest.task, "`bottlenet profile`")
     energy = given_energy(device_power_mw, meter)
     with ExitStack() as stack:
         opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))

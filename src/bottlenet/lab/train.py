@@ -1,8 +1,9 @@
 """Trains the unit, and gently the tail behind it, through the real codec.
 
 The head stays as it is, so its features are computed once (`features.py`) and the hours go into steps, or with
-`no_cache` in every pass (`direct.py`). The target is the uncut network's own scores on the same crop: no labels are
-needed. Several processes may train together (`team.py`). The loop is in `train`, to be read top to bottom.
+`no_cache` in every pass (`direct.py`). The target is the uncut network's own scores on the same crop, or where its
+answers are about places its features (`targets.py`): no labels are needed. Several processes may train together
+(`team.py`). The loop is in `train`, to be read top to bottom.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from bottlenet.errors import InputError
 from bottlenet.lab.checkpoint import Averaged, Position, load_checkpoint, save_checkpoint
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.direct import Direct
-from bottlenet.lab.losses import distillation, learning_rate
+from bottlenet.lab.losses import learning_rate
 from bottlenet.lab.objective import Objective, objective_of
 from bottlenet.lab.part import Part
 from bottlenet.lab.runs import LOG, append, check_run, claim
 from bottlenet.lab.start import start
+from bottlenet.lab.targets import agreement, check_target, missed, task_of
 from bottlenet.lab.team import Team
 from bottlenet.lab.trainset import REPORTED, Cached, Source, Wanted, components_of
 from bottlenet.net.build import insert
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.unit import LearnedReduction
+from bottlenet.task import is_dense
 
 __all__ = ["TrainConfig", "train"]
 
@@ -59,6 +62,7 @@ def train(
     run, team = Path(config.out), Team(config)
     torch.manual_seed(config.seed)
     classifier = load_model(config.model)
+    check_target(classifier.task, config)
     net = insert(classifier, **config.unit_numbers()) if net is None else net
     check_run(run, config)
     net.to(team.device)
@@ -68,8 +72,8 @@ def train(
         raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
     with team.main_first():
         claim(run, config)
-    start(net, config, [batch.features for batch in source.reported(components_of(source.train_set))])
-    freeze(net, tail=config.tail_lr > 0)
+    start(net, config, [batch.features for batch in source.reported(components_of(source.train_set, classifier))])
+    freeze(net, tail=config.tail_lr > 0 and not is_dense(classifier.task))
     team.agree(net)
     optimizer = build_optimizer(net, config)
     averaged = Averaged(net)
@@ -191,7 +195,7 @@ def held_out_report(
     net: BottleNet, source: Source, team: Team, budgets: Sequence[float | None]
 ) -> list[dict[str, float]]:
     """For each budget (None: whole payloads) distillation loss, agreement with the uncut network (0..1) and mean bytes,
-    on photos that were not trained on, which the processes share.
+    as `targets.py` has them, on photos that were not trained on, which the processes share.
     """
     net.eval()
     held_out = source.held_out
@@ -201,9 +205,9 @@ def held_out_report(
         for row, budget in enumerate(budgets):
             with team.precision():
                 output = forward(net, batch.features, budget)
+                agreed = agreement(net, output, batch.features, batch.uncut_scores)
             assert output.payload_bytes is not None
-            loss = distillation(output.scores, batch.uncut_scores).sum().item()
-            agreed = (output.scores.argmax(1) == batch.uncut_scores.argmax(1)).sum().item()
+            loss = missed(task_of(net), output, batch.features, batch.uncut_scores).sum().item()
             sums[row] += loss, agreed, output.payload_bytes.sum().item(), len(batch.labels)
     rows = []
     for budget, (loss, agreed, size, photos) in zip(budgets, team.summed(sums).tolist(), strict=True):
@@ -216,10 +220,12 @@ def held_out_report(
 
 
 def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
-    """With the real codec, or for the entropy codec as `net.prior` estimates it."""
+    """With the real codec, or for the entropy codec as `net.prior` estimates it; a dense tail is left out."""
+    with_tail = not is_dense(task_of(net))
     if net.prior is None:
-        return net.forward_features(features)
-    return net.forward_within(features, features.new_full((len(features),), math.inf if budget is None else budget))
+        return net.forward_features(features, with_tail=with_tail)
+    budgets = features.new_full((len(features),), math.inf if budget is None else budget)
+    return net.forward_within(features, budgets, with_tail=with_tail)
 
 
 def reported_budgets(config: TrainConfig) -> Sequence[float | None]:

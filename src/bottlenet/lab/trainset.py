@@ -27,8 +27,10 @@ from bottlenet.lab.frozen import frozen_network
 from bottlenet.lab.team import Team
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, load_model
+from bottlenet.task import is_dense
 
 COMPONENT_PHOTOS = 1024  # whose features the principal components are of
+LARGE_PHOTOS = 128  # the same where an answer is about places: photos are larger, and each has thousands of them
 REPORTED = 64  # held-out photos that go through the network together
 
 
@@ -37,7 +39,7 @@ class Batch:
     """Photos to learn from, or a part of a step's."""
 
     features: Tensor  # (B, c, H, W) float32, channels last
-    uncut_scores: Tensor  # (B, classes) float32
+    uncut_scores: Tensor  # (B, classes) float32; (B, 0) where an answer is about places
     labels: list[int | None]
 
 
@@ -91,9 +93,10 @@ class Cached:
         )
 
 
-def components_of(train_set: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def components_of(train_set: NDArray[np.int64], classifier: Classifier) -> list[NDArray[np.int64]]:
     """Photos whose principal components a run starts at, 64 at a time."""
-    chosen = np.random.default_rng(0).permutation(train_set)[:COMPONENT_PHOTOS]
+    most = LARGE_PHOTOS if is_dense(classifier.task) else COMPONENT_PHOTOS
+    chosen = np.random.default_rng(0).permutation(train_set)[:most]
     return [chosen[first : first + 64] for first in range(0, len(chosen), 64)]
 
 
@@ -121,7 +124,7 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
         (classifier.preprocess.size, size),
         network=f"{config.frozen_to} {fingerprint(classifier)}",
         shape=tuple(shape),
-        classes=len(classifier.labels),
+        classes=0 if is_dense(classifier.task) else len(classifier.labels),
         seed=config.seed,
         blended=config.blend,
         held_out=config.held_out,

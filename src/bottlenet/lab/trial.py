@@ -36,6 +36,7 @@ from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.split import split
 from bottlenet.net.unit import UnitSpec
+from bottlenet.task import needs_one_label
 from bottlenet.wire.mosaic import Mosaic
 
 ENOUGH_LABELS = 100  # photos with a label: with fewer, top-1 is known to ten points, and agreement is better
@@ -46,6 +47,7 @@ BATCH = 64
 def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, ...]]:
     """The network's fingerprint, and all trials. InputError: an unknown model or cut, or a unit that can't be there."""
     classifier = load_model(config.model)
+    needs_one_label(classifier.task, "`bottlenet sweep`")
     grids = {}
     for name in search.cuts:
         cut = split(classifier.module, name, classifier.input_size).cut

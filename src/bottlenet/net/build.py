@@ -28,6 +28,7 @@ from bottlenet.net.unit import (
     UnitSpec,
     pad_to_multiple,
 )
+from bottlenet.task import is_dense
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.contexts import ZERO
 from bottlenet.wire.entropy import Entropy
@@ -75,9 +76,11 @@ def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
     if config.unit not in UNITS:
         raise InputError(f"unit {config.unit!r}: one of {', '.join(UNITS)} is possible")
     size = config.head_size or classifier.preprocess.size
+    own = f"0 for the {classifier.preprocess.size} of {classifier.name}"
     if not 8 <= size <= 4096:
-        own = f"0 for the {classifier.preprocess.size} of {classifier.name}"
         raise InputError(f"head_size is {size}; give 8 to 4096 pixels, or {own}")
+    if size != classifier.preprocess.size and is_dense(classifier.task):
+        raise InputError(f"head_size is {size}; a {classifier.task.name} is about places in one size: give {own}")
     halves = split(copy.deepcopy(classifier.module), config.cut, (3, size, size))
     layout = halves.cut.layout
     if layout is None:

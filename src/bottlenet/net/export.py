@@ -1,8 +1,8 @@
 """BottleNet -> bundle: graphs that onnxruntime runs alone, compared with torch before anything is written.
 
 head.onnx    pixels uint8 (B, S, S, 3) -> normalise, head, reduction, rounding -> symbols uint8 (B, c', h, w)
-tail.onnx    symbols -> dequantise, restoration, tail -> scores float32 (B, classes)
-uncut.onnx   pixels -> scores: the network as it was before anyone cut it
+tail.onnx    symbols -> dequantise, restoration, tail -> scores float32 (B, classes), or what another task gives
+uncut.onnx   pixels -> the same: the network as it was before anyone cut it
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ from torch import Tensor, nn
 from bottlenet.bundle import Bundle, check_replaceable, write_bundle
 from bottlenet.errors import BundleError, InputError
 from bottlenet.manifest import Manifest
+from bottlenet.net.alike import allowed, answering, difference, same
 from bottlenet.net.attention import AttentionSpelledOut
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Normalize
 from bottlenet.net.split import count_flops, split
+from bottlenet.net.suppress import translations
 from bottlenet.net.unit import LearnedReduction
 from bottlenet.net.weights import store_as_int8
 from bottlenet.runtime import open_session, run_graph
+from bottlenet.task import Task
 from bottlenet.wire.entropy import Entropy
 
 MIN_SYMBOLS_EQUAL = 0.999  # share of the symbols that must equal torch's
-MAX_SCORES_DIFFERENCE = 1e-3  # largest difference of a score, relative to the largest score
+MAX_SCORES_DIFFERENCE = 1e-3  # largest difference of a score, relative to the largest score; see also `alike.py`
 WEIGHTS = ("float32", "int8")
 
 
@@ -44,7 +47,7 @@ class Fidelity:
 
     photos: int
     symbols_equal: float  # share, 0..1
-    scores_difference: float  # largest, of both networks, relative to the largest score
+    scores_difference: float  # largest, of both networks, relative to the largest score; of maps and boxes a share
     rounded_agreement: float  # share of the photos whose answer stays the same with the weights as they are stored
     rounded_uncut_agreement: float  # the same for the uncut network
 
@@ -64,13 +67,15 @@ class DeviceGraph(nn.Module):
 class ServerGraph(nn.Module):
     """symbols -> scores."""
 
-    def __init__(self, net: BottleNet) -> None:
+    def __init__(self, net: BottleNet, answering: nn.Module) -> None:
         super().__init__()
         self.quantizer, self.restoration, self.tail = net.quantizer, net.restoration, net.tail
+        self.answering = answering
 
     def forward(self, symbols: Tensor) -> Tensor:
-        scores: Tensor = self.tail(self.restoration(self.quantizer.dequantize(symbols.float())))
-        return scores
+        features_hat = self.restoration(self.quantizer.dequantize(symbols.float()))
+        answers: Tensor = self.answering(self.tail(features_hat))
+        return answers
 
 
 def export(
@@ -101,8 +106,9 @@ def export(
     check_replaceable(Path(path).resolve())  # minutes of work come before the bundle is written
     origin, classifier = net.origin, net.origin.classifier
     net = copy.deepcopy(net).eval()
-    device, server = DeviceGraph(net), ServerGraph(net)
-    uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
+    task, output = classifier.task, classifier.task.output(len(classifier.labels)).name
+    device, server = DeviceGraph(net), ServerGraph(net, answering(task))
+    uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module, answering(task)).eval()
     example = torch.from_numpy(pixels[:2])
     uncut_pixels = pixels if uncut_pixels is None else uncut_pixels
     uncut_example = torch.from_numpy(uncut_pixels[:2])
@@ -110,14 +116,14 @@ def export(
         symbols = device(example)
     graphs = {
         "head.onnx": to_onnx(device, example, inputs=["pixels"], outputs=["symbols"]),
-        "tail.onnx": to_onnx(server, symbols, inputs=["symbols"], outputs=["scores"]),
-        "uncut.onnx": to_onnx(uncut, uncut_example, inputs=["pixels"], outputs=["scores"]),
+        "tail.onnx": to_onnx(server, symbols, inputs=["symbols"], outputs=[output]),
+        "uncut.onnx": to_onnx(uncut, uncut_example, inputs=["pixels"], outputs=[output]),
     }
     stored = dict(graphs)
     if weights == "int8":
         stored |= {name: store_as_int8(graphs[name]) for name in ("tail.onnx", "uncut.onnx")}
-    fidelity = compare((device, server, uncut), graphs, stored, (pixels, uncut_pixels))
-    check(fidelity)
+    fidelity = compare(task, (device, server, uncut), graphs, stored, (pixels, uncut_pixels))
+    check(fidelity, allowed(task))
     labels = "\n".join(classifier.labels) + "\n"
     manifest = dataclasses.replace(describe(net, origin, dict(extra or {})), budget_bytes=budget_bytes)
     files = {**stored, "labels.txt": labels.encode()}
@@ -142,6 +148,7 @@ def describe(net: BottleNet, origin: Origin, extra: dict[str, str | float | int]
         setting=net.codec.setting,
         head_flops_share=head_flops_share(net, origin),
         num_classes=len(classifier.labels),
+        task=classifier.task,
         extra={"weights_licence": classifier.weights_licence, **extra},
     )
 
@@ -157,6 +164,7 @@ def head_flops_share(net: BottleNet, origin: Origin) -> float:
 
 @torch.no_grad()
 def compare(
+    task: Task,
     modules: tuple[nn.Module, nn.Module, nn.Module],
     graphs: Mapping[str, bytes],
     stored: Mapping[str, bytes],
@@ -169,7 +177,7 @@ def compare(
     device, server, uncut = modules
     exact = {name: open_session(graph) for name, graph in graphs.items()}
     rounded = {name: open_session(stored[name]) for name in ("tail.onnx", "uncut.onnx")}
-    equal, agreed, uncut_agreed, difference = 0.0, 0, 0, 0.0
+    equal, agreed, uncut_agreed, largest = 0.0, 0.0, 0.0, 0.0
     count = len(pixels[0])
     for start in range(0, count, 8):
         batch, uncut_batch = (each[start : start + 8] for each in pixels)
@@ -178,32 +186,27 @@ def compare(
         equal += float((device(photos).numpy() == symbols).mean()) * len(batch)
         ours = run_graph(exact["tail.onnx"], symbols=symbols)
         theirs = run_graph(exact["uncut.onnx"], pixels=uncut_batch)
-        difference = max(
-            difference,
-            relative_difference(server(torch.from_numpy(symbols)).numpy(), ours),
-            relative_difference(uncut(torch.from_numpy(uncut_batch)).numpy(), theirs),
+        largest = max(
+            largest,
+            difference(task, server(torch.from_numpy(symbols)).numpy(), ours),
+            difference(task, uncut(torch.from_numpy(uncut_batch)).numpy(), theirs),
         )
-        agreed += int((ours.argmax(1) == run_graph(rounded["tail.onnx"], symbols=symbols).argmax(1)).sum())
-        uncut_agreed += int((theirs.argmax(1) == run_graph(rounded["uncut.onnx"], pixels=uncut_batch).argmax(1)).sum())
-    return Fidelity(count, equal / count, difference, agreed / count, uncut_agreed / count)
+        agreed += same(task, ours, run_graph(rounded["tail.onnx"], symbols=symbols))
+        uncut_agreed += same(task, theirs, run_graph(rounded["uncut.onnx"], pixels=uncut_batch))
+    return Fidelity(count, equal / count, largest, agreed / count, uncut_agreed / count)
 
 
-def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest absolute difference, as a share of the largest score (of 1, if that is smaller)."""
-    return float(np.abs(a - b).max() / max(1.0, float(np.abs(a).max())))
-
-
-def check(fidelity: Fidelity) -> None:
-    """BundleError where onnxruntime is not torch."""
+def check(fidelity: Fidelity, most: float = MAX_SCORES_DIFFERENCE) -> None:
+    """BundleError where onnxruntime is not torch: answers differ by more than `most`."""
     if not fidelity.symbols_equal >= MIN_SYMBOLS_EQUAL:
         raise BundleError(
             f"onnxruntime gives other symbols than torch for {1 - fidelity.symbols_equal:.2%} of the elements; "
             f"at most {1 - MIN_SYMBOLS_EQUAL:.1%} is allowed, so no bundle was written"
         )
-    if not fidelity.scores_difference <= MAX_SCORES_DIFFERENCE:
+    if not fidelity.scores_difference <= most:
         raise BundleError(
             f"onnxruntime's scores differ from torch's by {fidelity.scores_difference:.2g} of the largest score; "
-            f"at most {MAX_SCORES_DIFFERENCE} is allowed, so no bundle was written"
+            f"at most {most} is allowed, so no bundle was written"
         )
 
 
@@ -231,6 +234,7 @@ def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], output
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim.AUTO},),
+            custom_translation_table=translations(),
             verbose=False,
         )
     assert program is not None

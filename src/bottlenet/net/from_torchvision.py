@@ -1,4 +1,5 @@
-"""torchvision's classifiers: `torchvision/NAME[:WEIGHTS]`, DEFAULT where no weights are named.
+"""torchvision's classifiers: `torchvision/NAME[:WEIGHTS]`, DEFAULT where no weights are named. Segmentations and
+detectors stand in `from_torchvision_dense.py`.
 
 Crop, resize, normalisation and labels are those of the weights. `random` takes them from the default weights, which
 have as many scores; weights of one's own, a safetensors file, take only the geometry and normalisation from there, as
@@ -14,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from bottlenet.errors import InputError
+from bottlenet.net.from_torchvision_dense import load_detection, load_segmentation
 from bottlenet.net.models import Classifier
 from bottlenet.net.named import Metadata, Named, assemble, nearest, unknown_network
 from bottlenet.net.own_weights import load_weights, needed, safe_download
@@ -29,8 +31,12 @@ def load(named: Named) -> Classifier:
     """The classifier. InputError: an unknown network or weights, or see `load_model`."""
     models = needed("torchvision.models", named)
     known = models.list_models(module=models)
+    if named.network in (segmentations := models.list_models(module=models.segmentation)):
+        return load_segmentation(models, named)
+    if named.network in (detectors := models.list_models(module=models.detection)):
+        return load_detection(models, named)
     if named.network not in known:
-        raise unknown_network(named, known)
+        raise unknown_network(named, known + segmentations + detectors)
     weights = chosen(models, named)
     metadata = described(weights)
     file = named.weights_file

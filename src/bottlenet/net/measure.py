@@ -35,7 +35,9 @@ class Facts:
     flops: dict[fx.Node, int] = field(default_factory=dict)  # of one photo; 2 a multiply-add
     fed: set[fx.Node] = field(default_factory=set)  # depends on what is in the photo
     batch: set[fx.Node] = field(default_factory=set)  # is the number of photos
-    constants: dict[fx.Node, Number] = field(default_factory=dict)  # sides and counts, the same for all of that size
+    # sides and counts, the same for all photos of that size
+    constants: dict[fx.Node, Number | tuple[int, ...]] = field(default_factory=dict)
+    shapes_alone: set[fx.Node] = field(default_factory=set)  # `x.shape`, of which only the numbers in it are used
     mutated: set[fx.Node] = field(default_factory=set)  # changed in place by a later node
     identity_of: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns that node untouched: nn.Identity
     in_place_on: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns it changed: nn.ReLU(inplace=True)
@@ -72,6 +74,8 @@ class _Measure(fx.Interpreter):
         value = super().run_node(n)
         flops = self._counter.get_total_flops() - flops
         facts = self.facts
+        if isinstance(value, torch.Size):
+            facts.shapes_alone.add(n)
         if n.op == "placeholder" or any(node in facts.fed for node in n.all_input_nodes):
             flops //= PROBE_BATCH
             if not self._note_number(n, value):
@@ -88,16 +92,24 @@ class _Measure(fx.Interpreter):
         return value
 
     def _note_number(self, node: fx.Node, value: object) -> bool:
-        """Whether it is a number that the photo's size and the batch size give."""
+        """Whether it is a number that the photo's size and the batch size give, or several such as `x.shape[-2:]`."""
+        if isinstance(value, tuple) and value and all(type(each) is int and is_side(each) for each in value):
+            self.facts.constants[node] = tuple(value)
+            return True
         if not isinstance(value, Number):
             return False
         if isinstance(value, int) and value == PROBE_BATCH:
             self.facts.batch.add(node)
             return True
-        if isinstance(value, int) and value and value % PROBE_BATCH == 0:  # a multiple of the number of photos
+        if isinstance(value, int) and not is_side(value):
             return False
         self.facts.constants[node] = value
         return True
+
+
+def is_side(value: int) -> bool:
+    """Whether it is no multiple of the number of photos."""
+    return value == 0 or value % PROBE_BATCH != 0
 
 
 @contextmanager
@@ -137,6 +149,9 @@ def measure(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int])
                 f"at `{run.running}`: {what}; give the input_size that it was made for"
             ) from error
     facts = run.facts
+    known = facts.constants.keys() | facts.batch
+    facts.shapes_alone = {node for node in facts.shapes_alone if node not in known and known >= node.users.keys()}
+    facts.fed -= facts.shapes_alone
     facts.mutated = {node for node, value in run.values.items() if value._version != run.versions[node]}
     _use_results(graph, facts.in_place_on)
     return facts
@@ -150,6 +165,7 @@ def carry_over(facts: Facts, measured: Traced, other: Traced) -> Facts:
     )
     found = Facts(
         batch={twin[node] for node in facts.batch if node in twin},
+        shapes_alone={twin[node] for node in facts.shapes_alone if node in twin},
         constants={twin[node]: value for node, value in facts.constants.items() if node in twin},
         mutated={twin[node] for node in facts.mutated if node in twin},
         in_place_on={twin[a]: twin[b] for a, b in facts.in_place_on.items() if a in twin and b in twin},
@@ -157,7 +173,7 @@ def carry_over(facts: Facts, measured: Traced, other: Traced) -> Facts:
     _use_results(other.graph, found.in_place_on)
     for node in other.graph.nodes:
         fed = node.op == "placeholder" or any(source in found.fed for source in node.all_input_nodes)
-        if fed and node not in found.batch and node not in found.constants:
+        if fed and node not in found.batch | found.shapes_alone and node not in found.constants:
             found.fed.add(node)
     return found
 

@@ -32,7 +32,7 @@ from bottlenet.wire.codecs import Codec
 class Output:
     """What the network says of one batch, and what was measured on the way."""
 
-    scores: Tensor  # (B, classes) float32
+    scores: Tensor  # (B, classes) float32, or what the tail of another task gives; (B, 0) where it did not run
     features_hat: Tensor  # float32, as the features at the cut
     continuous: Tensor  # (B, c', h, w) symbols before rounding, for a rate estimate
     payload_bytes: Tensor | None  # (B,) int64, or float where it is an estimate; None where no codec ran
@@ -76,7 +76,7 @@ class BottleNet(nn.Module):
         """(B, S, S, 3) uint8 -> scores (B, classes), and what was measured on the way."""
         return self.forward_features(self.head(pixels))
 
-    def forward_features(self, features: Tensor, *, codec_in_loop: bool = True) -> Output:
+    def forward_features(self, features: Tensor, *, codec_in_loop: bool = True, with_tail: bool = True) -> Output:
         """Features -> the same, from the cut on: a frozen head's features need computing only once.
 
         Without the codec in the loop the symbols go on as they are (the paper's naive training).
@@ -87,10 +87,10 @@ class BottleNet(nn.Module):
             payload_bytes = None
             if codec_in_loop:
                 symbols, payload_bytes = self._through_codec(symbols)
-        features_hat, scores = self._restore(symbols)
+        features_hat, scores = self._restore(symbols, with_tail)
         return Output(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
 
-    def forward_within(self, features: Tensor, budget_bytes: Tensor) -> Output:
+    def forward_within(self, features: Tensor, budget_bytes: Tensor, *, with_tail: bool = True) -> Output:
         """The same for payloads of the entropy codec cut to `budget_bytes` (B,), all of it estimated by `prior`.
 
         `payload_bytes` is float and has a gradient: a latent is worth its bytes, or not.
@@ -103,7 +103,8 @@ class BottleNet(nn.Module):
             known = self.quantizer.quantize_to(latent, steps)
             payload_bytes = self.prior.bits(known, steps).sum(1) / 8
             features_hat = self.restoration(known)
-        return Output(self.tail(features_hat).float(), features_hat, self.quantizer.continuous(latent), payload_bytes)
+        scores = self._scores(features_hat, with_tail)
+        return Output(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
 
     def compress(self, pixels: Tensor) -> list[bytes]:
         """(B, S, S, 3) uint8 -> one payload a photo."""
@@ -125,10 +126,13 @@ class BottleNet(nn.Module):
             symbols_hat = symbols + (symbols_hat - symbols).detach()
         return symbols_hat, torch.from_numpy(payload_bytes).to(symbols.device)
 
-    def _restore(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+    def _restore(self, symbols: Tensor, with_tail: bool = True) -> tuple[Tensor, Tensor]:
         with in_float32(symbols):
             features_hat = self.restoration(self.quantizer.dequantize(symbols))
-        return features_hat, self.tail(features_hat).float()
+        return features_hat, self._scores(features_hat, with_tail)
+
+    def _scores(self, features_hat: Tensor, with_tail: bool) -> Tensor:
+        return self.tail(features_hat).float() if with_tail else features_hat.new_empty(len(features_hat), 0)
 
 
 def in_float32(tensor: Tensor) -> torch.autocast:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import BottleNetError, InputError, MissingExtraError
+from bottlenet.task import Classification, Segmentation, Task
 
 Triple = tuple[float, float, float]
 
@@ -29,18 +30,22 @@ Triple = tuple[float, float, float]
 class Classifier:
     """A classifier, ready to be cut: `module` is in eval mode and takes normalised photos.
 
+    Of another `task` the module gives logits (B, classes) for several labels, logits (B, classes, rows, columns) for a
+    segmentation, and the rows (B, boxes, 6) of `task.py` for a detection.
+
     Pixels are normalised channel by channel, `(pixel - mean) / std`, with pixel, mean and std in 0..255.
 
     InputError: a part of the wrong kind, a std that is not positive, or no labels.
     """
 
     name: str
-    module: nn.Module = field(repr=False)  # (B, 3, S, S) float -> (B, classes) scores
+    module: nn.Module = field(repr=False)  # (B, 3, S, S) float -> (B, classes) scores, or what `task` needs
     preprocess: Preprocess
     mean: Triple
     std: Triple
     labels: tuple[str, ...] = field(repr=False)  # in class order
     weights_licence: str
+    task: Task = field(default_factory=Classification)  # what it answers with
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -57,6 +62,10 @@ class Classifier:
             )
         if not self.labels or not all(isinstance(label, str) for label in self.labels):
             raise InputError(f"{self.name}: labels must be strings, one a class, in class order")
+        try:
+            self.task.check(len(self.labels))
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -154,7 +163,7 @@ def _from_elsewhere(name: str, prefix: str, module_name: str) -> Classifier:
 
 @torch.no_grad()
 def checked(classifier: Classifier) -> Classifier:
-    """The same. InputError: it does not take a photo of its size, or its scores are not as many as its labels."""
+    """The same. InputError: it does not take a photo of its size, or its scores are not those of its labels or task."""
     side = classifier.preprocess.size
     try:
         scores = classifier.module(torch.zeros(1, *classifier.input_size))
@@ -166,12 +175,24 @@ def checked(classifier: Classifier) -> Classifier:
         ) from error
     shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     labels = len(classifier.labels)
-    if shape != (1, labels):
+    wanted = module_output(classifier.task, labels)
+    if shape != (1, *wanted) and len(wanted) > 1:
+        raise InputError(
+            f"{classifier.name}: it gives {shape} for one photo; a {classifier.task.name} has {(1, *wanted)}"
+        )
+    if shape != (1, *wanted):
         given = f"{shape[1]:,} scores" if isinstance(shape, tuple) and len(shape) == 2 else f"{shape} for one photo"
         raise InputError(
             f"{classifier.name}: {labels:,} labels, but the network gives {given}; give one label a score, in order"
         )
     return classifier
+
+
+def module_output(task: Task, labels: int) -> tuple[int, ...]:
+    """The shape, without the batch, of what a module of that task gives."""
+    if isinstance(task, Segmentation):
+        return (labels, task.rows, task.columns)
+    return task.output(labels).shape
 
 
 def imagenet_labels() -> tuple[str, ...]:

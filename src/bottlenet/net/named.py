@@ -24,6 +24,7 @@ from bottlenet.bundle import Preprocess
 from bottlenet.errors import InputError
 from bottlenet.manifest import MAX_CLASSES
 from bottlenet.net.models import Classifier, Triple, imagenet_labels
+from bottlenet.task import Classification, Multilabel, Task
 
 MAX_LABELS_BYTES = 2**24
 SETTINGS = {
@@ -33,6 +34,8 @@ SETTINGS = {
     "mean": "of red/green/blue, in 0..1",
     "std": "of red/green/blue, in 0..1",
     "labels": "a file with one class a line, in class order; or imagenet-1k",
+    "task": "multilabel, for a network whose classes stand side by side",
+    "threshold": "of several labels and of boxes: probability, 0..1; or of labels a file with one a line",
 }
 
 
@@ -92,6 +95,28 @@ class Named:
         if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
             raise InputError(f"{self.whole}: {name} is {self.settings[name]!r}; give three numbers such as 0.5/0.5/0.5")
         return (values * 3)[:3]  # type: ignore[return-value]
+
+    def task(self, classes: int) -> Task:
+        """Classification, or what was asked for. InputError: another task, or a threshold without one."""
+        if "task" not in self.settings:
+            if "threshold" in self.settings:
+                raise InputError(f"{self.whole}: threshold is for detectors, or with task=multilabel; leave it out")
+            return Classification()
+        if self.settings["task"] != Multilabel.name:
+            given = self.settings["task"]
+            raise InputError(
+                f"{self.whole}: task is {given!r}; give multilabel, or leave it out: others are in the network"
+            )
+        given = self.settings.get("threshold", "0.5")
+        if not Path(given).is_file():
+            return Multilabel((self.number("threshold", 0, 1) if "threshold" in self.settings else 0.5,) * classes)
+        try:
+            lines = Path(given).read_text(encoding="utf-8").split()
+            made = Multilabel(tuple(float(line) for line in lines))
+            made.check(classes)
+        except (OSError, ValueError, InputError) as error:
+            raise InputError(f"{self.whole}: {given}: {error}; give a file with a number from 0 to 1 a line") from error
+        return made
 
     def labels(self) -> tuple[str, ...] | None:
         """Those of the file that was given; None where none was. InputError: it can't be read, or holds no labels."""
@@ -173,7 +198,9 @@ def assemble(named: Named, module: nn.Module, metadata: Metadata) -> Classifier:
         preprocess = Preprocess(size, crop, interpolation)
     except InputError as error:
         raise InputError(f"{named.whole}: {error}") from error
-    return Classifier(named.short, module.eval(), preprocess, in_pixels(mean), in_pixels(std), labels, metadata.licence)
+    means, stds = in_pixels(mean), in_pixels(std)
+    task = named.task(len(labels))
+    return Classifier(named.short, module.eval(), preprocess, means, stds, labels, metadata.licence, task)
 
 
 def in_pixels(values: Triple) -> Triple:

@@ -211,7 +211,7 @@ def _tail(model: nn.Module, graph: fx.Graph, facts: Facts, cut: fx.Node) -> nn.M
         if node is cut:
             behind = True
             env[cut] = half.call_method("clone", (features,)) if cut in facts.mutated else features
-        elif node not in env and (behind or (node not in facts.fed and node.users)):
+        elif node not in env and node not in facts.shapes_alone and (behind or (node not in facts.fed and node.users)):
             env[node] = half.node_copy(node, env.__getitem__)
     return _module(model, half, env, facts, "Tail")
 

@@ -14,6 +14,8 @@ An answer of 14 + 4 * K bytes, network byte order:
 
 A time of 2**24 - 1, which is 16.8 s, stands for all longer ones, and a load of 255 for all larger ones.
 
+An answer of another task than one label has status 3 in byte 0, the same up to byte 12, and then what results.py says.
+
 A refusal of 4 + L bytes:
 
     byte    what                  values
@@ -44,11 +46,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.errors import BundleError, BusyError, FrameError, InputError, WireError
+from bottlenet.wire.results import MAX_MAP_PLACES, Result, parse_result
 
 VERSION = 2  # of answers; frames have their own
 ANSWERED = 0
 REFUSED = 1
 BUSY = 2
+RESULT = 3  # answered, and not with one label
 
 HEAD = struct.Struct("!BH3s3s3sBB")
 START = struct.Struct("!BH")  # the same of it that does not depend on the status
@@ -63,8 +67,10 @@ TOP = 5  # classes that whoever answers names
 MAX_CHOICES = 255
 MAX_US = 2**24 - 1
 LOAD_STEPS = 16  # of a doubling
+STATUSES = (ANSWERED, REFUSED, BUSY, RESULT)
 MAX_LOAD = 2 ** (255 / LOAD_STEPS)
 MAX_MESSAGE_BYTES = 255
+MAX_ANSWER_BYTES = MAX_MAP_PLACES + 4096  # of the largest map, which zlib found nothing to save in
 MAX_RETRY_AFTER_MS = 65535
 PROBABILITY_STEPS = 65535
 NO_NUMBERS = "the network gave scores that are no numbers; export the bundle again"
@@ -72,7 +78,7 @@ NO_NUMBERS = "the network gave scores that are no numbers; export the bundle aga
 
 @dataclass(frozen=True)
 class Answer:
-    """Class scores for one frame, with what they took.
+    """Class scores for one frame, or another task's result, with what they took.
 
     InputError: a field that its place can't hold, or `top` that isn't best first.
     """
@@ -83,6 +89,7 @@ class Answer:
     top: Top  # class indices 0..65535, at most 255
     queue_us: int = 0  # 0..2**24 - 1
     load: float = 1.0  # 1..62,757; how many times longer than idle
+    result: Result | None = None  # of another task than one label, which has no `top`
 
     def __post_init__(self) -> None:
         fits = 0 <= self.sequence <= 65535 and 1 <= self.load <= MAX_LOAD and len(self.top) <= MAX_CHOICES
@@ -127,8 +134,11 @@ class Answer:
         return made
 
     def to_bytes(self) -> bytes:
-        """14 + 4 * K bytes."""
+        """14 + 4 * K bytes, or with a result what that has."""
         times = (self.queue_us << 48 | self.decode_us << 24 | self.tail_us).to_bytes(9, "big")
+        if self.result is not None:
+            head = START.pack(VERSION << 4 | RESULT, self.sequence) + times
+            return head + bytes((load_byte(self.load), self.result.kind)) + self.result.to_bytes()
         choices = [number for index, share in self.top for number in (index, round(share * PROBABILITY_STEPS))]
         head = START.pack(VERSION << 4 | ANSWERED, self.sequence) + times + bytes((load_byte(self.load), len(self.top)))
         return head + struct.pack(f"!{len(choices)}H", *choices)
@@ -192,20 +202,34 @@ def parse_answer(data: bytes) -> Answer:
     FrameError: a refusal, with the server's message. BusyError: the server has no room; `retry_after_s` says when to
     send the frame again. WireError: anything else that isn't an answer.
     """
-    if len(data) < REFUSAL.size or data[0] >> 4 != VERSION or data[0] & 15 not in (ANSWERED, REFUSED, BUSY):
+    if len(data) < REFUSAL.size or data[0] >> 4 != VERSION or data[0] & 15 not in STATUSES:
         raise WireError(f"{len(data)} bytes are no answer of version {VERSION}; is this a BottleNet server?")
     if data[0] & 15 == REFUSED:
         raise parse_refusal(data)
     if data[0] & 15 == BUSY:
         raise parse_busy(data)
+    if data[0] & 15 == RESULT:
+        return parse_other(data)
     count = data[HEAD.size - 1] if len(data) >= HEAD.size else 0
     if len(data) != HEAD.size + count * CHOICE.size:
         raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size + count * CHOICE.size}; ask again")
+    top = tuple((index, steps / PROBABILITY_STEPS) for index, steps in CHOICE.iter_unpack(data[HEAD.size :]))
+    return answer_of(data, top)
+
+
+def parse_other(data: bytes) -> Answer:
+    """The answer of another task than one label. WireError: `data` isn't one."""
+    if len(data) < HEAD.size:
+        raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size} or more; ask again")
+    return answer_of(data, (), parse_result(data[HEAD.size - 1], data[HEAD.size :]))
+
+
+def answer_of(data: bytes, top: Top, result: Result | None = None) -> Answer:
+    """With what the first 13 bytes of `data` say. WireError: no answer that can be."""
     _, sequence, *times, load, _ = HEAD.unpack_from(data)
     queue_us, decode_us, tail_us = (int.from_bytes(each, "big") for each in times)
-    top = tuple((index, steps / PROBABILITY_STEPS) for index, steps in CHOICE.iter_unpack(data[HEAD.size :]))
     try:
-        return Answer(sequence, decode_us, tail_us, top, queue_us, 2 ** (load / LOAD_STEPS))
+        return Answer(sequence, decode_us, tail_us, top, queue_us, 2 ** (load / LOAD_STEPS), result)
     except InputError as error:
         raise WireError(f"{error}: the server sent this") from error
 

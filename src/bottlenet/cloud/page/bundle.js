@@ -9,7 +9,7 @@ const MAX_LABELS_BYTES = 16e6;
 /** The server's root, wherever this page is mounted. */
 export const ROOT = new URL("../", import.meta.url);
 
-/** What the server has, [{id, name, model, cut, files: {name: bytes}}, ...]. Problem: no token, or nothing there. */
+/** What the server has, [{id, name, model, cut, task, files: {name: bytes}}, ...]. Problem: no token, nothing there. */
 export async function listBundles(token) {
   const response = await get(new URL("v1/bundles", ROOT), token);
   const bundles = await response.json();
@@ -20,6 +20,13 @@ export async function listBundles(token) {
 
 /** manifest.json, labels and tables of one of them. Problem: too large for a browser, or not what was promised. */
 export async function openBundle(bundle, token) {
+  if (bundle.task && bundle.task !== "classification") {
+    throw new Problem(
+      "none",
+      `This page shows single labels, and the bundle “${bundle.name}” is of task ${bundle.task}. Choose another ` +
+        "bundle, or ask on the command line: bottlenet classify PHOTO --bundle FOLDER --to SERVER.",
+    );
+  }
   const manifest = JSON.parse(text(await bundleFile(bundle, "manifest.json", token)));
   const digests = manifest.files;
   const labels = text(await bundleFile(bundle, "labels.txt", token, digests, MAX_LABELS_BYTES));

@@ -42,6 +42,7 @@ from bottlenet.lab.privacy.samples import Link, Records, Samples, centre_records
 from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_tail, open_uncut, run_graph
+from bottlenet.task import needs_one_label
 
 ATTACKER, TILE, LINEAR, JPEG = "attacker", "linear, tile by tile", "linear", "jpeg"
 LINEAR_RECORDS = 3000  # that the linear map of one budget is fitted on
@@ -109,6 +110,7 @@ class Attack:
     def __init__(self, bundle: Bundle, config: PrivacyConfig, on_progress: Progress | None = None) -> None:
         self.bundle, self.config, self.folder = bundle, config, Path(config.out)
         self.on_progress = on_progress
+        needs_one_label(bundle.manifest.task, "`bottlenet privacy`")
         _, height, width = bundle.manifest.latent
         if height != width:
             raise InputError(f"the latent is {height} x {width}; only square ones can be attacked: choose another cut")

@@ -27,6 +27,7 @@ from bottlenet.lab.markup import data_url, stretched
 from bottlenet.lab.report.parts import Picture, Section, Table
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
+from bottlenet.task import needs_one_label
 from bottlenet.wire.frame import HEADER_BYTES, Frame
 
 SHOWN, MOST_SHOWN = 8, 60  # photos in each of the two tables
@@ -134,6 +135,7 @@ def photo_sections(
 
     InputError: as `lab.evaluate.evaluate`, or a bundle without its uncut network.
     """
+    needs_one_label(bundle.manifest.task, "`bottlenet report`")
     looker = Looker(bundle, budget_bytes)
     photos = photos_for(bundle, data, limit)
     damaged = Damaged(len(photos))

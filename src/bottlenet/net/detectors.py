@@ -1,0 +1,157 @@
+"""Detectors of torchvision as modules from tensor to tensor, with their own layers, and names for them.
+
+    SsdDetector      photo -> backbone -> head -> boxes -> rows
+    FasterDetector   photo -> backbone -> proposals -> each a part of the features -> boxes -> rows
+
+torchvision's own forward takes lists of photos of any size and gives lists of boxes, as many as there are. Here all
+photos have one size, and all answers too, so that they can be traced, cut, exported and run in batches. What comes out
+is the same but for rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bottlenet.net.boxes import best_boxes, decoded, large, rows, surest
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """What torchvision's anchors are made for."""
+
+    tensors: Tensor
+    image_sizes: list[tuple[int, int]]
+
+
+class SsdDetector(nn.Module):
+    """An SSD of torchvision as one module from tensor to tensor.
+
+    (B, 3, S, S) -> backbone -> features, six of them -> head -> corrections, logits -> rows (B, K, 6)
+    """
+
+    anchors: Tensor
+
+    def __init__(self, network: Any, side: int) -> None:
+        super().__init__()
+        self.backbone, self.head = network.backbone, network.head
+        self.weights, self.overlap = network.box_coder.weights, network.nms_thresh
+        self.least, self.candidates = network.score_thresh, network.topk_candidates
+        self.most, self.side = network.detections_per_img, side
+        photos, features = features_of(network, side)
+        (anchors,) = network.anchor_generator(ImageList(photos, [(side, side)]), list(features.values()))
+        self.register_buffer("anchors", anchors, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.head(list(self.backbone(x).values()))
+        boxes = decoded(outputs["bbox_regression"], self.anchors, self.weights, self.side)  # (B, N, 4)
+        scores = outputs["cls_logits"].softmax(-1)[..., 1:].transpose(1, 2)  # (B, classes - 1, N): 0 is the background
+        best = best_boxes(
+            boxes, surest(scores, self.candidates), overlap=self.overlap, least=self.least, most=self.most
+        )
+        return rows(*best[:2], best[2] + 1, self.side)
+
+
+class FasterDetector(nn.Module):
+    """A Faster R-CNN of torchvision.
+
+    (B, 3, S, S) -> backbone -> features of some scales -> rpn.head -> the surest P places
+                                    `-> those parts -> roi_heads -> corrections, logits -> rows (B, K, 6)
+    """
+
+    anchors: Tensor
+    each: Tensor
+
+    def __init__(self, network: Any, side: int) -> None:
+        super().__init__()
+        self.backbone, self.rpn, self.roi_heads, self.side = network.backbone, network.rpn, network.roi_heads, side
+        rpn, roi = network.rpn, network.roi_heads
+        photos, features = features_of(network, side)
+        (anchors,) = rpn.anchor_generator(ImageList(photos, [(side, side)]), list(features.values()))
+        self.register_buffer("anchors", anchors, persistent=False)
+        per_place = rpn.anchor_generator.num_anchors_per_location()
+        areas = [each.shape[-2] * each.shape[-1] for each in features.values()]
+        self.anchor_counts = [places * count for places, count in zip(areas, per_place, strict=True)]
+        self.proposed, self.most = rpn.pre_nms_top_n(), roi.detections_per_img
+        self.count = min(rpn.post_nms_top_n(), sum(min(self.proposed, count) for count in self.anchor_counts))
+        self.least_sure, self.proposal_overlap = rpn.score_thresh, rpn.nms_thresh
+        self.least, self.overlap = roi.score_thresh, roi.nms_thresh
+        self.smallest, self.weights = rpn.min_size, roi.box_coder.weights
+        pool = roi.box_roi_pool
+        sides = [features[name].shape[-1] for name in pool.featmap_names if name in features]
+        self.scales = [2.0 ** round(math.log2(each / side)) for each in sides]
+        self.parts, self.samples = pool.output_size, pool.sampling_ratio
+        self.canonical = (pool.canonical_scale, pool.canonical_level)
+        classes = roi.box_predictor.cls_score.out_features - 1  # without the background
+        self.register_buffer("each", torch.eye(classes)[:, None], persistent=False)  # (C, 1, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = list(self.backbone(x).values())
+        objectness, corrections = self.rpn.head(features)
+        proposals, there = self.proposals(objectness, corrections)  # (B, P, 4), (B, P)
+        parts = self.roi_heads.box_head(self.parts_of(features, proposals))  # (B * P, c)
+        logits, moves = self.roi_heads.box_predictor(parts)  # (B * P, 1 + C), (B * P, 4 + 4 * C)
+        scores = logits.softmax(1)[:, 1:].unflatten(0, (-1, self.count)) * there[..., None]  # (B, P, C)
+        moves = moves.unflatten(1, (-1, 4))[:, 1:].unflatten(0, (-1, self.count))  # (B, P, C, 4)
+        boxes = decoded(moves, proposals[:, :, None], self.weights, self.side)
+        scores = (scores * large(boxes, 1e-2)).transpose(1, 2)  # (B, C, P)
+        apart = (scores[..., None] * self.each).flatten(2)  # (B, C, P * C): a box is one class's alone
+        best = best_boxes(boxes.flatten(1, 2), apart, overlap=self.overlap, least=self.least, most=self.most)
+        return rows(*best[:2], best[2] + 1, self.side)
+
+    def proposals(self, objectness: list[Tensor], corrections: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, A, h, w) and (B, 4 * A, h, w) of each scale -> the surest boxes (B, P, 4), and 1 for those that are
+        sure enough (B, P).
+        """
+        boxes, scores, first, ahead = [], [], 0, 0
+        for sure, moves, count in zip(objectness, corrections, self.anchor_counts, strict=True):
+            apart_moves: Tensor = moves.unflatten(1, (-1, 4))  # type: ignore[no-untyped-call]
+            flat = apart_moves.permute(0, 3, 4, 1, 2).flatten(1, 3)  # (B, N, 4)
+            found = decoded(flat, self.anchors[first : first + count], (1.0, 1.0, 1.0, 1.0), self.side)
+            values, at = sure.permute(0, 2, 3, 1).flatten(1).topk(min(self.proposed, count))
+            boxes.append(found.gather(1, at[..., None].expand(-1, -1, 4)))
+            values = values.sigmoid() * large(boxes[-1], self.smallest)
+            scores.append(values * (values >= self.least_sure).to(values.dtype))
+            first += count
+        total = sum(min(self.proposed, count) for count in self.anchor_counts)
+        apart = []
+        for values, count in zip(scores, self.anchor_counts, strict=True):
+            mine = min(self.proposed, count)
+            apart.append(F.pad(values, (ahead, total - ahead - mine)))  # a box is of one scale alone
+            ahead += mine
+        best = best_boxes(
+            torch.cat(boxes, 1), torch.stack(apart, 1), overlap=self.proposal_overlap, least=0.0, most=self.count
+        )
+        return best[0], (best[1] > 0).to(best[0].dtype)
+
+    def parts_of(self, features: list[Tensor], proposals: Tensor) -> Tensor:
+        """Of each proposal (B, P, 4) its part of the features (B * P, c, 7, 7), of the scale that fits its size."""
+        photo = torch.ones_like(proposals[..., :1]).cumsum(0) - 1
+        places = torch.cat((photo, proposals), -1).flatten(0, 1)  # (B * P, 5)
+        sides = places[:, 3:] - places[:, 1:3]
+        scale, level = self.canonical
+        lowest, highest = (round(-math.log2(self.scales[end])) for end in (0, -1))
+        size = (sides[:, 0] * sides[:, 1]).sqrt() / scale
+        levels = (level + size.log2() + 1e-6).floor().clamp(lowest, highest) - lowest
+        align = torch.ops.torchvision.roi_align
+        every = [
+            align(features[number], places, share, *self.parts, self.samples, False)
+            for number, share in enumerate(self.scales)
+        ]
+        parts: Tensor = every[0]
+        for number, aligned in enumerate(every[1:], 1):
+            parts = torch.where((levels == number)[:, None, None, None], aligned, parts)
+        return parts
+
+
+def features_of(network: Any, side: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """A photo of nothing, and what the backbone makes of it."""
+    photos = torch.zeros(1, 3, side, side)
+    with torch.no_grad():
+        features: dict[str, Tensor] = network.backbone(photos)
+    return photos, features

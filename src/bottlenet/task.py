@@ -1,0 +1,206 @@
+"""What a network answers with: one label, several, a map of classes, or boxes; and from its output to the answer.
+
+    task             tail.onnx gives, for each photo        the answer
+    classification   scores (classes,) float32, logits      the five best
+    multilabel       scores (classes,) float32, logits      Classes: each whose sigmoid reaches its threshold
+    segmentation     map (rows, columns) uint8              ClassMap, as it is
+    detection        boxes (boxes, 6) float32               Boxes: those with a score of `threshold` or more
+
+A row of boxes is left, top, right, bottom, as shares of the network's input, score, class index; best first, and 0
+where nothing is. A manifest names its task, unless that is classification.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottlenet.check import check_choice, check_fields, check_integer, check_number, shown
+from bottlenet.errors import InputError
+from bottlenet.wire.answer import Answer, Top, best_of_each
+from bottlenet.wire.results import (
+    MAX_BOXES,
+    MAX_CLASSES,
+    MAX_MAP_INDEX,
+    Box,
+    Boxes,
+    Classes,
+    ClassMap,
+    Result,
+    check_grid,
+)
+
+FLOAT, BYTE = "tensor(float)", "tensor(uint8)"  # as onnxruntime spells them
+KINDS = {FLOAT: np.float32, BYTE: np.uint8}
+
+
+@dataclass(frozen=True)
+class Port:
+    """The one input or output of a graph."""
+
+    name: str
+    dtype: str  # as onnxruntime spells it: "tensor(uint8)"
+    shape: tuple[int, ...]  # of one photo, without the batch
+
+    def blank(self, count: int) -> NDArray[Any]:
+        """(count, *shape) for photos without any: NaN, or 0 where there is no such number."""
+        return np.full((count, *self.shape), np.nan if self.dtype == FLOAT else 0, KINDS[self.dtype])
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One label."""
+
+    name = "classification"
+
+    def check(self, num_classes: int) -> None:
+        """Any number of classes will do."""
+
+    def output(self, num_classes: int) -> Port:
+        """Logits."""
+        return Port("scores", FLOAT, (num_classes,))
+
+    def results(self, scores: NDArray[Any]) -> Sequence[Top | None]:
+        """(B, classes) -> of each photo the best; None: no numbers."""
+        return best_of_each(scores)
+
+
+@dataclass(frozen=True)
+class Multilabel:
+    """Any number of labels, each with a probability and a threshold of its own."""
+
+    thresholds: tuple[float, ...]  # probability, 0..1, from which on a class is there; one each
+
+    name = "multilabel"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.thresholds, tuple):
+            raise InputError(f"thresholds is {shown(self.thresholds)}; give a list of numbers")
+        for each in self.thresholds:
+            check_number("a threshold", each, 0, 1)
+
+    def check(self, num_classes: int) -> None:
+        """InputError: not one threshold a class."""
+        if len(self.thresholds) != num_classes:
+            raise InputError(f"{len(self.thresholds)} thresholds for {num_classes} classes; give one each")
+
+    def output(self, num_classes: int) -> Port:
+        """Logits."""
+        return Port("scores", FLOAT, (num_classes,))
+
+    def results(self, scores: NDArray[Any]) -> Sequence[Classes | None]:
+        """(B, classes) -> of each photo what is there, at most 255 of them; None: no numbers."""
+        return [self._there(row) if np.isfinite(row).all() else None for row in scores]
+
+    def _there(self, scores: NDArray[Any]) -> Classes:
+        shares = 0.5 + 0.5 * np.tanh(scores.astype(np.float64) / 2)  # the sigmoid, which never overflows so
+        there = np.flatnonzero(shares >= np.array(self.thresholds))
+        best_first = there[np.argsort(-shares[there], kind="stable")][:MAX_CLASSES]
+        return Classes(tuple((int(index), float(shares[index])) for index in best_first))
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A class for each place of a grid over the network's input. A network gives logits (B, classes, rows, columns)."""
+
+    rows: int
+    columns: int
+
+    name = "segmentation"
+
+    def __post_init__(self) -> None:
+        check_integer("rows", self.rows, 1, 65535)
+        check_integer("columns", self.columns, 1, 65535)
+        check_grid(self.rows, self.columns)
+
+    def check(self, num_classes: int) -> None:
+        """InputError: more classes than a place of a map can tell apart."""
+        check_integer("the classes of a segmentation", num_classes, 1, MAX_MAP_INDEX + 1)
+
+    def output(self, num_classes: int) -> Port:
+        """The best class of each place."""
+        return Port("map", BYTE, (self.rows, self.columns))
+
+    def results(self, maps: NDArray[Any]) -> Sequence[ClassMap]:
+        """(B, rows, columns) -> of each photo the map."""
+        return [ClassMap.of(each) for each in maps]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Boxes around what is found."""
+
+    boxes: int  # that the network gives at most
+    threshold: float  # score, 0..1, below which none is told
+
+    name = "detection"
+
+    def __post_init__(self) -> None:
+        check_integer("boxes", self.boxes, 1, MAX_BOXES)
+        check_number("threshold", self.threshold, 0, 1)
+
+    def check(self, num_classes: int) -> None:
+        """Any number of classes will do."""
+
+    def output(self, num_classes: int) -> Port:
+        """Edges, score, class index."""
+        return Port("boxes", FLOAT, (self.boxes, 6))
+
+    def results(self, boxes: NDArray[Any]) -> Sequence[Boxes | None]:
+        """(B, boxes, 6) -> of each photo those that are told; None: no numbers."""
+        return [self._told(rows) if np.isfinite(rows).all() else None for rows in boxes]
+
+    def _told(self, rows: NDArray[Any]) -> Boxes:
+        rows = rows[(rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)].astype(np.float64)
+        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+        rows[:, :5] = rows[:, :5].clip(0, 1)
+        rows[:, 2:4] = np.maximum(rows[:, 2:4], rows[:, :2])
+        return Boxes(tuple(Box(round(index), score, *edges) for *edges, score, index in rows.tolist()))
+
+
+Task: TypeAlias = Classification | Multilabel | Segmentation | Detection
+
+
+def answer_of(sequence: int, decode_us: int, tail_us: int, found: Top | Result) -> Answer:
+    """With what a task's `results` gave for a photo."""
+    if isinstance(found, tuple):
+        return Answer(sequence, decode_us, tail_us, found)
+    return Answer(sequence, decode_us, tail_us, (), result=found)
+
+
+def parse_task(values: object) -> Task:
+    """From a manifest. InputError: no task, or one that can't be."""
+    if not isinstance(values, dict) or "name" not in values:
+        raise InputError(f"its task is {shown(values)}; it must be an object with a name")
+    rest = dict(values)
+    name = rest.pop("name")
+    check_choice("task.name", name, tuple(NAMED))  # classification goes without saying: a bundle has one id
+    check_fields("task", rest, NAMED[name], "export the bundle again")
+    if isinstance(rest.get("thresholds"), list):
+        rest["thresholds"] = tuple(rest["thresholds"])
+    task: Task = NAMED[name](**rest)
+    return task
+
+
+def task_values(task: Task) -> dict[str, object]:
+    """For a manifest, what `parse_task` reads."""
+    return {"name": task.name, **dataclasses.asdict(task)}
+
+
+def is_dense(task: Task) -> bool:
+    """Whether an answer is about places in the photo."""
+    return isinstance(task, Segmentation | Detection)
+
+
+def needs_one_label(task: Task, what: str) -> None:
+    """InputError unless the network gives one label: `what`, such as `bottlenet bench`, makes sense of nothing else."""
+    if not isinstance(task, Classification):
+        raise InputError(f"{what} is for networks that give one label, and this one's task is {task.name}")
+
+
+NAMED: dict[str, type[Any]] = {task.name: task for task in (Multilabel, Segmentation, Detection)}
