@@ -36,7 +36,8 @@ TIMES = 3  # that a slow input is run again
 LONGEST_MESSAGE = 1000  # characters
 MAX_SUSPECTS = 200
 HANG_S = 20.0  # of the processor, and with instrumentation: then a signal ends the process
-NO_TIMEOUT = "-timeout=1000000"  # libFuzzer's own is by the clock, which on a busy machine says nothing
+# libFuzzer's own are by the clock, which on a busy machine says nothing.
+NO_CLOCK = ("-timeout=1000000", "-report_slow_units=1000000")
 LOOK_EVERY = 64  # inputs, for the time
 CURRENT = "current"
 LENGTH_BYTES = 8  # of the input, before it
@@ -151,7 +152,7 @@ def fuzz(arguments: argparse.Namespace) -> None:
         fault_of(target, data)  # makes what is made once: tables, imports
     limit_memory()
     faulthandler.register(signal.SIGPROF, all_threads=False, chain=True)  # says where, and lets it end the process
-    options = [f"-max_len={target.longest_bytes}", f"-seed={arguments.seed}", NO_TIMEOUT, "-rss_limit_mb=0"]
+    options = [f"-max_len={target.longest_bytes}", f"-seed={arguments.seed}", *NO_CLOCK, "-rss_limit_mb=0"]
     options += [f"-artifact_prefix={arguments.folder}/faults/", "-entropic_scale_per_exec_time=1"]
     folders = [str(arguments.folder / name) for name in ("corpus", "seeds")]
     atheris.Setup(
