@@ -3,17 +3,19 @@
     fuzz      inputs by libFuzzer, guided by the coverage of bottlenet's code        -> corpus, suspects, faults
     replay    corpus and suspects once more, without instrumentation, and measured   -> faults
 
-FOLDER/seeds, corpus, suspects, faults; and what came of it: fuzz.json, replay.json.
+FOLDER/seeds, corpus, suspects, faults; current, the input that is at work; and what came of it: fuzz.json, replay.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import hashlib
 import importlib
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import tracemalloc
@@ -28,13 +30,17 @@ from fuzz_target import Target
 ALL = "all"
 SLOW_MS = 100.0  # of the processor, for one input
 # Of address space, above what the process has when it is ready. The fuzzer's own tables grow with its corpus; what one
-# input takes is measured in `replay`, without it.
+# input takes of Python's and numpy's memory is measured in `replay`, without it.
 HEADROOM_BYTES = 2**30
 TIMES = 3  # that a slow input is run again
 LONGEST_MESSAGE = 1000  # characters
 MAX_SUSPECTS = 200
-HANG_S = 20  # by the clock, and with instrumentation: then libFuzzer ends the process
+HANG_S = 20.0  # of the processor, and with instrumentation: then a signal ends the process
+# libFuzzer's own are by the clock, which on a busy machine says nothing.
+NO_CLOCK = ("-timeout=1000000", "-report_slow_units=1000000")
 LOOK_EVERY = 64  # inputs, for the time
+CURRENT = "current"
+LENGTH_BYTES = 8  # of the input, before it
 
 
 def targets() -> dict[str, Target]:
@@ -87,9 +93,12 @@ class Fuzzed:
         self._slowest_ms = 0.0
         self._started = time.monotonic()
         self._ends = self._started + seconds
+        self._current = os.open(folder / CURRENT, os.O_WRONLY | os.O_CREAT)
 
     def __call__(self, data: bytes) -> None:
         """One input."""
+        os.pwrite(self._current, len(data).to_bytes(LENGTH_BYTES, "big") + data, 0)
+        signal.setitimer(signal.ITIMER_PROF, HANG_S)
         started = time.process_time_ns()
         fault = fault_of(self._target, data)
         taken_ms = (time.process_time_ns() - started) / 1e6
@@ -120,6 +129,12 @@ def keep(folder: Path, data: bytes) -> str:
     return name
 
 
+def current(folder: Path) -> bytes:
+    """The input at which the fuzzing process was when it ended."""
+    written = (folder / CURRENT).read_bytes() if (folder / CURRENT).exists() else b""
+    return written[LENGTH_BYTES:][: int.from_bytes(written[:LENGTH_BYTES], "big")]
+
+
 def keep_fault(folder: Path, fault: str, data: bytes) -> None:
     """The input, and beside it what is wrong."""
     name = keep(folder / "faults", data)
@@ -135,9 +150,9 @@ def fuzz(arguments: argparse.Namespace) -> None:
         assert len(data) <= target.longest_bytes
         keep(arguments.folder / "seeds", data)
         fault_of(target, data)  # makes what is made once: tables, imports
-    size = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (size + HEADROOM_BYTES,) * 2)
-    options = [f"-max_len={target.longest_bytes}", f"-seed={arguments.seed}", f"-timeout={HANG_S}", "-rss_limit_mb=0"]
+    limit_memory()
+    faulthandler.register(signal.SIGPROF, all_threads=False, chain=True)  # says where, and lets it end the process
+    options = [f"-max_len={target.longest_bytes}", f"-seed={arguments.seed}", *NO_CLOCK, "-rss_limit_mb=0"]
     options += [f"-artifact_prefix={arguments.folder}/faults/", "-entropic_scale_per_exec_time=1"]
     folders = [str(arguments.folder / name) for name in ("corpus", "seeds")]
     atheris.Setup(
@@ -146,11 +161,18 @@ def fuzz(arguments: argparse.Namespace) -> None:
     atheris.Fuzz()
 
 
+def limit_memory() -> None:
+    """From now on the process, compiled code included, may have so much more."""
+    size = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (size + HEADROOM_BYTES,) * 2)
+
+
 def replay(arguments: argparse.Namespace) -> None:
     """Suspects first; then the corpus, and the seeds with it, as far as the time goes."""
     target = load(arguments.target, instrument=False)
     for data in target.seeds():
         fault_of(target, data)
+    limit_memory()
     ends = time.monotonic() + arguments.seconds
     inputs, slowest_ms, largest_bytes = 0, 0.0, 0
     for data in kept(arguments.folder):
@@ -190,7 +212,7 @@ def min_ms(target: Target, data: bytes) -> tuple[float, str | None]:
 
 
 def peak_bytes(target: Target, data: bytes) -> int:
-    """The most that was held at once."""
+    """The most that Python and numpy held at once; compiled code's own memory has no more than `limit_memory`."""
     tracemalloc.start()
     try:
         fault_of(target, data)

@@ -287,7 +287,7 @@ def test_probes_are_few_and_small(bundle: Bundle, photo: np.ndarray, server: Ser
 
 class TestArguments:
     def test_profiles(self, bundle: Bundle, make_bundle: MakeBundle) -> None:
-        other = make_bundle(cut="elsewhere")
+        other = make_bundle(cut="elsewhere", head_flops_share=0.7)
         one, two = profile(bundle), profile(other)
         assert [each.name for each in profile_of([bundle], [one]).candidates] == [
             "edge-only",
@@ -298,6 +298,7 @@ class TestArguments:
         assert [each.name for each in both.candidates][2:] == ["split at patches", "split at elsewhere"]
         ladder = dataclasses.replace(both, bundle_id=hashlib.sha256(bundle.id + other.id).hexdigest())
         assert profile_of([bundle, other], [ladder]).candidates == both.candidates
+        assert profile_of([other, bundle], [ladder]).candidates == both.candidates
         with pytest.raises(InputError, match=f"the profile is of bundle {other.id.hex()[:12]}, not of"):
             profile_of([bundle], [two])
         with pytest.raises(InputError, match="no profile has the cut elsewhere"):

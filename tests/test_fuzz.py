@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
+import resource
+import signal
+import subprocess
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -14,7 +19,7 @@ import pytest
 
 from bottlenet.errors import InputError
 from bottlenet.wire import range_coder
-from test_benchmarks import load, record
+from test_benchmarks import BENCHMARKS, load, record
 
 SECONDS = 17
 
@@ -95,10 +100,68 @@ def test_what_replaying_finds(
     for folder in ("seeds", "corpus", "suspects", "faults"):
         (tmp_path / folder).mkdir()
     child.keep(tmp_path / "corpus", b"x")
+    limits: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(child.resource, "setrlimit", lambda *given: limits.append(given))  # this process goes on
     child.replay(Namespace(target="it", folder=tmp_path, seconds=5.0))
     faults = [path.read_text() for path in (tmp_path / "faults").glob("*.txt")]
     assert len(faults) == (fault is not None)
     assert all(one.startswith(str(fault)) for one in faults)
+    ((which, (soft, hard)),) = limits
+    assert which == resource.RLIMIT_AS
+    assert soft == hard > child.HEADROOM_BYTES
+
+
+WAITING = """
+import sys, time
+import fuzz_child
+from fuzz_target import Target
+
+clock, seconds = (time.process_time, 1.5) if sys.argv.pop() == "works" else (time.monotonic, 1.0)
+
+def run(data):
+    ends = clock() + seconds
+    while clock() < ends:
+        if clock is time.monotonic:
+            time.sleep(0.1)
+
+fuzz_child.HANG_S = 0.5
+fuzz_child.load = lambda name, instrument: Target(run, lambda: iter([b"seed"]))
+fuzz_child.main()
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris")
+@pytest.mark.parametrize(("does", "status"), [("works", -signal.SIGPROF), ("waits", 0)])
+def test_a_hang_is_of_the_processor(child: ModuleType, tmp_path: Path, does: str, status: int) -> None:
+    """A machine with other things to do makes none."""
+    for folder in ("seeds", "corpus", "suspects", "faults"):
+        (tmp_path / folder).mkdir()
+    command = [sys.executable, "-c", WAITING, "fuzz", "it", str(tmp_path), "--runs", "2", "--seconds", "60", does]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": python_path()}, timeout=120
+    )
+    assert done.returncode == status, done.stderr
+    assert (tmp_path / "fuzz.json").exists() == (status == 0)
+    assert (" in run" in done.stderr) == (status != 0)
+    assert child.current(tmp_path) in (b"", b"seed", b"\n")  # libFuzzer begins with the empty one
+
+
+@pytest.mark.parametrize(
+    ("ran", "seconds", "enough"),
+    [((500, 500), (1.0, 1.0), True), ((10, 10), (40.0, 40.0), True), ((10, 10), (40.0, 39.0), False)],
+    ids=["inputs", "seconds", "neither"],
+)
+def test_what_is_enough(
+    monkeypatch: pytest.MonkeyPatch, ran: tuple[int, int], seconds: tuple[float, float], enough: bool
+) -> None:
+    """A fifth of the time is for replaying."""
+    fuzz = load("fuzz", monkeypatch)
+    found = [fuzz.Found("it", *each, 1, 1, 1.0, 1, ()) for each in zip(ran, seconds, strict=True)]
+    assert fuzz.is_enough(found, 1000, 100.0) is enough
+
+
+def python_path() -> str:
+    return os.pathsep.join([str(BENCHMARKS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
 
 
 def burn(seconds: float) -> None:

@@ -104,8 +104,17 @@ def test_without_a_deadline_it_never_expires() -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"first_s": 0}, {"first_s": 2, "cap_s": 1}, {"cap_s": math.inf}, {"deadline_s": 0}, {"first_s": math.nan}],
+    [
+        {"first_s": 0},
+        {"first_s": 2, "cap_s": 1},
+        {"cap_s": math.inf},
+        {"deadline_s": 0},
+        {"deadline_s": math.nan},
+        {"first_s": math.nan},
+    ],
 )
 def test_limits(limits: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="give seconds above 0"):
+    with pytest.raises(InputError, match="give seconds above 0") as error:
         Backoff(**limits)
+    assert ("deadline" in str(error.value)) == ("deadline_s" in limits)
+    assert ("first" in str(error.value)) != ("deadline_s" in limits)

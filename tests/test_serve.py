@@ -208,7 +208,9 @@ class TestTls:
             (Access(tls_cert=cert), "needs its key"),
             (Access(tls_key=key), "needs its key"),
             (Access(tls_cert=str(empty), tls_key=key), "can't use .* for TLS"),
-            (Access(tls_cert=str(tmp_path / "x"), tls_key=key), "No such file"),
+            (Access(tls_cert=str(tmp_path / "x"), tls_key=key), "--tls-cert .*x: No such file"),
+            (Access(tls_cert=str(tmp_path / "x")), "--tls-cert .*x: No such file"),
+            (Access(tls_key=str(tmp_path / "x")), "--tls-key .*x: No such file"),
             (Access(tls_cert=cert, tls_key=str(other)), "can't use .* for TLS"),
         ):
             with pytest.raises(InputError, match=says):

@@ -288,6 +288,13 @@ class TestFolders:
             swept(config, tmp_path / "thesis.txt")
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
+    @pytest.mark.parametrize("document", [{"sweep": "broom"}, {"format_version": 1, "network": "", "config": {}}])
+    def test_another_program_s_sweep(self, config: SweepConfig, document: dict[str, object], tmp_path: Path) -> None:
+        (tmp_path / "sweep.json").write_text(json.dumps(document))
+        with pytest.raises(InputError, match="give a new folder"):
+            swept(config, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
+
     def test_two_at_a_time(self, copy: Path, config: SweepConfig) -> None:
         folder = SweepFolder(copy)
         fingerprint = json.loads((copy / "sweep.json").read_text())["network"]
@@ -507,3 +514,4 @@ class TestCommand:
         assert "can't be read" in run("plan", profile, "--sweep", tmp_path / "gone", "--link", "3g").error
         (tmp_path / "other.txt").write_text("{}")
         assert "no sweep of BottleNet" in run("plan", profile, "--sweep", tmp_path / "other.txt", "--link", "3g").error
+        assert "no sweep of BottleNet" in run("plan", profile, "--sweep", profile, "--link", "3g").error

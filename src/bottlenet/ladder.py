@@ -148,6 +148,11 @@ def in_order(bundles: Sequence[Bundle]) -> list[Bundle]:
             )
         if (other := seen.setdefault(manifest.cut, bundle)) is not bundle:
             raise InputError(f"{other.path} and {bundle.path} are both cut at {manifest.cut}; give one of them")
+    return by_depth(bundles)
+
+
+def by_depth(bundles: Iterable[Bundle]) -> list[Bundle]:
+    """From the shallowest to the deepest cut; those that are equally deep as they were given."""
     return sorted(bundles, key=lambda each: each.manifest.head_flops_share)
 
 

@@ -29,6 +29,9 @@ class Access:
         """For TLS 1.2 and up. InputError: one file without the other, or files that can't be used."""
         if self.tls_cert is None and self.tls_key is None:
             return None
+        for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
+            if path is not None:
+                check_readable(option, path)
         if self.tls_cert is None or self.tls_key is None:
             raise InputError("a certificate needs its key, and a key its certificate; give --tls-cert and --tls-key")
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -83,6 +86,15 @@ def trust(ca_file: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one
         raise InputError(f"can't use the certificates in {ca_file}: {why(error)}; give a PEM file") from error
+
+
+def check_readable(option: str, path: str) -> None:
+    """InputError: it can't be read."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{option} {path}: {error.strerror}; give a PEM file") from error
 
 
 def why(error: OSError) -> str | None:

@@ -24,7 +24,7 @@ from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, pr
 from bottlenet.edge.retry import Backoff, hint_s
 from bottlenet.edge.stream import Reply, Stream
 from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, WireError
-from bottlenet.ladder import ladder_id
+from bottlenet.ladder import by_depth, ladder_id
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile, merged
 from bottlenet.task import needs_one_label
@@ -270,12 +270,12 @@ def exchange(stream: Stream, frame: Frame, patience_s: float) -> tuple[Reply, An
 
 
 def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) -> Profile:
-    """One profile that has each bundle's cut, and of the candidates only what these bundles can do.
+    """One profile that has each bundle's cut, and of the candidates only what these bundles, in any order, can do.
 
     InputError: a profile of another bundle, or none that has a bundle's cut.
     """
     profiles = [profile] if isinstance(profile, Profile) else profile
-    known = [ladder_id(bundles).hex(), *(bundle.id.hex() for bundle in bundles)]
+    known = [ladder_id(by_depth(bundles)).hex(), *(bundle.id.hex() for bundle in bundles)]
     for each in profiles:
         if each.bundle_id not in known:
             named = " or ".join(one[:12] for one in known[len(bundles) < 2 :])

@@ -215,7 +215,9 @@ def open_nvml(sys_root: Path) -> CountingMeter:
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError as error:
-        raise unreadable("nvml", None, "the package pynvml is not installed: pip install nvidia-ml-py") from error
+        raise InputError(
+            "meter nvml needs the package pynvml; pip install nvidia-ml-py, or take another: --meter auto"
+        ) from error
     try:
         nvml.nvmlInit()
         gpu = nvml.nvmlDeviceGetHandleByIndex(0)

@@ -34,9 +34,11 @@ class Backoff:
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        if not 0 < first_s <= cap_s < math.inf or not deadline_s > 0:
-            given = f"first_s is {first_s}, cap_s {cap_s} and deadline_s {deadline_s}"
-            raise InputError(f"{given}; give seconds above 0, and a cap that is not below the first")
+        if not 0 < first_s <= cap_s < math.inf:
+            given = f"the first wait is {first_s} s, and the longest {cap_s} s"
+            raise InputError(f"{given}; give seconds above 0, and a longest that is not below the first")
+        if not deadline_s > 0:
+            raise InputError(f"deadline is {deadline_s} s; give seconds above 0")
         self.clock = clock
         self.expired = False  # whether a try failed after the deadline
         self._first_s = first_s

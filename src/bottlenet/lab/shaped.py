@@ -281,4 +281,4 @@ class ShapedLink:
 def check_jitter(jitter_s: float) -> None:
     """InputError: not 0 or more seconds."""
     if not 0 <= jitter_s < math.inf:
-        raise InputError(f"jitter is {jitter_s} s; give seconds, 0 or more")
+        raise InputError(f"jitter is {jitter_s * 1e3:g} ms; give 0 or more")

@@ -85,6 +85,8 @@ class SweepFolder:
             fresh = not (self.path / SWEEP).exists()
             if fresh and any(each.name != LOCK for each in self.path.iterdir()):
                 raise InputError(f"{self.path} is there already and holds no sweep; give a new folder")
+            if not fresh:
+                self.check(config, fingerprint)  # before anything is made in what may be another's folder
             handle = lock_file(self.path / LOCK)
             if handle is None:
                 raise InputError(f"{self.path}: another process is at this sweep; stop it, or give another folder")
@@ -95,7 +97,6 @@ class SweepFolder:
                 (self.path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.path}: no sweep can be kept there ({error.strerror}); give another") from error
-        self.check(config, fingerprint)
         return handle
 
     def check(self, config: SweepConfig, fingerprint: str) -> None:

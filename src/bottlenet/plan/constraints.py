@@ -40,7 +40,7 @@ class Wish:
         if self.max_drop is not None and not -100 <= self.max_drop <= 100:
             raise InputError(f"max_drop is {self.max_drop}; give points of top-1, -100 to 100")
         if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
-            raise InputError(f"deadline is {self.deadline_s} s; give a time above 0")
+            raise InputError(f"deadline is {self.deadline_s * 1e3:g} ms; give a time above 0")
         if self.budget_bytes is not None and not 0 <= self.budget_bytes < math.inf:
             raise InputError(f"budget is {self.budget_bytes} bytes; give bytes a photo, 0 or more")
 

@@ -60,9 +60,10 @@ def parse_trained(data: bytes) -> Trained:
     """candidates.json -> Trained. InputError: too large, not JSON, of something else, or a value out of range."""
     if len(data) > MAX_TRAINED_BYTES:
         raise InputError(f"it is larger than the {MAX_TRAINED_BYTES} bytes that are allowed; {AGAIN}")
-    values = parse_versioned(data, "sweep", FORMAT_VERSION, "run the sweep again")
+    marks = ("format_version", "ladder_id", "candidates")
+    values = parse_versioned(data, "sweep", FORMAT_VERSION, "run the sweep again", marks=marks)
     rows: Any = values.get("candidates")
-    if not isinstance(rows, list) or len(rows) > MAX_CANDIDATES or "ladder_id" not in values:
+    if not isinstance(rows, list) or len(rows) > MAX_CANDIDATES:
         raise InputError(f"its candidates are {shown(rows)}; {AGAIN}")
     for row in rows:
         check_fields("candidate", row, Kept, AGAIN)
