@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -178,18 +179,22 @@ def compare(
         equal += float((device(photos).numpy() == symbols).mean()) * len(batch)
         ours = run_graph(exact["tail.onnx"], symbols=symbols)
         theirs = run_graph(exact["uncut.onnx"], pixels=uncut_batch)
-        difference = max(
-            difference,
+        differences = (
             relative_difference(server(torch.from_numpy(symbols)).numpy(), ours),
             relative_difference(uncut(torch.from_numpy(uncut_batch)).numpy(), theirs),
         )
+        difference = float(np.max([difference, *differences]))  # max() would lose NaN
         agreed += int((ours.argmax(1) == run_graph(rounded["tail.onnx"], symbols=symbols).argmax(1)).sum())
         uncut_agreed += int((theirs.argmax(1) == run_graph(rounded["uncut.onnx"], pixels=uncut_batch).argmax(1)).sum())
     return Fidelity(count, equal / count, difference, agreed / count, uncut_agreed / count)
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest absolute difference, as a share of the largest score (of 1, if that is smaller)."""
+    """Largest absolute difference, as a share of the largest score (of 1, if that is smaller); NaN where a score is no
+    number.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan
     return float(np.abs(a - b).max() / max(1.0, float(np.abs(a).max())))
 
 
@@ -199,6 +204,11 @@ def check(fidelity: Fidelity) -> None:
         raise BundleError(
             f"onnxruntime gives other symbols than torch for {1 - fidelity.symbols_equal:.2%} of the elements; "
             f"at most {1 - MIN_SYMBOLS_EQUAL:.1%} is allowed, so no bundle was written"
+        )
+    if math.isnan(fidelity.scores_difference):
+        raise BundleError(
+            "the network gives scores that are no numbers, so no bundle was written; train anew, with a lower lr if "
+            "the uncut network gives numbers"
         )
     if not fidelity.scores_difference <= MAX_SCORES_DIFFERENCE:
         raise BundleError(
