@@ -221,7 +221,7 @@ def own_layers_before(net: BottleNet, config: TrainConfig) -> nn.Module:
 def cr_bq(classifier: Classifier, config: TrainConfig, bits: int) -> BottleNet:
     """Our unit with `config.channels` channels, quantised to `bits` bits that are sent as they are."""
     net = build(classifier, UnitConfig(**{**config.unit_numbers(), "codec": "raw", "quality": 0}))
-    net.quantizer = ChannelQuantizer(bits, config.channels)
+    net.quantizer = ChannelQuantizer(bits, net.codec.mosaic.channels)
     net.codec = Packed(net.codec.mosaic, bits)
     return net
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.model, data=(arguments.data,), out="", cut=arguments.cut, codec=arguments.codec, batch=arguments.batch
     )
     net, features, uncut_scores = prepare(load_model(config.model), config, arguments.data)
+    config = replace(config, channels=net.codec.mosaic.channels)  # what the record says
     step = make_step(net, config, features, uncut_scores)
     times: dict[bool, list[float]] = {True: [], False: []}
     round_trips: list[float] = []

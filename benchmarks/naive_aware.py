@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"at quality {arguments.quality} aware is {gap:.1f} points above naive")
     kept = ("model", "cut", "unit", "channels", "stride", "quality", "epochs", "batch", "lr", "tail_lr")
     results = {
-        "config": {name: getattr(aware, name) for name in kept},
+        "config": {name: getattr(aware, name) for name in kept} | {"channels": nets["aware"].codec.mosaic.channels},
         "photos": len(photos),
         "top1_uncut": uncut,
         "rows": [asdict(row) for row in rows],

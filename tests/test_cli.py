@@ -127,7 +127,7 @@ class TestHelp:
         done = run(*arguments)
         assert done.code == 2
         assert done.out == ""
-        assert "Usage" in done.err
+        assert done.error.endswith(" --help\n")
 
 
 class TestEncodeAndDecode:

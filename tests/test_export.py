@@ -79,6 +79,15 @@ def test_a_bundle_that_differs_is_refused():
         check(Fidelity(10, float("nan"), 0.0, 1.0, 1.0))
 
 
+def test_scores_that_are_no_numbers_are_refused(tmp_path):
+    net = calibrated()
+    with torch.no_grad():
+        net.tail.classifier.bias.fill_(float("nan"))
+    with pytest.raises(BundleError, match="no numbers, so no bundle was written"):
+        export(net, tmp_path / "small", pixels=pixels(4))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_graph_that_differs_writes_nothing(tmp_path, monkeypatch):
     net = calibrated()
     monkeypatch.setattr("bottlenet.net.export.run_graph", lambda session, **inputs: np.zeros((4, 4), np.float32))

@@ -45,6 +45,30 @@ def two_means() -> object:
     return tiny(), PREPROCESS, (0, 0), (1, 1), ["cat"]
 
 
+def nan_mean() -> object:
+    return tiny(), PREPROCESS, (0, float("nan"), 0), (1, 1, 1), ["cat", "dog"]
+
+
+def one_string() -> object:
+    return tiny(), PREPROCESS, (0, 0, 0), (1, 1, 1), "catdog"
+
+
+def nan_scores() -> object:
+    module = tiny()
+    nn.init.constant_(module[3].bias, float("nan"))
+    return module, PREPROCESS, (0, 0, 0), (1, 1, 1), ["cat", "dog"]
+
+
+def one_photo() -> object:
+    return (
+        nn.Sequential(tiny(), nn.Flatten(0), nn.Unflatten(0, (1, -1))),
+        PREPROCESS,
+        (0,) * 3,
+        (1,) * 3,
+        ["cat", "dog"],
+    )
+
+
 def no_preprocess() -> object:
     return tiny(), 224, (0, 0, 0), (1, 1, 1), ["cat"]
 
@@ -133,6 +157,14 @@ def test_a_model_of_ones_own(function: str) -> None:
     ("name", "message"),
     [
         ("efficientnet_lite9", "unknown model 'efficientnet_lite9': did you mean efficientnet_lite"),
+        ("resnet50", "did you mean torchvision/resnet50 or timm/resnet50"),
+        ("torchvison/resnet50:random", "did you mean torchvision/resnet50:random"),
+        ("efficientnet_lite0,size=128", "takes no settings; give efficientnet_lite0$"),
+        ("efficientnet_lite0:random", "takes no settings; give efficientnet_lite0$"),
+        (f"{__name__}:nan_mean", "three numbers each"),
+        (f"{__name__}:one_string", "labels must be strings"),
+        (f"{__name__}:nan_scores", "its scores are not all numbers"),
+        (f"{__name__}:one_photo", r"the network gives \(1, 4\) for 2 photos"),
         ("resnet", "known are efficientnet_lite0, .*timm/NAME.*package.module:function"),
         ("no_such_package:f", "No module named 'no_such_package'; give package.module:function"),
         (f"{__name__}:no_such_function", "has no attribute 'no_such_function'"),

@@ -215,9 +215,9 @@ def test_labels_are_as_many_as_scores() -> None:
     assert checked(classifier(3)).labels == ("class 0", "class 1", "class 2")
     with pytest.raises(InputError, match="small: 3 labels, but the network gives 2 scores; give one label a score"):
         checked(dataclasses.replace(classifier(3), module=small(2)))
-    with pytest.raises(InputError, match=r"the network gives \(1, 4, 30, 30\) for one photo"):
+    with pytest.raises(InputError, match=r"the network gives \(2, 4, 30, 30\) for 2 photos"):
         checked(dataclasses.replace(classifier(), module=nn.Conv2d(3, 4, 3)))
-    with pytest.raises(InputError, match="does not run on a photo of 32 x 32 pixels .RuntimeError: "):
+    with pytest.raises(InputError, match="does not run on 2 photos of 32 x 32 pixels .RuntimeError: "):
         checked(dataclasses.replace(classifier(), module=nn.Linear(5, 2)))
 
 

@@ -89,7 +89,10 @@ class TestOptions:
         with pytest.raises(SystemExit) as ended:
             run_command(Small, lambda config, json: None, arguments, name="small", text="Help.")
         assert ended.value.code == 2
-        assert "Usage" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        assert err.endswith("; see bottlenet small --help\n")
+        assert err.count("\n") == 1
 
 
 @pytest.fixture(scope="module")

@@ -165,8 +165,8 @@ class Flat(nn.Module):
 @pytest.mark.parametrize(
     ("task", "says"),
     [
-        (Segmentation(32, 32), r"it gives \(1, 4\) for one photo; a segmentation has \(1, 4, 32, 32\)"),
-        (Detection(5, 0.5), r"it gives \(1, 4\) for one photo; a detection has \(1, 5, 6\)"),
+        (Segmentation(32, 32), r"it gives \(2, 4\) for 2 photos; a segmentation has \(2, 4, 32, 32\)"),
+        (Detection(5, 0.5), r"it gives \(2, 4\) for 2 photos; a detection has \(2, 5, 6\)"),
     ],
 )
 def test_a_network_of_another_task(task: Segmentation | Detection, says: str) -> None:

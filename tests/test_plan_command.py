@@ -63,7 +63,7 @@ class TestHelp:
         done = run(*arguments)
         assert done.code == 2
         assert done.out == ""
-        assert "Usage" in done.err
+        assert done.error.endswith(" --help\n")
 
 
 @pytest.mark.usefixtures("no_footprint")

@@ -434,5 +434,5 @@ class TestBudget:
 
     @pytest.mark.parametrize("budget_bytes", [-1, 0, 12])
     def test_no_room_at_all(self, bundle: Bundle, budget_bytes: int) -> None:
-        with pytest.raises(InputError, match="has no room beside the frame's header of 12; give more"):
+        with pytest.raises(InputError, match="has no room beside the frame's header of 12; give 13 or more"):
             Edge(bundle, "ws://x", budget_bytes=budget_bytes)

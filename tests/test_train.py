@@ -17,7 +17,7 @@ from bottlenet.lab.checkpoint import CHECKPOINT, read_tensors
 from bottlenet.lab.evaluate import evaluate
 from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
 from bottlenet.lab.runs import export_run, read_config
-from bottlenet.lab.train import train
+from bottlenet.lab.train import AstrayError, train
 from bottlenet.lab.trainset import fingerprint
 from small import classifier, config_of, save_photos
 
@@ -294,6 +294,32 @@ def test_a_checkpoint_of_another_network(trained, tmp_path):
 def test_impossible_configurations(base, values, message):
     with pytest.raises(InputError, match=message):
         replace(base, **values)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(base, tmp_path):
+    config = replace(base, out=str(tmp_path / "run"), lr=1e30, tail_lr=0.0)
+    with pytest.raises(AstrayError, match=r"no number any more at step \d+: give a lower lr than 1e\+30"):
+        run(config)
+    log = tmp_path / "run" / "log.jsonl"
+    assert not log.exists() or "NaN" not in log.read_text()
+
+
+def test_the_usual_channels_are_no_more_than_there_are(base, tmp_path):
+    config = replace(base, out=str(tmp_path / "run"), channels=0, epochs=1)
+    run(config)
+    assert read_config(tmp_path / "run").channels == 12
+    run(replace(config, channels=12))  # the same run
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [({"channels": 13}, "give 12 or fewer"), ({"stride": 9, "channels": 4}, "a smaller stride")]
+)
+def test_impossible_units_cost_no_features(base, tmp_path, monkeypatch, values, message):
+    monkeypatch.setattr("bottlenet.net.build.MAX_PATCH", 12 * 64)
+    cache = tmp_path / "cache"
+    with pytest.raises(InputError, match=message):
+        run(replace(base, out=str(tmp_path / "run"), cache=str(cache), **values))
+    assert not cache.exists()
 
 
 def test_too_few_photos_leave_no_run(base, tmp_path):

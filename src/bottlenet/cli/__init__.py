@@ -15,6 +15,7 @@ report.py     report
 privacy.py    privacy
 arguments.py  options in common
 options.py    a command from a dataclass
+usage.py      from arguments to an exit code
 files.py      what is written: whole or not at all
 show.py       tables, JSON, progress; demo_tables.py those of the demo; answers.py of other tasks than one label
 
@@ -31,6 +32,7 @@ from typing import Annotated
 import typer
 
 from bottlenet.cli import bench, device, ladders, network, planning, privacy, report, server, sweeping
+from bottlenet.cli.usage import run_app
 from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
@@ -56,7 +58,7 @@ def bottlenet(version: Annotated[bool, typer.Option("--version", help="Print the
 def main() -> None:
     """The entry point."""
     try:
-        app(prog_name="bottlenet")
+        run_app(app, name="bottlenet")
     except BottleNetError as error:
         from bottlenet.cli.show import print_error
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 from rich.markup import escape
 
+from bottlenet.cli.usage import run_app
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -49,7 +51,7 @@ def run_command(
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
     app.command(name, help=text)(command)
-    typer.main.get_command(app).main(args=list(arguments), prog_name=f"bottlenet {name}")
+    run_app(app, name=f"bottlenet {name}", arguments=arguments)
 
 
 def with_configs(**configs: type[DataclassInstance]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -49,7 +49,8 @@ class Encoder:
     def __init__(self, bundle: Bundle, threads: int = 1, *, budget_bytes: int | None = None) -> None:
         if budget_bytes is not None and budget_bytes <= HEADER_BYTES:
             raise InputError(
-                f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}; give more"
+                f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}; give "
+                f"{HEADER_BYTES + 1} or more"
             )
         self.bundle = bundle
         own = bundle.manifest.budget_bytes

@@ -46,7 +46,7 @@ class TrainConfig:
     head_size: int = UnitConfig.head_size  # side of the photo that the head takes, pixels; 0: as the uncut network
     learn_from: str = UnitConfig.learn_from  # the head learns too, behind this cut; empty: all of it stays as it is
     unit: str = UnitConfig.unit  # residual | paper
-    channels: int = UnitConfig.channels  # c', channels of the latent
+    channels: int = UnitConfig.channels  # c', channels of the latent; 0: 48, or as many as the features have
     stride: int = UnitConfig.stride  # s, spatial reduction
     codec: str = UnitConfig.codec  # jpeg | webp | deflate | raw | entropy
     quality: int = UnitConfig.quality  # of jpeg and webp; level of deflate

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bottlenet.bundle import Preprocess
+from bottlenet.errors import InputError
 from bottlenet.files import write_whole
 from bottlenet.lab.crops import HELD_OUT, Damaged, Views, centre_views, read_views
 from bottlenet.lab.data import Photo
@@ -77,7 +78,8 @@ class FeatureCache:
     def fill(self, crop_set: int, frozen: Frozen) -> Iterator[int]:
         """Makes a crop set, yielding how many photos are done. Whole or not at all.
 
-        InputError: more than 1 % of the photos are damaged; fewer are left out and named in the log.
+        InputError: more than 1 % of the photos are damaged; fewer are left out and named in the log. Or the network
+        gives what is no number.
         """
         path = self.path(crop_set)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,12 @@ class FeatureCache:
             crops = self._views(damaged, seed)
             for positions, uncut_pixels, head_pixels in batched(crops):
                 features, scores = frozen(uncut_pixels, head_pixels)
-                records = np.concatenate([features.reshape(len(features), -1), scores], axis=1).astype(np.float16)
+                records = as_records(features, scores)
+                if not (good := np.isfinite(records).all(axis=1)).all():
+                    raise InputError(
+                        f"{self.photos[positions[int(good.argmin())]].path}: the network's features or scores are not "
+                        "all numbers that float16 can hold; give another cut, no_cache, or a network that gives numbers"
+                    )
                 for position, record in zip(positions, records, strict=True):
                     file.seek(position * self.record_bytes)
                     file.write(record.tobytes())
@@ -120,6 +127,12 @@ class FeatureCache:
                 records[row] = np.frombuffer(record, np.float16)
         count = self.record_values - self.classes
         return records[:, :count].reshape(-1, *self.shape), records[:, count:]
+
+
+def as_records(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(B, values) float16, as they are kept; infinite where float16 can't hold a number."""
+    with np.errstate(over="ignore"):
+        return np.concatenate([features.reshape(len(features), -1), scores], axis=1).astype(np.float16)
 
 
 def hash_seed(*parts: int) -> int:

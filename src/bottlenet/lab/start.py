@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 from bottlenet.lab.config import TrainConfig
-from bottlenet.net.build import start_from_components
+from bottlenet.net.build import check_patch, start_from_components
 from bottlenet.net.model import BottleNet
 
 QUIETEST, LOUDEST, HALVINGS = 0.05, 50.0, 12  # of the search for an amplitude
 MATCHED = 2  # batches whose payloads are looked at
+
+
+def check_start(net: BottleNet, config: TrainConfig) -> None:
+    """Before features are computed. InputError: a unit that would start at components of patches that are too large."""
+    layout = None if net.origin is None else net.origin.cut.layout
+    if layout is not None and (config.unit == "residual" or config.components):
+        check_patch(layout.grid[0], config.stride)
 
 
 def start(net: BottleNet, config: TrainConfig, batches: Sequence[Tensor]) -> None:

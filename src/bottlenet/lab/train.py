@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from bottlenet.lab.losses import learning_rate
 from bottlenet.lab.objective import Objective, objective_of
 from bottlenet.lab.part import Part
 from bottlenet.lab.runs import LOG, append, check_run, claim
-from bottlenet.lab.start import start
+from bottlenet.lab.start import check_start, start
 from bottlenet.lab.targets import agreement, check_target, missed, task_of
 from bottlenet.lab.team import Team
 from bottlenet.lab.trainset import REPORTED, Cached, Source, Wanted, components_of
@@ -37,12 +38,16 @@ from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.unit import LearnedReduction
 from bottlenet.task import is_dense
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["AstrayError", "TrainConfig", "train"]
 
 LOG_STEPS = 20  # steps that a line of the log is the mean of
 PRIOR_LR = 5e-3  # peak learning rate of the prior: it follows a latent that moves
 
 ObjectiveFor = Callable[[BottleNet, TrainConfig, Position], Objective]
+
+
+class AstrayError(InputError):
+    """A training whose loss is no number any more. Its last checkpoint is from before."""
 
 
 def train(
@@ -57,13 +62,16 @@ def train(
 
     A benchmark may give its own `net`, as `insert` would make it, what it minimises, and `steps` in place of `epochs`.
 
-    InputError: folders, cut or numbers that can't be, or a run of another configuration in `config.out`.
+    InputError: folders, cut or numbers that can't be, or a run of another configuration in `config.out`. AstrayError:
+    the loss is no number any more.
     """
     run, team = Path(config.out), Team(config)
     torch.manual_seed(config.seed)
     classifier = load_model(config.model)
     check_target(classifier.task, config)
     net = insert(classifier, **config.unit_numbers()) if net is None else net
+    config = replace(config, channels=config.channels or net.codec.mosaic.channels)  # the folder has what it came to
+    check_start(net, config)
     check_run(run, config)
     net.to(team.device)
     source = source_of(config, classifier, net, team, progress)
@@ -105,7 +113,8 @@ def train(
                 loss = step.loss.detach().expand(len(batch.labels))
                 measured.append(torch.stack((loss, step.distillation, step.payload_bytes), dim=1))
             team.mean_gradients(averaged.live.values())
-            torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
+            check_finite(config, at.steps + 1, norm.item())  # before it is in the weights
             optimizer.step()
             averaged.update()
 
@@ -113,6 +122,7 @@ def train(
             objective.after(distilled, payload_bytes, at.steps / total)
             at.step, at.steps = at.step + 1, at.steps + 1
             recent.append((losses.mean().item(), distilled.mean().item(), payload_bytes.mean().item()))
+            check_finite(config, at.steps, *recent[-1])
             if at.steps % LOG_STEPS == 0:
                 record = log_record(at, recent, pace.images_per_s(at.steps))
                 recent.clear()
@@ -125,11 +135,21 @@ def train(
         team.agree(net)  # on the norms' statistics, which each has of its own parts
         with averaged.swapped_in():
             report = held_out_report(net, source, team, reported_budgets(config))
+        check_finite(config, at.steps, *(value for row in report for value in row.values()))
         team.write(append, run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
         team.write(save_checkpoint, run, net, optimizer, averaged, at)
     team.wait()
     averaged.copy_in()
     return net.eval()
+
+
+def check_finite(config: TrainConfig, steps: int, *values: float) -> None:
+    """AstrayError: one of what step number `steps` came to is no number."""
+    if not all(map(math.isfinite, values)):
+        raise AstrayError(
+            f"the loss is no number any more at step {steps}: give a lower lr than {config.lr:g}, or a lower tail_lr "
+            f"than {config.tail_lr:g}, and a new folder; the last checkpoint stays as it was"
+        )
 
 
 def freeze(net: BottleNet, *, tail: bool) -> None:

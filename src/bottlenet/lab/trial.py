@@ -6,6 +6,7 @@ data --held_out--> photos to train on -> features of random crops -> train  -> u
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from bottlenet.errors import InputError
-from bottlenet.lab.checkpoint import saved_position
+from bottlenet.lab.checkpoint import CHECKPOINT, load_averaged, saved_position
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.crops import is_held_out
 from bottlenet.lab.data import Photo, list_photos
@@ -29,15 +30,17 @@ from bottlenet.lab.grid import Figures, Trial
 from bottlenet.lab.losses import distillation
 from bottlenet.lab.sweepconfig import Search, SweepConfig
 from bottlenet.lab.sweepfolder import Result, SweepFolder
-from bottlenet.lab.train import forward, train
+from bottlenet.lab.train import AstrayError, forward, train
 from bottlenet.lab.trainset import fill, fingerprint, open_cache, read
-from bottlenet.net.build import UnitConfig, codec_of, insert
+from bottlenet.net.build import UnitConfig, check_patch, codec_of, insert
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.split import split
 from bottlenet.net.unit import UnitSpec
 from bottlenet.task import needs_one_label
 from bottlenet.wire.mosaic import Mosaic
+
+log = logging.getLogger(__name__)
 
 ENOUGH_LABELS = 100  # photos with a label: with fewer, top-1 is known to ten points, and agreement is better
 FEWEST_MEASURED = 20
@@ -64,12 +67,11 @@ def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, 
 def check_trial(config: SweepConfig, trial: Trial, grid: tuple[int, int, int]) -> None:
     """InputError: no such unit for features whose grid is (C, H, W), or no such codec for its latent."""
     c, height, width = grid
-    spec = UnitSpec(c, trial.channels, trial.stride, (height, width))
-    if trial.channels > c * trial.stride**2:
-        raise InputError(
-            f"trial {trial.name}: {trial.channels} channels at stride {trial.stride} are more than the features have, "
-            f"{c} x {height} x {width}; give fewer channels"
-        )
+    try:
+        spec = UnitSpec(c, trial.channels, trial.stride, (height, width))
+        check_patch(c, trial.stride)
+    except InputError as error:
+        raise InputError(f"trial {trial.name}: {error}") from error
     if config.codec != "entropy":  # whose tables are made later
         codec_of(unit_config(config, trial), Mosaic(*spec.latent_shape))
 
@@ -130,14 +132,25 @@ def run_trial(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: 
     """Train, or go on training, and measure. InputError: as `prepare`."""
     started = time.process_time()
     told = train_config(config, trial, folder)
-    net = train(told, progress)
+    net, steps = trained(told, progress)
     classifier = load_model(config.model)
     caches = list(centre_caches(config, classifier, open_cache(told, classifier, net)))
     for centre in caches:
         fill(centre, 0, told, progress)
     figures = [measure(net, centre) for centre in caches]
-    steps = saved_position(folder.run(trial)).steps
     return Result(trial, figures[0], figures[1] if config.evaluate else None, steps, time.process_time() - started)
+
+
+def trained(told: TrainConfig, progress: Progress) -> tuple[BottleNet, int]:
+    """The network, and its steps. One that went astray is taken from before, so that it is measured as all others."""
+    run = Path(told.out)
+    try:
+        return train(told, progress), saved_position(run).steps
+    except AstrayError as error:
+        log.warning("%s: %s", told.out, error)
+    net = insert(load_model(told.model), **told.unit_numbers())
+    steps = load_averaged(run, net) if (run / CHECKPOINT).exists() else 0
+    return net.eval(), steps
 
 
 def centre_caches(config: SweepConfig, classifier: Classifier, cache: FeatureCache) -> Iterator[FeatureCache]:

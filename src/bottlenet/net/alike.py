@@ -6,6 +6,8 @@ output of a graph (B, ...) x2 -> difference -> compared with `allowed`
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -90,5 +92,9 @@ def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float
 
 
 def relative_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Largest absolute difference, as a share of the largest score (of 1, if that is smaller)."""
+    """Largest absolute difference, as a share of the largest score (of 1, if that is smaller); NaN where a score is no
+    number.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan
     return float(np.abs(a - b).max() / max(1.0, float(np.abs(a).max())))

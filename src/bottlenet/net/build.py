@@ -36,6 +36,9 @@ from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import STEPS
 
+USUAL_CHANNELS = 48
+MAX_PATCH = 8192  # numbers of a patch: the covariance of more has gigabytes
+
 
 @dataclass(frozen=True)
 class UnitConfig:
@@ -43,7 +46,7 @@ class UnitConfig:
 
     cut: str  # a name from `bottlenet cuts MODEL`
     unit: str = "residual"  # residual | paper
-    channels: int = 48  # c', channels of the latent
+    channels: int = 0  # c', channels of the latent; 0: 48, or where the features have fewer, as many as those
     stride: int = 1  # s, spatial reduction of the latent
     codec: str = "jpeg"  # jpeg | webp | deflate | raw | entropy
     quality: int = 50  # of jpeg and webp; level of deflate
@@ -86,7 +89,8 @@ def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
     if layout is None:
         raise InputError(f"cut {config.cut!r} has shape {halves.cut.shape}: a unit needs channels, height and width")
     c, height, width = layout.grid
-    spec = UnitSpec(c, config.channels, config.stride, (height, width))
+    channels = config.channels or min(USUAL_CHANNELS, c * config.stride**2)
+    spec = UnitSpec(c, channels, config.stride, (height, width))
     head, learned = divided(halves.head, config, size)
     reduction, restoration = UNITS[config.unit](spec)
     if layout.kind != "planes":
@@ -99,7 +103,7 @@ def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
         codec_of(config, mosaic),
         restoration,
         halves.tail,
-        Prior(torch.ones(config.channels)) if config.codec == "entropy" else None,
+        Prior(torch.ones(channels)) if config.codec == "entropy" else None,
     )
     net.head_size = size
     net.origin = Origin(classifier, halves.cut, config.unit)
@@ -193,19 +197,35 @@ def start_from_components(
 def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of patches of `stride` of the features (B, c, H, W): mean (d,), the `count` largest variances (count,) and their
     directions (d, count), where d is c * stride * stride. All float64.
+
+    InputError: features that are no numbers, or as `check_patch`.
     """
     patches_seen, total, products = 0, torch.zeros(()), torch.zeros(())
     for features in batches:
+        check_patch(features.shape[1], stride)
         padded = pad_to_multiple(features, stride)
         patches = nn.functional.unfold(padded, stride, stride=stride).transpose(1, 2).flatten(0, 1).double()
         patches_seen += len(patches)
         total = total + patches.sum(0)
         products = products + patches.T @ patches
+    if not bool(total.isfinite().all()):
+        raise InputError(
+            "the features at the cut are not all numbers; give another cut, or a network that gives numbers"
+        )
     mean = total / patches_seen
     variances, vectors = torch.linalg.eigh(products / patches_seen - torch.outer(mean, mean))
     order = variances.argsort(descending=True)[:count]
     # Of features that do not span their space, such as those of dead channels, some are 0 but for rounding.
     return mean, variances[order].clamp_min(0), vectors[:, order]
+
+
+def check_patch(channels: int, stride: int) -> None:
+    """InputError: a patch of `stride` of so many channels has more numbers than principal components are found for."""
+    if (numbers := channels * stride**2) > MAX_PATCH:
+        raise InputError(
+            f"stride {stride} on {channels} channels: a patch has {numbers:,} numbers, too many to find principal "
+            f"components for; give a smaller stride, for {MAX_PATCH:,} or fewer"
+        )
 
 
 UNITS = {"paper": _paper, "residual": _residual}

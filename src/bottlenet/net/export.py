@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -186,11 +187,11 @@ def compare(
         equal += float((device(photos).numpy() == symbols).mean()) * len(batch)
         ours = run_graph(exact["tail.onnx"], symbols=symbols)
         theirs = run_graph(exact["uncut.onnx"], pixels=uncut_batch)
-        largest = max(
-            largest,
+        differences = (
             difference(task, server(torch.from_numpy(symbols)).numpy(), ours),
             difference(task, uncut(torch.from_numpy(uncut_batch)).numpy(), theirs),
         )
+        largest = float(np.max([largest, *differences]))  # max() would lose NaN
         agreed += same(task, ours, run_graph(rounded["tail.onnx"], symbols=symbols))
         uncut_agreed += same(task, theirs, run_graph(rounded["uncut.onnx"], pixels=uncut_batch))
     return Fidelity(count, equal / count, largest, agreed / count, uncut_agreed / count)
@@ -202,6 +203,11 @@ def check(fidelity: Fidelity, most: float = MAX_SCORES_DIFFERENCE) -> None:
         raise BundleError(
             f"onnxruntime gives other symbols than torch for {1 - fidelity.symbols_equal:.2%} of the elements; "
             f"at most {1 - MIN_SYMBOLS_EQUAL:.1%} is allowed, so no bundle was written"
+        )
+    if math.isnan(fidelity.scores_difference):
+        raise BundleError(
+            "the network gives scores that are no numbers, so no bundle was written; train anew, with a lower lr if "
+            "the uncut network gives numbers"
         )
     if not fidelity.scores_difference <= most:
         raise BundleError(

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bottlenet.errors import InputError
-from bottlenet.net.trace import Traced
+from bottlenet.net.trace import Traced, line_of
 
 Number = int | bool | float
 
@@ -139,8 +139,9 @@ def measure(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int])
             run.run(torch.empty(PROBE_BATCH, *input_size, dtype=first.dtype, device=first.device))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise InputError(
-                f"{type(model).__name__} can't be cut: what `{run.running}` does depends on the values of its tensors, "
-                "so that no cut holds for every photo; make it independent of them"
+                f"{type(model).__name__} can't be cut: what `{run.running}` does{line_of(error, __file__)} depends on "
+                "the values of its tensors, so that no cut holds for every photo; choose with torch.where, in a "
+                "function of your own that returns the network so, named package.module:function"
             ) from error
         except Exception as error:
             what = str(error).strip().partition("\n")[0]

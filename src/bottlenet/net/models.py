@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
@@ -35,7 +37,7 @@ class Classifier:
 
     Pixels are normalised channel by channel, `(pixel - mean) / std`, with pixel, mean and std in 0..255.
 
-    InputError: a part of the wrong kind, a std that is not positive, or no labels.
+    InputError: a part of the wrong kind, a mean or std that is no number, a std that is not positive, or no labels.
     """
 
     name: str
@@ -55,12 +57,14 @@ class Classifier:
                 f"{self.name}: the preprocessing is a {type(self.preprocess).__name__}; "
                 "give a bottlenet.bundle.Preprocess"
             )
-        if [len(self.mean), len(self.std)] != [3, 3] or min(self.std) <= 0:
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if [len(self.mean), len(self.std)] != [3, 3] or not finite or min(self.std) <= 0:
             raise InputError(
                 f"{self.name}: mean {self.mean} and std {self.std}; give three numbers each, in pixel units (0..255), "
                 "std above 0"
             )
-        if not self.labels or not all(isinstance(label, str) for label in self.labels):
+        labels: object = self.labels  # one string would do as a sequence of them
+        if not self.labels or isinstance(labels, str) or not all(isinstance(label, str) for label in self.labels):
             raise InputError(f"{self.name}: labels must be strings, one a class, in class order")
         try:
             self.task.check(len(self.labels))
@@ -143,14 +147,28 @@ def load_model(name: str) -> Classifier:
             return _from_elsewhere(name, prefix, module_name)
     if Path(name.partition(",")[0], "config.json").is_file():
         return _from_elsewhere(f"hf:{name}", "hf:", SOURCES["hf:"])
-    if ":" in name:
+    front = re.split("[:,]", name)[0]
+    if front in MODELS:
+        raise InputError(f"unknown model {name!r}: {front} has its own weights and takes no settings; give {front}")
+    if ":" in name and "/" not in front:
         return checked(_own_model(name))
-    near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = _nearest(name, front)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise InputError(
         f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}, torchvision/NAME, timm/NAME and hf:FOLDER; "
         "for a model of your own give package.module:function"
     )
+
+
+def _nearest(name: str, front: str) -> list[str]:
+    """Names that may have been meant; `front` is what stands before weights and settings."""
+    source, slash, _ = front.partition("/")
+    if slash:
+        near = difflib.get_close_matches(source + slash, SOURCES, n=1)
+        return [each + name[len(source + slash) :] for each in near]
+    near = difflib.get_close_matches(front, MODELS, cutoff=0.8)
+    elsewhere = [f"{each}{name}" for each in ("torchvision/", "timm/")]
+    return near + (elsewhere if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]+", front) else [])
 
 
 def _from_elsewhere(name: str, prefix: str, module_name: str) -> Classifier:
@@ -163,28 +181,34 @@ def _from_elsewhere(name: str, prefix: str, module_name: str) -> Classifier:
 
 @torch.no_grad()
 def checked(classifier: Classifier) -> Classifier:
-    """The same. InputError: it does not take a photo of its size, or its scores are not those of its labels or task."""
-    side = classifier.preprocess.size
+    """The same. InputError: it does not take photos of its size, its scores are not those of its labels or task, or no
+    numbers.
+    """
+    side, count = classifier.preprocess.size, 2  # as many at a time: one alone, any network can take
+    photos = torch.linspace(-1, 1, count * 3 * side * side).reshape(count, *classifier.input_size)
     try:
-        scores = classifier.module(torch.zeros(1, *classifier.input_size))
+        scores = classifier.module(photos)
     except Exception as error:  # code that is not ours
         what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise InputError(
-            f"{classifier.name}: it does not run on a photo of {side} x {side} pixels ({what}); give the size that it "
-            "was made for"
+            f"{classifier.name}: it does not run on {count} photos of {side} x {side} pixels ({what}); give the size "
+            "that it was made for"
         ) from error
-    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     labels = len(classifier.labels)
-    wanted = module_output(classifier.task, labels)
-    if shape != (1, *wanted) and len(wanted) > 1:
+    wanted = (count, *module_output(classifier.task, labels))
+    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    if shape != wanted and len(wanted) > 2:
         raise InputError(
-            f"{classifier.name}: it gives {shape} for one photo; a {classifier.task.name} has {(1, *wanted)}"
+            f"{classifier.name}: it gives {shape} for {count} photos; a {classifier.task.name} has {wanted}"
         )
-    if shape != (1, *wanted):
-        given = f"{shape[1]:,} scores" if isinstance(shape, tuple) and len(shape) == 2 else f"{shape} for one photo"
+    if shape != wanted:
+        flat = isinstance(shape, tuple) and len(shape) == 2 and shape[0] == count
+        given = f"{shape[1]:,} scores" if flat else f"{shape} for {count} photos"
         raise InputError(
             f"{classifier.name}: {labels:,} labels, but the network gives {given}; give one label a score, in order"
         )
+    if not bool(scores.isfinite().all()):
+        raise InputError(f"{classifier.name}: its scores are not all numbers; give other weights, or mend it")
     return classifier
 
 
@@ -242,7 +266,8 @@ def _own_model(name: str) -> Classifier:
         module, preprocess, mean, std, labels = made
         try:
             mean, std = tuple(map(float, mean)), tuple(map(float, std))
-            made = Classifier(name, module, preprocess, mean, std, tuple(labels), "not stated")
+            labels = labels if isinstance(labels, str) else tuple(labels)
+            made = Classifier(name, module, preprocess, mean, std, labels, "not stated")  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"model {name!r}: {error}; mean and std are three numbers each, labels a sequence of strings"

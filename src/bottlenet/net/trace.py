@@ -216,17 +216,22 @@ def _snapshot(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _untraceable(model: nn.Module, error: Exception) -> InputError:
-    own = (Path(torch.__file__).parent, Path(__file__))
+def line_of(error: Exception, *own: str) -> str:
+    """` at file:line (the line)` of the code that is neither torch's nor in the files `own`; or nothing."""
+    own_paths = (Path(torch.__file__).parent, *map(Path, own))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not any(Path(frame.filename).is_relative_to(path) for path in own)
+        if not any(Path(frame.filename).is_relative_to(path) for path in own_paths)
     ]
-    where = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
+    return f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
+
+
+def _untraceable(model: nn.Module, error: Exception) -> InputError:
+    where = line_of(error, __file__)
     what = str(error).strip().partition("\n")[0]
     return InputError(
-        f"the forward of {type(model).__name__} can't be traced{where}: {type(error).__name__}: {what}; move these "
-        "lines into a submodule, which is then left whole, or decide without tensors: in a function of your own that "
-        "returns the network so, named package.module:function"
+        f"the forward of {type(model).__name__} can't be traced{where}: {type(error).__name__}: {what}; lines that "
+        "decide by no photo's values can move into a submodule, which is then left whole; else choose with "
+        "torch.where, in a function of your own that returns the network so, named package.module:function"
     )

@@ -37,6 +37,12 @@ class UnitSpec:
             raise InputError(f"a unit of {self.channels} channels at stride {self.stride}: both must be 1 or more")
         if self.stride > min(self.size):
             raise InputError(f"stride {self.stride} is larger than the features, {self.size[0]} x {self.size[1]}")
+        if self.channels > (most := self.in_channels * self.stride**2):
+            height, width = self.size
+            raise InputError(
+                f"{self.channels} channels at stride {self.stride} are more than the features have, "
+                f"{self.in_channels} x {height} x {width}; give {most} or fewer"
+            )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from bottlenet.lab.chart.flips import draw_flips
 from bottlenet.lab.chart.latency import draw_measured, draw_predicted
 from bottlenet.lab.report.parts import Figure, Section, Table, number, quoted
 from bottlenet.lab.report.sources import Record, Source, parse_report
+from bottlenet.plan import constraints
 from bottlenet.plan.link import LINKS, PRESETS, Link
 from bottlenet.plan.planner import Plan, choose, predict
 from bottlenet.plan.profile import Profile
@@ -22,10 +23,13 @@ UNITS = {"uplink_bps": "uplink", "round_trip_s": "round trip", "server_load": "s
 
 @dataclass(frozen=True)
 class Wish:
-    """What the plan is made for."""
+    """What the plan is made for. InputError: a bound that `bottlenet plan` refuses, too."""
 
     links: tuple[Link, ...] = tuple(LINKS.values())
     max_drop: float | None = None  # points
+
+    def __post_init__(self) -> None:
+        constraints.Wish("latency", self.max_drop)
 
 
 def latency_section(sources: Sequence[Source], wish: Wish, command: str) -> Section:
