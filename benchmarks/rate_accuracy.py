@@ -238,6 +238,7 @@ def main() -> None:
     made.add_argument("--data", required=True, help="folder of labelled photos to measure on")
     made.add_argument("--limit", type=int, help="take this many of them")
     made.add_argument("--train", action="append", required=True, help="folder of photos to train on; can be repeated")
+    made.add_argument("--photos", type=int, default=0, help="take so many of those, evenly spread; 0: all")
     made.add_argument("--work", type=Path, default=Path("runs/rate_accuracy"), help="folder for runs and rows")
     made.add_argument("--cache", default="runs/rate_accuracy/features", help="folder for head features")
     made.add_argument("--photos-per-run", type=int, default=20000, help="that each network is trained on")

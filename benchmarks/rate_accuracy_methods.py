@@ -54,6 +54,7 @@ def base_config(arguments: argparse.Namespace) -> TrainConfig:
         tail_lr=arguments.tail_lr,
         smallest_bytes=arguments.smallest_bytes,
         largest_bytes=arguments.largest_bytes,
+        photos=arguments.photos,
         cache=arguments.cache,
     )
 

@@ -238,7 +238,9 @@ def test_a_comparison_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert len(unchanged) == len(kept) - 1
 
     # A head for smaller photos: the untrained features of those fit no tail.
-    small = go("--head-size", "16", "--work", tmp_path / "work16", "--only", "embedded", "crbq-5x3", "entropic-40")
+    only = ("--only", "embedded", "crbq-5x3", "entropic-40")
+    small = go("--head-size", "16", "--work", tmp_path / "work16", "--photos", "20", *only)
+    assert small["config"]["photos"] == 20
     assert [one["name"] for one in small["methods"]] == ["embedded", "crbq-5x3", "entropic-40"]
     shares = {one["name"]: one["head_flops_share"] for one in small["methods"]}
     assert all(shares[name] < 0.5 * methods[name]["head_flops_share"] for name in shares)
