@@ -159,10 +159,15 @@ class Detection:
 
     def results(self, boxes: NDArray[Any]) -> Sequence[Boxes | None]:
         """(B, boxes, 6) -> of each photo those that are told; None: no numbers that an answer holds."""
-        return [self._told(rows) if np.isfinite(rows).all() and fits(rows[:, 5]) else None for rows in boxes]
+        return [self._boxes(rows) if np.isfinite(rows).all() and fits(rows[:, 5]) else None for rows in boxes]
 
-    def _told(self, rows: NDArray[Any]) -> Boxes:
-        rows = rows[(rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)].astype(np.float64)
+    def told(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """(boxes, 6) -> (boxes,): which have a score of the threshold or more."""
+        kept: NDArray[np.bool_] = (rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)
+        return kept
+
+    def _boxes(self, rows: NDArray[Any]) -> Boxes:
+        rows = rows[self.told(rows)].astype(np.float64)
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
         rows[:, :5] = rows[:, :5].clip(0, 1)
         rows[:, 2:4] = np.maximum(rows[:, 2:4], rows[:, :2])
