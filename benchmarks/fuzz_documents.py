@@ -23,6 +23,7 @@ from bottlenet.contents import Contents, Rung, parse_contents
 from bottlenet.manifest import TABLES, parse_manifest
 from bottlenet.plan.detail import Detail, Row, Spread
 from bottlenet.plan.profile import Candidate, Energy, Profile, parse_profile
+from bottlenet.task import Detection, Multilabel, Segmentation, task_values
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.codecs import CODECS
 from bottlenet.wire.frame import Frame, parse_frame
@@ -89,11 +90,15 @@ def json_seeds(document: Any) -> Iterator[bytes]:
 
 
 MANIFEST_DOCUMENT = json.loads((DEMO / MANIFEST).read_text(encoding="utf-8"))
+MANIFESTS = {"manifest.json": MANIFEST_DOCUMENT} | {
+    f"manifest.json, {task.name}": {**MANIFEST_DOCUMENT, "num_classes": 3, "task": task_values(task)}
+    for task in (Multilabel((0.5, 0.25, 0.0)), Segmentation(8, 6), Detection(20, 0.5))
+}
 
 
-def manifest(data: bytes) -> None:
+def manifest(document: Any, data: bytes) -> None:
     """What is taken survives being written."""
-    parsed = parse_manifest(json_of(MANIFEST_DOCUMENT, data))
+    parsed = parse_manifest(json_of(document, data))
     assert parse_manifest(parsed.to_json()) == parsed
     assert parsed.mosaic.symbol_count > 0
 
@@ -220,7 +225,9 @@ def v2_requests() -> Iterator[bytes]:
 
 
 TARGETS = {
-    "manifest.json": Target(manifest, partial(json_seeds, MANIFEST_DOCUMENT)),
+    **{
+        name: Target(partial(manifest, document), partial(json_seeds, document)) for name, document in MANIFESTS.items()
+    },
     "bundle": Target(BundleFolder(), bundles),
     "ladder.json": Target(ladder, partial(json_seeds, LADDER_DOCUMENT)),
     "profile": Target(profile, partial(json_seeds, PROFILE_DOCUMENT)),

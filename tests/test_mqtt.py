@@ -27,6 +27,7 @@ from bottlenet.broker import broker_at
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Decoder, Limits, create_app
 from bottlenet.edge import Answered, Edge, Encoder, Outcome, Sender, Spool
+from bottlenet.edge.mqtt import MAX_REPLY_BYTES
 from bottlenet.edge.transport import opener_of
 from bottlenet.errors import BusyError, FrameError, LinkError
 from bottlenet.wire.answer import Answer, parse_answer
@@ -422,6 +423,24 @@ class TestLimits:
             me.publish(topic, frame_of(bundle, 6).to_stream_bytes())
             assert parse_answer(me.next().payload).sequence == 6
         assert value_of(app, "bottlenet_requests_total") == 1
+
+    @pytest.mark.parametrize(("count", "size"), [(5000, 1), (80, 2**20)])
+    def test_more_answers_than_anybody_asked_for(
+        self, count: int, size: int, open_broker: Mosquitto, bundle: Bundle, served: str
+    ) -> None:
+        """They are not kept, however many and however large they are."""
+        with Raw(open_broker, listen=f"bottlenet/v1/frames/{bundle.id.hex()}/#") as other:
+            opened = opener_of("mqtt://")(f"{served}?bundle={bundle.id.hex()}", 30)
+            opened.send(Frame(2, 20, bundle.tag, 7, b"x").to_stream_bytes())
+            topic = other.next().topic.replace(f"frames/{bundle.id.hex()}", "answers")
+            for _ in range(count):
+                other.client.publish(topic, bytes(size), 0)
+            until(lambda: opened._failure is not None, "it keeps them")
+        kept: list[bytes] = []
+        with pytest.raises(LinkError, match="brings answers that nobody asked for"):
+            kept.extend(opened.receive(30) for _ in range(count))
+        assert 0 < sum(map(len, kept)) <= MAX_REPLY_BYTES
+        opened.close()
 
     def test_a_broker_with_a_limit_of_its_own(self, bundle: Bundle, photo: np.ndarray, tmp_path: Path) -> None:
         with broker(tmp_path, lines="max_packet_size 220") as at, Edge(bundle, at.url()) as edge:

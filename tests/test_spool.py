@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Answered, Choice, Failed, Spool
 from bottlenet.edge.outcome import DAMAGED, DROPPED, REFUSED, Photo, outcome_bytes, parse_outcome
+from bottlenet.edge.seen import Object
 from bottlenet.errors import InputError
 from bottlenet.files import write_whole
 from bottlenet.wire.frame import Frame
+from bottlenet.wire.results import MAX_BOXES
 from conftest import MakeBundle
 
 DIGESTS = [f"{number:064x}" for number in range(20)]
@@ -49,6 +51,17 @@ def entry_size(bundle: Bundle) -> int:
 
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_longest_answer_comes_back(bundle: Bundle, tmp_path: Path) -> None:
+    label = "\N{BOTTLE WITH POPPING CORK}" * 500  # twelve bytes a character, as JSON writes it
+    third = 1 / 3
+    found = tuple(Object(label, 65535, third, third, third, third, third) for _ in range(MAX_BOXES))
+    longest = replace(answer(0), objects=found)
+    with Spool(tmp_path, bundle) as spool:
+        spool.keep(photo(0), longest)
+        assert len(outcome_bytes(longest)) > 6_000_000
+        assert spool.outcome(photo(0)) == replace(longest, again=True)
 
 
 class FullDisk:

@@ -7,15 +7,16 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bottlenet import decode
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Decoder, create_app
+from bottlenet.decode import TURNS
 from bottlenet.edge import Answered, Edge, Encoder, Prediction, Sender, Spool, photo_to_pixels
 from bottlenet.edge.seen import seen
 from bottlenet.errors import BundleError, InputError, WireError
@@ -23,16 +24,18 @@ from bottlenet.lab.bench import bench
 from bottlenet.lab.evaluate import evaluate
 from bottlenet.lab.profile import profile
 from bottlenet.manifest import parse_manifest
-from bottlenet.photo import Square, square_of
+from bottlenet.photo import Square, photo_to_crop
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.task import Classification, Detection, Multilabel, Segmentation, task_values
 from bottlenet.wire.answer import Answer, parse_answer
-from bottlenet.wire.results import Box, Boxes, Classes, ClassMap
-from conftest import CLASSES, LABELS, Server, tiny_manifest
+from bottlenet.wire.results import Box, Boxes, Classes, ClassMap, Result
+from conftest import CLASSES, Server, tiny_manifest
 from other_tasks import COLOURS, EDGES, TASKS, other_bundle
 from test_end_to_end import bottlenet, serving, url_of
 
 Make = Callable[[str], Bundle]
+QUARTERS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
+BACK = dict(zip(QUARTERS, QUARTERS[::-1], strict=True))  # the others undo themselves
 
 
 @pytest.fixture(scope="module")
@@ -274,20 +277,48 @@ class TestResults:
         (found,) = Multilabel((0.5, 0.5)).results(np.array([[-1e30, 1e30]], np.float32))
         assert found == Classes(((1, 1.0),))
 
-    def test_nothing_there(self) -> None:
-        found = seen(Answer(0, 0, 0, (), result=Boxes(())), COLOURS)
+    def test_a_class_that_no_answer_holds_costs_one_photo(self) -> None:
+        rows = np.zeros((3, 1, 6), np.float32)
+        rows[:, 0, 4], rows[:, 0, 5] = 0.9, (-1, 7, 65536)
+        assert [found is not None for found in Detection(1, 0.1).results(rows)] == [False, True, False]
+
+    def test_nothing_there(self, of_task: Make) -> None:
+        found = seen(Answer(0, 0, 0, (), result=Boxes(())), of_task("detection"))
         assert (found.top, found.objects) == ((), ())
 
     @pytest.mark.parametrize(
-        "result",
-        [Classes(((4, 0.5),)), ClassMap(1, 2, bytes([0, 4])), Boxes((Box(4, 0.5, 0, 0, 1, 1),)), None],
+        ("name", "result"),
+        [
+            ("multilabel", Classes(((CLASSES, 0.5),))),
+            ("segmentation", ClassMap(1, 2, bytes([0, 4]))),
+            ("detection", Boxes((Box(4, 0.5, 0, 0, 1, 1),))),
+        ],
     )
-    def test_an_answer_that_does_not_fit(self, result) -> None:
-        with pytest.raises(WireError, match="does not fit the 4 classes"):
-            seen(Answer(0, 0, 0, (), result=result), COLOURS)
+    def test_an_answer_that_does_not_fit_the_classes(self, name: str, result: Result, of_task: Make) -> None:
+        bundle = of_task(name)
+        with pytest.raises(WireError, match=f"does not fit the {len(bundle.labels)} classes"):
+            seen(Answer(0, 0, 0, (), result=result), bundle)
 
-    def test_edges_stay_as_they_are_without_a_photo(self) -> None:
-        (one,) = seen(Answer(0, 0, 0, (), result=Boxes((Box(0, 1.0, *EDGES[0].tolist()),))), LABELS).objects
+    @pytest.mark.parametrize("name", TASKS)
+    def test_an_answer_of_another_task(self, name: str, of_task: Make) -> None:
+        bundle = of_task(name)
+        others = [None, Classes(()), ClassMap(1, 1, bytes(1)), Boxes(())]
+        for result in others:
+            top = ((0, 0.5),) if result is None else ()
+            if isinstance(result, TASKS[name].gives):
+                seen(Answer(0, 0, 0, top, result=result), bundle)
+                continue
+            with pytest.raises(WireError, match=f"does not fit the task of this bundle, {name}"):
+                seen(Answer(0, 0, 0, top, result=result), bundle)
+
+    def test_nothing_where_one_label_should_be(self, bundle: Bundle) -> None:
+        for answer in (Answer(0, 0, 0, ()), Answer(0, 0, 0, (), result=Classes(()))):
+            with pytest.raises(WireError, match="does not fit"):
+                seen(answer, bundle)
+
+    def test_edges_stay_as_they_are_without_a_photo(self, of_task: Make) -> None:
+        boxes = Boxes((Box(0, 1.0, *EDGES[0].tolist()),))
+        (one,) = seen(Answer(0, 0, 0, (), result=boxes), of_task("detection")).objects
         assert (one.left, one.top, one.right, one.bottom) == tuple(EDGES[0])
 
     def test_values(self) -> None:
@@ -300,6 +331,37 @@ class TestSquare:
         exif = Image.Exif()
         exif[0x0112] = 6  # turned by a quarter
         Image.fromarray(photo).save(tmp_path / "turned.jpg", exif=exif)
-        assert square_of(photo, preprocess) == Square(14, 4, 52)
-        assert square_of(tmp_path / "turned.jpg", preprocess) == Square(4, 14, 52)
-        assert asdict(square_of(Image.fromarray(photo), preprocess)) == {"left": 14, "top": 4, "side": 52}
+        for source, square in (
+            (photo, Square(14, 4, 52)),
+            (tmp_path / "turned.jpg", Square(4, 14, 52)),
+            (Image.fromarray(photo), Square(14, 4, 52)),
+        ):
+            assert photo_to_crop(source, preprocess)[1] == square
+
+    def test_is_what_the_pixels_show(self, tmp_path: Path) -> None:
+        """However a file is turned, and though libjpeg decodes it at an eighth of its sides."""
+        preprocess = tiny_manifest().preprocess
+        upright = np.zeros((1203, 1610, 3), np.uint8)
+        upright[301:601, 403:803] = 255  # top and left edge, and others
+        for orientation in range(1, 9):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            image = Image.fromarray(upright)
+            if orientation in TURNS:
+                image = image.transpose(BACK.get(TURNS[orientation], TURNS[orientation]))
+            image.save(tmp_path / "turned.jpg", exif=exif)
+            pixels, square = photo_to_crop(tmp_path / "turned.jpg", preprocess)
+            bright = pixels[..., 0] / 255
+            size = square.side / preprocess.size  # of a pixel of the result
+            height, width = bright.sum(0).max() * size, bright.sum(1).max() * size
+            middle = np.argwhere(bright > 0.5).mean(0) + 0.5
+            assert (width, height) == (pytest.approx(400, abs=size / 2), pytest.approx(300, abs=size / 2))
+            assert square.top + middle[0] * size == pytest.approx(451, abs=size)
+            assert square.left + middle[1] * size == pytest.approx(603, abs=size)
+
+    def test_the_file_is_read_once(self, photo_path: Path, of_task: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        encoder, reads = Encoder(of_task("detection")), []
+        read = decode.open_source
+        monkeypatch.setattr(decode, "open_source", lambda *given: reads.append(given) or read(*given))
+        assert encoder.encode(photo_path).square == Square(14, 4, 52)
+        assert len(reads) == 1

@@ -31,6 +31,15 @@ REACH = 2  # how far the wider of them looks, in pixels of the result
 KEPT = 4  # decoding leaves this many pixels, or more, for each one of the result: the filter still averages over plenty
 
 
+@dataclass(frozen=True)
+class Square:
+    """What of a photo the network sees, in pixels of the upright photo."""
+
+    left: float
+    top: float
+    side: float
+
+
 def read_photo(source: Source) -> Pixels:
     """A photo as people should see it: (H, W, 3) uint8, RGB, writable.
 
@@ -71,8 +80,13 @@ def photo_to_pixels(source: Source, preprocess: Preprocess, *, max_pixels: int =
     A turned photo is in memory twice for a moment, as large as it was decoded. Files and images of more than
     `max_pixels` are refused.
     """
+    return photo_to_crop(source, preprocess, max_pixels=max_pixels)[0]
+
+
+def photo_to_crop(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, Square]:
+    """The same, and where in the photo it is."""
     if isinstance(source, np.ndarray):
-        return prepare(source, preprocess)
+        return prepare(source, preprocess), square_in(source.shape[1::-1], preprocess)
     scale = 1
     with opened(source, max_pixels) as image:
         photo_size = image.size
@@ -81,31 +95,11 @@ def photo_to_pixels(source: Source, preprocess: Preprocess, *, max_pixels: int =
         rgb = to_rgb(image, name_of(source))
         turn = turn_of(image)
         del image  # where `rgb` is another
+    square = square_in(photo_size[::-1] if turn in SIDEWAYS else photo_size, preprocess)
     if turn is not None:
         rgb = rgb.transpose(turn)
         photo_size = (rgb.width * scale, rgb.height * scale)  # what fills up the last pixel now may come first
-    return resize_centre(rgb, preprocess, photo_size, scale)
-
-
-@dataclass(frozen=True)
-class Square:
-    """What of a photo the network sees, in pixels of the upright photo."""
-
-    left: float
-    top: float
-    side: float
-
-
-def square_of(source: Source, preprocess: Preprocess) -> Square:
-    """Where `photo_to_pixels` crops the photo; reads no more of a file than its header. PhotoError: as there."""
-    if isinstance(source, np.ndarray):
-        size = (source.shape[1], source.shape[0])
-    else:
-        with opened(source) as image:
-            size = image.size[::-1] if turn_of(image) in SIDEWAYS else image.size
-    side = crop_side(size, preprocess)
-    left, top = ((length - side) // 2 for length in size)
-    return Square(left, top, side)
+    return resize_centre(rgb, preprocess, photo_size, scale), square
 
 
 def resize_centre(image: Image.Image, preprocess: Preprocess, photo_size: tuple[int, int], scale: int = 1) -> Pixels:
@@ -115,9 +109,8 @@ def resize_centre(image: Image.Image, preprocess: Preprocess, photo_size: tuple[
     photo, and differently from version to version.
     """
     size, resampling = preprocess.size, RESAMPLING[preprocess.interpolation]
-    photo_side = crop_side(photo_size, preprocess)
-    left, top = ((length - photo_side) // 2 / scale for length in photo_size)  # now in pixels of `image`
-    side = photo_side / scale
+    square = square_in(photo_size, preprocess)
+    left, top, side = square.left / scale, square.top / scale, square.side / scale  # now in pixels of `image`
     reach = REACH * max(1, side / size) + 1
     first, last = max(0, math.floor(top - reach)), min(image.height, math.ceil(top + side + reach))
     # The rows that the filter will look at, as they are.
@@ -125,7 +118,14 @@ def resize_centre(image: Image.Image, preprocess: Preprocess, photo_size: tuple[
     return np.array(narrow.resize((size, size), resampling, (0, top - first, size, top - first + side)))
 
 
-def crop_side(photo_size: tuple[int, int], preprocess: Preprocess) -> int:
+def square_in(photo_size: tuple[int, ...], preprocess: Preprocess) -> Square:
+    """The centre crop of an upright photo (width, height)."""
+    side = crop_side(photo_size, preprocess)
+    left, top = ((length - side) // 2 for length in photo_size)
+    return Square(left, top, side)
+
+
+def crop_side(photo_size: tuple[int, ...], preprocess: Preprocess) -> int:
     """Pixels; whole ones, as Pillow counts in single precision, in which a fraction depends on where it is."""
     return max(1, round(min(photo_size) * preprocess.crop_fraction))
 

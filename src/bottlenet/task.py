@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ from bottlenet.errors import InputError
 from bottlenet.wire.answer import Answer, Top, best_of_each
 from bottlenet.wire.results import (
     MAX_BOXES,
+    MAX_CLASS_INDEX,
     MAX_CLASSES,
     MAX_MAP_INDEX,
     Box,
@@ -57,6 +59,7 @@ class Classification:
     """One label."""
 
     name = "classification"
+    gives = NoneType  # the kind of an answer's `result`
 
     def check(self, num_classes: int) -> None:
         """Any number of classes will do."""
@@ -77,6 +80,7 @@ class Multilabel:
     thresholds: tuple[float, ...]  # probability, 0..1, from which on a class is there; one each
 
     name = "multilabel"
+    gives = Classes
 
     def __post_init__(self) -> None:
         if not isinstance(self.thresholds, tuple):
@@ -112,6 +116,7 @@ class Segmentation:
     columns: int
 
     name = "segmentation"
+    gives = ClassMap
 
     def __post_init__(self) -> None:
         check_integer("rows", self.rows, 1, 65535)
@@ -139,6 +144,7 @@ class Detection:
     threshold: float  # score, 0..1, below which none is told
 
     name = "detection"
+    gives = Boxes
 
     def __post_init__(self) -> None:
         check_integer("boxes", self.boxes, 1, MAX_BOXES)
@@ -152,15 +158,25 @@ class Detection:
         return Port("boxes", FLOAT, (self.boxes, 6))
 
     def results(self, boxes: NDArray[Any]) -> Sequence[Boxes | None]:
-        """(B, boxes, 6) -> of each photo those that are told; None: no numbers."""
-        return [self._told(rows) if np.isfinite(rows).all() else None for rows in boxes]
+        """(B, boxes, 6) -> of each photo those that are told; None: no numbers that an answer holds."""
+        return [self._boxes(rows) if np.isfinite(rows).all() and fits(rows[:, 5]) else None for rows in boxes]
 
-    def _told(self, rows: NDArray[Any]) -> Boxes:
-        rows = rows[(rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)].astype(np.float64)
+    def told(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """(boxes, 6) -> (boxes,): which have a score of the threshold or more."""
+        kept: NDArray[np.bool_] = (rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)
+        return kept
+
+    def _boxes(self, rows: NDArray[Any]) -> Boxes:
+        rows = rows[self.told(rows)].astype(np.float64)
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
         rows[:, :5] = rows[:, :5].clip(0, 1)
         rows[:, 2:4] = np.maximum(rows[:, 2:4], rows[:, :2])
         return Boxes(tuple(Box(round(index), score, *edges) for *edges, score, index in rows.tolist()))
+
+
+def fits(indices: NDArray[Any]) -> bool:
+    """Whether an answer can hold them."""
+    return bool(((indices >= 0) & (indices <= MAX_CLASS_INDEX)).all())
 
 
 Task: TypeAlias = Classification | Multilabel | Segmentation | Detection

@@ -144,7 +144,7 @@ def decode(
     (answer,) = Decoder(loaded).answers([frame])
     if isinstance(answer, BottleNetError):
         raise answer
-    found = seen(answer, loaded.labels)
+    found = seen(answer, loaded)
     if target is not None:
         write_map(target, found)
     if as_json:

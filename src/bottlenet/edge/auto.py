@@ -66,7 +66,7 @@ class Auto:
         self.encoder = self._sides[split(bundles[0]).name].encoder
         self._policy = policy or Policy()
         self._pilot = Pilot(made, self._policy)
-        self._labels = bundles[0].labels
+        self._bundle = bundles[0]  # all have the same classes
         self._streams = {bundle.tag: open_stream(bundle, self._opening_s) for bundle in bundles}
         self._home = bundles[0].tag  # whose connection the probes take: the last that was used
         self._link = threading.Lock()  # one exchange at a time
@@ -110,7 +110,7 @@ class Auto:
         assert isinstance(processed.result, Answer), "edge-only sends nothing"
         times = Times(processed.prepare_ms, processed.compute_ms, processed.encode_ms, 0.0, 0.0, 0.0)
         cost = Cost(socket_bytes=spent[0], received_bytes=spent[1])
-        return predicted(self._labels, processed.result, cost, times, answered_by=LOCAL, partition=name)
+        return predicted(self._bundle, processed.result, cost, times, answered_by=LOCAL, partition=name)
 
     def connect(self) -> None:
         """Find out now what link and server are like, so that the first photo has what is best for it."""
@@ -154,7 +154,7 @@ class Auto:
         """WireError: an answer that does not fit the bundle."""
         assert isinstance(processed.result, Frame)
         return replied(
-            self._labels,
+            self._bundle,
             reply,
             answer,
             len(processed.result.payload),

@@ -272,7 +272,7 @@ class Edge:
     def _prediction(self, encoded: Encoded, answer: Answer, reply: Reply, answered_by: str = SERVER) -> Prediction:
         """WireError: an answer that does not fit the bundle."""
         return replied(
-            self.bundle.labels,
+            self.bundle,
             reply,
             answer,
             len(encoded.frame.payload),

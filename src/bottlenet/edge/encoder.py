@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.photo import Source, Square, photo_to_pixels, square_of
+from bottlenet.photo import Source, Square, photo_to_crop, photo_to_pixels
 from bottlenet.runtime import open_head, run_graph
-from bottlenet.task import is_dense
 from bottlenet.wire.budget import encode_within
 from bottlenet.wire.contexts import ZERO
 from bottlenet.wire.frame import HEADER_BYTES, Frame
@@ -32,7 +31,7 @@ class Encoded:
     prepare_ms: float  # read, decode, crop, resize
     head_ms: float
     encode_ms: float  # symbols to payload
-    square: Square | None = None  # what of the photo the head saw, where the answer is about places in it
+    square: Square | None = None  # what of the photo the head saw
 
 
 class Encoder:
@@ -55,7 +54,6 @@ class Encoder:
         self.bundle = bundle
         own = bundle.manifest.budget_bytes
         self._payload_limit = budget_bytes - HEADER_BYTES if budget_bytes is not None else own or None
-        self._with_square = is_dense(bundle.manifest.task)
         self._head = open_head(bundle, threads)
         # as the graph is: the first photo is not slower
         bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))
@@ -71,8 +69,7 @@ class Encoder:
         """
         started = perf_counter()
         preprocess = self.bundle.manifest.preprocess
-        pixels = photo_to_pixels(photo, preprocess)
-        square = square_of(photo, preprocess) if self._with_square else None
+        pixels, square = photo_to_crop(photo, preprocess)
         prepared = perf_counter()
         symbols = self._run_head(pixels)
         ran = perf_counter()

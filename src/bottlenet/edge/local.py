@@ -50,7 +50,7 @@ class LocalTail:
 def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outcome:
     """What becomes of a photo whose frame is answered here, after so many tries elsewhere."""
     try:
-        found = seen(tail.answer(frame), tail.bundle.labels)
+        found = seen(tail.answer(frame), tail.bundle)
     except BottleNetError as error:
         return Failed(photo, REFUSED, f"{photo}: {error}")
     return answered_now(photo, LOCAL, found, frame_bytes=len(frame.to_stream_bytes()), tries=tries)

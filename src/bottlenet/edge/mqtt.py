@@ -42,6 +42,7 @@ from bottlenet.wire.mqtt import MAX_MESSAGE_BYTES, new_address
 KEEPALIVE_S = 3600  # then the broker forgets a device that says nothing; no pings before, which would wake a radio
 TOPIC_BYTES = 200  # and the rest of a packet's header, more than it ever has
 MAX_REPLIES = 4096  # that came and were not asked for: more than frames can be in flight
+MAX_REPLY_BYTES = 2**26  # of all that wait to be looked at: 64 of the largest maps
 ALIAS = 1
 
 
@@ -73,6 +74,7 @@ class MqttTransport:
         self._window = 1  # frames that the broker need not have acknowledged
         self._unacknowledged = 0  # that it hasn't
         self._replies: queue.Queue[bytes | None] = queue.Queue()  # None: there will be no more
+        self._reply_bytes = 0  # that are in there
         self._opening: queue.SimpleQueue[ReasonCode | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._failure: LinkError | None = None
@@ -149,6 +151,8 @@ class MqttTransport:
             self._replies.put(None)  # for whoever asks again
             assert self._failure is not None
             raise self._failure
+        with self._changed:
+            self._reply_bytes -= len(reply)
         return reply
 
     def close(self) -> None:
@@ -229,8 +233,12 @@ class MqttTransport:
             self._fail(LinkError(f"{name} did not take a frame ({code}); try again"))
 
     def _on_message(self, client: object, data: object, message: MQTTMessage) -> None:
-        if self._replies.qsize() < MAX_REPLIES:
-            self._replies.put(bytes(message.payload))
+        reply = bytes(message.payload)
+        with self._changed:
+            self._reply_bytes += len(reply)
+            room = self._replies.qsize() < MAX_REPLIES and self._reply_bytes <= MAX_REPLY_BYTES
+        if room:
+            self._replies.put(reply)
         else:
             self._fail(LinkError(f"{self._broker.name} brings answers that nobody asked for; {ACL}"))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bottlenet.bundle import Bundle
 from bottlenet.edge.seen import Choice, Object, Segments, seen
 from bottlenet.edge.stream import Reply
 from bottlenet.photo import Square
@@ -64,7 +64,7 @@ class Cost:
 
 
 def predicted(
-    labels: Sequence[str],
+    bundle: Bundle,
     answer: Answer,
     cost: Cost,
     times: Times,
@@ -73,10 +73,8 @@ def predicted(
     partition: str,
     square: Square | None = None,
 ) -> Prediction:
-    """All of it together; `square`: what of the photo the network saw. WireError: an answer that does not fit the
-    labels.
-    """
-    found = seen(answer, labels, square)
+    """All of it together; `square`: what of the photo the network saw. WireError: an answer that does not fit."""
+    found = seen(answer, bundle, square)
     first = found.top[0] if found.top else Choice("", -1, 0.0)
     return Prediction(
         label=first.label,
@@ -97,7 +95,7 @@ def predicted(
 
 
 def replied(
-    labels: Sequence[str],
+    bundle: Bundle,
     reply: Reply,
     answer: Answer,
     payload_bytes: int,
@@ -108,7 +106,7 @@ def replied(
     square: Square | None = None,
 ) -> Prediction:
     """What an exchange with a server, or with the device's own tail, makes of it. `device_ms`: preparing, computing and
-    encoding. WireError: an answer that does not fit the labels.
+    encoding. WireError: an answer that does not fit the bundle.
     """
     times = Times(
         *device_ms,
@@ -118,4 +116,4 @@ def replied(
         queue_ms=answer.queue_us / 1e3,
     )
     cost = Cost(payload_bytes, reply.frame_bytes, reply.sent_bytes, reply.received_bytes)
-    return predicted(labels, answer, cost, times, answered_by=answered_by, partition=partition, square=square)
+    return predicted(bundle, answer, cost, times, answered_by=answered_by, partition=partition, square=square)

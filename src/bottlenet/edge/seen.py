@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bottlenet.bundle import Bundle
 from bottlenet.errors import WireError
 from bottlenet.photo import Square
 from bottlenet.wire.answer import TOP, Answer
@@ -74,9 +75,11 @@ class Seen:
     segments: Segments | None = None
 
 
-def seen(answer: Answer, labels: Sequence[str], square: Square | None = None) -> Seen:
-    """In the photo's pixels if it is known where the `square` lies in it. WireError: it does not fit the labels."""
-    result = answer.result
+def seen(answer: Answer, bundle: Bundle, square: Square | None = None) -> Seen:
+    """In the photo's pixels if it is known where the `square` lies in it. WireError: it does not fit the bundle."""
+    result, labels, task = answer.result, bundle.labels, bundle.manifest.task
+    if not isinstance(result, task.gives):
+        raise WireError(f"the server's answer does not fit the task of this bundle, {task.name}; try again")
     if isinstance(result, ClassMap):
         segments = segments_of(result, labels, square)
         return Seen(segments.shares[:TOP], segments=segments)

@@ -218,7 +218,7 @@ class Sender:
             reply = self._stream.receive(self._edge.timeout_s)
             entry = self._flying[reply.number]
             if isinstance(reply.outcome, Answer):
-                found = seen(reply.outcome, self._edge.bundle.labels)
+                found = seen(reply.outcome, self._edge.bundle)
                 tries = self._tries[entry.number]
                 answered = answered_now(entry.photo.name, SERVER, found, frame_bytes=reply.frame_bytes, tries=tries)
         except (LinkError, WireError) as error:

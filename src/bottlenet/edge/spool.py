@@ -42,7 +42,7 @@ from bottlenet.wire.answer import one_line
 from bottlenet.wire.frame import Frame
 
 DEFAULT_MAX_BYTES = 64 * 2**20
-MAX_OUTCOME_BYTES = 2**20  # with a thousand boxes
+MAX_OUTCOME_BYTES = 2**23  # of a thousand boxes whose labels are as long as they can be
 MAX_NOTES = 1000
 NO_NUMBER = 0  # of an entry that has no frame; the others begin with 1
 REFUSE, DROP_OLDEST, DROP_NEWEST = WHEN_FULL = ("refuse", "drop-oldest", "drop-newest")

@@ -51,17 +51,11 @@ def same(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> 
     if isinstance(task, Segmentation):
         return float((mine == theirs).mean(axis=(1, 2)).sum())
     if isinstance(task, Detection):
-        return sum(found(a[told(a, task)], b) for a, b in zip(mine, theirs, strict=True))
+        return sum(found(a[task.told(a)], b) for a, b in zip(mine, theirs, strict=True))
     if isinstance(task, Multilabel):
         logits = np.log(np.clip(task.thresholds, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(task.thresholds, 1e-9, 1 - 1e-9))
         return float(((mine >= logits) == (theirs >= logits)).all(axis=1).sum())
     return float((mine.argmax(1) == theirs.argmax(1)).sum())
-
-
-def told(rows: NDArray[np.float32], task: Detection) -> NDArray[np.bool_]:
-    """Which of the boxes are told: those with a score of the threshold or more."""
-    kept: NDArray[np.bool_] = (rows[:, 4] >= task.threshold) & (rows[:, 4] > 0)
-    return kept
 
 
 def found(wanted: NDArray[np.float32], rows: NDArray[np.float32], *, exact: bool = False) -> float:

@@ -46,7 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.errors import BundleError, BusyError, FrameError, InputError, WireError
-from bottlenet.wire.results import MAX_MAP_PLACES, Result, parse_result
+from bottlenet.wire.results import CLASS, MAX_MAP_PLACES, STEPS, Result, check_best_first, parse_result
 
 VERSION = 2  # of answers; frames have their own
 ANSWERED = 0
@@ -56,7 +56,6 @@ RESULT = 3  # answered, and not with one label
 
 HEAD = struct.Struct("!BH3s3s3sBB")
 START = struct.Struct("!BH")  # the same of it that does not depend on the status
-CHOICE = struct.Struct("!HH")
 REFUSAL = struct.Struct("!BHB")
 NOT_NOW = struct.Struct("!BHHB")
 
@@ -72,7 +71,6 @@ MAX_LOAD = 2 ** (255 / LOAD_STEPS)
 MAX_MESSAGE_BYTES = 255
 MAX_ANSWER_BYTES = MAX_MAP_PLACES + 4096  # of the largest map, which zlib found nothing to save in
 MAX_RETRY_AFTER_MS = 65535
-PROBABILITY_STEPS = 65535
 NO_NUMBERS = "the network gave scores that are no numbers; export the bundle again"
 
 
@@ -114,13 +112,7 @@ class Answer:
                 raise InputError(f"answer: {name} is {value}; it can be 0 to {high}")
         if not 1 <= self.load <= MAX_LOAD:
             raise InputError(f"answer: load is {self.load}; it can be 1 to {MAX_LOAD:.0f}")
-        last = 1.0
-        for class_index, probability in self.top:
-            if not 0 <= class_index <= 65535:
-                raise InputError(f"answer: class index is {class_index}; it can be 0 to 65535")
-            if not 0 <= probability <= last:
-                raise InputError(f"answer: probability {probability} follows {last}; give 0 to 1, best first")
-            last = probability
+        check_best_first(self.top)
 
     @property
     def server_us(self) -> int:
@@ -139,7 +131,7 @@ class Answer:
         if self.result is not None:
             head = START.pack(VERSION << 4 | RESULT, self.sequence) + times
             return head + bytes((load_byte(self.load), self.result.kind)) + self.result.to_bytes()
-        choices = [number for index, share in self.top for number in (index, round(share * PROBABILITY_STEPS))]
+        choices = [number for index, share in self.top for number in (index, round(share * STEPS))]
         head = START.pack(VERSION << 4 | ANSWERED, self.sequence) + times + bytes((load_byte(self.load), len(self.top)))
         return head + struct.pack(f"!{len(choices)}H", *choices)
 
@@ -211,9 +203,9 @@ def parse_answer(data: bytes) -> Answer:
     if data[0] & 15 == RESULT:
         return parse_other(data)
     count = data[HEAD.size - 1] if len(data) >= HEAD.size else 0
-    if len(data) != HEAD.size + count * CHOICE.size:
-        raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size + count * CHOICE.size}; ask again")
-    top = tuple((index, steps / PROBABILITY_STEPS) for index, steps in CHOICE.iter_unpack(data[HEAD.size :]))
+    if len(data) != HEAD.size + count * CLASS.size:
+        raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size + count * CLASS.size}; ask again")
+    top = tuple((index, steps / STEPS) for index, steps in CLASS.iter_unpack(data[HEAD.size :]))
     return answer_of(data, top)
 
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from bottlenet.errors import InputError, WireError
 
 STEPS = 65535  # of a probability, a score, an edge
+MAX_CLASS_INDEX = 65535
 MAX_CLASSES = 255
 MAX_MAP_PLACES = 2**20
 MAX_MAP_INDEX = 255
@@ -123,7 +124,7 @@ class Boxes:
     def __post_init__(self) -> None:
         if len(self.boxes) > MAX_BOXES:
             raise InputError(f"answer: {len(self.boxes)} boxes; there can be 0 to {MAX_BOXES}")
-        check_best_first([(box.class_index, box.score) for box in self.boxes])
+        check_best_first((box.class_index, box.score) for box in self.boxes)
         for box in self.boxes:
             if not (0 <= box.left <= box.right <= 1 and 0 <= box.top <= box.bottom <= 1):
                 raise InputError(f"answer: {box} leaves the square; edges are 0 to 1, left and top first")
@@ -143,12 +144,12 @@ def numbers(box: Box) -> tuple[float, float, float, float, float]:
     return box.score, box.left, box.top, box.right, box.bottom
 
 
-def check_best_first(choices: tuple[tuple[int, float], ...] | list[tuple[int, float]]) -> None:
+def check_best_first(choices: Iterable[tuple[int, float]]) -> None:
     """InputError: an index or a probability that can't travel, or not best first."""
     last = 1.0
     for index, share in choices:
-        if not 0 <= index <= 65535:
-            raise InputError(f"answer: class index is {index}; it can be 0 to 65535")
+        if not 0 <= index <= MAX_CLASS_INDEX:
+            raise InputError(f"answer: class index is {index}; it can be 0 to {MAX_CLASS_INDEX}")
         if not 0 <= share <= last:  # so refuses NaN
             raise InputError(f"answer: probability {share} follows {last}; give 0 to 1, best first")
         last = share
