@@ -206,17 +206,17 @@ def parse_answer(data: bytes) -> Answer:
     if len(data) != HEAD.size + count * CLASS.size:
         raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size + count * CLASS.size}; ask again")
     top = tuple((index, steps / STEPS) for index, steps in CLASS.iter_unpack(data[HEAD.size :]))
-    return answer_of(data, top)
+    return answer_from(data, top)
 
 
 def parse_other(data: bytes) -> Answer:
     """The answer of another task than one label. WireError: `data` isn't one."""
     if len(data) < HEAD.size:
         raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size} or more; ask again")
-    return answer_of(data, (), parse_result(data[HEAD.size - 1], data[HEAD.size :]))
+    return answer_from(data, (), parse_result(data[HEAD.size - 1], data[HEAD.size :]))
 
 
-def answer_of(data: bytes, top: Top, result: Result | None = None) -> Answer:
+def answer_from(data: bytes, top: Top, result: Result | None = None) -> Answer:
     """With what the first 13 bytes of `data` say. WireError: no answer that can be."""
     _, sequence, *times, load, _ = HEAD.unpack_from(data)
     queue_us, decode_us, tail_us = (int.from_bytes(each, "big") for each in times)
