@@ -1,10 +1,10 @@
 """How many cuts has each network of torchvision and timm, how long does it take to list them and to split, and does its
 bundle do what torch does?
 
-The list is that of `make test-zoo`; three larger networks come with it, at 224 pixels, for the targets: two of 60 blocks
-and more, and the deepest of tokens in timm that has less than 100 million parameters. Weights are random: only structure
-counts. Needs the packages of `make test-zoo`: run it with
-`.venv-zoo/bin/python`. Processor time of one thread.
+The list is that of `make test-zoo`; three larger networks come with it, at 224 pixels, for the targets: two of 60
+blocks and more, and the deepest of tokens in timm that has less than 100 million parameters. Weights are random: only
+structure counts. Needs the packages of `make test-zoo`: run it with `.venv-zoo/bin/python`. Processor time of one
+thread.
 """
 
 from __future__ import annotations
