@@ -82,7 +82,7 @@ SIZES = {  # name as `bottlenet cuts` takes it -> side of the photo, pixels
     "timm/vit_tiny_patch16_224": 64,
     "timm/xcit_nano_12_p16_224": 64,
 }
-EXPORTED = (  # what `make test-zoo` exports and runs, a small one of each kind; ZOO_EXPORT=all: all of them, 20 minutes
+EXPORTED = (  # what `make test-zoo` exports and runs, some, not of every kind; ZOO_EXPORT=all: all of them
     "torchvision/googlenet",
     "torchvision/mobilenet_v3_small",
     "torchvision/regnet_y_400mf",

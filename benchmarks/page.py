@@ -11,6 +11,7 @@ import argparse
 import io
 import statistics
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -98,6 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
         pictures = take_pictures(visit) if arguments.pictures else {}
         version = browser.version
         complaints, hosts = len(visit.complaints), len(visit.hosts - {""})
+        foreign = len(visit.hosts - {"", urlsplit(visit.url).netloc})
     equal = {name: sum(row[name] for row in rows) for name in rows[0]}
     ms = {name: spread([one.ms[name] for one in made]) for name in ("prepare", *TIMED)}
     ms["head_encode_answer"] = spread([sum(one.ms[name] for name in TIMED) for one in made])
@@ -125,7 +127,10 @@ def run(arguments: argparse.Namespace) -> None:
         "complaints": complaints,
         "hosts": hosts,
         "target_ms": TARGET_MS,
-        "met": bool(total["median"] < TARGET_MS) and equal["same_top1"] == len(paths),
+        "foreign_hosts": foreign,
+        "met": bool(total["median"] < TARGET_MS)
+        and equal["same_top1"] == equal["payload_equal"] == len(paths)
+        and complaints == foreign == 0,
     }
     write_record("page", results, arguments.out)
     for name, picture in pictures.items():  # behind the record: they would be a change of the work tree

@@ -12,6 +12,7 @@ from typing import Any
 
 from live_rows import day_rows
 from plan_rows import bench_rows, regret_rows
+from rate_rows import rate_figures
 from record import RESULTS, write_whole
 from service_rows import load_rows
 
@@ -26,6 +27,7 @@ PAGES = (
     "docs/privacy.md",
 )
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
+SLOWEST = 5  # networks that are shown
 SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -76,6 +78,7 @@ def figures() -> str:
             loop_share(loop["results"]),
             loop["command"],
         ],
+        *rate_figures(),
         ["head, codec and frame over the head alone", f"{overhead['results']['ratio']:.3f}", overhead["command"]],
         *([what, value, memory["command"]] for what, value in memory_rows(memory["results"])),
         [
@@ -86,6 +89,11 @@ def figures() -> str:
         ["leaving tiles unpadded, same quality", packing_saves(padding["results"]), padding["command"]],
         *([what, value, page["command"]] for what, value in page_rows(page["results"])),
     ]
+    return commanded(rows)
+
+
+def commanded(rows: list[list[str]]) -> str:
+    """What, how much, and the command that makes it again."""
     return table(["what", "measured", "command"], [[what, value, f"`{command}`"] for what, value, command in rows])
 
 
@@ -321,6 +329,13 @@ def large_networks() -> str:
     return table(["network", "blocks", "cuts", "listing them with FLOPs", "split"], rows)
 
 
+def slowest_networks() -> str:
+    """Those of the list whose split takes longest."""
+    rows = sorted(load("zoo")["results"]["networks"], key=lambda row: row["split_s"], reverse=True)[:SLOWEST]
+    cells = [[row["network"], str(row["cuts"]), f"{row['cuts_s']:.1f} s", f"{row['split_s']:.1f} s"] for row in rows]
+    return table(["network", "cuts", "listing them with FLOPs", "split"], cells)
+
+
 def failing_networks() -> str:
     """Those of the list that have no cut, and why."""
     return table(["network", "why"], [[name, why] for name, why in load("zoo")["results"]["failing"].items()])
@@ -353,6 +368,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "figures": figures,
     "training": partial(training, "training"),
     "training_jpeg": partial(training, "training_jpeg"),
+    "training_rates": lambda: commanded(rate_figures()),
     "budgets": budgets,
     "methods": methods,
     "smaller_head": lambda: smaller_head("rate_accuracy_30"),
@@ -368,6 +384,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "privacy": privacy,
     "networks": networks,
     "large_networks": large_networks,
+    "slowest_networks": slowest_networks,
     "failing_networks": failing_networks,
 }
 

@@ -1,9 +1,10 @@
 """How many cuts has each network of torchvision and timm, how long does it take to list them and to split, and does its
 bundle do what torch does?
 
-The list is that of `make test-zoo`; two larger networks of 60 blocks and more come with it, at 224 pixels, for the
-targets. Weights are random: only structure counts. Needs the packages of `make test-zoo`: run it with
-`.venv-zoo/bin/python`. Processor time of one thread.
+The list is that of `make test-zoo`; three larger networks come with it, at 224 pixels, for the targets: two of 60
+blocks and more, and the deepest of tokens in timm that has less than 100 million parameters. Weights are random: only
+structure counts. Needs the packages of `make test-zoo`: run it with `.venv-zoo/bin/python`. Processor time of one
+thread.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from bottlenet.net.split import Cut, cuts, split
 from record import parser, run_script, show, write_record
 from timing import processor_ms
 
-LARGE = {"torchvision/densenet169": 82, "torchvision/efficientnet_v2_l": 79}  # and how many blocks they have
+LARGE = {  # and how many blocks they have
+    "torchvision/densenet169": 82,
+    "torchvision/efficientnet_v2_l": 79,
+    "timm/pvt_v2_b5": 52,
+}
 LARGE_SIZE = 224
 CUTS_TARGET_S, SPLIT_TARGET_S = 5.0, 2.0
 PHOTOS, CHANNELS = 4, 4

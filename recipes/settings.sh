@@ -9,7 +9,7 @@ if [ "${1:-}" = --smoke ]; then
     trap 'rm -rf "$OUT"' EXIT
     DATA=$OUT/data
     "$PYTHON" "$HERE/smoke.py" "$DATA"
-    MODEL=${MODEL:-efficientnet_lite0} CUT=${CUT:-blocks.0}
+    if [ -z "${MODEL:-}" ]; then MODEL=efficientnet_lite0 CUT=${CUT:-blocks.0}; fi  # else the recipe's own cut
     SMOKE="--epochs 1 --batch 4 --workers 1 --processes 1"
 elif [ $# = 2 ]; then
     DATA=$1 OUT=$2

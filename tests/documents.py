@@ -22,6 +22,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "README.md",
     ROOT / "examples" / "README.md",
+    ROOT / "recipes" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PROGRAMS = {"bottlenet", "python", "pip", "make", "curl", "docker", "kubectl", "ray", "mosquitto_passwd"}

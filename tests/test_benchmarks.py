@@ -188,6 +188,25 @@ def test_codec_rate(tmp_path: Path) -> None:
     assert results["met"] == (results["rows"][0]["photos_per_s"] >= results["target_photos_per_s"])
 
 
+def test_loader_rate(photos: Path, tmp_path: Path) -> None:
+    little = ("--size", "32", "--batch", "5", "--batches", "3")  # more than there are: from the first again
+    results = record("loader_rate.py", "--data", photos, *little, out=tmp_path / "out")
+    assert results["photos"] == 12
+    assert results["photos_per_s_per_worker"] > 0
+
+
+def test_rates_stand_in_the_table_once_they_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import rate_rows
+
+    monkeypatch.setattr(rate_rows, "RESULTS", tmp_path)
+    assert rate_rows.rate_figures() == []
+    rows = [{"latent": [1, 28, 28], "batch": 256, "photos_per_s": 40_000, "codec_share_at_5000_photos_per_s": 0.125}]
+    for name, results in (("codec_rate", {"rows": rows}), ("loader_rate", {"size": 224, "photos_per_s_per_worker": 99})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"command": name, "results": results}))
+    assert [row[1:] for row in rate_rows.rate_figures()] == [["40,000; 12 %", "codec_rate"], ["99", "loader_rate"]]
+
+
 def test_memory_of_device_and_evaluation(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     got = record(
         "memory.py", "--data", photos, "--bundle", bundle.path, "--photos", "5", "15", "--jobs", "device", "evaluate",
@@ -344,6 +363,17 @@ def test_entropy_identity(tmp_path: Path) -> None:
     got = record("entropy_identity.py", "--latents", "50", out=tmp_path / "out")
     assert got["different"] == 0
     assert got["latents"] == 50
+    assert got["digest"] == "c11547d3567ca0bca7c6e1d22d2e79deb4071834745d6b86109672a2338a4476"
+
+
+def test_entropy_identity_is_that_of_another_numpy() -> None:
+    records = [
+        json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("entropy_identity", "entropy_identity_numpy22")
+    ]
+    assert len({one["machine"]["libraries"]["numpy"] for one in records}) == 2
+    assert len({one["results"]["digest"] for one in records}) == 1
+    assert {one["results"]["latents"] for one in records} == {10_000}
 
 
 def test_tile_padding(bundle: Bundle, photos: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -307,6 +308,13 @@ class TestBudget:
         answered(one)
         row = page.locator("#times tr", has_text="Link").locator("td")
         expect(row).to_have_text("105 ms")  # 100 ms, and (600 + 52) * 8 / 1.1e6 s
+        for name in ("Head", "Encoding", "Server"):
+            took = page.locator("#times tr", has_text=name).locator("td")
+            expect(took).to_have_text(re.compile(r"^<?\s?\d[\d.,]* (ms|s)$"))
+        sizes = page.locator("#sizes tr").all_inner_texts()
+        for name in ("Sent", "JPEG 75", "JPEG 20", "WebP 75", "WebP 20"):
+            (size,) = (text for text in sizes if text.startswith(name))
+            assert int(size.split()[-1].replace(",", "")) > 100
         page.get_by_label("Uplink").select_option("LoRaWAN")
         expect(page.locator("#link-note")).to_contain_text("LoRaWAN carries 210 bytes")
         page.get_by_role("button", name="Make it fit").click()
