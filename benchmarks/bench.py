@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
             limit=arguments.limit,
             seconds=arguments.seconds,
             meter=arguments.meter,
+            server_threads=arguments.server_threads,
         )
         columns = ["link, partition", "ms", "p95", "bound", "device", "socket bytes", "photos/s"]
         show(report.device, columns, rows_of(report))
@@ -115,6 +116,7 @@ def main() -> None:
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
     made.add_argument("--limit", type=int, default=LIMIT, help="photos")
     made.add_argument("--seconds", type=float, default=SECONDS, help="for each row, one photo at a time")
+    made.add_argument("--server-threads", type=int, default=1, help="of the server's networks")
     made.add_argument("--meter", help="rapl, jetson, nvml, model, auto; none: computing's energy is not measured")
     made.add_argument("--record", default="bench", help="its name: another one for another network")
     run_script(made, run)

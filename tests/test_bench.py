@@ -297,6 +297,8 @@ class TestCommand:
 class TestBenchmarks:
     def test_bench(self, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
         arguments = [
+            "--server-threads",
+            "2",
             "--data",
             photos,
             "--bundle",
@@ -313,6 +315,7 @@ class TestBenchmarks:
         assert [each["conditions"][0]["device_slowdown"] for each in got["reports"]] == [1, 5]
         assert [each["judged"] for each in got["reports"]] == [[], []]  # only 3G is
         assert {each["weights"] for each in got["reports"]} == {"trained"}
+        assert all(each["server"].endswith(", 2 threads") for each in got["reports"])
         assert {each.name for each in (tmp_path / "out").iterdir()} == {"bench.json", "bench_x1.svg", "bench_x5.svg"}
 
     def test_regret(self, bundle: Bundle, make_bundle: Callable[..., Bundle], photos: Path, tmp_path: Path) -> None:

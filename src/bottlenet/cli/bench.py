@@ -37,6 +37,9 @@ def bench(
     device_slowdown: Annotated[
         float, typer.Option("--device-slowdown", help="Let computing on the device take so many times as long.")
     ] = 1.0,
+    server_threads: Annotated[
+        int, typer.Option("--server-threads", min=1, max=1024, help="Of the server's networks.")
+    ] = 1,
     meter: Annotated[
         str | None, typer.Option("--meter", help="What measures energy: rapl, jetson, nvml, model, auto.")
     ] = None,
@@ -69,7 +72,16 @@ def bench(
     conditions = conditions_of(link, jitter / 1e3, server_load, device_slowdown)
     loaded = [rung for one in bundle for rung in load_rungs(one)]
     with progress("measuring") as step:
-        report = measure(loaded, data, conditions, limit=limit, seconds=seconds, meter=meter, on_progress=step)
+        report = measure(
+            loaded,
+            data,
+            conditions,
+            limit=limit,
+            seconds=seconds,
+            meter=meter,
+            server_threads=server_threads,
+            on_progress=step,
+        )
     document = bench_document(report)
     if target is not None:
         write_whole(target, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")

@@ -88,6 +88,7 @@ def bench(
     limit: int = LIMIT,
     seconds: float = SECONDS,
     meter: str | None = None,
+    server_threads: int = 1,
     on_progress: Progress | None = None,
 ) -> Report:
     """Every partition under every condition, on `limit` of the photos below `data`, evenly spread over the folder.
@@ -106,7 +107,7 @@ def bench(
     paths = readable(bundles[0], data, limit)
     with ExitStack() as stack:
         opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))
-        rig = stack.enter_context(Rig(bundles, codecs=codecs, meter=opened))
+        rig = stack.enter_context(Rig(bundles, codecs=codecs, meter=opened, server_threads=server_threads))
         rows = run(rig, paths, conditions, seconds=seconds, on_progress=on_progress)
     machine = f"{cpu_model()}, one thread"
     slowdowns = sorted({each.device_slowdown for each in conditions if each.device_slowdown != 1})
@@ -115,7 +116,7 @@ def bench(
         bundles=tuple(bundle.id.hex() for bundle in bundles),
         model=bundles[0].manifest.model,
         device=machine + scaled,
-        server=machine,
+        server=machine if server_threads == 1 else f"{cpu_model()}, {server_threads} threads",
         photos=len(paths),
         meter=None if opened is None else opened.name,
         meter_how=None if opened is None else opened.how,

@@ -69,10 +69,16 @@ class Rig:
     """
 
     def __init__(
-        self, bundles: Sequence[Bundle], *, codecs: Sequence[InputCodec] = FIXED, meter: Meter | None = None
+        self,
+        bundles: Sequence[Bundle],
+        *,
+        codecs: Sequence[InputCodec] = FIXED,
+        meter: Meter | None = None,
+        server_threads: int = 1,
     ) -> None:
         self.bundles = bundles
         self.meter = meter
+        self.server_threads = server_threads
         self._sides = sides_of(bundles, codecs)
         self._stack = contextlib.ExitStack()
         self._port = 0
@@ -83,7 +89,8 @@ class Rig:
         return list(self._sides)
 
     def __enter__(self) -> Rig:
-        self._port = self._stack.enter_context(split_server([bundle.path for bundle in self.bundles]))
+        paths = [bundle.path for bundle in self.bundles]
+        self._port = self._stack.enter_context(split_server(paths, threads=self.server_threads))
         return self
 
     def __exit__(

@@ -27,11 +27,11 @@ MAX_INPUT_BYTES = 2**22  # of a network's input as a picture file
 
 
 @contextlib.contextmanager
-def split_server(bundles: Sequence[Path], start_s: float = START_S) -> Iterator[int]:
+def split_server(bundles: Sequence[Path], start_s: float = START_S, *, threads: int = 1) -> Iterator[int]:
     """The port of `bottlenet serve` for bundles in these folders. LinkError: it did not start in time."""
     folders = [str(bundle.resolve()) for bundle in bundles]
     options = ["--port", "0", "--json", "--stop-with-input", "--max-payload-bytes", str(MAX_INPUT_BYTES)]
-    command = ["bottlenet.cli", "serve", *options, "--", *folders]
+    command = ["bottlenet.cli", "serve", *options, "--threads", str(threads), "--", *folders]
     with running(command, start_s) as port:
         yield port
 
