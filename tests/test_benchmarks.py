@@ -202,10 +202,8 @@ def test_rates_stand_in_the_table_once_they_are_recorded(tmp_path: Path, monkeyp
     monkeypatch.setattr(rate_rows, "RESULTS", tmp_path)
     assert rate_rows.rate_figures() == []
     rows = [{"latent": [1, 28, 28], "batch": 256, "photos_per_s": 40_000, "codec_share_at_5000_photos_per_s": 0.125}]
-    for name, results in (
-        ("codec_rate", {"rows": rows}),
-        ("loader_rate", {"size": 224, "photos_per_s_per_worker": 99}),
-    ):
+    loader = {"size": 224, "photos_per_s_per_worker": 99}
+    for name, results in (("codec_rate", {"rows": rows}), ("loader_rate", loader)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"command": name, "results": results}))
     assert [row[1:] for row in rate_rows.rate_figures()] == [["40,000; 12 %", "codec_rate"], ["99", "loader_rate"]]
 

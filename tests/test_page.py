@@ -308,7 +308,7 @@ class TestBudget:
         answered(one)
         row = page.locator("#times tr", has_text="Link").locator("td")
         expect(row).to_have_text("105 ms")  # 100 ms, and (600 + 52) * 8 / 1.1e6 s
-        for name in ("Head", "Encoding", "Server"):
+        for name in ("Head", "Encode", "Server"):
             took = page.locator("#times tr", has_text=name).locator("td")
             expect(took).to_have_text(re.compile(r"^<?\s?\d[\d.,]* (ms|s)$"))
         sizes = page.locator("#sizes tr").all_inner_texts()
