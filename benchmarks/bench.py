@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     links = [parse_link(name) for name in arguments.link or LINKS]
     added = [InputCodec.parse(name) for name in arguments.codec]
     reports: list[Json] = []
+    judgements: list[Json] = []
     for slowdown in arguments.slowdown:
         report = bench(
             bundles,
@@ -94,16 +95,14 @@ def run(arguments: argparse.Namespace) -> None:
         show(report.device, columns, rows_of(report))
         drawing = draw_measured(report).document(BENCH_PLOT_MARK).encode()
         write_whole(arguments.out / f"{arguments.record}_x{slowdown:g}.svg", drawing)
-        judgements = [
-            judged([row for row in report.rows if row.link == link.name], added)
-            for link in links
-            if link.name == JUDGED
-        ]
-        for each in judgements:
-            print(each)
-        reports.append({**asdict(report), "judged": judgements})
+        reports.append(asdict(report))
+        if any(link.name == JUDGED for link in links):
+            found = judged([row for row in report.rows if row.link == JUDGED], added)
+            print(found)
+            judgements.append({"device_slowdown": slowdown, **found})
     targets: Json = {"latency_over_bound": BOUND_TARGET, "over_jpeg_95": RATE_TARGET, "over_best": BEST_RATE_TARGET}
-    write_record(arguments.record, {"targets": targets, "added": arguments.codec, "reports": reports}, arguments.out)
+    results: Json = {"targets": targets, "judged": judgements, "added": arguments.codec, "reports": reports}
+    write_record(arguments.record, results, arguments.out)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from record import Json, parser, run_script, show, write_record
 
 TARGET_PER_S = 20_000  # photos, of 28 x 28, so that a GPU at 5,000 never waits
 LATENTS = ((1, 28, 28), (48, 14, 14))
-FEATURES, CLASSES = 8, 10  # of the stub
+FEATURES, CLASSES = 48, 10  # of the stub
 QUALITY = 20  # the paper's
 
 

@@ -313,7 +313,7 @@ class TestBenchmarks:
         ]
         got = record("bench.py", *arguments, out=tmp_path / "out")
         assert [each["conditions"][0]["device_slowdown"] for each in got["reports"]] == [1, 5]
-        assert [each["judged"] for each in got["reports"]] == [[], []]  # only 3G is
+        assert got["judged"] == []  # only 3G is
         assert {each["weights"] for each in got["reports"]} == {"trained"}
         assert all(each["server"].endswith(", 2 threads") for each in got["reports"])
         assert {each.name for each in (tmp_path / "out").iterdir()} == {"bench.json", "bench_x1.svg", "bench_x5.svg"}

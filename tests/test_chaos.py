@@ -14,6 +14,7 @@ import pytest
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.edge.outcome import answered_now, outcome_bytes
 from bottlenet.edge.prediction import SERVER, Choice
+from bottlenet.edge.seen import Seen
 from bottlenet.wire.answer import Top
 from conftest import SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_manifest
 from test_benchmarks import load, record
@@ -69,7 +70,7 @@ def test_what_is_counted(
         (tmp_path / "spool" / name).mkdir(parents=True)
     for name, (photo, top) in stored.items():
         choices = tuple(Choice(str(index), index, score) for index, score in top)
-        answer = answered_now(photo, SERVER, choices, frame_bytes=100, tries=1)
+        answer = answered_now(photo, SERVER, Seen(choices), frame_bytes=100, tries=1)
         (tmp_path / "spool" / "answers" / f"{name}.json").write_bytes(outcome_bytes(answer))
     (tmp_path / "out").write_text("".join(f'{{"photo": "{photo}", "status": "answered"}}\n' for photo in RIGHT))
     found = chaos.judge(Namespace(folder=tmp_path, answers=tmp_path / "spool" / "answers"), RIGHT)
