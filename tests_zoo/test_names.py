@@ -135,7 +135,7 @@ def test_weights_of_ones_own(source: str, tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("torchvision/resnet5", r"torchvision has no classifier 'resnet5': nearest are resnet50, "),
-        ("torchvision/fcn_resnet50", "torchvision has no classifier 'fcn_resnet50'"),  # segments, does not classify
+        ("torchvision/raft_small", "torchvision has no classifier 'raft_small'"),  # says what moves, does not classify
         ("torchvision/xyz", r"has no classifier 'xyz': it has \d+"),
         ("torchvision/resnet50:IMAGENET1K_V3", "no weights 'IMAGENET1K_V3': nearest are IMAGENET1K_V"),
         ("torchvision/vit_b_16:random,size=100", "vit_b_16:random,size=100: Input shape indivisible by patch size"),
