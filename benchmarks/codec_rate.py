@@ -30,7 +30,7 @@ from record import Json, parser, run_script, show, write_record
 
 TARGET_PER_S = 20_000  # photos, of 28 x 28, so that a GPU at 5,000 never waits
 LATENTS = ((1, 28, 28), (48, 14, 14))
-FEATURES, CLASSES = 48, 10  # of the stub
+FEATURES, CLASSES = 8, 10  # of the stub; features are as many as the latent's channels, if that is more
 QUALITY = 20  # the paper's
 
 
@@ -63,8 +63,9 @@ def one_by_one(codec: Jpeg, symbols: np.ndarray) -> tuple[np.ndarray, list[int]]
 def stub(codec: Jpeg) -> BottleNet:
     """One layer, the paper's unit, one layer."""
     channels, height, width = codec.mosaic.symbols_shape
-    spec = UnitSpec(FEATURES, channels, 1, (height, width))
-    tail = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(FEATURES, CLASSES))
+    features = max(FEATURES, channels)
+    spec = UnitSpec(features, channels, 1, (height, width))
+    tail = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, CLASSES))
     return BottleNet(nn.Identity(), PaperReduction(spec), Quantizer(), codec, PaperRestoration(spec), tail)
 
 
@@ -101,7 +102,7 @@ def measure(shape: tuple[int, int, int], batch: int, rounds: int) -> tuple[Times
     if not np.array_equal(symbols_hat, alone) or payload_bytes.tolist() != sizes:
         raise BottleNetError(f"a batch of {shape} does not give what photo by photo gives")
     torch.manual_seed(0)
-    step = step_of(stub(codec), torch.randn(batch, FEATURES, *shape[1:]))
+    step = step_of(stub(codec), torch.randn(batch, max(FEATURES, shape[0]), *shape[1:]))
     ways: tuple[Callable[[], object], ...] = (
         lambda: codec.round_trip(symbols),
         lambda: one_by_one(codec, symbols),
