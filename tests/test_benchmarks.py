@@ -148,15 +148,18 @@ def test_load(bundle: Bundle, tmp_path: Path) -> None:
     """How fast it is here and now says nothing."""
     got = record(
         "load.py", "--bundle", bundle.path, "--rounds", "1", "--requests", "400", "--seconds", "0.3",
-        "--memory-requests", "2000", "--streams", "20", out=tmp_path / "out",
+        "--memory-requests", "2000", "--streams", "20", "--photos", "64", "--latency-rounds", "2", out=tmp_path / "out",
     )  # fmt: skip
     assert [one["what"] for one in got["rates"]] == ["trivial tail, post", "trivial tail, stream", "real tail, stream"]
     for one in got["rates"]:
         assert one["share"] == one["per_s"][0] / one["beside_per_s"][0] > 0
         assert one["met"] == (one["share"] >= one["target"])
     assert set(got["decoder_per_s"]) == {"1", "2", "4", "8", "16"}
-    assert [one["arrivals"] for one in got["latency"]] == ["regular", "random"]
-    assert all(one["p99_ms"] >= one["p50_ms"] > 0 for one in got["latency"])
+    assert [one["arrivals"] for one in got["latency"]] == ["even", "regular", "random"]
+    for one in got["latency"]:
+        assert one["p99_ms"] >= one["p50_ms"] > 0
+        assert one["ideal_p99_ms"] >= one["ideal_p50_ms"] > 0
+        assert (len(one["ratios"]), one["photos"]) == (2, 128)
     assert [one["requests"] for one in got["memory"]] == list(range(200, 4001, 200))
     assert got["idle"]["resident_bytes"] > got["idle"]["streams"] == 20
 

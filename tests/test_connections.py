@@ -129,3 +129,32 @@ def test_line_ends_between_requests(sock: socket.socket) -> None:
 def test_no_http(sock: socket.socket) -> None:
     sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
     assert everything(sock).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_burst_of_frames_is_answered_within_the_limit_of_those_in_flight(bundle: Bundle) -> None:
+    """Some are taken as they are read, and those that are too many for that wait their turn."""
+    with serving(bundle.path, "--max-in-flight", 3) as process, process.stream(bundle) as stream:
+        for burst in range(3):
+            numbers = range(100 * burst, 100 * burst + 100)
+            for sequence in numbers:
+                stream.send(frame_of(bundle, sequence).to_stream_bytes())
+            answers = [parse_answer(stream.recv(timeout=30)) for _ in numbers]
+            assert sorted(each.sequence for each in answers) == list(numbers)
+            assert len({each.top for each in answers}) == 1
+
+
+def test_who_takes_no_answers_keeps_none_of_the_others_waiting(bundle: Bundle) -> None:
+    with serving(bundle.path) as process, process.stream(bundle) as stream, process.stream(bundle) as deaf:
+        message = frame_of(bundle, 1).to_stream_bytes()
+        deaf.socket.settimeout(1)
+        with contextlib.suppress(OSError):  # until the server reads no more
+            while True:
+                deaf.socket.sendall(masked(message) * 100)
+        stream.send(frame_of(bundle, 2).to_stream_bytes())
+        assert parse_answer(stream.recv(timeout=30)).sequence == 2
+
+
+def masked(message: bytes) -> bytes:
+    """As a client's WebSocket frame, with a mask of zeros."""
+    length = bytes((0x80 | len(message),)) if len(message) < 126 else b"\xfe" + len(message).to_bytes(2, "big")
+    return b"\x82" + length + bytes(4) + message

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 from bottlenet.errors import InputError
+
+T = TypeVar("T")
 
 
 def parse_versioned(
@@ -76,3 +80,13 @@ def shown(value: object) -> str:
     """`value` for a message: on one line, and short whatever it is."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unchecked(kind: type[T], fields: Mapping[str, object]) -> T:
+    """A record of this kind, as its constructor makes it, of fields that are known to fit: all of them.
+
+    A server makes several a photo, and a constructor that looks at each field takes three times as long.
+    """
+    made = object.__new__(kind)
+    made.__dict__.update(fields)
+    return made

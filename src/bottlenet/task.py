@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bottlenet.check import check_choice, check_fields, check_integer, check_number, shown
+from bottlenet.check import check_choice, check_fields, check_integer, check_number, shown, unchecked
 from bottlenet.errors import InputError
 from bottlenet.wire.answer import Answer, Top, best_of_each
 from bottlenet.wire.results import (
@@ -183,10 +183,18 @@ Task: TypeAlias = Classification | Multilabel | Segmentation | Detection
 
 
 def answer_of(sequence: int, decode_us: int, tail_us: int, found: Top | Result) -> Answer:
-    """With what a task's `results` gave for a photo."""
-    if isinstance(found, tuple):
-        return Answer(sequence, decode_us, tail_us, found)
-    return Answer(sequence, decode_us, tail_us, (), result=found)
+    """With what a task's `results` gave for a photo, which fits; as do numbers that were measured here."""
+    top, result = (found, None) if isinstance(found, tuple) else ((), found)
+    fields = {
+        "sequence": sequence,
+        "decode_us": decode_us,
+        "tail_us": tail_us,
+        "top": top,
+        "queue_us": 0,
+        "load": 1.0,
+        "result": result,
+    }
+    return unchecked(Answer, fields)
 
 
 def parse_task(values: object) -> Task:

@@ -2,8 +2,8 @@
 
     submit(frame) -> waiting, at most max_waiting -> batch, at most max_batch -> worker thread -> each his answer
 
-A batch is what is waiting when the worker is free: nobody waits for others to come, and under load batches grow by
-themselves. Each answer says how long its frame waited, and how busy the server is.
+A batch is what is waiting when the worker is free: nobody waits for others to come, but for what sockets hold already,
+and under load batches grow by themselves. Each answer says how long its frame waited, and how busy the server is.
 """
 
 from __future__ import annotations
@@ -151,11 +151,21 @@ class Batcher:
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="bottlenet-decoder")
         try:
-            while batch := self._take():
+            while await self._gathered():
+                if not (batch := self._take()):
+                    continue  # all of them were given up
                 await self._run(self._worker, batch)
                 await asyncio.sleep(0)  # where the work was done here: others want their turn
         finally:
             self.refuse_waiting()  # none, unless the event loop is shutting down
+
+    async def _gathered(self) -> int:
+        """How many wait. Quick ones are taken with what each further turn of the event loop reads from sockets."""
+        there = 0
+        while there < len(self._waiting) < self._max_batch and self._quick.enough(len(self._waiting)):
+            there = len(self._waiting)
+            await asyncio.sleep(0)
+        return len(self._waiting)
 
     def _take(self) -> list[Waiting]:
         batch: list[Waiting] = []

@@ -31,10 +31,10 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)  # the last: above all bounds
         self._sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """One more."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """So many more."""
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._sum += value * times
 
     def family(self) -> Metric:
         """As Prometheus has it: each bucket holds the ones before it."""
@@ -78,10 +78,11 @@ class Metrics:
 
     def did_batch(self, results: Sequence[Answer | Exception]) -> None:
         """For `Batcher`: what came of each."""
-        for result in results:
-            if isinstance(result, Answer):
-                self._decode.observe(result.decode_us / 1e6)
-                self._tail.observe(result.tail_us / 1e6)
+        answers = [result for result in results if isinstance(result, Answer)]
+        for answer in answers:
+            self._decode.observe(answer.decode_us / 1e6)
+        if answers:
+            self._tail.observe(answers[0].tail_us / 1e6, len(answers))  # all of them waited for the same run
 
     def refused(self, via: str, kind: str) -> None:
         """One more of this kind: a name from `kind_of`, or "unauthorized", "unknown_bundle", "too_large", ..."""

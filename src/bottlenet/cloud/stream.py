@@ -3,7 +3,9 @@
     receive -> Service.take, at most max_in_flight -> outbox -> send
 
 A stream has two tasks, one that receives and one that sends, and none for a frame, of which there may be thousands a
-second. A frame that fails costs the others nothing.
+second. Where the connection offers a shortcut, neither task has to wake for a frame: it is taken when it is read, and
+its answer is written when it is there. Only what is too much for that, or for the other side, goes through the tasks.
+A frame that fails costs the others nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
+from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from starlette.datastructures import QueryParams
 from starlette.types import Message, Receive, Scope, Send
@@ -24,7 +28,17 @@ from bottlenet.wire.answer import refusal_bytes
 from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
 
 VIA = "stream"
+SHORTCUT = "bottlenet.shortcut"  # of a scope's "extensions": the connection itself, see `StreamConnection`
 ENDED = "this stream ends; open another"
+
+
+class Shortcut(Protocol):
+    """Past the queues of a connection: see `StreamConnection`."""
+
+    take: Callable[[bytes], bool] | None  # told a message before it is queued; False: queue it
+
+    def send_now(self, data: bytes) -> bool:
+        """One message of bytes. False: nothing was sent, as the other side has to take what it was sent first."""
 
 
 class Streams:
@@ -68,10 +82,13 @@ class Stream:
         self._timer = self._loop.call_later(service.limits.idle_s, self._look)
         self._generation = -1  # none: the first message looks whether the token is still good
         self._sending = asyncio.create_task(self._send_all())
+        self._shortcut: Shortcut | None = scope.get("extensions", {}).get(SHORTCUT)
 
     async def run(self) -> None:
         """Frames and answers, until the other side goes, or `end`. The WebSocket has been accepted."""
         self._served.streams.add(self)
+        if self._shortcut is not None:
+            self._shortcut.take = self._take_now
         try:
             while (message := await self._receive())["type"] == "websocket.receive":
                 self._active_at = self._loop.time()
@@ -84,6 +101,8 @@ class Stream:
             if message.get("code") == MESSAGE_TOO_BIG:  # refused before it was read
                 self._service.metrics.refused(VIA, "too_large")
         finally:
+            if self._shortcut is not None:
+                self._shortcut.take = None
             self._timer.cancel()
             self._sending.cancel()
             self._served.streams.discard(self)
@@ -115,8 +134,18 @@ class Stream:
         tokens = self._service.tokens
         if tokens is None or tokens.generation == self._generation:
             return True
+        if not tokens.allows(credentials(self._scope)):
+            return False
         self._generation = tokens.generation
-        return tokens.allows(credentials(self._scope))
+        return True
+
+    def _take_now(self, message: bytes) -> bool:
+        """False: let it wait for `run`, which has to wait itself, or ends the stream."""
+        if self._in_flight >= self._service.limits.max_in_flight or not self._welcome():
+            return False
+        self._active_at = self._loop.time()
+        self._take(message)
+        return True
 
     def _take(self, message: bytes | None) -> None:
         """One more in flight."""
@@ -136,7 +165,15 @@ class Stream:
         self._reply(reply)
 
     def _reply(self, data: bytes) -> None:
-        self._put({"type": "websocket.send", "bytes": data})
+        if self._shortcut is not None and not self._outbox and self._shortcut.send_now(data):
+            self._sent()
+        else:
+            self._put({"type": "websocket.send", "bytes": data})
+
+    def _sent(self) -> None:
+        self._in_flight -= 1
+        self._active_at = self._loop.time()
+        self._changed.set()
 
     def _put(self, message: Message) -> None:
         self._outbox.append(message)
@@ -161,9 +198,7 @@ class Stream:
                     await self._send(message)
                     if message["type"] == "websocket.close":
                         return
-                    self._in_flight -= 1
-                    self._active_at = self._loop.time()
-                    self._changed.set()
+                    self._sent()
                 self._filled.clear()
                 await self._filled.wait()
         except (OSError, RuntimeError):

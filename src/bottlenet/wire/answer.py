@@ -45,6 +45,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bottlenet.check import unchecked
 from bottlenet.errors import BundleError, BusyError, FrameError, InputError, WireError
 from bottlenet.wire.results import CLASS, MAX_MAP_PLACES, STEPS, Result, check_best_first, parse_result
 
@@ -55,7 +56,7 @@ BUSY = 2
 RESULT = 3  # answered, and not with one label
 
 HEAD = struct.Struct("!BH3s3s3sBB")
-START = struct.Struct("!BH")  # the same of it that does not depend on the status
+WITH_TIMES = struct.Struct("!BH9sBB")  # the same, its three times in one
 REFUSAL = struct.Struct("!BHB")
 NOT_NOW = struct.Struct("!BHHB")
 
@@ -121,19 +122,26 @@ class Answer:
 
     def timed(self, queue_us: int, load: float) -> Answer:
         """The same, of a server that measured these: it keeps to their ranges, and has no time to check them again."""
-        made = object.__new__(Answer)
-        made.__dict__.update(self.__dict__, queue_us=queue_us, load=load)
+        made = unchecked(Answer, self.__dict__)
+        made.__dict__.update(queue_us=queue_us, load=load)
         return made
 
     def to_bytes(self) -> bytes:
         """14 + 4 * K bytes, or with a result what that has."""
         times = (self.queue_us << 48 | self.decode_us << 24 | self.tail_us).to_bytes(9, "big")
+        load = load_byte(self.load)
         if self.result is not None:
-            head = START.pack(VERSION << 4 | RESULT, self.sequence) + times
-            return head + bytes((load_byte(self.load), self.result.kind)) + self.result.to_bytes()
+            head = WITH_TIMES.pack(VERSION << 4 | RESULT, self.sequence, times, load, self.result.kind)
+            return head + self.result.to_bytes()
         choices = [number for index, share in self.top for number in (index, round(share * STEPS))]
-        head = START.pack(VERSION << 4 | ANSWERED, self.sequence) + times + bytes((load_byte(self.load), len(self.top)))
-        return head + struct.pack(f"!{len(choices)}H", *choices)
+        whole = answer_struct(len(self.top))
+        return whole.pack(VERSION << 4 | ANSWERED, self.sequence, times, load, len(self.top), *choices)
+
+
+@lru_cache(maxsize=MAX_CHOICES + 1)
+def answer_struct(choices: int) -> struct.Struct:
+    """Of a whole answer."""
+    return struct.Struct(f"{WITH_TIMES.format}{2 * choices}H")
 
 
 @lru_cache(maxsize=64)
@@ -152,22 +160,24 @@ def best(scores: NDArray[np.float32]) -> Top:
 
 def best_of_each(scores: NDArray[np.float32]) -> list[Top | None]:
     """The same of each row of logits (B, classes); None for a row in which one is no number."""
-    finite = np.logical_and.reduce(np.isfinite(scores), axis=1)
     shares = scores.astype(np.float64)  # (B, classes)
-    shares[~finite] = 0
+    finite = np.logical_and.reduce(np.isfinite(shares), axis=1)
+    if not (whole := finite.all()):
+        shares[~finite] = 0
     shares -= shares.max(axis=1, keepdims=True)
     np.exp(shares, out=shares)
     shares /= shares.sum(axis=1, keepdims=True)
-    rows = np.arange(len(shares))
-    indices = np.empty((len(shares), min(TOP, shares.shape[1])), np.intp)
-    values = np.empty_like(indices, np.float64)
-    for place in range(indices.shape[1]):  # five times the largest is less work than to sort a thousand
-        indices[:, place] = shares.argmax(axis=1)  # of equal ones the first
-        values[:, place] = shares[rows, indices[:, place]]
-        shares[rows, indices[:, place]] = -1
-    pairs = zip(indices.tolist(), values.tolist(), strict=True)
+    flat, starts = shares.reshape(-1), np.arange(len(shares)) * shares.shape[1]
+    places = np.empty((min(TOP, shares.shape[1]), len(shares)), np.intp)  # in `flat`
+    values = np.empty_like(places, np.float64)
+    for number in range(len(places)):  # five times the largest is less work than to sort a thousand
+        places[number] = shares.argmax(axis=1) + starts  # of equal ones the first
+        values[number] = flat.take(places[number])
+        flat[places[number]] = -1
+    indices: list[list[int]] = (places - starts).T.tolist()
+    pairs = zip(indices, values.T.tolist(), strict=True)
     tops: list[Top] = [tuple(zip(index, share, strict=True)) for index, share in pairs]
-    return [top if finite[number] else None for number, top in enumerate(tops)]
+    return [*tops] if whole else [top if finite[number] else None for number, top in enumerate(tops)]
 
 
 def microseconds(ns: int) -> int:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import binascii
 from dataclasses import dataclass
 
+from bottlenet.check import unchecked
 from bottlenet.errors import FrameError, InputError
 
 VERSION = 1
@@ -122,8 +123,15 @@ def parse_stream_frame(
     FrameError: shorter than a header, another version, or a payload above `max_payload_bytes`.
     """
     check_start(data, STREAM_HEADER_BYTES, "stream frame")
-    check_size(len(data) - STREAM_HEADER_BYTES, max_payload_bytes)
-    return Frame(data[0] & 15, data[1], bundle_tag, data[2] << 8 | data[3], bytes(data[STREAM_HEADER_BYTES:]))
+    check_size(len(data) - STREAM_HEADER_BYTES, min(max_payload_bytes, MAX_PAYLOAD_BYTES))
+    fields = {
+        "codec": data[0] & 15,
+        "setting": data[1],
+        "bundle_tag": bundle_tag,
+        "sequence": data[2] << 8 | data[3],
+        "payload": bytes(data[STREAM_HEADER_BYTES:]),
+    }
+    return unchecked(Frame, fields)
 
 
 def checksum(head: bytes | memoryview, payload: bytes | memoryview) -> int:
