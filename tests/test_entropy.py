@@ -230,6 +230,36 @@ def test_the_accelerator_changes_nothing(seed: int) -> None:
         np.testing.assert_array_equal(codec.decode(cut), back)
 
 
+@pytest.mark.parametrize("kind", ["fast", "python"])
+@quick
+@given(seeds, st.lists(st.one_of(st.binary(max_size=40), st.tuples(seeds, st.integers(-3, 3))), max_size=9))
+def test_payloads_together_are_decoded_as_each_is_alone(
+    kind: str, seed: int, given: list[bytes | tuple[int, int]]
+) -> None:
+    """Garbage, and payloads that are whole, cut, or longer than they should be."""
+    codec, symbols = random_entropy(seed)
+
+    def payload_of(one: bytes | tuple[int, int]) -> bytes:
+        if isinstance(one, bytes):
+            return one
+        whole = codec.encode(np.roll(symbols, one[0] % symbols.size))
+        return whole + bytes(one[1]) if one[1] > 0 else whole[: one[0] % len(whole) + 1] if one[1] < 0 else whole
+
+    def alone(payload: bytes) -> object:
+        try:
+            return codec.decode(payload).tolist()
+        except PayloadError as error:
+            return str(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "python":
+            patch.setattr(range_coder, "ACCELERATOR", None)
+        payloads = [payload_of(one) for one in given]
+        together = codec.decode_all(payloads)
+        found = [str(each) if isinstance(each, PayloadError) else each.tolist() for each in together]
+        assert found == [alone(payload) for payload in payloads]
+
+
 class TestRefused:
     @pytest.mark.parametrize("kind", ["fast", "python"])
     @quick

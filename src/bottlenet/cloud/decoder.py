@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,11 @@ from bottlenet.task import Port, Task, answer_of
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds
 from bottlenet.wire.frame import Frame
 
+Made: TypeAlias = tuple[NDArray[np.uint8] | WireError, int]
+"""What the network takes of one frame, or why there is none; and the nanoseconds that it took."""
+
+Decode: TypeAlias = Callable[[Sequence[Frame]], Sequence[Made]]
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -33,7 +38,7 @@ class Scored:
     scores: NDArray[Any] = field(
         repr=False
     )  # (B, classes), logits, or what the task has; blank where there is an error
-    decode_us: tuple[int, ...]  # of each frame
+    decode_us: tuple[int, ...]  # of each frame, with those that were decoded together with it
     tail_us: int  # of the whole batch, which is what each photo in it waited for
     errors: tuple[WireError | None, ...]  # of each frame that does not decode
 
@@ -55,8 +60,10 @@ class Decoder:
     def decode(self, frames: Sequence[Frame]) -> NDArray[np.uint8]:
         """Frames -> symbols (B, C, H, W). FrameError, PayloadError: the first frame that does not decode."""
         symbols = np.empty((len(frames), *self.bundle.manifest.latent), np.uint8)
-        for number, frame in enumerate(frames):
-            symbols[number] = self._decode_one(frame)
+        for number, (found, _) in enumerate(self._decode(frames)):
+            if isinstance(found, WireError):
+                raise found
+            symbols[number] = found
         return symbols
 
     def scores(self, frames: Sequence[Frame]) -> Scored:
@@ -64,7 +71,7 @@ class Decoder:
         manifest = self.bundle.manifest
         return scored(
             frames,
-            self._decode_one,
+            self._decode,
             lambda symbols: run_graph(self._tail, symbols=symbols),
             shape=manifest.latent,
             output=manifest.output,
@@ -74,18 +81,36 @@ class Decoder:
         """Frames -> for each what to send back: an answer, or the error that says why there is none."""
         return answers_of(frames, self.scores(frames), self.bundle.manifest.task)
 
-    def _decode_one(self, frame: Frame) -> NDArray[np.uint8]:
-        if frame.bundle_tag != self.bundle.tag:
-            raise FrameError(
-                f"frame is for bundle {frame.bundle_tag.hex()}, but this is bundle {self.bundle.tag.hex()}; "
-                "use the same bundle on both sides"
-            )
-        return self._codec(frame.codec, frame.setting).decode(frame.payload)
+    def _decode(self, frames: Sequence[Frame]) -> list[Made]:
+        """Those of one codec together: nearly always all."""
+        made: dict[int, Made] = {}
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, frame in enumerate(frames):
+            if frame.bundle_tag == self.bundle.tag:
+                groups.setdefault((frame.codec, frame.setting), []).append(number)
+            else:
+                text = (
+                    f"frame is for bundle {frame.bundle_tag.hex()}, but this is bundle {self.bundle.tag.hex()}; "
+                    "use the same bundle on both sides"
+                )
+                made[number] = FrameError(text), 0
+        for key, numbers in groups.items():
+            started = perf_counter_ns()
+            found = self._decode_group(key, [frames[number].payload for number in numbers])
+            took_ns = perf_counter_ns() - started
+            made.update((number, (one, took_ns)) for number, one in zip(numbers, found, strict=True))
+        return [made[number] for number in range(len(frames))]
+
+    def _decode_group(self, key: tuple[int, int], payloads: list[bytes]) -> Sequence[NDArray[np.uint8] | WireError]:
+        try:
+            return self._codec(*key).decode_all(payloads)
+        except FrameError as error:  # there is no such codec
+            return [error] * len(payloads)
 
 
 def scored(
     frames: Sequence[Frame],
-    decode: Callable[[Frame], NDArray[np.uint8]],
+    decode: Decode,
     run: Callable[[NDArray[np.uint8]], NDArray[Any]],
     *,
     shape: tuple[int, ...],
@@ -93,18 +118,17 @@ def scored(
 ) -> Scored:
     """Frames -> scores: `decode` makes one input (*shape) of a frame, `run` an `output` of inputs (B, *shape).
 
-    A frame whose `decode` raises WireError is left out of the run.
+    A frame for which `decode` has a WireError is left out of the run.
     """
     inputs = np.empty((len(frames), *shape), np.uint8)
     errors: list[WireError | None] = [None] * len(frames)
     decode_us = []
-    for number, frame in enumerate(frames):
-        started = perf_counter_ns()
-        try:
-            inputs[number] = decode(frame)
-        except WireError as error:
-            errors[number] = error
-        decode_us.append(microseconds(perf_counter_ns() - started))
+    for number, (made, took_ns) in enumerate(decode(frames)):
+        if isinstance(made, WireError):
+            errors[number] = made
+        else:
+            inputs[number] = made
+        decode_us.append(microseconds(took_ns))
     good = [number for number, error in enumerate(errors) if error is None]
     started = perf_counter_ns()
     if len(good) == len(frames):

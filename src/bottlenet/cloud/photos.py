@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from time import perf_counter_ns
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.decoder import answers_of, scored
-from bottlenet.errors import BottleNetError, FrameError, InputError, PayloadError, PhotoError
+from bottlenet.cloud.decoder import Made, answers_of, scored
+from bottlenet.errors import BottleNetError, FrameError, InputError, PayloadError, PhotoError, WireError
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.answer import Answer
@@ -47,12 +48,21 @@ class Photos:
         size = manifest.uncut_preprocess.size
         batch = scored(
             frames,
-            self.pixels,
+            lambda frames: [self._pixels(frame) for frame in frames],
             lambda pixels: run_graph(uncut, pixels=pixels),
             shape=(size, size, 3),
             output=manifest.output,
         )
         return answers_of(frames, batch, manifest.task)
+
+    def _pixels(self, frame: Frame) -> Made:
+        started = perf_counter_ns()
+        made: NDArray[np.uint8] | WireError
+        try:
+            made = self.pixels(frame)
+        except WireError as error:
+            made = error
+        return made, perf_counter_ns() - started
 
     def pixels(self, frame: Frame) -> NDArray[np.uint8]:
         """(size, size, 3). PayloadError: no picture that can be used. FrameError: an unknown setting."""

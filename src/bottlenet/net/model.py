@@ -25,7 +25,7 @@ from bottlenet.net.nested import NestedQuantizer, steps_within
 from bottlenet.net.prior import Prior
 from bottlenet.net.split import Cut
 from bottlenet.net.unit import Quantizer
-from bottlenet.wire.codecs import Codec
+from bottlenet.wire.codecs import Codec, accepted
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class BottleNet(nn.Module):
 
     def decompress(self, payloads: Sequence[bytes]) -> Tensor:
         """Payloads -> scores (B, classes). PayloadError: one that does not decode."""
-        symbols = np.stack([self.codec.decode(payload) for payload in payloads])
+        symbols = np.stack([accepted(found) for found in self.codec.decode_all(payloads)])
         device = next(self.restoration.parameters()).device
         _, scores = self._restore(torch.from_numpy(symbols).to(device).float())
         return scores

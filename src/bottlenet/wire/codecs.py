@@ -60,12 +60,33 @@ class Codec(Protocol):
     def decode(self, payload: bytes) -> Symbols:
         """Payload -> (C, H, W) uint8."""
 
+    def decode_all(self, payloads: Sequence[bytes]) -> Sequence[Symbols | PayloadError]:
+        """The same of each, with the error of each that does not decode."""
+
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
         """(B, C, H, W) uint8 -> what `decode(encode(...))` gives, same shape, and payload bytes (B,) int64."""
 
 
+class OneByOne(ABC):
+    """Payloads that are decoded no sooner together."""
+
+    @abstractmethod
+    def decode(self, payload: bytes) -> Symbols:
+        """See `Codec`."""
+
+    def decode_all(self, payloads: Sequence[bytes]) -> list[Symbols | PayloadError]:
+        """See `Codec`."""
+        made: list[Symbols | PayloadError] = []
+        for payload in payloads:
+            try:
+                made.append(self.decode(payload))
+            except PayloadError as error:
+                made.append(error)
+        return made
+
+
 @dataclass(frozen=True)
-class Raw:
+class Raw(OneByOne):
     """The symbols as they are, one byte each, in C, H, W order. `setting` is 0."""
 
     name: ClassVar[str] = "raw"
@@ -90,7 +111,7 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Deflate:
+class Deflate(OneByOne):
     """Lossless: the symbols in C, H, W order as a raw DEFLATE stream (RFC 1951), without zlib's header and sum.
 
     `level` is zlib's, 0 (stored) to 9 (smallest); a decoder needs no level, it travels for the record.
@@ -137,7 +158,7 @@ class Deflate:
 
 
 @dataclass(frozen=True)
-class PictureCodec(ABC):
+class PictureCodec(OneByOne):
     """What `Jpeg` and `WebP` have in common: symbols go through one grey picture, of a `quality` up to 100."""
 
     name: ClassVar[str]
@@ -237,6 +258,13 @@ class WebP(PictureCodec):
     def unpack(self, payload: bytes) -> Symbols:
         """The key frame's luma."""
         return unpack_webp(payload, self.mosaic.picture_shape)
+
+
+def accepted(found: Symbols | PayloadError) -> Symbols:
+    """One of what `decode_all` gives. PayloadError: it is that."""
+    if isinstance(found, PayloadError):
+        raise found
+    return found
 
 
 def check_setting(codec: str, what: str, value: object, low: int, high: int) -> None:

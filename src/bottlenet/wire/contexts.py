@@ -38,6 +38,14 @@ class Contexts:
         odd = ((y + x) % 2).ravel().astype(bool)
         self.even_places, self.odd_places = inside[~odd], inside[odd]
         self.places = np.concatenate([self.even_places, self.odd_places])  # (H * W,) in coded order
+        self.reading = np.concatenate([np.flatnonzero(~odd), np.flatnonzero(odd)])  # coded order -> reading order
+        coded = np.full((height + 2) * (width + 2), height * width)  # place -> coded order; the padding: one behind it
+        coded[self.places] = np.arange(height * width)
+        # Of each even position the 8 neighbours, and of each odd one the 4 that share a side, in coded order.
+        row = width + 2
+        sides, corners = (-row, -1, 1, row), (-row - 1, -row + 1, row - 1, row + 1)
+        self.neighbours_even = np.stack([coded[self.even_places + step] for step in sides + corners])
+        self.neighbours_odd = np.stack([coded[self.odd_places + step] for step in sides])
         self.row_places = width + 2
         self.lane_places = (height + 2) * (width + 2)
 

@@ -9,6 +9,7 @@ one. What a cut payload does not reach stays as coarse as it was, and 128 where 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from bottlenet.errors import InputError, PayloadError
 from bottlenet.wire.contexts import MAX_VALUE, ZERO, Contexts, Counts, Lanes, known
+from bottlenet.wire.latents import Latents
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.range_coder import WHOLE, Decoder, Intervals, Outcomes, Rows, make_decoder, make_encoder
+from bottlenet.wire.range_coder import WHOLE, Intervals, Outcomes, Rows, make_decoder, make_encoder
 from bottlenet.wire.tables import STEPS, TOTAL, Tables
 
 CHUNK_PASSES = 48  # coded at once: enough to make numpy's overhead small, few enough to stop soon after a budget
@@ -74,22 +76,49 @@ class Entropy:
 
         PayloadError: no bytes, bytes after the end, or bytes that no encoder writes.
         """
-        if not payload:
-            raise PayloadError("entropy payload of 0 bytes; the smallest has 1")
-        decoder = make_decoder(self._intervals, payload)
-        latent = Latent(self._contexts)
-        for number, (channel, _) in enumerate(self.tables.passes):
-            flag = number * self._pass_rows
-            outcome = decoder.decode(self._row_numbers[flag : flag + 1])
-            if not len(outcome):
-                return latent.symbols()
-            if outcome[0] == RESERVED:
-                raise PayloadError(f"entropy payload of {len(payload)} bytes has a reserved flag in pass {number}")
-            if not latent.refine(channel, decoder if outcome[0] else None, flag + 1):
-                return latent.symbols()
-        if (needed := len(decoder.interval().shortest())) < len(payload):
-            raise PayloadError(f"entropy payload has {len(payload) - needed} bytes after its end; send none")
-        return latent.symbols()
+        (found,) = self.decode_all([payload])
+        if isinstance(found, PayloadError):
+            raise found
+        return found
+
+    def decode_all(self, payloads: Sequence[bytes]) -> list[Symbols | PayloadError]:
+        """The same of each, which takes half the time that they would take one by one."""
+        refused: dict[int, PayloadError] = {
+            number: PayloadError("entropy payload of 0 bytes; the smallest has 1")
+            for number, payload in enumerate(payloads)
+            if not payload
+        }
+        decoders = [make_decoder(self._intervals, payload) for payload in payloads]
+        latents = Latents(self._contexts, len(payloads))
+
+        def read(number: int, rows: Rows) -> Outcomes:
+            try:
+                return decoders[number].decode(rows)
+            except PayloadError as error:
+                refused[number] = error
+                return rows[:0].astype(np.int32)
+
+        going = [number for number in range(len(payloads)) if number not in refused]
+        for pass_number, (channel, _) in enumerate(self.tables.passes):
+            row = pass_number * self._pass_rows
+            flags = [(number, read(number, self._row_numbers[row : row + 1]).tolist()) for number in going]
+            for number, flag in flags:
+                if flag == [RESERVED]:
+                    size = len(payloads[number])
+                    text = f"entropy payload of {size} bytes has a reserved flag in pass {pass_number}"
+                    refused[number] = PayloadError(text)
+            going = [number for number, flag in flags if flag == [0]]
+            latents.deepen(channel, going)
+            if live := [number for number, flag in flags if flag == [1]]:
+                going = sorted(going + latents.refine(channel, live, read, row + 1))
+            if not going:
+                break
+        for number in going:
+            payload, needed = payloads[number], len(decoders[number].interval().shortest())
+            if needed < len(payload):
+                text = f"entropy payload has {len(payload) - needed} bytes after its end; send none"
+                refused[number] = PayloadError(text)
+        return [refused.get(number, symbols) for number, symbols in enumerate(latents.symbols())]
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
         """(B, C, H, W) uint8 -> what whole payloads decode to, and their bytes (B,) int64."""
@@ -162,60 +191,6 @@ class Entropy:
     @cached_property
     def _depth_keys(self) -> NDArray[np.intp]:
         return 256 * self.tables.depths[:, None, None]  # (C, 1, 1)
-
-
-class Latent:
-    """What a decoder knows so far."""
-
-    def __init__(self, contexts: Contexts) -> None:
-        channels, self._height, self._width = contexts.shape
-        self._contexts = contexts
-        self._magnitudes = np.zeros((channels, contexts.lane_places), np.int16)  # in units of the channel's last step
-        self._signs = np.zeros((channels, contexts.lane_places), np.int16)
-        self._depths = np.zeros(channels, np.intp)  # planes known
-        self._energy: Counts = np.zeros(len(contexts.places), np.uint16)  # coded order
-
-    def refine(self, channel: int, decoder: Decoder | None, first_row: int) -> bool:
-        """Take one channel one plane further, with trits from `decoder`, or all 0. Whether all of it was there."""
-        contexts, magnitudes = self._contexts, self._magnitudes[channel]
-        self._depths[channel] += 1
-        if decoder is None:
-            magnitudes *= 3
-            return True
-        energy_rows = contexts.energy.take(self._energy).astype(np.intp) + first_row
-        before = magnitudes.copy()
-        magnitudes *= 3
-        split = len(contexts.even_places)
-
-        rows = contexts.state_even.take(before.take(contexts.even_places)) + energy_rows[:split]
-        rows += contexts.activity_even.take(contexts.around(before).take(contexts.even_places))
-        outcomes = decoder.decode(rows)
-        self._apply(channel, before, contexts.even_places, outcomes, self._energy[:split])
-        if len(outcomes) < len(rows):
-            return False
-
-        rows = contexts.state_odd.take(before.take(contexts.odd_places)) + energy_rows[split:]
-        rows += contexts.activity_odd.take(contexts.beside(magnitudes).take(contexts.odd_places))
-        outcomes = decoder.decode(rows)
-        self._apply(channel, before, contexts.odd_places, outcomes, self._energy[split:])
-        return len(outcomes) == len(rows)
-
-    def _apply(self, channel: int, before: NDArray[np.int16], places: Rows, outcomes: Outcomes, energy: Counts) -> None:
-        """The trits of the first positions of one half, as many as there are."""
-        places = places[: len(outcomes)]
-        trits = (outcomes - 1).astype(np.int16)
-        zero = before.take(places) == 0
-        magnitudes, signs = self._magnitudes[channel], self._signs[channel]
-        magnitudes[places] = np.abs(magnitudes.take(places) + trits)
-        signs[places] = np.where(zero, trits, signs.take(places))
-        energy[: len(places)] += zero & (trits != 0)
-
-    def symbols(self) -> Symbols:
-        """(C, H, W) uint8."""
-        steps = np.array([0, *STEPS], np.int16)[self._depths]
-        values = self._signs * self._magnitudes * steps[:, None] + ZERO
-        lanes = values.astype(np.uint8).reshape(-1, self._height + 2, self._width + 2)
-        return np.ascontiguousarray(lanes[:, 1:-1, 1:-1])
 
 
 def check_range(symbols: Symbols) -> None:

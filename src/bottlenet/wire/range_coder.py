@@ -223,23 +223,25 @@ class FastDecoder:
         words = np.frombuffer(payload + bytes(-len(payload) % 4), ">u4").astype(np.uint32)
         self._decoder: Any = ACCELERATOR.stream.queue.RangeDecoder(words)  # type: ignore[union-attr]
         self._mirror = FastEncoder(intervals)
+        self._state = self._mirror.state
         self._slow: PythonDecoder | None = None
         if len(payload) < WINDOW_BYTES:
             self._slow = PythonDecoder(intervals, payload)
 
     def decode(self, rows: Rows) -> Outcomes:
         if self._slow is None:
-            state = self._mirror.state
             weights = self._intervals.weights.take(rows, axis=0)
             try:
                 outcomes: Outcomes = self._decoder.decode(CATEGORICAL, weights)
             except AssertionError:  # damaged, or only cut: the definition knows
-                self._slow = PythonDecoder(self._intervals, self._payload, state)
+                self._slow = PythonDecoder(self._intervals, self._payload, self._state)
                 return self._slow.decode(rows)
             self._mirror.encode_weighted(weights, outcomes)
-            if 4 * self._mirror.state[0] + WINDOW_BYTES <= len(self._payload):
+            state = self._mirror.state
+            if 4 * state[0] + WINDOW_BYTES <= len(self._payload):
+                self._state = state
                 return outcomes
-            self._slow = PythonDecoder(self._intervals, self._payload, state)
+            self._slow = PythonDecoder(self._intervals, self._payload, self._state)
         return self._slow.decode(rows)
 
     def interval(self) -> Interval:
