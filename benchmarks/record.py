@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -90,7 +91,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def command(arguments: Sequence[str]) -> str:
     """What was typed; of a path that starts at the root, or at home, only its last part."""
-    return " ".join(["python", f"benchmarks/{Path(arguments[0]).name}", *(without_root(a) for a in arguments[1:])])
+    return shlex.join(["python", f"benchmarks/{Path(arguments[0]).name}", *(without_root(a) for a in arguments[1:])])
 
 
 def commit() -> str:
