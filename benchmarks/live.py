@@ -1,8 +1,8 @@
 """How well does a device that moves between partitions live through a day on which link and server change?
 
-Wi-Fi, 3G, no link, Wi-Fi again, a server that takes four times as long, the idle server again: `Edge(partition="auto")`
-beside an oracle that knows the day, and uses in each phase what was measured to be fastest in it. On devices that take
-so many times as long as this machine. Nothing else may run meanwhile: latencies are by a clock.
+Wi-Fi, 3G (or `--slow-link`), no link, Wi-Fi again, a server that takes four times as long, the idle server again:
+`Edge(partition="auto")` beside an oracle that knows the day, and uses in each phase what was measured to be fastest in
+it. On devices that take so many times as long as this machine. Nothing else may run meanwhile: latencies are by a clock.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from rich.progress import Progress
 
 from bottlenet.edge.pilot import Policy
 from bottlenet.lab.bench import readable, weights_of
-from bottlenet.lab.live import DAY, Day, live, real_world, slower
+from bottlenet.lab.live import Day, day_with, live, real_world, slower
 from bottlenet.lab.profile import cpu_model
+from bottlenet.plan.link import parse_link
 from profiles import add_bundles, bundles_of, profile_all
 from record import Json, parser, run_script, show, write_record
 
@@ -48,10 +49,11 @@ def run(arguments: argparse.Namespace) -> None:
     paths = readable(bundles[0], arguments.data, arguments.limit)
     made = profile_all(bundles, arguments)
     policy = Policy(max_drop=arguments.max_drop)
+    phases = day_with(parse_link(arguments.slow_link))
     days: list[Json] = []
     for slowdown in arguments.slowdown:
         with real_world(bundles) as world, Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task(f"a device that takes {slowdown:g} times as long", total=2 * len(DAY))
+            task = progress.add_task(f"a device that takes {slowdown:g} times as long", total=2 * len(phases))
             day = live(
                 bundles,
                 made,
@@ -59,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
                 world,
                 seconds=arguments.seconds,
                 policy=policy,
+                day=phases,
                 wrap=slower(slowdown),
                 on_progress=lambda done, total: progress.update(task, completed=done),  # noqa: B023  # used at once
             )
@@ -98,6 +101,7 @@ def main() -> None:
     made = parser(__doc__)
     add_bundles(made)
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")
+    made.add_argument("--slow-link", default="3g", metavar="LINK", help="that Wi-Fi falls to: a name, or bps,rtt,loss")
     made.add_argument("--seconds", type=float, default=40.0, help="for each of the six phases")
     made.add_argument("--limit", type=int, default=20, help="photos, over and over")
     made.add_argument("--record", default="live", help="its name: another one for another network")

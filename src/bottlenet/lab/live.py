@@ -92,14 +92,21 @@ class Day:
 
 
 WIFI = PRESETS["wifi"]
-DAY = (
-    Phase("Wi-Fi", WIFI),
-    Phase("3G", PRESETS["3g"]),
-    Phase("no link", None),
-    Phase("Wi-Fi again", WIFI),
-    Phase("server at 4 times", WIFI, 3),
-    Phase("server idle again", WIFI),
-)
+
+
+def day_with(slow: Link) -> tuple[Phase, ...]:
+    """One on which Wi-Fi falls to that link."""
+    return (
+        Phase("Wi-Fi", WIFI),
+        Phase(slow.name, slow),
+        Phase("no link", None),
+        Phase("Wi-Fi again", WIFI),
+        Phase("server at 4 times", WIFI, 3),
+        Phase("server idle again", WIFI),
+    )
+
+
+DAY = day_with(PRESETS["3g"])
 
 
 class World:
