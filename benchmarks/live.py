@@ -2,7 +2,8 @@
 
 Wi-Fi, 3G (or `--slow-link`), no link, Wi-Fi again, a server that takes four times as long, the idle server again:
 `Edge(partition="auto")` beside an oracle that knows the day, and uses in each phase what was measured to be fastest in
-it. On devices that take so many times as long as this machine. Nothing else may run meanwhile: latencies are by a clock.
+it. On devices that take so many times as long as this machine. Nothing else may run meanwhile: latencies are by a
+clock.
 """
 
 from __future__ import annotations
