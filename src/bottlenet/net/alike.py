@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from bottlenet.task import Detection, Multilabel, Segmentation, Task
 
+MAX_SCORES_DIFFERENCE = 1e-3  # of a score, relative to the largest; of a map, the share of its places
+MAX_BOXES_DIFFERENCE = 0.05  # the share of the boxes
 OVERLAP = 0.5  # from which on two boxes are of one thing: intersection over union
 NEAR = 0.01  # of a score, and of the square's side: boxes that are nearer are one
 
@@ -33,7 +35,8 @@ def answering(task: Task) -> nn.Module:
 
 def allowed(task: Task) -> float:
     """The largest difference: of scores relative to the largest; of a map, or of boxes, the share of them."""
-    return 0.05 if isinstance(task, Detection) else 1e-3  # in a crowd of boxes one decides about others
+    # In a crowd of boxes one decides about others.
+    return MAX_BOXES_DIFFERENCE if isinstance(task, Detection) else MAX_SCORES_DIFFERENCE
 
 
 def difference(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from bottlenet.bundle import Bundle, check_replaceable, write_bundle
 from bottlenet.errors import BundleError, InputError
 from bottlenet.manifest import Manifest
-from bottlenet.net.alike import allowed, answering, difference, same
+from bottlenet.net.alike import MAX_SCORES_DIFFERENCE, allowed, answering, difference, same
 from bottlenet.net.attention import AttentionSpelledOut
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Normalize
@@ -38,7 +38,6 @@ from bottlenet.task import Task
 from bottlenet.wire.entropy import Entropy
 
 MIN_SYMBOLS_EQUAL = 0.999  # share of the symbols that must equal torch's
-MAX_SCORES_DIFFERENCE = 1e-3  # largest difference of a score, relative to the largest score; see also `alike.py`
 WEIGHTS = ("float32", "int8")
 
 
