@@ -6,12 +6,13 @@ import copy
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottlenet.errors import BusyError, FrameError, InputError, WireError
-from bottlenet.wire.answer import MAX_LOAD, MAX_US, Answer, busy_bytes, parse_answer, refusal_bytes
+from bottlenet.wire.answer import MAX_LOAD, MAX_US, Answer, best_of_each, busy_bytes, parse_answer, refusal_bytes
 
 SPEC = "".join((Path(__file__).parent.parent / "docs" / "wire.md").read_text(encoding="utf-8").split())
 ANSWER = Answer(258, 41, 1843, ((285, 0.75), (281, 0.125)), queue_us=700, load=4.0)
@@ -170,3 +171,8 @@ def test_a_refusal_of_a_sequence_out_of_range_is_refused() -> None:
         refusal_bytes(65536, "")
     with pytest.raises(InputError, match="sequence is 65536"):
         busy_bytes(65536, 1, "")
+
+
+def test_the_best_are_the_same_however_scores_lie_in_memory() -> None:
+    scores = np.random.default_rng(0).normal(size=(3, 9)).astype(np.float32)
+    assert best_of_each(np.asfortranarray(scores)) == best_of_each(scores)

@@ -117,6 +117,25 @@ def test_a_batch_that_fails_fails_alone(caplog: pytest.LogCaptureFixture) -> Non
     assert "a batch of 2 frames failed" in caplog.text
 
 
+def test_an_answer_that_cannot_be_given_back_costs_the_others_nothing(
+    work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> Answer:
+        batcher = Batcher(work)
+
+        def gone(result: object) -> None:
+            raise ConnectionError
+
+        batcher.submit(frame(0), gone)
+        answer = await batcher.answer(frame(1))
+        await batcher.close()
+        return answer
+
+    with caplog.at_level(logging.ERROR):
+        assert asyncio.run(main()).sequence == 1
+    assert "could not be given back" in caplog.text
+
+
 def test_a_batch_with_an_answer_missing_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         batcher = Batcher(lambda frames: [Answer(1, 1, 1, ((0, 1.0),))])

@@ -213,7 +213,10 @@ class Batcher:
                 continue
             if isinstance(result, Answer):
                 result = result.timed(min(int(waited_s * 1e6), MAX_US), load)
-            one.done(result)
+            try:
+                one.done(result)
+            except Exception:  # which it must not do; but the others' answers are none of its business
+                log.exception("an answer could not be given back")
 
     def refuse_waiting(self) -> None:
         """With BusyError, everything that no batch has taken."""

@@ -172,7 +172,8 @@ class StreamConnection(WebSocketsSansIOProtocol):
 
     def send_now(self, data: bytes) -> bool:
         """Without a queue. False: the other side has to take what it was sent first, or the stream ends."""
-        if self.disconnected or self.close_sent or not self.writable.is_set() or self.conn.state is not State.OPEN:
+        ending = self.transport.is_closing() or self.close_sent or self.conn.state is not State.OPEN
+        if ending or not self.writable.is_set():
             return False
         self.transport.write(Frame(Opcode.BINARY, data).serialize(mask=False))
         return True

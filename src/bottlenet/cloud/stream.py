@@ -91,13 +91,14 @@ class Stream:
             self._shortcut.take = self._take_now
         try:
             while (message := await self._receive())["type"] == "websocket.receive":
+                # Those that take the shortcut may have filled every place while this loop waited for a message.
+                while self._in_flight >= self._service.limits.max_in_flight and not self._sending.done():
+                    await self._change()
                 self._active_at = self._loop.time()
                 if not self._welcome():
                     await self._close(UNAUTHORIZED, "the token is not good any more; get another")
                     return
                 self._take(message.get("bytes"))
-                while self._in_flight >= self._service.limits.max_in_flight and not self._sending.done():
-                    await self._change()
             if message.get("code") == MESSAGE_TOO_BIG:  # refused before it was read
                 self._service.metrics.refused(VIA, "too_large")
         finally:
@@ -153,7 +154,8 @@ class Stream:
         if message is None:
             self._service.metrics.came(VIA)
             self._service.metrics.refused(VIA, "frame")
-            self._reply(refusal_bytes(0, "a text message came; send frames as binary messages"))
+            text = "a text message came; send frames as binary messages"
+            self._put({"type": "websocket.send", "bytes": refusal_bytes(0, text)})
             return
         number, ended = next(self._numbers), ENDED if self._ending else ""
         waiting = self._service.take(VIA, self._served, message, partial(self._done, number), ended=ended)
@@ -161,14 +163,14 @@ class Stream:
             self._waiting[number] = waiting
 
     def _done(self, number: int, reply: bytes) -> None:
-        self._waiting.pop(number, None)
-        self._reply(reply)
-
-    def _reply(self, data: bytes) -> None:
-        if self._shortcut is not None and not self._outbox and self._shortcut.send_now(data):
+        """What is answered while it is taken, such as a refusal, waits in the outbox and is in flight until it is sent:
+        else one stream that is refused again and again would be read without end, and no other.
+        """
+        waited = self._waiting.pop(number, None) is not None
+        if waited and self._shortcut is not None and not self._outbox and self._shortcut.send_now(reply):
             self._sent()
         else:
-            self._put({"type": "websocket.send", "bytes": data})
+            self._put({"type": "websocket.send", "bytes": reply})
 
     def _sent(self) -> None:
         self._in_flight -= 1

@@ -160,7 +160,7 @@ def best(scores: NDArray[np.float32]) -> Top:
 
 def best_of_each(scores: NDArray[np.float32]) -> list[Top | None]:
     """The same of each row of logits (B, classes); None for a row in which one is no number."""
-    shares = scores.astype(np.float64)  # (B, classes)
+    shares = scores.astype(np.float64, order="C")  # (B, classes)
     finite = np.logical_and.reduce(np.isfinite(shares), axis=1)
     if not (whole := finite.all()):
         shares[~finite] = 0
