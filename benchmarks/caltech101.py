@@ -8,6 +8,7 @@ Caltech-101, EfficientNet-Lite0 with a new last layer and its later layers fine-
   holds out, one in fifty. The photos of `Faces_easy` are crops of those of `Faces`, so a random division can't keep
   them apart; that flatters the uncut and the cut network alike.
 - The device runs at most 15 % of the uncut network's FLOPs: it takes the photo at 128 px, where a head costs a third.
+  The server's half gets features as large as those of a photo of 224 px, the size that it learned at.
 - `--more`: other photos, without labels, from which the units learn to give the classifier's scores too. 6,600 photos
   are few for a head that has to learn a size it has not seen. The classifier itself is fine-tuned without them.
 - Two units around the same classifier: `embedded`, this project's own, one bundle cut to each of `--budgets`; and
@@ -82,6 +83,9 @@ def configs(arguments: argparse.Namespace, photos: Path) -> dict[str, TrainConfi
         epochs=arguments.epochs,
         lr=arguments.lr,
         tail_lr=arguments.tail_lr,
+        tail_size=arguments.tail_size,
+        kernels=arguments.kernels,
+        scores_weight=arguments.scores_weight,
         smallest_bytes=arguments.smallest_bytes,
         largest_bytes=arguments.largest_bytes,
     )
@@ -257,14 +261,17 @@ def main() -> None:
     units.add_argument("--cut", default="blocks.7")
     units.add_argument("--learn-from", default="blocks.2", help="the head learns behind this cut")
     units.add_argument("--head-size", type=int, default=128, help="pixels")
+    units.add_argument("--tail-size", type=int, default=224, help="pixels; only of `embedded`, as the next two")
+    units.add_argument("--kernels", action=argparse.BooleanOptionalAction, default=True, help="the head's learn too")
+    units.add_argument("--scores-weight", type=float, default=4.0, help="of the scores' relative squared error")
     units.add_argument("--channels", type=int, default=192)
     units.add_argument("--stride", type=int, default=2)
-    units.add_argument("--epochs", type=int, default=5)
-    units.add_argument("--crops", type=int, default=5, help="sets of random crops")
+    units.add_argument("--epochs", type=int, default=2)
+    units.add_argument("--crops", type=int, default=2, help="sets of random crops")
     units.add_argument("--lr", type=float, default=8e-4)
-    units.add_argument("--tail-lr", type=float, default=1.5e-4)
+    units.add_argument("--tail-lr", type=float, default=3e-4)
     units.add_argument("--label-weight", type=float, default=0.0)
-    units.add_argument("--smallest-bytes", type=float, default=24.0)
+    units.add_argument("--smallest-bytes", type=float, default=80.0)
     units.add_argument("--largest-bytes", type=float, default=400.0)
     units.add_argument("--paper-channels", type=int, default=16)
     units.add_argument("--paper-epochs", type=int, default=3)

@@ -26,7 +26,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CLASSES = ("BACKGROUND_Google", "ant", "water_lilly")
 OPTIONS = (
     "--model", "small:classifier", "--finetune-from", "first", "--finetune-epochs", "2", "--finetune-crops", "1",
-    "--cut", "second", "--learn-from", "stem", "--head-size", "16", "--channels", "6", "--epochs", "1", "--crops", "1",
+    "--cut", "second", "--learn-from", "stem", "--head-size", "16", "--tail-size", "32", "--channels", "6",
+    "--epochs", "1", "--crops", "1",
     "--paper-channels", "4", "--paper-epochs", "1", "--batch", "8", "--budgets", "4", "20",
 )  # fmt: skip
 

@@ -109,6 +109,7 @@ def test_components_of_a_papers_unit_are_left_alone():
         ({"channels": -1}, "1 or more"),
         ({"channels": 13}, "13 channels at stride 1 are more than the features have, 12 x 16 x 16; give 12 or fewer"),
         ({"stride": 17}, "16 x 16"),
+        ({"tail_size": 4}, "tail_size is 4; give 8 to 4096 pixels, or 0 for the head's"),
         ({"cut": "mean"}, "channels, height and width"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.lab.checkpoint import CHECKPOINT, read_tensors
 from bottlenet.lab.evaluate import evaluate
-from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, steered
+from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, scores_error, steered
 from bottlenet.lab.runs import export_run, read_config
 from bottlenet.lab.train import AstrayError, train
 from bottlenet.lab.trainset import fingerprint
@@ -54,6 +55,12 @@ def test_distillation_gets_nearer_and_is_reported(trained):
     assert len(reports) == trained.epochs
     assert reports[-1][0]["photos"] >= 1
     assert reports[-1][0]["payload_bytes"] > 0
+
+
+def test_scores_that_differ_by_a_constant_are_the_same_answer():
+    uncut = torch.tensor([[4.0, 0.0, -1.0], [2.0, 9.0, 1.0]])
+    assert scores_error(uncut + torch.tensor([[3.0], [-2.0]]), uncut).item() == pytest.approx(0, abs=1e-6)
+    assert scores_error(torch.zeros(2, 3), uncut).item() == pytest.approx(5 / 6, rel=1e-3)
 
 
 def test_training_learns(base, tmp_path):
@@ -215,6 +222,16 @@ def test_the_end_of_the_head_learns_and_its_start_does_not(embedded):
     kernel = tensors["net.reduction.learned.first.conv.weight"]
     assert not torch.equal(kernel, own["first.conv.weight"])
     assert not any(name.startswith("net.head.") for name in tensors)
+
+
+def test_a_tail_may_have_features_of_the_size_that_it_learned_at(embedded, base, tmp_path):
+    config = replace(embedded, out=str(tmp_path / "run"), tail_size=32, kernels=True, scores_weight=1.0, epochs=1)
+    run(config)
+    assert held_out(config)[-1][0]["distillation"] < math.inf
+    bundle, fidelity = export_run(config.out, tmp_path / "bundle")
+    assert fidelity.symbols_equal >= 0.999
+    assert bundle.manifest.preprocess.size == 24
+    assert evaluate(bundle, base.data[0], limit=20).payload_bytes.max <= 100
 
 
 def test_a_fixed_rate_comes_down_to_its_target(embedded, tmp_path):

@@ -12,6 +12,7 @@ from bottlenet.lab.losses import relative_error
 from bottlenet.net.build import components
 from bottlenet.net.paper_start import start_paper_unit
 from bottlenet.net.unit import (
+    Enlarged,
     PaperReduction,
     PaperRestoration,
     Quantizer,
@@ -33,6 +34,14 @@ def test_restoration_mirrors_reduction(pair, stride, size):
     latent = reduction(features)
     assert tuple(latent.shape[1:]) == spec.latent_shape
     assert restoration(latent).shape == features.shape
+
+
+def test_what_is_restored_is_enlarged_and_nothing_added_at_first():
+    restoration = ResidualRestoration(UnitSpec(in_channels=6, channels=3, stride=2, size=(8, 8)))
+    latent = torch.randn(2, 3, 4, 4)
+    found = Enlarged(restoration, 6, (14, 14))(latent)
+    expected = torch.nn.functional.interpolate(restoration(latent), size=(14, 14), mode="bilinear")
+    assert torch.equal(found, expected)
 
 
 def test_papers_latent_of_resnet50_after_the_first_block():

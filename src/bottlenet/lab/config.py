@@ -17,11 +17,13 @@ NOT_NEGATIVE = (
     "amplitude",
     "blend",
     "head_size",
+    "tail_size",
     "photos",
     "lmbda",
     "smallest_bytes",
     "largest_bytes",
     "label_weight",
+    "scores_weight",
     "feature_weight",
     "seed",
     "checkpoint_minutes",
@@ -44,6 +46,7 @@ class TrainConfig:
     out: str  # folder of the run: run.json, log.jsonl, checkpoint.safetensors
     cut: str  # where the network is cut: a name from `bottlenet cuts`
     head_size: int = UnitConfig.head_size  # side of the photo that the head takes, pixels; 0: as the uncut network
+    tail_size: int = UnitConfig.tail_size  # side of the photo whose features the tail takes, pixels; 0: as the head
     learn_from: str = UnitConfig.learn_from  # the head learns too, behind this cut; empty: all of it stays as it is
     unit: str = UnitConfig.unit  # residual | paper
     channels: int = UnitConfig.channels  # c', channels of the latent; 0: 48, or as many as the features have
@@ -58,6 +61,7 @@ class TrainConfig:
     accumulate: int = 1  # parts that a process computes its share of a step in, one after the other, to save memory
     lr: float = 4e-4  # peak learning rate of the unit
     tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0, or maps or boxes: none do
+    kernels: bool = False  # the depthwise kernels of the head's end learn too; what looks at space is in them
     target_bytes: float = 0.0  # mean payload to steer for (codec jpeg or entropy); 0: none
     lmbda: float = 0.0  # weight of a byte in the loss, where the steering starts; 0: the codec's usual
     smallest_bytes: float = 40.0  # codec entropy: payloads are cut to random sizes from this one
@@ -65,6 +69,7 @@ class TrainConfig:
     amplitude: float = 0.0  # standard deviation of a residual unit's first component at the start; 0: the codec's usual
     components: bool = False  # a paper's unit starts near principal components too, not from random weights
     label_weight: float = 0.0  # weight of cross-entropy on labelled photos
+    scores_weight: float = 0.0  # payloads cut at random: weight of the scores' relative squared error
     feature_weight: float = 0.1  # weight of the features' relative squared error
     photos: int = 0  # so many of the photos, evenly spread over the folders; 0: all
     held_out: int = HELD_OUT  # one photo of this many is not trained on, but kept for the reports
@@ -123,5 +128,5 @@ class TrainConfig:
 
     def unit_numbers(self) -> dict[str, Any]:
         """What `net.build.insert` wants to know."""
-        names = ("cut", "unit", "channels", "stride", "codec", "quality", "head_size", "learn_from")
+        names = ("cut", "unit", "channels", "stride", "codec", "quality", "head_size", "tail_size", "learn_from")
         return {name: getattr(self, name) for name in names}

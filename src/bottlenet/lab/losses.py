@@ -39,6 +39,16 @@ def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
     return F.mse_loss(features_hat, features) / features.var().clamp_min(1e-6)
 
 
+def scores_error(scores: Tensor, uncut: Tensor) -> Tensor:
+    """Squared error of the scores less their mean over the classes, as a share of the uncut network's variance.
+
+    Where the uncut network is sure, its distribution over the classes says little; its scores still say all. Both
+    (B, classes).
+    """
+    centred, wanted = (each - each.mean(1, keepdim=True) for each in (scores, uncut))
+    return F.mse_loss(centred, wanted) / wanted.var().clamp_min(1e-6)
+
+
 def cross_entropy(scores: Tensor, labels: Sequence[int | None]) -> Tensor:
     """Mean over the photos that have a label; 0 where none has."""
     known = torch.tensor([-1 if label is None else label for label in labels], device=scores.device)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bottlenet.lab.checkpoint import Position
 from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.losses import cross_entropy, relative_error, steered
+from bottlenet.lab.losses import cross_entropy, relative_error, scores_error, steered
 from bottlenet.lab.part import WHOLE, Part
 from bottlenet.lab.targets import missed, task_of
 from bottlenet.net.model import BottleNet, Output
@@ -147,6 +147,8 @@ class Embedded:
         each = missed(self.task, output, features, uncut)
         cost = slope / budget_bytes * output.payload_bytes
         loss = ((each + cost) / height).mean() * heights.mean().item() + labels_loss(self.config, output, labels)
+        if self.config.scores_weight:
+            loss = loss + self.config.scores_weight * scores_error(output.scores, uncut)
         return Step.of(loss, each, output.payload_bytes)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:

@@ -81,7 +81,7 @@ def train(
     with team.main_first():
         claim(run, config)
     start(net, config, [batch.features for batch in source.reported(components_of(source.train_set, classifier))])
-    freeze(net, tail=config.tail_lr > 0 and not is_dense(classifier.task))
+    freeze(net, tail=config.tail_lr > 0 and not is_dense(classifier.task), kernels=config.kernels)
     team.agree(net)
     optimizer = build_optimizer(net, config)
     averaged = Averaged(net)
@@ -152,8 +152,9 @@ def check_finite(config: TrainConfig, steps: int, *values: float) -> None:
         )
 
 
-def freeze(net: BottleNet, *, tail: bool) -> None:
-    """Only the unit and the tail learn; of the classifier's own layers neither norms' statistics nor depthwise kernels.
+def freeze(net: BottleNet, *, tail: bool, kernels: bool = False) -> None:
+    """Only the unit and the tail learn; of the classifier's own layers neither norms' statistics nor depthwise kernels,
+    but with `kernels` those of the head's end.
 
     Depthwise kernels are 4 % of the tail's weights; their gradients take a third of a step on a CPU.
     """
@@ -163,7 +164,7 @@ def freeze(net: BottleNet, *, tail: bool) -> None:
         part.requires_grad_(tail)
         for module in part.modules():
             if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
-                module.requires_grad_(False)
+                module.requires_grad_(tail and kernels and part is not net.tail)
     set_training_mode(net)
 
 

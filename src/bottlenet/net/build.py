@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
-from bottlenet.net.layout import GridReduction, GridRestoration
+from bottlenet.net.layout import GridReduction, GridRestoration, Layout
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.net.nested import NestedQuantizer
@@ -19,6 +19,7 @@ from bottlenet.net.paper_start import start_paper_unit
 from bottlenet.net.prior import Prior
 from bottlenet.net.split import split
 from bottlenet.net.unit import (
+    Enlarged,
     LearnedReduction,
     PaperReduction,
     PaperRestoration,
@@ -51,6 +52,7 @@ class UnitConfig:
     codec: str = "jpeg"  # jpeg | webp | deflate | raw | entropy
     quality: int = 50  # of jpeg and webp; level of deflate
     head_size: int = 0  # side of the photo that the head takes, pixels; 0: as the uncut network
+    tail_size: int = 0  # side of the photo whose features the tail takes, pixels; 0: as the head
     learn_from: str = ""  # the head learns behind this cut, and becomes part of the unit; empty: none of it does
 
 
@@ -64,13 +66,14 @@ def insert(
     codec: str = UnitConfig.codec,
     quality: int = UnitConfig.quality,
     head_size: int = UnitConfig.head_size,
+    tail_size: int = UnitConfig.tail_size,
     learn_from: str = UnitConfig.learn_from,
 ) -> BottleNet:
     """A trainable BottleNet around a copy of `model`, which stays as it is.
 
     The numbers are those of `UnitConfig`. InputError: an unknown model, cut, unit or codec, or numbers out of range.
     """
-    config = UnitConfig(cut, unit, channels, stride, codec, quality, head_size, learn_from)
+    config = UnitConfig(cut, unit, channels, stride, codec, quality, head_size, tail_size, learn_from)
     return build(load_model(model) if isinstance(model, str) else model, config)
 
 
@@ -80,11 +83,13 @@ def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
         raise InputError(f"unit {config.unit!r}: one of {', '.join(UNITS)} is possible")
     size = config.head_size or classifier.preprocess.size
     own = f"0 for the {classifier.preprocess.size} of {classifier.name}"
-    if not 8 <= size <= 4096:
-        raise InputError(f"head_size is {size}; give 8 to 4096 pixels, or {own}")
-    if size != classifier.preprocess.size and is_dense(classifier.task):
-        raise InputError(f"head_size is {size}; a {classifier.task.name} is about places in one size: give {own}")
-    halves = split(copy.deepcopy(classifier.module), config.cut, (3, size, size))
+    for name, given, none in (("head_size", size, own), ("tail_size", config.tail_size or size, "0 for the head's")):
+        if not 8 <= given <= 4096:
+            raise InputError(f"{name} is {given}; give 8 to 4096 pixels, or {none}")
+        if given != classifier.preprocess.size and is_dense(classifier.task):
+            raise InputError(f"{name} is {given}; a {classifier.task.name} is about places in one size: give {none}")
+    whole = copy.deepcopy(classifier.module)
+    halves = split(whole, config.cut, (3, size, size))
     layout = halves.cut.layout
     if layout is None:
         raise InputError(f"cut {config.cut!r} has shape {halves.cut.shape}: a unit needs channels, height and width")
@@ -95,6 +100,9 @@ def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
     reduction, restoration = UNITS[config.unit](spec)
     if layout.kind != "planes":
         reduction, restoration = GridReduction(layout, reduction), GridRestoration(layout, restoration)
+    tail = halves.tail
+    if config.tail_size not in (0, size):
+        restoration, tail = enlarged(restoration, whole, config, layout)
     mosaic = Mosaic(*spec.latent_shape)
     net = BottleNet(
         nn.Sequential(Normalize(classifier.mean, classifier.std), head),
@@ -102,12 +110,27 @@ def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
         quantizer_of(config),
         codec_of(config, mosaic),
         restoration,
-        halves.tail,
+        tail,
         Prior(torch.ones(channels)) if config.codec == "entropy" else None,
     )
     net.head_size = size
     net.origin = Origin(classifier, halves.cut, config.unit)
     return net
+
+
+def enlarged(
+    restoration: nn.Module, whole: nn.Module, config: UnitConfig, layout: Layout
+) -> tuple[nn.Module, nn.Module]:
+    """The restoration of features as large as those of a photo of `tail_size`, and the tail that takes them.
+
+    InputError: the features are no maps.
+    """
+    size = config.tail_size
+    if layout.kind != "planes":
+        raise InputError(f"tail_size is {size}, but the features at cut {config.cut!r} are no maps; give 0")
+    halves = split(whole, config.cut, (3, size, size))
+    channels, height, width = halves.cut.shape
+    return Enlarged(restoration, channels, (height, width)), halves.tail
 
 
 def codec_of(config: UnitConfig, mosaic: Mosaic) -> Codec:
@@ -174,6 +197,8 @@ def start_from_components(
         learned, reduction = reduction.learned, reduction.reduction
     grids: Iterable[Tensor] = (learned(batch) for batch in batches)
     restoration = net.restoration
+    if isinstance(restoration, Enlarged):
+        restoration = restoration.restoration
     if isinstance(reduction, GridReduction) and isinstance(restoration, GridRestoration):
         grids = restoration.started(grids)
         reduction, restoration = reduction.reduction, restoration.restoration

@@ -235,6 +235,32 @@ class ResidualRestoration(nn.Module):
         return features_hat[:, :, :height, :width]
 
 
+class Enlarged(nn.Module):
+    """A restoration, and what it restores at the size that the tail learned at: (B, c', h, w) -> (B, c, H, W).
+
+        latent_hat -> restoration -> (B, c, smaller) -> bilinear -+----------(+)-> features_hat
+                                                                  `-> branch -^
+
+    A head that takes a smaller photo gives smaller features, in which objects are smaller than the tail knows them.
+    The branch adds nothing at first; it learns what a head on the larger photo would have seen.
+    """
+
+    def __init__(self, restoration: nn.Module, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.restoration, self.size = restoration, size
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 1),
+            nn.ReLU6(),
+            *(layer for _ in range(2) for layer in depthwise_separable(2 * channels)),
+            zero_init(nn.Conv2d(2 * channels, channels, 1)),
+        )
+
+    def forward(self, latent_hat: Tensor) -> Tensor:
+        features = F.interpolate(self.restoration(latent_hat), size=self.size, mode="bilinear")
+        features_hat: Tensor = features + self.branch(features)
+        return features_hat
+
+
 def depthwise_separable(channels: int) -> tuple[nn.Module, ...]:
     """5x5 in each channel, then 1x1 across them: dense 5x5 kernels would take 25 times the work and learn worse."""
     return nn.Conv2d(channels, channels, 5, padding=2, groups=channels), nn.Conv2d(channels, channels, 1), nn.ReLU6()
