@@ -9,7 +9,7 @@ An answer of 14 + 4 * K bytes, network byte order:
     6-8     decode_us             microseconds from payload to symbols, on the server
     9-11    tail_us               microseconds of the rest of the network, on the server
     12      load                  how many times longer than idle the server takes just now: 16 * log2 of it, rounded
-    13      count K               0..255
+    13      count K               0..255; 0 only in the answer to a probe
     14-     K times 4 bytes       class index 0..65535, then probability * 65535 rounded, 2 bytes each; best first
 
 A time of 2**24 - 1, which is 16.8 s, stands for all longer ones, and a load of 255 for all larger ones.
