@@ -70,7 +70,8 @@ LOAD_STEPS = 16  # of a doubling
 STATUSES = (ANSWERED, REFUSED, BUSY, RESULT)
 MAX_LOAD = 2 ** (255 / LOAD_STEPS)
 MAX_MESSAGE_BYTES = 255
-MAX_ANSWER_BYTES = MAX_MAP_PLACES + 4096  # of the largest map, which zlib found nothing to save in
+BESIDE_BYTES = 4096  # all that an answer has beside its places or boxes, at most: head, choices, what zlib adds
+MAX_ANSWER_BYTES = MAX_MAP_PLACES + BESIDE_BYTES  # of the largest map, which zlib found nothing to save in
 MAX_RETRY_AFTER_MS = 65535
 NO_NUMBERS = "the network gave scores that are no numbers; export the bundle again"
 
