@@ -20,6 +20,7 @@ import torch
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Edge, Prediction
+from bottlenet.errors import InputError
 from bottlenet.lab.servers import split_server
 from bottlenet.net.alike import OVERLAP, found
 from bottlenet.net.models import load_model
@@ -44,6 +45,7 @@ class Row:
     latent: tuple[int, int, int]  # channels, rows, columns
     compared: int  # places of the maps; boxes of the uncut network whose score is at least `WANTED`
     same: float  # share of them that came back: with the same class; of boxes, with `OVERLAP` of the area too
+    another: float  # the same share where the uncut network saw the next photo: what comes of saying the same to all
     payload_bytes: float
     frame_bytes: float  # as one message of a stream
     received_bytes: float  # of the answer, on the socket
@@ -54,13 +56,10 @@ def segmented(name: str, folder: Path, sources: Sequence[np.ndarray]) -> tuple[R
     classifier = segmentation(name)
     bundle = exported(classifier, *SEGMENTATIONS[name], folder / "bundle")
     answers = answered(bundle, sources)
-    places, equal = 0, 0
-    for answer, source in zip(answers, sources, strict=True):
-        assert answer.segments is not None
-        expected = uncut(classifier, photo_to_pixels(source, classifier.preprocess)[None])[0].argmax(0).numpy()
-        places += expected.size
-        equal += int((answer.segments.classes == expected).sum())
-    return row_of(name, bundle, answers, places, equal / places), answers
+    expected = uncut(classifier, np.stack([photo_to_pixels(each, classifier.preprocess) for each in sources])).argmax(1)
+    maps = np.stack([answer.segments.classes for answer in answers if answer.segments is not None])
+    same, another = ((maps == np.roll(expected.numpy(), by, 0)).mean() for by in (0, -1))
+    return row_of(name, bundle, answers, maps.size, (float(same), float(another))), answers
 
 
 def detected(name: str, folder: Path, sources: Sequence[np.ndarray]) -> tuple[Row, list[Prediction]]:
@@ -70,13 +69,16 @@ def detected(name: str, folder: Path, sources: Sequence[np.ndarray]) -> tuple[Ro
     assert isinstance(classifier.task, Detection)
     bundle = exported(classifier, *DETECTIONS[name], folder / "bundle")
     answers = answered(bundle, sources)
-    boxes, there = 0, 0.0
-    for answer, source in zip(answers, sources, strict=True):
+    wanted = []
+    for source in sources:
         rows = rows_of(network, photo_to_pixels(source, classifier.preprocess), classifier.task.boxes)
-        wanted = rows[rows[:, 4] >= WANTED]
-        boxes += len(wanted)
-        there += found(wanted, as_rows(answer, source)) * len(wanted)
-    return row_of(name, bundle, answers, boxes, there / boxes), answers
+        wanted.append(rows[rows[:, 4] >= WANTED])
+    mine = [as_rows(answer, source) for answer, source in zip(answers, sources, strict=True)]
+    count = sum(map(len, wanted))
+    shares = []
+    for theirs in (wanted, [*wanted[1:], wanted[0]]):
+        shares.append(sum(found(a, b) * len(a) for a, b in zip(theirs, mine, strict=True)) / count)
+    return row_of(name, bundle, answers, count, (shares[0], shares[1])), answers
 
 
 def as_rows(answer: Prediction, source: np.ndarray) -> np.ndarray:
@@ -105,23 +107,25 @@ def answered(bundle: Bundle, sources: Sequence[np.ndarray]) -> list[Prediction]:
         return list(edge.classify_many(sources))
 
 
-def row_of(name: str, bundle: Bundle, answers: Sequence[Prediction], compared: int, same: float) -> Row:
+def row_of(name: str, bundle: Bundle, answers: Sequence[Prediction], compared: int, shares: tuple[float, float]) -> Row:
     """With the means of what the photos took."""
     manifest = bundle.manifest
     sizes = [(each.payload_bytes, each.frame_bytes, each.received_bytes) for each in answers]
     means = [statistics.fmean(column) for column in zip(*sizes, strict=True)]
     size, latent = manifest.preprocess.size, manifest.latent
-    return Row(f"torchvision/{name}", manifest.task.name, size, manifest.cut, latent, compared, same, *means)
+    return Row(f"torchvision/{name}", manifest.task.name, size, manifest.cut, latent, compared, *shares, *means)
 
 
 def cells(row: Row) -> list[str]:
     """Of the printed table."""
     sizes = [f"{each:,.0f}" for each in (row.payload_bytes, row.received_bytes)]
-    return [row.network, *sizes, f"{row.compared:,}", f"{100 * row.same:.1f} %"]
+    return [row.network, *sizes, f"{row.compared:,}", *(f"{100 * share:.1f} %" for share in (row.same, row.another))]
 
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    if args.photos < 2:
+        raise InputError(f"{args.photos} photos; give 2 or more, as each is compared with the next one too")
     sources = [photo(seed) for seed in range(args.photos)]
     rows = []
     for measure, names in ((segmented, SEGMENTATIONS), (detected, DETECTIONS)):
@@ -129,7 +133,11 @@ def main(args: argparse.Namespace) -> None:
             if args.only in (None, name):
                 with tempfile.TemporaryDirectory() as folder:
                     rows.append(measure(name, Path(folder), sources)[0])
-    show("Dense", ["network", "payload", "answer", "places or boxes", "the same"], [cells(row) for row in rows])
+    show(
+        "Dense",
+        ["network", "payload", "answer", "places or boxes", "the same", "next photo's"],
+        [cells(row) for row in rows],
+    )
     results = {
         "networks": [asdict(row) for row in rows],
         "photos": args.photos,

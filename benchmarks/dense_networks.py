@@ -51,14 +51,22 @@ def uncut(classifier: Classifier, seen: np.ndarray) -> Tensor:
     return output
 
 
+def count_what_is_seen(network: nn.Module) -> None:
+    """Have norms take the mean of all that they see from now on, in place of a little of it each time."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.train().momentum = None
+
+
 def segmentation(name: str) -> Classifier:
     """One of torchvision's, with norms that have seen photos."""
     torch.manual_seed(0)
     classifier = load_model(f"torchvision/{name}:random,size={SIDE}")
-    module = classifier.module.train()
+    module = classifier.module
+    count_what_is_seen(module)
+    module.train()
     seen = pixels(classifier.preprocess, 8, 500)
-    for _ in range(20):
-        uncut(classifier, seen)
+    uncut(classifier, seen)
     module.eval()
     last = [layer for key, layer in module.named_modules() if key in LAST]
     if last:
@@ -70,9 +78,7 @@ def detector(name: str, folder: Path) -> tuple[nn.Module, str]:
     """One of torchvision's own, and the name of ours with the same weights, which are written to `folder`."""
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES).eval()
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.train().momentum = None  # the mean of what it sees
+    count_what_is_seen(network)
     side, transform = SSD_SIDE if name == "ssd300_vgg16" else DETECTOR_SIDE, network.transform
     transform.min_size = (side,)
     transform.fixed_size = transform.fixed_size and (side, side)

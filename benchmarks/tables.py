@@ -343,7 +343,7 @@ def failing_networks() -> str:
 
 def dense() -> str:
     """Maps and boxes, to a server and back."""
-    names = ["network", "cut", "symbols", "payload bytes", "answer bytes", "compared", "the same"]
+    names = ["network", "cut", "symbols", "payload bytes", "answer bytes", "compared", "the same", "by chance"]
     what = {"segmentation": "places", "detection": "boxes"}
     rows = [
         [
@@ -354,6 +354,7 @@ def dense() -> str:
             f"{row['received_bytes']:,.0f}",
             f"{row['compared']:,} {what[row['task']]}",
             percent(row["same"]),
+            percent(row["another"]),
         ]
         for row in load("dense")["results"]["networks"]
     ]

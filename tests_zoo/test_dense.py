@@ -39,6 +39,7 @@ def test_a_segmentation_through_a_server(name: str, tmp_path: Path) -> None:
     print(row)
     assert row.compared == 4 * SIDE**2
     assert row.same >= 0.95
+    assert row.another < 0.5
 
 
 @pytest.mark.parametrize("name", [*SEGMENTATIONS, "fcn_resnet50"])
@@ -96,6 +97,7 @@ def test_a_detector_through_a_server(name: str, tmp_path: Path) -> None:
     assert row.compared >= 30
     # With random weights thousands of places are nearly as sure as each other: 8 bits a symbol decide which is first.
     assert row.same >= (0.6 if "faster" in name else 0.8)
+    assert row.another < row.same - 0.1
 
 
 def detectors() -> list[str]:
