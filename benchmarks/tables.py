@@ -341,6 +341,26 @@ def failing_networks() -> str:
     return table(["network", "why"], [[name, why] for name, why in load("zoo")["results"]["failing"].items()])
 
 
+def dense() -> str:
+    """Maps and boxes, to a server and back."""
+    names = ["network", "cut", "symbols", "payload bytes", "answer bytes", "compared", "the same", "by chance"]
+    what = {"segmentation": "places", "detection": "boxes"}
+    rows = [
+        [
+            row["network"],
+            f"`{row['cut']}`",
+            " x ".join(map(str, row["latent"])),
+            f"{row['payload_bytes']:,.0f}",
+            f"{row['received_bytes']:,.0f}",
+            f"{row['compared']:,} {what[row['task']]}",
+            percent(row["same"]),
+            percent(row["another"]),
+        ]
+        for row in load("dense")["results"]["networks"]
+    ]
+    return table(names, rows)
+
+
 def filled(text: str) -> str:
     """The page with its tables made anew."""
     return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
@@ -386,6 +406,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "large_networks": large_networks,
     "slowest_networks": slowest_networks,
     "failing_networks": failing_networks,
+    "dense": dense,
 }
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ async (load, vectors, shippedTables) => {
     compare(`resize ${one.width}x${one.height} to ${one.preprocess.size}`, text(pixels), one.pixels);
   }
 
-  const { best, parseAnswer, streamFrame } = await load("frame.js");
+  const { best, fits, parseAnswer, streamFrame } = await load("frame.js");
   for (const { code, setting, sequence, payload, message } of vectors.frames ?? []) {
     compare("frame", text(streamFrame(code, setting, sequence, bytes(payload))), message);
   }
@@ -73,6 +73,9 @@ async (load, vectors, shippedTables) => {
       if (!/no answer/.test(error.message)) throw error;
     }
     compare("answer", got, means);
+  }
+  for (const { data, classes, fit } of vectors.fits ?? []) {
+    compare(`an answer fits ${classes} classes`, fits(parseAnswer(bytes(data).buffer), classes), fit);
   }
   for (const { scores, top } of vectors.scores ?? []) {
     compare("scores", steps(best(Float32Array.from(scores))), top);

@@ -61,6 +61,7 @@ def vectors() -> Json:
         ],
         "frames": [frame_case(4, 0, 258, b"\x01\x02\xff"), frame_case(2, 20, 65535, bytes(7))],
         "answers": answers(),
+        "fits": fits(),
         "scores": [scores_case([0.5, -1.0, 7.25, 7.25, 3.0, -2.0]), scores_case([1000.0, 999.0])],
         "links": links(),
     }
@@ -158,6 +159,16 @@ def answers() -> list[Json]:
             {"data": text(data), "means": None}
             for data in (b"", b"\x10", b"\x20\x00\x00\x00", b"\x13" * 20, b"\x10" * 16)
         ),
+    ]
+
+
+def fits() -> list[Json]:
+    """Answers for networks with so many classes, and for others."""
+    two = text(Answer(258, 41, 1843, ((1, 0.75), (3, 0.125))).to_bytes())
+    return [
+        {"data": two, "classes": 4, "fit": True},
+        {"data": two, "classes": 3, "fit": False},
+        {"data": text(Answer(258, 41, 1843, ()).to_bytes()), "classes": 4, "fit": False},
     ]
 
 

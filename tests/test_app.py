@@ -21,9 +21,12 @@ from bottlenet.cloud import Limits, create_app
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge import Encoder
 from bottlenet.errors import BusyError, FrameError, InputError
+from bottlenet.task import most_answer_bytes
 from bottlenet.wire.answer import Answer, parse_answer
 from bottlenet.wire.frame import Frame
 from conftest import AsgiTransport, MakeBundle, Server, until
+from other_tasks import other_bundle
+from processes import frame_of
 
 MAX_PAYLOAD_BYTES = 1000
 
@@ -419,6 +422,23 @@ class TestStream:
         with stream(server, bundle.id.hex()) as connection:
             for sequence in range(10):
                 connection.send(dataclasses.replace(frame, sequence=sequence).to_stream_bytes())
+            assert held_up.busy.wait(30)
+            until(lambda: waiting(server) == 2, "two of ten to wait")
+            time.sleep(0.2)  # enough for more to be read, if they were
+            assert waiting(server) == 2
+            held_up.go.set()
+            assert [parse_answer(connection.recv(timeout=30)).sequence for _ in range(10)] == list(range(10))
+
+    def test_fewer_are_in_flight_where_answers_are_large(
+        self, tmp_path: Path, serve: Callable[[Starlette], Server], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = other_bundle(tmp_path / "bundle", "segmentation")
+        monkeypatch.setattr("bottlenet.cloud.stream.MAX_UNSENT_BYTES", 3 * most_answer_bytes(bundle.manifest.task))
+        held_up = HeldUp(monkeypatch)
+        server = serve(create_app([bundle], max_batch=1))
+        with stream(server, bundle.id.hex()) as connection:
+            for sequence in range(10):
+                connection.send(frame_of(bundle, sequence).to_stream_bytes())
             assert held_up.busy.wait(30)
             until(lambda: waiting(server) == 2, "two of ten to wait")
             time.sleep(0.2)  # enough for more to be read, if they were

@@ -15,7 +15,7 @@ from PIL import Image
 from bottlenet.bundle import Bundle
 from bottlenet.edge.meter import open_meter
 from bottlenet.edge.partitions import EDGE_ONLY, Partition, cloud_only, split
-from bottlenet.errors import BottleNetError, InputError, LinkError
+from bottlenet.errors import BottleNetError, InputError, LinkError, WireError
 from bottlenet.lab import servers
 from bottlenet.lab.bench import Report, Row, bench, readable, run
 from bottlenet.lab.exchange import exchange, pipeline
@@ -24,7 +24,7 @@ from bottlenet.plan.link import PRESETS, Link
 from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.inputs import InputCodec
-from bottlenet.wire.protocol import NETWORK_INPUT, PHOTO
+from bottlenet.wire.protocol import NETWORK_INPUT, PHOTO, PROBE
 from test_benchmarks import BENCHMARKS, launch, record
 from test_cli import Run
 from test_cli import run as run_fixture
@@ -210,6 +210,13 @@ class TestRows:
         bad = Frame(PHOTO, NETWORK_INPUT, good.bundle_tag, 1, b"nothing")
         with rig.connected(partition, Conditions(FAST)) as transport, pytest.raises(BottleNetError):
             pipeline(transport, [good.to_stream_bytes(), bad.to_stream_bytes()] * 50, 10)
+
+    def test_an_answer_that_says_no_class(self, rig: Rig) -> None:
+        """The server's own to a probe."""
+        probe = Frame(PROBE, 0, rig.bundles[0].tag, 5, b"")
+        says = pytest.raises(WireError, match="answer to frame 5 says no class; give it a bundle of one label")
+        with rig.connected(rig.partitions[1], Conditions(FAST)) as transport, says:
+            exchange(transport, probe, FAST)
 
 
 class TestArguments:

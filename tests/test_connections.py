@@ -156,7 +156,7 @@ def test_a_burst_of_frames_is_answered_within_the_limit_of_those_in_flight(bundl
 
 
 @pytest.mark.parametrize("limit", [1, 3, 32])
-def test_frames_that_are_taken_as_they_are_read_are_no_more_than_may_be_in_flight(limit: int) -> None:
+def test_frames_that_are_taken_as_they_are_read_are_no_more_than_may_be_in_flight(bundle: Bundle, limit: int) -> None:
     class Slow:
         """A service that answers nothing."""
 
@@ -184,7 +184,7 @@ def test_frames_that_are_taken_as_they_are_read_are_no_more_than_may_be_in_fligh
                 self.queue.put_nowait({"type": "websocket.receive", "bytes": message})
 
     async def main() -> int:
-        service, direct, served = Slow(), Direct(), SimpleNamespace(streams=set())
+        service, direct, served = Slow(), Direct(), SimpleNamespace(streams=set(), bundle=bundle)
 
         async def send(message: Message) -> None:
             raise AssertionError(message)

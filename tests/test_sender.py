@@ -21,11 +21,18 @@ from bottlenet.errors import FrameError, InputError, LinkError
 from bottlenet.files import write_whole
 from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
 from bottlenet.wire.frame import Frame
-from conftest import Server
+from bottlenet.wire.results import Box, Boxes, Classes, ClassMap, Result
+from conftest import CLASSES, Server
 from network import Network, answered, class_of, make_album, numbers_from
+from other_tasks import COLOURS, other_bundle
 from test_spool import FullDisk, files_in
 
 COUNT = 12
+MISFITS: dict[str, Result] = {  # a class more than the bundle of that task has
+    "multilabel": Classes(((CLASSES, 0.5),)),
+    "segmentation": ClassMap(1, 2, bytes([0, len(COLOURS)])),
+    "detection": Boxes((Box(len(COLOURS), 0.5, 0, 0, 1, 1),)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +267,27 @@ class TestSender:
         assert len(files_in(setup.folder / "failed")) == 2 * len(wrong)  # reason and frame
         assert {o.photo for o in setup.send(photos) if isinstance(o, Failed) and o.again} == wrong
         assert len(setup.network.frames) == COUNT + 2 * len(wrong)
+
+    @pytest.mark.parametrize("name", ["classification", "nothing", *MISFITS])
+    def test_answers_that_do_not_fit_the_bundle(
+        self, name: str, bundle: Bundle, photos: list[Path], tmp_path: Path
+    ) -> None:
+        """As a server of another bundle would give them: each photo is tried three times, and its frame is kept."""
+        top = ((CLASSES, 0.5),) if name == "classification" else ()
+        if name in MISFITS:
+            bundle = other_bundle(tmp_path / name, name)
+        setup = Setup(bundle, tmp_path / "spool")
+        setup.network.react = lambda frame: [Answer(frame.sequence, 1, 1, top, result=MISFITS.get(name)).to_bytes()]
+        outcomes = setup.send(photos[:3])
+        assert sorted(outcome.photo for outcome in outcomes) == sorted(map(str, photos[:3]))
+        says = f"does not fit the {len(bundle.labels)} classes of this bundle: it answers for another bundle, or"
+        for outcome in outcomes:
+            assert isinstance(outcome, Failed)
+            assert outcome.why == "refused"
+            assert says in outcome.reason
+        assert len(setup.network.frames) == 9
+        assert len(files_in(setup.folder / "failed")) == 6  # reason and frame
+        assert (setup.left, setup.gave_up) == ([], False)
 
     def test_a_frame_too_large_for_the_server(self, setup: Setup, photos: list[Path], classes: dict[str, int]) -> None:
         """It closes the connection, and doesn't say for which of those in flight."""

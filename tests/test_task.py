@@ -26,8 +26,17 @@ from bottlenet.lab.profile import profile
 from bottlenet.manifest import parse_manifest
 from bottlenet.photo import Square, photo_to_crop
 from bottlenet.runtime import open_uncut, run_graph
-from bottlenet.task import Classification, Detection, Multilabel, Segmentation, task_values
-from bottlenet.wire.answer import Answer, parse_answer
+from bottlenet.task import (
+    Classification,
+    Detection,
+    Multilabel,
+    Segmentation,
+    Task,
+    answer_of,
+    most_answer_bytes,
+    task_values,
+)
+from bottlenet.wire.answer import MAX_ANSWER_BYTES, Answer, parse_answer
 from bottlenet.wire.results import Box, Boxes, Classes, ClassMap, Result
 from conftest import CLASSES, Server, tiny_manifest
 from other_tasks import COLOURS, EDGES, TASKS, other_bundle
@@ -320,6 +329,21 @@ class TestResults:
         boxes = Boxes((Box(0, 1.0, *EDGES[0].tolist()),))
         (one,) = seen(Answer(0, 0, 0, (), result=boxes), of_task("detection")).objects
         assert (one.left, one.top, one.right, one.bottom) == tuple(EDGES[0])
+
+    @pytest.mark.parametrize(
+        "task", [Classification(), Multilabel((0.0,) * 300), Segmentation(1024, 1024), Detection(9, 0)]
+    )
+    def test_no_answer_is_larger(self, task: Task) -> None:
+        rng = np.random.default_rng(3)
+        port = task.output(300)
+        if isinstance(task, Segmentation):
+            output = rng.integers(0, 256, (1, *port.shape), dtype=np.uint8)
+        else:
+            output = rng.random((1, *port.shape), dtype=np.float32)
+        (found,) = task.results(output)
+        assert found is not None
+        size = len(answer_of(0, 0, 0, found).to_bytes())
+        assert size <= most_answer_bytes(task) <= min(size + 4096, MAX_ANSWER_BYTES)
 
     def test_values(self) -> None:
         assert task_values(Detection(5, 0.25)) == {"name": "detection", "boxes": 5, "threshold": 0.25}

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from bottlenet.check import check_choice, check_fields, check_integer, check_number, shown, unchecked
 from bottlenet.errors import InputError
-from bottlenet.wire.answer import Answer, Top, best_of_each
+from bottlenet.wire.answer import BESIDE_BYTES, Answer, Top, best_of_each
 from bottlenet.wire.results import (
+    BOX,
     MAX_BOXES,
     MAX_CLASS_INDEX,
     MAX_CLASSES,
@@ -180,6 +181,13 @@ def fits(indices: NDArray[Any]) -> bool:
 
 
 Task: TypeAlias = Classification | Multilabel | Segmentation | Detection
+
+
+def most_answer_bytes(task: Task) -> int:
+    """No answer has more: of a map that zlib finds nothing to save in, or of all boxes."""
+    if isinstance(task, Segmentation):
+        return task.rows * task.columns + BESIDE_BYTES
+    return BESIDE_BYTES + (BOX.size * task.boxes if isinstance(task, Detection) else 0)
 
 
 def answer_of(sequence: int, decode_us: int, tail_us: int, found: Top | Result) -> Answer:

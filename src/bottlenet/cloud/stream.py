@@ -2,6 +2,8 @@
 
     receive -> Service.take, at most max_in_flight -> outbox -> send
 
+Where answers are large, as maps are, fewer are in flight: those of a side that takes none of them are kept here.
+
 A stream has two tasks, one that receives and one that sends, and none for a frame, of which there may be thousands a
 second. Where the connection offers a shortcut, neither task has to wake for a frame: it is taken when it is read, and
 its answer is written when it is there. Only what is too much for that, or for the other side, goes through the tasks.
@@ -24,11 +26,13 @@ from bottlenet.cloud.batcher import Waiting
 from bottlenet.cloud.service import Service
 from bottlenet.cloud.shelf import Served
 from bottlenet.cloud.tokens import credentials, subprotocol_of
+from bottlenet.task import most_answer_bytes
 from bottlenet.wire.answer import refusal_bytes
 from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
 
 VIA = "stream"
 SHORTCUT = "bottlenet.shortcut"  # of a scope's "extensions": the connection itself, see `StreamConnection`
+MAX_UNSENT_BYTES = 2**22  # of the answers to all that is in flight
 ENDED = "this stream ends; open another"
 
 
@@ -74,6 +78,8 @@ class Stream:
         self._waiting: dict[int, Waiting] = {}  # frames for which the batcher has no answer yet
         self._outbox: deque[Message] = deque()
         self._in_flight = 0
+        room = MAX_UNSENT_BYTES // most_answer_bytes(served.bundle.manifest.task)
+        self._most = max(1, min(service.limits.max_in_flight, room))
         self._ending = False
         self._filled = asyncio.Event()  # something is in the outbox
         self._changed = asyncio.Event()  # fewer are in flight, or nothing is sent any more
@@ -92,7 +98,7 @@ class Stream:
         try:
             while (message := await self._receive())["type"] == "websocket.receive":
                 # Those that take the shortcut may have filled every place while this loop waited for a message.
-                while self._in_flight >= self._service.limits.max_in_flight and not self._sending.done():
+                while self._in_flight >= self._most and not self._sending.done():
                     await self._change()
                 self._active_at = self._loop.time()
                 if not self._welcome():
@@ -142,7 +148,7 @@ class Stream:
 
     def _take_now(self, message: bytes) -> bool:
         """False: let it wait for `run`, which has to wait itself, or ends the stream."""
-        if self._in_flight >= self._service.limits.max_in_flight or not self._welcome():
+        if self._in_flight >= self._most or not self._welcome():
             return False
         self._active_at = self._loop.time()
         self._take(message)

@@ -79,7 +79,7 @@ def seen(answer: Answer, bundle: Bundle, square: Square | None = None) -> Seen:
     """In the photo's pixels if it is known where the `square` lies in it. WireError: it does not fit the bundle."""
     result, labels, task = answer.result, bundle.labels, bundle.manifest.task
     if not isinstance(result, task.gives):
-        raise WireError(f"the server's answer does not fit the task of this bundle, {task.name}; try again")
+        raise misfit(f"the task of this bundle, {task.name}")
     if isinstance(result, ClassMap):
         segments = segments_of(result, labels, square)
         return Seen(segments.shares[:TOP], segments=segments)
@@ -89,7 +89,7 @@ def seen(answer: Answer, bundle: Bundle, square: Square | None = None) -> Seen:
         return Seen(tuple(Choice(each.label, each.class_index, each.score) for each in objects[:TOP]), objects)
     pairs = result.choices if isinstance(result, Classes) else answer.top
     if result is None and not pairs:
-        raise WireError(f"the server's answer does not fit the {len(labels)} classes of this bundle; try again")
+        raise misfit(f"the {len(labels)} classes of this bundle")
     check_indices([index for index, _ in pairs], labels)
     most = TOP if result is None else len(pairs)
     return Seen(tuple(Choice(labels[index], index, score) for index, score in pairs[:most]))
@@ -98,7 +98,15 @@ def seen(answer: Answer, bundle: Bundle, square: Square | None = None) -> Seen:
 def check_indices(indices: Sequence[int], labels: Sequence[str]) -> None:
     """WireError: one that has no label."""
     if max(indices, default=0) >= len(labels):
-        raise WireError(f"the server's answer does not fit the {len(labels)} classes of this bundle; try again")
+        raise misfit(f"the {len(labels)} classes of this bundle")
+
+
+def misfit(what: str) -> WireError:
+    """For an answer that is one, but not to a frame of this bundle."""
+    return WireError(
+        f"the server's answer does not fit {what}: it answers for another bundle, or the answer is damaged; "
+        "give server and device the same bundle"
+    )
 
 
 def segments_of(result: ClassMap, labels: Sequence[str], square: Square | None) -> Segments:

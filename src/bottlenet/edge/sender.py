@@ -216,26 +216,27 @@ class Sender:
     def _receive(self) -> Iterator[Outcome]:
         try:
             reply = self._stream.receive(self._edge.timeout_s)
-            entry = self._flying[reply.number]
-            if isinstance(reply.outcome, Answer):
-                found = seen(reply.outcome, self._edge.bundle)
-                tries = self._tries[entry.number]
-                answered = answered_now(entry.photo.name, SERVER, found, frame_bytes=reply.frame_bytes, tries=tries)
         except (LinkError, WireError) as error:
             self._stream.close()
             yield from self._lost(error)
             return
-        del self._flying[reply.number]
-        if isinstance(reply.outcome, Answer):
+        entry, outcome = self._flying.pop(reply.number), reply.outcome
+        if isinstance(outcome, Answer):
+            try:
+                found = seen(outcome, self._edge.bundle)
+            except WireError as error:  # as good as a refusal: sent again for ever, it would never be used
+                yield from self._refused(entry, error)
+                return
             self._backoff.worked()
             self._allowed = min(self._allowed + 1, self._window)
-            yield from self._keep(entry, answered)
-        elif isinstance(reply.outcome, BusyError):
+            name, tries = entry.photo.name, self._tries[entry.number]
+            yield from self._keep(entry, answered_now(name, SERVER, found, frame_bytes=reply.frame_bytes, tries=tries))
+        elif isinstance(outcome, BusyError):
             self._queue.appendleft(entry)
             if self._backoff.wait_s == 0:  # those that flew with it are told the same: one failure, not eight
-                self._failed(reply.outcome)
+                self._failed(outcome)
         else:
-            yield from self._refused(entry, reply.outcome)
+            yield from self._refused(entry, outcome)
 
     def _lost(self, error: BottleNetError) -> Iterator[Outcome]:
         """The connection, and with it what was in flight."""
@@ -253,7 +254,7 @@ class Sender:
         self._tell(f"{error}; {len(self.waiting)} photos wait; next try in {wait_s:.1f} s")
 
     def _refused(self, entry: Entry, error: BottleNetError) -> Iterator[Outcome]:
-        """This frame, by a server that takes others."""
+        """This frame, by a server that takes others; or answered with what does not fit the bundle."""
         self._refusals[entry.number] += 1
         if self._edge.local is not None:
             yield from self._help_out(entry)

@@ -17,7 +17,7 @@ from time import perf_counter
 from bottlenet.cloud.limits import Limits
 from bottlenet.edge.partitions import Partition
 from bottlenet.edge.transport import Transport
-from bottlenet.errors import BottleNetError
+from bottlenet.errors import BottleNetError, WireError
 from bottlenet.lab.rig import Conditions, Rig, Worked
 from bottlenet.plan.link import Link
 from bottlenet.wire.answer import parse_answer
@@ -73,11 +73,13 @@ def sample(transport: Transport, worked: Worked, link: Link, started: float) -> 
 
 
 def exchange(transport: Transport, frame: Frame | int, link: Link) -> tuple[int, float]:
-    """(class, seconds of the server) for one frame. FrameError: the server refuses it."""
+    """(class, seconds of the server) for one frame. FrameError: the server refuses it. WireError: it says no class."""
     assert isinstance(frame, Frame)
     message = frame.to_stream_bytes()
     transport.send(message)
     answer = parse_answer(transport.receive(MARGIN_S + 3 * link.exchange_s(len(message))))
+    if not answer.top:  # as of a probe, or of another task
+        raise WireError(f"the server's answer to frame {answer.sequence} says no class; give it a bundle of one label")
     return answer.top[0][0], (answer.decode_us + answer.tail_us) / 1e6
 
 

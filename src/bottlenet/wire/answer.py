@@ -9,7 +9,7 @@ An answer of 14 + 4 * K bytes, network byte order:
     6-8     decode_us             microseconds from payload to symbols, on the server
     9-11    tail_us               microseconds of the rest of the network, on the server
     12      load                  how many times longer than idle the server takes just now: 16 * log2 of it, rounded
-    13      count K               0..255
+    13      count K               0..255; 0 only in the answer to a probe
     14-     K times 4 bytes       class index 0..65535, then probability * 65535 rounded, 2 bytes each; best first
 
 A time of 2**24 - 1, which is 16.8 s, stands for all longer ones, and a load of 255 for all larger ones.
@@ -70,7 +70,8 @@ LOAD_STEPS = 16  # of a doubling
 STATUSES = (ANSWERED, REFUSED, BUSY, RESULT)
 MAX_LOAD = 2 ** (255 / LOAD_STEPS)
 MAX_MESSAGE_BYTES = 255
-MAX_ANSWER_BYTES = MAX_MAP_PLACES + 4096  # of the largest map, which zlib found nothing to save in
+BESIDE_BYTES = 4096  # all that an answer has beside its places or boxes, at most: head, choices, what zlib adds
+MAX_ANSWER_BYTES = MAX_MAP_PLACES + BESIDE_BYTES  # of the largest map, which zlib found nothing to save in
 MAX_RETRY_AFTER_MS = 65535
 NO_NUMBERS = "the network gave scores that are no numbers; export the bundle again"
 

@@ -8,6 +8,7 @@ import { listBundles } from "./bundle.js";
 import { drawBytes } from "./bytestrip.js";
 import { Device } from "./client.js";
 import { byId, count, make, percent } from "./dom.js";
+import { fits } from "./frame.js";
 import { LINKS, largestPayload, linkMs } from "./links.js";
 import { hideProblem, onToken, say, showProblem, storedToken } from "./notices.js";
 import { offerPhotos } from "./pick.js";
@@ -114,6 +115,9 @@ async function send(current) {
   view.showMosaic(shown, state.seen.grey, state.manifest.latent, made.payload.length);
   const reply = await state.stream.ask(made);
   if (!current()) return;
+  if (!fits(reply.answer, state.labels.length)) {
+    throw new Problem("reload", "The server's answer doesn't fit this bundle. Load the page again to see what it has.");
+  }
   hideProblem();
   state.sent = { ...made, ...reply };
   const [{ index, score }] = reply.answer.top;

@@ -41,6 +41,11 @@ export function parseAnswer(buffer) {
   return { sequence, waitMs: ms(3), decodeMs: ms(6), tailMs: ms(9), top };
 }
 
+/** Whether an answer is one of a network with that many classes: it has a choice, and each choice a label. */
+export function fits({ top }, classes) {
+  return top.length > 0 && top.every(({ index }) => index < classes);
+}
+
 /** Logits -> the five best, [{index, score}, ...], as wire/answer.py chooses them. */
 export function best(scores, count = 5) {
   const highest = scores.reduce((high, one) => Math.max(high, one), -Infinity);
