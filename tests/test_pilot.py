@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from bottlenet.edge.partitions import Processed
 from bottlenet.edge.pilot import MAX_REFUSALS, Pilot, Policy
+from bottlenet.edge.probe import Exchange
 from bottlenet.edge.recent import Recent
 from bottlenet.errors import InputError
 from bottlenet.plan.detail import Detail, Spread
@@ -65,15 +67,16 @@ class World:
         latency_s = processed.device_s
         if each.kind != "edge-only":
             payload_bytes = int(each.payload_bytes_mean * self.rng.uniform(0.6, 1.4))
-            if self.link is None:
-                latency_s += self.pilot.patience_s(payload_bytes)
-                self.pilot.lost("nothing came")
+            patience_s, sent_bytes = self.pilot.patience_s(payload_bytes), payload_bytes + STREAM_OVERHEAD_BYTES
+            server_s = self.noisy(each.server_s * self.load)
+            round_trip_s = math.inf if self.link is None else self.noisy(self.link.exchange_s(sent_bytes)) + server_s
+            if round_trip_s > patience_s:
+                latency_s += patience_s
+                self.pilot.lost("nothing came", Exchange(sent_bytes, patience_s))
                 each = EDGE
                 latency_s += self.device(each).device_s
             else:
-                server_s = self.noisy(each.server_s * self.load)
                 answer = dataclasses.replace(ANSWER, tail_us=int(server_s * 1e6), load=self.load)
-                round_trip_s = self.noisy(self.link.exchange_s(payload_bytes + STREAM_OVERHEAD_BYTES)) + server_s
                 self.pilot.answered(each.name, payload_bytes, round_trip_s, answer)
                 latency_s += round_trip_s
                 self.pilot.decide()
@@ -231,6 +234,23 @@ def test_two_odd_photos_are_no_reason(world: World) -> None:
     assert len(world.pilot.moves) == 1
 
 
+def test_a_link_on_which_photos_are_overdue_is_slow_and_not_gone(world: World) -> None:
+    """Its probes come back as fast as those of a good link."""
+    assert world.photos(10) == CLOUD.name
+    world.link = Link("slow", 50e3, 0.02)
+    assert world.photos(40) == world.best() == LATE.name
+    assert [move.target for move in world.pilot.moves][1:] in (["edge-only", LATE.name], [LATE.name])
+
+
+def test_a_server_that_was_gone_says_nothing_about_the_link(world: World) -> None:
+    assert world.photos(10) == CLOUD.name
+    world.link = None
+    assert world.photos(30) == EDGE.name
+    world.link = WIFI
+    assert world.photos(30) == CLOUD.name
+    assert len(world.pilot.moves) == 3
+
+
 def test_what_is_much_the_same_does_not_take_turns() -> None:
     twins = [dataclasses.replace(LATE, name=f"split at {name}", cut=name, server_s=s) for name, s in
              (("one", 0.010), ("two", 0.012), ("three", 0.014))]  # fmt: skip
@@ -313,6 +333,7 @@ def test_patience_grows_with_the_link(world: World) -> None:
     assert world.pilot.patience_s(600) == 1.0
     world.link = Link("bad", 20e3, 1.6)
     world.photos(4)
+    world.ping()
     assert world.pilot.patience_s(600) > 3 * 1.6
 
 

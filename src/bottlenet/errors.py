@@ -8,6 +8,7 @@
     |   |-- FrameError        header, checksum, version, another bundle
     |   `-- PayloadError      the payload does not decode
     |-- LinkError             the server is not there, refused, timed out or closed
+    |   |-- OverdueError      no answer in the time that was allowed; the connection is still there
     |   `-- BusyError         the server has no room just now, and says when to try again
     `-- MissingExtraError     an optional part is not installed
 
@@ -47,6 +48,10 @@ class PayloadError(WireError):
 
 class LinkError(BottleNetError):
     """The server is not there, refused, timed out or closed the connection."""
+
+
+class OverdueError(LinkError):
+    """No answer came in the time that was allowed, on a connection that is still there."""
 
 
 class BusyError(LinkError):

@@ -19,11 +19,12 @@ from time import monotonic
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.partitions import EDGE_ONLY, Processed, Side, codecs_of, sides_of, split
-from bottlenet.edge.pilot import Move, Pilot, Policy
+from bottlenet.edge.pilot import Move, Pilot, Policy, sent
 from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, predicted, replied
+from bottlenet.edge.probe import Exchange
 from bottlenet.edge.retry import Backoff, hint_s
 from bottlenet.edge.stream import Reply, Stream
-from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, WireError
+from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, OverdueError, WireError
 from bottlenet.ladder import by_depth, ladder_id
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile, merged
@@ -140,7 +141,8 @@ class Auto:
                 reply, answer = exchange(stream, frame, patience_s)
                 prediction = self._prediction(name, processed, reply, answer)
             except BottleNetError as error:
-                self._failed(name, error)
+                late = isinstance(error, OverdueError)
+                self._failed(name, error, Exchange(sent(len(frame.payload)), patience_s) if late else None)
                 after = stream.total_bytes
                 return None, (after[0] - before[0], after[1] - before[1])
             self._home = frame.bundle_tag
@@ -163,18 +165,18 @@ class Auto:
             partition=name,
         )
 
-    def _failed(self, name: str, error: BottleNetError) -> None:
+    def _failed(self, name: str, error: BottleNetError, overdue: Exchange | None) -> None:
         """A photo got no answer: it was refused, or the server is gone. The connections are closed then."""
         if isinstance(error, FrameError):
             with self._state:
                 self._pilot.refused(name, reason(error))
         else:
-            self._lost(error)
+            self._lost(error, overdue)
 
-    def _lost(self, error: BottleNetError) -> None:
+    def _lost(self, error: BottleNetError, overdue: Exchange | None = None) -> None:
         """There is no server, or it has no room: close the connections, and look for it later."""
         with self._state:
-            self._pilot.lost(reason(error))
+            self._pilot.lost(reason(error), overdue)
             self._backoff.failed(hint_s(error))
             self._state.notify_all()
         self._close_streams()

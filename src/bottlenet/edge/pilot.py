@@ -97,6 +97,7 @@ class Pilot:
         self._computed: set[int] = set()
         self._answered: set[int] = set()
         self._away = True
+        self._overdue: Exchange | None = None  # what had no answer when the server was lost
 
     @property
     def choice(self) -> Candidate:
@@ -154,18 +155,22 @@ class Pilot:
         if usable[best] < (1 - self.policy.margin) * now_s:
             self._move(best, self._reason(best))
 
-    def lost(self, why: str) -> None:
-        """The server can't be reached, or has no room: edge-only at once."""
-        self._away = True
+    def lost(self, why: str, overdue: Exchange | None = None) -> None:
+        """The server can't be reached, or has no room: edge-only at once. `overdue`: what it did not answer in time."""
+        self._away, self._overdue = True, overdue
         self._answered.clear()  # the server may be another when it is there again
         self.link.forget()
         if self._current != self._edge_only:
             self._move(self._edge_only, f"edge-only needs no server, and there is none: {why}")
 
     def found(self, round_trips_s: Sequence[float], load: float) -> None:
-        """It can be reached: some probes were answered, one after the other."""
+        """It can be reached: some probes were answered, one after the other.
+
+        If they are the first since a photo was overdue, it was not the server that was gone, but the link too slow.
+        """
         self._away = False
-        self.link.begin([Exchange(sent(0), seconds) for seconds in round_trips_s])
+        self.link.begin([Exchange(sent(0), seconds) for seconds in round_trips_s], self._overdue)
+        self._overdue = None
         self._load.set(load)
         self.decide()
 

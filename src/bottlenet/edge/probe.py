@@ -117,9 +117,15 @@ class LinkProbe:
             self._kept.extend(odd)
         self._fit()
 
-    def begin(self, exchanges: Sequence[Exchange]) -> None:
-        """Some that follow each other closely, on a link of which nothing is known: none of them is odd."""
+    def begin(self, exchanges: Sequence[Exchange], overdue: Exchange | None = None) -> None:
+        """Some that follow each other closely, on a link of which nothing is known: none of them is odd.
+
+        `overdue` is a message that had no answer after so long, though the link is there: it can't be faster than that.
+        """
         self.forget()
+        if overdue is not None:
+            slowest, fastest = UPLINKS
+            self._measured_bps = min(max(overdue.sent_bytes * 8 / max(overdue.seconds, SHORTEST_S), slowest), fastest)
         self._kept.extend(exchanges)
         self._fit()
 

@@ -19,7 +19,7 @@ from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 
 from bottlenet.edge.sockets import CountingSocket, open_socket
-from bottlenet.errors import FrameError, InputError, LinkError, MissingExtraError
+from bottlenet.errors import FrameError, InputError, LinkError, MissingExtraError, OverdueError
 from bottlenet.wire import mqtt
 from bottlenet.wire.answer import MAX_ANSWER_BYTES, one_line
 from bottlenet.wire.protocol import MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
@@ -103,7 +103,7 @@ class WebSocketTransport:
             message = self._connection.recv(timeout=timeout_s)
         except TimeoutError as error:
             text = f"no answer from {self._url} within {timeout_s:g} s; try again, or allow a longer timeout"
-            raise LinkError(text) from error
+            raise OverdueError(text) from error
         except (ConnectionClosed, OSError) as error:
             self._fail(error)
         if isinstance(message, str):
