@@ -27,7 +27,7 @@ from bottlenet.lab.train import train
 from figure import GREY_LINE, svg
 from record import add_network, parser, run_script, show, write_record
 
-TRAINED_BY = ("model", "cut", "unit", "channels", "stride", "photos", "epochs", "batch", "lr", "tail_lr")
+TRAINED_BY = ("model", "cut", "unit", "channels", "stride", "head_size", "photos", "epochs", "batch", "lr", "tail_lr")
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ def main() -> None:
     made.add_argument("--unit", default=TrainConfig.unit)
     made.add_argument("--channels", type=int, default=192)
     made.add_argument("--stride", type=int, default=2)
+    made.add_argument("--head-size", type=int, default=0, help="side of the photo that the head takes; 0: as the model")
     made.add_argument("--photos", type=int, default=0, help="a unit learns from this many, evenly spread; 0: all")
     made.add_argument("--epochs", type=int, default=3)
     made.add_argument("--batch", type=int, default=TrainConfig.batch)
