@@ -171,7 +171,7 @@ class Reduced(WithFeatures):
     ) -> Step:
         output = self.net.forward_features(features)
         loss, distilled = self.distortion((output.scores, output.features_hat), features, uncut)
-        return Step.of(loss, distilled, output.payload_bytes)
+        return Step.of(loss, distilled, output)
 
 
 class Entropic(WithFeatures):
@@ -199,7 +199,7 @@ class Entropic(WithFeatures):
         loss, distilled = self.distortion((net.tail(features_hat), features_hat), features, uncut)
         if noisy:
             loss = loss + self.at.lmbda * prior.bits(known, ones).sum(1).mean() / 8
-        return Step.of(loss, distilled, size)
+        return Step(loss, distilled.detach(), size)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         """Steers by the bytes of rounded symbols, as long as the encoder learns."""

@@ -282,6 +282,17 @@ def privacy() -> str:
     return table(header, rows)
 
 
+def adversarial() -> str:
+    """Accuracy against what is rebuilt, by the weight of the adversary."""
+    header = ["`--adversarial`", "the server's own answer", "attacker, dB", "linear, dB", "SSIM", "found by pixels"]
+    rows = []
+    for row in load("adversarial")["results"]["rows"]:
+        psnr = (f"{row['psnr'][what]:.1f}" for what in ("attacker", "linear"))
+        found = (f"{row['ssim']:.2f}", f"{row['found_by_pixels']:.1f} %")
+        rows.append([f"{row['weight']:g}", f"{row['same_answer']:.1f} %", *psnr, *found])
+    return table(header, rows)
+
+
 def privacy_cells(found: dict[str, float] | None) -> list[str]:
     """Of one row; dashes where no JPEG fits."""
     if found is None:
@@ -402,6 +413,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "regret": lambda: table(*regret_rows(load("regret_resnet50")["results"])),
     "load": lambda: table(*load_rows(load("load")["results"])),
     "privacy": privacy,
+    "adversarial": adversarial,
     "networks": networks,
     "large_networks": large_networks,
     "slowest_networks": slowest_networks,

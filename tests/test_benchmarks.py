@@ -346,6 +346,22 @@ def test_privacy(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_adversarial(tmp_path: Path) -> None:
+    """Two weights; the curve is drawn."""
+    save_photos(tmp_path / "photos", 60)
+    save_photos(tmp_path / "test", 10)
+    got = record(
+        "adversarial.py", "--data", tmp_path / "test", "--train", tmp_path / "photos", "--work", tmp_path / "work",
+        "--model", "small:telling", "--cut", "first", "--channels", "6", "--budget", "60", "--weights", "0", "1",
+        "--epochs", "1", "--batch", "16", "--attack-epochs", "1", "--side", "32", "--width", "8",
+        out=tmp_path / "out", path=Path(__file__).parent,
+    )  # fmt: skip
+    assert [row["weight"] for row in got["rows"]] == [0, 1]
+    assert got["rows"][0]["bundle_id"] != got["rows"][1]["bundle_id"]
+    assert all(set(row["psnr"]) == {"attacker", "linear, tile by tile", "linear"} for row in got["rows"])
+    assert "mean photo" in (tmp_path / "out" / "adversarial.svg").read_text(encoding="utf-8")
+
+
 def test_page(tmp_path: Path) -> None:
     pytest.importorskip("playwright")
     if not shutil.which("chromium"):

@@ -114,7 +114,8 @@ def load_averaged(run: Path, net: nn.Module) -> int:
     if not (run / CHECKPOINT).exists():
         raise InputError(f"{run}: no {CHECKPOINT} in it yet; train until the first checkpoint")
     tensors, metadata = read_tensors(run)
-    load_state(net, {**below("net.", tensors), **below("average.", tensors)})
+    state = {**below("net.", tensors), **below("average.", tensors)}
+    load_state(net, {name: value for name, value in state.items() if not name.startswith("adversary.")})
     steps: int = json.loads(metadata["at"])["steps"]
     return steps
 

@@ -25,6 +25,7 @@ NOT_NEGATIVE = (
     "label_weight",
     "scores_weight",
     "feature_weight",
+    "adversarial",
     "seed",
     "checkpoint_minutes",
 )
@@ -71,6 +72,7 @@ class TrainConfig:
     label_weight: float = 0.0  # weight of cross-entropy on labelled photos
     scores_weight: float = 0.0  # payloads cut at random: weight of the scores' relative squared error
     feature_weight: float = 0.1  # weight of the features' relative squared error
+    adversarial: float = 0.0  # weight of an adversary who rebuilds photos as the unit learns; needs no_cache; 0: none
     photos: int = 0  # so many of the photos, evenly spread over the folders; 0: all
     held_out: int = HELD_OUT  # one photo of this many is not trained on, but kept for the reports
     seed: int = 0  # of crops, order and weights
@@ -101,6 +103,8 @@ class TrainConfig:
             raise InputError("naive is for a codec in the loop; the entropy codec has none in training: leave it out")
         if self.blend > 1:
             raise InputError(f"blend is {self.blend}; give a share from 0 to 1")
+        if self.adversarial and not self.no_cache:
+            raise InputError(f"adversarial is {self.adversarial:g}, and an adversary needs photos: give no_cache, too")
         if self.target_bytes and (self.codec not in ("jpeg", "entropy") or self.naive):
             raise InputError("target_bytes needs the jpeg codec in the loop, or the entropy codec; give one of the two")
         if self.embedded and not 1 <= self.smallest_bytes < self.largest_bytes:

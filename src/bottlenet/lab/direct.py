@@ -142,7 +142,8 @@ class Direct:
                     self.damaged.add(self.photos[position].path, PhotoError(what))
             if decoded.positions:
                 features, scores = self.frozen(decoded.pixels[0], decoded.pixels[-1])
-                yield Batch(features, scores, [self.photos[i].label for i in decoded.positions])
+                labels = [self.photos[i].label for i in decoded.positions]
+                yield Batch(features, scores, labels, decoded.pixels[-1])
 
 
 class FrozenOnDevice(nn.Module):

@@ -43,13 +43,15 @@ class Step:
     loss: Tensor
     distillation: Tensor  # (B,) nats
     payload_bytes: Tensor  # (B,) float; 0 where no codec ran
+    latent_hat: Tensor | None = None  # (B, c', h, w), with its gradient, for an adversary
 
     @staticmethod
-    def of(loss: Tensor, distilled: Tensor, payload_bytes: Tensor | None) -> Step:
-        """Of the loss, and of (B,) that may still have gradients; None: no codec ran."""
+    def of(loss: Tensor, distilled: Tensor, output: Output) -> Step:
+        """Of the loss, and of (B,) that may still have a gradient."""
         distilled = distilled.detach()
-        size = torch.zeros_like(distilled) if payload_bytes is None else payload_bytes.detach().to(distilled)
-        return Step(loss, distilled, size)
+        size = output.payload_bytes
+        size = torch.zeros_like(distilled) if size is None else size.detach().to(distilled)
+        return Step(loss, distilled, size, output.latent_hat)
 
 
 class Objective(Protocol):
@@ -85,7 +87,7 @@ class CodecInLoop:
             loss = loss + config.feature_weight * relative_error(output.features_hat, features)
         if self.rate is not None and output.payload_bytes is not None:
             loss = loss + self.at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
-        return Step.of(loss, distilled, output.payload_bytes)
+        return Step.of(loss, distilled, output)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         steer(self.at, self.config.target_bytes, payload_bytes, share)
@@ -105,9 +107,7 @@ class FixedRate:
         assert output.payload_bytes is not None
         distilled = missed(self.task, output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
-        return Step.of(
-            distilled.mean() + cost + labels_loss(self.config, output, labels), distilled, output.payload_bytes
-        )
+        return Step.of(distilled.mean() + cost + labels_loss(self.config, output, labels), distilled, output)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         steer(self.at, self.config.target_bytes, payload_bytes, share)
@@ -149,7 +149,7 @@ class Embedded:
         loss = ((each + cost) / height).mean() * heights.mean().item() + labels_loss(self.config, output, labels)
         if self.config.scores_weight:
             loss = loss + self.config.scores_weight * scores_error(output.scores, uncut)
-        return Step.of(loss, each, output.payload_bytes)
+        return Step.of(loss, each, output)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         self.note(self.places(len(distilled)), distilled)

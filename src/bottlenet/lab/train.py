@@ -21,11 +21,12 @@ from rich.progress import Progress
 from torch import Tensor
 
 from bottlenet.errors import InputError
+from bottlenet.lab.adversary import add_adversary
 from bottlenet.lab.checkpoint import Averaged, Position, load_checkpoint, save_checkpoint
 from bottlenet.lab.config import TrainConfig
 from bottlenet.lab.direct import Direct
 from bottlenet.lab.losses import learning_rate
-from bottlenet.lab.objective import Objective, objective_of
+from bottlenet.lab.objective import Objective, Step, objective_of
 from bottlenet.lab.part import Part
 from bottlenet.lab.runs import LOG, append, check_run, claim
 from bottlenet.lab.start import check_start, start
@@ -73,6 +74,7 @@ def train(
     config = replace(config, channels=config.channels or net.codec.mosaic.channels)  # the folder has what it came to
     check_start(net, config)
     check_run(run, config)
+    add_adversary(net, config.adversarial)
     net.to(team.device)
     source = source_of(config, classifier, net, team, progress)
     if len(source.train_set) < config.batch:
@@ -109,7 +111,7 @@ def train(
                 batch = next(parts)
                 with team.precision():
                     step = objective.step(batch.features, batch.uncut_scores, batch.labels, at.steps / total, part)
-                (step.loss / len(team.parts)).backward()  # type: ignore[no-untyped-call]
+                (with_adversary(net, step, batch.pixels) / len(team.parts)).backward()  # type: ignore[no-untyped-call]
                 loss = step.loss.detach().expand(len(batch.labels))
                 measured.append(torch.stack((loss, step.distillation, step.payload_bytes), dim=1))
             team.mean_gradients(averaged.live.values())
@@ -140,7 +142,18 @@ def train(
         team.write(save_checkpoint, run, net, optimizer, averaged, at)
     team.wait()
     averaged.copy_in()
+    net.adversary = None
     return net.eval()
+
+
+def with_adversary(net: BottleNet, step: Step, pixels: Tensor | None) -> Tensor:
+    """The loss, less where there is an adversary what that one misses."""
+    if net.adversary is None:
+        return step.loss
+    assert step.latent_hat is not None
+    assert pixels is not None
+    leak: Tensor = net.adversary(step.latent_hat, pixels.to(step.latent_hat.device))
+    return step.loss + leak
 
 
 def check_finite(config: TrainConfig, steps: int, *values: float) -> None:

@@ -41,6 +41,7 @@ class Batch:
     features: Tensor  # (B, c, H, W) float32, channels last
     uncut_scores: Tensor  # (B, classes) float32; (B, 0) where an answer is about places
     labels: list[int | None]
+    pixels: Tensor | None = None  # (B, S, S, 3) uint8 as the head had them; None where only features are kept
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Output:
 
     scores: Tensor  # (B, classes) float32, or what the tail of another task gives; (B, 0) where it did not run
     features_hat: Tensor  # float32, as the features at the cut
+    latent_hat: Tensor  # (B, c', h, w) what the server knows of the latent
     continuous: Tensor  # (B, c', h, w) symbols before rounding, for a rate estimate
     payload_bytes: Tensor | None  # (B,) int64, or float where it is an estimate; None where no codec ran
 
@@ -71,6 +72,7 @@ class BottleNet(nn.Module):
         self.restoration = restoration
         self.tail = tail
         self.prior = prior  # what a byte costs while training, for the entropy codec
+        self.adversary: nn.Module | None = None  # who rebuilds photos while training, see `lab.adversary`
 
     def forward(self, pixels: Tensor) -> Output:
         """(B, S, S, 3) uint8 -> scores (B, classes), and what was measured on the way."""
@@ -87,8 +89,9 @@ class BottleNet(nn.Module):
             payload_bytes = None
             if codec_in_loop:
                 symbols, payload_bytes = self._through_codec(symbols)
-        features_hat, scores = self._restore(symbols, with_tail)
-        return Output(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
+            latent_hat = self.quantizer.dequantize(symbols)
+        features_hat, scores = self._restore(latent_hat, with_tail)
+        return Output(scores, features_hat, latent_hat, self.quantizer.continuous(latent), payload_bytes)
 
     def forward_within(self, features: Tensor, budget_bytes: Tensor, *, with_tail: bool = True) -> Output:
         """The same for payloads of the entropy codec cut to `budget_bytes` (B,), all of it estimated by `prior`.
@@ -104,7 +107,7 @@ class BottleNet(nn.Module):
             payload_bytes = self.prior.bits(known, steps).sum(1) / 8
             features_hat = self.restoration(known)
         scores = self._scores(features_hat, with_tail)
-        return Output(scores, features_hat, self.quantizer.continuous(latent), payload_bytes)
+        return Output(scores, features_hat, known, self.quantizer.continuous(latent), payload_bytes)
 
     def compress(self, pixels: Tensor) -> list[bytes]:
         """(B, S, S, 3) uint8 -> one payload a photo."""
@@ -115,7 +118,7 @@ class BottleNet(nn.Module):
         """Payloads -> scores (B, classes). PayloadError: one that does not decode."""
         symbols = np.stack([accepted(found) for found in self.codec.decode_all(payloads)])
         device = next(self.restoration.parameters()).device
-        _, scores = self._restore(torch.from_numpy(symbols).to(device).float())
+        _, scores = self._restore(self.quantizer.dequantize(torch.from_numpy(symbols).to(device).float()))
         return scores
 
     def _through_codec(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,9 +129,9 @@ class BottleNet(nn.Module):
             symbols_hat = symbols + (symbols_hat - symbols).detach()
         return symbols_hat, torch.from_numpy(payload_bytes).to(symbols.device)
 
-    def _restore(self, symbols: Tensor, with_tail: bool = True) -> tuple[Tensor, Tensor]:
-        with in_float32(symbols):
-            features_hat = self.restoration(self.quantizer.dequantize(symbols))
+    def _restore(self, latent_hat: Tensor, with_tail: bool = True) -> tuple[Tensor, Tensor]:
+        with in_float32(latent_hat):
+            features_hat = self.restoration(latent_hat)
         return features_hat, self._scores(features_hat, with_tail)
 
     def _scores(self, features_hat: Tensor, with_tail: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """Trains the attacker: pixels that are near, and that look near to the network itself.
 
-sent -> inverter -> photo_hat --+--> |photo_hat - photo| ------------------------------+
+sent -> inverter -> photo_hat --+--> squared error of each photo, its logarithm -------+
                                 `--> head -> features, against those of the photo -----+--> loss
 """
 
@@ -35,7 +35,7 @@ FIT_BATCH = 32  # records that a linear map is fitted on at once
 MEASURED = 8  # such batches at most are kept out of the fit, to choose the penalty by
 SCALE_RECORDS = 512  # that the symbols' loudness is taken from
 REBUILT_BATCH = 32
-SQUARED = 4.0  # weight of the squared error, beside the absolute: then both have about the same gradient
+LEAST_ERROR = 1e-5  # 50 dB: nearer is near enough
 PERCEIVED = 0.25  # share of a batch that is shown to the network: all of it would take as long as everything else
 DECAY = 0.998  # of the average of the weights
 
@@ -86,6 +86,12 @@ class Perceived:
         with torch.no_grad():
             wanted = self.features(pixels)
         return F.l1_loss(self.features(made), wanted) / wanted.std().clamp_min(1e-6)
+
+
+def log_error(made: Tensor, pixels: Tensor) -> Tensor:
+    """Mean over the photos of the logarithm of their squared error: the mean PSNR, but for sign and unit."""
+    errors = F.mse_loss(made, pixels, reduction="none").mean((1, 2, 3))
+    return (errors + LEAST_ERROR).log().mean()
 
 
 def loudness(samples: Samples) -> Tensor:
@@ -147,7 +153,7 @@ def minimise(
         for group in optimizer.param_groups:
             group["lr"] = config.lr * learning_rate(step / total)
         made = inverter(sent.contiguous(memory_format=torch.channels_last))
-        loss = F.l1_loss(made, pixels) + SQUARED * F.mse_loss(made, pixels)
+        loss = log_error(made, pixels)
         if perceived is not None:
             loss = loss + config.perceptual * perceived(made[:perceivable], pixels[:perceivable])
         optimizer.zero_grad(set_to_none=True)

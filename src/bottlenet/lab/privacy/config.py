@@ -44,9 +44,9 @@ class PrivacyConfig:
     width: int = 48  # channels of the attacker at a quarter of that side; twice as many at half of it, and so on
     blocks: int = 4  # residual blocks at the smallest size; half as many at twice the size, and so on
     crops: int = 2  # of each photo: that of a device, and random ones
-    epochs: int = 3  # passes over all crops
-    batch: int = 16  # crops a step
-    lr: float = 3e-4  # peak learning rate
+    epochs: int = 6  # passes over all crops
+    batch: int = 32  # crops a step
+    lr: float = 1e-3  # peak learning rate
     perceptual: float = 0.05  # weight of what the network itself sees, beside the pixels; 0: pixels alone
     seed: int = 0  # of crops, budgets, order and weights
 

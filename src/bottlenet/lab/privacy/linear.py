@@ -67,7 +67,7 @@ def fit(batches: Iterable[Batch], held_out: Sequence[Batch]) -> Fits:
     channels = 0
     for sent, pixels in batches:
         channels, tile = sent.shape[1], pixels.shape[2] // sent.shape[2]
-        x, y = patches(sent), F.pixel_unshuffle(pixels, tile).flatten(2).transpose(1, 2).flatten(0, 1)
+        x, y = patches(sent), tiles(pixels, tile)
         rows += len(x)
         products = products + (x.T @ x).double()
         outputs = outputs + (x.T @ y).double()
@@ -90,7 +90,7 @@ def solve(products: Tensor, outputs: Tensor, penalty: float, kept: Tensor) -> Li
     """Means of x x' (d + 1, d + 1) and x y' (d + 1, 3 * tile * tile), the last of x being 1 -> the map that takes
     the inputs `kept` alone, of which the last is that 1.
     """
-    weights = torch.full((len(kept),), penalty, dtype=torch.float64)
+    weights = torch.full((len(kept),), penalty, dtype=torch.float64, device=products.device)
     weights[-1] = 1e-9  # the mean is free
     made = torch.zeros_like(outputs)
     made[kept] = torch.linalg.solve(products[kept][:, kept] + torch.diag(weights), outputs[kept])
@@ -102,6 +102,11 @@ def patches(sent: Tensor) -> Tensor:
     """(B, C, h, w) -> (B * h * w, C * REACH * REACH + 1), the last of them 1."""
     x = F.unfold(padded(sent), REACH).transpose(1, 2).flatten(0, 1)
     return torch.cat([x, x.new_ones(len(x), 1)], 1)
+
+
+def tiles(pixels: Tensor, tile: int) -> Tensor:
+    """(B, 3, side, side) -> (B * h * w, 3 * tile * tile), where h is side / tile."""
+    return F.pixel_unshuffle(pixels, tile).flatten(2).transpose(1, 2).flatten(0, 1)
 
 
 def padded(sent: Tensor) -> Tensor:

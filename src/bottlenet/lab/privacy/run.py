@@ -10,7 +10,7 @@ What a folder holds already, samples and attacker, is not made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -142,7 +142,7 @@ class Attack:
         """To learn from."""
         config, train = self.config, self.photos.train
         files = [(str(photo.path), photo.path.stat().st_size) for photo in train]
-        key = key_of(self.bundle.id, self.side, config.crops, config.seed, min_and_most(self.budgets), files)
+        key = key_of(self.bundle.id, self.side, config.crops, config.seed, self.budgets, files)
         samples = Samples(self.folder / f"learned-{key}.samples", self.latent, self.side)
         records = crop_records(self.link, samples, train, crops=config.crops, budgets=self.budgets, seed=config.seed)
         samples.make(records, len(train) * config.crops, self.step("making samples"))
@@ -200,11 +200,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: can't make this folder ({error.strerror}); give another --out") from error
-
-
-def min_and_most(budgets: Sequence[int | None]) -> tuple[int | None, int | None]:
-    """What the random budgets lie between."""
-    return budgets[0], budgets[-1]
 
 
 def measure(attack: Attack) -> Report:

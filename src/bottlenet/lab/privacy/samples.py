@@ -118,14 +118,14 @@ class Samples:
 def crop_records(
     link: Link, samples: Samples, photos: Sequence[Photo], *, crops: int, budgets: Sequence[int | None], seed: int
 ) -> Iterator[Records]:
-    """Of every photo the crop that a device makes, and random ones up to `crops`, each within a random budget between
-    the least and the most of `budgets`. In an order that `seed` decides, crop by crop.
+    """Of every photo the crop that a device makes, and random ones up to `crops`, each within one of `budgets`, by
+    chance. In an order that `seed` decides, crop by crop.
     """
     rng = np.random.default_rng((seed, 1))
     shuffled = [photos[position] for position in rng.permutation(len(photos))]
 
     def send(symbols: Symbols) -> tuple[int, Symbols]:
-        return link.sent(symbols, random_budget(rng, budgets))
+        return link.sent(symbols, budgets[int(rng.integers(len(budgets)))])
 
     yield from in_records(link, samples, centre_crops(link, samples, shuffled), send)
     size, side = link.bundle.manifest.preprocess.size, samples.dtype["pixels"].shape[0]
@@ -166,14 +166,6 @@ def as_records(link: Link, samples: Samples, batch: Sequence[tuple[int, Views]],
         payload_bytes, symbols_hat = send(symbols[row])
         records[row] = (position, payload_bytes, symbols[row], symbols_hat, pixels)
     return records
-
-
-def random_budget(rng: np.random.Generator, budgets: Sequence[int | None]) -> int | None:
-    """All sizes (their logarithm) alike, from the least of `budgets` to the most; None: the whole payload."""
-    known = [budget for budget in budgets if budget is not None]
-    if not known:
-        return None
-    return round(float(np.exp(rng.uniform(np.log(min(known)), np.log(max(known))))))
 
 
 def key_of(*parts: object) -> str:

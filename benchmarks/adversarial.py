@@ -1,0 +1,158 @@
+"""What does it cost in accuracy to give less away? Units trained with `--adversarial`, and an attacker for each.
+
+Trains one unit for each of `--weights`, on the same photos, in the same order, from the same start, as the printed
+`bottlenet train` would, and attacks each at one budget. What stands in `--work` is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from bottlenet.bundle import Bundle
+from bottlenet.lab.commands import without_root
+from bottlenet.lab.config import TrainConfig
+from bottlenet.lab.privacy.config import PrivacyConfig
+from bottlenet.lab.privacy.run import ATTACKER, LINEAR, TILE, Attack, measure
+from bottlenet.lab.runs import export_run
+from bottlenet.lab.train import train
+from figure import GREY_LINE, svg
+from record import add_network, parser, run_script, show, write_record
+
+TRAINED_BY = ("model", "cut", "unit", "channels", "stride", "head_size", "photos", "epochs", "batch", "lr", "tail_lr")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight."""
+
+    weight: float
+    bundle_id: str
+    same_answer: float  # percent of photos to which the server gives the uncut network's answer
+    psnr: dict[str, float]  # dB, by who rebuilds
+    ssim: float  # of the attacker
+    found_by_pixels: float  # percent, of the attacker
+    mean_psnr: float  # of the mean photo
+
+
+def bundle_at(arguments: argparse.Namespace, weight: float, progress: Progress) -> Bundle:
+    """Trained and exported, or as it is in `--work`."""
+    out = arguments.work / f"{weight:g}"
+    told = {name: getattr(arguments, name) for name in TRAINED_BY}
+    config = TrainConfig(
+        **told, data=tuple(arguments.train), out=str(out), codec="entropy", adversarial=weight, no_cache=True, workers=0
+    )
+    words = [part for name in TRAINED_BY for part in (f"--{name.replace('_', '-')}", told[name])]
+    words += ["--codec", "entropy", "--no-cache", "--workers", 0, "--adversarial", weight]
+    words += [part for folder in config.data for part in ("--data", without_root(folder))]
+    print("bottlenet train " + shlex.join(map(str, [*words, "--out", without_root(config.out)])), file=sys.stderr)
+    path = Path(f"{out}.bundle")
+    if not path.exists():
+        train(config, progress)
+        export_run(config.out, path)
+    return Bundle.load(path)
+
+
+def attacked(arguments: argparse.Namespace, weight: float, bundle: Bundle) -> Row:
+    """By an attacker of its own, who knows the bundle."""
+    config = PrivacyConfig(
+        data=tuple(arguments.attack_train or arguments.train),
+        out=str(arguments.work / f"attack-{weight:g}"),
+        budgets=(arguments.budget,),
+        test=arguments.data,
+        limit=arguments.limit,
+        photos=arguments.attack_photos,
+        side=arguments.side,
+        width=arguments.width,
+        epochs=arguments.attack_epochs,
+        crops=1,
+        perceptual=0,
+    )
+    report = measure(Attack(bundle, config))
+    found = {what: report.row(what, arguments.budget).quality for what in (ATTACKER, TILE, LINEAR)}
+    attacker = found[ATTACKER]
+    assert attacker is not None
+    return Row(
+        weight,
+        report.bundle_id,
+        report.intended[0].same_answer,
+        {what: quality.psnr for what, quality in found.items() if quality is not None},
+        attacker.ssim,
+        attacker.matched_by_pixels,
+        report.mean_psnr,
+    )
+
+
+def plot(rows: Sequence[Row], budget: int, path: Path) -> None:
+    """The server's answers against what the attacker rebuilds."""
+    with svg(path, 6, 4) as figure:
+        axes = figure.subplots()
+        for what, marker, line in ((ATTACKER, "o", "-"), (LINEAR, "s", "--")):
+            axes.plot([r.psnr[what] for r in rows], [r.same_answer for r in rows], marker + line, c="k", label=what)
+        for row in rows:
+            where = (row.psnr[ATTACKER], row.same_answer)
+            axes.annotate(f"{row.weight:g}", where, xytext=(5, 5), textcoords="offset points")
+        axes.axvline(rows[0].mean_psnr, **GREY_LINE)
+        axes.set_xlabel(f"PSNR of what is rebuilt from {budget} bytes, dB; dotted: the mean photo")
+        axes.set_ylabel("same answer as the uncut network, %")
+        axes.legend()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Bundles, attacks, record after each, figure."""
+    torch.set_num_threads(arguments.threads)
+    rows: list[Row] = []
+    told = (*TRAINED_BY, "budget", "side", "width", "attack_photos", "attack_epochs", "limit")
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        for weight in arguments.weights:
+            rows.append(attacked(arguments, weight, bundle_at(arguments, weight, progress)))
+            numbers = {name: getattr(arguments, name) for name in told}
+            write_record("adversarial", {**numbers, "rows": [asdict(row) for row in rows]}, arguments.out)
+    plot(rows, arguments.budget, arguments.out / "adversarial.svg")
+    names = ["weight", "same answer, %", "attacker, dB", "3 x 3, dB", "tile, dB", "SSIM", "by pixels, %"]
+    cells = []
+    for row in rows:
+        psnr = [f"{row.psnr[what]:.2f}" for what in (ATTACKER, LINEAR, TILE)]
+        same, ssim, found = f"{row.same_answer:.1f}", f"{row.ssim:.3f}", f"{row.found_by_pixels:.1f}"
+        cells.append([f"{row.weight:g}", same, *psnr, ssim, found])
+    show(f"{arguments.cut}, {arguments.budget} bytes", names, cells)
+
+
+def main() -> None:
+    """The command line."""
+    made = parser(__doc__)
+    add_network(made)
+    made.add_argument("--data", required=True, help="folder of photos to rebuild")
+    made.add_argument("--limit", type=int, default=PrivacyConfig.limit, help="take this many of them at most")
+    made.add_argument("--train", action="append", required=True, help="folder that units learn from; can be repeated")
+    made.add_argument("--attack-train", action="append", help="other folders for the attacker")
+    made.add_argument("--attack-photos", type=int, default=0, help="take this many of those, evenly spread; 0: all")
+    made.add_argument("--attack-epochs", type=int, default=PrivacyConfig.epochs)
+    made.add_argument("--work", type=Path, default=Path("runs/adversarial"), help="folder for bundles and attackers")
+    made.add_argument("--weights", type=float, nargs="+", default=[0.0, 1.0, 10.0])
+    made.add_argument("--budget", type=int, default=600, metavar="BYTES")
+    made.add_argument("--unit", default=TrainConfig.unit)
+    made.add_argument("--channels", type=int, default=192)
+    made.add_argument("--stride", type=int, default=2)
+    made.add_argument("--head-size", type=int, default=0, help="side of the photo that the head takes; 0: as the model")
+    made.add_argument("--photos", type=int, default=0, help="a unit learns from this many, evenly spread; 0: all")
+    made.add_argument("--epochs", type=int, default=3)
+    made.add_argument("--batch", type=int, default=TrainConfig.batch)
+    made.add_argument("--lr", type=float, default=TrainConfig.lr)
+    made.add_argument("--tail-lr", type=float, default=TrainConfig.tail_lr)
+    made.add_argument("--side", type=int, default=56)
+    made.add_argument("--width", type=int, default=PrivacyConfig.width)
+    made.add_argument("--threads", type=int, default=1)
+    run_script(made, run)
+
+
+if __name__ == "__main__":
+    main()
