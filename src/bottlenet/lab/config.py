@@ -105,6 +105,10 @@ class TrainConfig:
             raise InputError(f"blend is {self.blend}; give a share from 0 to 1")
         if self.adversarial and not self.no_cache:
             raise InputError(f"adversarial is {self.adversarial:g}, and an adversary needs photos: give no_cache, too")
+        if self.scores_weight and not self.embedded:
+            raise InputError("scores_weight is for payloads cut at random: give codec entropy and largest_bytes")
+        if self.kernels and not self.learn_from:
+            raise InputError("kernels are those of the head's end that learns: give learn_from, or leave them out")
         if self.target_bytes and (self.codec not in ("jpeg", "entropy") or self.naive):
             raise InputError("target_bytes needs the jpeg codec in the loop, or the entropy codec; give one of the two")
         if self.embedded and not 1 <= self.smallest_bytes < self.largest_bytes:
