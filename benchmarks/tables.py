@@ -409,6 +409,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "naive_aware": naive_aware,
     "sweep": sweep,
     "live": lambda: table(*day_rows(load("live")["results"])),
+    "live_resnet50": lambda: table(*day_rows(load("live_resnet50")["results"])),
     "bench": lambda: table(*bench_rows(load("bench")["results"])),
     "regret": lambda: table(*regret_rows(load("regret_resnet50")["results"])),
     "load": lambda: table(*load_rows(load("load")["results"])),

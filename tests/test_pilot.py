@@ -242,6 +242,14 @@ def test_a_link_on_which_photos_are_overdue_is_slow_and_not_gone(world: World) -
     assert [move.target for move in world.pilot.moves][1:] in (["edge-only", LATE.name], [LATE.name])
 
 
+def test_one_photo_that_was_overdue_by_chance_is_forgotten(world: World) -> None:
+    assert world.photos(10) == CLOUD.name
+    world.pilot.lost("a stall", Exchange(5_000, 5.0))
+    world.ping()
+    assert world.pilot.choice == EDGE
+    assert world.photos(100) == CLOUD.name
+
+
 def test_a_server_that_was_gone_says_nothing_about_the_link(world: World) -> None:
     assert world.photos(10) == CLOUD.name
     world.link = None

@@ -31,6 +31,7 @@ KEPT = 12  # exchanges
 NEWER = 0.85  # of its weight is what an exchange has when the next comes
 RUN = 3  # odd ones are another link
 SAME_SIZE = 0.5  # of the larger message, at least: what is smaller tells too little about the uplink
+TRUSTED = 6  # exchanges for which a message that was overdue says how fast the link can be: it may have been chance
 FORGOTTEN = 8  # exchanges after which an odd one is forgotten
 # Odd: off by more than this share, these seconds, and so many times what exchanges differ by anyway.
 ODD_SHARE, ODD_S, ODD_SPREADS = 0.25, 0.003, 4.0
@@ -84,6 +85,7 @@ class LinkProbe:
         self._odd: list[tuple[int, Exchange]] = []  # with their numbers
         self._count = 0
         self._measured_bps: float | None = None  # of this link, when its sizes told
+        self._ceiling_bps, self._trusted = math.inf, TRUSTED  # the uplink is no faster, for so many exchanges
         self.estimate: Estimate | None = None  # None: nothing is known
         self.tolerance_s = ODD_S  # what is off by less is not odd, as it makes no difference
 
@@ -97,6 +99,9 @@ class LinkProbe:
     def add(self, exchange: Exchange) -> None:
         """One more."""
         self._count += 1
+        self._trusted -= 1
+        if self._trusted <= 0 or exchange.sent_bytes * 8 > self._ceiling_bps * exchange.seconds:
+            self._ceiling_bps = math.inf
         direction = self._oddness(exchange)
         if direction == 0:
             # One that is smaller says nothing about the uplink on which the odd ones were late.
@@ -123,9 +128,9 @@ class LinkProbe:
         `overdue` is a message that had no answer after so long, though the link is there: it can't be faster than that.
         """
         self.forget()
+        self._ceiling_bps, self._trusted = math.inf, TRUSTED
         if overdue is not None:
-            slowest, fastest = UPLINKS
-            self._measured_bps = min(max(overdue.sent_bytes * 8 / max(overdue.seconds, SHORTEST_S), slowest), fastest)
+            self._ceiling_bps = max(overdue.sent_bytes * 8 / max(overdue.seconds, SHORTEST_S), 2 * UPLINKS[0])
         self._kept.extend(exchanges)
         self._fit()
 
@@ -159,7 +164,7 @@ class LinkProbe:
         bits = np.array([each.sent_bytes * 8 for each in self._kept])
         seconds = np.array([each.seconds for each in self._kept])
         weights: Floats = np.power(NEWER, np.arange(len(bits) - 1, -1, -1), dtype=np.float64)
-        low, high = (math.log10(bps) for bps in UPLINKS)
+        low, high = (math.log10(min(bps, self._ceiling_bps)) for bps in UPLINKS)
         best = self._least(np.arange(low, high, COARSE), bits, seconds, weights)
         fine = np.arange(best - COARSE, best + COARSE, FINE)
         uplink_bps = 10 ** self._least(fine, bits, seconds, weights)
