@@ -156,7 +156,10 @@ def test_a_server_that_goes_and_comes_back(bundle: Bundle, photo: np.ndarray) ->
         assert edge.classify(photo).answered_by == SERVER
         server.stop()
         assert edge.classify(photo).answered_by == LOCAL
-        assert [move.target for move in edge.moves] == [CLOUD, "edge-only", CLOUD, "edge-only"]
+        # If the first try finds the link again, the photo may have been late because the link is slow.
+        targets = [move.target for move in edge.moves if move.target != "split at patches"]
+        assert targets == [CLOUD, "edge-only", CLOUD, "edge-only"]
+        assert len(edge.moves) <= 5
 
 
 def test_a_link_that_changes(bundle: Bundle, server: Server) -> None:

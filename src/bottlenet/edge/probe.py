@@ -31,7 +31,7 @@ KEPT = 12  # exchanges
 NEWER = 0.85  # of its weight is what an exchange has when the next comes
 RUN = 3  # odd ones are another link
 SAME_SIZE = 0.5  # of the larger message, at least: what is smaller tells too little about the uplink
-TRUSTED = 6  # exchanges for which a message that was overdue says how fast the link can be: it may have been chance
+TRUSTED = 4  # exchanges for which a message that was overdue says how fast the link can be: it may have been chance
 FORGOTTEN = 8  # exchanges after which an odd one is forgotten
 # Odd: off by more than this share, these seconds, and so many times what exchanges differ by anyway.
 ODD_SHARE, ODD_S, ODD_SPREADS = 0.25, 0.003, 4.0
