@@ -290,6 +290,18 @@ class HeldUp:
         monkeypatch.setattr(Decoder, "answers", slow)
 
 
+def three_of_ten_are_read(server: Server, connection: ClientConnection, held_up: HeldUp, frames: list[Frame]) -> None:
+    """One at work and two that wait; then all are answered."""
+    for frame in frames:
+        connection.send(frame.to_stream_bytes())
+    assert held_up.busy.wait(30)
+    until(lambda: waiting(server) == 2, "two of ten to wait")
+    time.sleep(0.2)  # enough for more to be read, if they were
+    assert waiting(server) == 2
+    held_up.go.set()
+    assert [parse_answer(connection.recv(timeout=30)).sequence for _ in range(10)] == list(range(10))
+
+
 def waiting(server: Server) -> int:
     """Frames that the server has taken and not yet begun."""
     return int(httpx.get(f"{server.http_url}/healthz").json()["waiting"])
@@ -420,14 +432,9 @@ class TestStream:
         held_up = HeldUp(monkeypatch)
         server = serve(create_app([bundle], Limits(max_in_flight=3), max_batch=1))
         with stream(server, bundle.id.hex()) as connection:
-            for sequence in range(10):
-                connection.send(dataclasses.replace(frame, sequence=sequence).to_stream_bytes())
-            assert held_up.busy.wait(30)
-            until(lambda: waiting(server) == 2, "two of ten to wait")
-            time.sleep(0.2)  # enough for more to be read, if they were
-            assert waiting(server) == 2
-            held_up.go.set()
-            assert [parse_answer(connection.recv(timeout=30)).sequence for _ in range(10)] == list(range(10))
+            three_of_ten_are_read(
+                server, connection, held_up, [dataclasses.replace(frame, sequence=each) for each in range(10)]
+            )
 
     def test_fewer_are_in_flight_where_answers_are_large(
         self, tmp_path: Path, serve: Callable[[Starlette], Server], monkeypatch: pytest.MonkeyPatch
@@ -437,14 +444,7 @@ class TestStream:
         held_up = HeldUp(monkeypatch)
         server = serve(create_app([bundle], max_batch=1))
         with stream(server, bundle.id.hex()) as connection:
-            for sequence in range(10):
-                connection.send(frame_of(bundle, sequence).to_stream_bytes())
-            assert held_up.busy.wait(30)
-            until(lambda: waiting(server) == 2, "two of ten to wait")
-            time.sleep(0.2)  # enough for more to be read, if they were
-            assert waiting(server) == 2
-            held_up.go.set()
-            assert [parse_answer(connection.recv(timeout=30)).sequence for _ in range(10)] == list(range(10))
+            three_of_ten_are_read(server, connection, held_up, [frame_of(bundle, each) for each in range(10)])
 
     def test_stopping_has_a_limit(self, bundle: Bundle, frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is at work then is answered all the same; what waits is told to come again."""

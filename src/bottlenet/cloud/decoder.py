@@ -23,6 +23,7 @@ from bottlenet.errors import BottleNetError, BundleError, FrameError, WireError
 from bottlenet.runtime import open_tail, run_graph
 from bottlenet.task import Port, Task, answer_of
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds
+from bottlenet.wire.entropy import accepted
 from bottlenet.wire.frame import Frame
 
 Made: TypeAlias = tuple[NDArray[np.uint8] | WireError, int]
@@ -61,9 +62,7 @@ class Decoder:
         """Frames -> symbols (B, C, H, W). FrameError, PayloadError: the first frame that does not decode."""
         symbols = np.empty((len(frames), *self.bundle.manifest.latent), np.uint8)
         for number, (found, _) in enumerate(self._decode(frames)):
-            if isinstance(found, WireError):
-                raise found
-            symbols[number] = found
+            symbols[number] = accepted(found)
         return symbols
 
     def scores(self, frames: Sequence[Frame]) -> Scored:

@@ -25,7 +25,8 @@ from bottlenet.net.nested import NestedQuantizer, steps_within
 from bottlenet.net.prior import Prior
 from bottlenet.net.split import Cut
 from bottlenet.net.unit import Quantizer
-from bottlenet.wire.codecs import Codec, accepted
+from bottlenet.wire.codecs import Codec
+from bottlenet.wire.entropy import accepted
 
 
 @dataclass(frozen=True)

@@ -260,13 +260,6 @@ class WebP(PictureCodec):
         return unpack_webp(payload, self.mosaic.picture_shape)
 
 
-def accepted(found: Symbols | PayloadError) -> Symbols:
-    """One of what `decode_all` gives. PayloadError: it is that."""
-    if isinstance(found, PayloadError):
-        raise found
-    return found
-
-
 def check_setting(codec: str, what: str, value: object, low: int, high: int) -> None:
     """InputError unless `value` is an integer from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bottlenet.errors import InputError, PayloadError
+from bottlenet.errors import InputError, PayloadError, WireError
 from bottlenet.wire.contexts import MAX_VALUE, ZERO, Contexts, Counts, Lanes, known
 from bottlenet.wire.latents import Latents
 from bottlenet.wire.mosaic import Mosaic
@@ -77,9 +77,7 @@ class Entropy:
         PayloadError: no bytes, bytes after the end, or bytes that no encoder writes.
         """
         (found,) = self.decode_all([payload])
-        if isinstance(found, PayloadError):
-            raise found
-        return found
+        return accepted(found)
 
     def decode_all(self, payloads: Sequence[bytes]) -> list[Symbols | PayloadError]:
         """The same of each: where latents are small, in less than half the time that they would take one by one."""
@@ -191,6 +189,13 @@ class Entropy:
     @cached_property
     def _depth_keys(self) -> NDArray[np.intp]:
         return 256 * self.tables.depths[:, None, None]  # (C, 1, 1)
+
+
+def accepted(found: Symbols | WireError) -> Symbols:
+    """One of what `decode_all` gives. WireError: it is that."""
+    if isinstance(found, WireError):
+        raise found
+    return found
 
 
 def check_range(symbols: Symbols) -> None:
