@@ -5,6 +5,7 @@ model --trace--> Traced (nodes, names) --measure--> Facts (shapes, FLOPs, what a
 
 from __future__ import annotations
 
+import itertools
 import operator
 import traceback
 from collections.abc import Callable, Iterator
@@ -70,8 +71,6 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     """Records where each node was made, and leaves modules whole where told to."""
 
-    proxy_buffer_attributes = True  # a buffer that forward changes must change when the graph runs, not now
-
     def __init__(
         self,
         opaque: frozenset[type[nn.Module]],
@@ -85,6 +84,7 @@ class _Tracer(fx.Tracer):
         self.input_size = input_size
         self.decisions = decisions  # what an `if` on the node made at that place came to, in an earlier trace or this
         self.decider: Decider | None = None
+        self.paths: dict[int, str] = {}  # of the root's parameters and buffers, by id()
         self.nodes: dict[Key, fx.Node] = {}
         self.outputs: dict[Key, fx.Node] = {}
         self.names: dict[str, Key] = {}
@@ -101,6 +101,8 @@ class _Tracer(fx.Tracer):
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         # One tensor goes in. Python fills in the defaults of everything else, so that `if mask is None` sees a None.
+        tensors = itertools.chain(self.root.named_parameters(), self.root.named_buffers())
+        self.paths = {id(tensor): path for path, tensor in tensors}
         return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -115,9 +117,13 @@ class _Tracer(fx.Tracer):
         return super().to_bool(obj) if truth is None else truth
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self.decider is not None and self.decider.running:
+        """A parameter or buffer as a node. fx would go through all of them to find the path of each."""
+        path = self.paths.get(id(attr_val))
+        if path is None or (self.decider is not None and self.decider.running):
             return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if path not in parameter_proxy_cache:
+            parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
+        return parameter_proxy_cache[path]
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(kind, *args, **kwargs)
