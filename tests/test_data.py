@@ -229,6 +229,20 @@ class TestSubFoldersAsClasses:
         save(tmp_path / "none" / "1.png")
         assert len(self.opened(tmp_path / "four", tmp_path / "none").photos) == 5
 
+    @pytest.mark.parametrize("value", [float("nan"), 1e6])
+    def test_features_that_float16_can_not_hold_are_not_kept(self, tmp_path: Path, value: float) -> None:
+        cache = self.opened(self.folder(tmp_path, 4))
+
+        def frozen(uncut: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            features = np.zeros((len(head), *cache.shape), np.float32)
+            features[1] = value
+            return features, np.zeros((len(uncut), cache.classes), np.float32)
+
+        with pytest.raises(InputError, match=r"1\.png: the network's features or scores are not all numbers") as error:
+            list(cache.fill(0, frozen))
+        one_line(error)
+        assert not cache.has(0)
+
     def test_labels_csv(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path, 2)
         (folder / "labels.csv").write_text("file,class_index\nclass0/1.png,3\n")

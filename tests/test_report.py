@@ -545,6 +545,7 @@ class TestBadInput:
             (["--bundle", "demo"], "--bundle is given without --data"),
             (["--data", "x"], "--data is given without --bundle"),
             (["--link", "6g"], 'link "6g" is unknown'),
+            (["--max-drop", "nan"], "max_drop is nan; give points of top-1, -100 to 100"),
             (["--bundle", "BUNDLE", "--data", "x", "--photos", "0"], "photos is 0; give 1 to 60"),
             (["--bundle", "BUNDLE", "--data", "x", "--photos", "9", "--limit", "8"], "limit is 8; give at least the 9"),
             (["--bundle", "BUNDLE", "--data", "x"], "x: no such folder"),

@@ -28,7 +28,7 @@ from bottlenet.lab.sweep import sweep
 from bottlenet.lab.sweepconfig import Search, SweepConfig
 from bottlenet.lab.sweepfolder import Result, SweepFolder
 from bottlenet.lab.sweepreport import Report
-from bottlenet.lab.trial import held_out_photos, summarise
+from bottlenet.lab.trial import check_trial, held_out_photos, summarise
 from bottlenet.ladder import Ladder
 from bottlenet.net.models import load_model
 from bottlenet.plan.profile import parse_profile
@@ -359,6 +359,10 @@ class TestImpossible:
             swept(config, tmp_path / "sweep", **changes)
         assert not (tmp_path / "sweep").exists()
 
+    def test_patches_too_large_for_components(self, config: SweepConfig) -> None:
+        with pytest.raises(InputError, match=r"trial first-c8-s4-q50: stride 4 on 1024 channels.*for 8,192 or fewer"):
+            check_trial(config, Trial("first", 8, 4, 50), (1024, 8, 8))
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -392,9 +396,20 @@ class TestFigures:
         assert (few.drop_of, few.labelled) == ("agreement", 99)
         assert few.top1_drop == pytest.approx(100 * (answers != uncut).mean())
 
-    def test_training_that_went_astray(self) -> None:
+    def test_an_answer_that_is_no_number(self) -> None:
         nothing = np.zeros(30, np.int64)
         assert summarise(nothing - 1, nothing, nothing + 1, nothing, distilled=float("nan")).distillation is None
+
+
+def test_a_trial_that_goes_astray_is_measured_as_all_others(
+    config: SweepConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its last checkpoint; here there is none, so that it is the untrained unit."""
+    report = swept(replace(config, lr=1e30), tmp_path / "sweep", cuts=("first",), strides=(1,), max_drop=-100.0)
+    assert "the loss is no number any more at step" in caplog.text
+    assert len(report.results) == 2
+    for result in report.results.values():
+        assert (result.steps, result.figures.labelled) == (0, 0)
 
 
 class TestEngines:
