@@ -85,28 +85,33 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".part{os.getpid()}")
         damaged = Damaged(len(self.photos))
-        seed = hash_seed(self.seed, crop_set)
         missing = set(range(len(self.photos)))
-        with part.open("wb") as file:
-            file.truncate(len(self.photos) * self.record_bytes)
-            crops = self._views(damaged, seed)
-            for positions, uncut_pixels, head_pixels in batched(crops):
-                features, scores = frozen(uncut_pixels, head_pixels)
-                records = as_records(features, scores)
-                if not (good := np.isfinite(records).all(axis=1)).all():
-                    raise InputError(
-                        f"{self.photos[positions[int(good.argmin())]].path}: the network's features or scores are not "
-                        "all numbers that float16 can hold; give another cut, no_cache, or a network that gives numbers"
-                    )
-                for position, record in zip(positions, records, strict=True):
-                    file.seek(position * self.record_bytes)
-                    file.write(record.tobytes())
-                missing -= set(positions)
-                yield len(self.photos) - len(missing)
-            file.flush()
-            os.fsync(file.fileno())
-        write_whole(path.with_suffix(".json"), json.dumps({"missing": sorted(missing)}).encode())
-        part.replace(path)
+        try:
+            with part.open("wb") as file:
+                file.truncate(len(self.photos) * self.record_bytes)
+                for positions, records in self._records(frozen, damaged, crop_set):
+                    for position, record in zip(positions, records, strict=True):
+                        file.seek(position * self.record_bytes)
+                        file.write(record.tobytes())
+                    missing -= set(positions)
+                    yield len(self.photos) - len(missing)
+                file.flush()
+                os.fsync(file.fileno())
+            write_whole(path.with_suffix(".json"), json.dumps({"missing": sorted(missing)}).encode())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _records(self, frozen: Frozen, damaged: Damaged, crop_set: int) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Positions, and (B, values) float16. InputError: features or scores that are no such numbers."""
+        for positions, uncut_pixels, head_pixels in batched(self._views(damaged, hash_seed(self.seed, crop_set))):
+            records = as_records(*frozen(uncut_pixels, head_pixels))
+            if not (good := np.isfinite(records).all(axis=1)).all():
+                raise InputError(
+                    f"{self.photos[positions[int(good.argmin())]].path}: the network's features or scores are not "
+                    "all numbers that float16 can hold; give another cut, no_cache, or a network that gives numbers"
+                )
+            yield positions, records
 
     def _views(self, damaged: Damaged, seed: int) -> Iterator[tuple[int, Views]]:
         if self.centre is not None:

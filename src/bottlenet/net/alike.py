@@ -18,6 +18,7 @@ from bottlenet.task import Detection, Multilabel, Segmentation, Task
 MAX_SCORES_DIFFERENCE = 1e-3  # of a score, relative to the largest; of a map, the share of its places
 MAX_BOXES_DIFFERENCE = 0.05  # the share of the boxes
 OVERLAP = 0.5  # from which on two boxes are of one thing: intersection over union
+TINY = float(np.finfo(np.float32).tiny)  # scores that are all 0 differ by nothing, of whatever
 NEAR = 0.01  # of a score, and of the square's side: boxes that are nearer are one
 
 
@@ -89,9 +90,7 @@ def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float
 
 
 def relative_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Largest absolute difference, as a share of the largest score (of 1, if that is smaller); NaN where a score is no
-    number.
-    """
+    """Largest absolute difference, as a share of the largest score; NaN where a score is no number."""
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return math.nan
-    return float(np.abs(a - b).max() / max(1.0, float(np.abs(a).max())))
+    return float(np.abs(a - b).max() / max(TINY, float(np.abs(a).max())))
