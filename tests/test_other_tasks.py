@@ -28,7 +28,7 @@ from bottlenet.lab.trial import find_trials
 from bottlenet.net.alike import difference, found, same
 from bottlenet.net.build import insert
 from bottlenet.net.models import Classifier, Normalize, checked
-from bottlenet.task import Detection, Multilabel, Segmentation
+from bottlenet.task import Classification, Detection, Multilabel, Segmentation
 from conftest import Server
 from small import LABELS, config_of, detector, photo, save_photos, segmenter, tagger
 
@@ -231,3 +231,10 @@ class TestAlike:
         task = Multilabel((0.5, 0.0, 1.0))
         a, b = np.array([[1, -9, 9], [1, 0, 0]]), np.array([[2, 9, -9], [-1, 0, 0]])
         assert same(task, a.astype(np.float32), b.astype(np.float32)) == 1
+
+    @pytest.mark.parametrize("largest", [1e-20, 1.0, 1e20])
+    def test_scores_however_small(self, largest: float) -> None:
+        a = np.array([[largest, 0, -largest]], np.float32)
+        assert difference(Classification(), a, a) == 0
+        assert difference(Classification(), a, a / 2) == 0.5
+        assert difference(Classification(), 0 * a, 0 * a) == 0
