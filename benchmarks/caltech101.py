@@ -41,7 +41,7 @@ from caltech101_photos import Divided, divide
 from finetuned import WEIGHTS, FineTuning, contents, fine_tune
 from record import Json, parser, run_script, show, write_record, write_whole
 
-BUDGETS = (32, 64, 100, 150, 200, 316)  # bytes of payload
+BUDGETS = (64, 100, 150, 200, 316)  # bytes of payload
 TEST_SHARE = 0.15
 MOST_HEAD_SHARE = 0.15
 MOST_DROP = 2.0  # points

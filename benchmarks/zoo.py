@@ -119,5 +119,5 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     made = parser(__doc__)
     made.add_argument("--only", help="one network of the list")
-    made.add_argument("--no-export", action="store_true", help="cut and split alone: a quarter of the time")
+    made.add_argument("--no-export", action="store_true", help="cut and split alone, which takes a few minutes")
     run_script(made, main)

@@ -4,7 +4,7 @@
 #   recipes/caltech101.sh PHOTOS OUT     PHOTOS: files named CLASS_image_NUMBER
 #   recipes/caltech101.sh --smoke        the same command on a handful of photos
 #
-# Written for two cores of a Xeon, one of which it took 51 minutes: 91.8 % top-1 at 316 bytes, 0.9 points below the
+# Written for two cores of a Xeon, where it took 51 minutes of one of them: 91.8 % top-1 at 316 bytes, 0.9 points below the
 # uncut network, where 2 were allowed. The record is benchmarks/results/caltech101.json.
 set -eu
 . "$(dirname "$0")/settings.sh"

@@ -177,6 +177,13 @@ class TestLabelsCsv:
             list_photos(folder)
 
 
+def opened(*folders: Path, label_weight: float = 1.0) -> FeatureCache:
+    """A cache for the small network of 4 classes."""
+    data = tuple(str(folder) for folder in folders)
+    config = TrainConfig("small:classifier", data=data, out="", cut="first", cache="", label_weight=label_weight)
+    return open_cache(config, load_model(config.model), insert(config.model, cut="first", channels=6))
+
+
 class TestSubFoldersAsClasses:
     """Of a training that uses labels; `evaluate` has the same rule."""
 
@@ -202,56 +209,53 @@ class TestSubFoldersAsClasses:
         (folder / "labels.csv").write_text("file,class_index\nclass0/1.png,3\n")
         assert count_sub_folders(list_photos(folder), str(folder)) is None
 
-    def opened(self, *folders: Path, label_weight: float = 1.0) -> FeatureCache:
-        """A cache for the small network of 4 classes."""
-        data = tuple(str(folder) for folder in folders)
-        config = TrainConfig("small:classifier", data=data, out="", cut="first", cache="", label_weight=label_weight)
-        return open_cache(config, load_model(config.model), insert(config.model, cut="first", channels=6))
-
     @pytest.mark.parametrize("count", [2, 3, 5])
     def test_other_numbers_than_the_models_are_refused(self, tmp_path: Path, count: int) -> None:
         folder = self.folder(tmp_path, count)
         says = rf"its {count} sub-folders .* small:classifier knows 0 to 3.*labels\.csv, or label_weight 0"
         with pytest.raises(InputError, match=says) as error:
-            self.opened(folder)
+            opened(folder)
         assert str(folder) in one_line(error)
-        assert len(self.opened(folder, label_weight=0).photos) == count
+        assert len(opened(folder, label_weight=0).photos) == count
 
     def test_the_models_number_is_taken(self, tmp_path: Path) -> None:
-        cache = self.opened(self.folder(tmp_path, 4))
+        cache = opened(self.folder(tmp_path, 4))
         assert [photo.label for photo in cache.photos] == [0, 1, 2, 3]
 
     def test_each_folder_counts_for_itself(self, tmp_path: Path) -> None:
         """Two folders of two classes are not one of four; an unlabelled one beside a labelled one is fine."""
         two = self.folder(tmp_path / "two", 2)
         with pytest.raises(InputError, match="its 2 sub-folders"):
-            self.opened(self.folder(tmp_path / "four", 4), two)
+            opened(self.folder(tmp_path / "four", 4), two)
         save(tmp_path / "none" / "1.png")
-        assert len(self.opened(tmp_path / "four", tmp_path / "none").photos) == 5
-
-    @pytest.mark.parametrize("value", [float("nan"), 1e6])
-    def test_features_that_float16_can_not_hold_are_not_kept(self, tmp_path: Path, value: float) -> None:
-        cache = self.opened(self.folder(tmp_path, 4))
-        cache.folder = tmp_path / "cache"
-
-        def frozen(uncut: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            features = np.zeros((len(head), *cache.shape), np.float32)
-            features[1] = value
-            return features, np.zeros((len(uncut), cache.classes), np.float32)
-
-        with pytest.raises(InputError, match=r"1\.png: the network's features or scores are not all numbers") as error:
-            list(cache.fill(0, frozen))
-        one_line(error)
-        assert not any(cache.folder.iterdir())
+        assert len(opened(tmp_path / "four", tmp_path / "none").photos) == 5
 
     def test_labels_csv(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path, 2)
         (folder / "labels.csv").write_text("file,class_index\nclass0/1.png,3\n")
-        assert [photo.label for photo in self.opened(folder).photos] == [3, None]
+        assert [photo.label for photo in opened(folder).photos] == [3, None]
         (folder / "labels.csv").write_text("file,class_index\nclass0/1.png,4\n")
         with pytest.raises(InputError, match="label 4; small:classifier knows 0 to 3.*label_weight 0") as error:
-            self.opened(folder)
+            opened(folder)
         one_line(error)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_features_that_float16_can_not_hold_are_not_kept(tmp_path: Path, value: float) -> None:
+    for name in ("1.png", "2.png"):
+        save(tmp_path / "photos" / name)
+    cache = opened(tmp_path / "photos")
+    cache.folder = tmp_path / "cache"
+
+    def frozen(uncut: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features = np.zeros((len(head), *cache.shape), np.float32)
+        features[1] = value
+        return features, np.zeros((len(uncut), cache.classes), np.float32)
+
+    with pytest.raises(InputError, match=r"[12]\.png: the network's features or scores are not all numbers") as error:
+        list(cache.fill(0, frozen))
+    one_line(error)
+    assert not any(cache.folder.iterdir())
 
 
 class TestDamaged:

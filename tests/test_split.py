@@ -206,6 +206,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "by range": lambda: Net(nn.Conv2d(4, 4, 1), ByRange(), Residual(4)),
     "by batch": lambda: Net(nn.Conv2d(4, 4, 1), ByBatch(), Residual(4)),
     "takes apart": TakesApart,
+    "counting": lambda: Net(Counting(), nn.Conv2d(4, 4, 1)),
     "attention": lambda: Net(Tokens(4), nn.Identity(), nn.Dropout(0.5)),
 }
 
@@ -221,6 +222,20 @@ class Tokens(nn.Module):
         b, c, h, w = x.shape
         tokens = self.layer(x.flatten(2).transpose(1, 2))
         return tokens.transpose(1, 2).reshape(b, c, h, w)
+
+
+class Counting(nn.Module):
+    """Counts its runs in a buffer, and takes one parameter twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("runs", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.conv(x * self.scale * self.runs.clamp(max=1)) * self.scale
 
 
 class SecondName(nn.Module):
@@ -312,6 +327,7 @@ def test_every_cut_gives_the_same_scores(name: str) -> None:
         ("long skip", ["stem", "add", "mean"]),
         ("shared", ["stem", "conv", "act", "conv_1", "block", "mul", "act_2", "mean"]),
         ("takes apart", ["stem", "pair.conv", "cat", "mean"]),
+        ("counting", ["stem", "blocks.0.mul", "blocks.0.mul_1", "blocks.0.conv", "blocks.0", "blocks.1", "mean"]),
         ("by shape", ["stem", "blocks.0", "blocks.1.max_pool2d", "blocks.1", "blocks.2.iadd", "blocks.2", "mean"]),
         ("by range", ["stem", "blocks.0", "blocks.1", "blocks.2.iadd", "blocks.2", "mean"]),
         ("by batch", ["stem", "blocks.0", "blocks.1", "blocks.2.iadd", "blocks.2", "mean"]),

@@ -79,7 +79,7 @@ class FeatureCache:
         """Makes a crop set, yielding how many photos are done. Whole or not at all.
 
         InputError: more than 1 % of the photos are damaged; fewer are left out and named in the log. Or the network
-        gives what is no number.
+        gives what float16 can't hold.
         """
         path = self.path(crop_set)
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from bottlenet.task import Detection, Multilabel, Segmentation, Task
 
 MAX_SCORES_DIFFERENCE = 1e-3  # of a score, relative to the largest; of a map, the share of its places
+TINY = float(np.finfo(np.float32).tiny)  # what scores that are all 0 are divided by
 MAX_BOXES_DIFFERENCE = 0.05  # the share of the boxes
 OVERLAP = 0.5  # from which on two boxes are of one thing: intersection over union
-TINY = float(np.finfo(np.float32).tiny)  # scores that are all 0 differ by nothing, of whatever
 NEAR = 0.01  # of a score, and of the square's side: boxes that are nearer are one
 
 

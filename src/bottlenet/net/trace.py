@@ -5,7 +5,6 @@ model --trace--> Traced (nodes, names) --measure--> Facts (shapes, FLOPs, what a
 
 from __future__ import annotations
 
-import itertools
 import operator
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bottlenet.errors import InputError
 from bottlenet.net.decide import Decider
@@ -84,7 +83,7 @@ class _Tracer(fx.Tracer):
         self.input_size = input_size
         self.decisions = decisions  # what an `if` on the node made at that place came to, in an earlier trace or this
         self.decider: Decider | None = None
-        self.paths: dict[int, str] = {}  # of the root's parameters and buffers, by id()
+        self.paths: dict[int, tuple[str, Tensor]] = {}  # of the root's parameters and buffers, by id()
         self.nodes: dict[Key, fx.Node] = {}
         self.outputs: dict[Key, fx.Node] = {}
         self.names: dict[str, Key] = {}
@@ -100,9 +99,9 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        tensors = (*self.root.named_parameters(), *self.root.named_buffers())
+        self.paths = {id(tensor): (path, tensor) for path, tensor in tensors}
         # One tensor goes in. Python fills in the defaults of everything else, so that `if mask is None` sees a None.
-        tensors = itertools.chain(self.root.named_parameters(), self.root.named_buffers())
-        self.paths = {id(tensor): path for path, tensor in tensors}
         return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -117,8 +116,11 @@ class _Tracer(fx.Tracer):
         return super().to_bool(obj) if truth is None else truth
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """A parameter or buffer as a node. fx would go through all of them to find the path of each."""
-        path = self.paths.get(id(attr_val))
+        """A parameter or buffer as a node: a buffer that forward changes must change when the graph runs, not now.
+
+        fx has the same, but goes through all of them to find the path of each.
+        """
+        path, _ = self.paths.get(id(attr_val), (None, None))
         if path is None or (self.decider is not None and self.decider.running):
             return attr_val
         if path not in parameter_proxy_cache:
@@ -175,6 +177,7 @@ def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]
     (constants, `self.last = x`) is taken off again at the end.
     """
     restore = _snapshot(model)
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     decisions: dict[Key | None, bool] = {}
 
     def trace(towards: Key | None = None, opaque: frozenset[type[nn.Module]] = frozenset()) -> Traced:
@@ -192,6 +195,8 @@ def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]
                     raise _untraceable(model, error) from error
                 opaque |= {type(tracer.failed)}  # leave that kind whole; cuts beside it are still found
             else:
+                for now, before in buffers:
+                    now.update(before)  # what forward changed is a proxy now, which would go on to trace
                 return Traced(graph, tracer.nodes, tracer.outputs, tracer.names, opaque)
 
     try:
