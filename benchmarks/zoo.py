@@ -10,6 +10,7 @@ thread.
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def measured(name: str, size: int, *, exported: bool) -> Row:
     """A row, after the network was built."""
     torch.manual_seed(0)
     classifier = load_model(full_name(name, size))
+    gc.collect()  # what the export before left is not this network's time
     found: list[Cut] = []
     cuts_ms = processor_ms(lambda: found.extend(cuts(classifier.module, classifier.input_size)))
     with_grid = [cut for cut in found if cut.layout is not None]
