@@ -100,6 +100,7 @@ def plot(rows: Sequence[Row], budget: int, path: Path) -> None:
         for row in rows:
             where = (row.psnr[ATTACKER], row.same_answer)
             axes.annotate(f"{row.weight:g}", where, xytext=(5, 5), textcoords="offset points")
+        axes.margins(0.1)  # for the weights beside the marks
         axes.axvline(rows[0].mean_psnr, **GREY_LINE)
         axes.set_xlabel(f"PSNR of what is rebuilt from {budget} bytes, dB; dotted: the mean photo")
         axes.set_ylabel("same answer as the uncut network, %")
