@@ -37,6 +37,19 @@ def write_whole(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def part_of(path: Path) -> Iterator[Path]:
+    """A name beside `path` for who writes it bit by bit; it takes its place when the block is through, and goes if that
+    fails. Each process has its own.
+    """
+    part = path.with_suffix(f".part{os.getpid()}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def read_at_most(file: BinaryIO, limit: int) -> bytes:
     """The next `limit` bytes, or all there are. Python's own `read` first sets aside `limit`, however few there are."""
     data = bytearray()

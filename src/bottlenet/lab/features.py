@@ -17,7 +17,7 @@ import numpy as np
 
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import InputError
-from bottlenet.files import write_whole
+from bottlenet.files import part_of, write_whole
 from bottlenet.lab.crops import HELD_OUT, Damaged, Views, centre_views, read_views
 from bottlenet.lab.data import Photo
 
@@ -83,10 +83,9 @@ class FeatureCache:
         """
         path = self.path(crop_set)
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".part{os.getpid()}")
         damaged = Damaged(len(self.photos))
         missing = set(range(len(self.photos)))
-        try:
+        with part_of(path) as part:
             with part.open("wb") as file:
                 file.truncate(len(self.photos) * self.record_bytes)
                 for positions, records in self._records(frozen, damaged, crop_set):
@@ -98,9 +97,6 @@ class FeatureCache:
                 file.flush()
                 os.fsync(file.fileno())
             write_whole(path.with_suffix(".json"), json.dumps({"missing": sorted(missing)}).encode())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _records(self, frozen: Frozen, damaged: Damaged, crop_set: int) -> Iterator[tuple[list[int], np.ndarray]]:
         """Positions, and (B, values) float16. InputError: features or scores that are no such numbers."""

@@ -7,7 +7,6 @@ sent -> inverter -> photo_hat --+--> squared error of each photo, its logarithm 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
+from bottlenet.files import part_of
 from bottlenet.lab.checkpoint import Averaged
 from bottlenet.lab.losses import learning_rate
 from bottlenet.lab.privacy.config import PrivacyConfig
@@ -190,12 +190,8 @@ def save_attacker(path: Path, attacker: Attacker) -> None:
     tensors = {name: value.contiguous().clone() for name, value in attacker.inverter.state_dict().items()}
     tensors["scale"] = attacker.scale
     about = {"steps": attacker.steps, "penalty": attacker.inverter.penalty}
-    part = path.with_suffix(f".part{os.getpid()}")
-    try:
+    with part_of(path) as part:
         save_file(tensors, part, metadata={"about": json.dumps(about)})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_attacker(path: Path, samples: Samples, config: PrivacyConfig) -> Attacker:

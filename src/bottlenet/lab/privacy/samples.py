@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
+from bottlenet.files import part_of
 from bottlenet.lab.crops import Damaged, Views, centre_views, read_views
 from bottlenet.lab.data import Photo
 from bottlenet.runtime import open_head, run_graph
@@ -84,20 +85,15 @@ class Samples:
         if self.path.exists():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(f".part{os.getpid()}")
         done = 0
-        try:
-            with part.open("wb") as file:
-                for batch in records:
-                    file.write(batch.tobytes())
-                    done += len(batch)
-                    if on_progress is not None:
-                        on_progress(done, total)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path)
-        finally:
-            part.unlink(missing_ok=True)
+        with part_of(self.path) as part, part.open("wb") as file:
+            for batch in records:
+                file.write(batch.tobytes())
+                done += len(batch)
+                if on_progress is not None:
+                    on_progress(done, total)
+            file.flush()
+            os.fsync(file.fileno())
 
     def read(self, positions: Sequence[int]) -> Records:
         """(n,) records, in that order."""
