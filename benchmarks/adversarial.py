@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
-from bottlenet.lab.commands import without_root
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.privacy.config import PrivacyConfig
-from bottlenet.lab.privacy.run import ATTACKER, LINEAR, TILE, Attack, measure
-from bottlenet.lab.runs import export_run
-from bottlenet.lab.train import train
+from bottlenet.privacy.run import ATTACKER, LINEAR, TILE, Attack, measure
+from bottlenet.privacy.samples import PrivacyConfig
+from bottlenet.records import without_root
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.runs import export_run
+from bottlenet.train.train import train
 from figure import GREY_LINE, svg
 from record import add_network, parser, run_script, show, write_record
 

@@ -29,16 +29,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError, PayloadError
-from bottlenet.lab.checkpoint import Position
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.losses import distillation, relative_error
-from bottlenet.lab.objective import Step, steer
-from bottlenet.lab.part import WHOLE, Part
 from bottlenet.net.build import UnitConfig, build
+from bottlenet.net.cut import split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize
-from bottlenet.net.split import split
 from bottlenet.net.unit import Quantizer
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.objective import WHOLE, Part, Step, distillation, relative_error, steer
+from bottlenet.train.runs import Position
 from bottlenet.wire.codecs import Deflate
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import Bins

@@ -14,14 +14,13 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from bottlenet.cli.plan_files import BENCH_PLOT_MARK
-from bottlenet.edge.partitions import cloud_only
+from bottlenet.cli.planning import BENCH_PLOT_MARK
+from bottlenet.edge.encoder import cloud_only
 from bottlenet.errors import InputError
-from bottlenet.lab.bench import LIMIT, SECONDS, Report, Row, bench
-from bottlenet.lab.chart.latency import draw_measured
-from bottlenet.lab.rig import Conditions
+from bottlenet.measure.bench import LIMIT, SECONDS, Conditions, Report, Row, bench
 from bottlenet.plan.link import parse_link
-from bottlenet.wire.inputs import FIXED, InputCodec
+from bottlenet.report.partitions import draw_measured
+from bottlenet.wire.pictures import FIXED, InputCodec
 from profiles import bundles_of
 from record import Json, parser, run_script, show, write_record, write_whole
 

@@ -4,7 +4,7 @@ The paper: miniImageNet, 100 classes of 600 photos, 85 % to train on; ResNet-50;
 Caltech-101, EfficientNet-Lite0 with a new last layer and its later layers fine-tuned, 85 % of each class to train on.
 
 - Classes: all names there are, `BACKGROUND_Google` (clutter, no object) kept as one of them: 101 in the set at hand.
-- Of the 15 % nothing is trained, tuned or counted. Choices were made on the photos of the 85 % that `bottlenet.lab`
+- Of the 15 % nothing is trained, tuned or counted. Choices were made on the photos of the 85 % that `bottlenet.train`
   holds out, one in fifty. The photos of `Faces_easy` are crops of those of `Faces`, so a random division can't keep
   them apart; that flatters the uncut and the cut network alike.
 - The device runs at most 15 % of the uncut network's FLOPs: it takes the photo at 128 px, where a head costs a third.
@@ -34,9 +34,9 @@ import torch
 from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
-from bottlenet.lab.evaluate import evaluate
-from bottlenet.lab.runs import LOG, export_run
-from bottlenet.lab.train import TrainConfig, train
+from bottlenet.measure.evaluate import evaluate
+from bottlenet.train.runs import LOG, export_run
+from bottlenet.train.train import TrainConfig, train
 from caltech101_photos import Divided, divide
 from finetuned import WEIGHTS, FineTuning, contents, fine_tune
 from record import Json, parser, run_script, show, write_record, write_whole

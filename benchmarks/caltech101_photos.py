@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bottlenet.errors import InputError
-from bottlenet.lab.data import LABELS_CSV, list_photos
+from bottlenet.photos.folders import LABELS_CSV, list_photos
 
 MARK = "_image_"  # CLASS_image_NNNN.webp
 LEAST_OF_A_CLASS = 2  # photos: one on each side
@@ -21,7 +21,7 @@ LEAST_OF_A_CLASS = 2  # photos: one on each side
 
 @dataclass(frozen=True)
 class Divided:
-    """Two folders as `bottlenet.lab.data` reads them, and the classes in order."""
+    """Two folders as `bottlenet.photos.folders` reads them, and the classes in order."""
 
     train: Path
     test: Path

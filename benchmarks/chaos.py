@@ -27,10 +27,9 @@ from PIL import Image
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Decoder
 from bottlenet.edge import Encoder
-from bottlenet.edge.outcome import Answered, parse_outcome
-from bottlenet.edge.prediction import SERVER
+from bottlenet.edge.prediction import SERVER, Answered, parse_outcome
 from bottlenet.errors import InputError
-from bottlenet.lab.shaped import ShapedLink
+from bottlenet.measure.link import ShapedLink
 from bottlenet.plan.link import Link
 from bottlenet.wire.answer import Answer, Top, parse_answer
 from chaos_proxy import EVERY, Proxy

@@ -22,16 +22,16 @@ from rich.progress import track
 from torch import Tensor
 
 from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
-from bottlenet.lab.checkpoint import Averaged
-from bottlenet.lab.crops import random_views
-from bottlenet.lab.data import list_photos
-from bottlenet.lab.losses import distillation, relative_error
-from bottlenet.lab.train import TrainConfig, build_optimizer, freeze
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, load_model
-from bottlenet.net.rate import JpegRate, joined_bytes
+from bottlenet.net.unit import JpegRate, joined_bytes
 from bottlenet.photo import read_photo
+from bottlenet.photos.crops import random_views
+from bottlenet.photos.folders import list_photos
+from bottlenet.train.objective import distillation, relative_error
+from bottlenet.train.runs import Averaged
+from bottlenet.train.train import TrainConfig, build_optimizer, freeze
 from record import Json, add_network, parser, run_script, show, write_record
 from timing import processor_ms
 

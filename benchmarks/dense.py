@@ -21,8 +21,8 @@ import torch
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Edge, Prediction
 from bottlenet.errors import InputError
-from bottlenet.lab.servers import split_server
-from bottlenet.net.alike import OVERLAP, found
+from bottlenet.measure.bench import split_server
+from bottlenet.net.export import OVERLAP, found
 from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels
 from bottlenet.task import Detection

@@ -17,10 +17,10 @@ import numpy as np
 from bottlenet.bundle import Bundle
 from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
 from bottlenet.edge.encoder import Encoder
-from bottlenet.lab.data import list_photos
 from bottlenet.photo import photo_to_pixels
+from bottlenet.photos.folders import list_photos
 from bottlenet.runtime import open_session, run_graph
-from bottlenet.wire.budget import encode_within
+from bottlenet.wire.codecs import encode_within
 from bottlenet.wire.frame import Frame
 from record import Json, parser, run_script, show, write_record
 from timing import processor_ms

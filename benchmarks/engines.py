@@ -29,8 +29,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.edge import Encoder
 from bottlenet.errors import InputError
 from bottlenet.wire.answer import parse_answer
-from bottlenet.wire.frame import Frame
-from bottlenet.wire.protocol import CLASSIFY_PATH, PROBE, STREAM_PATH
+from bottlenet.wire.frame import CLASSIFY_PATH, PROBE, STREAM_PATH, Frame
 from idle_streams import PHOTO, server
 from record import Json, parser, run_script, show, write_record
 

@@ -24,15 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.lab.checkpoint import Averaged
-from bottlenet.lab.data import list_photos
-from bottlenet.lab.features import FeatureCache, Frozen
-from bottlenet.lab.frozen import graph_of
-from bottlenet.lab.losses import learning_rate
-from bottlenet.lab.trainset import divided, fingerprint, read
+from bottlenet.net.cut import Split, split
 from bottlenet.net.models import Classifier, Normalize, load_model
-from bottlenet.net.split import Split, split
+from bottlenet.photos.folders import list_photos
 from bottlenet.runtime import open_session, run_graph
+from bottlenet.train.features import FeatureCache, Frozen, divided, fingerprint, graph_of, read
+from bottlenet.train.objective import learning_rate
+from bottlenet.train.runs import Averaged
 from record import write_whole
 
 WEIGHTS = "FINETUNED"  # environment variable: the file that `fine_tune` wrote

@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from bottlenet.bundle import DEMO, MANIFEST, REQUIRED_FILES, Bundle
-from bottlenet.cloud.tensors import asked_outputs, frames_of, pack, parse_request, response_of
-from bottlenet.contents import Contents, Rung, parse_contents
-from bottlenet.manifest import TABLES, parse_manifest
-from bottlenet.plan.detail import Detail, Row, Spread
-from bottlenet.plan.profile import Candidate, Energy, Profile, parse_profile
+from bottlenet.bundle.manifest import TABLES, Contents, Rung, parse_contents, parse_manifest
+from bottlenet.cloud.protocol_v2 import asked_outputs, frames_of, pack, parse_request, response_of
+from bottlenet.plan.profile import Candidate, Detail, Energy, Profile, Row, Spread, parse_profile
 from bottlenet.task import Detection, Multilabel, Segmentation, task_values
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.codecs import CODECS

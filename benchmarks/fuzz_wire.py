@@ -13,16 +13,23 @@ import numpy as np
 from PIL import Image
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud import photos
-from bottlenet.cloud.photos import Photos
+from bottlenet.cloud import decoder as photos
+from bottlenet.cloud.decoder import Photos
 from bottlenet.errors import BottleNetError, WireError
 from bottlenet.wire import range_coder
-from bottlenet.wire.answer import Answer, busy_bytes, parse_answer, refusal_bytes
+from bottlenet.wire.answer import Answer, Box, Boxes, Classes, ClassMap, busy_bytes, parse_answer, refusal_bytes
 from bottlenet.wire.codecs import CODECS, Codec, make_codec
-from bottlenet.wire.frame import HEADER_BYTES, Frame, checksum, parse_frame, parse_stream_frame
+from bottlenet.wire.frame import (
+    HEADER_BYTES,
+    NETWORK_INPUT,
+    PHOTO,
+    WHOLE_PHOTO,
+    Frame,
+    checksum,
+    parse_frame,
+    parse_stream_frame,
+)
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.protocol import NETWORK_INPUT, PHOTO, WHOLE_PHOTO
-from bottlenet.wire.results import Box, Boxes, Classes, ClassMap
 from bottlenet.wire.tables import PLANES, Bins, Tables, parse_tables
 from fuzz_target import Target
 

@@ -19,15 +19,14 @@ import torch
 
 from architectures import full_name
 from bottlenet.bundle import Bundle
+from bottlenet.bundle.ladder import write_ladder
 from bottlenet.errors import InputError, PhotoError
-from bottlenet.lab.data import list_samples
-from bottlenet.ladder import write_ladder
-from bottlenet.net.build import insert, start_from_components
+from bottlenet.net.build import CHANNELS, STRIDE, insert, start_from_components
+from bottlenet.net.cut import cuts
 from bottlenet.net.export import export
 from bottlenet.net.models import Classifier, load_model
-from bottlenet.net.paper import CHANNELS, STRIDE
-from bottlenet.net.split import cuts
 from bottlenet.photo import photo_to_pixels
+from bottlenet.photos.folders import list_samples
 from record import run_script
 
 SIDE = 224

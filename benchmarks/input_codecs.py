@@ -28,10 +28,10 @@ from rich.progress import Progress
 from bare import bare_bytes
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.lab.crops import Damaged, read_crops
-from bottlenet.lab.curve import Point, bytes_needed, front
-from bottlenet.lab.data import Photo
-from bottlenet.lab.evaluate import Evaluation, evaluate, photos_for
+from bottlenet.measure.evaluate import Evaluation, evaluate
+from bottlenet.photos.crops import Damaged, read_crops
+from bottlenet.photos.folders import Photo, photos_for
+from bottlenet.report.sources import Point, bytes_needed, front
 from bottlenet.runtime import open_uncut, run_graph
 from figure import GREY_LINE, svg
 from record import Json, parser, run_script, show, write_record

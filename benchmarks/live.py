@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bottlenet.edge.pilot import Policy
-from bottlenet.lab.bench import readable, weights_of
-from bottlenet.lab.live import Day, day_with, live, real_world, slower
-from bottlenet.lab.profile import cpu_model
+from bottlenet.measure.bench import readable, weights_of
+from bottlenet.measure.profile import cpu_model
 from bottlenet.plan.link import parse_link
+from live_day import Day, day_with, live, real_world, slower
 from profiles import add_bundles, bundles_of, profile_all
 from record import Json, parser, run_script, show, write_record
 

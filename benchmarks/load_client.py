@@ -14,8 +14,7 @@ from typing import TypeAlias, cast
 
 from bottlenet.errors import LinkError
 from bottlenet.wire.answer import ANSWERED, BUSY
-from bottlenet.wire.frame import Frame
-from bottlenet.wire.protocol import CLASSIFY_PATH
+from bottlenet.wire.frame import CLASSIFY_PATH, Frame
 from idle_streams import UPGRADE
 
 LIMIT_S = 300.0

@@ -18,8 +18,7 @@ from bottlenet.bundle import Bundle, Manifest, Preprocess, write_bundle
 from bottlenet.cloud import Decoder
 from bottlenet.demo.run import PHOTOS
 from bottlenet.edge import Encoder
-from bottlenet.wire.frame import Frame
-from bottlenet.wire.protocol import CLASSIFY_PATH, STREAM_PATH
+from bottlenet.wire.frame import CLASSIFY_PATH, STREAM_PATH, Frame
 
 LATENT = (4, 10, 10)  # 400 bytes, as codec raw sends them
 CLASSES = 10

@@ -15,10 +15,9 @@ import numpy as np
 from rich.progress import track
 
 from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.data import list_photos
-from bottlenet.lab.direct import Photos, Request
-from bottlenet.lab.trainset import Wanted
+from bottlenet.photos.folders import list_photos
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.features import Photos, Request, Wanted
 from record import parser, run_script, show, write_record
 from timing import processor_ms
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
 from bottlenet.errors import InputError
-from bottlenet.lab.data import list_photos
+from bottlenet.photos.folders import list_photos
 from record import Json, add_network, parser, run_script, show, write_record
 
 JOBS = ("device", "evaluate", "train")

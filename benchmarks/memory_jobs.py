@@ -25,7 +25,7 @@ def device(bundle: str, photo: str) -> None:
 def evaluate(bundle: str, data: str) -> None:
     """`bottlenet evaluate`."""
     from bottlenet.bundle import Bundle
-    from bottlenet.lab.evaluate import evaluate
+    from bottlenet.measure.evaluate import evaluate
 
     evaluate(Bundle.load(bundle), data)
     assert "torch" not in sys.modules
@@ -41,8 +41,8 @@ def train(model: str, cut: str, data: str, work: str, steps: str) -> None:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from bottlenet.lab.train import TrainConfig
-    from bottlenet.lab.train import train as run_training
+    from bottlenet.train.train import TrainConfig
+    from bottlenet.train.train import train as run_training
 
     class Until(Progress):
         """Stops a training from its progress bar, so that the loop is the real one."""

@@ -15,9 +15,9 @@ from bottlenet.bundle import Bundle
 from bottlenet.demo.run import PHOTOS
 from bottlenet.edge import Edge
 from bottlenet.errors import LinkError
-from bottlenet.lab.data import list_photos
-from bottlenet.lab.servers import running
-from bottlenet.lab.shaped import ShapedLink
+from bottlenet.measure.bench import running
+from bottlenet.measure.link import ShapedLink
+from bottlenet.photos.folders import list_photos
 from bottlenet.wire.mqtt import check_broker_url
 from record import Json, parser, run_script, show, write_record
 from socket_bytes import BUDGETS, NO_LIMIT, TARGET_BYTES, Row, one_by_one, pipelined

@@ -19,11 +19,10 @@ import torch
 from rich.progress import Progress
 
 from bottlenet.errors import InputError
-from bottlenet.lab.crops import Damaged, read_crops
-from bottlenet.lab.data import Photo, list_photos
-from bottlenet.lab.evaluate import choose
-from bottlenet.lab.train import TrainConfig, train
 from bottlenet.net.model import BottleNet
+from bottlenet.photos.crops import Damaged, read_crops
+from bottlenet.photos.folders import Photo, choose, list_photos
+from bottlenet.train.train import TrainConfig, train
 from bottlenet.wire.codecs import Jpeg
 from figure import GREY_LINE, svg
 from record import add_network, parser, run_script, show, write_record

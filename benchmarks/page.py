@@ -23,9 +23,9 @@ from bottlenet.cloud.vendor import RUNTIME
 from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import BottleNetError
-from bottlenet.lab.data import list_photos
-from bottlenet.lab.servers import split_server
+from bottlenet.measure.bench import split_server
 from bottlenet.photo import photo_to_pixels
+from bottlenet.photos.folders import list_photos
 from chromium import Made, Visit, launch
 from record import Json, parser, run_script, show, write_record, write_whole
 

@@ -21,13 +21,13 @@ from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.lab.commands import without_root
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.privacy.config import PrivacyConfig
-from bottlenet.lab.privacy.pictures import show as show_pictures
-from bottlenet.lab.privacy.run import ATTACKER, JPEG, LINEAR, TILE, Attack, Report, measure
-from bottlenet.lab.runs import export_run
-from bottlenet.lab.train import train
+from bottlenet.privacy.run import ATTACKER, JPEG, LINEAR, TILE, Attack, Report, measure
+from bottlenet.privacy.run import show as show_pictures
+from bottlenet.privacy.samples import PrivacyConfig
+from bottlenet.records import without_root
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.runs import export_run
+from bottlenet.train.train import train
 from record import Json, parser, run_script, show, write_record, write_whole
 
 SHIPPED = "shipped"

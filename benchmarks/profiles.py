@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bottlenet.bundle import Bundle
-from bottlenet.cli.plan_files import read_profile
+from bottlenet.bundle.ladder import in_order, load_rungs, write_ladder
+from bottlenet.cli.planning import read_profile
 from bottlenet.edge.auto import profile_of
-from bottlenet.edge.partitions import cloud_only
-from bottlenet.lab.bench import weights_of
-from bottlenet.lab.profile import profile
-from bottlenet.ladder import in_order, load_rungs, write_ladder
+from bottlenet.edge.encoder import cloud_only
+from bottlenet.measure.bench import weights_of
+from bottlenet.measure.profile import profile
 from bottlenet.plan.profile import Profile
-from bottlenet.wire.inputs import FIXED
+from bottlenet.wire.pictures import FIXED
 
 
 def add_bundles(made: argparse.ArgumentParser) -> None:

@@ -23,15 +23,14 @@ from rich.progress import Progress
 import baselines
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.curve import Point
-from bottlenet.lab.data import Photo, list_photos
-from bottlenet.lab.evaluate import choose
-from bottlenet.lab.runs import some_pixels
-from bottlenet.lab.train import train
 from bottlenet.net.export import head_flops_share
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import load_model
+from bottlenet.photos.folders import Photo, choose, list_photos
+from bottlenet.report.sources import Point
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.runs import some_pixels
+from bottlenet.train.train import train
 from bottlenet.wire.codecs import Deflate
 from bottlenet.wire.entropy import Entropy
 from rate_accuracy_compare import (

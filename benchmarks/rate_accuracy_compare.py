@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bottlenet.lab.curve import Point, bytes_needed, front
+from bottlenet.report.sources import Point, bytes_needed, front
 from figure import GREY_LINE, svg
 from rate_accuracy_rows import Result
 from record import show

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import baselines
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.objective import objective_of
-from bottlenet.lab.train import ObjectiveFor
 from bottlenet.net.build import insert
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.objective import objective_of
+from bottlenet.train.train import ObjectiveFor
 from bottlenet.wire.codecs import Jpeg
 from bottlenet.wire.fitting import DEFAULT_BINS
 from bottlenet.wire.tables import Bins

@@ -19,14 +19,14 @@ from torch import nn
 
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.errors import InputError
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.crops import Damaged, read_crops
-from bottlenet.lab.data import Photo
-from bottlenet.lab.frozen import graph_of
-from bottlenet.lab.runs import some_pixels
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize
+from bottlenet.photos.crops import Damaged, read_crops
+from bottlenet.photos.folders import Photo
 from bottlenet.runtime import open_head, open_session, open_tail, run_graph
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.features import graph_of
+from bottlenet.train.runs import some_pixels
 from bottlenet.wire.codecs import Codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.fitting import fit_tables

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bottlenet.errors import BottleNetError
-from bottlenet.lab.commands import without_root
+from bottlenet.records import without_root
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (

@@ -21,11 +21,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from bottlenet.edge.partitions import CLOUD_ONLY, EDGE_ONLY, codecs_of
+from bottlenet.edge.encoder import CLOUD_ONLY, EDGE_ONLY, codecs_of
 from bottlenet.errors import InputError
-from bottlenet.lab.bench import readable, weights_of
-from bottlenet.lab.bench import run as measure
-from bottlenet.lab.rig import Conditions, Rig
+from bottlenet.measure.bench import Conditions, Rig, readable, weights_of
+from bottlenet.measure.bench import run as measure
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.planner import choose, predict
 from bottlenet.plan.profile import Candidate, Profile

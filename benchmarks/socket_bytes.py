@@ -16,9 +16,9 @@ from bottlenet.bundle import Bundle
 from bottlenet.demo.run import PHOTOS
 from bottlenet.edge import Edge
 from bottlenet.edge.prediction import Prediction
-from bottlenet.lab.data import list_photos
-from bottlenet.lab.servers import split_server
-from bottlenet.lab.shaped import ShapedLink
+from bottlenet.measure.bench import split_server
+from bottlenet.measure.link import ShapedLink
+from bottlenet.photos.folders import list_photos
 from bottlenet.plan.link import Link
 from bottlenet.wire.frame import parse_frame
 from record import Json, parser, run_script, show, write_record

@@ -20,12 +20,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 from bottlenet.errors import InputError
-from bottlenet.lab.engines import open_engine
-from bottlenet.lab.grid import Figures, Trial, kept, next_trial, open_trials, ruled_out
-from bottlenet.lab.sweep import sweep
-from bottlenet.lab.sweepconfig import Search, SweepConfig
-from bottlenet.lab.sweepfolder import Result
-from bottlenet.lab.sweepreport import Report, figures_of, nothing_kept
+from bottlenet.train.sweep.folder import Result, Search, SweepConfig
+from bottlenet.train.sweep.grid import Figures, Trial, kept, next_trial, open_trials, ruled_out
+from bottlenet.train.sweep.sweep import Report, figures_of, nothing_kept, open_engine, sweep
 from record import Json, parser, run_script, show, write_record
 
 CUTS = ("blocks.2", "blocks.4", "blocks.7", "blocks.10")

@@ -63,7 +63,7 @@ def summary() -> str:
 
 
 def sizes(values: dict[str, float]) -> str:
-    """What `lab.evaluate.Sizes` holds."""
+    """What `measure.evaluate.Sizes` holds."""
     return f"{values['mean']:,.0f} / {values['p95']:,} / {values['max']:,} bytes"
 
 

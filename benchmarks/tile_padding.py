@@ -16,7 +16,7 @@ from rich.progress import Progress
 from bottlenet.bundle import Bundle
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import InputError
-from bottlenet.lab.evaluate import photos_for
+from bottlenet.photos.folders import photos_for
 from bottlenet.runtime import open_session, run_graph
 from bottlenet.wire.codecs import Jpeg
 from record import parser, run_script, show, write_record

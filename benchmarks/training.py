@@ -12,9 +12,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from bottlenet.errors import InputError
-from bottlenet.lab.commands import without_root
-from bottlenet.lab.runs import LOG, read_config
-from bottlenet.lab.train import TrainConfig
+from bottlenet.records import without_root
+from bottlenet.train.runs import LOG, read_config
+from bottlenet.train.train import TrainConfig
 from record import Json, parser, run_script, show, write_record
 
 FOLDERS = ("data", "out", "cache")

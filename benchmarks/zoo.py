@@ -20,9 +20,9 @@ import torch
 
 from architectures import FAILING, SIZES, full_name
 from bottlenet.net.build import insert, start_from_components
+from bottlenet.net.cut import Cut, cuts, split
 from bottlenet.net.export import Fidelity, export
 from bottlenet.net.models import Classifier, load_model
-from bottlenet.net.split import Cut, cuts, split
 from record import parser, run_script, show, write_record
 from timing import processor_ms
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from bottlenet import Bundle
 from bottlenet.demo.run import shipped_photos
 from bottlenet.edge import Answered, Backoff, Edge, Sender, Spool
-from bottlenet.lab.servers import split_server
+from bottlenet.measure.bench import split_server
 
 
 def send(bundle: Bundle, spool: Spool, photos: list[str], url: str, patience_s: float) -> int:

@@ -16,7 +16,7 @@ from torch import nn
 from bottlenet import Edge, insert
 from bottlenet.bundle import Preprocess
 from bottlenet.demo.run import shipped_photos
-from bottlenet.lab.servers import split_server
+from bottlenet.measure.bench import split_server
 from bottlenet.net.build import start_from_components
 from bottlenet.net.export import export
 from bottlenet.net.models import Classifier

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bottlenet import Bundle, Edge
 from bottlenet.demo.run import shipped_photos
-from bottlenet.lab.servers import split_server
-from bottlenet.lab.shaped import ShapedLink
+from bottlenet.measure.bench import split_server
+from bottlenet.measure.link import ShapedLink
 from bottlenet.plan.link import parse_link
 
 LINKS = ("wifi", "3g", "100k,300ms")

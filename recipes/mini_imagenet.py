@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from bottlenet.errors import BottleNetError, InputError
-from bottlenet.lab.data import SUFFIXES
+from bottlenet.photos.folders import SUFFIXES
 from caltech101_photos import link
 
 Labelled = list[tuple[Path, int]]

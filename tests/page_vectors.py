@@ -24,7 +24,7 @@ from bottlenet.wire.codecs import Jpeg
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.stripped import jpeg_header
+from bottlenet.wire.pictures import jpeg_header
 from bottlenet.wire.tables import Bins
 from latents import GOLDEN_SYMBOLS, flat_tables, golden_tables, random_tables
 

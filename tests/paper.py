@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bottlenet.net.paper import BYTES  # RB1..RB16
+from bottlenet.net.build import BYTES  # RB1..RB16
 from bottlenet.plan.link import LINKS, Link
 from bottlenet.plan.profile import Candidate, Energy, Profile
 

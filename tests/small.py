@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bottlenet.bundle import Preprocess
-from bottlenet.lab.config import TrainConfig
-from bottlenet.net.boxes import best_boxes, rows
+from bottlenet.net.detectors import best_boxes, rows
 from bottlenet.net.models import Classifier
 from bottlenet.task import Detection, Multilabel, Segmentation
+from bottlenet.train.config import TrainConfig
 
 SIZE = 32
 LABELS = ("red", "green", "blue", "grey")

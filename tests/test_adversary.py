@@ -13,13 +13,12 @@ from rich.progress import Progress
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.lab.adversary import Adversary
-from bottlenet.lab.checkpoint import CHECKPOINT, read_tensors, save_checkpoint
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.privacy.linear import as_pixels, fit
-from bottlenet.lab.runs import export_run
-from bottlenet.lab.train import train
 from bottlenet.net.model import BottleNet
+from bottlenet.privacy.attacker import as_pixels, fit
+from bottlenet.train.adversary import Adversary
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.runs import CHECKPOINT, export_run, read_tensors, save_checkpoint
+from bottlenet.train.train import train
 from small import config_of, pixels, save_photos
 
 LATENT = (6, 8, 8)
@@ -111,7 +110,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(base: TrainConfig, tmp_path: Pat
     run(whole)
     first = replace(whole, out=str(tmp_path / "stopped"))
     with Progress(disable=True) as progress, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bottlenet.lab.train.save_checkpoint", stopping_after_the_first())
+        patch.setattr("bottlenet.train.train.save_checkpoint", stopping_after_the_first())
         with pytest.raises(KeyboardInterrupt):
             train(first, progress)
     run(first)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bottlenet.net.attention import AttentionSpelledOut, attention
+from bottlenet.net.export import AttentionSpelledOut, attention
 
 SHAPES = [(2, 3, 5, 4), (3, 5, 4), (2, 2, 3, 5, 4)]
 

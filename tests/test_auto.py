@@ -15,14 +15,14 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import Limits, create_app
 from bottlenet.edge import Edge, Policy
 from bottlenet.edge.auto import profile_of
-from bottlenet.edge.partitions import EDGE_ONLY, Device, Processed, codecs_of, sides_of
+from bottlenet.edge.encoder import EDGE_ONLY, Device, Processed, codecs_of, sides_of
 from bottlenet.edge.pilot import Pilot
 from bottlenet.edge.prediction import LOCAL, SERVER
 from bottlenet.errors import InputError, PhotoError
-from bottlenet.lab.shaped import ShapedLink
+from bottlenet.measure.link import ShapedLink
 from bottlenet.plan.link import Link
 from bottlenet.plan.profile import Candidate, Profile, merged
-from bottlenet.wire.inputs import InputCodec
+from bottlenet.wire.pictures import InputCodec
 from conftest import MakeBundle, Server, until
 
 QUICK = Policy(patience_s=2.0, ping_s=0.2, longest_ping_s=0.4, longest_away_s=0.2)
@@ -265,7 +265,7 @@ def test_probes_are_few_and_small(bundle: Bundle, photo: np.ndarray, server: Ser
     """None while photos go; when nobody wants any, ever fewer. Each is 4 bytes and 6 of WebSocket."""
     policy = dataclasses.replace(QUICK, ping_s=0.1, longest_ping_s=100.0)
     transports = []
-    from bottlenet.edge.transport import Transport, open_websocket
+    from bottlenet.edge.connection import Transport, open_websocket
 
     def connect(url: str, timeout_s: float) -> Transport:
         transports.append(open_websocket(url, timeout_s))

@@ -9,10 +9,9 @@ import pytest
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Answered, AutoSender, Backoff, Edge, Encoder, Failed, Move, Outcome, Spool
+from bottlenet.edge.encoder import EDGE_ONLY, Device
 from bottlenet.edge.folder import read_file
-from bottlenet.edge.outcome import FULL, UNUSABLE
-from bottlenet.edge.partitions import EDGE_ONLY, Device
-from bottlenet.edge.prediction import LOCAL, SERVER
+from bottlenet.edge.prediction import FULL, LOCAL, SERVER, UNUSABLE
 from bottlenet.errors import InputError
 from bottlenet.wire.frame import Frame
 from conftest import MakeBundle, Server

@@ -13,18 +13,15 @@ import pytest
 from PIL import Image
 
 from bottlenet.bundle import Bundle
+from bottlenet.edge.encoder import EDGE_ONLY, Partition, cloud_only, split
 from bottlenet.edge.meter import open_meter
-from bottlenet.edge.partitions import EDGE_ONLY, Partition, cloud_only, split
 from bottlenet.errors import BottleNetError, InputError, LinkError, WireError
-from bottlenet.lab import servers
-from bottlenet.lab.bench import Report, Row, bench, readable, run
-from bottlenet.lab.exchange import exchange, pipeline
-from bottlenet.lab.rig import Conditions, Rig
+from bottlenet.measure import bench as servers
+from bottlenet.measure.bench import Conditions, Report, Rig, Row, bench, exchange, pipeline, readable, run
 from bottlenet.plan.link import PRESETS, Link
 from bottlenet.wire.answer import parse_answer
-from bottlenet.wire.frame import Frame
-from bottlenet.wire.inputs import InputCodec
-from bottlenet.wire.protocol import NETWORK_INPUT, PHOTO, PROBE
+from bottlenet.wire.frame import NETWORK_INPUT, PHOTO, PROBE, Frame
+from bottlenet.wire.pictures import InputCodec
 from test_benchmarks import BENCHMARKS, launch, record
 from test_cli import Run
 from test_cli import run as run_fixture
@@ -82,7 +79,7 @@ class TestRig:
 
     @staticmethod
     def expected(rig: Rig, partition: Partition, path: Path) -> int:
-        from bottlenet.lab.partitions import Server as Local
+        from bottlenet.measure.profile import Server as Local
 
         sent = rig.work(partition, path, 0).result
         assert isinstance(sent, Frame)
@@ -342,7 +339,7 @@ class TestBenchmarks:
     def test_what_is_judged(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(str(BENCHMARKS))
         from bench import judged
-        from bottlenet.wire.inputs import InputCodec
+        from bottlenet.wire.pictures import InputCodec
 
         def row(partition: str, kind: str, latency_ms: float, photos_per_s: float) -> Row:
             return Row("3G", partition, kind, None, 5, latency_ms, bound_ms=100.0, photos_per_s=photos_per_s)

@@ -19,8 +19,8 @@ from PIL import Image
 
 import bottlenet
 from bottlenet.bundle import Bundle
-from bottlenet.lab import curve
-from bottlenet.lab.evaluate import evaluate
+from bottlenet.measure.evaluate import evaluate
+from bottlenet.report import sources as curve
 from brokers import broker, needs_mosquitto
 from conftest import CLASSES, needs_ray
 from small import save_photos

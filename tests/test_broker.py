@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from bottlenet.broker import broker_at
 from bottlenet.bundle import Bundle
-from bottlenet.cli import arguments
-from bottlenet.cli.access import Mqtt
-from bottlenet.cloud import create_app, link
+from bottlenet.cli import options as arguments
+from bottlenet.cloud import create_app
+from bottlenet.cloud import mqtt as link
+from bottlenet.cloud.admission import Mqtt
 from bottlenet.cloud.mqtt import check_broker
 from bottlenet.edge import Edge
 from bottlenet.edge.mqtt import open_mqtt

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottlenet.errors import InputError
-from bottlenet.wire.budget import encode_within
-from bottlenet.wire.codecs import CODES, Codec, Deflate, Jpeg, Raw, WebP, make_codec
+from bottlenet.wire.codecs import CODES, Codec, Deflate, Jpeg, Raw, WebP, encode_within, make_codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
 from latents import flat_tables, realistic_latents

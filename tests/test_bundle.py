@@ -11,8 +11,8 @@ import pytest
 
 from bottlenet import bundle as bundle_module
 from bottlenet.bundle import Bundle, Manifest, Preprocess, write_bundle
+from bottlenet.bundle.manifest import parse_manifest
 from bottlenet.errors import BottleNetError, BundleError, InputError
-from bottlenet.manifest import parse_manifest
 from bottlenet.task import Detection
 from bottlenet.wire.entropy import Entropy
 from conftest import CLASSES, LABELS, LATENT, tiny_manifest

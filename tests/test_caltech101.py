@@ -19,8 +19,8 @@ import torch
 
 import small
 from bottlenet.errors import InputError
-from bottlenet.lab.data import list_photos
 from bottlenet.net.models import load_model
+from bottlenet.photos.folders import list_photos
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CLASSES = ("BACKGROUND_Google", "ant", "water_lilly")

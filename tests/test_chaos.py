@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from bottlenet.bundle import Bundle, write_bundle
-from bottlenet.edge.outcome import answered_now, outcome_bytes
-from bottlenet.edge.prediction import SERVER, Choice
-from bottlenet.edge.seen import Seen
+from bottlenet.edge.prediction import SERVER, Choice, Seen, answered_now, outcome_bytes
 from bottlenet.wire.answer import Top
 from conftest import SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_manifest
 from test_benchmarks import load, record

@@ -10,10 +10,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bottlenet.lab.chart.bars import Bar, Group, bar_chart
-from bottlenet.lab.chart.lines import Axis, Box, Rule, Series, along, free_box, line_chart, overlap
-from bottlenet.lab.chart.scale import Scale, decades, percents, round_steps, spanning
-from bottlenet.lab.chart.svg import DASHES, LINE_ROOM, MARKERS, SHAPES, Drawing, label_heights, shortened, words
+from bottlenet.report.charts import (
+    DASHES,
+    LINE_ROOM,
+    MARKERS,
+    SHAPES,
+    Axis,
+    Bar,
+    Box,
+    Drawing,
+    Group,
+    Rule,
+    Scale,
+    Series,
+    along,
+    bar_chart,
+    decades,
+    free_box,
+    label_heights,
+    line_chart,
+    overlap,
+    percents,
+    round_steps,
+    shortened,
+    spanning,
+    words,
+)
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 NASTY = "<script>\"&'\x1b[31m\n</title>"

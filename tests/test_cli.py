@@ -98,7 +98,7 @@ class TestHelp:
         pytest.importorskip("torch")
         import dataclasses
 
-        from bottlenet.lab.train import TrainConfig
+        from bottlenet.train.train import TrainConfig
 
         done = run("train", "--help")
         assert done.code == 0

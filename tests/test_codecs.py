@@ -15,7 +15,7 @@ from bottlenet.errors import InputError, PayloadError
 from bottlenet.wire.codecs import CODECS, CODES, Codec, Deflate, Jpeg, Raw, WebP, make_codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.stripped import jpeg_header
+from bottlenet.wire.pictures import jpeg_header
 from latents import flat_tables
 
 SPEC = "".join((Path(__file__).parent.parent / "docs" / "wire.md").read_text(encoding="utf-8").split())

@@ -16,10 +16,9 @@ from starlette.types import Message, Scope
 from websockets.exceptions import ConnectionClosed
 
 from bottlenet.bundle import Bundle
+from bottlenet.cloud.admission import Limits
 from bottlenet.cloud.batcher import Waiting
-from bottlenet.cloud.limits import Limits
-from bottlenet.cloud.service import Service
-from bottlenet.cloud.shelf import Served
+from bottlenet.cloud.service import Served, Service
 from bottlenet.cloud.stream import SHORTCUT, Stream
 from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import Frame

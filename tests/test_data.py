@@ -9,15 +9,14 @@ from PIL import Image
 
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import InputError, PhotoError
-from bottlenet.lab import data as data_module
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.crops import Damaged, is_held_out, random_views, read_crops, read_views
-from bottlenet.lab.data import Photo, count_sub_folders, list_photos
-from bottlenet.lab.features import FeatureCache
-from bottlenet.lab.trainset import open_cache
 from bottlenet.net.build import insert
 from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels, prepare, read_photo
+from bottlenet.photos import folders as data_module
+from bottlenet.photos.crops import Damaged, is_held_out, random_views, read_crops, read_views
+from bottlenet.photos.folders import Photo, count_sub_folders, list_photos
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.features import FeatureCache, open_cache
 
 PREPROCESS = Preprocess(32, 0.875, "bicubic")
 

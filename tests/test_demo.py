@@ -21,15 +21,15 @@ from rich.console import Console
 
 import bottlenet
 from bottlenet.bundle import Bundle
-from bottlenet.cli.demo_tables import document, renderables
-from bottlenet.cli.files import MARK_WITHIN_BYTES, PAGE, PAGE_MARK
+from bottlenet.cli.demo import document, renderables
+from bottlenet.cli.options import MARK_WITHIN_BYTES, PAGE, PAGE_MARK
 from bottlenet.demo.page import Axis, page
 from bottlenet.demo.run import INPUT_CODECS, DemoResult, PhotoResult, code_input, run_demo, shipped_photos
 from bottlenet.edge import Choice, Edge, Prediction, Times
 from bottlenet.errors import InputError, LinkError, PhotoError
-from bottlenet.lab import servers
-from bottlenet.lab.markup import stretched
+from bottlenet.measure import bench as servers
 from bottlenet.plan.link import Link
+from bottlenet.report.markup import stretched
 
 BOTTLENET = [sys.executable, "-W", "error", "-m", "bottlenet.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(bottlenet.__file__).parents[1])}  # wherever a test runs it
@@ -177,7 +177,7 @@ class TestServerProcess:
         code = f"""
 import subprocess, time
 from pathlib import Path
-from bottlenet.lab import servers
+from bottlenet.measure import bench as servers
 real = subprocess.Popen.__init__
 def noted(self, *arguments, **options):
     real(self, *arguments, **options)

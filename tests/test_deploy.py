@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bottlenet.cli.cluster import environment
-from bottlenet.cloud.deployed import Deployed, parse_deployed
+from bottlenet.cloud.ray.cluster import Deployed, environment, parse_deployed
 from conftest import needs_ray
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -72,7 +71,7 @@ def test_the_port_is_the_same_everywhere(manifests: dict[str, dict[str, Any]], s
 
 def test_what_replicas_are_told(manifests: dict[str, dict[str, Any]], served: dict[str, Any]) -> None:
     (application,) = served["applications"]
-    assert application["import_path"] == "bottlenet.cloud.rayserve:build"
+    assert application["import_path"] == "bottlenet.cloud.ray.replica:build"
     deployed = parse_deployed(application["args"])
     for pod in pods(manifests):
         assert pod["spec"]["terminationGracePeriodSeconds"] > deployed.end_s

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from bottlenet.bundle import Bundle
-from bottlenet.cli.access import Access, Mqtt
-from bottlenet.cli.cluster import free_ports
-from bottlenet.cli.engines import Cluster, check_options
-from bottlenet.cloud.deployed import Deployed, parse_deployed
-from bottlenet.cloud.limits import Limits
+from bottlenet.cli.server import Cluster, check_options
+from bottlenet.cloud.admission import Access, Limits, Mqtt
+from bottlenet.cloud.ray.cluster import Deployed, free_ports, parse_deployed
 from bottlenet.errors import InputError
 from processes import refused_to_start
 
@@ -134,7 +132,7 @@ class TestFreePorts:
 
     def test_one_that_is_taken_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
         first, second = free_ports(2)
-        monkeypatch.setattr("bottlenet.cli.cluster.OWN_PORTS", [first, second])
+        monkeypatch.setattr("bottlenet.cloud.ray.cluster.OWN_PORTS", [first, second])
         with socket.create_server(("127.0.0.1", first)):
             assert free_ports(1) == [second]
             with pytest.raises(InputError, match=f"of ports {first} to {second} fewer than 2 are free; end what has"):

@@ -26,7 +26,7 @@ from PIL import Image
 
 from bottlenet import cli
 from bottlenet.bundle import Bundle, Preprocess
-from bottlenet.lab import detail
+from bottlenet.measure import profile as detail
 from documents import PAGES, ROOT, Block, blocks_of, inline_commands, options_of, without_comment
 from processes import BOTTLENET, Process, serving, write_certificate
 from test_cli import Run, run
@@ -255,7 +255,7 @@ def options_by_command() -> dict[str, set[str]]:
     """As `--help` would list them."""
     pytest.importorskip("torch")
     from bottlenet.cli.options import parameters_of
-    from bottlenet.lab.config import TrainConfig
+    from bottlenet.train.config import TrainConfig
 
     group: Any = typer.main.get_command(cli.app)
     found = {

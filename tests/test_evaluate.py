@@ -16,10 +16,11 @@ from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import BottleNetError, InputError, PayloadError
-from bottlenet.lab import evaluate as evaluate_module
-from bottlenet.lab.data import Photo, list_photos
-from bottlenet.lab.evaluate import BATCH, Evaluation, Sizes, choose, evaluate, sizes
+from bottlenet.measure import evaluate as evaluate_module
+from bottlenet.measure.evaluate import BATCH, Evaluation, evaluate
 from bottlenet.photo import photo_to_pixels, prepare, read_photo
+from bottlenet.photos.folders import Photo, choose, list_photos
+from bottlenet.records import Sizes, sizes
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.frame import HEADER_BYTES
 from conftest import CLASSES, MakeBundle, tiny_manifest
@@ -276,5 +277,5 @@ def test_fields_that_the_command_line_promises() -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, bottlenet.lab.evaluate; sys.exit('torch' in sys.modules)"
+    code = "import sys, bottlenet.measure.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bottlenet.errors import InputError
-from bottlenet.lab.evaluate import Sizes
-from bottlenet.lab.grid import Figures, Trial, beaten, grid, kept, nearest, next_trial, open_trials, ruled_out
-from bottlenet.lab.sweepconfig import Search, SweepConfig
+from bottlenet.records import Sizes
+from bottlenet.train.sweep.folder import Search, SweepConfig
+from bottlenet.train.sweep.grid import Figures, Trial, beaten, grid, kept, nearest, next_trial, open_trials, ruled_out
 
 CHANNELS, STRIDES, QUALITIES = (1, 2, 4, 8), (1, 2), (10, 20)
 CUTS = {"a": 8, "b": 8}  # channels of each

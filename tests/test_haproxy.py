@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bottlenet.cloud.haproxy import mended
+from bottlenet.cloud.ray.haproxy import mended
 
 # As Ray 2.60 writes it, shortened.
 RAYS = """global
@@ -99,7 +99,7 @@ def test_the_command_says_why_it_stops(tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
     config.write_text("global\n")
     for arguments, why in ((["-db", "-f", str(config)], "use Ray 2.60"), (["-db"], "bottlenet-haproxy: ")):
-        command = [sys.executable, "-W", "error", "-m", "bottlenet.cloud.haproxy", *arguments]
+        command = [sys.executable, "-W", "error", "-m", "bottlenet.cloud.ray.haproxy", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert why in done.stderr

@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from bottlenet import contents as contents_module
 from bottlenet.bundle import Bundle, write_bundle
+from bottlenet.bundle import manifest as contents_module
+from bottlenet.bundle.ladder import Ladder, folders, load_rungs, write_ladder
+from bottlenet.bundle.manifest import LADDER, parse_contents
+from bottlenet.bundle.store import STORE, Store, StoreWriter, pieces
 from bottlenet.cloud.decoder import Decoder
-from bottlenet.contents import LADDER, parse_contents
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import BottleNetError, BundleError, InputError
-from bottlenet.ladder import Ladder, folders, load_rungs, write_ladder
 from bottlenet.runtime import open_head, open_tail, open_uncut, run_graph
-from bottlenet.store import STORE, Store, StoreWriter, pieces
 from conftest import CLASSES, LATENT, PIXELS, SCORES, SIZE, SYMBOLS, MakeBundle, graph_bytes, tiny_manifest
 from latents import flat_tables
 

@@ -8,9 +8,9 @@ import pytest
 
 from bottlenet import Edge
 from bottlenet.bundle import Bundle
+from bottlenet.bundle.ladder import Ladder
 from bottlenet.errors import FrameError
-from bottlenet.lab.profile import profile
-from bottlenet.ladder import Ladder
+from bottlenet.measure.profile import profile
 from bottlenet.plan.profile import parse_profile
 from conftest import until
 from processes import serving

@@ -17,38 +17,39 @@ from bottlenet.errors import MissingExtraError
 PACKAGE = Path(bottlenet.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"errors", "wire", "bundle"}
+BOTTOM = {"errors", "files", "records"}
+BOTH = BOTTOM | {"wire", "plan", "bundle"}  # what device and server hold
+LEARNING = {"photos", "train", "measure", "privacy"}
 LAYERS = {
-    # part -> the parts that it may import, besides itself
+    # room -> the rooms that it may import, besides itself
     "errors": set(),
-    "wire": {"errors"},
-    "bundle": {"errors", "wire"},
-    "plan": {"errors"},
-    "edge": BASE | {"plan"},
-    "cloud": BASE,
-    "net": BASE,
-    "lab": BASE | {"plan", "edge", "cloud", "net"},
-    "cli": BASE | {"plan", "edge", "cloud", "net", "lab", "demo"},
-    "demo": BASE | {"plan", "edge", "lab"},  # of lab what needs no torch
-    "__init__": BASE | {"plan", "edge", "cloud", "net"},  # the public names
+    "files": BOTTOM,
+    "records": BOTTOM,
+    "wire": BOTTOM,
+    "plan": BOTTOM,
+    "bundle": BOTTOM | {"wire", "plan"},
+    "edge": BOTH,
+    "cloud": BOTTOM | {"wire", "bundle"},
+    "net": BOTTOM | {"wire", "bundle"},
+    "photos": BOTH | {"net"},
+    "train": BOTH | {"net"} | LEARNING - {"measure"},
+    "measure": BOTH | {"edge", "cloud", "photos"},
+    "privacy": BOTH | {"net"} | LEARNING,
+    "report": BOTH | {"edge", "cloud", "net"} | LEARNING,
+    "demo": BOTH | {"edge", "cloud", "net", "report"} | LEARNING,
+    "cli": BOTH | {"edge", "cloud", "net", "report", "demo"} | LEARNING,
+    "__init__": BOTH | {"edge", "cloud", "net"},  # the public names
 }
-PARTS_OF = {
-    "check": "errors",
-    "manifest": "bundle",
+ROOM_OF = {
     "photo": "bundle",
-    "decode": "bundle",
-    "files": "bundle",
     "runtime": "bundle",
     "secret": "bundle",
     "broker": "bundle",
-    "store": "bundle",
-    "contents": "bundle",
-    "ladder": "bundle",
     "task": "bundle",
     "__main__": "cli",
 }
 TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "accelerate"}
-WITH_TORCH = {"net", "lab", "cli"}
+WITH_TORCH = {"net", "photos", "train", "privacy", "cli"}
 OUTSIDE = {
     "errors": set(),
     "wire": {"numpy", "simplejpeg", "PIL", "constriction"},
@@ -69,10 +70,10 @@ OUTSIDE = {
 }
 
 
-def part_of(file: Path) -> str:
-    """The part of the package that a file belongs to: its folder, or its own name at the top."""
+def room_of(file: Path) -> str:
+    """Return the folder that a file lies in, or its own name at the top."""
     name = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return PARTS_OF.get(name, name)
+    return ROOM_OF.get(name, name)
 
 
 def imports_of(file: Path) -> Iterator[str]:
@@ -93,24 +94,24 @@ def ids(file: Path) -> str:
 
 
 def test_there_is_something_to_read() -> None:
-    assert {"errors", "wire", "bundle", "edge", "cloud"} <= {part_of(file) for file in FILES}
+    assert {"errors", "wire", "bundle", "edge", "cloud"} <= {room_of(file) for file in FILES}
     assert "bottlenet.errors" in set(imports_of(PACKAGE / "edge" / "client.py"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
 def test_imports_go_one_way(file: Path) -> None:
-    part = part_of(file)
-    assert part in LAYERS, f"{file.name}: a new part; say in LAYERS what it may import"
+    part = room_of(file)
+    assert part in LAYERS, f"{file.name}: a new room; say in LAYERS what it may import"
     for module in imports_of(file):
         if module.partition(".")[0] == "bottlenet":
             target = module.split(".")[1] if "." in module else "__init__"
-            target = PARTS_OF.get(target, target)
+            target = ROOM_OF.get(target, target)
             assert target == part or target in LAYERS[part], f"{part} must not import {module}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
 def test_device_and_server_never_see_torch(file: Path) -> None:
-    part = part_of(file)
+    part = room_of(file)
     outside = {module.partition(".")[0] for module in imports_of(file)} - sys.stdlib_module_names
     outside -= {"bottlenet", "_typeshed"}
     if part not in WITH_TORCH:
@@ -119,16 +120,16 @@ def test_device_and_server_never_see_torch(file: Path) -> None:
         assert outside <= OUTSIDE[part], "a new dependency of this part; is it worth it?"
 
 
-def test_the_tree_in_the_readme_names_files_that_are_there() -> None:
-    readme = PACKAGE.parent.parent / "README.md"
-    tree = readme.read_text(encoding="utf-8").partition("```\nsrc/bottlenet/\n")[2].partition("\nexamples/")[0]
-    folder, named = PACKAGE, []
-    for line in tree.splitlines():
-        if found := re.match(r"  (\w+)/ |  \w", line):
-            folder = PACKAGE / (found[1] or "")
-        named += [folder / name for name in re.findall(r"\w+\.py\b", line)]
-    assert len(named) > 100
-    assert [path for path in named if not path.is_file()] == []
+def test_the_tree_in_contributing_names_files_that_are_there() -> None:
+    contributing = PACKAGE.parent.parent / "CONTRIBUTING.md"
+    tree = contributing.read_text(encoding="utf-8").partition("```\nsrc/bottlenet/\n")[2].partition("\n```")[0]
+    named = {found[1] for line in tree.splitlines() if (found := re.match(r"  ([\w/]+\.py)\b", line))}
+    there = {
+        file.relative_to(PACKAGE).as_posix()
+        for file in FILES
+        if file.name != "__init__.py" or file.parent.name == "bundle"
+    }
+    assert named == there - {"cli/__main__.py"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -187,7 +188,7 @@ class TestPublicNames:
             bottlenet.Bottle  # noqa: B018
 
     def test_without_torch_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delitem(sys.modules, "bottlenet.net.split", raising=False)
+        monkeypatch.delitem(sys.modules, "bottlenet.net.cut", raising=False)
         monkeypatch.setitem(sys.modules, "torch", None)
         monkeypatch.delitem(bottlenet.__dict__, "cuts", raising=False)
         with pytest.raises(MissingExtraError, match=r'bottlenet\.cuts needs .* pip install "bottlenet\[train\]"'):

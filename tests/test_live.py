@@ -12,23 +12,20 @@ import numpy as np
 import pytest
 
 from bottlenet.bundle import Bundle
+from bottlenet.bundle.ladder import Ladder
 from bottlenet.edge.auto import exchange
-from bottlenet.edge.partitions import EDGE_ONLY, Device, Processed, Side
+from bottlenet.edge.connection import Stream, open_websocket
+from bottlenet.edge.encoder import EDGE_ONLY, Device, Processed, Side
 from bottlenet.edge.pilot import Move
-from bottlenet.edge.stream import Stream
-from bottlenet.edge.transport import open_websocket
 from bottlenet.errors import InputError
-from bottlenet.lab.busy_server import Others, create_busy_app
-from bottlenet.lab.live import DAY, Day, Phase, World, live, photos_for, slower, summarise
-from bottlenet.lab.servers import busy_server
-from bottlenet.lab.shaped import ShapedLink
-from bottlenet.ladder import Ladder
+from bottlenet.measure.link import ShapedLink
 from bottlenet.photo import Source
 from bottlenet.plan.link import Link
 from bottlenet.wire.answer import Answer
-from bottlenet.wire.frame import Frame
-from bottlenet.wire.protocol import STREAM_PATH
+from bottlenet.wire.frame import STREAM_PATH, Frame
+from busy_server import Others, create_busy_app
 from conftest import Server, until
+from live_day import DAY, Day, Phase, World, busy_server, live, photos_for, slower, summarise
 from network import make_album
 from test_auto import CLOUD, QUICK, profile
 from test_bench import photos  # noqa: F401
@@ -106,7 +103,7 @@ def test_a_short_day(
     busy: tuple[Server, Others], bundle: Bundle, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a phone would see in a tunnel. Numbers are far apart: a busy machine changes none of them."""
-    monkeypatch.setattr("bottlenet.lab.live.ORACLE_PHOTOS", 2)
+    monkeypatch.setattr("live_day.ORACLE_PHOTOS", 2)
     server, others = busy
     takes = {"edge-only": 0.4, CLOUD: 0.001, "split at patches": 0.2}
     made = profile(bundle, edge_s=takes["edge-only"], cloud_s=takes[CLOUD], split_s=takes["split at patches"])

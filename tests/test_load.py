@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bottlenet.cloud.batcher import Batcher
-from bottlenet.cloud.load import Load
+from bottlenet.cloud.batcher import Batcher, Load
 from bottlenet.errors import BottleNetError, PayloadError
 from bottlenet.wire.answer import MAX_LOAD, Answer
 from bottlenet.wire.frame import Frame

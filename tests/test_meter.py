@@ -12,15 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bottlenet.edge.meter import (
-    METERS,
-    PAPER_DEVICE_MW,
-    Counter,
-    CountingMeter,
-    ModelMeter,
-    SamplingMeter,
-    open_meter,
-)
+from bottlenet.edge.meter import METERS, PAPER_DEVICE_MW, Counter, CountingMeter, ModelMeter, SamplingMeter, open_meter
 from bottlenet.errors import InputError
 
 

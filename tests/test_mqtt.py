@@ -27,8 +27,8 @@ from bottlenet.broker import broker_at
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Decoder, Limits, create_app
 from bottlenet.edge import Answered, Edge, Encoder, Outcome, Sender, Spool
+from bottlenet.edge.client import opener_of
 from bottlenet.edge.mqtt import MAX_REPLY_BYTES
-from bottlenet.edge.transport import opener_of
 from bottlenet.errors import BusyError, FrameError, LinkError
 from bottlenet.wire.answer import Answer, parse_answer
 from bottlenet.wire.frame import Frame

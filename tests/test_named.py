@@ -18,9 +18,17 @@ from torch import nn
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import InputError, MissingExtraError
 from bottlenet.net import from_transformers
-from bottlenet.net.models import Classifier, checked, load_model
-from bottlenet.net.named import SETTINGS, Metadata, assemble, parse
-from bottlenet.net.own_weights import load_weights, safe_download
+from bottlenet.net.models import (
+    SETTINGS,
+    Classifier,
+    Metadata,
+    assemble,
+    checked,
+    load_model,
+    load_weights,
+    parse,
+    safe_download,
+)
 
 SAID = Metadata(224, 0.875, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), ("a", "b"), "MIT")
 

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bottlenet.net.nested import UNKNOWN, NestedQuantizer, steps_within
-from bottlenet.net.prior import Prior
+from bottlenet.net.unit import UNKNOWN, NestedQuantizer, Prior, steps_within
 from bottlenet.wire.tables import STEPS
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from bottlenet.lab.checkpoint import Position
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.objective import BINS, Embedded, plenty
 from bottlenet.net.build import insert
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.objective import BINS, Embedded, plenty
+from bottlenet.train.runs import Position
 from small import classifier
 
 

@@ -20,15 +20,15 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app
 from bottlenet.edge import Edge, Prediction, photo_to_pixels
 from bottlenet.errors import InputError
-from bottlenet.lab.losses import binary_distillation, features_error
-from bottlenet.lab.runs import export_run
-from bottlenet.lab.sweepconfig import Search, SweepConfig
-from bottlenet.lab.train import train
-from bottlenet.lab.trial import find_trials
-from bottlenet.net.alike import difference, found, same
 from bottlenet.net.build import insert
+from bottlenet.net.export import difference, found, same
 from bottlenet.net.models import Classifier, Normalize, checked
 from bottlenet.task import Classification, Detection, Multilabel, Segmentation
+from bottlenet.train.objective import binary_distillation, features_error
+from bottlenet.train.runs import export_run
+from bottlenet.train.sweep.folder import Search, SweepConfig
+from bottlenet.train.sweep.trial import find_trials
+from bottlenet.train.train import train
 from conftest import Server
 from small import LABELS, config_of, detector, photo, save_photos, segmenter, tagger
 

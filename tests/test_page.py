@@ -24,7 +24,7 @@ from bottlenet.edge import Encoder
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.answer import best
-from bottlenet.wire.budget import encode_within
+from bottlenet.wire.codecs import encode_within
 from bottlenet.wire.frame import parse_stream_frame
 from conftest import CLASSES, MakeBundle
 from processes import Process, serving

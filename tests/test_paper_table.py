@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from bottlenet.bundle import Preprocess
 from bottlenet.cli.show import paper_table
 from bottlenet.errors import InputError
+from bottlenet.net.build import BLOCKS, BYTES, PLACES, paper_cuts
 from bottlenet.net.models import Classifier
-from bottlenet.net.paper import BLOCKS, BYTES, PLACES, paper_cuts
 from small import LABELS, Residual, classifier
 
 

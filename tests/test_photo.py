@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from bottlenet import decode
+from bottlenet import photo as decode
 from bottlenet import photo as photo_module
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import PhotoError

@@ -15,15 +15,14 @@ from starlette.applications import Starlette
 
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud import Limits, create_app
-from bottlenet.cloud.photos import MAX_PIXELS, Photos
-from bottlenet.edge.partitions import EDGE_ONLY, Device, cloud_only
-from bottlenet.edge.transport import open_websocket
+from bottlenet.cloud.decoder import MAX_PIXELS, Photos
+from bottlenet.edge.connection import open_websocket
+from bottlenet.edge.encoder import EDGE_ONLY, Device, cloud_only
 from bottlenet.errors import FrameError, PayloadError
 from bottlenet.photo import photo_to_pixels
 from bottlenet.wire.answer import parse_answer
-from bottlenet.wire.frame import Frame, parse_stream_frame
-from bottlenet.wire.inputs import InputCodec
-from bottlenet.wire.protocol import NETWORK_INPUT, PHOTO, PROBE, STREAM_PATH, WHOLE_PHOTO
+from bottlenet.wire.frame import NETWORK_INPUT, PHOTO, PROBE, STREAM_PATH, WHOLE_PHOTO, Frame, parse_stream_frame
+from bottlenet.wire.pictures import InputCodec
 from conftest import MakeBundle, Server, tiny_manifest
 from test_app import ask, refused
 

@@ -10,14 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bottlenet.edge.partitions import Processed
-from bottlenet.edge.pilot import MAX_REFUSALS, Pilot, Policy
-from bottlenet.edge.probe import Exchange
-from bottlenet.edge.recent import Recent
+from bottlenet.edge.encoder import Processed
+from bottlenet.edge.pilot import MAX_REFUSALS, Exchange, Pilot, Policy, Recent
 from bottlenet.errors import InputError
-from bottlenet.plan.detail import Detail, Spread
 from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link
-from bottlenet.plan.profile import Candidate, Profile
+from bottlenet.plan.profile import Candidate, Detail, Profile, Spread
 from bottlenet.wire.answer import Answer
 
 WIFI, THREE_G = PRESETS["wifi"], PRESETS["3g"]

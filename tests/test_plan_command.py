@@ -12,11 +12,11 @@ from PIL import Image
 
 import paper
 from bottlenet.bundle import Bundle
-from bottlenet.cli.plan_files import PLOT_MARK
-from bottlenet.lab.chart.flips import draw_flips
+from bottlenet.cli.planning import PLOT_MARK
 from bottlenet.plan.link import PRESETS
 from bottlenet.plan.planner import choose
 from bottlenet.plan.profile import Profile, parse_profile
+from bottlenet.report.partitions import draw_flips
 from test_benchmarks import record
 from test_cli import Run, run
 from test_profile import no_footprint

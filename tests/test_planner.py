@@ -13,11 +13,22 @@ from hypothesis import strategies as st
 
 import paper
 from bottlenet.errors import InputError
+from bottlenet.plan.batch import AT_ONCE, NOBODY, best_of, parts
 from bottlenet.plan.link import ANSWER_BYTES, LINKS, PRESETS, Link
-from bottlenet.plan.many import AT_ONCE, NOBODY, best_of, parts
-from bottlenet.plan.planner import OBJECTIVES, Flip, Plan, Prediction, Prices, choose, predict
+from bottlenet.plan.planner import (
+    OBJECTIVES,
+    Flip,
+    Plan,
+    Prediction,
+    Prices,
+    at_least,
+    choose,
+    duration,
+    predict,
+    rate,
+    score,
+)
 from bottlenet.plan.profile import Candidate, Energy, Profile
-from bottlenet.plan.reason import at_least, duration, rate, score
 from bottlenet.wire.answer import Answer
 
 PAPER = paper.profile()

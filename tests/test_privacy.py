@@ -17,18 +17,13 @@ from PIL import Image
 from bottlenet import cli
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.lab.privacy import attack as attacks
-from bottlenet.lab.privacy.beside import encoded, fitting_jpeg, scan_bytes
-from bottlenet.lab.privacy.config import PrivacyConfig
-from bottlenet.lab.privacy.inverter import Inverter, side_of
-from bottlenet.lab.privacy.linear import as_input, as_pixels, fit
-from bottlenet.lab.privacy.measure import nearest, psnr, ssim, thumbnails
-from bottlenet.lab.privacy.photos import divided
-from bottlenet.lab.privacy.pictures import side_by_side
-from bottlenet.lab.privacy.run import TILE, Attack, Report, measure
-from bottlenet.lab.privacy.samples import Samples
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.export import export
+from bottlenet.privacy import attacker as attacks
+from bottlenet.privacy.attacker import Inverter, as_input, as_pixels, fit, side_of
+from bottlenet.privacy.measure import encoded, fitting_jpeg, nearest, psnr, scan_bytes, ssim, thumbnails
+from bottlenet.privacy.run import TILE, Attack, Report, measure, side_by_side
+from bottlenet.privacy.samples import PrivacyConfig, Samples, divided
 from small import SIZE, photo, pixels, save_photos
 
 BUDGETS = (20, 150)
@@ -125,7 +120,7 @@ def test_what_is_there_is_not_made_again(
     def never(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("bottlenet.lab.privacy.run.train_attacker", never)
+    monkeypatch.setattr("bottlenet.privacy.run.train_attacker", never)
     assert measure(Attack(small_bundle, config)) == report
     with pytest.raises(AssertionError, match="trained again"):
         _ = Attack(small_bundle, replace(config, width=4)).attacker

@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app
-from bottlenet.edge.probe import KEPT, RUN, Estimate, Exchange, LinkProbe
-from bottlenet.edge.stream import Stream
-from bottlenet.edge.transport import open_websocket
+from bottlenet.edge.connection import Stream, open_websocket
+from bottlenet.edge.pilot import KEPT, RUN, Estimate, Exchange, LinkProbe
 from bottlenet.errors import InputError
-from bottlenet.lab.shaped import ShapedLink
+from bottlenet.measure.link import ShapedLink
 from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link
-from bottlenet.wire.frame import Frame
-from bottlenet.wire.protocol import PHOTO, PROBE, STREAM_PATH
+from bottlenet.wire.frame import PHOTO, PROBE, STREAM_PATH, Frame
 from conftest import Server
 
 WIFI, THREE_G, NB_IOT = PRESETS["wifi"], PRESETS["3g"], PRESETS["nb-iot"]

@@ -18,19 +18,17 @@ from PIL import Image
 
 import paper
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.photos import Photos
+from bottlenet.cloud.decoder import Photos
+from bottlenet.edge.encoder import Device, cloud_only, partitions_of
 from bottlenet.edge.meter import PAPER_DEVICE_MW
-from bottlenet.edge.partitions import Device, cloud_only, partitions_of
 from bottlenet.errors import BottleNetError, BundleError, InputError, PayloadError
-from bottlenet.lab import detail, footprint
-from bottlenet.lab.detail import BATCHES, LOADS, threads_here
-from bottlenet.lab.partitions import Server
-from bottlenet.lab.profile import answers_with, profile, read, smallest
-from bottlenet.plan.detail import Detail, Row, Spread
-from bottlenet.plan.profile import MAX_PROFILE_BYTES, Candidate, Energy, Profile, parse_profile
+from bottlenet.measure import memory as footprint
+from bottlenet.measure import profile as detail
+from bottlenet.measure.profile import BATCHES, LOADS, Server, answers_with, profile, read, smallest, threads_here
+from bottlenet.plan.profile import MAX_PROFILE_BYTES, Candidate, Detail, Energy, Profile, Row, Spread, parse_profile
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
-from bottlenet.wire.inputs import FIXED, QUALITIES, InputCodec, available, decode
+from bottlenet.wire.pictures import FIXED, QUALITIES, InputCodec, available, decode
 from conftest import CLASSES
 
 seconds = st.floats(0, 100)
@@ -292,7 +290,7 @@ class TestMeasuring:
         assert all(each is not None and each.compute == () for each in clouds)
 
     def test_bytes_are_those_that_are_sent(self, bundle: Bundle, photos: Path) -> None:
-        from bottlenet.lab.evaluate import evaluate
+        from bottlenet.measure.evaluate import evaluate
 
         split = profile(bundle, photos).candidates[-1]
         evaluated = evaluate(bundle, photos)
@@ -357,7 +355,7 @@ BLACK = np.zeros((32, 32, 3), np.uint8)
 
 class TestInputCodecs:
     def test_the_lowest_quality_within_the_bound(self, bundle: Bundle, photos: Path) -> None:
-        from bottlenet.lab.evaluate import photos_for
+        from bottlenet.photos.folders import photos_for
 
         device = Device(bundle)
         known = read(device, photos_for(bundle, photos, None))

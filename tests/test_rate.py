@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bottlenet.net.rate import JpegRate, block_transform, dct_matrix, joined_bytes, quantization_table
+from bottlenet.net.unit import JpegRate, block_transform, dct_matrix, joined_bytes, quantization_table
 from bottlenet.wire.codecs import Jpeg
 from bottlenet.wire.mosaic import Mosaic
 

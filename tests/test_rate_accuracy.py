@@ -13,10 +13,10 @@ import torch
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError, PayloadError
-from bottlenet.lab.checkpoint import Position
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.evaluate import evaluate
+from bottlenet.measure.evaluate import evaluate
 from bottlenet.net.build import insert, start_from_components
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.runs import Position
 from bottlenet.wire.codecs import Deflate
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.fitting import fit_tables
@@ -181,7 +181,7 @@ def test_a_payload_that_is_cut_is_what_its_budget_makes(rows: ModuleType) -> Non
 
 
 def test_bytes_at_the_same_accuracy(compare: ModuleType) -> None:
-    from bottlenet.lab.curve import Point
+    from bottlenet.report.sources import Point
 
     ours = compare.Curve("ours", (Point(100, 60, "a"), Point(1000, 80, "b")), ours=True)
     codecs = compare.Curve("codecs", (Point(800, 60, "c"), Point(8000, 80, "d")))
@@ -261,7 +261,7 @@ def write_input_rows(folder: Path, got: dict) -> Path:
 def test_a_bundle_is_measured_as_evaluate_does(bundle: Bundle, photos: Path, tmp_path: Path, rows: ModuleType) -> None:
     from rich.progress import Progress
 
-    from bottlenet.lab.evaluate import photos_for
+    from bottlenet.photos.folders import photos_for
 
     labels = [photo.label for photo in photos_for(bundle, photos, None)]
     expected = evaluate(bundle, photos)

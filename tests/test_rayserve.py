@@ -27,14 +27,14 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.deployed import Deployed
-from bottlenet.cloud.limits import Limits
+from bottlenet.bundle.ladder import write_ladder
+from bottlenet.cloud.admission import Limits
+from bottlenet.cloud.ray.cluster import Deployed
 from bottlenet.edge import Edge
-from bottlenet.edge.outcome import Answered
-from bottlenet.edge.retry import Backoff
+from bottlenet.edge.connection import Backoff
+from bottlenet.edge.prediction import Answered
 from bottlenet.edge.sender import Sender
 from bottlenet.edge.spool import Spool
-from bottlenet.ladder import write_ladder
 from bottlenet.wire.answer import parse_answer
 from conftest import MakeBundle, needs_ray, until
 from network import make_album
@@ -89,7 +89,7 @@ def deployed(bundle: Bundle, other: Bundle, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def cluster(deployed: Deployed) -> Iterator[None]:
-    from bottlenet.cli.cluster import own_cluster
+    from bottlenet.cloud.ray.cluster import own_cluster
 
     paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     with pytest.MonkeyPatch.context() as patch:
@@ -112,9 +112,9 @@ def forget_token() -> None:
 
 @pytest.fixture(scope="class")
 def front(cluster: None, deployed: Deployed) -> Iterator[Front]:
-    from bottlenet.cli.cluster import free_ports
-    from bottlenet.cli.replicas import await_front, served
-    from bottlenet.cloud import rayserve
+    from bottlenet.cloud.ray import replica as rayserve
+    from bottlenet.cloud.ray.cluster import free_ports
+    from bottlenet.cloud.ray.serve import await_front, served
 
     (port,) = free_ports(1)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
@@ -326,7 +326,7 @@ class TestJoined:
             assert (process.popen.returncode, out, err) == (0, "", "")
 
     def test_a_cluster_that_is_not_there(self, bundle: Bundle) -> None:
-        from bottlenet.cli.replicas import running
+        from bottlenet.cloud.ray.serve import running
         from bottlenet.errors import InputError
 
         with (
@@ -342,7 +342,7 @@ class TestReplica:
     """In this process."""
 
     def test_how_many(self) -> None:
-        from bottlenet.cloud.rayserve import replicas_for
+        from bottlenet.cloud.ray.replica import replicas_for
 
         config = SimpleNamespace(target_ongoing_requests=2.0)
         for metrics, wanted in ((None, 0.0), ({}, 0.0), ({"bottlenet": {"a": 7.0, "b": 1.0}, "x": {"a": 9.0}}, 4.0)):
@@ -352,7 +352,8 @@ class TestReplica:
         import uvicorn
 
         from bottlenet import runtime
-        from bottlenet.cloud import decoder, rayserve
+        from bottlenet.cloud import decoder
+        from bottlenet.cloud.ray import replica as rayserve
 
         opened: list[tuple[Path, int]] = []
 
@@ -376,7 +377,7 @@ class TestReplica:
 
     def test_bundles_get_to_other_machines(self, bundle: Bundle, other: Bundle, tmp_path: Path) -> None:
         """A rung of a ladder, too, whose graphs are elsewhere."""
-        from bottlenet.cli.cluster import staged
+        from bottlenet.cloud.ray.cluster import staged
 
         ladder = write_ladder(tmp_path / "ladder", [bundle])
         paths = (str(other.path), str(ladder.rungs[0].path))
@@ -386,8 +387,8 @@ class TestReplica:
 
     def test_a_replica_that_cannot_start(self, tmp_path: Path) -> None:
         """As far as can be told without a cluster."""
-        from bottlenet.cli.cluster import one_line
-        from bottlenet.cli.replicas import running
+        from bottlenet.cloud.ray.cluster import one_line
+        from bottlenet.cloud.ray.serve import running
         from bottlenet.errors import BundleError, InputError
 
         for deployed, kind in (

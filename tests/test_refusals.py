@@ -23,7 +23,7 @@ import httpx
 import pytest
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.addresses import Addresses, origin
+from bottlenet.cloud.admission import Addresses, origin
 from bottlenet.wire.answer import parse_answer
 from conftest import until
 from processes import Process, close_code, everything, frame_of, open_stream, serving

@@ -22,24 +22,20 @@ from PIL import Image
 import paper
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.errors import InputError
-from bottlenet.lab import sweepreport
-from bottlenet.lab.bench import Report, Row
-from bottlenet.lab.commands import command_line, without_root
-from bottlenet.lab.evaluate import Evaluation, Sizes
-from bottlenet.lab.grid import Figures, Trial
-from bottlenet.lab.report import page as page_module
-from bottlenet.lab.report.curves import curves_in
-from bottlenet.lab.report.make import Photos, report
-from bottlenet.lab.report.page import MAX_PAGE_BYTES, Made
-from bottlenet.lab.report.partitions import Wish
-from bottlenet.lab.report.photos import photo_sections
-from bottlenet.lab.report.sources import read_sources
-from bottlenet.lab.report.typed import parse_json, typed
-from bottlenet.lab.rig import Conditions
-from bottlenet.lab.sweepconfig import Search, SweepConfig
-from bottlenet.lab.sweepfolder import Result
+from bottlenet.measure.bench import Conditions, Report, Row
+from bottlenet.measure.evaluate import Evaluation
 from bottlenet.plan.link import PRESETS
 from bottlenet.plan.profile import Profile
+from bottlenet.records import Sizes, command_line, without_root
+from bottlenet.report import page as page_module
+from bottlenet.report.accuracy import curves_in
+from bottlenet.report.page import MAX_PAGE_BYTES, Made, Photos, report
+from bottlenet.report.partitions import Wish
+from bottlenet.report.photos import photo_sections
+from bottlenet.report.sources import parse_json, read_sources, typed
+from bottlenet.train.sweep import sweep as sweepreport
+from bottlenet.train.sweep.folder import Result, Search, SweepConfig
+from bottlenet.train.sweep.grid import Figures, Trial
 from conftest import CLASSES, LATENT, SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_files, tiny_manifest
 from test_cli import Run, run
 from test_demo import NASTY, Reader
@@ -278,8 +274,8 @@ class TestContent:
 
     def test_without_torch(self, given_paths: list[Path]) -> None:
         code = (
-            "import sys; from pathlib import Path; from bottlenet.lab.report.make import report\n"
-            "from bottlenet.lab.report.page import Made\n"
+            "import sys; from pathlib import Path; from bottlenet.report.page import report\n"
+            "from bottlenet.report.page import Made\n"
             f"report([Path(p) for p in {[str(path) for path in given_paths]!r}], Made('c', 'd', 'v'))\n"
             "assert 'torch' not in sys.modules"
         )

@@ -12,8 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottlenet.errors import BusyError, InputError, WireError
-from bottlenet.wire.answer import MAX_ANSWER_BYTES, Answer, parse_answer
-from bottlenet.wire.results import MAX_MAP_PLACES, Box, Boxes, Classes, ClassMap, Result, parse_result
+from bottlenet.wire.answer import (
+    MAX_ANSWER_BYTES,
+    MAX_MAP_PLACES,
+    Answer,
+    Box,
+    Boxes,
+    Classes,
+    ClassMap,
+    Result,
+    parse_answer,
+    parse_result,
+)
 
 SPEC = "".join((Path(__file__).parent.parent / "docs" / "wire.md").read_text(encoding="utf-8").split())
 PLACES = np.zeros((4, 6), np.uint8)

@@ -19,9 +19,8 @@ from bottlenet.cloud import create_app
 from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Folder, Outcome, Sender, Spool
 from bottlenet.errors import FrameError, InputError, LinkError
 from bottlenet.files import write_whole
-from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
+from bottlenet.wire.answer import Answer, Box, Boxes, Classes, ClassMap, Result, busy_bytes, refusal_bytes
 from bottlenet.wire.frame import Frame
-from bottlenet.wire.results import Box, Boxes, Classes, ClassMap, Result
 from conftest import CLASSES, Server
 from network import Network, answered, class_of, make_album, numbers_from
 from other_tasks import COLOURS, other_bundle

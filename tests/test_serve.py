@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
 from bottlenet.bundle import Bundle
-from bottlenet.cli.access import Access
+from bottlenet.cloud.admission import Access
 from bottlenet.errors import InputError
 from bottlenet.wire.answer import parse_answer
 from processes import Process, frame_of, refused_to_start, serving, write_certificate

@@ -6,14 +6,14 @@ import socket
 import pytest
 
 from bottlenet.bundle import Bundle
-from bottlenet.cli.access import Access
-from bottlenet.cli.serving import configure, open_port
 from bottlenet.cloud import Limits, create_app
+from bottlenet.cloud.admission import Access
+from bottlenet.cloud.run import configure, open_port
 from bottlenet.errors import InputError
 
 
 def test_it_sends_no_pings(bundle: Bundle) -> None:
-    """A connection that waits costs nothing: `edge.transport` promises it, and it takes both sides."""
+    """A connection that waits costs nothing: `edge.connection` promises it, and it takes both sides."""
     assert configure(create_app([bundle]), Limits()).ws_ping_interval is None
 
 

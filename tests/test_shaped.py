@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from bottlenet.errors import InputError
-from bottlenet.lab import shaped as module
-from bottlenet.lab.shaped import BUFFER_BYTES, Lane, ShapedLink
+from bottlenet.measure import link as module
+from bottlenet.measure.link import BUFFER_BYTES, Lane, ShapedLink
 from bottlenet.plan.link import Link
 from bottlenet.plan.predict import expected_rounds
 from processes import everything

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
+from bottlenet.net.cut import Split, count_flops, cuts, split
 from bottlenet.net.models import Classifier, load_model
-from bottlenet.net.split import Split, count_flops, cuts, split
 
 SIZE = (3, 16, 16)
 

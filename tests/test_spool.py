@@ -20,12 +20,11 @@ from hypothesis import strategies as st
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Answered, Choice, Failed, Spool
-from bottlenet.edge.outcome import DAMAGED, DROPPED, REFUSED, Photo, outcome_bytes, parse_outcome
-from bottlenet.edge.seen import Object
+from bottlenet.edge.prediction import DAMAGED, DROPPED, REFUSED, Object, Photo, outcome_bytes, parse_outcome
 from bottlenet.errors import InputError
 from bottlenet.files import write_whole
+from bottlenet.wire.answer import MAX_BOXES
 from bottlenet.wire.frame import Frame
-from bottlenet.wire.results import MAX_BOXES
 from conftest import MakeBundle
 
 DIGESTS = [f"{number:064x}" for number in range(20)]

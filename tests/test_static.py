@@ -16,11 +16,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud import create_app, static
-from bottlenet.cloud.static import CSP, PAGE, PHOTOS
-from bottlenet.ladder import write_ladder
+from bottlenet.bundle.ladder import write_ladder
+from bottlenet.cloud import create_app
+from bottlenet.cloud import http as static
+from bottlenet.cloud.http import CSP, PAGE, PHOTOS
 from bottlenet.wire.answer import parse_answer
-from bottlenet.wire.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL
+from bottlenet.wire.frame import SUBPROTOCOL, TOKEN_SUBPROTOCOL
 from conftest import MakeBundle
 from processes import frame_of, serving
 

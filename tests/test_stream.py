@@ -15,8 +15,8 @@ from starlette.applications import Starlette
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Decoder, create_app
 from bottlenet.edge import Edge, Encoder, Prediction
-from bottlenet.edge.local import LocalTail
-from bottlenet.edge.stream import Reply, Stream
+from bottlenet.edge.client import LocalTail
+from bottlenet.edge.connection import Reply, Stream
 from bottlenet.errors import BusyError, FrameError, InputError, LinkError, PhotoError, WireError
 from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
 from bottlenet.wire.frame import Frame, parse_stream_frame
@@ -193,7 +193,7 @@ def test_repeated_answers_without_end_are_not_waited_for() -> None:
 def test_a_frame_that_is_overtaken_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others keep the connection lively, so there is never silence that would end it."""
     now = [100.0]
-    monkeypatch.setattr("bottlenet.edge.stream.perf_counter", lambda: now[0])
+    monkeypatch.setattr("bottlenet.edge.connection.perf_counter", lambda: now[0])
     stream = stream_of(Queued(lambda messages: [answer_to(m) for m in messages if m[4:6] != b"\0\0"]))
     stream.send(frame(0))
     for number in range(1, 5):
@@ -363,7 +363,7 @@ class TestToken:
         assert given == ["a-token-of-one's-own"]
 
     def test_from_a_file_or_the_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from bottlenet.edge.tokens import find_token
+        from bottlenet.edge.client import find_token
 
         monkeypatch.delenv("BOTTLENET_TOKEN", raising=False)
         assert find_token(None) is None
@@ -383,7 +383,7 @@ class TestToken:
     def test_none_and_its_content_is_not_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
     ) -> None:
-        from bottlenet.edge.tokens import find_token
+        from bottlenet.edge.client import find_token
 
         file = tmp_path / "file"
         file.write_text(content)

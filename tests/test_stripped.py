@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bottlenet.errors import PayloadError
-from bottlenet.wire.stripped import (
+from bottlenet.wire.pictures import (
     JPEG_EOI,
     jpeg_file,
     jpeg_header,

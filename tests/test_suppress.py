@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bottlenet.net.boxes import best_boxes, decoded, large, rows, surest
+from bottlenet.net.detectors import best_boxes, decoded, kept, large, rows, surest
 from bottlenet.net.export import to_onnx
-from bottlenet.net.suppress import kept
 from bottlenet.runtime import open_session
 
 

@@ -19,20 +19,16 @@ import pytest
 from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
+from bottlenet.bundle.ladder import Ladder
 from bottlenet.errors import InputError, LinkError, MissingExtraError
-from bottlenet.lab.crops import is_held_out
-from bottlenet.lab.engines import Job, Local, open_engine
-from bottlenet.lab.evaluate import evaluate
-from bottlenet.lab.grid import Trial
-from bottlenet.lab.sweep import sweep
-from bottlenet.lab.sweepconfig import Search, SweepConfig
-from bottlenet.lab.sweepfolder import Result, SweepFolder
-from bottlenet.lab.sweepreport import Report
-from bottlenet.lab.trial import check_trial, held_out_photos, summarise
-from bottlenet.ladder import Ladder
+from bottlenet.measure.evaluate import evaluate
 from bottlenet.net.models import load_model
-from bottlenet.plan.profile import parse_profile
-from bottlenet.plan.trained import parse_trained, with_trained
+from bottlenet.photos.crops import is_held_out
+from bottlenet.plan.profile import parse_profile, parse_trained, with_trained
+from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder
+from bottlenet.train.sweep.grid import Trial
+from bottlenet.train.sweep.sweep import Job, Local, Report, open_engine, sweep
+from bottlenet.train.sweep.trial import check_trial, held_out_photos, summarise
 from conftest import needs_ray, until
 from small import LABELS, save_photos
 from test_cli import Run, run
@@ -186,7 +182,7 @@ class TestSearch:
 
 
 def photos_of(config: SweepConfig) -> list:
-    from bottlenet.lab.data import list_photos
+    from bottlenet.photos.folders import list_photos
 
     return [photo for folder in config.data for photo in list_photos(folder)]
 

@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottlenet import decode
+from bottlenet import photo as decode
 from bottlenet.bundle import Bundle
+from bottlenet.bundle.manifest import parse_manifest
 from bottlenet.cloud import Decoder, create_app
-from bottlenet.decode import TURNS
 from bottlenet.edge import Answered, Edge, Encoder, Prediction, Sender, Spool, photo_to_pixels
-from bottlenet.edge.seen import seen
+from bottlenet.edge.prediction import seen
 from bottlenet.errors import BundleError, InputError, WireError
-from bottlenet.lab.bench import bench
-from bottlenet.lab.evaluate import evaluate
-from bottlenet.lab.profile import profile
-from bottlenet.manifest import parse_manifest
-from bottlenet.photo import Square, photo_to_crop
+from bottlenet.measure.bench import bench
+from bottlenet.measure.evaluate import evaluate
+from bottlenet.measure.profile import profile
+from bottlenet.photo import TURNS, Square, photo_to_crop
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.task import (
     Classification,
@@ -36,8 +35,7 @@ from bottlenet.task import (
     most_answer_bytes,
     task_values,
 )
-from bottlenet.wire.answer import MAX_ANSWER_BYTES, Answer, parse_answer
-from bottlenet.wire.results import Box, Boxes, Classes, ClassMap, Result
+from bottlenet.wire.answer import MAX_ANSWER_BYTES, Answer, Box, Boxes, Classes, ClassMap, Result, parse_answer
 from conftest import CLASSES, Server, tiny_manifest
 from other_tasks import COLOURS, EDGES, TASKS, other_bundle
 from test_end_to_end import bottlenet, serving, url_of

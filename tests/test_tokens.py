@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bottlenet.bundle import Bundle
+from bottlenet.cloud import admission as module
 from bottlenet.cloud import create_app
-from bottlenet.cloud import tokens as module
-from bottlenet.cloud.tokens import Tokens
+from bottlenet.cloud.admission import Tokens
 from bottlenet.errors import InputError
 from processes import frame_of
 

@@ -14,12 +14,11 @@ from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.lab.checkpoint import CHECKPOINT, read_tensors
-from bottlenet.lab.evaluate import evaluate
-from bottlenet.lab.losses import cross_entropy, distillation, learning_rate, relative_error, scores_error, steered
-from bottlenet.lab.runs import export_run, read_config
-from bottlenet.lab.train import AstrayError, train
-from bottlenet.lab.trainset import fingerprint
+from bottlenet.measure.evaluate import evaluate
+from bottlenet.train.features import fingerprint
+from bottlenet.train.objective import cross_entropy, distillation, learning_rate, relative_error, scores_error, steered
+from bottlenet.train.runs import CHECKPOINT, export_run, read_config, read_tensors
+from bottlenet.train.train import AstrayError, train
 from small import classifier, config_of, save_photos
 
 
@@ -72,7 +71,7 @@ def test_training_learns(base, tmp_path):
 
 
 def test_a_papers_unit_starts_nearer_at_components(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("bottlenet.lab.train.LOG_STEPS", 1)
+    monkeypatch.setattr("bottlenet.train.train.LOG_STEPS", 1)
     first = []
     for components in (False, True):
         out = str(tmp_path / str(components))
@@ -106,7 +105,7 @@ class Stopping(Progress):
 
 
 def test_a_run_that_was_stopped_goes_on_exactly(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("bottlenet.lab.train.LOG_STEPS", 1)
+    monkeypatch.setattr("bottlenet.train.train.LOG_STEPS", 1)
     whole = replace(base, out=str(tmp_path / "whole"), checkpoint_minutes=0.0)
     run(whole)
     stopped = replace(whole, out=str(tmp_path / "stopped"))
@@ -192,7 +191,7 @@ def test_an_embedded_run_is_reported_at_several_budgets(embedded):
 
 
 def test_an_embedded_run_goes_on_exactly(embedded, tmp_path, monkeypatch):
-    monkeypatch.setattr("bottlenet.lab.train.LOG_STEPS", 1)
+    monkeypatch.setattr("bottlenet.train.train.LOG_STEPS", 1)
     whole, stopped = (
         replace(embedded, out=str(tmp_path / name), checkpoint_minutes=0.0) for name in ("whole", "stopped")
     )
@@ -245,7 +244,7 @@ def test_a_fixed_rate_comes_down_to_its_target(embedded, tmp_path):
 
 
 def test_a_fixed_rate_starts_at_twice_its_target(embedded, tmp_path, monkeypatch):
-    monkeypatch.setattr("bottlenet.lab.train.LOG_STEPS", 1)
+    monkeypatch.setattr("bottlenet.train.train.LOG_STEPS", 1)
     config = replace(embedded, out=str(tmp_path / "run"), target_bytes=40.0, epochs=1)
     run(config)
     assert log_of(config)[0]["payload_bytes"] == pytest.approx(80, rel=0.3)

@@ -20,15 +20,13 @@ import torch
 from rich.progress import Progress
 
 from bottlenet.errors import InputError
-from bottlenet.lab.checkpoint import CHECKPOINT, read_tensors
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.crops import is_held_out
-from bottlenet.lab.data import list_photos, list_samples
-from bottlenet.lab.launch import launch
-from bottlenet.lab.objective import CodecInLoop
-from bottlenet.lab.part import Part
-from bottlenet.lab.runs import export_run
-from bottlenet.lab.train import train
+from bottlenet.photos.crops import is_held_out
+from bottlenet.photos.folders import list_photos, list_samples
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.objective import CodecInLoop, Part
+from bottlenet.train.runs import CHECKPOINT, export_run, read_tensors
+from bottlenet.train.team import launch
+from bottlenet.train.train import train
 from conftest import until
 from processes import BOTTLENET
 from small import config_of, save_photos

@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bottlenet.errors import InputError
-from bottlenet.lab.losses import relative_error
-from bottlenet.net.build import components
-from bottlenet.net.paper_start import start_paper_unit
+from bottlenet.net.build import components, start_paper_unit
 from bottlenet.net.unit import (
     Enlarged,
     PaperReduction,
@@ -20,6 +18,7 @@ from bottlenet.net.unit import (
     ResidualRestoration,
     UnitSpec,
 )
+from bottlenet.train.objective import relative_error
 
 PAIRS = [(PaperReduction, PaperRestoration), (ResidualReduction, ResidualRestoration)]
 

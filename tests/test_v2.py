@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Decoder, Limits, create_app
-from bottlenet.cloud.tensors import frames_of, parse_request
+from bottlenet.cloud.protocol_v2 import frames_of, parse_request
 from bottlenet.errors import InputError
 from conftest import MakeBundle, Server
 from processes import frame_of

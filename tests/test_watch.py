@@ -16,12 +16,10 @@ from websockets.exceptions import ConnectionClosed
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Batcher, Limits, create_app
-from bottlenet.cloud import watch as module
+from bottlenet.cloud import service as module
 from bottlenet.cloud.metrics import Metrics
-from bottlenet.cloud.service import Service
-from bottlenet.cloud.shelf import Shelf
+from bottlenet.cloud.service import Folder, Service, Shelf
 from bottlenet.cloud.stream import Stream
-from bottlenet.cloud.watch import Folder
 from bottlenet.errors import InputError
 from bottlenet.wire.answer import Answer, parse_answer
 from bottlenet.wire.frame import Frame

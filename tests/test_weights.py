@@ -5,8 +5,7 @@ import onnx
 import onnxruntime
 import torch
 
-from bottlenet.net.export import to_onnx
-from bottlenet.net.weights import store_as_int8, to_int8
+from bottlenet.net.export import store_as_int8, to_int8, to_onnx
 from small import classifier
 
 

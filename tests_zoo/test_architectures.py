@@ -13,16 +13,16 @@ from torch import Tensor
 
 from architectures import EXPORTED, FAILING, SIZES, full_name
 from bottlenet.bundle import Bundle
-from bottlenet.lab.checkpoint import Position
-from bottlenet.lab.config import TrainConfig
-from bottlenet.lab.objective import objective_of
-from bottlenet.lab.train import build_optimizer, freeze, set_training_mode
 from bottlenet.net.build import insert, start_from_components
+from bottlenet.net.cut import Cut, cuts, split
 from bottlenet.net.export import export
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, Normalize, load_model
-from bottlenet.net.split import Cut, cuts, split
 from bottlenet.runtime import open_session, run_graph
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.objective import objective_of
+from bottlenet.train.runs import Position
+from bottlenet.train.train import build_optimizer, freeze, set_training_mode
 
 PHOTOS = 4
 

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 
 from bottlenet.edge import photo_to_pixels
 from bottlenet.errors import InputError
-from bottlenet.lab.servers import split_server
-from bottlenet.net.alike import difference
-from bottlenet.net.from_torchvision_dense import DETECTORS
+from bottlenet.measure.bench import split_server
+from bottlenet.net.cut import cuts, split
+from bottlenet.net.export import difference
+from bottlenet.net.from_torchvision import DETECTORS
 from bottlenet.net.models import Normalize, load_model
-from bottlenet.net.split import cuts, split
 from bottlenet.task import Detection, Multilabel, Segmentation
 from dense import detected, segmented
 from dense_networks import DETECTIONS, SEGMENTATIONS, SIDE, detector, photo, rows_of, segmentation

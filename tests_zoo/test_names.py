@@ -18,8 +18,8 @@ from torchvision.models import ResNet50_Weights, get_model, list_models
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net import from_torchvision
+from bottlenet.net.cut import cuts, split
 from bottlenet.net.models import imagenet_labels, load_model
-from bottlenet.net.split import cuts, split
 
 
 def test_torchvisions_weights_say_everything() -> None:

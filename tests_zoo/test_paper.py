@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from bottlenet.errors import InputError
-from bottlenet.net.build import insert
+from bottlenet.net.build import BYTES, insert, paper_cuts
+from bottlenet.net.cut import split
 from bottlenet.net.models import Classifier, load_model
-from bottlenet.net.paper import BYTES, paper_cuts
-from bottlenet.net.split import split
 
 # arXiv 1902.01000v1: c' of RB1-3, RB4-7, RB8-13, RB14-16, and s = 2; RB1 is 56x56x256 -> 28x28x1
 WIDE = {**os.environ, "COLUMNS": "140"}

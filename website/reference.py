@@ -20,7 +20,11 @@ PARTS = {
     "cloud": "On the server",
     "plan": "Which partition is best",
     "net": "The network that is cut",
-    "lab": "Experiments",
+    "photos": "Photos on disk",
+    "train": "Training",
+    "measure": "Measuring",
+    "privacy": "An attacker",
+    "report": "Reports",
 }
 SPECIAL = re.compile(r"[\\*_\[\]<>#|{}&]")  # of Markdown
 FENCE = "`" * 4

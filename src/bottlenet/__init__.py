@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle as Bundle
+    from bottlenet.bundle.ladder import Ladder as Ladder
     from bottlenet.edge import Edge as Edge
-    from bottlenet.ladder import Ladder as Ladder
     from bottlenet.net.build import insert as insert
-    from bottlenet.net.split import cuts as cuts
-    from bottlenet.net.split import split as split
+    from bottlenet.net.cut import cuts as cuts
+    from bottlenet.net.cut import split as split
     from bottlenet.plan.planner import choose as choose
 
 __all__ = ["Bundle", "Edge", "Ladder", "choose", "cuts", "insert", "split"]
@@ -50,9 +50,9 @@ def __dir__() -> list[str]:
 MODULES = {
     "Bundle": "bottlenet.bundle",
     "Edge": "bottlenet.edge",
-    "Ladder": "bottlenet.ladder",
+    "Ladder": "bottlenet.bundle.ladder",
     "choose": "bottlenet.plan.planner",
-    "cuts": "bottlenet.net.split",
+    "cuts": "bottlenet.net.cut",
     "insert": "bottlenet.net.build",
-    "split": "bottlenet.net.split",
+    "split": "bottlenet.net.cut",
 }

@@ -6,22 +6,194 @@
 Whatever goes to a whole network or its head as a centre crop comes through `photo_to_pixels`: on the device, in
 evaluation and in benchmarks, so that all of them see the same pixels. Random crops, which training takes, are cut out
 of what `read_photo` gives.
+
+Picture files to RGB: which are read, what is refused before decoding, and how each kind of pixel becomes RGB.
+
+Pillow decodes. Its own limit on pixels (a warning above 89 megapixels) is a global that belongs to the program around
+this library, so files are opened by signature here instead of by `Image.open`, and sizes are checked here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import math
+import os
+import re
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile
 
 from bottlenet.bundle import Preprocess
-from bottlenet.decode import MAX_PIXELS, SIDEWAYS, check_size, name_of, opened, scale_down, to_rgb, turn_of
 from bottlenet.errors import PhotoError
+
+MIN_SIDE = 8
+MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 200_000_000
+MAX_SAMPLE = 65535  # of 16-bit grey
+SIGNATURE_BYTES = 16
+
+
+@contextlib.contextmanager
+def opened(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The picture, size checked, not decoded yet. Whatever Pillow raises in the block becomes a PhotoError."""
+    name = name_of(source)
+    with contextlib.ExitStack() as stack:
+        try:
+            if isinstance(source, Image.Image):
+                image = source
+            else:
+                image = identify(stack.enter_context(open_source(source, name)), name)
+            check_size(name, *image.size, max_pixels)
+            yield image
+        except (PhotoError, MemoryError):
+            raise
+        except Image.DecompressionBombError as error:
+            raise PhotoError(
+                f"{name}: it has too many pixels ({error}); {allowed(max_pixels)}: scale it down"
+            ) from error
+        except Exception as error:  # decoders raise anything on a file that was damaged, or made to break them
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise PhotoError(f"{name}: it is damaged or truncated ({reason}); give the whole file") from error
+
+
+def name_of(source: str | Path | bytes | Image.Image) -> str:
+    """What to call a source in a message."""
+    if isinstance(source, Image.Image):
+        return f"Pillow image of mode {source.mode}"
+    if isinstance(source, bytes):
+        return f"photo of {len(source)} bytes"
+    if isinstance(source, (str, Path)):
+        return str(source)
+    kind = type(source).__name__
+    raise PhotoError(f"a photo was given as {kind}; give a path, bytes, a Pillow image or a NumPy array of uint8")
+
+
+def open_source(source: str | Path | bytes, name: str) -> BinaryIO:
+    """PhotoError: no such file, not a file, too large, or not readable."""
+    try:
+        if isinstance(source, bytes):
+            file_bytes = len(source)
+        else:
+            status = os.stat(source)
+            # A pipe or a device could block or never end, so it is not even opened.
+            if not stat.S_ISREG(status.st_mode):
+                raise PhotoError(f"{name}: it is not a file; give the path of one photo")
+            file_bytes = status.st_size
+        if file_bytes > MAX_FILE_BYTES:
+            size = f"{file_bytes / 1e6:.0f} MB"
+            raise PhotoError(f"{name}: it has {size}; up to {MAX_FILE_BYTES // 10**6} MB are allowed: scale it down")
+        return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+    except OSError as error:
+        raise PhotoError(f"{name}: can't open it ({error.strerror or error}); give the path of a photo") from error
+    except ValueError as error:  # a null byte in the path
+        raise PhotoError(f"{name!a}: it is no path; give the path of a photo") from error
+
+
+def identify(file: BinaryIO, name: str) -> ImageFile.ImageFile:
+    """The picture in the file, by its first bytes. PhotoError: empty, or none of READERS."""
+    start = file.read(SIGNATURE_BYTES)
+    file.seek(0)
+    for signature, module, reader in READERS.values():
+        if signature.match(start):
+            # Imported when needed: the rarer ones bring libraries of their own.
+            opener: type[ImageFile.ImageFile] = getattr(importlib.import_module(f"PIL.{module}"), reader)
+            return opener(file)
+    what = f"it starts with {ascii(start[:8])[2:-1]}" if start else "it is empty"
+    raise PhotoError(f"{name}: it is no photo ({what}); give one of {', '.join(READERS)}")
+
+
+def check_size(name: str, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """PhotoError: too small or too large."""
+    if width * height > max_pixels:
+        megapixels = f"{width * height / 1e6:.0f} megapixels"
+        raise PhotoError(f"{name}: it is {width}x{height} pixels, {megapixels}; {allowed(max_pixels)}: scale it down")
+    if min(width, height) < MIN_SIDE:
+        raise PhotoError(f"{name}: it is {width}x{height} pixels; {allowed(max_pixels)}: give a larger one")
+
+
+def allowed(max_pixels: int) -> str:
+    """In words."""
+    return f"allowed are {MIN_SIDE}x{MIN_SIDE} pixels to {max_pixels // 10**6} megapixels"
+
+
+def scale_down(image: Image.Image, most: int) -> int:
+    """Has libjpeg decode a JPEG at 1/8, 1/4 or 1/2 of its sides, rounded up: the smallest that is not below 1/`most`.
+
+    To be called before `to_rgb`. Gives 8, 4 or 2, and 1 where nothing changes: other formats, or `most` below 2.
+    """
+    if most < 2:
+        return 1
+    width, height = image.size
+    drafted = image.draft(None, (width // most, height // most))
+    return 1 if drafted is None else round(width / drafted[1][2])
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What turns a decoded picture upright, from its EXIF orientation; None where it is upright already."""
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken metadata; the pixels are fine, and most photos are upright
+        return None
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Decode, and convert to mode RGB. PhotoError: pixels whose white is not known."""
+    image.load()
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return grey_16_to_rgb(np.asarray(image), name)
+    if image.mode == "F":
+        raise PhotoError(f"{name}: it has floating-point pixels; save it with 8 or 16 bits a channel")
+    if image.mode == "La":
+        image = image.convert("LA")  # the only mode that Pillow converts it to
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        over = Image.new("RGB", image.size, "white")
+        over.paste(image, mask=image)
+        return over
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def grey_16_to_rgb(samples: NDArray[np.integer], name: str) -> Image.Image:
+    """(H, W) of 0..65535 -> grey in RGB; Pillow's own conversion would clip at 255 instead of scaling."""
+    low, high = int(samples.min()), int(samples.max())
+    if low < 0 or high > MAX_SAMPLE:
+        raise PhotoError(f"{name}: it has grey values from {low} to {high}; save it with 8 or 16 bits")
+    grey = (samples.astype(np.uint32) * 255 + MAX_SAMPLE // 2) // MAX_SAMPLE
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+# EXIF orientation -> what turns the picture upright. 1 is upright; so is what isn't in the standard.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = [TURNS[orientation] for orientation in (5, 6, 7, 8)]  # those that swap width and height
+
+# Format -> how a file starts, and Pillow's module and class for it. Of an animation, the first picture is taken.
+READERS = {
+    "JPEG": (re.compile(rb"\xff\xd8\xff"), "JpegImagePlugin", "JpegImageFile"),
+    "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), "PngImagePlugin", "PngImageFile"),
+    "WebP": (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebPImagePlugin", "WebPImageFile"),
+    "AVIF": (re.compile(rb"....ftyp(avif|avis|mif1|msf1)", re.DOTALL), "AvifImagePlugin", "AvifImageFile"),
+    "TIFF": (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), "TiffImagePlugin", "TiffImageFile"),
+    "BMP": (re.compile(rb"BM"), "BmpImagePlugin", "BmpImageFile"),
+    "GIF": (re.compile(rb"GIF8[79]a"), "GifImagePlugin", "GifImageFile"),
+    "PNM": (re.compile(rb"P[1-6]\s"), "PpmImagePlugin", "PpmImageFile"),
+}
+
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Source: TypeAlias = str | Path | bytes | Image.Image | Pixels

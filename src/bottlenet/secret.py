@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bottlenet.errors import InputError
-from bottlenet.wire.protocol import TOKEN, TOKEN_CHARACTERS
+from bottlenet.wire.frame import TOKEN, TOKEN_CHARACTERS
 
 MAX_FILE_BYTES = 4096
 

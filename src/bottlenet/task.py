@@ -21,20 +21,23 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bottlenet.check import check_choice, check_fields, check_integer, check_number, shown, unchecked
 from bottlenet.errors import InputError
-from bottlenet.wire.answer import BESIDE_BYTES, Answer, Top, best_of_each
-from bottlenet.wire.results import (
+from bottlenet.records import check_choice, check_fields, check_integer, check_number, shown, unchecked
+from bottlenet.wire.answer import (
+    BESIDE_BYTES,
     BOX,
     MAX_BOXES,
     MAX_CLASS_INDEX,
     MAX_CLASSES,
     MAX_MAP_INDEX,
+    Answer,
     Box,
     Boxes,
     Classes,
     ClassMap,
     Result,
+    Top,
+    best_of_each,
     check_grid,
 )
 

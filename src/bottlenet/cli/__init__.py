@@ -31,8 +31,10 @@ from typing import Annotated
 
 import typer
 
-from bottlenet.cli import bench, device, ladders, network, planning, privacy, report, server, sweeping
-from bottlenet.cli.usage import run_app
+from bottlenet.cli import bench, device, network, planning, privacy, report, server
+from bottlenet.cli import network as ladders
+from bottlenet.cli import sweep as sweeping
+from bottlenet.cli.show import run_app
 from bottlenet.errors import BottleNetError
 
 app = typer.Typer(
@@ -49,7 +51,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def bottlenet(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        from bottlenet.lab.commands import program_version
+        from bottlenet.records import program_version
 
         print(f"bottlenet {program_version()}")
         raise typer.Exit

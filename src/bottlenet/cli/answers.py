@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bottlenet.cli.files import Kind, check_target, write_whole
+from bottlenet.cli.options import Kind, check_target, write_whole
 from bottlenet.cli.show import clean, number_columns, plain_table, text_columns
 from bottlenet.errors import InputError
 from bottlenet.task import Classification, Segmentation, Task
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bottlenet.edge import Prediction
-    from bottlenet.edge.seen import Object, Seen, Segments
+    from bottlenet.edge.prediction import Object, Seen, Segments
+
 
 SHOWN = 10  # lines a photo
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

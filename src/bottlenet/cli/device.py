@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from bottlenet.cli.arguments import BundleOption, Force, Json, require
+from bottlenet.cli.options import BundleOption, Force, Json, require
 
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle
     from bottlenet.cli.sending import AutoOptions
     from bottlenet.edge import Edge, Prediction
+
 
 To: TypeAlias = Annotated[
     str,
@@ -67,8 +68,8 @@ def demo(
     """
     require("demo", "cloud")
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.demo_tables import document, renderables
-    from bottlenet.cli.files import PAGE, check_target, write_whole
+    from bottlenet.cli.demo import document, renderables
+    from bottlenet.cli.options import PAGE, check_target, write_whole
     from bottlenet.cli.show import print_json, progress, say, stdout
     from bottlenet.demo.page import page
     from bottlenet.demo.run import run_demo, shipped_photos
@@ -248,9 +249,9 @@ def open_edge(
     fallback: str | None,
 ) -> Edge:
     """As the options say; the server's HTTP address will do too."""
-    from bottlenet.cli.access import trust
+    from bottlenet.cloud.admission import trust
     from bottlenet.edge import Edge
-    from bottlenet.edge.tokens import find_token
+    from bottlenet.edge.client import find_token
     from bottlenet.secret import BEARER, PASSWORD
 
     token = find_token(secrets.token, PASSWORD if to.startswith("mqtt") else BEARER)
@@ -286,7 +287,7 @@ def encode(
       curl --data-binary @cat.frame -o cat.answer http://127.0.0.1:8000/v1/classify
     """
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.files import FRAME, check_target, write_whole
+    from bottlenet.cli.options import FRAME, check_target, write_whole
     from bottlenet.cli.show import encoded_document, encoded_table, print_json, stdout
     from bottlenet.edge import Encoder
 

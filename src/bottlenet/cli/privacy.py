@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bottlenet.cli.arguments import BundleArgument, Json, require
-from bottlenet.cli.options import with_configs
-from bottlenet.lab.privacy.config import PrivacyConfig
+from bottlenet.cli.options import BundleArgument, Json, require, with_configs
+from bottlenet.privacy.samples import PrivacyConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bottlenet.lab.privacy.measure import Quality
-    from bottlenet.lab.privacy.run import Report
+    from bottlenet.privacy.measure import Quality
+    from bottlenet.privacy.run import Report
+
 
 CAPTION = "Measured against this attacker, with these photos and this much training. Another one may do better."
 
@@ -50,8 +50,7 @@ def privacy(
     require("privacy", "train")
     from bottlenet.bundle import Bundle
     from bottlenet.cli.show import print_json, say, stdout, training_progress
-    from bottlenet.lab.privacy.pictures import show
-    from bottlenet.lab.privacy.run import Attack, measure
+    from bottlenet.privacy.run import Attack, measure, show
 
     loaded = Bundle.load(bundle)
     with training_progress() as bar:
@@ -72,7 +71,7 @@ def privacy(
 
 def document(report: Report) -> dict[str, object]:
     """For programs."""
-    from bottlenet.lab.privacy.run import LINEAR, TILE
+    from bottlenet.privacy.run import LINEAR, TILE
 
     return {
         **asdict(report),

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bottlenet.cli.arguments import Force, Json
+from bottlenet.cli.options import Force, Json
 
 if TYPE_CHECKING:
-    from bottlenet.lab.report.make import Photos, ReportPage
+    from bottlenet.report.page import Photos, ReportPage
+
 
 REPORT_MARK = b'<meta name="generator" content="BottleNet report">'
 
@@ -55,13 +56,13 @@ def report(
     import sys
     from datetime import datetime, timezone
 
-    from bottlenet.cli.files import MARK_WITHIN_BYTES, Kind, check_target, write_whole
+    from bottlenet.cli.options import MARK_WITHIN_BYTES, Kind, check_target, write_whole
     from bottlenet.cli.show import print_json, progress, say
-    from bottlenet.lab.commands import command_line, program_version
-    from bottlenet.lab.report.make import report as make
-    from bottlenet.lab.report.page import Made
-    from bottlenet.lab.report.partitions import Wish
     from bottlenet.plan.link import LINKS, parse_link
+    from bottlenet.records import command_line, program_version
+    from bottlenet.report.page import Made
+    from bottlenet.report.page import report as make
+    from bottlenet.report.partitions import Wish
 
     kind = Kind("a report of bottlenet report", MARK_WITHIN_BYTES, lambda found: REPORT_MARK in found)
     target = check_target(output, kind, force=force)
@@ -87,7 +88,7 @@ def photos_of(bundle: str | None, data: str | None, shown: int, limit: int, budg
     """None where no bundle was given. InputError: a folder without a bundle, or the reverse."""
     from bottlenet.bundle import Bundle
     from bottlenet.errors import InputError
-    from bottlenet.lab.report.make import Photos
+    from bottlenet.report.page import Photos
 
     if (bundle is None) != (data is None):
         given, lacking = ("--data", "--bundle") if bundle is None else ("--bundle", "--data")

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypedDict
 
-from bottlenet.cli.plan_files import read_profile
+from bottlenet.cli.planning import read_profile
 from bottlenet.cli.show import print_error, say
 from bottlenet.edge import (
     Answered,
@@ -34,7 +34,7 @@ from bottlenet.edge import (
     Spool,
 )
 from bottlenet.edge.auto import AUTO
-from bottlenet.edge.outcome import FULL
+from bottlenet.edge.prediction import FULL
 from bottlenet.errors import InputError
 from bottlenet.plan.profile import Profile
 from bottlenet.wire.answer import one_line

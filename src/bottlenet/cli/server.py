@@ -1,19 +1,70 @@
-"""Commands for the server: `serve`, `decode`."""
+"""Commands for the server: `serve`, `decode`.
+
+What answers frames, this process or replicas on a Ray cluster, and which options go with which.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-from bottlenet.cli.access import Access, Mqtt
-from bottlenet.cli.arguments import BundleOption, Force, Json, require
-from bottlenet.cli.engines import RAY, Cluster, check_options
-from bottlenet.cli.options import with_configs
-from bottlenet.cloud.limits import Limits
+from bottlenet.cli.options import BundleOption, Force, Json, require, with_configs
+from bottlenet.cloud.admission import Access, Limits, Mqtt
 from bottlenet.cloud.logs import LEVELS
 from bottlenet.errors import InputError
+from bottlenet.records import check_choice
+
+EMBEDDED, RAY = "embedded", "ray"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How many replicas there are, and where."""
+
+    replicas: int = 1  # With --engine ray: processes that answer, at least
+    max_replicas: int | None = None  # With --engine ray: at most; above --replicas their number follows the load
+    replica_frames: float = 2.0  # With --engine ray: frames without an answer beyond which a replica needs another
+    ray_address: str | None = None  # With --engine ray: cluster to join, host:port or auto; without it one is started
+
+
+def check_options(engine: str, access: Access, mqtt: Mqtt, limits: Limits, cluster: Cluster) -> None:
+    """InputError: no such engine, none for this system, or an option that it can't honour."""
+    check_choice("--engine", engine, (EMBEDDED, RAY))
+    if engine == EMBEDDED:
+        for field in dataclasses.fields(cluster):
+            if getattr(cluster, field.name) != field.default:
+                raise InputError(f"{option(field.name)} is for --engine ray; leave it out, or say --engine ray")
+        return
+    if sys.platform != "linux":
+        raise InputError("--engine ray needs Linux, as Ray has HAProxy for nothing else; use --engine embedded")
+    for group in (access, mqtt, limits):
+        for field in dataclasses.fields(group):
+            if field.name in NOT_FOR_RAY and getattr(group, field.name) != field.default:
+                raise InputError(f"{option(field.name)} is not for --engine ray: {NOT_FOR_RAY[field.name]}")
+
+
+def option(field: str) -> str:
+    """Of the command line."""
+    return "--" + field.replace("_", "-")
+
+
+TLS = "HAProxy takes connections, so put what speaks TLS in front of it, and leave this out"
+BROKER = "a broker shares frames out by itself, so start `bottlenet serve --mqtt` on each machine instead"
+NOT_FOR_RAY = {
+    "tls_cert": TLS,
+    "tls_key": TLS,
+    "mqtt": BROKER,
+    "mqtt_password": BROKER,
+    "mqtt_ca": BROKER,
+    "mqtt_group": BROKER,
+    "first_byte_s": "HAProxy has --request-s for the whole header; leave this out",
+    "max_per_address": "to a replica all come from HAProxy's address; limit it in what is in front, and leave this out",
+}
 
 
 def absolute(path: str | None) -> str | None:
@@ -65,9 +116,9 @@ def serve(
     require("serve", "cloud")
     if mqtt.mqtt is not None:
         require("serve --mqtt", "mqtt")
+    from bottlenet.bundle.ladder import load_rungs
     from bottlenet.cli.show import print_json, say
     from bottlenet.cloud.logs import set_up_logging
-    from bottlenet.ladder import load_rungs
 
     if log_level not in LEVELS:
         raise InputError(f"--log-level is {log_level!a}; give one of {', '.join(LEVELS)}")
@@ -86,8 +137,8 @@ def serve(
     common: dict[str, Any] = {"host": host, "port": port, "access": access, "stop_with_input": stop_with_input}
     if engine == RAY:
         require("serve --engine ray", "ray")
-        from bottlenet.cli.replicas import serve as run_replicas
-        from bottlenet.cloud.deployed import Deployed
+        from bottlenet.cloud.ray.cluster import Deployed
+        from bottlenet.cloud.ray.serve import serve as run_replicas
 
         deployed = Deployed(
             bundles=tuple(str(one.path.resolve()) for one in loaded),
@@ -104,7 +155,7 @@ def serve(
             limits=limits,
         )
         return run_replicas(deployed, announce, ray_address=cluster.ray_address, **common)
-    from bottlenet.cli.serving import serve as run
+    from bottlenet.cloud.run import serve as run
 
     broker = mqtt.broker()
     run(loaded, announce, limits, broker=broker, watch=watch, threads=threads, max_batch=max_batch, page=page, **common)
@@ -129,10 +180,10 @@ def decode(
     """
     from bottlenet.bundle import Bundle
     from bottlenet.cli.answers import PNG, found_table, is_plain, needs_map, seen_document, write_map
-    from bottlenet.cli.files import check_target, read_frame
+    from bottlenet.cli.options import check_target, read_frame
     from bottlenet.cli.show import decoded_document, decoded_table, print_json, stdout
     from bottlenet.cloud.decoder import Decoder
-    from bottlenet.edge.seen import seen
+    from bottlenet.edge.prediction import seen
     from bottlenet.errors import BottleNetError
 
     loaded = Bundle.load(bundle)

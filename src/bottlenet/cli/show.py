@@ -1,4 +1,6 @@
-"""What people see: tables on stdout, progress and errors on stderr; and what programs see: one JSON document.
+"""A command from its arguments to its exit code. What was typed wrongly is one line, as every other error is.
+
+What people see: tables on stdout, progress and errors on stderr; and what programs see: one JSON document.
 
 Names of files and labels come from outside, so they go through `clean` and never through rich's markup.
 """
@@ -11,8 +13,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottlenet.errors import BottleNetError
-from bottlenet.lab.commands import command_line
+from bottlenet.records import command_line
 from bottlenet.wire.answer import Answer, one_line
 from bottlenet.wire.codecs import CODES
 from bottlenet.wire.frame import Frame
@@ -28,10 +31,11 @@ from bottlenet.wire.frame import Frame
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle
     from bottlenet.edge import Encoded, Prediction
-    from bottlenet.edge.seen import Seen
-    from bottlenet.lab.evaluate import Evaluation, Sizes
-    from bottlenet.net.paper import PaperCut
-    from bottlenet.net.split import Cut
+    from bottlenet.edge.prediction import Seen
+    from bottlenet.measure.evaluate import Evaluation
+    from bottlenet.net.build import PaperCut
+    from bottlenet.net.cut import Cut
+    from bottlenet.records import Sizes
 
 
 def stdout() -> Console:
@@ -266,3 +270,23 @@ def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:
             ("head", f"{result.head_flops_share:.0%} of the FLOPs run on the device"),
         ]
     )
+
+
+# UsageError: typer's versions have it from other packages, and under no name of their own.
+WRONG_USAGE: Any = typer.BadParameter.__mro__[1]
+
+
+def run_app(app: typer.Typer, *, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Ends with SystemExit. `arguments` are those of the process unless given."""
+    command: Any = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name=name, standalone_mode=False)
+    except WRONG_USAGE as error:
+        if what := error.format_message().strip().rstrip("."):  # nothing where help was shown
+            command_name = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else None
+            whose = name if command_name is None else f"{name} {command_name}"
+            print_error(f"{what[0].lower()}{what[1:]}; see {whose} --help")
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(130)  # Ctrl-C, as a shell counts it
+    sys.exit(code or 0)

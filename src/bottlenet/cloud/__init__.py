@@ -33,10 +33,11 @@ from typing import TYPE_CHECKING
 from bottlenet.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from bottlenet.cloud.admission import Limits
     from bottlenet.cloud.app import create_app
     from bottlenet.cloud.batcher import Batcher
     from bottlenet.cloud.decoder import Decoder, Scored
-    from bottlenet.cloud.limits import Limits
+
 
 __all__ = ["Batcher", "Decoder", "Limits", "Scored", "create_app"]
 
@@ -55,7 +56,7 @@ def __getattr__(name: str) -> object:
 MODULES = {
     "Batcher": "bottlenet.cloud.batcher",
     "Decoder": "bottlenet.cloud.decoder",
-    "Limits": "bottlenet.cloud.limits",
+    "Limits": "bottlenet.cloud.admission",
     "Scored": "bottlenet.cloud.decoder",
     "create_app": "bottlenet.cloud.app",
 }

@@ -31,27 +31,32 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud import v2
+from bottlenet.cloud import protocol_v2 as v2
+from bottlenet.cloud.admission import Limits, Tokens
 from bottlenet.cloud.batcher import Batcher
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.cloud.guard import WEBSOCKET, Guard
-from bottlenet.cloud.http import failure, read_body, refusal
-from bottlenet.cloud.limits import Limits
+from bottlenet.cloud.http import Pages, device_files, failure, read_body, refusal
 from bottlenet.cloud.metrics import Metrics
-from bottlenet.cloud.service import Service
-from bottlenet.cloud.shelf import Served, Shelf
-from bottlenet.cloud.static import Pages, device_files
+from bottlenet.cloud.service import Folder, Served, Service, Shelf
 from bottlenet.cloud.stream import Streams
-from bottlenet.cloud.tokens import Tokens
-from bottlenet.cloud.watch import Folder
 from bottlenet.errors import InputError
 from bottlenet.task import Classification
-from bottlenet.wire.frame import HEADER_BYTES, Frame, parse_frame
-from bottlenet.wire.protocol import CLASSIFY_PATH, PHOTO, PHOTO_PATH, STREAM_PATH, WHOLE_PHOTO
+from bottlenet.wire.frame import (
+    CLASSIFY_PATH,
+    HEADER_BYTES,
+    PHOTO,
+    PHOTO_PATH,
+    STREAM_PATH,
+    WHOLE_PHOTO,
+    Frame,
+    parse_frame,
+)
 
 if TYPE_CHECKING:
     from bottlenet.broker import Broker
     from bottlenet.cloud.mqtt import Subscriber
+
 
 VIA = "http"
 

@@ -23,9 +23,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 
-from bottlenet.cloud.addresses import Addresses, Place
+from bottlenet.cloud.admission import Addresses, Limits, Place
 from bottlenet.cloud.guard import AUTHORIZED
-from bottlenet.cloud.limits import Limits
 from bottlenet.cloud.stream import SHORTCUT
 from bottlenet.wire.frame import STREAM_HEADER_BYTES
 

@@ -13,13 +13,12 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bottlenet.cloud.http import failure
+from bottlenet.cloud.admission import credentials, subprotocol_of
+from bottlenet.cloud.http import failure, is_page
 from bottlenet.cloud.service import Service
-from bottlenet.cloud.static import is_page
 from bottlenet.cloud.stream import closing
-from bottlenet.cloud.tokens import credentials, subprotocol_of
 from bottlenet.wire.answer import one_line
-from bottlenet.wire.protocol import TRY_LATER, UNAUTHORIZED
+from bottlenet.wire.frame import TRY_LATER, UNAUTHORIZED
 
 log = logging.getLogger(__name__)
 

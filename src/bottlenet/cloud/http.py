@@ -1,16 +1,35 @@
-"""HTTP in both directions: bodies, never larger than allowed, and errors as JSON."""
+"""The page at `/`, where a browser is the device, and all that it fetches.
+
+    GET /                            the page
+    GET /page/NAME                   its modules and its style; below /page/vendor onnxruntime-web, see vendor.py
+    GET /page/photos, .../NAME       photos to try it with
+    GET /v1/bundles/ID/NAME          the device's half of a bundle, for those who may send frames to it
+
+Nothing comes from another host, and the browser is told to refuse it if something should.
+
+HTTP in both directions: bodies, never larger than allowed, and errors as JSON.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import math
+import os
+from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Receive, Scope
 
-from bottlenet.cloud.service import Service
+from bottlenet.bundle import GRAPHS, MANIFEST
+from bottlenet.cloud.service import Served, Service, Shelf
+from bottlenet.cloud.vendor import COMMAND, PACKED
 from bottlenet.errors import BusyError, WireError
 
 
@@ -87,3 +106,147 @@ def failure(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 
 KINDS = {400: "frame", 404: "unknown_bundle", 408: "timeout", 413: "too_large", 415: "frame"}
+
+
+PAGE = Path(__file__).parent / "page"
+PHOTOS = Path(__file__).parents[1] / "demo" / "photos"
+FOR_DEVICES = (MANIFEST, "labels.txt", "tables.bin", "head.onnx", "uncut.onnx")  # not tail.onnx
+
+CSP = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'wasm-unsafe-eval'",
+        "style-src 'self'",
+        "img-src 'self' blob:",
+        "connect-src 'self'",
+        "worker-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+}
+ASK_AGAIN = {"Cache-Control": "no-cache"}  # 304 if nothing has changed
+KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}  # the id in the path stands for the content
+# By hand: what the system says about these differs, and a browser runs no module of another type.
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".onnx": "application/octet-stream",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+}
+
+
+def is_page(path: str) -> bool:
+    """Whether a path is the page's own, which tells nothing about what is served: it asks for the token itself."""
+    return path == "/" or path == "/page" or path.startswith("/page/")
+
+
+class PageFiles(StaticFiles):
+    """A folder. A name that is there only as NAME.gz is unpacked by the browser, or here if it can't."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """With our types and headers. HTTPException: 404, 405."""
+        try:
+            return await super().get_response(path, scope)
+        except HTTPException as error:
+            if error.status_code != 404:
+                raise
+        packed, stat = await run_in_threadpool(self.lookup_path, path + PACKED)
+        if stat is None:
+            return not_there(path)
+        response = self.file_response(packed, stat, scope)
+        if "gzip" in Headers(scope=scope).get("accept-encoding", "") or response.status_code == 304:
+            return response
+        data = await run_in_threadpool(lambda: gzip.decompress(Path(packed).read_bytes()))
+        return Response(data, media_type=type_of(path), headers=HEADERS | ASK_AGAIN | {"Vary": "Accept-Encoding"})
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """Whole, or a 304."""
+        name = os.fspath(full_path)
+        headers = HEADERS | ASK_AGAIN
+        if name.endswith(PACKED):
+            headers = headers | {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+        media_type = type_of(name.removesuffix(PACKED))
+        response = FileResponse(name, status_code, headers, media_type, stat_result=stat_result)
+        if self.is_not_modified(response.headers, Headers(scope=scope)):
+            return NotModifiedResponse(response.headers)
+        return response
+
+
+class Pages:
+    """The page, and the bundles' files for it."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._files = PageFiles(directory=PAGE)
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them."""
+        return [
+            Route("/", self.index, methods=["GET"]),
+            Route("/page/photos", self.photos, methods=["GET"]),
+            Mount("/page/photos", PageFiles(directory=PHOTOS)),
+            Mount("/page", self._files),
+            Route("/v1/bundles/{bundle}/{name}", self.bundle_file, methods=["GET"]),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        """The page."""
+        return await self._files.get_response("index.html", request.scope)
+
+    async def photos(self, request: Request) -> Response:
+        """Names of the photos."""
+        return JSONResponse(sorted(path.name for path in PHOTOS.glob("*.jpg")), headers=HEADERS | ASK_AGAIN)
+
+    async def bundle_file(self, request: Request) -> Response:
+        """For the device."""
+        served, name = self._shelf.by_id(request.path_params["bundle"]), request.path_params["name"]
+        if served is None:
+            return failure(404, f"this bundle is not served here; {self._shelf.names()}")
+        sizes = device_files(served)
+        if name not in sizes:
+            return failure(404, f"this bundle has no {name!a:.80} for devices; it has {', '.join(sizes)}")
+        bundle, headers, media_type = served.bundle, HEADERS | KEEP, type_of(name)
+        if bundle.store is None or name not in GRAPHS:
+            return FileResponse(bundle.path / name, headers=headers, media_type=media_type)
+        chunks = bundle.store.chunks(bundle.manifest.files[name])
+        return StreamingResponse(chunks, headers=headers | {"Content-Length": str(sizes[name])}, media_type=media_type)
+
+
+def device_files(served: Served) -> dict[str, int]:
+    """What of a bundle a device needs, and its bytes."""
+    bundle, sizes = served.bundle, {}
+    for name in FOR_DEVICES:
+        path, digest = bundle.path / name, bundle.manifest.files.get(name)
+        if digest is not None and bundle.store is not None and name in GRAPHS:
+            sizes[name] = bundle.store.size(digest)
+        elif (digest is not None or name == MANIFEST) and path.is_file():
+            sizes[name] = path.stat().st_size
+    return sizes
+
+
+def type_of(name: str) -> str:
+    """For the header Content-Type."""
+    return TYPES.get(Path(name).suffix, "application/octet-stream")
+
+
+def not_there(path: str) -> Response:
+    """A 404 that says what to do where it is the build step that is missing."""
+    if path.startswith("vendor" + os.sep):
+        return failure(404, f"onnxruntime-web is not installed beside the page; run {COMMAND} on the server")
+    return failure(404, f"the page has no {path!a:.80}")

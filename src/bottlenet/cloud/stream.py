@@ -22,13 +22,12 @@ from typing import Protocol
 from starlette.datastructures import QueryParams
 from starlette.types import Message, Receive, Scope, Send
 
+from bottlenet.cloud.admission import credentials, subprotocol_of
 from bottlenet.cloud.batcher import Waiting
-from bottlenet.cloud.service import Service
-from bottlenet.cloud.shelf import Served
-from bottlenet.cloud.tokens import credentials, subprotocol_of
+from bottlenet.cloud.service import Served, Service
 from bottlenet.task import most_answer_bytes
 from bottlenet.wire.answer import refusal_bytes
-from bottlenet.wire.protocol import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
+from bottlenet.wire.frame import GOING_AWAY, MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE
 
 VIA = "stream"
 SHORTCUT = "bottlenet.shortcut"  # of a scope's "extensions": the connection itself, see `StreamConnection`

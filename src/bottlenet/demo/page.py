@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from bottlenet.demo.run import INPUT_CODECS, REFERENCE, REPEATS, DemoResult, PhotoResult
 from bottlenet.edge import Choice
-from bottlenet.lab.markup import data_url, percent, stretched, style, template
-from bottlenet.lab.markup import words as text
 from bottlenet.plan.link import LINKS
+from bottlenet.report.markup import data_url, percent, stretched, style, template
+from bottlenet.report.markup import words as text
 
 PHOTO_QUALITY = 88  # of the photos on the page
 

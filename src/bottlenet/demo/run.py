@@ -24,7 +24,7 @@ from PIL import Image
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Choice, Edge, Encoder, Prediction, photo_to_pixels
-from bottlenet.lab.servers import split_server
+from bottlenet.measure.bench import split_server
 from bottlenet.plan.link import Link
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.task import needs_one_label

@@ -25,16 +25,13 @@ meter.py       what computing takes in energy
 
 from bottlenet.edge.autosender import AutoSender
 from bottlenet.edge.client import Edge
+from bottlenet.edge.connection import Backoff, Connect, Transport, open_websocket
 from bottlenet.edge.encoder import Encoded, Encoder
 from bottlenet.edge.folder import Folder
-from bottlenet.edge.outcome import Answered, Failed, Outcome
 from bottlenet.edge.pilot import Move, Policy
-from bottlenet.edge.prediction import Choice, Prediction, Times
-from bottlenet.edge.retry import Backoff
-from bottlenet.edge.seen import Object, Segments
+from bottlenet.edge.prediction import Answered, Choice, Failed, Object, Outcome, Prediction, Segments, Times
 from bottlenet.edge.sender import Sender
 from bottlenet.edge.spool import Spool
-from bottlenet.edge.transport import Connect, Transport, open_websocket
 from bottlenet.photo import photo_to_pixels, prepare, read_photo
 
 __all__ = [

@@ -18,20 +18,17 @@ from dataclasses import replace
 from time import monotonic
 
 from bottlenet.bundle import Bundle
-from bottlenet.edge.partitions import EDGE_ONLY, Processed, Side, codecs_of, sides_of, split
-from bottlenet.edge.pilot import Move, Pilot, Policy, sent
+from bottlenet.bundle.ladder import by_depth, ladder_id
+from bottlenet.edge.connection import Backoff, Reply, Stream, hint_s
+from bottlenet.edge.encoder import EDGE_ONLY, Processed, Side, codecs_of, sides_of, split
+from bottlenet.edge.pilot import Exchange, Move, Pilot, Policy, sent
 from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, predicted, replied
-from bottlenet.edge.probe import Exchange
-from bottlenet.edge.retry import Backoff, hint_s
-from bottlenet.edge.stream import Reply, Stream
 from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, OverdueError, WireError
-from bottlenet.ladder import by_depth, ladder_id
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile, merged
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer
-from bottlenet.wire.frame import Frame
-from bottlenet.wire.protocol import PROBE
+from bottlenet.wire.frame import PROBE, Frame
 
 log = logging.getLogger(__name__)
 

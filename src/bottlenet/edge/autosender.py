@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from bottlenet.edge.client import Edge
+from bottlenet.edge.client import Edge, LocalTail, helped_out
+from bottlenet.edge.connection import Backoff
 from bottlenet.edge.folder import read_file, unusable
-from bottlenet.edge.local import LocalTail, helped_out
-from bottlenet.edge.outcome import DAMAGED, FULL, UNUSABLE, Answered, Failed, Outcome
 from bottlenet.edge.pilot import Move
-from bottlenet.edge.retry import Backoff
+from bottlenet.edge.prediction import DAMAGED, FULL, UNUSABLE, Answered, Failed, Outcome
 from bottlenet.edge.spool import Spool
 from bottlenet.edge.spoolfiles import Entry
 from bottlenet.errors import InputError

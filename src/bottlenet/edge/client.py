@@ -1,4 +1,8 @@
-"""What a user holds on the device: `Edge`, a photo to its label with the server's help.
+"""The device's bearer token (RFC 6750), or its password at a broker: from a file or the environment, in no message.
+
+The file is read again for each connection, so a token can be replaced without a restart.
+
+What a user holds on the device: `Edge`, a photo to its label with the server's help.
 
     photo -> Encoder -> frame -> Stream -> network -> Stream -> Answer -> Prediction
                           `----> LocalTail, where it may help out ----> Answer
@@ -6,35 +10,51 @@
 
 A photo costs one message there and one back, on a connection that stays open. `edge.sender` is the same for photos
 that must not be lost.
+
+The tail on the device, for when the server can't answer: slower, perhaps, but the same network.
+
+    frame --codec--> symbols --tail.onnx--> scores --task--> answer
+
+It starts from the frame, as the server does, so that both give the same answer.
 """
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from time import perf_counter_ns
 from types import TracebackType
+from urllib.parse import urlsplit
 
 from bottlenet.bundle import Bundle
+from bottlenet.bundle.ladder import OneOrMore, load_all
 from bottlenet.edge.auto import AUTO, Auto, check_auto
-from bottlenet.edge.encoder import Encoded, Encoder
-from bottlenet.edge.local import LocalTail
-from bottlenet.edge.partitions import split
+from bottlenet.edge.connection import Backoff, Connect, Reply, Stream, check_url, hint_s, open_websocket
+from bottlenet.edge.encoder import Encoded, Encoder, split
 from bottlenet.edge.pilot import Move, Policy
-from bottlenet.edge.prediction import LOCAL, SERVER, Prediction, replied
-from bottlenet.edge.retry import Backoff, hint_s
-from bottlenet.edge.stream import Reply, Stream
-from bottlenet.edge.transport import Connect, check_url, opener_of
-from bottlenet.errors import InputError, LinkError, WireError
-from bottlenet.ladder import OneOrMore, load_all
+from bottlenet.edge.prediction import LOCAL, REFUSED, SERVER, Failed, Outcome, Prediction, answered_now, replied, seen
+from bottlenet.errors import (
+    BottleNetError,
+    BundleError,
+    InputError,
+    LinkError,
+    MissingExtraError,
+    WireError,
+)
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile
-from bottlenet.wire.answer import Answer
+from bottlenet.runtime import open_tail, run_graph
+from bottlenet.secret import BEARER, Secret
+from bottlenet.task import answer_of
+from bottlenet.wire import mqtt
+from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds, parse_answer
+from bottlenet.wire.frame import STREAM_PATH, Frame
 from bottlenet.wire.mqtt import PORTS as MQTT
-from bottlenet.wire.protocol import STREAM_PATH
 
 MAX_IN_FLIGHT = 1024
 
@@ -50,7 +70,7 @@ class Edge:
 
     With mqtt:// or mqtts://, an address of a broker, the servers are those that it passes frames on to.
 
-    `connect` opens the transport: `(url, timeout_s) -> Transport`, see `edge.transport`. `timeout_s` is for opening,
+    `connect` opens the transport: `(url, timeout_s) -> Transport`, see `edge.connection`. `timeout_s` is for opening,
     and for the answer to each photo. `budget_bytes`: no larger frame leaves, see `Encoder`. `fallback="local"`: where
     the server can't answer, the bundle's tail runs here, and the server is left alone for a while. `token` is the
     bearer token, or the password of the user in a broker's address, or a function that gives it at each connection;
@@ -288,3 +308,70 @@ def check_in_flight(in_flight: int) -> int:
     if not 1 <= in_flight <= MAX_IN_FLIGHT:
         raise InputError(f"in_flight is {in_flight}; give 1 to {MAX_IN_FLIGHT}")
     return in_flight
+
+
+class LocalTail:
+    """Answers frames of its bundle. Safe to use from several threads.
+
+    BundleError: tail.onnx can't be loaded or run, or does not have the shapes that the manifest says.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        self.bundle = bundle
+        self._tail = open_tail(bundle, threads)
+
+    def answer(self, frame: Frame) -> Answer:
+        """What a server would answer.
+
+        FrameError, PayloadError: a frame that does not decode. BundleError: scores that are no numbers.
+        """
+        started = perf_counter_ns()
+        symbols = self.bundle.codec_of(frame.codec, frame.setting).decode(frame.payload)
+        decoded = perf_counter_ns()
+        scores = run_graph(self._tail, symbols=symbols[None])
+        done = perf_counter_ns()
+        (found,) = self.bundle.manifest.task.results(scores)
+        if found is None:
+            raise BundleError(NO_NUMBERS)
+        answer = answer_of(frame.sequence, microseconds(decoded - started), microseconds(done - decoded), found)
+        return parse_answer(answer.to_bytes())  # rounded as on the wire, so that nothing differs
+
+
+def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outcome:
+    """What becomes of a photo whose frame is answered here, after so many tries elsewhere."""
+    try:
+        found = seen(tail.answer(frame), tail.bundle)
+    except BottleNetError as error:
+        return Failed(photo, REFUSED, f"{photo}: {error}")
+    return answered_now(photo, LOCAL, found, frame_bytes=len(frame.to_stream_bytes()), tries=tries)
+
+
+VARIABLE = "BOTTLENET_TOKEN"
+
+
+def find_token(path: str | None, kind: Secret = BEARER) -> Callable[[], str] | None:
+    """What gives the token: the file `path`, else the environment variable BOTTLENET_TOKEN, else None.
+
+    InputError: no such file, or no token in it.
+    """
+    if path is not None:
+        kind.read(path)  # a wrong path shows now, not at the first photo
+        return lambda: kind.read(path)
+    value = os.environ.get(VARIABLE, "").strip()
+    if not value:
+        return None
+    return lambda: kind.check(value, f"the environment variable {VARIABLE}")
+
+
+def opener_of(url: str) -> Connect:
+    """What opens a connection to it. MissingExtraError: a broker's, without bottlenet[mqtt]."""
+    scheme = urlsplit(url).scheme
+    if scheme not in mqtt.PORTS:
+        return open_websocket
+    try:
+        from bottlenet.edge.mqtt import open_mqtt
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "paho":
+            raise
+        raise MissingExtraError(f"{scheme}://", "mqtt") from error
+    return open_mqtt

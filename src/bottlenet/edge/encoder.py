@@ -1,4 +1,12 @@
-"""The device's half: photo to frame.
+"""The partitions of a bundle, and what the device does under each of them.
+
+    photo --Encoder--> frame                                       split
+      `---> pixels --uncut.onnx--> scores --softmax--> answer      edge-only
+              `--JPEG, WebP--> file, in a frame                    cloud-only
+
+A file travels as the payload of a frame, so that both have the same header.
+
+The device's half: photo to frame.
 
     photo --prepare--> pixels --head.onnx--> symbols --codec--> payload, in a frame
 
@@ -7,7 +15,9 @@ Every step is timed, as a planner wants to know where the time goes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -16,10 +26,14 @@ from numpy.typing import NDArray
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.photo import Source, Square, photo_to_crop, photo_to_pixels
-from bottlenet.runtime import open_head, run_graph
-from bottlenet.wire.budget import encode_within
+from bottlenet.plan.profile import Candidate
+from bottlenet.runtime import open_head, open_uncut, run_graph
+from bottlenet.task import needs_one_label
+from bottlenet.wire.answer import Answer, best
+from bottlenet.wire.codecs import encode_within
 from bottlenet.wire.contexts import ZERO
-from bottlenet.wire.frame import HEADER_BYTES, Frame
+from bottlenet.wire.frame import HEADER_BYTES, NETWORK_INPUT, PHOTO, Frame
+from bottlenet.wire.pictures import FIXED, InputCodec
 
 
 @dataclass(frozen=True)
@@ -101,3 +115,120 @@ class Encoder:
         """(size, size, 3) -> (C, H, W)."""
         symbols: NDArray[np.uint8] = run_graph(self._head, pixels=pixels[None])[0]
         return symbols
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Who runs what."""
+
+    name: str
+    kind: str  # "edge-only", "cloud-only" or "split"
+    cut: str | None = None
+    codec: InputCodec | None = None  # of cloud-only
+
+
+@dataclass(frozen=True)
+class Processed:
+    """One photo on the device: what is sent, or the answer, and where the time went, by a clock."""
+
+    result: Frame | Answer
+    prepare_ms: float  # photo to pixels
+    compute_ms: float  # head, or the whole network
+    encode_ms: float  # to a payload
+
+    @property
+    def device_s(self) -> float:
+        """All of it."""
+        return (self.prepare_ms + self.compute_ms + self.encode_ms) / 1e3
+
+
+@dataclass(frozen=True)
+class Side:
+    """What the device does under one partition. `work` takes a photo and a sequence number, and raises PhotoError."""
+
+    bundle: Bundle
+    encoder: Encoder  # of its cut
+    work: Callable[[Source, int], Processed]
+
+
+CLOUD_ONLY = "cloud-only, "  # how the names begin
+EDGE_ONLY = Partition("edge-only", "edge-only")
+
+
+def cloud_only(codec: InputCodec) -> Partition:
+    """With the input in that format."""
+    return Partition(f"{CLOUD_ONLY}{codec.name}", "cloud-only", codec=codec)
+
+
+def split(bundle: Bundle) -> Partition:
+    """At the bundle's cut."""
+    return Partition(f"split at {bundle.manifest.cut}", "split", bundle.manifest.cut)
+
+
+def partitions_of(bundle: Bundle, codecs: Sequence[InputCodec] = FIXED) -> list[Partition]:
+    """Edge-only, cloud-only, split."""
+    return [EDGE_ONLY, *(cloud_only(codec) for codec in dict.fromkeys(codecs)), split(bundle)]
+
+
+def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) -> dict[Partition, Side]:
+    """Of bundles of one network with different cuts; edge-only and cloud-only are those of the first.
+
+    InputError: no bundle, one without uncut.onnx, or two that are cut at the same place. BundleError: a graph does not
+    load.
+    """
+    if not bundles:
+        raise InputError("no bundle is given; give at least one")
+    device = Device(bundles[0])
+    sides = {
+        each: Side(bundles[0], device.encoder, partial(device.work, each)) for each in partitions_of(bundles[0], codecs)
+    }
+    for bundle in bundles[1:]:
+        each = split(bundle)
+        if each in sides:
+            raise InputError(f"two bundles are cut at {each.cut}; give bundles with different cuts")
+        encoder = Encoder(bundle)
+        sides[each] = Side(bundle, encoder, partial(encoded, encoder))
+    return sides
+
+
+class Device:
+    """All that the device does with one bundle. Safe to use from several threads.
+
+    InputError: no classifier, or no uncut.onnx. BundleError: a graph does not load.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        needs_one_label(bundle.manifest.task, "comparing partitions")
+        self.bundle = bundle
+        self.encoder = Encoder(bundle, threads)
+        self.uncut = open_uncut(bundle, threads)
+
+    def work(self, partition: Partition, photo: Source, sequence: int = 0) -> Processed:
+        """A photo to what is sent, or to the answer where nothing is. PhotoError: it can't be used."""
+        if partition.kind == "split":
+            return encoded(self.encoder, photo, sequence)
+        started = perf_counter()
+        pixels = photo_to_pixels(photo, self.bundle.manifest.uncut_preprocess)
+        prepared = perf_counter()
+        if partition.codec is not None:
+            payload = partition.codec.encode(pixels)
+            frame = Frame(PHOTO, NETWORK_INPUT, self.bundle.tag, sequence, payload)
+            return Processed(frame, (prepared - started) * 1e3, 0.0, (perf_counter() - prepared) * 1e3)
+        answer = Answer(sequence, 0, 0, best(run_graph(self.uncut, pixels=pixels[None])[0]))
+        return Processed(answer, (prepared - started) * 1e3, (perf_counter() - prepared) * 1e3, 0.0)
+
+    def run(self, partition: Partition, photo: Source, sequence: int = 0) -> Frame | int:
+        """The same, without times, and of the answer only the class."""
+        result = self.work(partition, photo, sequence).result
+        return result if isinstance(result, Frame) else result.top[0][0]
+
+
+def encoded(encoder: Encoder, photo: Source, sequence: int) -> Processed:
+    """A split's work."""
+    made = encoder.encode(photo, sequence)
+    return Processed(made.frame, made.prepare_ms, made.head_ms, made.encode_ms)
+
+
+def codecs_of(candidates: Sequence[Candidate]) -> list[InputCodec]:
+    """Of those that are cloud-only. InputError: a name that `cloud_only` does not give, or no such format here."""
+    return [InputCodec.parse(each.name.removeprefix(CLOUD_ONLY)) for each in candidates if each.kind == "cloud-only"]

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bottlenet.decode import MAX_FILE_BYTES, name_of, open_source
-from bottlenet.edge.outcome import UNUSABLE, Failed, Photo
+from bottlenet.edge.prediction import UNUSABLE, Failed, Photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import read_at_most
+from bottlenet.photo import MAX_FILE_BYTES, name_of, open_source
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
 SETTLED_S = 2.0  # a file that nobody has written to for so long is whole

@@ -24,17 +24,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from bottlenet.broker import (
-    NO_SUBSCRIBER,
-    NOT_AUTHORIZED,
-    BoundedClient,
-    Broker,
-    broker_at,
-    properties_of,
-    refused,
-)
-from bottlenet.edge.sockets import CountingSocket, open_socket
-from bottlenet.edge.transport import CLOSE_TIMEOUT_S, reason
+from bottlenet.broker import NO_SUBSCRIBER, NOT_AUTHORIZED, BoundedClient, Broker, broker_at, properties_of, refused
+from bottlenet.edge.connection import CLOSE_TIMEOUT_S, CountingSocket, open_socket, reason
 from bottlenet.errors import LinkError
 from bottlenet.wire.answer import MAX_ANSWER_BYTES, refusal_bytes
 from bottlenet.wire.mqtt import MAX_MESSAGE_BYTES, new_address

@@ -17,16 +17,23 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bottlenet.edge.client import Edge, check_in_flight
+from bottlenet.edge.client import Edge, check_in_flight, helped_out
+from bottlenet.edge.connection import Backoff, hint_s, too_large
 from bottlenet.edge.folder import read_file, unusable
-from bottlenet.edge.local import helped_out
-from bottlenet.edge.outcome import DAMAGED, FULL, REFUSED, UNUSABLE, Failed, Outcome, Photo, answered_now
-from bottlenet.edge.prediction import SERVER
-from bottlenet.edge.retry import Backoff, hint_s
-from bottlenet.edge.seen import seen
+from bottlenet.edge.prediction import (
+    DAMAGED,
+    FULL,
+    REFUSED,
+    SERVER,
+    UNUSABLE,
+    Failed,
+    Outcome,
+    Photo,
+    answered_now,
+    seen,
+)
 from bottlenet.edge.spool import Spool
 from bottlenet.edge.spoolfiles import Entry
-from bottlenet.edge.transport import too_large
 from bottlenet.errors import BottleNetError, BusyError, InputError, LinkError, WireError
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame

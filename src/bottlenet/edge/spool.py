@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bottlenet.bundle import Bundle
-from bottlenet.edge.outcome import DAMAGED, DROPPED, REFUSED, Failed, Outcome, Photo, outcome_bytes, parse_outcome
+from bottlenet.edge.prediction import DAMAGED, DROPPED, REFUSED, Failed, Outcome, Photo, outcome_bytes, parse_outcome
 from bottlenet.edge.spoolfiles import (
     PASSING,
     Entry,

@@ -13,7 +13,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottlenet.edge.outcome import Photo, fields
+from bottlenet.edge.prediction import Photo, fields
 from bottlenet.errors import FrameError, InputError
 from bottlenet.files import LEFTOVER, lock_file, read_at_most, sync_folder
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, TAG_BYTES, Frame, parse_frame

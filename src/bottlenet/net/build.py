@@ -1,28 +1,44 @@
-"""The one place that knows numbers: from a classifier and a cut to a BottleNet."""
+"""The paper's Table 4 beside the structure of a network: `paper_cuts(classifier)`.
+
+BottleNet (arXiv 1902.01000v1) cuts ResNet-50 after each of its 16 residual blocks and states c', s and the bytes of the
+payload. Of VGG-19 it has no figures: cut after each pooling, its units take the c' that the paper has for features of
+that side, and there is none for the first, whose 112 pixels ResNet-50 does not have.
+
+The one place that knows numbers: from a classifier and a cut to a BottleNet.
+
+A paper's unit that starts as a projection to principal components and back, as nearly as its shape allows.
+
+    convolution -> norm -> ReLU6 -> 1x1 -> norm -> ReLU6 ~~~ 1x1 -> norm -> ReLU6 -> transposed convolution
+    components     to 3 +- 1        pass   3 +- share        pass   to 3 +- 1        components, as loud as they were
+
+A norm that gives 3 +- 1 puts three standard deviations on either side inside ReLU6's 0 to 6, where it is linear. The
+paper starts from random weights, and trains 90 epochs on 51,000 photos; so does anybody who has the time. On a few
+thousand photos such a unit learns next to nothing.
+"""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
-from bottlenet.net.layout import GridReduction, GridRestoration, Layout
+from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, count_flops, cuts, split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, load_model
-from bottlenet.net.nested import NestedQuantizer
-from bottlenet.net.paper_start import start_paper_unit
-from bottlenet.net.prior import Prior
-from bottlenet.net.split import split
 from bottlenet.net.unit import (
     Enlarged,
     LearnedReduction,
+    NestedQuantizer,
     PaperReduction,
     PaperRestoration,
+    Prior,
     Quantizer,
     ResidualReduction,
     ResidualRestoration,
@@ -254,3 +270,130 @@ def check_patch(channels: int, stride: int) -> None:
 
 
 UNITS = {"paper": _paper, "residual": _residual}
+
+
+MIDDLE = 3.0  # of ReLU6
+Components = tuple[Tensor, Tensor, Tensor]
+"""mean (d,), variances (n,), directions (d, n) of patches, d = c * s * s."""
+
+
+@torch.no_grad()
+def start_paper_unit(reduction: PaperReduction, restoration: PaperRestoration, found: Components) -> None:
+    """`found` are the components of the features' patches of the unit's stride, c' of them or fewer, largest first."""
+    s = reduction.stride
+    parts: list[Any] = [*reduction, *restoration]  # the drawing above, from left to right
+    spatial, norm, _, channel, latent_norm, _, back_channel, back_norm, _, back_spatial = parts
+    c = spatial.in_channels
+    # The convolutions have c channels in the middle; of patches one of them has to hold what all places have in common.
+    count = min(found[1].numel(), c if s == 1 else c - 1)
+    mean = found[0].float().reshape(c, s, s)
+    scales = found[1][:count].clamp_min(1e-12).sqrt().float()
+    patches = found[2][:, :count].T.float().reshape(count, c, s, s)
+    middle = slice(spatial.padding[0], spatial.padding[0] + s)
+
+    spatial.weight[:count] = 0
+    spatial.weight[:count, :, middle, middle] = patches
+    pass_through(channel, count)
+    for each in (norm, latent_norm, back_norm):
+        each.weight.fill_(1)
+        each.bias.fill_(MIDDLE)
+    latent_norm.weight[:count] = scales / scales[0]  # what is loud stays loud, so the codec hears it
+
+    pass_through(back_channel, count)
+    loud = scales[:, None, None, None] * patches
+    offset = mean - MIDDLE * loud.sum(0)  # (c, s, s): what is there where every component is silent
+    back_spatial.weight.zero_()
+    back_spatial.bias.zero_()
+    back_spatial.weight[:count, :, middle, middle] = loud
+    if s > 1:  # a channel that hears nothing is 3 behind its norm
+        back_channel.weight[count] = 0
+        back_spatial.weight[count, :, middle, middle] = offset / MIDDLE
+    else:
+        back_spatial.bias.copy_(offset[:, 0, 0])
+
+
+def pass_through(convolution: nn.Conv2d, count: int) -> None:
+    """Make the first `count` outputs of a 1x1 convolution its first `count` inputs."""
+    convolution.weight[:count] = 0
+    index = torch.arange(count)
+    convolution.weight[index, index] = 1
+
+
+STRIDE = 2  # s, everywhere
+BLOCKS = (3, 4, 6, 3)  # residual blocks in the stages of ResNet-50
+BYTES = (316, 317, 314, 166, 171, 168, 170, 96, 90, 98, 101, 101, 95, 52, 52, 53)  # Table 4: RB1..RB16
+CHANNELS = {56: 1, 28: 2, 14: 5, 7: 10}  # c', by the side of the features
+
+
+@dataclass(frozen=True)
+class PaperCut:
+    """One cut of the paper: our structure, its bytes."""
+
+    name: str  # RB1, or pool1
+    cut: str
+    shape: tuple[int, ...]  # (C, H, W) of the features
+    head_flops: int  # of head and unit, on the device, for one photo
+    head_flops_share: float  # of the uncut network's
+    latent: tuple[int, int, int] | None  # (c', h, w); None where the paper has no c'
+    latent_elements: int | None
+    raw_bytes: int | None  # the latent's symbols as the raw codec sends them, one byte each
+    paper_bytes: int | None  # the paper's, with JPEG at quality 20
+
+
+def paper_cuts(classifier: Classifier) -> tuple[PaperCut, ...]:
+    """ResNet-50 cut after RB1 to RB16, or VGG-19 after its five poolings, with the paper's unit.
+
+    InputError: another network, by its name, or one that has no such cuts or takes photos of another size.
+    """
+    kind = re.match(r"(?:\w+/)?([a-z0-9_]+)", classifier.name)
+    if kind is None or kind[1] not in PLACES:
+        raise InputError(
+            f"{classifier.name}: the paper's table is for {' and '.join(PLACES)}; give torchvision/resnet50 or "
+            "torchvision/vgg19, with :random where no weights are at hand"
+        )
+    found = {cut.name: cut for cut in cuts(classifier.module, classifier.input_size)}
+    places = PLACES[kind[1]]
+    if missing := [path for path in places.values() if path not in found]:
+        raise InputError(f"{classifier.name} has no cut {missing[0]}, so it is not the paper's {kind[1]}")
+    sizes = BYTES if kind[1] == "resnet50" else (None,) * len(places)
+    return tuple(
+        paper_cut(name, found[path], paper_bytes)
+        for (name, path), paper_bytes in zip(places.items(), sizes, strict=True)
+    )
+
+
+def paper_cut(name: str, cut: Cut, paper_bytes: int | None) -> PaperCut:
+    """One of them, its reduction counted and its symbols encoded."""
+    total = cut.head_flops / cut.head_flops_share
+    c, height, width = cut.shape
+    channels = CHANNELS.get(height)
+    if channels is None:
+        return PaperCut(name, cut.name, cut.shape, cut.head_flops, cut.head_flops_share, None, None, None, paper_bytes)
+    spec = UnitSpec(c, channels, STRIDE, (height, width))
+    flops = cut.head_flops + count_flops(PaperReduction(spec).eval(), torch.zeros(1, *cut.shape))
+    mosaic = Mosaic(*spec.latent_shape)
+    symbols = np.zeros(mosaic.symbols_shape, np.uint8)
+    raw_bytes = len(make_codec("raw", mosaic, 0).encode(symbols))
+    return PaperCut(
+        name, cut.name, cut.shape, flops, flops / total, spec.latent_shape, symbols.size, raw_bytes, paper_bytes
+    )
+
+
+def residual_blocks() -> dict[str, str]:
+    """RB1 .. RB16 -> the blocks, as torchvision and timm call them: a stage's last is the stage."""
+    paths = []
+    for stage, blocks in enumerate(BLOCKS, 1):
+        paths += [f"layer{stage}.{block}" for block in range(blocks - 1)] + [f"layer{stage}"]
+    return {f"RB{number}": path for number, path in enumerate(paths, 1)}
+
+
+PLACES = {
+    "resnet50": residual_blocks(),
+    "vgg19": {
+        "pool1": "features.4",
+        "pool2": "features.9",
+        "pool3": "features.18",
+        "pool4": "features.27",
+        "pool5": "features",  # which ends with it
+    },
+}

@@ -3,6 +3,21 @@
 head.onnx    pixels uint8 (B, S, S, 3) -> normalise, head, reduction, rounding -> symbols uint8 (B, c', h, w)
 tail.onnx    symbols -> dequantise, restoration, tail -> scores float32 (B, classes), or what another task gives
 uncut.onnx   pixels -> the same: the network as it was before anyone cut it
+
+How near two runtimes, or two kinds of weights, come to each other, by task: what is allowed, and what counts as one.
+
+output of a graph (B, ...) x2 -> difference -> compared with `allowed`
+                              -> same, 0..1 a photo
+
+Attention spelled out while a network is exported.
+
+The exporter knows `scaled_dot_product_attention` for four dimensions alone, and with a mask takes its result to lie in
+memory in another order than it does. Its products and its softmax it knows.
+
+Weights in a quarter of the bytes: int8 with a float32 scale for each output channel; computed with in float32.
+
+Only storage changes: a graph casts each stored weight back and multiplies it by its scale, which onnxruntime does once,
+when it loads the graph. Rounding to 8 bits moves the scores a little; whoever asks for it measures what that costs.
 """
 
 from __future__ import annotations
@@ -12,30 +27,190 @@ import dataclasses
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from bottlenet.bundle import Bundle, check_replaceable, write_bundle
+from bottlenet.bundle.manifest import Manifest
 from bottlenet.errors import BundleError, InputError
-from bottlenet.manifest import Manifest
-from bottlenet.net.alike import MAX_SCORES_DIFFERENCE, allowed, answering, difference, same
-from bottlenet.net.attention import AttentionSpelledOut
+from bottlenet.net.cut import count_flops, split
+from bottlenet.net.detectors import translations
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Normalize
-from bottlenet.net.split import count_flops, split
-from bottlenet.net.suppress import translations
 from bottlenet.net.unit import LearnedReduction
-from bottlenet.net.weights import store_as_int8
 from bottlenet.runtime import open_session, run_graph
-from bottlenet.task import Task
+from bottlenet.task import Detection, Multilabel, Segmentation, Task
 from bottlenet.wire.entropy import Entropy
+
+MAX_SCORES_DIFFERENCE = 1e-3  # of a score, relative to the largest; of a map, the share of its places
+TINY = float(np.finfo(np.float32).tiny)  # what scores that are all 0 are divided by
+MAX_BOXES_DIFFERENCE = 0.05  # the share of the boxes
+OVERLAP = 0.5  # from which on two boxes are of one thing: intersection over union
+NEAR = 0.01  # of a score, and of the square's side: boxes that are nearer are one
+
+
+class BestClass(nn.Module):
+    """Logits (B, classes, rows, columns) -> the map (B, rows, columns) uint8."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return scores.argmax(1).to(torch.uint8)
+
+
+def answering(task: Task) -> nn.Module:
+    """What stands behind a module of that task, so that a graph gives what the task says."""
+    return BestClass() if isinstance(task, Segmentation) else nn.Identity()
+
+
+def allowed(task: Task) -> float:
+    """The largest difference: of scores relative to the largest; of a map, or of boxes, the share of them."""
+    # In a crowd of boxes one decides about others.
+    return MAX_BOXES_DIFFERENCE if isinstance(task, Detection) else MAX_SCORES_DIFFERENCE
+
+
+def difference(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """The largest of any photo."""
+    if isinstance(task, Segmentation):
+        return float((mine != theirs).mean(axis=(1, 2)).max())
+    if isinstance(task, Detection):
+        pairs = zip(mine, theirs, strict=True)
+        return max(1 - min(found(a, b, exact=True), found(b, a, exact=True)) for a, b in pairs)
+    return relative_difference(mine, theirs)
+
+
+def same(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """So many photos have the same answer; of maps and boxes the shares that are the same, summed up."""
+    if isinstance(task, Segmentation):
+        return float((mine == theirs).mean(axis=(1, 2)).sum())
+    if isinstance(task, Detection):
+        return sum(found(a[task.told(a)], b) for a, b in zip(mine, theirs, strict=True))
+    if isinstance(task, Multilabel):
+        logits = np.log(np.clip(task.thresholds, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(task.thresholds, 1e-9, 1 - 1e-9))
+        return float(((mine >= logits) == (theirs >= logits)).all(axis=1).sum())
+    return float((mine.argmax(1) == theirs.argmax(1)).sum())
+
+
+def found(wanted: NDArray[np.float32], rows: NDArray[np.float32], *, exact: bool = False) -> float:
+    """The share of the boxes `wanted` (K, 6) that are among `rows` too, with the same class; 1 where none is wanted.
+
+    There, a box is the same if most of it is; with `exact` its edges and score must be nearly equal.
+    """
+    wanted, rows = (each[each[:, 4] > 0] for each in (wanted, rows))
+    if not len(wanted):
+        return 1.0
+    if not len(rows):
+        return 0.0
+    alike = wanted[:, None, 5] == rows[None, :, 5]
+    if exact:
+        alike &= np.abs(wanted[:, None, :5] - rows[None, :, :5]).max(axis=2) <= NEAR
+    else:
+        alike &= overlaps(wanted[:, :4], rows[:, :4]) >= OVERLAP
+    return float(alike.any(axis=1).mean())
+
+
+def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersection over union of boxes (K, 4) and (L, 4) -> (K, L)."""
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    common = sides.clip(0).prod(axis=2)
+    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (a, b)]
+    shares: NDArray[np.float32] = common / np.maximum(areas[0][:, None] + areas[1][None, :] - common, 1e-12)
+    return shares
+
+
+def relative_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Largest absolute difference, as a share of the largest score; NaN where a score is no number."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan
+    return float(np.abs(a - b).max() / max(TINY, float(np.abs(a).max())))
+
+
+class AttentionSpelledOut(TorchFunctionMode):
+    """Inside, `scaled_dot_product_attention` is products and a softmax, where it is neither causal nor random."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        plain = kwargs.keys() <= {"query", "key", "value", "attn_mask", "scale", "dropout_p", "is_causal"}
+        if func is not F.scaled_dot_product_attention or not plain or len(args) > 4:
+            return func(*args, **kwargs)
+        if kwargs.get("is_causal") or kwargs.get("dropout_p"):
+            return func(*args, **kwargs)
+        return attention(*args, **{name: kwargs[name] for name in kwargs if name not in ("is_causal", "dropout_p")})
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, scale: float | None = None
+) -> Tensor:
+    """(..., L, E), (..., S, E), (..., S, V) -> (..., L, V); the mask is added to the products, or says which count."""
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    products = (query * scale) @ key.transpose(-2, -1)  # (..., L, S)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        products = products.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        products = products + attn_mask
+    return products.softmax(-1) @ value
+
+
+SMALLEST = 1024  # elements; smaller tensors, such as biases, stay float32
+
+
+def store_as_int8(graph: bytes) -> bytes:
+    """An ONNX graph -> the same graph with its large float32 weights as int8."""
+    model = onnx.load_model_from_string(graph)
+    transposed = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
+    initializers: list[TensorProto] = []
+    nodes: list[onnx.NodeProto] = []
+    for tensor in model.graph.initializer:
+        weight = numpy_helper.to_array(tensor)
+        if weight.dtype == np.float32 and weight.ndim >= 2 and weight.size >= SMALLEST:
+            axis = 1 if tensor.name in transposed else 0
+            tensors, restoring = _stored(tensor.name, weight, axis)
+            initializers += tensors
+            nodes += restoring
+        else:
+            initializers.append(tensor)
+    nodes += list(model.graph.node)
+    for field, values in ((model.graph.initializer, initializers), (model.graph.node, nodes)):
+        del field[:]
+        field.extend(values)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _stored(name: str, weight: np.ndarray, axis: int) -> tuple[list[TensorProto], list[onnx.NodeProto]]:
+    """What replaces one weight: its integers and scales, and the two nodes that make it again under its old name."""
+    integers, scale = to_int8(weight, axis)
+    tensors = [numpy_helper.from_array(integers, f"{name}.int8"), numpy_helper.from_array(scale, f"{name}.scale")]
+    nodes = [
+        helper.make_node("Cast", [f"{name}.int8"], [f"{name}.float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name]),
+    ]
+    return tensors, nodes
+
+
+def to_int8(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 -> int8 in -127..127 and float32 scales, one an index of `axis`: weight = int8 * scale, nearly."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(weight).max(axis=others, keepdims=True)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.clip(np.round(weight / scale), -127, 127).astype(np.int8), scale
+
 
 MIN_SYMBOLS_EQUAL = 0.999  # share of the symbols that must equal torch's
 WEIGHTS = ("float32", "int8")

@@ -12,9 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 from bottlenet.errors import InputError
-from bottlenet.net.models import Classifier, imagenet_labels
-from bottlenet.net.named import Metadata, Named, assemble, nearest, unknown_network
-from bottlenet.net.own_weights import load_weights, needed, safe_download
+from bottlenet.net.models import (
+    Classifier,
+    Metadata,
+    Named,
+    assemble,
+    imagenet_labels,
+    load_weights,
+    nearest,
+    needed,
+    safe_download,
+    unknown_network,
+)
 
 SUBSETS = {  # what a tag says -> the sets of classes that go by that
     "1k": ("imagenet-1k",),

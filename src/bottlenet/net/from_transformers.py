@@ -17,9 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
-from bottlenet.net.models import Classifier
-from bottlenet.net.named import Metadata, Named, assemble
-from bottlenet.net.own_weights import first, needed
+from bottlenet.net.models import Classifier, Metadata, Named, assemble, first, needed
 
 MAX_JSON_BYTES = 2**24
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # as Pillow counts them

@@ -20,11 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bottlenet.net.cut import Cut
 from bottlenet.net.models import Classifier
-from bottlenet.net.nested import NestedQuantizer, steps_within
-from bottlenet.net.prior import Prior
-from bottlenet.net.split import Cut
-from bottlenet.net.unit import Quantizer
+from bottlenet.net.unit import NestedQuantizer, Prior, Quantizer, steps_within
 from bottlenet.wire.codecs import Codec
 from bottlenet.wire.entropy import accepted
 
@@ -73,7 +71,7 @@ class BottleNet(nn.Module):
         self.restoration = restoration
         self.tail = tail
         self.prior = prior  # what a byte costs while training, for the entropy codec
-        self.adversary: nn.Module | None = None  # who rebuilds photos while training, see `lab.adversary`
+        self.adversary: nn.Module | None = None  # who rebuilds photos while training, see `train.adversary`
 
     def forward(self, pixels: Tensor) -> Output:
         """(B, S, S, 3) uint8 -> scores (B, classes), and what was measured on the way."""

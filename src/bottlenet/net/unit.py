@@ -1,4 +1,10 @@
-"""The bottleneck unit: what is trained between head and tail.
+"""How many bytes JPEG will need, as something that has a gradient.
+
+The codec says exactly how many bytes a batch took, but not which way is down. The estimate here does: it transforms the
+mosaic block by block as JPEG does, divides by the same steps, and counts about log2(1 + |z|) bits for each coefficient.
+Value and slope are then joined: the loss sees the real bytes, the gradient is the estimate's, scaled to them.
+
+The bottleneck unit: what is trained between head and tail.
 
     features (B, c, H, W) -> Reduction -> latent (B, c', h, w) -> Quantizer.quantize -> symbols, 0..255
                                                                                             ~ codec ~
@@ -10,17 +16,41 @@ Two kinds:
   activations; the restoration is the mirror.
 - `residual`: a linear path started from the principal components of the features, a non-linear branch that starts at
   zero added to it on both sides.
+
+What a byte of a learned payload costs while training: a density for each channel of the latent.
+
+    P(value, step) = F(value + step / 2) - F(value - step / 2)         bits = -log2 P
+
+F is a mixture of three logistic distributions a channel, and learns with the network (Balle et al., ICLR 2018, section
+6.1, has a network in its place). One F serves all steps of a nested quantizer: what is sent coarse first and fine later
+costs in all what it costs at the fine step. Nothing of it is in a bundle: the codec's integer tables are counted on the
+trained network's own symbols (`wire.entropy`).
+
+Quantisation for a payload that may be cut anywhere: every channel is sent coarse first, then finer.
+
+    latent (B, C, h, w) -> round to multiples of 81, 27, 9, 3, 1 -> what a prefix of so many passes knows
+
+A pass is one channel at one step. The passes go from the coarsest step to the finest, and through the channels in
+their order within a step, so a prefix knows the first channels one step better than the others. Multiples of a step
+are the middles of the intervals of three finer steps: what is known is always the latent, rounded, and a symbol that
+was refined as far as its payload went needs no word about how far that was. A network that is trained with random
+prefixes learns by itself to put what matters most into large values and early channels.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
+from bottlenet.wire.contexts import MAX_VALUE, ZERO
+from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.tables import STEPS
 
 
 @dataclass(frozen=True)
@@ -280,3 +310,144 @@ def zero_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+COMPONENTS = 3
+LEAST_PROBABILITY = 1e-7
+
+
+class Prior(nn.Module):
+    """Three logistics a channel: `weight`, `mean` and `log_scale`, (C, 3) each.
+
+    `deviation` (C,) is the standard deviation of each channel at the start.
+    """
+
+    def __init__(self, deviation: Tensor) -> None:
+        super().__init__()
+        spread = deviation.clamp_min(0.05)[:, None]
+        self.weight = nn.Parameter(torch.zeros(len(deviation), COMPONENTS))
+        self.mean = nn.Parameter(torch.tensor([[-1.0, 0.0, 1.0]]) * spread)
+        # a narrow one between two wide ones; 0.55 is about the scale of a logistic of deviation 1
+        self.log_scale = nn.Parameter((0.55 * spread).log() + torch.tensor([[0.3, -0.7, 0.3]]))
+
+    def start_at(self, deviation: Tensor) -> None:
+        """Sets everything as for another `deviation` (C,)."""
+        self.load_state_dict(Prior(deviation).state_dict())
+
+    def bits(self, values: Tensor, steps: Tensor) -> Tensor:
+        """Values (B, C, h, w), multiples of their step (B, C) -> bits of each channel (B, C)."""
+        half = steps[..., None] / 2  # (B, C, 1)
+        flat = values.flatten(2)
+        probability = self._cumulative(flat + half) - self._cumulative(flat - half)
+        return -torch.log2(probability.clamp_min(LEAST_PROBABILITY)).sum(2)
+
+    def _cumulative(self, x: Tensor) -> Tensor:
+        """F: (B, C, n) -> (B, C, n)."""
+        z = (x[..., None] - self.mean[:, None]) * torch.exp(-self.log_scale[:, None])
+        mixed: Tensor = (torch.sigmoid(z) * self.weight.softmax(1)[:, None]).sum(3)
+        return mixed
+
+
+UNKNOWN = 3.0 * STEPS[0]  # the step of a channel of which nothing has come: every value rounds to 0
+
+
+class NestedQuantizer(nn.Module):
+    """latent <-> symbols: a latent is already in units of the finest step, and 0 is symbol 128."""
+
+    def continuous(self, latent: Tensor) -> Tensor:
+        """Symbols before rounding: floats in 7 .. 249."""
+        return latent.clamp(-MAX_VALUE, MAX_VALUE) + ZERO
+
+    def quantize(self, latent: Tensor) -> Tensor:
+        """float (B, C, h, w) -> whole numbers 7 .. 249 as float; the gradient of rounding is the identity."""
+        rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
+        return rounded
+
+    def dequantize(self, symbols: Tensor) -> Tensor:
+        """The latent, rounded."""
+        return symbols - ZERO
+
+    def quantize_to(self, latent: Tensor, steps: Tensor) -> Tensor:
+        """What is known of `latent` (B, C, h, w) with each channel at its step (B, C), or UNKNOWN: as `dequantize`."""
+        step = steps[..., None, None]
+        rounded: Tensor = RoundStraightThrough.apply(latent.clamp(-MAX_VALUE, MAX_VALUE) / step)  # type: ignore[no-untyped-call]
+        return rounded * step
+
+
+@torch.no_grad()
+def steps_within(latent: Tensor, prior: Prior, budget_bytes: Tensor) -> Tensor:
+    """How finely each channel is known from the first `budget_bytes` (B,) of a payload, by `prior`: steps (B, C)."""
+    latent = latent.clamp(-MAX_VALUE, MAX_VALUE)
+    spent = []
+    for step in STEPS:
+        steps = latent.new_full(latent.shape[:2], step)
+        spent.append(prior.bits(torch.round(latent / step) * step, steps))
+    bits = torch.stack(spent, 1)  # (B, steps, C)
+    passes = bits.diff(dim=1, prepend=torch.zeros_like(bits[:, :1])).clamp_min(0)
+    come = passes.flatten(1).cumsum(1).view_as(passes) <= 8 * budget_bytes[:, None, None]
+    return latent.new_tensor((UNKNOWN, *STEPS))[come.sum(1)]
+
+
+BLOCK = 8  # pixels, the side of what JPEG transforms at once
+# ITU-T T.81, table K.1 (luminance), in row order; libjpeg scales it by the quality
+LUMINANCE_TABLE = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+
+
+class JpegRate(nn.Module):
+    """symbols before rounding (B, c', h, w) -> estimated bits (B,)."""
+
+    index: Tensor
+    kernel: Tensor
+
+    def __init__(self, mosaic: Mosaic, quality: int) -> None:
+        super().__init__()
+        rows, cols = mosaic.picture_shape
+        index = np.pad(mosaic.index, ((0, -rows % BLOCK), (0, -cols % BLOCK)), mode="edge")
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+        kernel = torch.from_numpy(block_transform(quality)).float().reshape(BLOCK**2, 1, BLOCK, BLOCK)
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        picture = symbols.flatten(1)[:, self.index][:, None]  # (B, 1, rows, cols)
+        z = F.conv2d(picture - 128, self.kernel, stride=BLOCK)  # (B, 64, rows/8, cols/8), in steps
+        # quadratic below half a step, where JPEG rounds to zero anyway; logarithmic above, as Huffman codes are
+        return 0.5 * torch.log2(1 + (2 * z) ** 2).sum(dim=(1, 2, 3))
+
+
+def joined_bytes(payload_bytes: Tensor, estimated_bits: Tensor) -> Tensor:
+    """Mean bytes of the batch: the codec's value, the estimate's gradient scaled to that value. Both (B,)."""
+    actual = payload_bytes.to(estimated_bits).mean()
+    estimate = estimated_bits.mean()
+    return estimate * (actual / estimate.detach().clamp_min(1e-6))
+
+
+def block_transform(quality: int) -> np.ndarray:
+    """(64 coefficients, 64 pixels): what turns a block, less 128, into coefficients in units of their steps."""
+    dct, steps = dct_matrix(), quantization_table(quality)
+    rows: np.ndarray = np.einsum("ui,vj->uvij", dct, dct) / steps[:, :, None, None]
+    return rows.reshape(BLOCK**2, BLOCK**2)
+
+
+def dct_matrix() -> np.ndarray:
+    """(8, 8) orthonormal DCT-II: row u is the u-th cosine (ITU-T T.81, annex A)."""
+    u, x = np.mgrid[0:BLOCK, 0:BLOCK]
+    matrix: np.ndarray = np.cos((2 * x + 1) * u * math.pi / (2 * BLOCK)) * np.where(u == 0, math.sqrt(0.5), 1.0) / 2
+    return matrix
+
+
+def quantization_table(quality: int) -> np.ndarray:
+    """(8, 8) float64, in pixel units: libjpeg's scaling of table K.1. InputError: a `quality` that is not 1 to 100."""
+    if not 1 <= quality <= 100:
+        raise InputError(f"JPEG quality {quality}: 1 to 100 are possible")
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    steps: np.ndarray = np.clip((np.asarray(LUMINANCE_TABLE) * percent + 50) // 100, 1, 255).astype(np.float64)
+    return steps

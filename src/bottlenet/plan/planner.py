@@ -5,42 +5,434 @@
            `--objective--> choice, runner-up, where the choice flips, Pareto front --> Plan, and why in one sentence
 
 Ties go to the lower latency, then to fewer bytes, then to the first in the profile.
+
+Where the choice changes: at which bandwidth, round trip or server load another candidate wins.
+
+Score and latency of every candidate are straight lines in each of the three (bandwidth: in 1 / uplink). So "candidate i
+may be chosen, and beats the choice" holds on one interval of the axis, whose ends are where two lines cross or where a
+line meets the deadline: closed forms, nothing is searched. The nearest such interval on either side of where we are,
+or the point at which the choice itself misses the deadline, is a flip.
+
+Numbers and reasons in words: one sentence that says what wins, by how much, and where that changes.
+
+What a partition has to meet, which do not, and what to relax where none does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bottlenet.plan.constraints import (
-    OBJECTIVES,
-    Rejected,
-    Wish,
-    all_met,
-    check_radio,
-    checks_of,
-    nobody,
-    rejections,
-    score_of,
-    with_rounding,
-)
-from bottlenet.plan.flips import QUANTITIES, Flip, Situation, find_flips, latency_slopes
+from bottlenet.errors import InputError
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.predict import (
     Columns,
     Floats,
     Prediction,
     Prices,
+    Road,
     Terms,
     check_load,
+    known,
     predict,
     predictions,
 )
 from bottlenet.plan.profile import Candidate, Profile
-from bottlenet.plan.reason import reason
+
+Score = Callable[[Link, float], Floats]
+"""(link, server load) -> what the objective minimises, (N,)."""
+Pick = Callable[[Link, float], int | None]
+"""(link, server load) -> the chosen candidate, None: none may be chosen."""
+
+QUANTITIES = ("uplink_bps", "round_trip_s", "server_load")
+LARGEST = {"uplink_bps": 1e12, "round_trip_s": 3600.0, "server_load": 1e6}  # flips beyond are of no interest
+SLOWEST_BPS = 1.0
+TRIED = 16  # points that may be a flip
+BESIDE = 1e-9  # relative: who wins is asked just behind the flip
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Above or below this value another candidate wins, all else being equal."""
+
+    quantity: str  # "uplink_bps", "round_trip_s" or "server_load"
+    value: float  # in the unit that the name says; server_load: photos ahead of ours
+    side: str  # "above" or "below"
+    winner: str | None  # there; None: no candidate meets the constraints
+
+
+@dataclass(frozen=True)
+class Lines:
+    """a + b * x, one a candidate."""
+
+    a: Floats
+    b: Floats
+
+    @classmethod
+    def through(cls, values: Floats, slopes: Floats, x: float) -> Lines:
+        """Those with these values at `x`."""
+        return cls(values - slopes * x, slopes)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that decides, at the link and load of now."""
+
+    link: Link
+    server_load: float
+    terms: Terms
+    allowed: NDArray[np.bool_]  # (N,) all constraints but the deadline, which moves
+    deadline_s: float | None
+    score: Score
+    score_slopes: dict[str, Floats]  # quantity -> (N,) of the score, along x
+    pick: Pick
+
+    def x(self, quantity: str) -> float:
+        """Where we are."""
+        if quantity == "server_load":
+            return self.server_load
+        return 1 / self.link.uplink_bps if quantity == "uplink_bps" else self.link.round_trip_s
+
+    def at(self, quantity: str, x: float) -> tuple[Link, float]:
+        """The link and load with another x."""
+        if quantity == "server_load":
+            return self.link, x
+        if quantity == "uplink_bps":
+            return dataclasses.replace(self.link, uplink_bps=1 / x), self.server_load
+        return dataclasses.replace(self.link, round_trip_s=x), self.server_load
+
+    def latency(self, quantity: str) -> Lines:
+        """Of every candidate."""
+        slopes = latency_slopes(self.terms)[quantity]
+        return Lines.through(self.terms.latency_s(self.link, self.server_load), slopes, self.x(quantity))
+
+
+def latency_slopes(terms: Terms) -> dict[str, Floats]:
+    """Quantity -> (N,) seconds per x."""
+    return {"uplink_bps": terms.bits, "round_trip_s": terms.rounds, "server_load": terms.server_s}
+
+
+def find_flips(now: Situation, choice: int, names: Callable[[int], str]) -> tuple[Flip, ...]:
+    """The nearest on either side, of each quantity; none where nothing ever changes."""
+    flips = []
+    for quantity in QUANTITIES:
+        lines = Lines.through(now.score(now.link, now.server_load), now.score_slopes[quantity], now.x(quantity))
+        low, high = intervals(lines, now.latency(quantity), choice, now.allowed, now.deadline_s)
+        for up in (True, False):
+            for x in nearest(low, high, now.x(quantity), up=up):
+                flip = at_flip(now, quantity, x, choice, up=up)
+                if flip is not None:
+                    value, winner = flip
+                    larger = up != (quantity == "uplink_bps")
+                    name = None if winner is None else names(winner)
+                    flips.append(Flip(quantity, value, "above" if larger else "below", name))
+                    break
+    return tuple(flips)
+
+
+def intervals(
+    score: Lines, latency: Lines, choice: int, allowed: NDArray[np.bool_], deadline_s: float | None
+) -> tuple[Floats, Floats]:
+    """Where candidate i may be chosen and beats `choice`, as (low, high); (inf, -inf) where nowhere.
+
+    At i = choice: where that misses the deadline.
+    """
+    low, high = half_line(score.a - score.a[choice], score.b - score.b[choice])
+    if deadline_s is not None:
+        # Latencies never fall along x, so a deadline cuts off what is above.
+        # To be just in time is to be in time.
+        _, in_time = half_line(latency.a - np.nextafter(deadline_s, math.inf), latency.b)
+        late = in_time[choice]
+        high = np.minimum(high, in_time)
+        low[choice], high[choice] = late, math.inf if late < math.inf else -math.inf
+    excluded = ~allowed | ~(low < high)
+    low[excluded], high[excluded] = math.inf, -math.inf
+    return low, high
+
+
+def half_line(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Where a + b * x < 0, as (low, high); (inf, -inf) where never. NaN, not known, is never."""
+    low, high = np.full_like(a, math.inf), np.full_like(a, -math.inf)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        cross = -a / b
+    up, down, flat = b > 0, b < 0, (b == 0) & (a < 0)
+    low[up | flat], high[down | flat] = -math.inf, math.inf
+    high[up], low[down] = cross[up], cross[down]
+    return low, high
+
+
+def nearest(low: Floats, high: Floats, x: float, *, up: bool) -> list[float]:
+    """Where the first intervals on that side of `x` begin, nearest first.
+
+    One would do, but for those that differ from the choice by less than floats can tell.
+    """
+    ends = np.maximum(low, x) if up else np.minimum(high, x)
+    points = np.sort(ends[high > ends] if up else ends[low < ends])
+    nearest_first: list[float] = (points if up else points[::-1])[:TRIED].tolist()
+    return nearest_first
+
+
+def at_flip(now: Situation, quantity: str, x: float, choice: int, *, up: bool) -> tuple[float, int | None] | None:
+    """(value, who wins behind it); None where nobody goes there, or nothing changes that floats can tell."""
+    slowest = 1 / SLOWEST_BPS if quantity == "uplink_bps" else LARGEST[quantity]
+    smallest = 1 / LARGEST["uplink_bps"] if quantity == "uplink_bps" else 0.0
+    if not smallest < x < slowest:
+        return None
+    beside = x * (1 + BESIDE if up else 1 - BESIDE)
+    winner = now.pick(*now.at(quantity, beside))
+    if winner == choice:
+        return None
+    return (1 / x if quantity == "uplink_bps" else x), winner
+
+
+SAID = 3  # flips in a sentence
+
+
+def reason(
+    choice: Prediction, runner_up: Prediction | None, flips: Sequence[Flip], objective: str, link_name: str
+) -> str:
+    """One sentence."""
+    best = score(choice, objective)
+    text = f"{choice.name} wins on {link_name} with {amount(best, objective)} a photo"
+    if runner_up is None:
+        text += ", as nothing else meets the constraints"
+    else:
+        other = score(runner_up, objective)
+        text += f", {runner_up.name} would take {amount(other, objective)}{compared(other, best)}"
+    if not flips:
+        return f"{text}; no other bandwidth, round trip or server load changes that."
+    # The first of each kind before the second of any: what people ask is "and on a faster link?".
+    said = sorted(flips, key=lambda flip: (flip.winner is None, flip.side == "below"))[:SAID]
+    return f"{text}; {', '.join(flip_words(flip) for flip in said)}."
+
+
+def compared(other: float, best: float) -> str:
+    """How much more, where that can be said."""
+    if other == best:
+        return ", as much"
+    if best <= 0:
+        return ""
+    return f", {other / best - 1:.0%} more" if other < 2 * best else f", {other / best:.3g} times as much"
+
+
+def flip_words(flip: Flip) -> str:
+    """Above 22 Mbit/s cloud-only wins."""
+    where = {
+        "uplink_bps": f"{flip.side} {rate(flip.value)}",
+        "round_trip_s": f"with a round trip {flip.side} {duration(flip.value)}",
+        "server_load": f"with a server load {flip.side} {flip.value:.3g}",
+    }[flip.quantity]
+    return f"{where} nothing meets the constraints" if flip.winner is None else f"{where} {flip.winner} wins"
+
+
+def score(prediction: Prediction, objective: str) -> float:
+    """What the objective minimises."""
+    value = {
+        "latency": prediction.latency_s,
+        "energy": prediction.device_energy_mj,
+        "bytes": prediction.uplink_bytes,
+        "cost": prediction.cost,
+    }[objective]
+    assert value is not None
+    return value
+
+
+def amount(value: float, objective: str) -> str:
+    """A score with its unit."""
+    if objective == "latency":
+        return duration(value)
+    return {
+        "energy": f"{value:,.1f} mJ",
+        "bytes": f"{value:,.0f} bytes of uplink",
+        "cost": f"a cost of {value:.3g}",
+    }[objective]
+
+
+def duration(seconds: float) -> str:
+    """3.1 ms, 12.5 s."""
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def rate(bps: float) -> str:
+    """Three digits: 22 Mbit/s."""
+    for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if bps >= size:
+            return f"{bps / size:.3g} {unit}" if bps < 1000 * size else f"{bps / size:,.0f} {unit}"
+    return f"{bps:.3g} bit/s"
+
+
+def at_least(value: float) -> str:
+    """Rounded up to four digits, so that what is said is enough."""
+    if value == 0:
+        return "0"
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 3)
+    return f"{math.ceil(value / step - 1e-9) * step:.10g}" if step < 1 else f"{math.ceil(value):d}"
+
+
+OBJECTIVES = ("latency", "energy", "bytes", "cost")
+ROUNDING = 1e-9  # of a limit: 0.0157 s and 15.7 ms are not the same float
+Limit = TypeVar("Limit", float, Floats)
+FIXED = {"message", "energy"}  # not the user's to relax
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the best candidate is to minimise and to meet. InputError: a limit that makes no sense."""
+
+    objective: str
+    max_drop: float | None = None  # points
+    deadline_s: float | None = None
+    budget_bytes: float | None = None  # a photo, mean, with overhead
+    prices: Prices | None = None
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective {self.objective!a:.40} is unknown; choose one of {', '.join(OBJECTIVES)}")
+        if self.objective == "cost" and self.prices is None:
+            raise InputError("objective cost needs the price of a megabyte of uplink, of an hour of server, or both")
+        if self.max_drop is not None and not -100 <= self.max_drop <= 100:
+            raise InputError(f"max_drop is {self.max_drop}; give points of top-1, -100 to 100")
+        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
+            raise InputError(f"deadline is {self.deadline_s * 1e3:g} ms; give a time above 0")
+        if self.budget_bytes is not None and not 0 <= self.budget_bytes < math.inf:
+            raise InputError(f"budget is {self.budget_bytes} bytes; give bytes a photo, 0 or more")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A candidate that may not be chosen, and the first constraint in the way."""
+
+    name: str
+    constraint: str  # "message" (the link's), "energy" (not known), "max_drop", "budget" or "deadline"
+    needs: float | None  # what the constraint would have to be: bytes, None, points, bytes, seconds
+
+
+@dataclass(frozen=True)
+class Check:
+    """One constraint: candidate i meets it if needs[i] <= limit, but for rounding. NaN, not known, meets nothing."""
+
+    name: str
+    limit: float
+    needs: Floats  # (N,)
+
+    @property
+    def met(self) -> NDArray[np.bool_]:
+        """(N,)."""
+        met: NDArray[np.bool_] = self.needs <= with_rounding(self.limit)
+        return met
+
+
+def check_radio(wish: Wish, link: Link) -> None:
+    """InputError: the objective is energy, and the link's radio not known."""
+    if wish.objective == "energy" and link.radio is None:
+        raise InputError(
+            f"objective energy needs the radio power of link {link.name}, for which there is no source; choose 3g, 4g "
+            "or wifi, or another objective"
+        )
+
+
+def score_of(wish: Wish, terms: Terms, link: Road, latency_s: Floats) -> Floats:
+    """What the objective minimises, in the shape of `latency_s`, which is `terms.latency_s` at the load that counts."""
+    if wish.objective == "latency":
+        return latency_s
+    if wish.objective == "energy":
+        return terms.energy_mj(link)
+    return terms.uplink_bytes if wish.prices is None or wish.objective == "bytes" else terms.cost(wish.prices)
+
+
+def with_rounding(limit: Limit) -> Limit:
+    """What still counts as this limit."""
+    return limit + ROUNDING * abs(limit)
+
+
+def checks_of(wish: Wish, terms: Terms, link: Link, server_load: float) -> list[Check]:
+    """Those that the user gave, and those of the link and the objective."""
+    checks = []
+    if link.max_message_bytes is not None:
+        checks.append(Check("message", link.max_message_bytes, terms.message_bytes))
+    if wish.objective == "energy":
+        checks.append(Check("energy", math.inf, terms.energy_mj(link)))
+    if wish.max_drop is not None:
+        checks.append(Check("max_drop", wish.max_drop, terms.drop))
+    if wish.budget_bytes is not None:
+        checks.append(Check("budget", wish.budget_bytes, terms.uplink_bytes))
+    if wish.deadline_s is not None:
+        checks.append(Check("deadline", wish.deadline_s, terms.latency_s(link, server_load)))
+    return checks
+
+
+def all_met(checks: Sequence[Check], count: int) -> NDArray[np.bool_]:
+    """(N,)."""
+    met = np.ones(count, bool)
+    for check in checks:
+        met &= check.met
+    return met
+
+
+def rejections(candidates: Sequence[Candidate], checks: Sequence[Check]) -> tuple[Rejected, ...]:
+    """Who does not meet which constraint; the first counts."""
+    rejected: dict[int, Rejected] = {}
+    for check in checks:
+        for i in np.flatnonzero(~check.met).tolist():
+            if i not in rejected:
+                rejected[i] = Rejected(candidates[i].name, check.name, known(float(check.needs[i])))
+    return tuple(rejected[i] for i in sorted(rejected))
+
+
+def nobody(candidates: Sequence[Candidate], checks: Sequence[Check], link: Link) -> InputError:
+    """No candidate meets the constraints: which to relax, and what the nearest candidate would need."""
+    missed = np.array([~check.met for check in checks])  # (checks, N)
+    fixed = np.array([check.name in FIXED for check in checks])
+    # Where the link or the objective is in the way of everybody, no limit of the user's helps.
+    blocked = missed[fixed].any(0)
+    if blocked.all():
+        check = next(check for check in checks if check.name in FIXED and not check.met.all())
+        return InputError(f"no partition can be chosen on {link.name}: {fixed_words(check, candidates)}")
+    # The nearest misses the fewest constraints, and those by the least.
+    counts = np.where(blocked, len(checks) + 1, missed.sum(0))
+    few = np.flatnonzero(counts == counts.min())
+    nearest = int(min(few.tolist(), key=lambda i: sum(excess(check, i) for check in checks if not check.met[i])))
+    wanted = [limit_words(check, nearest) for check in checks if not check.met[nearest]]
+    return InputError(
+        f"no partition meets the constraints on {link.name}: relax {' and '.join(wanted)}, which the nearest, "
+        f"{candidates[nearest].name}, would need"
+    )
+
+
+def excess(check: Check, i: int) -> float:
+    """How far off, as a share of the limit."""
+    return float(check.needs[i] - check.limit) / max(abs(check.limit), 1e-9)
+
+
+def limit_words(check: Check, i: int) -> str:
+    """One constraint, and what it would have to be."""
+    needs = float(check.needs[i])
+    if check.name == "deadline":
+        return f"the deadline from {check.limit * 1e3:g} ms to {at_least(needs * 1e3)} ms"
+    if check.name == "budget":
+        return f"the budget from {check.limit:g} to {at_least(needs)} bytes a photo"
+    return f"the drop from {check.limit:g} to {at_least(needs)} points"
+
+
+def fixed_words(check: Check, candidates: Sequence[Candidate]) -> str:
+    """What is in the way that no limit can help."""
+    if check.name == "energy":
+        return (
+            "no candidate's device energy is known; measure again with bottlenet profile --device-power-mw, or choose "
+            "another objective"
+        )
+    nearest = int(np.argmin(check.needs))
+    return (
+        f"it carries at most {check.limit:.0f} bytes in a message, and the smallest, {candidates[nearest].name}, has "
+        f"up to {check.needs[nearest]:.0f} with its header; choose another link, or a bundle with smaller payloads"
+    )
+
 
 __all__ = ["OBJECTIVES", "Flip", "Plan", "Prediction", "Prices", "Rejected", "choose", "predict"]
 

@@ -1,4 +1,20 @@
-"""What was measured, per candidate: `Profile`, read from and written to JSON, every value checked.
+"""What a sweep knows of its candidates, put in the place of what a profile measured.
+
+    candidates.json --parse_trained--> Trained -.
+    profile -----------------------------------with_trained--> profile with the sweep's bytes and accuracy
+
+A profile is measured on the device, often on few photos, which is enough for times. A sweep measures bytes and accuracy
+on many. A profile of another ladder is refused: its times would be those of other graphs.
+
+Where the time of one candidate goes, and what it takes of memory: `Detail`, every value checked.
+
+    device   prepare -> compute, by threads -> encode          peak memory of the process
+    server   decode -> tail, by batch size; and by how many photos are ahead
+
+By a clock, in seconds; the planner's figures are medians of processor time, see `profile.Candidate`. What a kind of
+candidate does not do is null, or an empty list.
+
+What was measured, per candidate: `Profile`, read from and written to JSON, every value checked.
 
     Profile                 of one bundle, on one device and one server
       `-- Candidate, ...    edge-only, cloud-only with some codec of the input, or split at a cut
@@ -18,9 +34,91 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bottlenet.check import check_choice, check_fields, check_number, check_text, parse_versioned, shown
 from bottlenet.errors import InputError
-from bottlenet.plan.detail import LONGEST_S, MEASURE_AGAIN, MOST, Detail, check_whole, parse_detail
+from bottlenet.records import check_choice, check_fields, check_number, check_text, parse_versioned, shown
+
+MEASURE_AGAIN = "measure again with bottlenet profile"
+LONGEST_S = 1e6
+MOST = 1e12
+MAX_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One step, over photos."""
+
+    median_s: float
+    p95_s: float  # 95 of 100 photos take at most this
+
+    def __post_init__(self) -> None:
+        check_number("median_s", self.median_s, 0, LONGEST_S)
+        check_number("p95_s", self.p95_s, self.median_s, LONGEST_S)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step at one number of threads, photos in a batch, or photos ahead."""
+
+    count: int
+    median_s: float
+    p95_s: float
+
+    def __post_init__(self) -> None:
+        check_whole("count", self.count)
+        Spread(self.median_s, self.p95_s)
+
+
+@dataclass(frozen=True)
+class Detail:
+    """InputError: a value of the wrong type or out of range."""
+
+    prepare: Spread  # photo to pixels
+    compute: tuple[Row, ...]  # head, or the whole network; by threads
+    encode: Spread | None  # symbols to payload, or pixels to a picture file
+    decode: Spread | None  # back again
+    tail: tuple[Row, ...]  # the whole batch; by its size
+    server: tuple[Row, ...]  # all of it, until ours is answered; by K, the photos ahead of ours
+    peak_rss_bytes: int  # of a device's process that does nothing else
+
+    def __post_init__(self) -> None:
+        check_whole("peak_rss_bytes", self.peak_rss_bytes)
+        for name in ("compute", "tail", "server"):
+            rows: object = getattr(self, name)  # the annotations promise what JSON may not have kept
+            if not isinstance(rows, tuple) or len(rows) > MAX_ROWS or not all(isinstance(each, Row) for each in rows):
+                raise InputError(f"{name} is {shown(rows)}; give at most {MAX_ROWS} rows")
+        for name, optional in (("prepare", False), ("encode", True), ("decode", True)):
+            value: object = getattr(self, name)
+            if not isinstance(value, Spread) and not (optional and value is None):
+                raise InputError(f"{name} is {shown(value)}; give median_s and p95_s{', or null' if optional else ''}")
+
+
+def parse_detail(values: Any) -> Detail:
+    """Of JSON. InputError: a field missing, unknown, of the wrong type or out of range."""
+    check_fields("detail", values, Detail, MEASURE_AGAIN)
+    made: dict[str, object] = dict(values)
+    for name in ("compute", "tail", "server"):
+        rows = values[name]
+        if not isinstance(rows, list) or len(rows) > MAX_ROWS:
+            raise InputError(f"{name} is {shown(rows)}; give a list of at most {MAX_ROWS} rows")
+        for row in rows:
+            check_fields(f"row of {name}", row, Row, MEASURE_AGAIN)
+        made[name] = tuple(Row(**row) for row in rows)
+    for name in ("prepare", "encode", "decode"):
+        if values[name] is not None:
+            check_fields(name, values[name], Spread, MEASURE_AGAIN)
+            made[name] = Spread(**values[name])
+    return dataclasses.replace(EMPTY, **made)  # type: ignore[arg-type]  # which checks them
+
+
+def check_whole(what: str, value: object) -> None:
+    """InputError unless `value` is a whole number, 0 or more."""
+    check_number(what, value, 0, MOST)
+    if not isinstance(value, int):
+        raise InputError(f"{what} is {shown(value)}; give a whole number")
+
+
+EMPTY = Detail(Spread(0.0, 0.0), (), None, None, (), (), 0)
+
 
 FORMAT_VERSION = 2
 MAX_PROFILE_BYTES = 2**24
@@ -201,3 +299,72 @@ def check_candidates(candidates: object) -> None:
         if each.name in seen:
             raise InputError(f"two candidates are named {shown(each.name)}; give each a name of its own")
         seen.add(each.name)
+
+
+SWEEP_VERSION = 1
+MAX_TRAINED_BYTES = 2**24
+MAX_SWEPT = 1000
+FIGURES = ("payload_bytes_mean", "payload_bytes_p95", "payload_bytes_max", "top1_drop", "drop_of")
+AGAIN = "give candidates.json of a sweep"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One candidate of a sweep, as far as it knows it; `Candidate` says what the figures are, and checks them."""
+
+    name: str
+    cut: str
+    bundle_id: str  # 64 hex digits
+    payload_bytes_mean: float
+    payload_bytes_p95: int
+    payload_bytes_max: int
+    top1_drop: float
+    drop_of: str
+
+    def __post_init__(self) -> None:
+        bundle_id: object = self.bundle_id
+        if not isinstance(bundle_id, str) or not SHA256_HEX.fullmatch(bundle_id):
+            raise InputError(f"bundle_id is {shown(bundle_id)}; give 64 lower-case hex digits")
+        self.applied_to(Candidate(self.name, "split", self.cut, 0.0, 0.0, 0.0, 0, 0.0, "top1"))
+
+    def applied_to(self, candidate: Candidate) -> Candidate:
+        """That candidate with these figures. InputError: a figure out of range."""
+        return dataclasses.replace(candidate, **{name: getattr(self, name) for name in FIGURES})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A sweep's candidates."""
+
+    ladder_id: str | None  # 64 hex digits; None: the sweep kept nothing
+    kept: tuple[Kept, ...]
+
+
+def parse_trained(data: bytes) -> Trained:
+    """candidates.json -> Trained. InputError: too large, not JSON, of something else, or a value out of range."""
+    if len(data) > MAX_TRAINED_BYTES:
+        raise InputError(f"it is larger than the {MAX_TRAINED_BYTES} bytes that are allowed; {AGAIN}")
+    marks = ("format_version", "ladder_id", "candidates")
+    values = parse_versioned(data, "sweep", SWEEP_VERSION, "run the sweep again", marks=marks)
+    rows: Any = values.get("candidates")
+    if not isinstance(rows, list) or len(rows) > MAX_SWEPT:
+        raise InputError(f"its candidates are {shown(rows)}; {AGAIN}")
+    for row in rows:
+        check_fields("candidate", row, Kept, AGAIN)
+    ladder_id: Any = values["ladder_id"]
+    return Trained(ladder_id, tuple(Kept(**row) for row in rows))
+
+
+def with_trained(profile: Profile, trained: Trained) -> Profile:
+    """The profile with the sweep's figures for its splits. InputError: it is not of the sweep's ladder, or a rung."""
+    ids = {trained.ladder_id: trained.kept} | {each.bundle_id: (each,) for each in trained.kept}
+    if profile.bundle_id not in ids:
+        raise InputError(
+            f"the profile is of {profile.bundle_id[:12]}, which is neither the sweep's ladder nor a rung of it; "
+            "measure that ladder with bottlenet profile"
+        )
+    by_name = {each.name: each for each in ids[profile.bundle_id]}
+    candidates = tuple(
+        by_name[each.name].applied_to(each) if each.name in by_name else each for each in profile.candidates
+    )
+    return dataclasses.replace(profile, candidates=candidates)

@@ -1,4 +1,6 @@
-"""Symbols to payload and back: `Raw`, `Deflate`, `Jpeg`, `WebP`, `Entropy`; `CODECS` at the bottom names them.
+"""A payload that fits a number of bytes, as good as its codec can make it.
+
+Symbols to payload and back: `Raw`, `Deflate`, `Jpeg`, `WebP`, `Entropy`; `CODECS` at the bottom names them.
 
     symbols (C, H, W) uint8 --encode--> payload --decode--> symbols_hat (C, H, W) uint8
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -21,7 +23,7 @@ import numpy as np
 from bottlenet.errors import InputError, PayloadError
 from bottlenet.wire.entropy import Entropy, Sizes, Symbols
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.stripped import pack_jpeg, pack_webp, unpack_jpeg, unpack_jpegs, unpack_webp
+from bottlenet.wire.pictures import pack_jpeg, pack_webp, unpack_jpeg, unpack_jpegs, unpack_webp
 from bottlenet.wire.tables import Tables
 
 WEBP_MAX_SIDE = 16383
@@ -300,3 +302,49 @@ def make_codec(name: str, mosaic: Mosaic, setting: int, tables: Tables | None = 
     if tables is None:
         raise InputError("entropy: there are no tables; take the codec of a bundle that holds tables.bin")
     return Entropy(mosaic, tables)
+
+
+@dataclass(frozen=True)
+class Within:
+    """A payload, and the codec and setting that a frame must name for it to be decoded."""
+
+    payload: bytes
+    codec: int  # a key of wire.codecs.CODES
+    setting: int
+
+
+def encode_within(codec: Codec, symbols: Symbols, budget_bytes: int) -> Within:
+    """Symbols (C, H, W) uint8 -> the best payload of at most `budget_bytes`.
+
+    An embedded codec's payload is cut. `jpeg` and `webp` take the finest quality that fits, at most that of `codec`.
+    The others fit or don't.
+
+    InputError: nothing fits, which names the smallest payload that these symbols allow; or what `encode` refuses.
+    """
+    if isinstance(codec, Entropy):
+        if budget_bytes < 1:
+            raise too_small(budget_bytes, 1)
+        return Within(codec.encode(symbols, budget_bytes), codec.code, codec.setting)
+    if isinstance(codec, PictureCodec):
+        return finest(codec, symbols, budget_bytes)
+    payload = codec.encode(symbols)
+    if len(payload) > budget_bytes:
+        raise too_small(budget_bytes, len(payload))
+    return Within(payload, codec.code, codec.setting)
+
+
+def finest(codec: PictureCodec, symbols: Symbols, budget_bytes: int) -> Within:
+    """Every quality from the codec's own down: bytes almost always rise with quality, but not always."""
+    codec.mosaic.check(symbols)
+    picture = codec.mosaic.tile(symbols)
+    sizes = []
+    for quality in range(codec.quality, codec.lowest - 1, -1):
+        payload = replace(codec, quality=quality).pack(picture)
+        if len(payload) <= budget_bytes:
+            return Within(payload, codec.code, quality)
+        sizes.append(len(payload))
+    raise too_small(budget_bytes, min(sizes))
+
+
+def too_small(budget_bytes: int, smallest: int) -> InputError:
+    return InputError(f"budget is {budget_bytes} bytes; the smallest payload of this photo has {smallest}: give more")

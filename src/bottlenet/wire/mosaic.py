@@ -20,8 +20,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from bottlenet.check import check_integer
 from bottlenet.errors import InputError
+from bottlenet.records import check_integer
 
 MAX_SIDE = 65500  # libjpeg's limit
 MAX_PIXELS = 2**24  # an index of 128 MiB; the largest ResNet-50 feature map is 2**20 symbols

@@ -1,4 +1,4 @@
-// Symbols -> payload, as the bundle's manifest names it: wire/codecs.py and wire/budget.py.
+// Symbols -> payload, as the bundle's manifest names it: wire/codecs.py and wire/codecs.py.
 //
 // A codec has `code` and `mosaic`. `within(symbols, budget)` gives the best {payload, setting} of at most `budget`
 // bytes, or null where nothing fits; `sizes(symbols)` the bytes of the smallest and the largest payload;

@@ -1,4 +1,4 @@
-// The codec `jpeg` of wire/stripped.py: a grey picture -> the entropy-coded scan of its baseline JPEG file.
+// The codec `jpeg` of wire/pictures.py: a grey picture -> the entropy-coded scan of its baseline JPEG file.
 //
 //     picture --forward DCT--> coefficients --quantise--> integers --Huffman--> scan
 //

@@ -1,4 +1,4 @@
-// Frames over one WebSocket, several in flight, each answer matched to its frame: edge/stream.py. docs/wire.md,
+// Frames over one WebSocket, several in flight, each answer matched to its frame: edge/connection.py. docs/wire.md,
 // "Transport".
 
 import { ROOT } from "./bundle.js";

@@ -1,0 +1,284 @@
+"""The artefact that both sides hold: a folder with a manifest, the two halves of the network, and the labels.
+
+    my.bundle/
+      manifest.json    what it is and how to feed it, at most 1 MiB
+      head.onnx        pixels (B, size, size, 3) uint8 -> symbols (B, C, H, W) uint8
+      tail.onnx        symbols (B, C, H, W) uint8 -> scores (B, classes) float32, logits
+      labels.txt       one label a line, UTF-8, in class order
+      uncut.onnx       optional: pixels -> scores, the whole network
+      tables.bin       with the codec `entropy` only: its probabilities
+
+Normalisation, rounding and ranges are inside the graphs, so nothing else is needed to run it. Loading verifies the
+SHA-256 of every file, and the id stands for the whole content: device and server that name the same id hold the
+same bundle. A rung of a ladder (`ladder.py`) is a bundle whose graphs are in the ladder's store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bottlenet.bundle.manifest import (
+    FORMAT_VERSION,
+    LADDER,
+    TABLES,
+    Manifest,
+    Preprocess,
+    parse_manifest,
+    read_contents,
+)
+from bottlenet.bundle.store import STORE, Store
+from bottlenet.errors import BundleError, FrameError, InputError
+from bottlenet.files import file_chunks, read_at_most, replacing, sync_folder, write_new
+from bottlenet.records import check_text
+from bottlenet.wire.codecs import CODES, Codec, make_codec
+from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.tables import MAX_TABLES_BYTES, Tables, parse_tables
+
+__all__ = ["FORMAT_VERSION", "Bundle", "Manifest", "Preprocess", "write_bundle"]
+
+MANIFEST = "manifest.json"
+REQUIRED_FILES = ("head.onnx", "tail.onnx", "labels.txt")
+GRAPHS = ("head.onnx", "tail.onnx", "uncut.onnx")
+MAX_MANIFEST_BYTES = 2**20
+MAX_LABELS_BYTES = 2**24
+MAX_BUNDLE_BYTES = 2**31
+DEMO = Path(__file__).parent / "demo" / "bundle"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A verified bundle on disk. `Bundle.load` and `write_bundle` make them."""
+
+    path: Path
+    manifest: Manifest
+    labels: tuple[str, ...]  # in class order
+    tables: Tables | None = None  # of the codec, where it has any
+    store: Store | None = None  # where the graphs of a ladder's rung are; None: in the folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Read and verify the bundle in the folder `path`, or the one that comes with the package: "demo".
+
+        BundleError: no such folder, another version, a file missing, too large, or not what the manifest says.
+        """
+        folder = DEMO if path == "demo" else Path(path)
+        try:
+            manifest = read_manifest(folder)
+            store = store_of(folder)
+            verify_files(folder, manifest.files, store)
+            labels = read_labels(folder, manifest.num_classes)
+            return cls(folder, manifest, labels, read_tables(folder, manifest), store)
+        except OSError as error:
+            raise BundleError(f"bundle {folder}: can't read {error.filename}: {error.strerror}") from error
+
+    @cached_property
+    def id(self) -> bytes:
+        """32 bytes that stand for the whole content."""
+        return hashlib.sha256(self.manifest.to_json()).digest()
+
+    @property
+    def tag(self) -> bytes:
+        """The first 3 bytes of the id, which every frame carries."""
+        return self.id[:3]
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Symbols <-> payload."""
+        return self.manifest.make_codec(self.tables)
+
+    def codec_of(self, code: int, setting: int) -> Codec:
+        """What a frame of this bundle was made with, which may be another codec or setting: coarser, for a bad link.
+
+        FrameError: no such codec, or one that this bundle can't have.
+        """
+        if (code, setting) == (self.codec.code, self.codec.setting):
+            return self.codec
+        if code not in CODES:
+            known = ", ".join(f"{number} ({name})" for number, name in CODES.items())
+            raise FrameError(f"frame is of codec {code}; this side knows {known}")
+        try:
+            return make_codec(CODES[code], self.mosaic, setting, self.tables)
+        except InputError as error:
+            raise FrameError(f"frame can't be decoded: {error}") from error
+
+    @property
+    def mosaic(self) -> Mosaic:
+        """Symbols <-> picture."""
+        return self.codec.mosaic
+
+    def graph(self, name: str) -> Path | bytes:
+        """head.onnx, tail.onnx or uncut.onnx, as onnxruntime takes it: the file, or from a ladder's store its content.
+
+        BundleError: the store was changed since.
+        """
+        return self.path / name if self.store is None else self.store.read(self.manifest.files[name])
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all files together, the manifest aside; of a rung as if it were alone."""
+        return sum(file_sizes(self.path, self.manifest.files, self.store).values())
+
+    @property
+    def head_path(self) -> Path:
+        """The device's graph; a rung has no such file, see `graph`."""
+        return self.path / "head.onnx"
+
+    @property
+    def tail_path(self) -> Path:
+        """The server's graph; a rung has no such file, see `graph`."""
+        return self.path / "tail.onnx"
+
+    @property
+    def uncut_path(self) -> Path | None:
+        """The whole network, where the bundle has it; a rung has no such file, see `graph`."""
+        return self.path / "uncut.onnx" if "uncut.onnx" in self.manifest.files else None
+
+
+def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:
+    """Write a bundle, whole or not at all: into a folder beside `path`, which then takes the place of `path`.
+
+    `files` maps names to contents, or to files to copy; head.onnx, tail.onnx and labels.txt must be there. The
+    `files` of `manifest` are computed. A bundle at `path` is replaced. BundleError: `path` is anything else, a file
+    is missing, the result is no valid bundle, or it can't be written.
+    """
+    target = Path(os.path.realpath(path))
+    if missing := [name for name in REQUIRED_FILES if name not in files]:
+        raise BundleError(f"bundle {target}: {missing[0]} is missing; give {', '.join(REQUIRED_FILES)}")
+    dataclasses.replace(manifest, files=dict.fromkeys(files, "0" * 64))  # refuses a name that is a path
+    try:
+        check_replaceable(target)
+    except OSError as error:
+        raise BundleError(f"bundle {target}: {error.strerror}; choose another path") from error
+    try:
+        with replacing(target) as fresh:
+            digests = {name: write_new(fresh / name, content) for name, content in files.items()}
+            complete = dataclasses.replace(manifest, files=digests)
+            write_new(fresh / MANIFEST, complete.to_json(indent=2) + b"\n")
+            sync_folder(fresh)
+            bundle = Bundle.load(fresh)
+    except OSError as error:
+        raise BundleError(f"bundle {target}: can't write {error.filename}: {error.strerror}") from error
+    return dataclasses.replace(bundle, path=target)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """BundleError: `folder` is no folder, or has no manifest that this version reads."""
+    if not folder.is_dir():
+        raise BundleError(f"bundle {folder}: there is no such folder; give the folder that holds {MANIFEST}")
+    if (folder / LADDER).is_file():
+        names = ", ".join(sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST}"))[:20])
+        raise BundleError(f"bundle {folder}: it is a ladder of several bundles; give a folder in it: {names}")
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"bundle {folder}: it has no {MANIFEST}, so it is no bundle; give another folder")
+    try:
+        manifest = parse_manifest(read_bounded(folder / MANIFEST, MAX_MANIFEST_BYTES))
+    except InputError as error:
+        raise BundleError(f"bundle {folder}: {MANIFEST} can't be used: {error}") from error
+    if missing := [name for name in REQUIRED_FILES if name not in manifest.files]:
+        raise BundleError(f"bundle {folder}: {MANIFEST} does not list {missing[0]}; export the bundle again")
+    if manifest.needs_tables != (TABLES in manifest.files):
+        fault = f"needs {TABLES}, which is not listed" if manifest.needs_tables else f"has no use for {TABLES}"
+        raise BundleError(f"bundle {folder}: the codec {manifest.codec} {fault}; export the bundle again")
+    return manifest
+
+
+def store_of(folder: Path) -> Store | None:
+    """The store of the ladder that the bundle in `folder` is a rung of; None: its graphs are in the folder.
+
+    BundleError: that ladder's ladder.json can't be used.
+    """
+    ladder = Path(os.path.realpath(folder)).parent
+    if (folder / REQUIRED_FILES[0]).exists() or not (ladder / LADDER).is_file():
+        return None
+    try:
+        return Store(ladder / STORE, read_contents(ladder).graphs)
+    except InputError as error:
+        raise BundleError(f"ladder {ladder}: {LADDER} can't be used: {error}") from error
+
+
+def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) -> None:
+    """BundleError unless every file is there and is what its SHA-256 says. Sizes are looked at before contents."""
+    sizes = file_sizes(folder, digests, store)
+    if (total := sum(sizes.values())) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"bundle {folder}: it has {total} bytes; at most {MAX_BUNDLE_BYTES} are allowed")
+    for name, digest in digests.items():
+        hasher = hashlib.sha256()
+        for chunk in store.chunks(digest) if store is not None and name in GRAPHS else file_chunks(folder / name):
+            hasher.update(chunk)
+        if hasher.hexdigest() != digest:
+            raise BundleError(
+                f"bundle {folder}: {name} ({sizes[name]} bytes) is not the file that the manifest names: it was "
+                "truncated or changed; copy the bundle again"
+            )
+
+
+def file_sizes(folder: Path, digests: Mapping[str, str], store: Store | None) -> dict[str, int]:
+    """Bytes of each file. BundleError: one is missing."""
+    sizes = {}
+    for name, digest in digests.items():
+        if store is not None and name in GRAPHS:
+            sizes[name] = store.size(digest)
+        elif (folder / name).is_file():
+            sizes[name] = (folder / name).stat().st_size
+        else:
+            raise BundleError(f"bundle {folder}: {name} is missing; copy the whole folder again")
+    return sizes
+
+
+def read_labels(folder: Path, num_classes: int) -> tuple[str, ...]:
+    """labels.txt as a tuple. BundleError: not UTF-8, not `num_classes` lines, or a line that is no label."""
+    try:
+        text = read_bounded(folder / "labels.txt", MAX_LABELS_BYTES).decode()
+        # Only "\n" ends a line: splitlines would also cut at characters that a label may hold.
+        labels = tuple(text.removesuffix("\n").split("\n"))
+        for number, label in enumerate(labels, 1):
+            check_text(f"line {number}", label, 500)
+    except (UnicodeDecodeError, InputError) as error:
+        raise BundleError(f"bundle {folder}: labels.txt can't be used: {error}") from error
+    if len(labels) != num_classes:
+        raise BundleError(
+            f"bundle {folder}: labels.txt has {len(labels)} labels for {num_classes} classes; give one a line"
+        )
+    return labels
+
+
+def read_tables(folder: Path, manifest: Manifest) -> Tables | None:
+    """tables.bin, if the codec needs it. BundleError: damaged, or for another latent than the manifest's."""
+    if not manifest.needs_tables:
+        return None
+    try:
+        tables = parse_tables(read_bounded(folder / TABLES, MAX_TABLES_BYTES))
+        manifest.make_codec(tables)
+    except (BundleError, InputError) as error:
+        raise BundleError(f"bundle {folder}: {TABLES} can't be used: {error}") from error
+    return tables
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """BundleError: the file is larger than `limit` bytes."""
+    with open(path, "rb") as file:
+        data = read_at_most(file, limit + 1)
+    if len(data) > limit:
+        raise BundleError(f"bundle {path.parent}: {path.name} is larger than the {limit} bytes that are allowed")
+    return data
+
+
+def check_replaceable(target: Path) -> None:
+    """BundleError if something is at `target` that is not a bundle and nothing but a bundle."""
+    if not target.exists():
+        return
+    advice = "choose another path, or move it away"
+    if not target.is_dir() or not (target / MANIFEST).is_file():
+        raise BundleError(f"bundle {target}: something is there that is no bundle; {advice}")
+    if (target.parent / LADDER).is_file():
+        raise BundleError(f"bundle {target}: it is a rung of a ladder, which would not fit any more; {advice}")
+    # To replace is to delete, so what is not the bundle's own must not be in there, nor another format's manifest.
+    strangers = {entry.name for entry in target.iterdir()} - {MANIFEST, *read_manifest(target).files}
+    if strangers:
+        raise BundleError(f"bundle {target}: the folder also holds {min(strangers)}; {advice}")

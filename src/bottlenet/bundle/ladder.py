@@ -1,0 +1,213 @@
+"""Several cuts of one network in one folder: a ladder, whose rungs are bundles that share what they can.
+
+    my.ladder/
+      ladder.json          which rungs, and of which stretches of the store each graph is made; at most 16 MiB
+      store.bin            the graphs; a weight that several of them have is in it once
+      blocks.2/            a rung: a bundle without its graphs
+        manifest.json        the bundle's own, so the rung has the bundle's id
+        labels.txt, ...
+      blocks.8/
+        ...
+
+What a shallow cut runs on the device a deeper one runs too, all of it is in the uncut network, and the uncut network
+is the same for all: those are stored once. What was trained for one cut is its own. `Bundle.load("my.ladder/blocks.2")`
+is the bundle that was put in; a device and a server need not have the same one of the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+from bottlenet.bundle import GRAPHS, MANIFEST, Bundle, read_manifest
+from bottlenet.bundle.manifest import LADDER, Contents, Rung, read_contents
+from bottlenet.bundle.store import STORE, StoreWriter
+from bottlenet.errors import BundleError, InputError
+from bottlenet.files import replacing, sync_folder, write_new
+
+__all__ = ["Ladder", "OneOrMore", "load_all", "load_any", "load_rungs", "write_ladder"]
+
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """A verified ladder on disk. `Ladder.load` and `write_ladder` make them."""
+
+    path: Path
+    name: str
+    model: str  # the classifier that was cut
+    rungs: tuple[Bundle, ...]  # from the shallowest to the deepest cut
+
+    @classmethod
+    def load(cls, path: str | Path) -> Ladder:
+        """Read and verify the ladder in the folder `path`.
+
+        BundleError: no such folder, no ladder, another version, or a rung that is damaged or not the one that
+        ladder.json names.
+        """
+        folder = Path(path)
+        if not (folder / LADDER).is_file():
+            raise BundleError(f"ladder {folder}: there is no {LADDER} in it; give the folder of a ladder")
+        try:
+            contents = read_contents(folder)
+        except InputError as error:
+            raise BundleError(f"ladder {folder}: {LADDER} can't be used: {error}") from error
+        except OSError as error:
+            raise BundleError(f"ladder {folder}: can't read {error.filename}: {error.strerror}") from error
+        rungs = tuple(Bundle.load(folder / rung.folder) for rung in contents.rungs)
+        for rung, bundle in zip(contents.rungs, rungs, strict=True):
+            if bundle.id.hex() != rung.id or bundle.store is None:
+                raise BundleError(
+                    f"ladder {folder}: {rung.folder} is another bundle than {LADDER} says; write it again"
+                )
+        return cls(folder, contents.name, contents.model, rungs)
+
+    @cached_property
+    def id(self) -> bytes:
+        """32 bytes that stand for the rungs and their order."""
+        return ladder_id(self.rungs)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def ladder_id(bundles: Iterable[Bundle]) -> bytes:
+    """SHA-256 of their ids, in this order: what a ladder of them has."""
+    return hashlib.sha256(b"".join(bundle.id for bundle in bundles)).digest()
+
+
+def load_any(path: str | Path) -> Bundle | Ladder:
+    """What is at `path`, a bundle or a ladder. BundleError: neither."""
+    return Ladder.load(path) if (Path(path) / LADDER).is_file() else Bundle.load(path)
+
+
+def load_rungs(path: str | Path) -> tuple[Bundle, ...]:
+    """The rungs of the ladder at `path`, or the one bundle that is there. BundleError: neither."""
+    loaded = load_any(path)
+    return loaded.rungs if isinstance(loaded, Ladder) else (loaded,)
+
+
+One: TypeAlias = str | Path | Bundle | Ladder
+OneOrMore: TypeAlias = One | Sequence[One]
+
+
+def load_all(given: OneOrMore) -> list[Bundle]:
+    """Bundles and the rungs of ladders, at a path or loaded. InputError: none at all. BundleError: see `load_any`."""
+    bundles: list[Bundle] = []
+    for each in [given] if isinstance(given, (str, Path, Bundle, Ladder)) else given:
+        if isinstance(each, (str, Path)):
+            bundles += load_rungs(each)
+        else:
+            bundles += each.rungs if isinstance(each, Ladder) else (each,)
+    if not bundles:
+        raise InputError("no bundle is given; give at least one")
+    return bundles
+
+
+def write_ladder(path: str | Path, bundles: Iterable[Bundle], name: str | None = None) -> Ladder:
+    """Write a ladder of `bundles`, whole or not at all: into a folder beside `path`, which then takes its place.
+
+    Its name is that of the network unless given. A ladder at `path` is replaced. InputError: no bundle, bundles of
+    different networks, or two with the same cut. BundleError: `path` is anything but a ladder, or it can't be written.
+    """
+    target = Path(os.path.realpath(path))
+    rungs = in_order(list(bundles))
+    try:
+        check_replaceable(target)
+    except OSError as error:
+        raise BundleError(f"ladder {target}: {error.strerror}; choose another path") from error
+    try:
+        with replacing(target) as fresh:
+            fill(fresh, rungs, name or rungs[0].manifest.model)
+            Ladder.load(fresh)
+    except OSError as error:
+        raise BundleError(f"ladder {target}: can't write {error.filename}: {error.strerror}") from error
+    return Ladder.load(target)
+
+
+def in_order(bundles: Sequence[Bundle]) -> list[Bundle]:
+    """From the shallowest to the deepest cut. InputError: as `write_ladder`."""
+    if not bundles:
+        raise InputError("a ladder needs bundles; give one at least")
+    seen: dict[str, Bundle] = {}
+    for bundle in bundles:
+        first, manifest = bundles[0], bundle.manifest
+        if (manifest.model, bundle.labels) != (first.manifest.model, first.labels):
+            raise InputError(
+                f"{first.path} is of {first.manifest.model} and {bundle.path} of {manifest.model}, or their labels "
+                "differ; a ladder is of one network"
+            )
+        if (other := seen.setdefault(manifest.cut, bundle)) is not bundle:
+            raise InputError(f"{other.path} and {bundle.path} are both cut at {manifest.cut}; give one of them")
+    return by_depth(bundles)
+
+
+def by_depth(bundles: Iterable[Bundle]) -> list[Bundle]:
+    """From the shallowest to the deepest cut; those that are equally deep as they were given."""
+    return sorted(bundles, key=lambda each: each.manifest.head_flops_share)
+
+
+def fill(folder: Path, bundles: Sequence[Bundle], name: str) -> None:
+    """Write all files of a ladder into an empty folder. OSError: it can't be written."""
+    rungs = []
+    with open(folder / STORE, "xb") as file:
+        writer = StoreWriter(file)
+        for bundle, rung in zip(bundles, folders(bundles), strict=True):
+            (folder / rung).mkdir()
+            for each in (MANIFEST, *bundle.manifest.files):
+                if each in GRAPHS:
+                    graph = bundle.graph(each)
+                    writer.add(graph if isinstance(graph, bytes) else graph.read_bytes())
+                else:
+                    write_new(folder / rung / each, bundle.path / each)
+            sync_folder(folder / rung)
+            rungs.append(Rung(rung, bundle.id.hex()))
+        file.flush()
+        os.fsync(file.fileno())
+    graphs = {digest: tuple(stretches) for digest, stretches in writer.graphs.items()}
+    contents = Contents(name, bundles[0].manifest.model, tuple(rungs), graphs)
+    write_new(folder / LADDER, contents.to_json())
+    sync_folder(folder)
+
+
+def folders(bundles: Sequence[Bundle]) -> list[str]:
+    """A folder's name for each, made of its cut's; none is another's, nor ladder.json or store.bin."""
+    names: list[str] = []
+    taken = {LADDER, STORE}
+    for bundle in bundles:
+        plain = NOT_IN_A_NAME.sub("-", bundle.manifest.cut)[:50]
+        name = plain if plain[0].isalnum() else f"cut{plain}"
+        while name.lower() in taken:
+            name += "-"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def check_replaceable(target: Path) -> None:
+    """BundleError if something is at `target` that is not a ladder and nothing but a ladder."""
+    if not target.exists():
+        return
+    advice = "choose another path, or move it away"
+    if not (target / LADDER).is_file():
+        raise BundleError(f"ladder {target}: something is there that is no ladder; {advice}")
+    try:
+        rungs = {rung.folder for rung in read_contents(target).rungs}
+    except InputError as error:
+        raise BundleError(f"ladder {target}: {LADDER} can't be used: {error}; {advice}") from error
+    # To replace is to delete, so what is not the ladder's own must not be in there.
+    own = {target: {LADDER, STORE, *rungs}}
+    for rung in filter(Path.is_dir, (target / name for name in rungs)):
+        own[rung] = {MANIFEST, *read_manifest(rung).files}
+    for folder, names in own.items():
+        if strangers := {entry.name for entry in folder.iterdir()} - names:
+            raise BundleError(f"ladder {target}: {folder.name} also holds {min(strangers)}; {advice}")

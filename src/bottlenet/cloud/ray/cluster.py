@@ -1,0 +1,281 @@
+"""Ray clusters: one on this machine, which ends with this process, or one that is there and is joined.
+
+    own_cluster    -> Ray's settings, a token, a private folder -> ray.init
+    joined_cluster -> bundles copied for its machines           -> ray.init -> is it free?
+
+Of the ports of an own cluster only HAProxy's can be used from other machines without Ray's token. Needs bottlenet[ray],
+which reads most settings when it is imported: never before they are made here.
+
+What replicas on a cluster serve, and how many there are: as options and configurations say it, without Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import math
+import os
+import random
+import re
+import secrets
+import shlex
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bottlenet.bundle import GRAPHS, Bundle, write_bundle
+from bottlenet.cloud.admission import Limits
+from bottlenet.cloud.logs import LEVELS
+from bottlenet.cloud.ray.haproxy import HOST, REQUEST_S
+from bottlenet.errors import InputError
+from bottlenet.records import check_choice, check_number, shown
+
+NAME = "bottlenet"  # of the application, the deployment and the metric that it is scaled by
+MAX_REPLICAS = 1000
+REACHABLE_S = 5.0  # a replica that ends takes frames for so long, until every HAProxy has heard of it
+MARGIN_S = 10.0  # to end, after all is answered
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What replicas serve, and how many there are. Paths are those of the machines that they run on.
+
+    InputError: a number or a name that can't be, or nothing to serve.
+    """
+
+    bundles: tuple[str, ...] = ()
+    tokens: str | None = None
+    watch: str | None = None
+    threads: int = 1
+    max_batch: int = 16
+    page: bool = True
+    replicas: int = 1
+    max_replicas: int | None = None
+    replica_frames: float = 2.0  # without an answer, that a replica should have; beyond that there should be more
+    log_level: str = "warning"
+    log_json: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not self.bundles and self.watch is None:
+            raise InputError("no bundle to serve; give at least one, or a folder to watch")
+        for name in ("tokens", "watch"):
+            if not isinstance(getattr(self, name), str | None):
+                raise InputError(f"{name} is {shown(getattr(self, name))}; give a path")
+        for name in ("threads", "max_batch", "replicas"):
+            check_number(name, getattr(self, name), 1, MAX_REPLICAS)
+        if self.max_replicas is not None:
+            check_number("max_replicas", self.max_replicas, self.replicas, MAX_REPLICAS)
+        check_number("replica_frames", self.replica_frames, 0.1, 1e6)
+        check_choice("log_level", self.log_level, LEVELS)
+
+    @property
+    def end_s(self) -> float:
+        """Seconds that a replica has to end: until nothing comes any more, all is answered, and it is gone."""
+        return REACHABLE_S + self.limits.grace_s + MARGIN_S
+
+
+def parse_deployed(args: Mapping[str, object]) -> Deployed:
+    """From a configuration: the fields of `Deployed`, with `bundles` as a list and `limits` by name.
+
+    As what is configured so is reached from other machines, it has `tokens`, or says `insecure: true`. InputError: it
+    doesn't, or can't be used.
+    """
+    values = dict(args)
+    insecure = values.pop("insecure", False)
+    if not values.get("tokens") and insecure is not True:
+        raise InputError("args has no tokens, so nobody would be asked who he is; name a file, or say insecure: true")
+    bundles, limits = values.get("bundles") or [], values.get("limits") or {}
+    if not isinstance(bundles, list | tuple) or not all(isinstance(one, str) for one in bundles):
+        raise InputError(f"args has bundles {shown(bundles)}; give a list of folders")
+    if not isinstance(limits, Mapping):
+        raise InputError(f"args has limits {shown(limits)}; give names and numbers")
+    for given, record in ((values, Deployed), (limits, Limits)):
+        known = sorted(one.name for one in dataclasses.fields(record))
+        if unknown := sorted(set(given) - set(known)):
+            raise InputError(f"args has {shown(unknown[0])}; it may have {', '.join(known)}")
+    for name, value in limits.items():
+        check_number(name, value, 0, 1e9)
+    values |= {"bundles": tuple(bundles), "limits": Limits(**limits)}
+    return Deployed(**values)  # type: ignore[arg-type]  # checked in there
+
+
+LOOPBACK, ALL = "127.0.0.1", "0.0.0.0"
+OWN_PORTS = range(20_000, 30_000)  # above Ray's for workers, below those of replicas and those that systems give out
+FRONT_THREADS = 4  # of HAProxy, at most
+STORE_BYTES = 100 * 2**20  # Ray's memory for objects, of which there are next to none
+SOCKETS = "/tmp"  # for paths that are short: a socket's may have 107 bytes, and Ray's names take most of them
+AUTH_MODE = "RAY_AUTH_MODE"
+LOGS = "Ray's logs are in /tmp/ray/session_latest/logs"
+SAID = re.compile(r"(?m)^(?:\S+ )?bottlenet\.errors\.\w+: (.+)$")
+ALWAYS = ("RAY_ADDRESS", "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY_BINARY_PATH")  # whatever the environment says
+
+
+@contextlib.contextmanager
+def own_cluster(deployed: Deployed, ip: str) -> Iterator[None]:
+    """A cluster of this machine. HAProxy will listen at `ip`."""
+    cores = max(os.cpu_count() or 1, deployed.threads * (deployed.max_replicas or deployed.replicas))
+    options = {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(temporary_folder()))
+        stack.enter_context(environ(environment(deployed) | of_this_machine(folder, ip)))
+        if AUTH_MODE not in os.environ:  # then Ray sets it to "token", and says so
+            stack.callback(os.environ.pop, AUTH_MODE, None)
+            logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        stack.enter_context(connected("start", **options))
+        yield
+
+
+@contextlib.contextmanager
+def joined_cluster(deployed: Deployed, ray_address: str, ip: str) -> Iterator[Deployed]:
+    """A cluster that is there. Gives `deployed` with the bundles where its machines have them."""
+    if ray_address.startswith("ray://"):
+        raise InputError(f"--ray-address is {ray_address!a}; give host:port of Ray's head, or auto on a machine of it")
+    with temporary_folder() as folder, environ(environment(deployed)) as settings:
+        paths = tuple(staged(deployed.bundles, Path(folder)))
+        with connected("join", address=ray_address, runtime_env={"env_vars": settings, "working_dir": folder}):
+            check_cluster(ip)
+            yield dataclasses.replace(deployed, bundles=paths)
+
+
+def check_cluster(ip: str) -> None:
+    """InputError: somebody serves on it, or its machines can't reach each other at `ip`."""
+    import ray
+    from ray import serve
+
+    if serve.status().proxies:
+        raise InputError("Ray Serve runs on this cluster already; end it (`serve shutdown`), or use `serve deploy`")
+    machines = sum(bool(node["Alive"]) for node in ray.nodes())
+    if machines > 1 and ip != ALL:
+        raise InputError(f"the cluster has {machines} machines, which have to reach each other; give --host {ALL}")
+
+
+@contextlib.contextmanager
+def connected(what: str, **options: Any) -> Iterator[None]:
+    """To a cluster, as `ray.init` does it. What Ray prints goes to standard error. InputError: it can't."""
+    import ray
+
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        except Exception as error:  # many kinds, with no base of their own
+            raise InputError(f"can't {what} a Ray cluster: {one_line(error)}; {LOGS}") from error
+        try:
+            yield
+        finally:
+            with contextlib.redirect_stdout(io.StringIO()):  # that what it ends has ended
+                ray.shutdown()
+
+
+def environment(deployed: Deployed) -> dict[str, str]:
+    """Ray's settings, for all its processes. It reads them when it is imported, so that has to come later."""
+    limits = deployed.limits
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray warns that it will be so
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_MAXCONN": str(limits.max_connections),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(FRONT_THREADS, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": seconds(limits.idle_s + limits.request_s),  # the replica is first
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a message to Python for each request
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine a process may take long to start
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{REACHABLE_S:g}",
+        "RAY_SERVE_SHUTDOWN_TIER_TIMEOUT_S": seconds(deployed.end_s),
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        REQUEST_S: seconds(limits.request_s),
+    }
+
+
+def of_this_machine(folder: Path, ip: str) -> dict[str, str]:
+    """More of them, for a cluster that nobody else should reach: `ip` is for HAProxy alone, `folder` private."""
+    launcher = folder / "haproxy"
+    launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m bottlenet.cloud.ray.haproxy "$@"\n')
+    launcher.chmod(0o700)
+    counters, statistics, fallback = map(str, free_ports(3))
+    return {
+        HOST: ip,
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": counters,
+        "RAY_SERVE_HAPROXY_STATS_PORT": statistics,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback,
+        "RAY_ADDRESS": "",  # that of another
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # so Ray's own addresses are on loopback, as there
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # Ray would leave one in a file that others can read
+        "RAY_worker_niceness": "0",  # nothing else that Ray does here would have to come first
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    """On loopback, and none that a system gives out by itself: Ray's processes take dozens of those before these are
+    listened on. InputError: there are not so many.
+    """
+    found: list[int] = []
+    with contextlib.ExitStack() as stack:
+        for port in random.sample(OWN_PORTS, len(OWN_PORTS)):
+            if len(found) == count:
+                break
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server((LOOPBACK, port)))
+                found.append(port)
+    if len(found) < count:
+        raise InputError(f"of ports {OWN_PORTS[0]} to {OWN_PORTS[-1]} fewer than {count} are free; end what has them")
+    return found
+
+
+@contextlib.contextmanager
+def environ(settings: dict[str, str]) -> Iterator[dict[str, str]]:
+    """This process's environment, and that of what it starts, with these in it. What was there stays; gives what is."""
+    settings = {name: value if name in ALWAYS else os.environ.get(name, value) for name, value in settings.items()}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield settings
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """For this user alone, and gone afterwards."""
+    return tempfile.TemporaryDirectory(prefix="bottlenet-", dir=SOCKETS, ignore_cleanup_errors=True)
+
+
+def staged(bundles: tuple[str, ...], folder: Path) -> Iterator[str]:
+    """Copies of bundles in `folder`, each alone; gives their paths in there."""
+    for number, path in enumerate(bundles):
+        bundle = Bundle.load(path)
+        files = {name: bundle.graph(name) if name in GRAPHS else bundle.path / name for name in bundle.manifest.files}
+        yield write_bundle(folder / f"bundle-{number}", bundle.manifest, files).path.name
+
+
+def head() -> str:
+    """The address of Ray's head, which always has a HAProxy."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address).rpartition(":")[0].strip("[]")
+
+
+def one_line(error: Exception) -> str:
+    """What it says; of what another process raised, the end, which says why."""
+    said = SAID.findall(str(error))
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return str((said or lines or [type(error).__name__])[-1])[:300]
+
+
+def seconds(value: float) -> str:
+    """Whole ones, as HAProxy wants them."""
+    return str(math.ceil(value))

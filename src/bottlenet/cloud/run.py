@@ -1,0 +1,224 @@
+"""One process that serves: uvicorn around `create_app`, from loading the tails to the last answer.
+
+    load the tails -> open port -> announce the URL -> serve -> SIGINT, SIGTERM or end of input -> answer what was taken
+
+Needs bottlenet[cloud].
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.applications import Starlette
+
+from bottlenet.bundle import Bundle
+from bottlenet.cloud.admission import Access, Limits, Place
+from bottlenet.cloud.app import create_app
+from bottlenet.cloud.connections import Connection, Listener, StreamConnection, stream_options
+from bottlenet.errors import InputError
+
+if TYPE_CHECKING:
+    from bottlenet.broker import Broker
+
+
+log = logging.getLogger(__name__)
+
+CLOSE_S = 2  # for connections to close when all is answered
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STANDARD_INPUT = 0
+BACKLOG = 1024
+LOOK_EVERY_S = 0.02
+SPARE_FILES = 128  # beside connections: the listener, bundles, the event loop's own
+
+
+class Server(uvicorn.Server):
+    """uvicorn with limits on connections, which says when it takes them, and answers what it took before it ends."""
+
+    def __init__(
+        self, app: Starlette, limits: Limits, tls: ssl.SSLContext | None, announce: Callable[[], None]
+    ) -> None:
+        super().__init__(configure(app, limits))
+        self._service = app.state.service
+        self._limits = limits
+        self._tls = tls
+        self._announce = announce
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """In place of uvicorn's, which has no such limits."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(uvicorn.config.STARTUP_FAILURE)
+        self.servers = []
+        for sock in sockets or []:
+            connections = self.server_state.connections
+            listener = Listener(sock, self._make, connections, self._limits, self._tls, self._refused)
+            self._accepting.append(asyncio.create_task(listener.accept_for_ever()))
+        # What is there now stays, all of Python's modules among it. A collector that looks through them again and again
+        # would take a tenth of the time of a busy server.
+        gc.collect()
+        gc.freeze()
+        self.started = True
+        self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, answer what was taken, then close what is open."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.wait(self._accepting)
+        for sock in sockets or []:
+            sock.close()
+        await self._service.stop()
+        # Streams have been told; closed before the other side agrees, with frames of it unread, the last answers may
+        # be lost on the way.
+        deadline = asyncio.get_running_loop().time() + CLOSE_S
+        while any(isinstance(each, StreamConnection) for each in self.server_state.connections):
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+        await super().shutdown()
+
+    def _make(self, place: Place) -> Connection:
+        state, server_state = self.lifespan.state, self.server_state
+        return Connection(self._limits, place.leave, state, config=self.config, server_state=server_state)
+
+    def _refused(self, kind: str) -> None:
+        self._service.metrics.refused("connection", kind)
+
+
+def serve(
+    bundles: Sequence[Bundle],
+    announce: Callable[[str], None],
+    limits: Limits | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    access: Access | None = None,
+    broker: Broker | None = None,
+    watch: str | None = None,
+    threads: int = 1,
+    max_batch: int = 16,
+    page: bool = True,
+    stop_with_input: bool = False,
+) -> None:
+    """Serves until SIGINT or SIGTERM, then returns; what was taken is answered first, for up to `limits.grace_s`.
+
+    Port 0 is any that is free. `announce` gets "host:port" as soon as connections are taken. With
+    `stop_with_input` the server also stops at the end of standard input, so that it never outlives what started it.
+
+    InputError: an address that can't be listened on, or would be open to all without a word, files for TLS that
+    can't be used, a broker that lets this server not in, or see `create_app`. BundleError: see `create_app`.
+    """
+    limits, access = limits or Limits(), access or Access()
+    tls = access.context()
+    allow_files(limits.max_connections + SPARE_FILES)
+    with open_port(host, port) as listener:
+        access.check(listener.getsockname()[0])
+        app = create_app(
+            bundles,
+            limits,
+            tokens=access.tokens,
+            watch=watch,
+            broker=broker,
+            threads=threads,
+            max_batch=max_batch,
+            page=page,
+        )
+        if broker is not None:
+            from bottlenet.cloud.mqtt import check_broker
+
+            asyncio.run(check_broker(broker))
+        server = Server(app, limits, tls, lambda: announce(address(listener)))
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            server.should_exit = True
+
+        # uvicorn puts its own handlers in place while it runs and, when it has stopped, raises the signal again for
+        # those that were there before. With the default ones that would end the process as killed, not as done.
+        before = {number: signal.signal(number, stop) for number in SIGNALS}
+        if stop_with_input:
+            stop_at_end_of_input(lambda: stop(0, None))
+        try:
+            server.run(sockets=[listener])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
+    """How uvicorn runs the application: quietly, and with a bound on everything it reads."""
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws=StreamConnection,
+        log_config=None,
+        log_level="warning",  # further down it writes headers and messages
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # anybody can say on whose behalf he comes
+        **stream_options(limits),
+        # not idle_s: to ask a health check takes no token; and it goes to call_later, which takes any number
+        timeout_keep_alive=min(limits.idle_s, limits.request_s),  # type: ignore[arg-type]
+        timeout_graceful_shutdown=CLOSE_S,
+    )
+
+
+def allow_files(count: int) -> None:
+    """Let this process have so many files open, as far as the system allows. A connection is one."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < count:
+        log.warning("the system allows %d open files, fewer than --max-connections needs: %d", most, count)
+
+
+def open_port(host: str, port: int) -> socket.socket:
+    """A socket bound to the first address of `host`. InputError: no such host, or the port can't be had."""
+    if not 0 <= port <= 65535:
+        raise InputError(f"port is {port}; give 0 to 65535, 0 for any that is free")
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(where[:2], family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"can't listen on {host} port {port}: {why}; give another --host or --port") from error
+    # Every connection has it from here: a device that vanished is noticed by TCP, after hours, without pings.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """host:port as in a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def stop_at_end_of_input(stop: Callable[[], None]) -> None:
+    """Calls `stop`, in a thread, when whoever started this process closes the pipe, or ends."""
+
+    def wait() -> None:
+        # Not through sys.stdin: a thread that waits in there when the process ends makes Python abort.
+        with contextlib.suppress(OSError):  # closed from the start
+            while os.read(STANDARD_INPUT, 4096):
+                pass
+        stop()
+
+    threading.Thread(target=wait, daemon=True).start()

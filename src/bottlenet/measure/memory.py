@@ -1,0 +1,78 @@
+"""How much memory a device's process takes at most that runs one partition and does nothing else.
+
+    peak_rss_bytes() --> python -m bottlenet.measure.memory BUNDLE KIND FORMAT QUALITY PHOTO --prints--> bytes
+
+A process of its own, which imports only what its partition needs: what is imported is part of what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bottlenet.errors import BundleError
+
+if TYPE_CHECKING:
+    from bottlenet.edge.encoder import Partition
+
+
+LIMIT_S = 120.0  # a small machine may need long for its imports
+STATUS = Path("/proc/self/status")
+
+
+def peak_rss_bytes(bundle: Path, partition: Partition, photo: Path) -> int:
+    """Of a process that turns one photo into what is sent, or into its class. BundleError: it failed."""
+    codec = partition.codec
+    name, quality = ("", 0) if codec is None else (codec.format, codec.quality)
+    arguments = [str(bundle.resolve()), partition.kind, name, str(quality), str(photo.resolve())]
+    # A file in the current folder must not stand in for a module of ours.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-m", "bottlenet.measure.memory", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT_S, check=True)
+        return int(done.stdout)
+    except (subprocess.SubprocessError, ValueError) as error:
+        told = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
+        why = (told or str(error)).strip().splitlines()[-1]
+        raise BundleError(f"{bundle}: the memory of {partition.name} can't be measured: {why:.200}") from error
+
+
+def work(bundle: str, kind: str, name: str, quality: str, photo: str) -> None:
+    """One photo."""
+    from bottlenet.bundle import Bundle
+
+    loaded = Bundle.load(bundle)
+    if kind == "split":
+        from bottlenet.edge.encoder import Encoder
+
+        Encoder(loaded).encode(photo).frame.to_stream_bytes()
+        return
+    from bottlenet.photo import photo_to_pixels
+
+    pixels = photo_to_pixels(photo, loaded.manifest.uncut_preprocess)
+    if kind == "cloud-only":
+        from bottlenet.wire.pictures import InputCodec
+
+        InputCodec(name, int(quality)).encode(pixels)
+        return
+    from bottlenet.runtime import open_session, run_graph
+
+    run_graph(open_session(loaded.graph("uncut.onnx")), pixels=pixels[None])
+
+
+def peak() -> int:
+    """Bytes. Linux says it of the program alone; `getrusage` there includes what the parent had before."""
+    if STATUS.exists():
+        fields = dict(line.split(":", 1) for line in STATUS.read_text(encoding="ascii").splitlines() if ":" in line)
+        return int(fields["VmHWM"].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])
+    print(peak())

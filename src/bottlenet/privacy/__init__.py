@@ -1,0 +1,1 @@
+"""An attacker, and what it rebuilds from what is sent."""

@@ -1,0 +1,233 @@
+"""A JPEG of the same size, to look at beside: what who listens has where the photo itself is sent in as many bytes.
+
+Only the scan is counted, as of the bundle's own JPEG payloads: what stands before it depends on size and quality alone,
+and both sides can make it. Colour at 4:2:0; photos are made smaller until they fit, and the setting is kept that comes
+nearest to the photo.
+
+How much of a photo is in a rebuilt one: pixels, structure, and whether somebody can tell what, or which, it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from bottlenet.records import percent
+from bottlenet.runtime import run_graph
+
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.float32]
+
+BATCH = 16
+THUMBNAIL = 14  # pixels a side, that photos are matched by
+WINDOW, SIGMA = 11, 1.5  # of SSIM, as in its paper
+LEVELS = 255.0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over photos. Rates in percent, 0..100; None where no photo has a label."""
+
+    psnr: float  # dB
+    ssim: float  # of the luma, 1 is the same
+    same_answer: float  # the uncut network gives the rebuilt photo the class that it gives the original
+    right_label: float | None  # or the one that it has by its label
+    matched_by_scores: float  # its original is the nearest of all, by the uncut network's scores
+    matched_by_pixels: float  # the same, by thumbnails
+    photos: int
+
+
+@dataclass(frozen=True)
+class Originals:
+    """What rebuilt photos are compared with."""
+
+    pixels: Pixels  # (N, side, side, 3)
+    scores: Values  # (N, classes) of the uncut network, on the photos as large as it takes them
+    labels: NDArray[np.int64]  # (N,), -1 where not known
+    positions: NDArray[np.integer]  # (N,) in the list of photos
+
+
+class Judge:
+    """Compares with `originals`. `uncut` takes pixels (B, size, size, 3)."""
+
+    def __init__(self, originals: Originals, uncut: onnxruntime.InferenceSession, size: int) -> None:
+        self.originals, self.uncut, self.size = originals, uncut, size
+
+    def scores(self, pixels: Pixels) -> Values:
+        """(N, side, side, 3) -> (N, classes), made as large as the uncut network takes them."""
+        found = [
+            run_graph(self.uncut, pixels=np.stack([resized(one, self.size) for one in pixels[start : start + BATCH]]))
+            for start in range(0, len(pixels), BATCH)
+        ]
+        scores: Values = np.concatenate(found)
+        return scores
+
+    def judge(self, made: Pixels, which: Sequence[int] | None = None) -> Quality:
+        """(n, side, side, 3), rebuilt of the originals `which`, or of all; matched among all of them."""
+        chosen = np.arange(len(self.originals.pixels)) if which is None else np.array(which)
+        originals, labels = self.originals.pixels[chosen], self.originals.labels[chosen]
+        scores = self.scores(made)
+        answers = scores.argmax(1)
+        known = labels >= 0
+        by_scores = nearest(unit(scores), unit(self.originals.scores))
+        by_pixels = nearest(thumbnails(made), thumbnails(self.originals.pixels))
+        same, first, second = (
+            percent(one == other)
+            for one, other in (
+                (answers, self.originals.scores[chosen].argmax(1)),
+                (by_scores, chosen),
+                (by_pixels, chosen),
+            )
+        )
+        assert same is not None
+        assert first is not None
+        assert second is not None
+        return Quality(
+            psnr=float(np.mean([psnr(a, b) for a, b in zip(made, originals, strict=True)])),
+            ssim=float(np.mean([ssim(a, b) for a, b in zip(made, originals, strict=True)])),
+            same_answer=same,
+            right_label=percent((answers == labels)[known]),
+            matched_by_scores=first,
+            matched_by_pixels=second,
+            photos=len(made),
+        )
+
+
+def psnr(made: Pixels, original: Pixels) -> float:
+    """Two photos of one shape -> dB; 100 where they are the same."""
+    error = float(np.mean((made.astype(np.float32) - original) ** 2))
+    return 100.0 if error == 0 else float(10 * np.log10(LEVELS**2 / error))
+
+
+def ssim(made: Pixels, original: Pixels) -> float:
+    """Of the luma of two photos (H, W, 3), with a Gaussian window (Wang et al., "Image quality assessment", 2004).
+
+    Photos smaller than the window have a window as large as they are.
+    """
+    a, b = luma(made), luma(original)
+    window = gaussian(min(WINDOW, *a.shape))
+    mean_a, mean_b = blurred(a, window), blurred(b, window)
+    var_a = blurred(a * a, window) - mean_a**2
+    var_b = blurred(b * b, window) - mean_b**2
+    both = blurred(a * b, window) - mean_a * mean_b
+    c1, c2 = (0.01 * LEVELS) ** 2, (0.03 * LEVELS) ** 2
+    likeness = (2 * mean_a * mean_b + c1) * (2 * both + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return float(likeness.mean())
+
+
+def luma(pixels: Pixels) -> NDArray[np.float64]:
+    """(H, W, 3) -> (H, W), 0..255."""
+    grey: NDArray[np.float64] = pixels.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    return grey
+
+
+def gaussian(size: int) -> NDArray[np.float64]:
+    """(size,), its sum 1."""
+    places = np.arange(size) - (size - 1) / 2
+    values = np.exp(-(places**2) / (2 * SIGMA**2))
+    weights: NDArray[np.float64] = values / values.sum()
+    return weights
+
+
+def blurred(grey: NDArray[np.float64], window: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows, then columns, where the window fits."""
+    size = len(window)
+    views = np.lib.stride_tricks.sliding_window_view
+    made: NDArray[np.float64] = views(views(grey, size, 1) @ window, size, 0) @ window
+    return made
+
+
+def thumbnails(pixels: Pixels) -> Values:
+    """(N, side, side, 3) -> (N, d): small, without their own mean, of length 1."""
+    small = np.stack([resized(one, min(THUMBNAIL, one.shape[0])) for one in pixels]).reshape(len(pixels), -1)
+    return unit(small.astype(np.float32))
+
+
+def unit(values: Values) -> Values:
+    """(N, d) without each row's mean, of length 1; 0 where all are the same."""
+    centred = values - values.mean(1, keepdims=True)
+    made: Values = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+    return made
+
+
+def nearest(made: Values, originals: Values) -> NDArray[np.int64]:
+    """(n, d), (N, d) -> for each of the first the most like of the second, (n,)."""
+    found: NDArray[np.int64] = (made @ originals.T).argmax(1)
+    return found
+
+
+def resized(pixels: Pixels, size: int) -> Pixels:
+    """(S, S, 3) -> (size, size, 3)."""
+    if pixels.shape[0] == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+
+SIDES = (224, 160, 112, 80, 56, 40, 28, 20, 16)  # pixels, those that are not above the photo's
+QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
+START_OF_SCAN = b"\xff\xda"
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A JPEG that fits, and how it was made."""
+
+    pixels: Pixels  # (side, side, 3), as large as it is compared
+    scan_bytes: int
+    jpeg_side: int
+    quality: int
+
+
+def fitting_jpeg(pixels: Pixels, budget: int, side: int) -> Fitting | None:
+    """(S, S, 3) -> the JPEG of at most `budget` bytes that, made `side` pixels large, has the highest PSNR.
+
+    None: no size and quality fits.
+    """
+    wanted = resized(pixels, side)
+    found: list[tuple[float, Fitting]] = []
+    for jpeg_side in SIDES:
+        if jpeg_side > len(pixels):
+            continue
+        smaller = np.ascontiguousarray(shrunk(pixels, jpeg_side))
+        quality = finest(smaller, budget)
+        if quality is None:
+            continue
+        file = encoded(smaller, quality)
+        made = resized(simplejpeg.decode_jpeg(file), side)
+        found.append((psnr(made, wanted), Fitting(made, scan_bytes(file), jpeg_side, quality)))
+    return max(found, key=lambda each: each[0])[1] if found else None
+
+
+def finest(pixels: Pixels, budget: int) -> int | None:
+    """The highest of QUALITIES that fits, by halving: bytes rise with quality, or nearly so."""
+    low, high = 0, len(QUALITIES)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if scan_bytes(encoded(pixels, QUALITIES[middle])) <= budget else (low, middle)
+    return QUALITIES[low - 1] if low else None
+
+
+def encoded(pixels: Pixels, quality: int) -> bytes:
+    """A whole file."""
+    file: bytes = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
+    return file
+
+
+def scan_bytes(file: bytes) -> int:
+    """Bytes behind the last header, up to the end mark."""
+    start = file.rindex(START_OF_SCAN)
+    length = int.from_bytes(file[start + 2 : start + 4], "big")
+    return len(file) - (start + 2 + length) - 2
+
+
+def shrunk(pixels: Pixels, side: int) -> Pixels:
+    """Smaller, with the filter that suits that best."""
+    if len(pixels) == side:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))

@@ -1,0 +1,339 @@
+"""One picture to look at: a photo a row; the original, what the attacker makes of each budget, a JPEG of as many bytes.
+
+Photos are those that come with BottleNet, unless a folder is given, so that the picture may be passed on.
+
+The whole attack on one bundle: learn, rebuild photos that were not learned from, measure, beside JPEG of the same
+size.
+
+    config.data -> samples -> linear, attacker ---.
+    test photos -> payloads of each budget -------+--> rebuilt photos --judge--> rows
+                `-> JPEG of as many bytes --------'
+
+What a folder holds already, samples and attacker, is not made again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from bottlenet.bundle import DEMO, Bundle
+from bottlenet.errors import InputError
+from bottlenet.files import write_whole
+from bottlenet.net.models import load_model
+from bottlenet.photo import photo_to_pixels
+from bottlenet.photos.folders import choose, list_photos
+from bottlenet.privacy.attacker import (
+    FIT_BATCH,
+    Attacker,
+    Batch,
+    Fits,
+    Perceived,
+    batch_of,
+    fit_linear,
+    load_attacker,
+    rebuilt,
+    save_attacker,
+    side_of,
+    train_attacker,
+)
+from bottlenet.privacy.measure import Judge, Originals, Quality, fitting_jpeg, resized
+from bottlenet.privacy.samples import (
+    Divided,
+    Link,
+    PrivacyConfig,
+    Records,
+    Samples,
+    centre_records,
+    crop_records,
+    divided,
+    key_of,
+)
+from bottlenet.records import percent
+from bottlenet.runtime import open_tail, open_uncut, run_graph
+from bottlenet.task import needs_one_label
+
+ATTACKER, TILE, LINEAR, JPEG = "attacker", "linear, tile by tile", "linear", "jpeg"
+LINEAR_RECORDS = 3000  # that the linear map of one budget is fitted on
+JPEG_SIDE = 224  # of the crop that a JPEG is made of
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, in all)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to get photos back, at one budget."""
+
+    what: str  # one of the four above
+    budget: int | None  # bytes of the payload, at most; None: the whole payload
+    sent_bytes: float | None  # mean; of payloads, or of the JPEG scans that fit
+    quality: Quality | None  # None: nothing fits
+    missing: int  # photos of which no JPEG fits
+
+
+@dataclass(frozen=True)
+class Intended:
+    """What the server is meant to see at a budget."""
+
+    budget: int | None
+    same_answer: float  # percent of photos: the tail's class is the uncut network's
+
+
+@dataclass(frozen=True)
+class Report:
+    """One bundle under this attack."""
+
+    bundle: str
+    bundle_id: str
+    cut: str
+    latent: tuple[int, ...]
+    side: int  # of a rebuilt photo
+    learned_from: int  # photos
+    left_out: int  # photos that were given to learn from and are to be rebuilt as well
+    samples: int
+    steps: int
+    rows: tuple[Row, ...]
+    intended: tuple[Intended, ...]
+    originals: Quality  # the test photos themselves, `side` pixels large: the most that can be had
+    mean_psnr: float  # of the training photos' mean, which needs no payload
+
+    def row(self, what: str, budget: int | None) -> Row:
+        """The one of that kind and budget."""
+        return next(row for row in self.rows if (row.what, row.budget) == (what, budget))
+
+    def gain(self, budget: int | None, what: str = LINEAR) -> float:
+        """dB by which the attacker beats a linear map."""
+        attacker, linear = (self.row(each, budget).quality for each in (ATTACKER, what))
+        assert attacker is not None
+        assert linear is not None
+        return attacker.psnr - linear.psnr
+
+
+class Attack:
+    """Samples, attacker and test photos of one bundle, in one folder.
+
+    InputError: folders or numbers that can't be, a bundle without uncut.onnx, or a latent that is not square.
+    """
+
+    def __init__(self, bundle: Bundle, config: PrivacyConfig, on_progress: Progress | None = None) -> None:
+        self.bundle, self.config, self.folder = bundle, config, Path(config.out)
+        self.on_progress = on_progress
+        needs_one_label(bundle.manifest.task, "`bottlenet privacy`")
+        _, height, width = bundle.manifest.latent
+        if height != width:
+            raise InputError(f"the latent is {height} x {width}; only square ones can be attacked: choose another cut")
+        self.side = side_of(height, min(config.side, bundle.manifest.preprocess.size))
+        self.uncut = open_uncut(bundle)
+        self.link = Link(bundle)
+        self.budgets: tuple[int | None, ...] = tuple(sorted(set(config.budgets))) or (self.link.own_budget,)
+        self.photos: Divided = divided(bundle, config)
+        make_folder(self.folder)
+
+    @cached_property
+    def attacker(self) -> Attacker:
+        """Trained, or the one that is there."""
+        samples = self.samples
+        numbers = {name: value for name, value in asdict(self.config).items() if name in TRAINED_BY}
+        path = self.folder / f"attacker-{key_of(samples.path.name, sorted(numbers.items()))}.safetensors"
+        if path.exists():
+            return load_attacker(path, samples, self.config)
+        perceived = None
+        if self.config.perceptual:
+            classifier = load_model(self.config.model or self.bundle.manifest.model)
+            perceived = Perceived(classifier, self.bundle.manifest.cut, self.side)
+        made = train_attacker(samples, self.config, perceived, self.step("training the attacker"))
+        save_attacker(path, made)
+        return made
+
+    @cached_property
+    def samples(self) -> Samples:
+        """To learn from."""
+        config, train = self.config, self.photos.train
+        files = [(str(photo.path), photo.path.stat().st_size) for photo in train]
+        key = key_of(self.bundle.id, self.side, config.crops, config.seed, self.budgets, files)
+        samples = Samples(self.folder / f"learned-{key}.samples", self.latent, self.side)
+        records = crop_records(self.link, samples, train, crops=config.crops, budgets=self.budgets, seed=config.seed)
+        samples.make(records, len(train) * config.crops, self.step("making samples"))
+        return samples
+
+    def test(self) -> tuple[Records, Originals]:
+        """To rebuild."""
+        photos = self.photos.test
+        scratch = Samples(self.folder / "none", self.latent, self.side)
+        batches = []
+        for batch in centre_records(self.link, scratch, photos):
+            batches.append(batch)
+            self.step("reading photos to rebuild")(sum(map(len, batches)), len(photos))
+        records = np.concatenate(batches)
+        preprocess = self.bundle.manifest.uncut_preprocess
+        scores = [
+            run_graph(self.uncut, pixels=photo_to_pixels(photos[position].source(), preprocess)[None])
+            for position in records["position"]
+        ]
+        labels = [photos[position].label for position in records["position"]]
+        known = np.array([-1 if label is None else label for label in labels])
+        return records, Originals(records["pixels"], np.concatenate(scores), known, records["position"])
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        channels, height, width = self.bundle.manifest.latent
+        return channels, height, width
+
+    def sent(self, records: Records, budget: int | None) -> Records:
+        """The same, with what arrives within `budget`."""
+        made = records.copy()
+        for record in made:
+            record["payload_bytes"], record["symbols_hat"] = self.link.sent(record["symbols"], budget)
+        return made
+
+    def intended(self, sent: Records, originals: Originals) -> float:
+        """Percent of the photos to which the server gives the uncut network's answer."""
+        tail = open_tail(self.bundle)
+        answers = np.concatenate([run_graph(tail, symbols=one["symbols_hat"][None]) for one in sent]).argmax(1)
+        same = percent(answers == originals.scores.argmax(1))
+        assert same is not None, "no photo"
+        return same
+
+    def step(self, what: str) -> Callable[[int, int], None]:
+        """Progress of one stage."""
+        return lambda done, total: self.on_progress(what, done, total) if self.on_progress is not None else None
+
+
+TRAINED_BY = ("model", "width", "blocks", "epochs", "batch", "lr", "perceptual", "seed")
+
+
+def make_folder(folder: Path) -> None:
+    """InputError: it can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: can't make this folder ({error.strerror}); give another --out") from error
+
+
+def measure(attack: Attack) -> Report:
+    """Trains what is not there yet, and says what the attacker gets. It is this attacker: another may do better.
+
+    InputError: a budget that nothing fits, or a model that can't be had.
+    """
+    samples, attacker, bundle = attack.samples, attack.attacker, attack.bundle
+    records, originals = attack.test()
+    judge = Judge(originals, attack.uncut, bundle.manifest.uncut_preprocess.size)
+    rows: list[Row] = []
+    intended = []
+    for budget in attack.budgets:
+        sent = attack.sent(records, budget)
+        size = float(sent["payload_bytes"].mean())
+        linear = linear_for(attack, samples, attacker, budget)
+        for what, rebuild in ((ATTACKER, attacker.inverter), (TILE, linear.tile), (LINEAR, linear.around)):
+            rows.append(Row(what, budget, size, judge.judge(rebuilt(rebuild, attacker.scale, sent)), 0))
+        rows.append(jpeg_row(attack, originals, judge, budget, round(size) if budget is None else budget))
+        intended.append(Intended(budget, attack.intended(sent, originals)))
+    mean = mean_photo(samples)
+    return Report(
+        bundle=bundle.manifest.name,
+        bundle_id=bundle.id.hex(),
+        cut=bundle.manifest.cut,
+        latent=bundle.manifest.latent,
+        side=attack.side,
+        learned_from=len(attack.photos.train),
+        left_out=attack.photos.left_out,
+        samples=len(samples),
+        steps=attacker.steps,
+        rows=tuple(rows),
+        intended=tuple(intended),
+        originals=judge.judge(originals.pixels),
+        mean_psnr=judge.judge(np.repeat(mean[None], len(originals.pixels), 0)).psnr,
+    )
+
+
+def linear_for(attack: Attack, samples: Samples, attacker: Attacker, budget: int | None) -> Fits:
+    """The best linear maps for this one budget: they need not serve the others, as the attacker does."""
+
+    def batches() -> Iterator[Batch]:
+        for records in samples.batches(FIT_BATCH, 0, LINEAR_RECORDS):
+            yield batch_of(attack.sent(records, budget), attacker.scale)
+
+    return fit_linear(batches(), -(-min(LINEAR_RECORDS, len(samples)) // FIT_BATCH))
+
+
+def jpeg_row(attack: Attack, originals: Originals, judge: Judge, budget: int | None, most: int) -> Row:
+    """Photos as JPEG of at most `most` bytes; those that don't fit are missing."""
+    found = {}
+    preprocess = replace(attack.bundle.manifest.preprocess, size=JPEG_SIDE)
+    for number, position in enumerate(originals.positions):
+        pixels = photo_to_pixels(attack.photos.test[position].source(), preprocess)
+        if (jpeg := fitting_jpeg(pixels, most, attack.side)) is not None:
+            found[number] = jpeg
+        attack.step("fitting JPEG")(number + 1, len(originals.pixels))
+    missing = len(originals.pixels) - len(found)
+    if not found:
+        return Row(JPEG, budget, None, None, missing)
+    made = np.stack([jpeg.pixels for jpeg in found.values()])
+    size = float(np.mean([jpeg.scan_bytes for jpeg in found.values()]))
+    return Row(JPEG, budget, size, judge.judge(made, list(found)), missing)
+
+
+def mean_photo(samples: Samples) -> NDArray[np.uint8]:
+    """(side, side, 3) of all samples."""
+    total, count = np.zeros(samples.dtype["pixels"].shape), 0
+    for records in samples.batches(FIT_BATCH):
+        total += records["pixels"].sum(0, dtype=np.float64)
+        count += len(records)
+    mean: NDArray[np.uint8] = (total / count).round().astype(np.uint8)
+    return mean
+
+
+OWN_PHOTOS = DEMO.parent / "photos"
+GAP, LINE = 4, 34  # pixels between photos, and above them for two lines of words
+WEBP_QUALITY = 82
+Pixels = NDArray[np.uint8]
+
+
+def show(attack: Attack) -> Path:
+    """Writes pictures.webp into the attack's folder."""
+    attacker = attack.attacker
+    photos = choose(list_photos(attack.config.show or OWN_PHOTOS), attack.config.shown)
+    scratch = Samples(attack.folder / "none", attack.latent, attack.side)
+    records = np.concatenate(list(centre_records(attack.link, scratch, photos)))
+    preprocess = replace(attack.bundle.manifest.preprocess, size=JPEG_SIDE)
+    large = [photo_to_pixels(photos[position].source(), preprocess) for position in records["position"]]
+    columns: list[tuple[str, Sequence[Pixels | None]]] = [("original", list(records["pixels"]))]
+    for budget in attack.budgets:
+        sent = attack.sent(records, budget)
+        most = round(float(sent["payload_bytes"].mean())) if budget is None else budget
+        columns.append((f"{most:,} bytes,\nattacker", list(rebuilt(attacker.inverter, attacker.scale, sent))))
+        fitting = [fitting_jpeg(pixels, most, attack.side) for pixels in large]
+        columns.append((f"{most:,} bytes,\nJPEG", [None if each is None else each.pixels for each in fitting]))
+    path = attack.folder / "pictures.webp"
+    write_whole(path, side_by_side(columns, attack.side))
+    return path
+
+
+def side_by_side(columns: Sequence[tuple[str, Sequence[Pixels | None]]], side: int) -> bytes:
+    """Columns with their names above, as a WebP file; None is a photo that there is not."""
+    cell = max(side, 96)
+    rows = len(columns[0][1])
+    size = (GAP + len(columns) * (cell + GAP), LINE + rows * (cell + GAP))
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for column, (name, photos) in enumerate(columns):
+        left = GAP + column * (cell + GAP)
+        draw.multiline_text((left, 2), name, fill="black", font=font, spacing=2)
+        for row, photo in enumerate(photos):
+            top = LINE + row * (cell + GAP)
+            if photo is None:
+                draw.rectangle((left, top, left + cell - 1, top + cell - 1), outline="black")
+                draw.text((left + 8, top + cell // 2 - 8), "none fits", fill="black", font=font)
+            else:
+                sheet.paste(Image.fromarray(resized(photo, cell)), (left, top))
+    file = io.BytesIO()
+    sheet.save(file, "webp", quality=WEBP_QUALITY, method=6)
+    return file.getvalue()

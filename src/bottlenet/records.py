@@ -1,0 +1,141 @@
+"""Commands as they were typed, without what names a machine: records and reports are passed on.
+
+Values that come from outside, checked: every error is one line that says what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottlenet.errors import InputError
+
+T = TypeVar("T")
+
+
+def parse_versioned(
+    data: bytes, what: str, version: int, advice: str, *, marks: tuple[str, ...] = ("format_version",)
+) -> dict[str, object]:
+    """A JSON object of that format version, by whose fields `marks` one knows what it is.
+
+    InputError: no JSON, no `what` of BottleNet, or of another version.
+    """
+    try:
+        values = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100})") from error
+    if not isinstance(values, dict) or not set(marks) <= set(values):
+        raise InputError(f"it has no {' and '.join(marks)}, so it is no {what} of BottleNet")
+    # The version comes first: what else is in there depends on it.
+    given = values["format_version"]
+    if isinstance(given, bool) or given != version:
+        raise InputError(
+            f"it is of format version {shown(given)} and this program reads version {version}: use the BottleNet that "
+            f"wrote it, or {advice}"
+        )
+    return values
+
+
+def check_fields(what: str, values: object, record: type[object], advice: str) -> None:
+    """InputError unless `values` is a dict with exactly the fields of the dataclass `record`."""
+    if not isinstance(values, dict):
+        raise InputError(f"its {what} is {shown(values)}; it must be an object")
+    assert dataclasses.is_dataclass(record)
+    names = {item.name for item in dataclasses.fields(record)}
+    if missing := sorted(names - set(values)):
+        raise InputError(f"its {what} lacks {', '.join(missing)}; {advice}")
+    if unknown := sorted(set(values) - names):
+        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; {advice}")
+
+
+def check_number(what: str, value: object, low: float, high: float) -> None:
+    """InputError unless `value` is a number from `low` to `high`."""
+    # NaN is not between anything.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        allowed = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
+        raise InputError(f"{what} is {shown(value)}; give a number {allowed}")
+
+
+def check_integer(what: str, value: object, low: int, high: int) -> None:
+    """InputError unless `value` is an integer from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        allowed = f"only {low} is allowed" if low == high else f"give an integer from {low} to {high}"
+        raise InputError(f"{what} is {shown(value)}; {allowed}")
+
+
+def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
+    """InputError unless `value` is one of `allowed`."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{what} is {shown(value)}; choose one of {', '.join(allowed)}")
+
+
+def check_text(what: str, value: object, limit: int = 200) -> None:
+    """InputError unless `value` is one line of valid Unicode, 1 to `limit` characters long."""
+    # isprintable also refuses lone surrogates, which JSON can spell and UTF-8 can't.
+    if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+        raise InputError(f"{what} is {shown(value)}; give one line of 1 to {limit} printable characters")
+
+
+def shown(value: object) -> str:
+    """`value` for a message: on one line, and short whatever it is."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unchecked(kind: type[T], fields: Mapping[str, object]) -> T:
+    """A record of this kind, as its constructor makes it, of fields that are known to fit: all of them.
+
+    A server makes several a photo, and a constructor that looks at each field takes three times as long.
+    """
+    made = object.__new__(kind)
+    made.__dict__.update(fields)
+    return made
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """`bottlenet ...` of what `sys.argv` holds; of a path that starts at the root, or at home, only its last part."""
+    return " ".join(["bottlenet", *(shlex.quote(without_root(each)) for each in arguments[1:])])
+
+
+def without_root(argument: str) -> str:
+    """`--out=/home/me/x` -> `--out=x`."""
+    option, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
+    return option + equals + (Path(value).name if value.startswith("~") or Path(value).is_absolute() else value)
+
+
+def program_version() -> str:
+    """Of the installed package."""
+    try:
+        return metadata.version("bottlenet")
+    except metadata.PackageNotFoundError:
+        return "run from its source, without a version"
+
+
+def percent(hits: NDArray[np.bool_]) -> float | None:
+    """Share of True in percent; None of nothing."""
+    return float(hits.mean()) * 100 if len(hits) else None
+
+
+def sizes(lengths: NDArray[np.int64]) -> Sizes:
+    """(N,) bytes -> mean, 95th percentile (one of the lengths) and largest."""
+    p95 = int(np.percentile(lengths, 95, method="inverted_cdf"))
+    return Sizes(mean=float(lengths.mean()), p95=p95, max=int(lengths.max()))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes per photo."""
+
+    mean: float
+    p95: int  # 95 of 100 photos need at most this
+    max: int

@@ -1,0 +1,1 @@
+"""One HTML file of what was trained and measured."""

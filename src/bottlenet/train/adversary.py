@@ -1,0 +1,71 @@
+"""Who rebuilds photos while a unit learns, so that the unit learns to give less away.
+
+    latent_hat, photos of this step and those before -> moments -> the best linear map, of 3 x 3 places
+    latent_hat of this step -> that map -> photos_hat, small -> e -> -weight * e / (1 + e)
+
+e is the squared error as a share of the photos' variance: 0 is the photos, 1 as good as their mean. The map is fitted
+anew at each step, so that it is never behind; a unit that has just learned to hide a thing has hidden it. The bound is
+smooth: there is always a gradient, and never more to gain than the weight. Nothing of it is in a bundle.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bottlenet.net.model import BottleNet, in_float32
+from bottlenet.privacy.attacker import REACH, Linear, patches, solve, tiles
+
+SIDE = 28  # of a rebuilt photo, pixels, or as large as the latent
+KEPT = 0.98  # of the moments, when those of a step come
+PENALTY = 1e-3  # of the map, where the latent's values are about 1
+
+
+class Adversary(nn.Module):
+    """See the drawing above. For latents of (channels, height, width)."""
+
+    products: Tensor  # moving means of x x', where x is what is known of 3 x 3 places, and 1
+    outputs: Tensor  # and of x y', where y is a tile of a photo
+    seen: Tensor  # how much of a mean they are, 0..1
+
+    def __init__(self, latent: tuple[int, int, int], weight: float) -> None:
+        super().__init__()
+        channels, height, _ = latent
+        self.weight = weight
+        self.tile = max(1, SIDE // height)
+        inputs = channels * REACH**2 + 1
+        self.register_buffer("products", torch.zeros(inputs, inputs, dtype=torch.float64))
+        self.register_buffer("outputs", torch.zeros(inputs, 3 * self.tile**2, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, latent_hat: Tensor, pixels: Tensor) -> Tensor:
+        """(B, C, h, w) and the photos (B, S, S, 3) uint8 -> what the loss gets."""
+        with in_float32(latent_hat):
+            known = latent_hat.float() / loudness(latent_hat)
+            size = [self.tile * side for side in known.shape[2:]]
+            wanted = F.interpolate(pixels.permute(0, 3, 1, 2).float() / 255, size, mode="area")
+            made = self.fitted(known.detach(), wanted)(known)
+            share = F.mse_loss(made, wanted) / wanted.var().clamp_min(1e-6)
+            return -self.weight * share / (1 + share)
+
+    @torch.no_grad()
+    def fitted(self, known: Tensor, wanted: Tensor) -> Linear:
+        """The best map up to now."""
+        x, y = patches(known), tiles(wanted, self.tile)
+        self.products.lerp_((x.T @ x).double() / len(x), 1 - KEPT)
+        self.outputs.lerp_((x.T @ y).double() / len(x), 1 - KEPT)
+        self.seen.lerp_(torch.ones_like(self.seen), 1 - KEPT)
+        every = torch.arange(len(self.products), device=x.device)
+        return solve(self.products / self.seen, self.outputs / self.seen, PENALTY, every)
+
+
+def loudness(latent_hat: Tensor) -> Tensor:
+    """Of all of it, so that one channel may become quiet, and a constant."""
+    return latent_hat.detach().float().square().mean().sqrt().clamp_min(1e-3)
+
+
+def add_adversary(net: BottleNet, weight: float) -> None:
+    """Where `weight` is 0, none."""
+    mosaic = net.codec.mosaic
+    net.adversary = Adversary((mosaic.channels, mosaic.height, mosaic.width), weight) if weight else None

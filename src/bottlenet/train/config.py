@@ -1,0 +1,140 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from bottlenet.errors import InputError
+from bottlenet.net.build import UnitConfig
+from bottlenet.photos.crops import HELD_OUT
+
+NOT_NEGATIVE = (
+    "lr",
+    "tail_lr",
+    "target_bytes",
+    "amplitude",
+    "blend",
+    "head_size",
+    "tail_size",
+    "photos",
+    "lmbda",
+    "smallest_bytes",
+    "largest_bytes",
+    "label_weight",
+    "scores_weight",
+    "feature_weight",
+    "adversarial",
+    "seed",
+    "checkpoint_minutes",
+)
+
+COUNTS = {"epochs": 10**6, "crops": 10**6, "batch": 10**6, "accumulate": 10**4, "processes": 256}  # name: at most
+MAX_WORKERS = 256
+PRECISIONS = ("float32", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. A field's comment is the help of its option.
+
+    InputError: numbers that can't be, or a rate asked for without the jpeg codec in the loop.
+    """
+
+    model: str  # efficientnet_lite0 | torchvision/NAME | timm/NAME | hf:FOLDER | package.module:function
+    data: tuple[str, ...]  # folders of photos; a folder given twice counts twice
+    out: str  # folder of the run: run.json, log.jsonl, checkpoint.safetensors
+    cut: str  # where the network is cut: a name from `bottlenet cuts`
+    head_size: int = UnitConfig.head_size  # side of the photo that the head takes, pixels; 0: as the uncut network
+    tail_size: int = UnitConfig.tail_size  # side of the photo whose features the tail takes, pixels; 0: as the head
+    learn_from: str = UnitConfig.learn_from  # the head learns too, behind this cut; empty: all of it stays as it is
+    unit: str = UnitConfig.unit  # residual | paper
+    channels: int = UnitConfig.channels  # c', channels of the latent; 0: 48, or as many as the features have
+    stride: int = UnitConfig.stride  # s, spatial reduction
+    codec: str = UnitConfig.codec  # jpeg | webp | deflate | raw | entropy
+    quality: int = UnitConfig.quality  # of jpeg and webp; level of deflate
+    naive: bool = False  # train without the codec in the loop
+    epochs: int = 8  # passes over the photos
+    crops: int = 8  # sets of random crops that the passes take in turn
+    blend: float = 0.5  # share of the crops that are mixed with another
+    batch: int = 32  # photos a step, of all processes together
+    accumulate: int = 1  # parts that a process computes its share of a step in, one after the other, to save memory
+    lr: float = 4e-4  # peak learning rate of the unit
+    tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0, or maps or boxes: none do
+    kernels: bool = False  # the depthwise kernels of the head's end learn too; what looks at space is in them
+    target_bytes: float = 0.0  # mean payload to steer for (codec jpeg or entropy); 0: none
+    lmbda: float = 0.0  # weight of a byte in the loss, where the steering starts; 0: the codec's usual
+    smallest_bytes: float = 40.0  # codec entropy: payloads are cut to random sizes from this one
+    largest_bytes: float = 1200.0  # to this one; with target_bytes, or with 0 here, they are not cut
+    amplitude: float = 0.0  # standard deviation of a residual unit's first component at the start; 0: the codec's usual
+    components: bool = False  # a paper's unit starts near principal components too, not from random weights
+    label_weight: float = 0.0  # weight of cross-entropy on labelled photos
+    scores_weight: float = 0.0  # payloads cut at random: weight of the scores' relative squared error
+    feature_weight: float = 0.1  # weight of the features' relative squared error
+    adversarial: float = 0.0  # weight of an adversary who rebuilds photos as the unit learns; needs no_cache; 0: none
+    photos: int = 0  # so many of the photos, evenly spread over the folders; 0: all
+    held_out: int = HELD_OUT  # one photo of this many is not trained on, but kept for the reports
+    seed: int = 0  # of crops, order and weights
+    cache: str = "cache"  # folder for head features, a few GB
+    no_cache: bool = False  # decode photos and run the head in every pass, instead of keeping head features on disk
+    workers: int = 2  # with no_cache: processes that decode, for each process that trains; 0: none
+    processes: int = 1  # that train together on this machine, one for each GPU; or start it with accelerate launch
+    precision: str = "float32"  # float32 | bf16: of head and tail; unit, codec and losses always have float32
+    checkpoint_minutes: float = 5.0  # between checkpoints
+
+    def __post_init__(self) -> None:
+        for name, most in COUNTS.items():
+            if not 1 <= (count := getattr(self, name)) <= most:
+                raise InputError(f"{name} is {count}; give 1 or more, up to {most}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {self.precision!r:.60}: one of {', '.join(PRECISIONS)} is possible")
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise InputError(f"workers is {self.workers}; give 0 to {MAX_WORKERS}")
+        if self.held_out < 2:
+            raise InputError(f"held_out is {self.held_out}; give 2 or more: one photo of so many is not trained on")
+        for name in NOT_NEGATIVE:
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value}; give a number that is not below 0")
+        if self.lr == 0:
+            raise InputError("lr is 0: with that nothing would be learned; give more")
+        if self.naive and self.codec == "entropy":
+            raise InputError("naive is for a codec in the loop; the entropy codec has none in training: leave it out")
+        if self.blend > 1:
+            raise InputError(f"blend is {self.blend}; give a share from 0 to 1")
+        if self.adversarial and not self.no_cache:
+            raise InputError(f"adversarial is {self.adversarial:g}, and an adversary needs photos: give no_cache, too")
+        if self.scores_weight and not self.embedded:
+            raise InputError("scores_weight is for payloads cut at random: give codec entropy and largest_bytes")
+        if self.kernels and not self.learn_from:
+            raise InputError("kernels are those of the head's end that learns: give learn_from, or leave them out")
+        if self.target_bytes and (self.codec not in ("jpeg", "entropy") or self.naive):
+            raise InputError("target_bytes needs the jpeg codec in the loop, or the entropy codec; give one of the two")
+        if self.embedded and not 1 <= self.smallest_bytes < self.largest_bytes:
+            raise InputError(
+                f"payloads cut to {self.smallest_bytes} to {self.largest_bytes} bytes: give 1 or more for "
+                "smallest_bytes, and more than that for largest_bytes"
+            )
+
+    @property
+    def first_lmbda(self) -> float:
+        """Weight of a byte, nats, where the steering starts: what a byte is worth at the target, where it is known."""
+        if self.lmbda or self.codec != "entropy" or not self.target_bytes:
+            return self.lmbda or 1e-4
+        return 0.5 / self.target_bytes  # e times the bytes save about half a nat
+
+    @property
+    def embedded(self) -> bool:
+        """True where payloads are cut at random in training, so that any prefix of one decodes well."""
+        return self.codec == "entropy" and not self.target_bytes and self.largest_bytes > 0
+
+    @property
+    def frozen_to(self) -> str:
+        """The cut up to which nothing learns."""
+        return self.learn_from or self.cut
+
+    def unit_numbers(self) -> dict[str, Any]:
+        """What `net.build.insert` wants to know."""
+        names = ("cut", "unit", "channels", "stride", "codec", "quality", "head_size", "tail_size", "learn_from")
+        return {name: getattr(self, name) for name in names}

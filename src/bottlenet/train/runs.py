@@ -1,0 +1,303 @@
+"""A run's folder: whose it is, its log, and the bundle that is made of it.
+
+Everything a run needs to go on exactly where it was, in one safetensors file; and the average of its weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bottlenet.bundle import Bundle, Preprocess
+from bottlenet.errors import InputError, PhotoError
+from bottlenet.files import write_whole
+from bottlenet.net.build import insert
+from bottlenet.net.export import Fidelity, export
+from bottlenet.net.model import BottleNet, to_uint8
+from bottlenet.net.models import load_model
+from bottlenet.photo import photo_to_pixels
+from bottlenet.photos.folders import list_samples
+from bottlenet.train.config import TrainConfig
+from bottlenet.wire.codecs import make_codec
+from bottlenet.wire.entropy import Entropy
+from bottlenet.wire.fitting import fit_tables
+from bottlenet.wire.tables import Bins
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass
+class Position:
+    """Where a run is, as its checkpoint says it."""
+
+    epoch: int = 0
+    step: int = 0  # in the epoch
+    steps: int = 0  # since the start
+    lmbda: float = 0.0  # weight of a byte
+    mean_bytes: float = 0.0  # of the last batches
+    curve: list[float] = field(default_factory=list)  # distillation by budget, see `objective.Embedded`
+
+
+class Averaged:
+    """Exponential moving average of the parameters that are trained: over the last `1 / (1 - decay)` steps or so, and
+    over fewer at the start.
+    """
+
+    def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
+        self.live = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.live.items()}
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step further."""
+        self.updates += 1
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.live.values()], weight)
+
+    @torch.no_grad()
+    def copy_in(self) -> None:
+        """The network's parameters become their averages."""
+        for name, p in self.live.items():
+            p.copy_(self.average[name])
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The same for as long as the block runs."""
+        kept = {name: p.detach().clone() for name, p in self.live.items()}
+        self.copy_in()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in self.live.items():
+                    p.copy_(kept[name])
+
+
+def save_checkpoint(
+    run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
+) -> None:
+    """Written beside the old one, synced, then renamed over it: a crash leaves one of the two."""
+    tensors: dict[str, Tensor] = {f"net.{k}": v for k, v in trained_state(net).items()}
+    tensors |= {f"average.{k}": v for k, v in averaged.average.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    progress = {"at": json.dumps(asdict(at)), "updates": str(averaged.updates)}
+    part = run / (CHECKPOINT + ".part")
+    save_file(tensors, part, metadata=progress)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(run / CHECKPOINT)
+
+
+def load_checkpoint(
+    run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
+) -> None:
+    """Puts everything back as it was; does nothing where the run has no checkpoint yet.
+
+    InputError: it is damaged, or another network's.
+    """
+    if not (run / CHECKPOINT).exists():
+        return
+    tensors, metadata = read_tensors(run)
+    load_state(net, below("net.", tensors))
+    averaged.average = {k: tensors[f"average.{k}"].to(mine.device) for k, mine in averaged.average.items()}
+    averaged.updates = int(metadata["updates"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in below("optimizer.", tensors).items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for name, value in json.loads(metadata["at"]).items():
+        setattr(at, name, value)
+
+
+def load_averaged(run: Path, net: nn.Module) -> int:
+    """Puts a run's averaged weights into `net`, and says after how many steps they were.
+
+    InputError: there is no checkpoint yet, it is damaged, or it is another network's.
+    """
+    if not (run / CHECKPOINT).exists():
+        raise InputError(f"{run}: no {CHECKPOINT} in it yet; train until the first checkpoint")
+    tensors, metadata = read_tensors(run)
+    state = {**below("net.", tensors), **below("average.", tensors)}
+    load_state(net, {name: value for name, value in state.items() if not name.startswith("adversary.")})
+    steps: int = json.loads(metadata["at"])["steps"]
+    return steps
+
+
+def saved_position(run: Path) -> Position:
+    """Where a run was at its last checkpoint. InputError: there is none, or it is damaged."""
+    try:
+        with safe_open(run / CHECKPOINT, framework="pt") as file:
+            return Position(**json.loads(file.metadata()["at"]))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{run / CHECKPOINT} can't be read ({error}); remove {run}, and train again") from error
+
+
+def read_tensors(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a checkpoint, and its metadata. InputError: it is damaged."""
+    try:
+        with safe_open(run / CHECKPOINT, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise InputError(f"{run / CHECKPOINT} is damaged ({error}); remove it, and the run starts again") from error
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def load_state(net: nn.Module, state: dict[str, Tensor]) -> None:
+    """The trained part of a network. InputError: it is another network's."""
+    mine = trained_state(net)
+    wrong = mine.keys() ^ state.keys() or {name for name in mine if mine[name].shape != state[name].shape}
+    if wrong:
+        raise InputError(
+            f"{CHECKPOINT} is of another network: {min(wrong)} differs; was the run trained with other code?"
+        )
+    net.load_state_dict(state, strict=False)
+
+
+def trained_state(net: nn.Module) -> dict[str, Tensor]:
+    """The unit and the tail; the head is the classifier's own."""
+    return {k: v for k, v in net.state_dict().items() if not k.startswith("head.")}
+
+
+RUN, LOG = "run.json", "log.jsonl"
+FREE = ("processes", "workers")  # what a run may go on with otherwise: neither changes what it learns from
+COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
+TABLE_PHOTOS = 6000  # of the same, on whose symbols the entropy codec's tables are counted
+
+# What all channels do at a place is worth a tenth of a percent of the bytes on real latents, and makes the file four
+# times as large.
+TABLE_BINS = Bins(energy=())
+
+
+def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
+    """One more line of JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def check_run(run: Path, config: TrainConfig) -> None:
+    """A run's folder belongs to one configuration; going on with another one would mix two runs.
+
+    InputError: `run` holds another run, or something else.
+    """
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        return
+    if not (run / RUN).is_file():
+        raise InputError(f"{run} is there already and holds no run; give a new folder")
+    there, mine = asdict(read_config(run)), asdict(config)
+    if different := [name for name in mine if name not in FREE and there[name] != mine[name]]:
+        name = different[0]
+        raise InputError(f"{run} holds a run with {name} {there[name]!r}, not {mine[name]!r}; give a new folder")
+
+
+def claim(run: Path, config: TrainConfig) -> None:
+    """Writes down whose folder it is, whole or not at all, where `check_run` found nothing. InputError: it can't."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / RUN).exists():
+            write_whole(run / RUN, json.dumps(asdict(config), indent=1).encode() + b"\n")
+    except OSError as error:
+        raise InputError(f"{run}: no run can be kept there ({error.strerror}); give another folder") from error
+
+
+def read_config(run: Path) -> TrainConfig:
+    """What the run in that folder was told. InputError: it is no folder of a run."""
+    try:
+        values = json.loads((run / RUN).read_text(encoding="utf-8"))
+        return TrainConfig(**{**values, "data": tuple(values["data"])})
+    except OSError as error:
+        raise InputError(f"{run}: no {RUN} in it; give the folder that `bottlenet train --out` filled") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{run / RUN} can't be used ({error}); give a new folder, and train again") from error
+
+
+def export_run(
+    run: str | Path,
+    output: str | Path,
+    *,
+    weights: str = "float32",
+    align: int | None = None,
+    budget_bytes: int | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> tuple[Bundle, Fidelity]:
+    """The bundle of a run's averaged weights, whole or not at all.
+
+    `align` pads the mosaic's tiles to multiples of it; None: as in training. `budget_bytes` becomes the bundle's own;
+    None: none, or where payloads may be cut the largest one of the training. `weights`: see `net.export.export`.
+    `extra` goes into the manifest, too.
+
+    InputError: no run, or none of its photos are there any more. BundleError: see `net.export.export`.
+    """
+    folder = Path(run)
+    config = read_config(folder)
+    classifier = load_model(config.model)
+    net = insert(classifier, **config.unit_numbers())
+    steps = load_averaged(folder, net)
+    told = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
+    net.eval()
+    head_preprocess = replace(classifier.preprocess, size=net.head_size)
+    if isinstance(net.codec, Entropy):
+        net.codec = counted(net, net.codec, some_pixels(config, head_preprocess, TABLE_PHOTOS))
+    elif align is not None:
+        net.codec = make_codec(net.codec.name, replace(net.codec.mosaic, align=align), net.codec.setting)
+    pixels, uncut_pixels = (
+        np.stack(list(some_pixels(config, preprocess, COMPARED_PHOTOS)))
+        for preprocess in (head_preprocess, classifier.preprocess)
+    )
+    if budget_bytes is None:
+        budget_bytes = int(config.largest_bytes) if config.embedded else 0
+    return export(
+        net,
+        output,
+        pixels=pixels,
+        uncut_pixels=uncut_pixels,
+        weights=weights,
+        budget_bytes=budget_bytes,
+        extra={**told, **(extra or {})},
+    )
+
+
+@torch.no_grad()
+def counted(net: BottleNet, codec: Entropy, pixels: Iterator[np.ndarray]) -> Entropy:
+    """The codec with tables that were counted on what the network makes of `pixels`, (S, S, 3) each."""
+
+    def symbols() -> Iterator[np.ndarray]:
+        while batch := list(itertools.islice(pixels, 16)):
+            latent = net.reduction(net.head(torch.from_numpy(np.stack(batch))))
+            yield to_uint8(net.quantizer.quantize(latent))
+
+    return Entropy(codec.mosaic, fit_tables(symbols(), codec.tables.passes, bins=TABLE_BINS))
+
+
+def some_pixels(config: TrainConfig, preprocess: Preprocess, count: int) -> Iterator[np.ndarray]:
+    """(S, S, 3) uint8: centre crops of `count` of the run's photos, or fewer where there are fewer, at least 2."""
+    photos = list(dict.fromkeys(photo for folder in config.data for photo in list_samples(folder)))
+    found = 0
+    for position in np.random.default_rng(0).permutation(len(photos)):
+        try:
+            yield photo_to_pixels(photos[position].source(), preprocess)
+        except PhotoError:
+            continue  # training has named it
+        found += 1
+        if found == count:
+            return
+    if found < 2:
+        raise InputError(f"{', '.join(config.data)}: fewer than 2 photos to compare torch and onnxruntime on")
