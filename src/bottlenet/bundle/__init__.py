@@ -48,7 +48,7 @@ GRAPHS = ("head.onnx", "tail.onnx", "uncut.onnx")
 MAX_MANIFEST_BYTES = 2**20
 MAX_LABELS_BYTES = 2**24
 MAX_BUNDLE_BYTES = 2**31
-DEMO = Path(__file__).parent / "demo" / "bundle"
+DEMO = Path(__file__).parent.parent / "demo" / "bundle"
 
 
 @dataclass(frozen=True, eq=False)
