@@ -17,7 +17,7 @@ def regret_rows(results: dict[str, Any]) -> Rows:
         rows.append([name, str(len(here)), str(sum(run["choice"] == name for run in here)), *lost(here)])
     chosen = str(results["best_is_chosen"])
     rows.append(["**all**", f"**{len(runs)}**", f"**{chosen}**", *(f"**{text}**" for text in lost(runs))])
-    return ["fastest", "conditions", "chosen there", "regret: median", "worst"], rows
+    return ["fastest partition", "conditions", "chosen by the plan", "median regret", "worst regret"], rows
 
 
 def lost(runs: list[dict[str, Any]]) -> list[str]:
@@ -38,7 +38,7 @@ def bench_rows(results: dict[str, Any]) -> Rows:
                 continue
             best = min(done.values(), key=latency)
             slowdown = report["conditions"][0]["device_slowdown"]
-            device = "this machine" if slowdown == 1 else f"{slowdown:g} times slower"
+            device = "this machine" if slowdown == 1 else f"slowed down {slowdown:g} times"
             others = [done.get(name) for name in beside]
             rows.append(
                 [
@@ -50,7 +50,7 @@ def bench_rows(results: dict[str, Any]) -> Rows:
                 ]
             )
     names = [name.removeprefix("cloud-only, ") for name in beside]
-    header = ["device, link", "fastest", "ms", "split, ms", "its bound, ms", *(f"{name}, ms" for name in names)]
+    header = ["device, link", "fastest", "ms", "split, ms", "split's bound, ms", *(f"{name}, ms" for name in names)]
     return [*header, f"photos/s: split / {' / '.join(names)}"], rows
 
 

@@ -14,13 +14,13 @@ def rate_figures() -> list[list[str]]:
     if codec := recorded("codec_rate"):
         for one in codec["results"]["rows"]:
             latent = " x ".join(map(str, one["latent"]))
-            what = f"photos/s through JPEG and back at batch {one['batch']}, {latent}; share of a step at 5,000/s"
+            what = f"photos/s through JPEG and back, batch {one['batch']}, {latent}; share of a step at 5,000 photos/s"
             value = f"{one['photos_per_s']:,.0f}; {100 * one['codec_share_at_5000_photos_per_s']:.0f} %"
             rows.append([what, value, codec["command"]])
     if loader := recorded("loader_rate"):
         results = loader["results"]
         size = results["size"]
-        what = f"photos/s that one worker of `--no-cache` decodes and crops to {size} x {size}"
+        what = f"photos/s decoded and cropped to {size} x {size} by one worker of `--no-cache`"
         rows.append([what, f"{results['photos_per_s_per_worker']:,.0f}", loader["command"]])
     return rows
 

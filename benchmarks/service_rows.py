@@ -12,14 +12,14 @@ def load_rows(results: dict[str, Any]) -> Rows:
     """Rates beside what stands next to them, waiting, memory."""
     rows = []
     for one in results["rates"]:
-        rates = f"{statistics.median(one['per_s']):,.0f} / {statistics.median(one['beside_per_s']):,.0f} a second"
+        rates = f"{statistics.median(one['per_s']):,.0f} / {statistics.median(one['beside_per_s']):,.0f} per second"
         rows.append([f"{one['what']} / {one['beside']}", rates, f"{one['share']:.2f}", f"{one['target']:.2f} or more"])
     for one in results["latency"]:
         what = f"p99 / p50 at {results['load']:.0%} load, {one['arrivals']} arrivals"
         judged = one["arrivals"] == "even"
-        ratio = f"{one['ratio']:.2f}, middle of {len(one['ratios'])}"
+        ratio = f"{one['ratio']:.2f}, median of {len(one['ratios'])}"
         ideal = one["ideal_p99_ms"] / one["ideal_p50_ms"]
-        aim = f"below {results['target_p99_ratio']:.0f}" if judged else f"not judged; a line alone has {ideal:.1f}"
+        aim = f"below {results['target_p99_ratio']:.0f}" if judged else f"none; an ideal queue has {ideal:.1f}"
         rows.append([what, f"{one['p99_ms']:.0f} / {one['p50_ms']:.0f} ms", ratio, aim])
     first, last = results["memory"][0], results["memory"][-1]
     sizes = " / ".join(f"{each['resident_bytes'] / 1e6:.0f} MB" for each in (last, first))
@@ -29,4 +29,4 @@ def load_rows(results: dict[str, Any]) -> Rows:
     what = f"memory with {idle['streams']:,} idle streams"
     taken = f"{idle['resident_bytes'] / 1e6:.0f} MB"
     rows.append([what, taken, "", f"below {idle['target_bytes'] / 1e6:.0f} MB"])
-    return ["what", "measured", "ratio", "wanted"], rows
+    return ["quantity", "measured", "ratio", "target"], rows

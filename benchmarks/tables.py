@@ -28,6 +28,19 @@ PAGES = (
 )
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
 SLOWEST = 5  # networks that are shown
+# What records call things -> what readers do
+SETTINGS = {"whole": "full payload"}
+TRIALS = {
+    "kept": "**kept**",
+    "loses too much": "drop too large",
+    "within the bound, with more bytes": "meets the bound, more bytes",
+}
+REBUILT_BY = {
+    "attacker": "attacker",
+    "linear, tile by tile": "linear map of each tile",
+    "linear": "linear map of 3 x 3",
+    "jpeg": "JPEG",
+}
 SAME_TOP1 = {"bytes": 0, "input_bytes": 0, "ratio": 1}  # columns of that record, and their digits
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -50,16 +63,16 @@ def summary() -> str:
     mine, needed = results["evaluation"], results["same_top1"]["file"]
     rows = [
         ["top-1", f"{mine['top1']:.1f} %"],
-        ["top-1 of the uncut network, same photos", f"{mine['top1_uncut']:.1f} %"],
+        ["top-1 of the uncut network on the same photos", f"{mine['top1_uncut']:.1f} %"],
         ["drop", f"**{mine['top1_drop']:.1f} points**"],
-        ["same answer as the uncut network", f"{mine['agreement']:.1f} %"],
-        ["payload: mean / 95 of 100 / largest", sizes(mine["payload_bytes"])],
-        ["frame: mean / 95 of 100 / largest", sizes(mine["frame_bytes"])],
-        ["the device's share of the FLOPs", f"{100 * mine['head_flops_share']:.0f} %"],
-        ["the best input codec needs, for the same top-1", f"{needed['best_input_codec_bytes']:,.0f} bytes"],
-        ["which is", f"**{needed['ratio']:.1f} times as many**"],
+        ["agreement with the uncut network", f"{mine['agreement']:.1f} %"],
+        ["payload: mean / 95th percentile / maximum", sizes(mine["payload_bytes"])],
+        ["frame: mean / 95th percentile / maximum", sizes(mine["frame_bytes"])],
+        ["share of the FLOPs on the device", f"{100 * mine['head_flops_share']:.0f} %"],
+        ["best input codec at the same top-1", f"{needed['best_input_codec_bytes']:,.0f} bytes"],
+        ["compared with BottleNet", f"**{needed['ratio']:.1f} times as many**"],
     ]
-    return table([f"the shipped bundle, {mine['photos']:,} photos", ""], rows)
+    return table([f"shipped bundle, {mine['photos']:,} photos", ""], rows)
 
 
 def sizes(values: dict[str, float]) -> str:
@@ -74,19 +87,19 @@ def figures() -> str:
     page = load("page")
     rows = [
         [
-            "the codec's share of a training step, batch 64",
+            "share of a training step that the codec takes, batch 64",
             loop_share(loop["results"]),
             loop["command"],
         ],
         *rate_figures(),
-        ["head, codec and frame over the head alone", f"{overhead['results']['ratio']:.3f}", overhead["command"]],
+        ["head, codec and frame relative to the head", f"{overhead['results']['ratio']:.3f}", overhead["command"]],
         *([what, value, memory["command"]] for what, value in memory_rows(memory["results"])),
         [
-            f"aware over naive training at JPEG quality {naive['results']['config']['quality']}",
+            f"gain of aware over naive training at JPEG quality {naive['results']['config']['quality']}",
             f"{naive['results']['gap_at_training_quality']:.1f} points",
             naive["command"],
         ],
-        ["leaving tiles unpadded, same quality", packing_saves(padding["results"]), padding["command"]],
+        ["unpadded tiles at the same quality", packing_saves(padding["results"]), padding["command"]],
         *([what, value, page["command"]] for what, value in page_rows(page["results"])),
     ]
     return commanded(rows)
@@ -94,7 +107,7 @@ def figures() -> str:
 
 def commanded(rows: list[list[str]]) -> str:
     """What, how much, and the command that makes it again."""
-    return table(["what", "measured", "command"], [[what, value, f"`{command}`"] for what, value, command in rows])
+    return table(["quantity", "measured", "command"], [[what, value, f"`{command}`"] for what, value, command in rows])
 
 
 def loop_share(results: dict[str, Any]) -> str:
@@ -112,15 +125,15 @@ def memory_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for job in ("evaluate", "train"):
         few, many = results[job]["runs"][0], results[job]["runs"][-1]
-        what = f"memory of `{job}`, peak, {few['photos']:,} / {many['photos']:,} photos"
+        what = f"peak memory of `{job}`, {few['photos']:,} / {many['photos']:,} photos"
         rows.append((what, f"{few['peak_bytes'] / 1e6:,.0f} / {many['peak_bytes'] / 1e6:,.0f} MB"))
     for took in results["device"]["runs"]:
-        what = f"memory of a device process, {took['megapixels']:.1f}-megapixel photo, resident / peak"
+        what = f"resident / peak memory of a device process, {took['megapixels']:.1f}-megapixel photo"
         rows.append((what, f"{took['resident_bytes'] / 1e6:.0f} / {took['peak_bytes'] / 1e6:.0f} MB"))
     install = results["install"]
     pip = install["largest"]["pip"]
     sizes_mb = f"{(install['bytes'] - pip) / 1e6:.0f} / {install['bytes'] / 1e6:.0f} MB"
-    rows.append(("base install on disk, without / with pip itself", sizes_mb))
+    rows.append(("base installation on disk, without / with pip itself", sizes_mb))
     return rows
 
 
@@ -130,8 +143,8 @@ def page_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     names = ("same_top1", "payload_equal", "symbols_equal")
     equal = " / ".join(f"{results[name]:,}" for name in names)
     return [
-        (f"photos whose answer / payload / symbols in Chromium are Python's, of {photos:,}", equal),
-        ("head, encoding and answer in Chromium, median / largest", f"{took['median']:.0f} / {took['max']:.0f} ms"),
+        (f"photos with the same answer / payload / symbols in Chromium and Python, of {photos:,}", equal),
+        ("head, encoding and answer in Chromium, median / maximum", f"{took['median']:.0f} / {took['max']:.0f} ms"),
     ]
 
 
@@ -149,7 +162,7 @@ def packing_saves(results: dict[str, Any]) -> str:
 
 def training(name: str) -> str:
     """A run, pass by pass, and at each budget where it has some."""
-    header = ["pass", "payload bytes", "distillation loss", "same answer as the uncut network"]
+    header = ["pass", "payload bytes", "distillation loss", "agreement with the uncut network"]
     rows = [
         [str(each["epoch"]), f"{each['payload_bytes']:,.0f}", f"{each['distillation']:.3f}", percent(each["agreement"])]
         for each in load(name)["results"]["passes"]
@@ -165,14 +178,14 @@ def budgets() -> str:
         if result["name"] == SHIPPED
         for row in result["rows"]
     ]
-    return table(["bytes of the payload, at most", "top-1", "points of drop", "same answer as the uncut network"], rows)
+    return table(["largest payload, bytes", "top-1", "drop, points", "agreement with the uncut network"], rows)
 
 
 def methods() -> str:
     """All that was trained side by side."""
     rows = [
         [
-            f"{result['curve']}, {row['setting']}",
+            f"{result['curve']}, {SETTINGS.get(row['setting'], row['setting'])}",
             f"{100 * result['head_flops_share']:.0f} %",
             f"{result['trained_photos'] or 0:,}",
             f"{row['payload_bytes']:,.0f}",
@@ -182,14 +195,14 @@ def methods() -> str:
         if result["name"] != SHIPPED
         for row in result["rows"]
     ]
-    return table(["method", "head's FLOPs", "photos trained on", "payload bytes", "top-1"], rows)
+    return table(["method", "FLOPs of the head", "training photos", "payload bytes", "top-1"], rows)
 
 
 def smaller_head(record: str) -> str:
     """A head of few of the FLOPs, and what others do with as much."""
     rows = [
         [
-            f"{result['curve']}, {row['setting']}",
+            f"{result['curve']}, {SETTINGS.get(row['setting'], row['setting'])}",
             f"{row['payload_bytes']:,.0f}",
             f"{row['top1']:.1f} %",
             f"{row['drop']:.1f}",
@@ -197,7 +210,7 @@ def smaller_head(record: str) -> str:
         for result in load(record)["results"]["methods"]
         for row in result["rows"]
     ]
-    return table(["method", "payload bytes", "top-1", "points of drop"], rows)
+    return table(["method", "payload bytes", "top-1", "drop, points"], rows)
 
 
 def caltech101() -> str:
@@ -210,10 +223,10 @@ def caltech101() -> str:
             f"{row['top1']:.1f} %",
             f"{row['top1_drop']:.1f}",
         ]
-        for name, learned in (("caltech101", "Caltech-101"), ("caltech101_more", "others too"))
+        for name, learned in (("caltech101", "Caltech-101"), ("caltech101_more", "Caltech-101 and others"))
         for row in load(name)["results"]["rows"]
     ]
-    return table(["unit", "photos learned from", "payload bytes", "top-1", "points of drop"], rows)
+    return table(["unit", "training photos", "payload bytes", "top-1", "drop, points"], rows)
 
 
 def same_top1() -> str:
@@ -226,7 +239,7 @@ def same_top1() -> str:
         for row in load("rate_accuracy")["results"]["same_top1_as_input_codecs"]
         if row["ours"] == SHIPPED
     ]
-    return table(["points of drop", "BottleNet, bytes", "best input codec, bytes", "times as many"], rows)
+    return table(["drop, points", "BottleNet, bytes", "best input codec, bytes", "ratio"], rows)
 
 
 def naive_aware() -> str:
@@ -236,7 +249,7 @@ def naive_aware() -> str:
     for row in rows:
         by_quality.setdefault(row["quality"], {})[row["training"]] = row
     return table(
-        ["JPEG quality", "naive, top-1", "bytes", "aware, top-1", "bytes"],
+        ["JPEG quality", "naive, top-1", "naive, bytes", "aware, top-1", "aware, bytes"],
         [
             [str(quality), *(cell for name in ("naive", "aware") for cell in cells(pair[name]))]
             for quality, pair in by_quality.items()
@@ -251,14 +264,14 @@ def cells(row: dict[str, float]) -> tuple[str, str]:
 
 def sweep() -> str:
     """The paper's Table 4 for this network; what is kept stands out."""
-    header = ["cut", "c'", "s", "payload bytes", "top-1", "points of drop", "held out: another answer", "what of it"]
+    header = ["cut", "c'", "s", "payload bytes", "top-1", "drop, points", "other answer, held-out photos, %", "result"]
     rows = [
         [
             row["cut"],
             *(str(row[name]) for name in ("channels", "stride")),
             f"{row['payload_bytes']:,.0f}",
             *(f"{row[name]:.1f}" for name in ("top1", "top1_drop", "held_out_drop")),
-            f"**{row['status']}**" if row["status"] == "kept" else row["status"],
+            TRIALS.get(row["status"], row["status"]),
         ]
         for row in load("sweep")["results"]["rows"]
     ]
@@ -270,25 +283,26 @@ def privacy() -> str:
 
     Where a cut was attacked again by one that learned more, that one counts.
     """
-    header = ["cut, and from what", "bytes", "PSNR, dB", "SSIM", "same answer", "found by scores", "found by pixels"]
+    header = ["cut, method", "bytes", "PSNR, dB", "SSIM", "same answer", "found by scores", "found by pixels"]
     rows = []
     bundles = {one["cut"]: one for name in ("privacy", "privacy_deep") for one in load(name)["results"]["bundles"]}
     for one in bundles.values():
-        seen = {each["budget"]: f"; the server's own answer: {each['same_answer']:.1f} %" for each in one["intended"]}
+        seen = {each["budget"]: f" (server: {each['same_answer']:.1f} % same answer)" for each in one["intended"]}
         for row in one["rows"]:
             found, size = row["quality"], row["sent_bytes"]
-            name = f"{one['cut']}, {row['what']}" + (seen[row["budget"]] if row["what"] == "attacker" else "")
+            name = f"{one['cut']}, {REBUILT_BY[row['what']]}"
+            name += seen[row["budget"]] if row["what"] == "attacker" else ""
             name += f"; {row['missing']:,} photos do not fit" if row["missing"] else ""
             rows.append([name, "-" if size is None else f"{size:,.0f}", *privacy_cells(found)])
     *_, last = bundles.values()
-    rows.append(["the original, as large as the rebuilt ones", "", *privacy_cells(last["originals"])])
-    rows.append(["the mean of the photos that were learned from", "0", f"{last['mean_psnr']:.1f}", "", "", "", ""])
+    rows.append(["the original, at the size of the reconstructions", "", *privacy_cells(last["originals"])])
+    rows.append(["mean training photo", "0", f"{last['mean_psnr']:.1f}", "", "", "", ""])
     return table(header, rows)
 
 
 def adversarial() -> str:
     """Accuracy against what is rebuilt, by the weight of the adversary."""
-    header = ["`--adversarial`", "the server's own answer", "attacker, dB", "linear, dB", "SSIM", "found by pixels"]
+    header = ["`--adversarial`", "same answer, server", "attacker, dB", "linear map, dB", "SSIM", "found by pixels"]
     rows = []
     for row in load("adversarial")["results"]["rows"]:
         psnr = (f"{row['psnr'][what]:.1f}" for what in ("attacker", "linear"))
@@ -316,14 +330,14 @@ def engines() -> str:
         beside = [f"{over['added_p50_ms']:+.2f}", percent(over["share_of_rate"])] if over else ["", ""]
         times = [f"{row['per_s']:,.0f}", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}"]
         rows.append([row["engine"], row["way"], str(row["connections"]), *times, *beside])
-    header = ["engine", "way", "connections", "answers/s", "p50 ms", "p99 ms", "p50 beside embedded, ms", "rate"]
+    header = ["engine", "request", "connections", "answers/s", "p50 ms", "p99 ms", "added p50, ms", "share of rate"]
     memory = ", ".join(f"{name} {taken / 1e6:,.0f} MB" for name, taken in results["memory_bytes"].items())
     return table(header, rows) + f"\nMemory of all processes: {memory}.\n"
 
 
 def networks() -> str:
     """What `benchmarks/zoo.py` cut."""
-    names = ["network", "photo", "parameters", "cuts", "with a grid", "symbols as torch's", "scores differ by"]
+    names = ["network", "input", "parameters", "cuts", "cuts with a grid", "equal symbols", "score difference"]
     return table(names, [network_cells(row) for row in load("zoo")["results"]["networks"]])
 
 
@@ -341,25 +355,25 @@ def large_networks() -> str:
         [row["network"], str(row["blocks"]), str(row["cuts"]), f"{row['cuts_s']:.1f} s", f"{row['split_s']:.1f} s"]
         for row in load("zoo")["results"]["large"]
     ]
-    return table(["network", "blocks", "cuts", "listing them with FLOPs", "split"], rows)
+    return table(["network", "blocks", "cuts", "listing cuts with FLOPs", "splitting"], rows)
 
 
 def slowest_networks() -> str:
     """Those of the list whose split takes longest."""
     rows = sorted(load("zoo")["results"]["networks"], key=lambda row: row["split_s"], reverse=True)[:SLOWEST]
     cells = [[row["network"], str(row["cuts"]), f"{row['cuts_s']:.1f} s", f"{row['split_s']:.1f} s"] for row in rows]
-    return table(["network", "cuts", "listing them with FLOPs", "split"], cells)
+    return table(["network", "cuts", "listing cuts with FLOPs", "splitting"], cells)
 
 
 def failing_networks() -> str:
     """Those of the list that have no cut, and why."""
-    return table(["network", "why"], [[name, why] for name, why in load("zoo")["results"]["failing"].items()])
+    return table(["network", "reason"], [[name, why] for name, why in load("zoo")["results"]["failing"].items()])
 
 
 def dense() -> str:
     """Maps and boxes, to a server and back."""
-    names = ["network", "cut", "symbols", "payload bytes", "answer bytes", "compared", "the same", "by chance"]
-    what = {"segmentation": "places", "detection": "boxes"}
+    names = ["network", "cut", "symbols", "payload bytes", "answer bytes", "compared", "match", "chance level"]
+    what = {"segmentation": "cells", "detection": "boxes"}
     rows = [
         [
             row["network"],
