@@ -120,16 +120,16 @@ def test_device_and_server_never_see_torch(file: Path) -> None:
         assert outside <= OUTSIDE[part], "a new dependency of this part; is it worth it?"
 
 
-def test_the_tree_in_contributing_names_files_that_are_there() -> None:
-    contributing = PACKAGE.parent.parent / "CONTRIBUTING.md"
-    tree = contributing.read_text(encoding="utf-8").partition("```\nsrc/bottlenet/\n")[2].partition("\n```")[0]
-    named = {found[1] for line in tree.splitlines() if (found := re.match(r"  ([\w/]+\.py)\b", line))}
-    there = {
-        file.relative_to(PACKAGE).as_posix()
-        for file in FILES
-        if file.name != "__init__.py" or file.parent.name == "bundle"
-    }
-    assert named == there - {"cli/__main__.py"}
+def test_the_tree_in_contributing_names_every_file() -> None:
+    contributing = (PACKAGE.parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = contributing.partition("```\nsrc/bottlenet/\n")[2].partition("\nexamples/")[0]
+    rooms = {(re.match(r"  (\w+)", room) or ["", ""])[1]: room for room in re.split(r"\n(?=  \w)", tree)}
+    for file in FILES:
+        *folders, name = file.relative_to(PACKAGE).parts
+        if name not in ("__init__.py", "__main__.py"):
+            assert re.search(rf"\b{file.stem}\b", rooms[folders[0] if folders else file.stem]), f"{file} is not there"
+    for room, text in rooms.items():
+        assert all(list((PACKAGE / room).rglob(each)) for each in re.findall(r"    (\w+\.py)\b", text)), room
 
 
 def loaded_by(statement: str) -> set[str]:
