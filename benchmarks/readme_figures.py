@@ -13,11 +13,9 @@ from typing import Any
 
 from bottlenet.bundle import Bundle
 from bottlenet.demo.run import PHOTOS, PhotoResult, run_demo
-from bottlenet.lab.chart.lines import Axis, Rule, Series, line_chart
-from bottlenet.lab.chart.scale import Scale
-from bottlenet.lab.chart.svg import Drawing, path, rect, text
-from bottlenet.lab.curve import Point, front
-from bottlenet.lab.markup import data_url, percent, stretched
+from bottlenet.report.charts import Axis, Drawing, Rule, Scale, Series, line_chart, path, rect, text
+from bottlenet.report.markup import data_url, percent, stretched
+from bottlenet.report.sources import Point, front
 from record import RESULTS, parser, run_script, write_whole
 
 DOCS = Path(__file__).parent.parent / "docs"
