@@ -1,26 +1,141 @@
-"""Commands as they were typed, without what names a machine: records and reports are passed on.
+"""Frozen dataclasses that check their fields, and how JSON becomes one of them.
 
-Values that come from outside, checked: every error is one line that says what was given and what is allowed.
+    @record                                      pydantic checks types and bounds, in constructors and in `parse`
+    class Link:
+        uplink_bps: Annotated[float, Field(gt=0)]
+
+    parse(Link, b'{"uplink_bps": 0}', "link", advice="measure again")
+    InputError: its link.uplink_bps is 0; it should be greater than 0
+
+Every error is one line that says what was given and what is allowed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic_core import PydanticCustomError
 
 from bottlenet.errors import InputError
 
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_):
+        """Stand in for a decorator that only type checkers read; Python 3.10 has none."""
+        return lambda function: function
+
+
 T = TypeVar("T")
+CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def record(kind: type[T]) -> type[T]:
+    """Make `kind` a frozen dataclass that checks its fields. InputError: a value of another type or out of bounds."""
+    made = checked_dataclass(frozen=True, config=CONFIG)(kind)
+    construct, names = made.__init__, [each.name for each in dataclasses.fields(made)]  # type: ignore[arg-type]
+
+    @functools.wraps(construct)
+    def __init__(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            construct(self, *values, **named)
+        except ValidationError as error:
+            raise InputError(problem(error, names)) from None
+
+    made.__init__ = __init__  # type: ignore[method-assign]
+    return made
+
+
+@functools.cache
+def reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def parse(
+    kind: type[T],
+    data: bytes,
+    what: str,
+    *,
+    version: int,
+    advice: str,
+    marks: tuple[str, ...] = ("format_version",),
+    max_bytes: int = 2**24,
+) -> T:
+    """Read a JSON document as a record of this `kind` and format `version`. The fields `marks` identify the document.
+
+    InputError: larger than `max_bytes`, not JSON, another document or version, or fields that don't fit.
+    """
+    if len(data) > max_bytes:
+        raise InputError(f"it is larger than the {max_bytes:,} bytes that are allowed, so it is no {what}; {advice}")
+    parse_versioned(data, what, version, advice, marks=marks)
+    try:
+        made: T = reader(kind).validate_json(data)
+    except ValidationError as error:
+        raise InputError(f"its {what} can't be used: {problem(error)}; {advice}") from None
+    return made
+
+
+def problem(error: ValidationError, names: Sequence[str] = ()) -> str:
+    """Describe the first problem in one line. `names` are those of arguments that have only a position."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(map(str, first["loc"])).removesuffix(".[key]")
+    if names and isinstance(position := first["loc"][0], int):
+        place = ".".join([names[position], *map(str, first["loc"][1:])])
+    if first["type"] in ("missing", "missing_argument"):
+        return f"it lacks {place}"
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "unexpected_property"):
+        return f"it has an unknown field {shown(first['loc'][-1])}"
+    message = first["msg"].replace("Input should", "it should").replace("a valid ", "a ").replace("a int", "an int")
+    return f"{place or 'it'} is {shown(first['input'])}; {message}"
+
+
+def refused(allowed: str) -> PydanticCustomError:
+    return PydanticCustomError("not_allowed", f"it should be {allowed}")  # type: ignore[arg-type]
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    # isprintable also refuses lone surrogates, which JSON can spell and UTF-8 can't.
+    if not 1 <= len(text) <= limit or not text.isprintable():
+        raise refused(f"one line of 1 to {limit} printable characters")
+    return text
+
+
+def sha256_hex(text: str) -> str:
+    if not SHA256_HEX.fullmatch(text):
+        raise refused("64 lower-case hex digits")
+    return text
+
+
+def finite_number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise refused("a finite number")
+    return value
+
+
+SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+Text = Annotated[str, AfterValidator(one_line)]
+Sha256 = Annotated[str, AfterValidator(sha256_hex)]
+Number = Annotated[int | float, BeforeValidator(finite_number)]  # an integer stays one, so a document keeps its bytes
+Share = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(ge=0, le=10**12)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 def parse_versioned(

@@ -16,13 +16,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from bottlenet.errors import InputError
-from bottlenet.records import check_choice, check_fields, check_integer, check_number, shown, unchecked
+from bottlenet.records import Share, record, shown, unchecked
 from bottlenet.wire.answer import (
     BESIDE_BYTES,
     BOX,
@@ -58,7 +59,7 @@ class Port:
         return np.full((count, *self.shape), np.nan if self.dtype == FLOAT else 0, KINDS[self.dtype])
 
 
-@dataclass(frozen=True)
+@record
 class Classification:
     """One label."""
 
@@ -77,20 +78,14 @@ class Classification:
         return best_of_each(scores)
 
 
-@dataclass(frozen=True)
+@record
 class Multilabel:
     """Any number of labels, each with a probability and a threshold of its own."""
 
-    thresholds: tuple[float, ...]  # probability, 0..1, from which on a class is there; one each
+    thresholds: tuple[Share, ...]  # probability from which on a class is there; one each
 
     name = "multilabel"
     gives = Classes
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.thresholds, tuple):
-            raise InputError(f"thresholds is {shown(self.thresholds)}; give a list of numbers")
-        for each in self.thresholds:
-            check_number("a threshold", each, 0, 1)
 
     def check(self, num_classes: int) -> None:
         """InputError: not one threshold a class."""
@@ -112,24 +107,23 @@ class Multilabel:
         return Classes(tuple((int(index), float(shares[index])) for index in best_first))
 
 
-@dataclass(frozen=True)
+@record
 class Segmentation:
     """A class for each place of a grid over the network's input. A network gives logits (B, classes, rows, columns)."""
 
-    rows: int
-    columns: int
+    rows: Annotated[int, Field(ge=1, le=65535)]
+    columns: Annotated[int, Field(ge=1, le=65535)]
 
     name = "segmentation"
     gives = ClassMap
 
     def __post_init__(self) -> None:
-        check_integer("rows", self.rows, 1, 65535)
-        check_integer("columns", self.columns, 1, 65535)
         check_grid(self.rows, self.columns)
 
     def check(self, num_classes: int) -> None:
         """InputError: more classes than a place of a map can tell apart."""
-        check_integer("the classes of a segmentation", num_classes, 1, MAX_MAP_INDEX + 1)
+        if num_classes > MAX_MAP_INDEX + 1:
+            raise InputError(f"a segmentation has {num_classes} classes; give {MAX_MAP_INDEX + 1} or fewer")
 
     def output(self, num_classes: int) -> Port:
         """The best class of each place."""
@@ -140,19 +134,15 @@ class Segmentation:
         return [ClassMap.of(each) for each in maps]
 
 
-@dataclass(frozen=True)
+@record
 class Detection:
     """Boxes around what is found."""
 
-    boxes: int  # that the network gives at most
-    threshold: float  # score, 0..1, below which none is told
+    boxes: Annotated[int, Field(ge=1, le=MAX_BOXES)]  # that the network gives at most
+    threshold: Share  # score below which a box is left out
 
     name = "detection"
     gives = Boxes
-
-    def __post_init__(self) -> None:
-        check_integer("boxes", self.boxes, 1, MAX_BOXES)
-        check_number("threshold", self.threshold, 0, 1)
 
     def check(self, num_classes: int) -> None:
         """Any number of classes will do."""
@@ -209,16 +199,20 @@ def answer_of(sequence: int, decode_us: int, tail_us: int, found: Top | Result) 
 
 
 def parse_task(values: object) -> Task:
-    """From a manifest. InputError: no task, or one that can't be."""
+    """Read the task of a manifest. InputError: no task, or one with other fields or values out of range."""
+    if isinstance(values, (Classification, *NAMED.values())):
+        return values
     if not isinstance(values, dict) or "name" not in values:
-        raise InputError(f"its task is {shown(values)}; it must be an object with a name")
-    rest = dict(values)
-    name = rest.pop("name")
-    check_choice("task.name", name, tuple(NAMED))  # classification goes without saying: a bundle has one id
-    check_fields("task", rest, NAMED[name], "export the bundle again")
-    if isinstance(rest.get("thresholds"), list):
-        rest["thresholds"] = tuple(rest["thresholds"])
-    task: Task = NAMED[name](**rest)
+        raise InputError(f"its task is {shown(values)}; it should be an object with a name")
+    kind = NAMED.get(str(values["name"]))  # classification is left out there: a bundle has one id
+    if kind is None:
+        raise InputError(f"task.name is {shown(values['name'])}; choose one of {', '.join(NAMED)}")
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    del fields["name"]
+    try:
+        task: Task = kind(**fields)
+    except InputError as error:
+        raise InputError(f"its task can't be used: {error}; export the bundle again") from error
     return task
 
 
