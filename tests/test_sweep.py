@@ -505,7 +505,7 @@ class TestCommand:
         measured = parse_profile(profile.read_bytes())
         trained = parse_trained((copy / "candidates.json").read_bytes())
         known = {each.name: each for each in with_trained(measured, trained).candidates}
-        for each in trained.kept:
+        for each in trained.candidates:
             candidate = known[each.name]
             assert (candidate.payload_bytes_mean, candidate.top1_drop) == (each.payload_bytes_mean, each.top1_drop)
             assert candidate.device_s > 0

@@ -77,14 +77,20 @@ def parse(
     advice: str,
     marks: tuple[str, ...] = ("format_version",),
     max_bytes: int = 2**24,
+    only: bool = False,
 ) -> T:
     """Read a JSON document as a record of this `kind` and format `version`. The fields `marks` identify the document.
+
+    With `only` it may have other fields, which are ignored.
 
     InputError: larger than `max_bytes`, not JSON, another document or version, or fields that don't fit.
     """
     if len(data) > max_bytes:
         raise InputError(f"it is larger than the {max_bytes:,} bytes that are allowed, so it is no {what}; {advice}")
-    parse_versioned(data, what, version, advice, marks=marks)
+    values = parse_versioned(data, what, version, advice, marks=marks)
+    if only:
+        names = {each.name for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        data = json.dumps({name: value for name, value in values.items() if name in names}).encode()
     try:
         made: T = reader(kind).validate_json(data)
     except ValidationError as error:

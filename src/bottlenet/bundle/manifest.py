@@ -80,7 +80,9 @@ class Manifest:
     # FLOPs on the device, the unit included, over the uncut network's: above 1 where the unit is larger than it
     head_flops_share: Annotated[Number, Field(ge=0, le=1000)]
     num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
-    budget_bytes: Annotated[int, Field(ge=0, le=2**24)] = 0  # no payload is larger, unless the device is told so; 0: any
+    budget_bytes: Annotated[int, Field(ge=0, le=2**24)] = (
+        0  # no payload is larger, unless the device is told so; 0: any
+    )
     files: dict[FileName, Sha256] = field(default_factory=dict)  # SHA-256 by name
     extra: Annotated[dict[Text, Extra], Field(max_length=100)] = field(default_factory=dict)  # command, licence, ...
     task: Annotated[Task, PlainValidator(parse_task)] = field(default_factory=Classification)  # what it answers with
