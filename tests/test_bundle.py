@@ -137,7 +137,7 @@ class TestDamage:
             (b'{"name": "a browser extension", "manifest_version": 3}', "no format_version"),
             (b'{"format_version": 1, "whatever": 1}', "format version 1 .* version 2"),
             (b'{"format_version": "' + b"x" * 10_000 + b'"}', "format version"),
-            (b'{"format_version": 2}', "lacks align, budget_bytes"),
+            (b'{"format_version": 2}', "lacks name, model, cut"),
             (b" " * (2**20 + 1), "larger than the 1048576 bytes"),
         ],
     )
@@ -288,7 +288,7 @@ class TestWrite:
 
     @pytest.mark.parametrize("name", ["../x", "a/b", "manifest.json", ".hidden", "x" * 65])
     def test_names_that_are_refused(self, files: dict[str, bytes], tmp_path: Path, name: str) -> None:
-        with pytest.raises(InputError, match="plain file name"):
+        with pytest.raises(InputError, match="plain file name|names manifest.json"):
             write_bundle(tmp_path / "new", tiny_manifest(), {**files, name: b""})
         assert list(tmp_path.iterdir()) == []
 
@@ -387,7 +387,7 @@ class TestManifest:
     def test_is_checked_when_it_is_made(self) -> None:
         with pytest.raises(InputError, match="codec 'mp3'"):
             tiny_manifest(codec="mp3")
-        with pytest.raises(InputError, match="format_version is 7; only 2 is allowed"):
+        with pytest.raises(InputError, match="format_version is 7; choose one of 2"):
             tiny_manifest(format_version=7)
         with pytest.raises(InputError, match="latent"):
             tiny_manifest(latent=[4, 8, 8])
@@ -395,7 +395,7 @@ class TestManifest:
             tiny_manifest(preprocess={"size": 32})
         with pytest.raises(InputError, match="^uncut_preprocess is"):
             tiny_manifest(uncut_preprocess={"size": 32})
-        with pytest.raises(InputError, match="setting is 1; only 0 is allowed"):
+        with pytest.raises(InputError, match="setting is 1; the codec entropy has 0"):
             tiny_manifest(codec="entropy", setting=1)
 
     def test_every_field_is_in_the_json(self) -> None:
@@ -404,5 +404,5 @@ class TestManifest:
         assert set(json.loads(tiny_manifest(task=Detection(5, 0.5)).to_json())) == names
 
     def test_preprocess_is_checked(self) -> None:
-        with pytest.raises(InputError, match=r"preprocess\.size is 4; give an integer from 8 to 4096"):
+        with pytest.raises(InputError, match=r"size is 4; give a number of 8 or more"):
             Preprocess(4, 0.875, "bicubic")

@@ -275,7 +275,7 @@ class TestDamage:
             (b"[]", "no format_version, so it is no ladder"),
             (b'{"format_version": 2}', "format version 2 .* version 1"),
             (b'{"format_version": true}', "format version True"),
-            (b'{"format_version": 1}', "lacks graphs, model, name, rungs"),
+            (b'{"format_version": 1}', "lacks name, model, rungs, graphs"),
         ],
     )
     def test_a_ladder_json_that_is_none(self, ladder: Path, content: bytes, says: str) -> None:

@@ -26,13 +26,13 @@ from bottlenet.measure.bench import Conditions, Report, Row
 from bottlenet.measure.evaluate import Evaluation
 from bottlenet.plan.link import PRESETS
 from bottlenet.plan.profile import Profile
-from bottlenet.records import Sizes, command_line, without_root
+from bottlenet.records import Sizes, command_line, convert, without_root
 from bottlenet.report import page as page_module
 from bottlenet.report.accuracy import curves_in
 from bottlenet.report.page import MAX_PAGE_BYTES, Made, Photos, report
 from bottlenet.report.partitions import Wish
 from bottlenet.report.photos import photo_sections
-from bottlenet.report.sources import parse_json, read_sources, typed
+from bottlenet.report.sources import parse_json, read_sources
 from bottlenet.train.sweep import sweep as sweepreport
 from bottlenet.train.sweep.folder import Result, Search, SweepConfig
 from bottlenet.train.sweep.grid import Figures, Trial
@@ -491,8 +491,8 @@ class TestBadInput:
             ('{"a": NaN}', "NaN is no number"),
             ("[1, 2]", "it is JSON that no report is made of (it is no object); give the folder of a run or a sweep"),
             ('{"x": 1}', "its fields are 'x'"),
-            ('{"kind": "bottlenet bench"}', "its bench lacks"),
-            ('{"kind": "bottlenet evaluate"}', "its evaluation lacks"),
+            ('{"kind": "bottlenet bench"}', "it lacks "),
+            ('{"kind": "bottlenet evaluate"}', "it lacks "),
             ('{"kind": "bottlenet sweep", "model": "m", "search": {"max_drop": 1}, "trials": [3]}', "a trial is 3"),
             ('{"kind": "bottlenet sweep", "model": "m", "search": 1, "trials": []}', "its search is 1"),
             ('{"format_version": 99, "candidates": []}', "format version 99"),
@@ -601,16 +601,16 @@ class TestBadInput:
 class TestTyped:
     @pytest.mark.parametrize("value", ["1", True, None, [], 10**400, {}])
     def test_no_number(self, value: object) -> None:
-        with pytest.raises(InputError, match=r"sizes\.mean is "):
-            typed(Sizes, {"mean": value, "p95": 1, "max": 1}, "sizes")
+        with pytest.raises(InputError, match="mean is "):
+            convert(Sizes, {"mean": value, "p95": 1, "max": 1}, "again")
 
     def test_there_and_back(self) -> None:
-        assert typed(Evaluation, json.loads(json.dumps(dataclasses.asdict(EVALUATION))), "evaluation") == EVALUATION
+        assert convert(Evaluation, json.loads(json.dumps(dataclasses.asdict(EVALUATION))), "again") == EVALUATION
 
     @pytest.mark.parametrize("text", ["1e999", "-Infinity", "NaN"])
     def test_numbers_that_are_none(self, text: str) -> None:
         with pytest.raises(InputError):
-            typed(Sizes, {"mean": parse_json(text), "p95": 1, "max": 1}, "sizes")
+            convert(Sizes, {"mean": parse_json(text), "p95": 1, "max": 1}, "again")
 
 
 class TestCurves:

@@ -20,7 +20,6 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -50,7 +49,7 @@ CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 def record(kind: type[T]) -> type[T]:
     """Make `kind` a frozen dataclass that checks its fields. InputError: a value of another type or out of bounds."""
     made = checked_dataclass(frozen=True, config=CONFIG)(kind)
-    construct, names = made.__init__, [each.name for each in dataclasses.fields(made)]  # type: ignore[arg-type]
+    construct, names = made.__init__, [each.name for each in dataclasses.fields(made)]
 
     @functools.wraps(construct)
     def __init__(self: Any, *values: Any, **named: Any) -> None:
@@ -60,7 +59,7 @@ def record(kind: type[T]) -> type[T]:
             raise InputError(problem(error, names)) from None
 
     made.__init__ = __init__  # type: ignore[method-assign]
-    return made
+    return made  # type: ignore[return-value]
 
 
 @functools.cache
@@ -91,29 +90,59 @@ def parse(
     if only:
         names = {each.name for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
         data = json.dumps({name: value for name, value in values.items() if name in names}).encode()
+    return convert(kind, data, advice)
+
+
+def convert(kind: type[T], values: object, advice: str) -> T:
+    """Make a dataclass of this `kind` from a JSON object, or from its bytes. InputError: fields that don't fit."""
     try:
-        made: T = reader(kind).validate_json(data)
+        data = values if isinstance(values, bytes) else json.dumps(values, allow_nan=False)
+        made: T = reader(kind).validate_json(data, strict=True, extra="forbid")  # type: ignore[arg-type]
     except ValidationError as error:
-        raise InputError(f"its {what} can't be used: {problem(error)}; {advice}") from None
+        raise InputError(f"{problem(error)}; {advice}") from None
+    except ValueError as error:
+        raise InputError(f"it has a number that is not finite; {advice}") from error
     return made
 
 
 def problem(error: ValidationError, names: Sequence[str] = ()) -> str:
     """Describe the first problem in one line. `names` are those of arguments that have only a position."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(map(str, first["loc"])).removesuffix(".[key]")
+    problems = error.errors(include_url=False)
+    if missing := [".".join(map(str, each["loc"])) for each in problems if each["type"] == "missing"]:
+        return f"it lacks {', '.join(missing[:4])}{' and more' * (len(missing) > 4)}"
+    first = problems[0]
+    kind, place = first["type"], ".".join(map(str, first["loc"])).removesuffix(".[key]")
     if names and isinstance(position := first["loc"][0], int):
         place = ".".join([names[position], *map(str, first["loc"][1:])])
-    if first["type"] in ("missing", "missing_argument"):
-        return f"it lacks {place}"
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "unexpected_property"):
-        return f"it has an unknown field {shown(first['loc'][-1])}"
-    message = first["msg"].replace("Input should", "it should").replace("a valid ", "a ").replace("a int", "an int")
-    return f"{place or 'it'} is {shown(first['input'])}; {message}"
+    if kind in ("unexpected_keyword_argument", "extra_forbidden", "unexpected_property"):
+        return f"it has an unknown field {shown(place)}"
+    context = first.get("ctx", {})
+    if kind == "json_invalid":
+        return f"it is not JSON ({context['error']})"
+    remedy = REMEDIES[kind].format(**context) if kind in REMEDIES else first["msg"]
+    return f"{place or 'it'} is {shown(first['input'])}; {remedy}"
+
+
+REMEDIES = {  # by pydantic's types of errors
+    "int_type": "give an integer",
+    "int_from_float": "give an integer",
+    "string_type": "give text",
+    "bool_type": "give true or false",
+    "tuple_type": "give a list",
+    "dict_type": "give an object",
+    "dataclass_type": "give an object",
+    "dataclass_exact_type": "give an object",
+    "literal_error": "choose one of {expected}",
+    "greater_than": "give a number above {gt:g}",
+    "greater_than_equal": "give a number of {ge:g} or more",
+    "less_than_equal": "give a number of {le:g} or less",
+    "too_short": "give {min_length} or more",
+    "too_long": "give {max_length} or fewer",
+}
 
 
 def refused(allowed: str) -> PydanticCustomError:
-    return PydanticCustomError("not_allowed", f"it should be {allowed}")  # type: ignore[arg-type]
+    return PydanticCustomError("not_allowed", f"give {allowed}")
 
 
 def one_line(text: str, limit: int = 200) -> str:
@@ -133,6 +162,17 @@ def finite_number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise refused("a finite number")
     return value
+
+
+def one_of(*allowed: str) -> AfterValidator:
+    """Make an annotation of text that is one of these."""
+
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise PydanticCustomError("not_allowed", f"choose one of {', '.join(allowed)}")
+        return value
+
+    return AfterValidator(check)
 
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -242,21 +282,21 @@ def program_version() -> str:
         return "run from its source, without a version"
 
 
+@record
+class Sizes:
+    """Bytes of a photo, over photos."""
+
+    mean: Positive
+    p95: Count  # 95 of 100 photos need at most this
+    max: Count
+
+
 def percent(hits: NDArray[np.bool_]) -> float | None:
-    """Share of True in percent; None of nothing."""
+    """Compute the share of True in percent; None without any hits to count."""
     return float(hits.mean()) * 100 if len(hits) else None
 
 
 def sizes(lengths: NDArray[np.int64]) -> Sizes:
-    """(N,) bytes -> mean, 95th percentile (one of the lengths) and largest."""
+    """Summarise (N,) bytes. The 95th percentile is one of the lengths."""
     p95 = int(np.percentile(lengths, 95, method="inverted_cdf"))
     return Sizes(mean=float(lengths.mean()), p95=p95, max=int(lengths.max()))
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes per photo."""
-
-    mean: float
-    p95: int  # 95 of 100 photos need at most this
-    max: int

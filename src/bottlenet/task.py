@@ -201,9 +201,9 @@ def answer_of(sequence: int, decode_us: int, tail_us: int, found: Top | Result) 
 def parse_task(values: object) -> Task:
     """Read the task of a manifest. InputError: no task, or one with other fields or values out of range."""
     if isinstance(values, (Classification, *NAMED.values())):
-        return values
+        return values  # type: ignore[return-value]
     if not isinstance(values, dict) or "name" not in values:
-        raise InputError(f"its task is {shown(values)}; it should be an object with a name")
+        raise InputError(f"its task is {shown(values)}; give an object with a name")
     kind = NAMED.get(str(values["name"]))  # classification is left out there: a bundle has one id
     if kind is None:
         raise InputError(f"task.name is {shown(values['name'])}; choose one of {', '.join(NAMED)}")
@@ -212,7 +212,7 @@ def parse_task(values: object) -> Task:
     try:
         task: Task = kind(**fields)
     except InputError as error:
-        raise InputError(f"its task can't be used: {error}; export the bundle again") from error
+        raise InputError(f"task {values['name']}: {error}; export the bundle again") from error
     return task
 
 

@@ -18,15 +18,15 @@ from pydantic import AfterValidator, Field, PlainValidator
 from bottlenet.bundle.store import MAX_STORE_BYTES, STORE
 from bottlenet.errors import InputError
 from bottlenet.files import read_bounded
-from bottlenet.records import Number, Sha256, Text, finite_number, one_line, parse, record, refused
+from bottlenet.records import Number, Sha256, Text, finite_number, one_line, one_of, parse, record, refused
 from bottlenet.task import Classification, Port, Task, parse_task, task_values
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import Tables
 
-FORMAT_VERSION = 2
-LADDER_VERSION = 1
+FORMAT_VERSION: Literal[2] = 2
+LADDER_VERSION: Literal[1] = 1
 TABLES = "tables.bin"  # the file that the codec `entropy` needs, and no other has
 LADDER = "ladder.json"
 MAX_CLASSES = 65536  # a class index travels as u16
@@ -60,7 +60,7 @@ class Preprocess:
 
     size: Annotated[int, Field(ge=8, le=4096)]  # side of the square that the head takes, pixels
     crop_fraction: Annotated[Number, Field(gt=0, le=1)]  # side of the centre crop as a share of the short side
-    interpolation: Literal["bicubic", "bilinear"]
+    interpolation: Annotated[str, one_of("bicubic", "bilinear")]
 
 
 @record

@@ -22,9 +22,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bottlenet.errors import InputError
-from bottlenet.records import Count, Number, Positive, Sha256, Text, parse, record, shown
+from bottlenet.records import Count, Number, Positive, Sha256, Text, one_of, parse, record, shown
 
-FORMAT_VERSION = 2
+FORMAT_VERSION: Literal[2] = 2
 SWEEP_VERSION = 1
 DROP_OF = ("top1", "agreement")
 MAX_PROFILE_BYTES = MAX_TRAINED_BYTES = 2**24
@@ -81,7 +81,7 @@ class Detail:
 class Energy:
     """What the device's computing takes: its power while it computes, or the energy of one photo, and who says so."""
 
-    how: Literal["measured", "modelled", "given"]  # with a meter, from something else, by the user
+    how: Annotated[str, one_of("measured", "modelled", "given")]  # with a meter, from something else, by the user
     meter: Text  # what gave it: "RAPL package-0", "--device-power-mw"
     power_mw: Positive | None = None  # while it computes
     energy_mj: Positive | None = None  # of one photo
@@ -103,7 +103,7 @@ class Candidate:
     """One partition. InputError: a value of the wrong type, out of range, or not of this kind."""
 
     name: Text  # what people call it: "split at blocks.8", "cloud-only, JPEG 75"
-    kind: Literal["edge-only", "cloud-only", "split"]
+    kind: Annotated[str, one_of(*KINDS)]
     cut: Text | None  # where, for a split
     device_s: Seconds  # prepare, head, encode: median
     server_s: Seconds  # decode, tail: median, with nothing else to do; 0 for edge-only
@@ -111,7 +111,7 @@ class Candidate:
     payload_bytes_max: Count
     top1_drop: Points  # below the uncut network, on the same photos
     # "top1": of labelled photos; "agreement": share of photos with another answer than the uncut network's
-    drop_of: Literal["top1", "agreement"]
+    drop_of: Annotated[str, one_of(*DROP_OF)]
     energy: Energy | None = None  # None: not known
     payload_bytes_p95: Count | None = None  # 95 of 100 photos need at most this; None: not known
     detail: Detail | None = None  # None: not measured
@@ -201,7 +201,7 @@ class Kept:
     payload_bytes_p95: Count
     payload_bytes_max: Count
     top1_drop: Points
-    drop_of: Literal["top1", "agreement"]
+    drop_of: Annotated[str, one_of(*DROP_OF)]
 
     def __post_init__(self) -> None:
         self.applied_to(Candidate(self.name, "split", self.cut, 0.0, 0.0, 0.0, 0, 0.0, "top1"))

@@ -13,23 +13,21 @@ A sweep's candidates.json: every trial, what was kept, and what was skipped and 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import shlex
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from bottlenet.errors import InputError
 from bottlenet.files import read_at_most
 from bottlenet.measure.bench import Report
 from bottlenet.measure.evaluate import Evaluation
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
-from bottlenet.records import check_fields, check_number, check_text, shown, without_root
+from bottlenet.records import check_number, check_text, convert, shown, without_root
 from bottlenet.report.charts import Axis, Rule, Series, line_chart, spanning
 from bottlenet.report.sections import Figure, Table, number, quoted
 from bottlenet.train.sweep.folder import parse_figures
@@ -108,34 +106,6 @@ def parse_json(text: str) -> Any:
         return json.loads(text, parse_constant=refused)
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100}); give another file") from error
-
-
-def typed(record: type[Any], values: object, what: str) -> Any:
-    """`record(...)` of a JSON object. InputError: not of its types, or `record` refuses it."""
-    check_fields(what, values, record, AGAIN)
-    assert isinstance(values, dict)
-    hints = get_type_hints(record)
-    return record(**{name: converted(hints[name], value, f"{what}.{name}") for name, value in values.items()})
-
-
-def converted(hint: Any, value: object, what: str) -> Any:
-    """One value. InputError: of another type."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        (wanted,) = [each for each in arguments if each is not type(None)]
-        return None if value is None else converted(wanted, value, what)
-    if origin is tuple:
-        if not isinstance(value, list) or len(value) > MOST_ITEMS:
-            raise InputError(f"{what} is {shown(value)}; give a list of at most {MOST_ITEMS}")
-        return tuple(converted(arguments[0], each, f"{what}[{number}]") for number, each in enumerate(value))
-    if dataclasses.is_dataclass(hint):
-        assert isinstance(hint, type)
-        return typed(hint, value, what)
-    if hint is float and is_number(value):
-        return value
-    if hint in (int, bool, str) and type(value) is hint:
-        return value
-    raise InputError(f"{what} is {shown(value)}; {AGAIN}")
 
 
 def is_number(value: object) -> bool:
@@ -327,7 +297,7 @@ def parse_tried(row: object) -> Tried:
     if not isinstance(row, dict):
         raise InputError(f"a trial is {shown(row)}; {AGAIN}")
     names = [field.name for field in fields(Trial)]
-    trial = typed(Trial, {name: row[name] for name in names if name in row}, "trial")
+    trial = convert(Trial, {name: row[name] for name in names if name in row}, AGAIN)
     status = row.get("status")
     check_text("status", status, 1000)
     found = [None if row.get(name) is None else finite_figures(row[name]) for name in ("figures", "evaluated")]
@@ -556,8 +526,8 @@ def read_evaluation(document: dict[str, Any], path: Path) -> Evaluated:
     names = {field.name for field in fields(Evaluation)}
     result = {name: value for name, value in document.items() if name in names}
     rest = {name: value for name, value in document.items() if name not in names | OUTSIDE}
-    origin = typed(Origin, {**asdict(Origin()), **rest}, "evaluation")
-    return Evaluated(typed(Evaluation, result, "evaluation"), origin)
+    origin = convert(Origin, {**asdict(Origin()), **rest}, AGAIN)
+    return Evaluated(convert(Evaluation, result, AGAIN), origin)
 
 
 def read_profile(document: dict[str, Any], path: Path) -> Profile:
@@ -573,7 +543,7 @@ def read_bench(document: dict[str, Any], path: Path) -> Report:
 
 def parse_report(values: object) -> Report:
     """InputError: not as `bottlenet bench` writes it."""
-    report: Report = typed(Report, values, "bench")
+    report: Report = convert(Report, values, AGAIN)
     if not report.conditions or not report.rows or len(report.rows) % len(report.conditions):
         raise InputError(
             f"bench: {len(report.rows)} rows for {len(report.conditions)} links; make it again with bottlenet bench"
