@@ -53,8 +53,8 @@ WITH_TORCH = {"net", "photos", "train", "privacy", "cli"}
 OUTSIDE = {
     "errors": set(),
     "wire": {"numpy", "simplejpeg", "PIL", "constriction"},
-    "bundle": {"numpy", "onnxruntime", "PIL", "paho"},
-    "plan": {"numpy"},
+    "bundle": {"numpy", "onnxruntime", "PIL", "paho", "pydantic"},
+    "plan": {"numpy", "pydantic"},
     "edge": {"numpy", "PIL", "websockets", "paho"},
     "cloud": {
         "numpy",
