@@ -1,4 +1,4 @@
-"""A file on disk, whole or not at all, whenever the power goes; and a folder likewise.
+"""Files and folders that are written whole or not at all, whenever the power goes; and bounded reads.
 
 bytes -> .bottlenet-xxxxxxxx.part beside it -> flushed to the disk -> renamed to NAME -> the folder flushed
 files -> write_new, each, in the folder that `replacing` gives, beside it -> put_in_place
@@ -23,7 +23,7 @@ LEFTOVER = re.compile(r"\.bottlenet-[0-9a-f]{8}\.part")  # what `write_whole` le
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """All of it, for good, or what was there before. OSError: it can't."""
+    """Write all of it, for good, or leave what was there before. OSError: it can't."""
     part = path.with_name(f".bottlenet-{secrets.token_hex(4)}.part")  # any name fits, however long NAME is
     try:
         with open(part, "xb") as file:
@@ -39,8 +39,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def part_of(path: Path) -> Iterator[Path]:
-    """A name beside `path` for who writes it bit by bit; it takes its place when the block is through, and goes if that
-    fails. Each process has its own.
+    """Yield a name beside `path` to write to bit by bit; the file takes `path`'s place when the block succeeds, and
+    goes if it fails. Each process has its own.
     """
     part = path.with_suffix(f".part{os.getpid()}")
     try:
@@ -51,7 +51,9 @@ def part_of(path: Path) -> Iterator[Path]:
 
 
 def read_at_most(file: BinaryIO, limit: int) -> bytes:
-    """The next `limit` bytes, or all there are. Python's own `read` first sets aside `limit`, however few there are."""
+    """Read the next `limit` bytes, or all there are. Python's own `read` first sets aside `limit`, however few there
+    are.
+    """
     data = bytearray()
     while chunk := file.read(min(CHUNK_BYTES, limit - len(data))):
         data += chunk
@@ -59,7 +61,7 @@ def read_at_most(file: BinaryIO, limit: int) -> bytes:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """All of a file. InputError: it is larger than `limit` bytes. OSError: it can't be read."""
+    """Read a whole file. InputError: it is larger than `limit` bytes. OSError: it can't be read."""
     with open(path, "rb") as file:
         data = read_at_most(file, limit + 1)
     if len(data) > limit:
@@ -108,7 +110,7 @@ def write_new(path: Path, content: bytes | Path) -> str:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, whose place it takes when the block has filled it; if that fails, it goes.
+    """Yield an empty folder beside `target`, whose place it takes when the block has filled it; if that fails, it goes.
 
     OSError: it can't be made or renamed.
     """

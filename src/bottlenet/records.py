@@ -187,7 +187,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 def parse_versioned(
     data: bytes, what: str, version: int, advice: str, *, marks: tuple[str, ...] = ("format_version",)
 ) -> dict[str, object]:
-    """A JSON object of that format version, by whose fields `marks` one knows what it is.
+    """Parse a JSON object of that format version, which is recognised by its fields `marks`.
 
     InputError: no JSON, no `what` of BottleNet, or of another version.
     """
@@ -208,7 +208,7 @@ def parse_versioned(
 
 
 def check_fields(what: str, values: object, record: type[object], advice: str) -> None:
-    """InputError unless `values` is a dict with exactly the fields of the dataclass `record`."""
+    """Raise InputError unless `values` is a dict with exactly the fields of the dataclass `record`."""
     if not isinstance(values, dict):
         raise InputError(f"its {what} is {shown(values)}; it must be an object")
     assert dataclasses.is_dataclass(record)
@@ -220,7 +220,7 @@ def check_fields(what: str, values: object, record: type[object], advice: str) -
 
 
 def check_number(what: str, value: object, low: float, high: float) -> None:
-    """InputError unless `value` is a number from `low` to `high`."""
+    """Raise InputError unless `value` is a number from `low` to `high`."""
     # NaN is not between anything.
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         allowed = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
@@ -228,33 +228,33 @@ def check_number(what: str, value: object, low: float, high: float) -> None:
 
 
 def check_integer(what: str, value: object, low: int, high: int) -> None:
-    """InputError unless `value` is an integer from `low` to `high`."""
+    """Raise InputError unless `value` is an integer from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         allowed = f"only {low} is allowed" if low == high else f"give an integer from {low} to {high}"
         raise InputError(f"{what} is {shown(value)}; {allowed}")
 
 
 def check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
-    """InputError unless `value` is one of `allowed`."""
+    """Raise InputError unless `value` is one of `allowed`."""
     if not isinstance(value, str) or value not in allowed:
         raise InputError(f"{what} is {shown(value)}; choose one of {', '.join(allowed)}")
 
 
 def check_text(what: str, value: object, limit: int = 200) -> None:
-    """InputError unless `value` is one line of valid Unicode, 1 to `limit` characters long."""
+    """Raise InputError unless `value` is one line of valid Unicode, 1 to `limit` characters long."""
     # isprintable also refuses lone surrogates, which JSON can spell and UTF-8 can't.
     if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
         raise InputError(f"{what} is {shown(value)}; give one line of 1 to {limit} printable characters")
 
 
 def shown(value: object) -> str:
-    """`value` for a message: on one line, and short whatever it is."""
+    """Format `value` for a message: on one line, and short whatever it is."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def unchecked(kind: type[T], fields: Mapping[str, object]) -> T:
-    """A record of this kind, as its constructor makes it, of fields that are known to fit: all of them.
+    """Make a record of fields that are known to fit, without checking them.
 
     A server makes several a photo, and a constructor that looks at each field takes three times as long.
     """
@@ -264,18 +264,18 @@ def unchecked(kind: type[T], fields: Mapping[str, object]) -> T:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """`bottlenet ...` of what `sys.argv` holds; of a path that starts at the root, or at home, only its last part."""
+    """Quote `sys.argv` as `bottlenet ...`; of a path that starts at the root, or at home, keep the last part only."""
     return " ".join(["bottlenet", *(shlex.quote(without_root(each)) for each in arguments[1:])])
 
 
 def without_root(argument: str) -> str:
-    """`--out=/home/me/x` -> `--out=x`."""
+    """Shorten `--out=/home/me/x` to `--out=x`."""
     option, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
     return option + equals + (Path(value).name if value.startswith("~") or Path(value).is_absolute() else value)
 
 
 def program_version() -> str:
-    """Of the installed package."""
+    """Return the version of the installed package."""
     try:
         return metadata.version("bottlenet")
     except metadata.PackageNotFoundError:

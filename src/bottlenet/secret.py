@@ -1,4 +1,4 @@
-"""A token or a password from a file: one line, read again each time, and in no message whatever is wrong with it."""
+"""Tokens and passwords from files: one line, read again each time, and never in a message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Secret:
     characters: str  # that it may have, for messages
 
     def read(self, path: str | Path) -> str:
-        """The one that is alone in a file. InputError: can't be read."""
+        """Read the one secret that is alone in a file. InputError: can't be read."""
         try:
             with open(path, "rb") as file:
                 data = file.read(MAX_FILE_BYTES)
@@ -30,7 +30,7 @@ class Secret:
         return self.check(data.decode("latin-1").strip(), str(path))
 
     def check(self, value: str, where: str) -> str:
-        """The value."""
+        """Pass a value that may be one."""
         if self.pattern.fullmatch(value) is None:
             raise InputError(f"{where} holds no {self.what}; one line of {self.characters} is one")
         return value

@@ -1,4 +1,4 @@
-"""What a network answers with: one label, several, a map of classes, or boxes; and from its output to the answer.
+"""Tasks: whether a network answers with one label, several, a map of classes or boxes, and how its output becomes that.
 
     task             tail.onnx gives, for each photo        the answer
     classification   scores (classes,) float32, logits      the five best
@@ -55,7 +55,7 @@ class Port:
     shape: tuple[int, ...]  # of one photo, without the batch
 
     def blank(self, count: int) -> NDArray[Any]:
-        """(count, *shape) for photos without any: NaN, or 0 where there is no such number."""
+        """Make (count, *shape) for photos without any: NaN, or 0 where there is no such number."""
         return np.full((count, *self.shape), np.nan if self.dtype == FLOAT else 0, KINDS[self.dtype])
 
 
@@ -67,14 +67,14 @@ class Classification:
     gives = NoneType  # the kind of an answer's `result`
 
     def check(self, num_classes: int) -> None:
-        """Any number of classes will do."""
+        """Accept any number of classes."""
 
     def output(self, num_classes: int) -> Port:
-        """Logits."""
+        """Describe the logits."""
         return Port("scores", FLOAT, (num_classes,))
 
     def results(self, scores: NDArray[Any]) -> Sequence[Top | None]:
-        """(B, classes) -> of each photo the best; None: no numbers."""
+        """Pick the best of each row of (B, classes); None: no numbers."""
         return best_of_each(scores)
 
 
@@ -88,16 +88,16 @@ class Multilabel:
     gives = Classes
 
     def check(self, num_classes: int) -> None:
-        """InputError: not one threshold a class."""
+        """Raise InputError unless there is one threshold a class."""
         if len(self.thresholds) != num_classes:
             raise InputError(f"{len(self.thresholds)} thresholds for {num_classes} classes; give one each")
 
     def output(self, num_classes: int) -> Port:
-        """Logits."""
+        """Describe the logits."""
         return Port("scores", FLOAT, (num_classes,))
 
     def results(self, scores: NDArray[Any]) -> Sequence[Classes | None]:
-        """(B, classes) -> of each photo what is there, at most 255 of them; None: no numbers."""
+        """Pick the classes of each row of (B, classes), at most 255 of them; None: no numbers."""
         return [self._there(row) if np.isfinite(row).all() else None for row in scores]
 
     def _there(self, scores: NDArray[Any]) -> Classes:
@@ -121,16 +121,16 @@ class Segmentation:
         check_grid(self.rows, self.columns)
 
     def check(self, num_classes: int) -> None:
-        """InputError: more classes than a place of a map can tell apart."""
+        """Raise InputError for more classes than a place of a map can tell apart."""
         if num_classes > MAX_MAP_INDEX + 1:
             raise InputError(f"a segmentation has {num_classes} classes; give {MAX_MAP_INDEX + 1} or fewer")
 
     def output(self, num_classes: int) -> Port:
-        """The best class of each place."""
+        """Describe the best class of each place."""
         return Port("map", BYTE, (self.rows, self.columns))
 
     def results(self, maps: NDArray[Any]) -> Sequence[ClassMap]:
-        """(B, rows, columns) -> of each photo the map."""
+        """Make a map of each photo's (rows, columns)."""
         return [ClassMap.of(each) for each in maps]
 
 
@@ -145,23 +145,23 @@ class Detection:
     gives = Boxes
 
     def check(self, num_classes: int) -> None:
-        """Any number of classes will do."""
+        """Accept any number of classes."""
 
     def output(self, num_classes: int) -> Port:
-        """Edges, score, class index."""
+        """Describe edges, score and class index of each box."""
         return Port("boxes", FLOAT, (self.boxes, 6))
 
     def results(self, boxes: NDArray[Any]) -> Sequence[Boxes | None]:
-        """(B, boxes, 6) -> of each photo those that are told; None: no numbers that an answer holds."""
+        """Pick the boxes of each photo of (B, boxes, 6); None: no numbers that an answer holds."""
         return [self._boxes(rows) if np.isfinite(rows).all() and fits(rows[:, 5]) else None for rows in boxes]
 
-    def told(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
-        """(boxes, 6) -> (boxes,): which have a score of the threshold or more."""
+    def above(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return (boxes,) of (boxes, 6): those with a score of the threshold or more."""
         kept: NDArray[np.bool_] = (rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)
         return kept
 
     def _boxes(self, rows: NDArray[Any]) -> Boxes:
-        rows = rows[self.told(rows)].astype(np.float64)
+        rows = rows[self.above(rows)].astype(np.float64)
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
         rows[:, :5] = rows[:, :5].clip(0, 1)
         rows[:, 2:4] = np.maximum(rows[:, 2:4], rows[:, :2])
@@ -169,7 +169,7 @@ class Detection:
 
 
 def fits(indices: NDArray[Any]) -> bool:
-    """Whether an answer can hold them."""
+    """Return whether an answer can hold these class indices."""
     return bool(((indices >= 0) & (indices <= MAX_CLASS_INDEX)).all())
 
 
@@ -177,14 +177,14 @@ Task: TypeAlias = Classification | Multilabel | Segmentation | Detection
 
 
 def most_answer_bytes(task: Task) -> int:
-    """No answer has more: of a map that zlib finds nothing to save in, or of all boxes."""
+    """Bound an answer's bytes: a map that zlib finds nothing to save in, or all boxes."""
     if isinstance(task, Segmentation):
         return task.rows * task.columns + BESIDE_BYTES
     return BESIDE_BYTES + (BOX.size * task.boxes if isinstance(task, Detection) else 0)
 
 
 def answer_of(sequence: int, decode_us: int, tail_us: int, found: Top | Result) -> Answer:
-    """With what a task's `results` gave for a photo, which fits; as do numbers that were measured here."""
+    """Make an answer of what a task's `results` gave for a photo."""
     top, result = (found, None) if isinstance(found, tuple) else ((), found)
     fields = {
         "sequence": sequence,
@@ -217,17 +217,19 @@ def parse_task(values: object) -> Task:
 
 
 def task_values(task: Task) -> dict[str, object]:
-    """For a manifest, what `parse_task` reads."""
+    """Return for a manifest what `parse_task` reads."""
     return {"name": task.name, **dataclasses.asdict(task)}
 
 
 def is_dense(task: Task) -> bool:
-    """Whether an answer is about places in the photo."""
+    """Return whether an answer is about places in the photo."""
     return isinstance(task, Segmentation | Detection)
 
 
 def needs_one_label(task: Task, what: str) -> None:
-    """InputError unless the network gives one label: `what`, such as `bottlenet bench`, makes sense of nothing else."""
+    """Raise InputError unless the network gives one label: `what`, such as `bottlenet bench`, makes sense of nothing
+    else.
+    """
     if not isinstance(task, Classification):
         raise InputError(f"{what} is for networks that give one label, and this one's task is {task.name}")
 

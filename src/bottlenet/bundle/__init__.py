@@ -93,7 +93,8 @@ class Bundle:
         return self.manifest.make_codec(self.tables)
 
     def codec_of(self, code: int, setting: int) -> Codec:
-        """What a frame of this bundle was made with, which may be another codec or setting: coarser, for a bad link.
+        """Make the codec that a frame names, which may be another codec or setting than the bundle's: coarser, for a
+        bad link.
 
         FrameError: no such codec, or one that this bundle can't have.
         """
@@ -113,7 +114,8 @@ class Bundle:
         return self.codec.mosaic
 
     def graph(self, name: str) -> Path | bytes:
-        """head.onnx, tail.onnx or uncut.onnx, as onnxruntime takes it: the file, or from a ladder's store its content.
+        """Return head.onnx, tail.onnx or uncut.onnx as onnxruntime takes it: the file, or its content from a ladder's
+        store.
 
         BundleError: the store was changed since.
         """
@@ -168,7 +170,7 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """BundleError: `folder` is no folder, or has no manifest that this version reads."""
+    """Read the manifest in `folder`. BundleError: no folder, or no manifest that this version reads."""
     if not folder.is_dir():
         raise BundleError(f"bundle {folder}: there is no such folder; give the folder that holds {MANIFEST}")
     if (folder / LADDER).is_file():
@@ -189,7 +191,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def store_of(folder: Path) -> Store | None:
-    """The store of the ladder that the bundle in `folder` is a rung of; None: its graphs are in the folder.
+    """Open the store of the ladder that the bundle in `folder` is a rung of; None: its graphs are in the folder.
 
     BundleError: that ladder's ladder.json can't be used.
     """
@@ -203,7 +205,7 @@ def store_of(folder: Path) -> Store | None:
 
 
 def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) -> None:
-    """BundleError unless every file is there and is what its SHA-256 says. Sizes are looked at before contents."""
+    """Raise BundleError unless every file is there and has its SHA-256. Sizes are checked before contents."""
     sizes = file_sizes(folder, digests, store)
     if (total := sum(sizes.values())) > MAX_BUNDLE_BYTES:
         raise BundleError(f"bundle {folder}: it has {total} bytes; at most {MAX_BUNDLE_BYTES} are allowed")
@@ -219,7 +221,7 @@ def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) 
 
 
 def file_sizes(folder: Path, digests: Mapping[str, str], store: Store | None) -> dict[str, int]:
-    """Bytes of each file. BundleError: one is missing."""
+    """Measure each file in bytes. BundleError: one is missing."""
     sizes = {}
     for name, digest in digests.items():
         if store is not None and name in GRAPHS:
@@ -232,7 +234,7 @@ def file_sizes(folder: Path, digests: Mapping[str, str], store: Store | None) ->
 
 
 def read_labels(folder: Path, num_classes: int) -> tuple[str, ...]:
-    """labels.txt as a tuple. BundleError: not UTF-8, not `num_classes` lines, or a line that is no label."""
+    """Read labels.txt. BundleError: not UTF-8, not `num_classes` lines, or a line that is no label."""
     try:
         text = read_bounded(folder / "labels.txt", MAX_LABELS_BYTES).decode()
         # Only "\n" ends a line: splitlines would also cut at characters that a label may hold.
@@ -249,7 +251,7 @@ def read_labels(folder: Path, num_classes: int) -> tuple[str, ...]:
 
 
 def read_tables(folder: Path, manifest: Manifest) -> Tables | None:
-    """tables.bin, if the codec needs it. BundleError: damaged, or for another latent than the manifest's."""
+    """Read tables.bin, if the codec needs it. BundleError: damaged, or for another latent than the manifest's."""
     if not manifest.needs_tables:
         return None
     try:
@@ -261,7 +263,7 @@ def read_tables(folder: Path, manifest: Manifest) -> Tables | None:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """BundleError: the file is larger than `limit` bytes."""
+    """Read a file. BundleError: it is larger than `limit` bytes."""
     with open(path, "rb") as file:
         data = read_at_most(file, limit + 1)
     if len(data) > limit:
@@ -270,7 +272,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def check_replaceable(target: Path) -> None:
-    """BundleError if something is at `target` that is not a bundle and nothing but a bundle."""
+    """Raise BundleError if something is at `target` that is not a bundle and nothing but a bundle."""
     if not target.exists():
         return
     advice = "choose another path, or move it away"

@@ -1,4 +1,4 @@
-"""Several cuts of one network in one folder: a ladder, whose rungs are bundles that share what they can.
+"""Ladders: several cuts of one network in one folder, as rungs that share what they can.
 
     my.ladder/
       ladder.json          which rungs, and of which stretches of the store each graph is made; at most 16 MiB
@@ -81,17 +81,17 @@ class Ladder:
 
 
 def ladder_id(bundles: Iterable[Bundle]) -> bytes:
-    """SHA-256 of their ids, in this order: what a ladder of them has."""
+    """Hash the ids of the rungs, in this order, with SHA-256."""
     return hashlib.sha256(b"".join(bundle.id for bundle in bundles)).digest()
 
 
 def load_any(path: str | Path) -> Bundle | Ladder:
-    """What is at `path`, a bundle or a ladder. BundleError: neither."""
+    """Load the bundle or the ladder at `path`. BundleError: neither is there."""
     return Ladder.load(path) if (Path(path) / LADDER).is_file() else Bundle.load(path)
 
 
 def load_rungs(path: str | Path) -> tuple[Bundle, ...]:
-    """The rungs of the ladder at `path`, or the one bundle that is there. BundleError: neither."""
+    """Load the rungs of the ladder at `path`, or the one bundle that is there. BundleError: neither is there."""
     loaded = load_any(path)
     return loaded.rungs if isinstance(loaded, Ladder) else (loaded,)
 
@@ -101,7 +101,9 @@ OneOrMore: TypeAlias = One | Sequence[One]
 
 
 def load_all(given: OneOrMore) -> list[Bundle]:
-    """Bundles and the rungs of ladders, at a path or loaded. InputError: none at all. BundleError: see `load_any`."""
+    """Load bundles and the rungs of ladders, by path or as they are. InputError: none at all. BundleError: see
+    `load_any`.
+    """
     bundles: list[Bundle] = []
     for each in [given] if isinstance(given, (str, Path, Bundle, Ladder)) else given:
         if isinstance(each, (str, Path)):
@@ -135,7 +137,7 @@ def write_ladder(path: str | Path, bundles: Iterable[Bundle], name: str | None =
 
 
 def in_order(bundles: Sequence[Bundle]) -> list[Bundle]:
-    """From the shallowest to the deepest cut. InputError: as `write_ladder`."""
+    """Sort from the shallowest to the deepest cut. InputError: as `write_ladder`."""
     if not bundles:
         raise InputError("a ladder needs bundles; give one at least")
     seen: dict[str, Bundle] = {}
@@ -152,7 +154,7 @@ def in_order(bundles: Sequence[Bundle]) -> list[Bundle]:
 
 
 def by_depth(bundles: Iterable[Bundle]) -> list[Bundle]:
-    """From the shallowest to the deepest cut; those that are equally deep as they were given."""
+    """Sort from the shallowest to the deepest cut; equally deep ones keep their order."""
     return sorted(bundles, key=lambda each: each.manifest.head_flops_share)
 
 
@@ -180,7 +182,7 @@ def fill(folder: Path, bundles: Sequence[Bundle], name: str) -> None:
 
 
 def folders(bundles: Sequence[Bundle]) -> list[str]:
-    """A folder's name for each, made of its cut's; none is another's, nor ladder.json or store.bin."""
+    """Name a folder for each rung after its cut; no two are equal, and none is ladder.json or store.bin."""
     names: list[str] = []
     taken = {LADDER, STORE}
     for bundle in bundles:
@@ -194,7 +196,7 @@ def folders(bundles: Sequence[Bundle]) -> list[str]:
 
 
 def check_replaceable(target: Path) -> None:
-    """BundleError if something is at `target` that is not a ladder and nothing but a ladder."""
+    """Raise BundleError if something is at `target` that is not a ladder and nothing but a ladder."""
     if not target.exists():
         return
     advice = "choose another path, or move it away"

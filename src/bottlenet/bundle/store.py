@@ -40,11 +40,11 @@ class Store:
     graphs: Mapping[str, Sequence[Stretch]]
 
     def size(self, digest: str) -> int:
-        """Bytes of a graph. BundleError: there is none of that SHA-256."""
+        """Return the bytes of a graph. BundleError: there is none of that SHA-256."""
         return sum(count for _, count in self._stretches(digest))
 
     def chunks(self, digest: str) -> Iterator[bytes]:
-        """A graph's content, at most 1 MiB at a time. BundleError: as `size`, or the store is too short."""
+        """Read a graph, at most 1 MiB at a time. BundleError: as `size`, or the store is too short."""
         with open(self.path, "rb") as file:
             for offset, count in self._stretches(digest):
                 file.seek(offset)
@@ -55,7 +55,7 @@ class Store:
                     yield chunk
 
     def read(self, digest: str) -> bytes:
-        """A whole graph. BundleError: as `chunks`, or the store was changed or can't be read."""
+        """Read a whole graph. BundleError: as `chunks`, or the store was changed or can't be read."""
         try:
             content = b"".join(self.chunks(digest))
         except OSError as error:
@@ -79,7 +79,7 @@ class StoreWriter:
     _places: dict[bytes, int] = field(default_factory=dict)  # SHA-256 of a piece -> its first byte
 
     def add(self, graph: bytes) -> None:
-        """BundleError: the store would be too large. OSError: it can't be written."""
+        """Add a graph. BundleError: the store would be too large. OSError: it can't be written."""
         digest = hashlib.sha256(graph).hexdigest()
         if digest in self.graphs:
             return
@@ -93,7 +93,7 @@ class StoreWriter:
         self.graphs[digest] = stretches
 
     def _place(self, piece: memoryview) -> int:
-        """Where a piece is, from now on at least."""
+        """Return where a piece is, and write it if it is new."""
         key = hashlib.sha256(piece).digest()
         if key not in self._places:
             place = self.file.tell()
@@ -105,7 +105,9 @@ class StoreWriter:
 
 
 def pieces(graph: bytes) -> Iterator[memoryview]:
-    """An ONNX file cut before and behind each of its weights; anything else whole. Together they are all of it."""
+    """Cut an ONNX file before and behind each of its weights; leave anything else whole. Joined, the pieces are the
+    file.
+    """
     whole, done = memoryview(graph), 0
     try:
         weights = list(fields(graph, 0, len(graph), WEIGHT_FIELDS))
@@ -122,7 +124,7 @@ def pieces(graph: bytes) -> Iterator[memoryview]:
 
 
 def fields(data: bytes, start: int, end: int, path: Sequence[int]) -> Iterator[Stretch]:
-    """(first byte, the one behind the last) of each field that `path` leads to in a message. ValueError: it is none."""
+    """Find the start and end of each field that `path` leads to in a message. ValueError: it is none."""
     while start < end:
         key, start = varint(data, start, end)
         kind = key & 7
@@ -145,7 +147,7 @@ def fields(data: bytes, start: int, end: int, path: Sequence[int]) -> Iterator[S
 
 
 def varint(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """(a whole number, where it ends). ValueError: it does not end."""
+    """Read an integer, and return where it ends. ValueError: it does not end."""
     value = 0
     for place in range(start, min(start + 10, end)):
         value |= (data[place] & 127) << (7 * (place - start))

@@ -94,7 +94,7 @@ def same(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> 
     if isinstance(task, Segmentation):
         return float((mine == theirs).mean(axis=(1, 2)).sum())
     if isinstance(task, Detection):
-        return sum(found(a[task.told(a)], b) for a, b in zip(mine, theirs, strict=True))
+        return sum(found(a[task.above(a)], b) for a, b in zip(mine, theirs, strict=True))
     if isinstance(task, Multilabel):
         logits = np.log(np.clip(task.thresholds, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(task.thresholds, 1e-9, 1 - 1e-9))
         return float(((mine >= logits) == (theirs >= logits)).all(axis=1).sum())

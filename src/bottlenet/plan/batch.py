@@ -1,4 +1,4 @@
-"""Which candidate is best on many links at once: the choice of `planner.choose`, without its reasons.
+"""The best candidate on thousands of links at once: the choice of `planner.choose`, without its reasons.
 
     Links (L, 1) x Columns (N,) --Terms (L, N)--> score, latency, who meets the constraints --> best of each link
 
@@ -41,7 +41,6 @@ class Links:
 
     @classmethod
     def of(cls, links: Sequence[Link]) -> Links:
-        """In their order."""
         names = [field.name for field in fields(cls)][:-1]
         rows = [
             (*(getattr(link, name) for name in names), link.max_message_bytes or math.inf)  # which is 1 or more
@@ -62,7 +61,8 @@ def best_of(
     connected: bool = True,
     prices: Prices | None = None,
 ) -> NDArray[np.intp]:
-    """(L,): for each link the index of `choose`'s choice in `profile.candidates`; `NOBODY` where it would refuse.
+    """Choose for many links at once: (L,) indices of `choose`'s choice in `profile.candidates`; `NOBODY` where it would
+    refuse.
 
     Arguments as there; `server_load` is one for all links, or one for each.
 
@@ -74,13 +74,13 @@ def best_of(
         check_radio(wish, link)
     columns = Columns.of(profile.candidates)
     best = np.empty(len(links), np.intp)
-    for part in parts(len(links), len(profile.candidates)):
+    for part in chunks(len(links), len(profile.candidates)):
         best[part] = best_here(columns, Links.of(links[part]), wish, loads[part], connected=connected)
     return best
 
 
 def load_column(server_load: float | Sequence[float], count: int) -> Floats:
-    """(L, 1). InputError: a load below 0, or not as many as links."""
+    """Spread loads over links: (L, 1). InputError: a load below 0, or not as many as links."""
     given = [server_load] * count if isinstance(server_load, int | float) else list(server_load)
     if len(given) != count:
         raise InputError(f"there are {len(given)} server loads for {count} links; give one for all, or one for each")
@@ -89,15 +89,15 @@ def load_column(server_load: float | Sequence[float], count: int) -> Floats:
     return np.array(given, np.float64).reshape(count, 1)
 
 
-def parts(links: int, candidates: int) -> Iterator[slice]:
-    """So many links at once that the arrays stay small."""
+def chunks(links: int, candidates: int) -> Iterator[slice]:
+    """Split the links so that the arrays stay small."""
     step = max(1, AT_ONCE // candidates)
     for start in range(0, links, step):
         yield slice(start, start + step)
 
 
 def best_here(columns: Columns, links: Links, wish: Wish, loads: Floats, *, connected: bool) -> NDArray[np.intp]:
-    """(L,) indices, or `NOBODY`."""
+    """Choose for so many links that the arrays stay small: (L,) indices, or `NOBODY`."""
     terms = Terms.of(columns, links, connected=connected)
     latency = terms.latency_s(links, loads)  # (L, N)
     score = score_of(wish, terms, links, latency)

@@ -1,4 +1,4 @@
-"""What a link between device and server is like: `Link`; those the paper computes with, `LINKS`, and all, `PRESETS`.
+"""Links between device and server: `Link`; those the paper computes with, `LINKS`, and all, `PRESETS`.
 
 Where each figure comes from; [A] marks an assumption of ours, for which no source was found:
 
@@ -61,7 +61,7 @@ class Radio:
                 raise InputError(f"radio: {name} is {value}; give a number, 0 or more")
 
     def power_mw(self, uplink_bps: float) -> float:
-        """While it sends."""
+        """Compute the power of the radio while it sends, mW."""
         return self.alpha_mw_per_mbps * uplink_bps / 1e6 + self.beta_mw
 
 
@@ -108,12 +108,12 @@ class Link:
         return math.nan if self.radio is None else self.radio.power_mw(self.uplink_bps)
 
     def exchange_s(self, sent_bytes: float) -> float:
-        """Seconds from sending so many bytes to a short answer, without computing at either end, or loss."""
+        """Compute the seconds from sending so many bytes to a short answer, without loss or computing at either end."""
         return self.round_trip_s + sent_bytes * 8 / self.uplink_bps
 
 
 def parse_link(text: str) -> Link:
-    """A preset's name, or "bps,round trip[,loss]".
+    """Parse a preset's name, or "bps,round trip[,loss]".
 
     1.1e6,0.1,0.01 and 1.1M,100ms,1% are the same: 1.1 Mbit/s up, a round trip of 0.1 s, and 1 of 100 packets lost. No
     radio power is known of such a link. InputError: neither of the two, or see `Link`.
@@ -139,7 +139,7 @@ def parse_link(text: str) -> Link:
 
 
 def scaled(text: str, what: str, units: dict[str, float]) -> float:
-    """A number with one of these units behind it, or none. InputError: anything else."""
+    """Parse a number with one of these units behind it, or none. InputError: anything else."""
     unit = next((unit for unit in units if text.endswith(unit)), "")
     try:
         return float(text.removesuffix(unit)) * units.get(unit, 1.0)
@@ -156,7 +156,7 @@ def over_stream(
     downlink_bps: float | None = None,
     radio: Radio | None = None,
 ) -> Link:
-    """A link that carries WebSocket over TCP."""
+    """Describe a link that carries WebSocket over TCP."""
     return Link(
         name,
         uplink_bps,
@@ -172,7 +172,7 @@ def over_stream(
 def in_messages(
     name: str, bps: float, round_trip_s: float, *, setup_s: float, overhead_bytes: int, max_message_bytes: int
 ) -> Link:
-    """A link that carries whole messages of a limited size; one of them is one packet."""
+    """Describe a link that carries whole messages of a limited size, each in one packet."""
     return Link(
         name,
         bps,

@@ -1,4 +1,4 @@
-"""Which partition is best, and why: the selection phase of the paper's Algorithm 1, for links with a round trip.
+"""The best partition, and why: the selection phase of the paper's Algorithm 1, for links with a round trip.
 
     profile, link, load --Terms--> latency, energy, bytes, cost of each candidate
       `--constraints--> rejected, each with what it would need
@@ -6,16 +6,11 @@
 
 Ties go to the lower latency, then to fewer bytes, then to the first in the profile.
 
-Where the choice changes: at which bandwidth, round trip or server load another candidate wins.
-
-Score and latency of every candidate are straight lines in each of the three (bandwidth: in 1 / uplink). So "candidate i
+Where the choice changes, at which bandwidth, round trip or server load another candidate wins, is found in closed
+form. Score and latency of every candidate are straight lines in each of the three (bandwidth: in 1 / uplink). So "candidate i
 may be chosen, and beats the choice" holds on one interval of the axis, whose ends are where two lines cross or where a
 line meets the deadline: closed forms, nothing is searched. The nearest such interval on either side of where we are,
 or the point at which the choice itself misses the deadline, is a flip.
-
-Numbers and reasons in words: one sentence that says what wins, by how much, and where that changes.
-
-What a partition has to meet, which do not, and what to relax where none does.
 """
 
 from __future__ import annotations
@@ -76,7 +71,7 @@ class Lines:
 
     @classmethod
     def through(cls, values: Floats, slopes: Floats, x: float) -> Lines:
-        """Those with these values at `x`."""
+        """Draw the lines that have these values at `x`."""
         return cls(values - slopes * x, slopes)
 
 
@@ -94,13 +89,13 @@ class Situation:
     pick: Pick
 
     def x(self, quantity: str) -> float:
-        """Where we are."""
+        """Return the quantity's present value."""
         if quantity == "server_load":
             return self.server_load
         return 1 / self.link.uplink_bps if quantity == "uplink_bps" else self.link.round_trip_s
 
     def at(self, quantity: str, x: float) -> tuple[Link, float]:
-        """The link and load with another x."""
+        """Return the link and load with another x."""
         if quantity == "server_load":
             return self.link, x
         if quantity == "uplink_bps":
@@ -108,18 +103,18 @@ class Situation:
         return dataclasses.replace(self.link, round_trip_s=x), self.server_load
 
     def latency(self, quantity: str) -> Lines:
-        """Of every candidate."""
+        """Return the latency of every candidate as lines over a quantity."""
         slopes = latency_slopes(self.terms)[quantity]
         return Lines.through(self.terms.latency_s(self.link, self.server_load), slopes, self.x(quantity))
 
 
 def latency_slopes(terms: Terms) -> dict[str, Floats]:
-    """Quantity -> (N,) seconds per x."""
+    """Differentiate latency by each quantity: quantity -> (N,) seconds per x."""
     return {"uplink_bps": terms.bits, "round_trip_s": terms.rounds, "server_load": terms.server_s}
 
 
 def find_flips(now: Situation, choice: int, names: Callable[[int], str]) -> tuple[Flip, ...]:
-    """The nearest on either side, of each quantity; none where nothing ever changes."""
+    """Find the nearest flip on either side, of each quantity; none where nothing ever changes."""
     flips = []
     for quantity in QUANTITIES:
         lines = Lines.through(now.score(now.link, now.server_load), now.score_slopes[quantity], now.x(quantity))
@@ -139,7 +134,7 @@ def find_flips(now: Situation, choice: int, names: Callable[[int], str]) -> tupl
 def intervals(
     score: Lines, latency: Lines, choice: int, allowed: NDArray[np.bool_], deadline_s: float | None
 ) -> tuple[Floats, Floats]:
-    """Where candidate i may be chosen and beats `choice`, as (low, high); (inf, -inf) where nowhere.
+    """Find where candidate i may be chosen and beats `choice`, as (low, high); (inf, -inf) where nowhere.
 
     At i = choice: where that misses the deadline.
     """
@@ -157,7 +152,7 @@ def intervals(
 
 
 def half_line(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Where a + b * x < 0, as (low, high); (inf, -inf) where never. NaN, not known, is never."""
+    """Solve a + b * x < 0, as (low, high); (inf, -inf) where never. NaN, not known, is never."""
     low, high = np.full_like(a, math.inf), np.full_like(a, -math.inf)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         cross = -a / b
@@ -168,7 +163,7 @@ def half_line(a: Floats, b: Floats) -> tuple[Floats, Floats]:
 
 
 def nearest(low: Floats, high: Floats, x: float, *, up: bool) -> list[float]:
-    """Where the first intervals on that side of `x` begin, nearest first.
+    """Find where the first intervals on that side of `x` begin, nearest first.
 
     One would do, but for those that differ from the choice by less than floats can tell.
     """
@@ -179,7 +174,7 @@ def nearest(low: Floats, high: Floats, x: float, *, up: bool) -> list[float]:
 
 
 def at_flip(now: Situation, quantity: str, x: float, choice: int, *, up: bool) -> tuple[float, int | None] | None:
-    """(value, who wins behind it); None where nobody goes there, or nothing changes that floats can tell."""
+    """Name the value of a flip and who wins behind it; None where nothing changes that floats can tell."""
     slowest = 1 / SLOWEST_BPS if quantity == "uplink_bps" else LARGEST[quantity]
     smallest = 1 / LARGEST["uplink_bps"] if quantity == "uplink_bps" else 0.0
     if not smallest < x < slowest:
@@ -197,7 +192,7 @@ SAID = 3  # flips in a sentence
 def reason(
     choice: Prediction, runner_up: Prediction | None, flips: Sequence[Flip], objective: str, link_name: str
 ) -> str:
-    """One sentence."""
+    """Say in one sentence what wins, by how much, and where that changes."""
     best = score(choice, objective)
     text = f"{choice.name} wins on {link_name} with {amount(best, objective)} a photo"
     if runner_up is None:
@@ -213,7 +208,7 @@ def reason(
 
 
 def compared(other: float, best: float) -> str:
-    """How much more, where that can be said."""
+    """Say how much more the other takes, where that can be said."""
     if other == best:
         return ", as much"
     if best <= 0:
@@ -222,7 +217,7 @@ def compared(other: float, best: float) -> str:
 
 
 def flip_words(flip: Flip) -> str:
-    """Above 22 Mbit/s cloud-only wins."""
+    """Describe a flip, as in "Above 22 Mbit/s cloud-only wins"."""
     where = {
         "uplink_bps": f"{flip.side} {rate(flip.value)}",
         "round_trip_s": f"with a round trip {flip.side} {duration(flip.value)}",
@@ -232,7 +227,7 @@ def flip_words(flip: Flip) -> str:
 
 
 def score(prediction: Prediction, objective: str) -> float:
-    """What the objective minimises."""
+    """Return what the objective minimises."""
     value = {
         "latency": prediction.latency_s,
         "energy": prediction.device_energy_mj,
@@ -244,7 +239,7 @@ def score(prediction: Prediction, objective: str) -> float:
 
 
 def amount(value: float, objective: str) -> str:
-    """A score with its unit."""
+    """Format a score with its unit."""
     if objective == "latency":
         return duration(value)
     return {
@@ -255,12 +250,12 @@ def amount(value: float, objective: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3.1 ms, 12.5 s."""
+    """Format seconds: 3.1 ms, 12.5 s."""
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def rate(bps: float) -> str:
-    """Three digits: 22 Mbit/s."""
+    """Format bits per second with three digits: 22 Mbit/s."""
     for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
         if bps >= size:
             return f"{bps / size:.3g} {unit}" if bps < 1000 * size else f"{bps / size:,.0f} {unit}"
@@ -268,7 +263,7 @@ def rate(bps: float) -> str:
 
 
 def at_least(value: float) -> str:
-    """Rounded up to four digits, so that what is said is enough."""
+    """Format a number rounded up to four digits, so that what is said is enough."""
     if value == 0:
         return "0"
     step = 10.0 ** (math.floor(math.log10(abs(value))) - 3)
@@ -329,7 +324,7 @@ class Check:
 
 
 def check_radio(wish: Wish, link: Link) -> None:
-    """InputError: the objective is energy, and the link's radio not known."""
+    """Raise InputError if the objective is energy and the link's radio is not known."""
     if wish.objective == "energy" and link.radio is None:
         raise InputError(
             f"objective energy needs the radio power of link {link.name}, for which there is no source; choose 3g, 4g "
@@ -338,7 +333,7 @@ def check_radio(wish: Wish, link: Link) -> None:
 
 
 def score_of(wish: Wish, terms: Terms, link: Road, latency_s: Floats) -> Floats:
-    """What the objective minimises, in the shape of `latency_s`, which is `terms.latency_s` at the load that counts."""
+    """Compute what the objective minimises, in the shape of `latency_s`: `terms.latency_s` at the load that counts."""
     if wish.objective == "latency":
         return latency_s
     if wish.objective == "energy":
@@ -347,12 +342,12 @@ def score_of(wish: Wish, terms: Terms, link: Road, latency_s: Floats) -> Floats:
 
 
 def with_rounding(limit: Limit) -> Limit:
-    """What still counts as this limit."""
+    """Widen a limit by what floats may round."""
     return limit + ROUNDING * abs(limit)
 
 
 def checks_of(wish: Wish, terms: Terms, link: Link, server_load: float) -> list[Check]:
-    """Those that the user gave, and those of the link and the objective."""
+    """List the constraints that the user gave, and those of the link and the objective."""
     checks = []
     if link.max_message_bytes is not None:
         checks.append(Check("message", link.max_message_bytes, terms.message_bytes))
@@ -368,7 +363,6 @@ def checks_of(wish: Wish, terms: Terms, link: Link, server_load: float) -> list[
 
 
 def all_met(checks: Sequence[Check], count: int) -> NDArray[np.bool_]:
-    """(N,)."""
     met = np.ones(count, bool)
     for check in checks:
         met &= check.met
@@ -376,7 +370,7 @@ def all_met(checks: Sequence[Check], count: int) -> NDArray[np.bool_]:
 
 
 def rejections(candidates: Sequence[Candidate], checks: Sequence[Check]) -> tuple[Rejected, ...]:
-    """Who does not meet which constraint; the first counts."""
+    """List the candidates that miss a constraint, each with the first that it misses."""
     rejected: dict[int, Rejected] = {}
     for check in checks:
         for i in np.flatnonzero(~check.met).tolist():
@@ -386,7 +380,7 @@ def rejections(candidates: Sequence[Candidate], checks: Sequence[Check]) -> tupl
 
 
 def nobody(candidates: Sequence[Candidate], checks: Sequence[Check], link: Link) -> InputError:
-    """No candidate meets the constraints: which to relax, and what the nearest candidate would need."""
+    """Explain that no candidate meets the constraints: which to relax, and what the nearest candidate would need."""
     missed = np.array([~check.met for check in checks])  # (checks, N)
     fixed = np.array([check.name in FIXED for check in checks])
     # Where the link or the objective is in the way of everybody, no limit of the user's helps.
@@ -406,12 +400,12 @@ def nobody(candidates: Sequence[Candidate], checks: Sequence[Check], link: Link)
 
 
 def excess(check: Check, i: int) -> float:
-    """How far off, as a share of the limit."""
+    """Compute how far candidate i is off, as a share of the limit."""
     return float(check.needs[i] - check.limit) / max(abs(check.limit), 1e-9)
 
 
 def limit_words(check: Check, i: int) -> str:
-    """One constraint, and what it would have to be."""
+    """Describe one constraint, and what it would have to be."""
     needs = float(check.needs[i])
     if check.name == "deadline":
         return f"the deadline from {check.limit * 1e3:g} ms to {at_least(needs * 1e3)} ms"
@@ -421,7 +415,7 @@ def limit_words(check: Check, i: int) -> str:
 
 
 def fixed_words(check: Check, candidates: Sequence[Candidate]) -> str:
-    """What is in the way that no limit can help."""
+    """Describe what is in the way that no limit can help."""
     if check.name == "energy":
         return (
             "no candidate's device energy is known; measure again with bottlenet profile --device-power-mw, or choose "
@@ -464,7 +458,8 @@ def choose(
     connected: bool = True,
     prices: Prices | None = None,
 ) -> Plan:
-    """The candidate with the least latency, device energy, uplink bytes or cost of those that meet all constraints.
+    """Choose the candidate with the least latency, device energy, uplink bytes or cost of those that meet all
+    constraints.
 
     `link` is a `Link`, or what `parse_link` takes. `max_drop` is in points of top-1, `budget_bytes` the mean of a
     photo with overhead, `server_load` photos ahead of ours; `connected=False` adds the connection's set-up. The
@@ -480,7 +475,7 @@ def choose(
 
 
 def plan_for(candidates: Sequence[Candidate], link: Link, wish: Wish, server_load: float, *, connected: bool) -> Plan:
-    """InputError: no candidate meets the constraints."""
+    """Plan for given candidates. InputError: none of them meets the constraints."""
     terms = Terms.of(Columns.of(candidates), link, connected=connected)
     checks = checks_of(wish, terms, link, server_load)
     now = situation(wish, terms, link, server_load)
@@ -507,7 +502,7 @@ def plan_for(candidates: Sequence[Candidate], link: Link, wish: Wish, server_loa
 
 
 def situation(wish: Wish, terms: Terms, link: Link, server_load: float) -> Situation:
-    """All that decides, as functions of link and load."""
+    """Collect all that decides, as functions of link and load."""
     slopes = dict.fromkeys(QUANTITIES, np.zeros_like(terms.bits))
     if wish.objective == "latency":
         slopes = latency_slopes(terms)
@@ -530,7 +525,7 @@ def situation(wish: Wish, terms: Terms, link: Link, server_load: float) -> Situa
 
 
 def ranking(now: Situation, link: Link, server_load: float, *, best_only: bool = False) -> NDArray[np.intp]:
-    """Indices of those that meet the constraints there, best first; or only of the best and what ties with it."""
+    """Rank those that meet the constraints there, best first; or only the best and what ties with it."""
     latency = now.terms.latency_s(link, server_load)
     feasible = now.allowed if now.deadline_s is None else now.allowed & (latency <= now.deadline_s)
     indices = np.flatnonzero(feasible)
@@ -543,7 +538,7 @@ def ranking(now: Situation, link: Link, server_load: float, *, best_only: bool =
 
 
 def pareto(now: Situation, among: NDArray[np.intp]) -> list[int]:
-    """Those of `among` than which no other is as good in latency, bytes, drop and energy and better in one.
+    """Keep those of `among` than which no other is as good in latency, bytes, drop and energy and better in one.
 
     Fastest first; of equals the first. Energy counts where it is known of all of them.
     """

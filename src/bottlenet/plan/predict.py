@@ -1,4 +1,4 @@
-"""What one photo costs on a link: the model, for one candidate or for all of a profile at once.
+"""The model of what one photo costs on a link, for one candidate or for all of a profile at once.
 
     latency  = device + [set-up + bits / uplink + rounds * round trip + answer / downlink + server * (1 + load)]
     energy   = device's computing + [bits / uplink * (alpha * uplink + beta)]
@@ -69,7 +69,7 @@ class Prediction:
 
 
 class Road(Protocol):
-    """What of a link goes into the terms: a `Link`, or `many.Links` with (L, 1) of each."""
+    """What of a link goes into the terms: a `Link`, or `batch.Links` with (L, 1) of each."""
 
     @property
     def loss(self) -> float | Floats: ...
@@ -103,7 +103,6 @@ class Columns:
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate]) -> Columns:
-        """In their order."""
         rows = [
             (
                 c.kind != "edge-only",
@@ -137,7 +136,7 @@ class Terms:
 
     @classmethod
     def of(cls, columns: Columns, link: Road, *, connected: bool = True) -> Terms:
-        """For any uplink, round trip and load; the rest is the link's."""
+        """Compute terms for any uplink, round trip and load; the rest is the link's."""
         sends = columns.sends
         uplink_bytes = sends * (columns.payload_mean + link.per_message_overhead_bytes)
         setup_s = 0.0 if connected else link.setup_s
@@ -153,34 +152,34 @@ class Terms:
         )
 
     def rows(self, kept: Sequence[int]) -> Terms:
-        """Some of the candidates."""
+        """Keep some of the candidates."""
         return Terms(*(getattr(self, field.name)[kept] for field in fields(self)))
 
     def latency_s(self, link: Road, server_load: float | Floats) -> Floats:
-        """(N,) seconds."""
+        """Compute (N,) seconds."""
         latency: Floats = (
             self.fixed_s + self.bits / link.uplink_bps + self.rounds * link.round_trip_s + self.server_s * server_load
         )
         return latency
 
     def radio_mj(self, link: Road) -> Floats:
-        """(N,) mJ; NaN where the link's radio is not known, but for what sends nothing."""
+        """Compute (N,) mJ; NaN where the link's radio is not known, but for what sends nothing."""
         return np.where(self.bits > 0, self.bits / link.uplink_bps * link.send_mw, 0.0)
 
     def energy_mj(self, link: Road) -> Floats:
-        """(N,) mJ; NaN: not known."""
+        """Compute (N,) mJ; NaN where it is not known."""
         energy: Floats = self.compute_mj + self.radio_mj(link)
         return energy
 
     def cost(self, prices: Prices) -> Floats:
-        """(N,) in the prices' currency. Waiting in the server's queue costs nothing."""
+        """Compute (N,) in the prices' currency. Waiting in the server's queue costs nothing."""
         sent = self.uplink_bytes / 1e6 * prices.per_megabyte
         cost: Floats = sent + self.server_s / 3600 * prices.per_server_hour
         return cost
 
 
 def rounds(packets: Floats, loss: float | Floats) -> Floats:
-    """How often a message of so many packets has to wait for a round trip, on average: in the shape of `packets`."""
+    """Compute how often a message of so many packets waits for a round trip, on average: in the shape of `packets`."""
     if not np.any(loss):
         return np.ones_like(packets)
     pairs = list(zip(packets.ravel().tolist(), np.broadcast_to(loss, packets.shape).ravel().tolist(), strict=True))
@@ -207,7 +206,7 @@ def predict(
     connected: bool = True,
     prices: Prices | None = None,
 ) -> Prediction:
-    """One photo. `server_load`: photos ahead of ours. InputError: a load below 0."""
+    """Predict one photo with `server_load` photos ahead of it. InputError: a load below 0."""
     check_load(server_load)
     terms = Terms.of(Columns.of([candidate]), link, connected=connected)
     return predictions([candidate], terms, link, server_load, connected=connected, prices=prices)[0]
@@ -222,7 +221,7 @@ def predictions(
     connected: bool,
     prices: Prices | None,
 ) -> list[Prediction]:
-    """One for each, for people: `terms` are of these candidates, in their order."""
+    """Predict one photo for each candidate, whose `terms` are in the same order."""
     latency_s, radio_mj = terms.latency_s(link, server_load).tolist(), terms.radio_mj(link).tolist()
     costs = [None] * len(candidates) if prices is None else terms.cost(prices).tolist()
     made = []
@@ -255,11 +254,10 @@ def predictions(
 
 
 def known(value: float) -> float | None:
-    """None for NaN."""
     return None if math.isnan(value) else value
 
 
 def check_load(server_load: Any) -> None:
-    """InputError unless it is a number, 0 or more."""
+    """Raise InputError unless the load is a number, 0 or more."""
     if not 0 <= server_load < math.inf:
         raise InputError(f"server load is {server_load}; give the number of photos ahead of ours, 0 or more")

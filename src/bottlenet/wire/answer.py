@@ -1,4 +1,4 @@
-"""What the server sends back for one frame. docs/wire.md is the specification.
+"""Answers: what the server sends back for one frame. docs/wire.md is the specification.
 
 An answer of 14 + 4 * K bytes, network byte order:
 
@@ -14,7 +14,7 @@ An answer of 14 + 4 * K bytes, network byte order:
 
 A time of 2**24 - 1, which is 16.8 s, stands for all longer ones, and a load of 255 for all larger ones.
 
-An answer of another task than one label has status 3 in byte 0, the same up to byte 12, and then what results.py says.
+An answer of another task than one label has status 3 in byte 0, the same up to byte 12, and then a body.
 
 A refusal of 4 + L bytes:
 
@@ -33,8 +33,7 @@ Busy, of 6 + L bytes: nothing is wrong with the frame, and it may be sent again 
     5       length L              0..255
     6-      message               L bytes of UTF-8, one line
 
-What an answer says where it is not one label: classes side by side, a map of classes, or boxes. docs/wire.md
-specifies them. The body of an answer of status 3, behind its 13 bytes of head:
+The body of an answer of status 3, behind its 13 bytes of head: classes side by side, a map of classes, or boxes:
 
     byte    what              values
     13      kind              1 classes, 2 map, 3 boxes
@@ -101,7 +100,7 @@ class Classes:
         check_best_first(self.choices)
 
     def to_bytes(self) -> bytes:
-        """1 + 4 * K bytes."""
+        """Encode as 1 + 4 * K bytes."""
         packed = (CLASS.pack(index, round(share * STEPS)) for index, share in self.choices)
         return bytes((len(self.choices),)) + b"".join(packed)
 
@@ -123,7 +122,7 @@ class ClassMap:
 
     @classmethod
     def of(cls, places: NDArray[np.uint8]) -> ClassMap:
-        """(rows, columns) class indices."""
+        """Make a map of (rows, columns) class indices."""
         rows, columns = places.shape
         return cls(rows, columns, places.tobytes())
 
@@ -133,7 +132,7 @@ class ClassMap:
         return np.frombuffer(self.data, np.uint8).reshape(self.rows, self.columns)
 
     def to_bytes(self) -> bytes:
-        """4 bytes and a zlib stream."""
+        """Encode as 4 bytes and a zlib stream."""
         changes = np.diff(self.places, axis=0, prepend=np.uint8(0))  # mostly 0, as a class goes on downwards
         return GRID.pack(self.rows, self.columns) + zlib.compress(changes.tobytes(), 9)
 
@@ -167,7 +166,7 @@ class Boxes:
                 raise InputError(f"answer: {box} leaves the square; edges are 0 to 1, left and top first")
 
     def to_bytes(self) -> bytes:
-        """2 + 12 * K bytes."""
+        """Encode as 2 + 12 * K bytes."""
         return COUNT.pack(len(self.boxes)) + b"".join(
             BOX.pack(box.class_index, *(round(each * STEPS) for each in numbers(box))) for box in self.boxes
         )
@@ -177,12 +176,12 @@ Result: TypeAlias = Classes | ClassMap | Boxes
 
 
 def numbers(box: Box) -> tuple[float, float, float, float, float]:
-    """Score and edges."""
+    """Return score and edges."""
     return box.score, box.left, box.top, box.right, box.bottom
 
 
 def check_best_first(choices: Iterable[tuple[int, float]]) -> None:
-    """InputError: an index or a probability that can't travel, or not best first."""
+    """Raise InputError for an index or a probability that can't travel, or choices that are not best first."""
     last = 1.0
     for index, share in choices:
         if not 0 <= index <= MAX_CLASS_INDEX:
@@ -193,13 +192,13 @@ def check_best_first(choices: Iterable[tuple[int, float]]) -> None:
 
 
 def check_grid(rows: int, columns: int) -> None:
-    """InputError: no grid that a map may have."""
+    """Raise InputError for a grid that no map may have."""
     if not (rows >= 1 and columns >= 1 and rows * columns <= MAX_MAP_PLACES):
         raise InputError(f"answer: a map of {rows} x {columns}; it can have 1 to {MAX_MAP_PLACES} places")
 
 
 def parse_result(kind: int, body: bytes) -> Result:
-    """The result that `body` is, all of it. Sizes are looked at before contents. WireError: none that can be."""
+    """Parse a whole body as the result of its kind. Sizes are checked before contents. WireError: it is none."""
     if kind not in PARSERS:
         raise WireError(f"an answer of kind {kind}; this side knows {', '.join(map(str, PARSERS))}: use a newer one")
     try:
@@ -209,13 +208,13 @@ def parse_result(kind: int, body: bytes) -> Result:
 
 
 def parse_classes(body: bytes) -> Classes:
-    """As `Classes.to_bytes` has them. InputError, struct.error: it is none."""
+    """Parse what `Classes.to_bytes` wrote. InputError, struct.error: it is none."""
     check_length(body, 1 + CLASS.size * body[0] if body else 1)
     return Classes(tuple((index, steps / STEPS) for index, steps in CLASS.iter_unpack(body[1:])))
 
 
 def parse_map(body: bytes) -> ClassMap:
-    """As `ClassMap.to_bytes` has it. InputError, struct.error, zlib.error: it is none."""
+    """Parse what `ClassMap.to_bytes` wrote. InputError, struct.error, zlib.error: it is none."""
     rows, columns = GRID.unpack_from(body)
     check_grid(rows, columns)
     stream = zlib.decompressobj()
@@ -227,7 +226,7 @@ def parse_map(body: bytes) -> ClassMap:
 
 
 def parse_boxes(body: bytes) -> Boxes:
-    """As `Boxes.to_bytes` has them. InputError, struct.error: it is none."""
+    """Parse what `Boxes.to_bytes` wrote. InputError, struct.error: it is none."""
     (count,) = COUNT.unpack_from(body)
     check_length(body, COUNT.size + BOX.size * count)
     rows = BOX.iter_unpack(body[COUNT.size :])
@@ -235,7 +234,7 @@ def parse_boxes(body: bytes) -> Boxes:
 
 
 def check_length(body: bytes, wanted: int) -> None:
-    """InputError: another length."""
+    """Raise InputError if the length is another."""
     if len(body) != wanted:
         raise InputError(f"{len(body)} bytes where {wanted} belong")
 
@@ -300,7 +299,7 @@ class Answer:
             self._refuse()
 
     def _refuse(self) -> None:
-        """Says what does not fit. Servers make many answers, and for none that they send is this needed."""
+        """Say what does not fit. A server makes many answers, and needs this for none that it sends."""
         for name, value, high in (
             ("sequence", self.sequence, 2**16 - 1),
             ("queue_us", self.queue_us, MAX_US),
@@ -320,13 +319,13 @@ class Answer:
         return self.queue_us + self.decode_us + self.tail_us
 
     def timed(self, queue_us: int, load: float) -> Answer:
-        """The same, of a server that measured these: it keeps to their ranges, and has no time to check them again."""
+        """Add what a server measured, which keeps to the ranges and is not checked again."""
         made = unchecked(Answer, self.__dict__)
         made.__dict__.update(queue_us=queue_us, load=load)
         return made
 
     def to_bytes(self) -> bytes:
-        """14 + 4 * K bytes, or with a result what that has."""
+        """Encode as 14 + 4 * K bytes, or as the result's own length."""
         times = (self.queue_us << 48 | self.decode_us << 24 | self.tail_us).to_bytes(9, "big")
         load = load_byte(self.load)
         if self.result is not None:
@@ -339,18 +338,17 @@ class Answer:
 
 @lru_cache(maxsize=MAX_CHOICES + 1)
 def answer_struct(choices: int) -> struct.Struct:
-    """Of a whole answer."""
     return struct.Struct(f"{WITH_TIMES.format}{2 * choices}H")
 
 
 @lru_cache(maxsize=64)
 def load_byte(load: float) -> int:
-    """As it travels. All answers of a batch have the same."""
+    """Encode a load. All answers of a batch have the same, so it is cached."""
     return round(LOAD_STEPS * math.log2(load))
 
 
 def best(scores: NDArray[np.float32]) -> Top:
-    """The five largest of logits (classes,), best first. BundleError: no numbers."""
+    """Pick the five largest of logits (classes,), best first. BundleError: one is no number."""
     (top,) = best_of_each(scores[None])
     if top is None:
         raise BundleError(NO_NUMBERS)
@@ -358,7 +356,7 @@ def best(scores: NDArray[np.float32]) -> Top:
 
 
 def best_of_each(scores: NDArray[np.float32]) -> list[Top | None]:
-    """The same of each row of logits (B, classes); None for a row in which one is no number."""
+    """Pick the five largest of each row of logits (B, classes); None for a row in which one is no number."""
     shares = scores.astype(np.float64, order="C")  # (B, classes)
     finite = np.logical_and.reduce(np.isfinite(shares), axis=1)
     if not (whole := finite.all()):
@@ -380,25 +378,25 @@ def best_of_each(scores: NDArray[np.float32]) -> list[Top | None]:
 
 
 def microseconds(ns: int) -> int:
-    """Nanoseconds as an answer can hold them."""
+    """Convert nanoseconds to what an answer can hold."""
     return min(ns // 1000, MAX_US)
 
 
 def refusal_bytes(sequence: int, message: str) -> bytes:
-    """What to send in place of an answer: one line of at most 255 bytes of UTF-8; longer messages are cut."""
+    """Encode a refusal: one line of at most 255 bytes of UTF-8; longer messages are cut."""
     text = message_bytes(message)
     return REFUSAL.pack(VERSION << 4 | REFUSED, checked(sequence), len(text)) + text
 
 
 def busy_bytes(sequence: int, retry_after_s: float, message: str) -> bytes:
-    """What to send when there is no room for a frame: when to send it again, 0 to 65.535 s, rounded up, and why."""
+    """Encode that there is no room for a frame: when to send it again, 0 to 65.535 s, rounded up, and why."""
     text = message_bytes(message)
     retry_after_ms = min(max(math.ceil(retry_after_s * 1000), 0), MAX_RETRY_AFTER_MS)
     return NOT_NOW.pack(VERSION << 4 | BUSY, checked(sequence), retry_after_ms, len(text)) + text
 
 
 def parse_answer(data: bytes) -> Answer:
-    """The answer that `data` is, all of it; probabilities are multiples of 1 / 65535, loads powers of 2 ** (1 / 16).
+    """Parse a whole answer. Probabilities are multiples of 1 / 65535, loads powers of 2 ** (1 / 16).
 
     FrameError: a refusal, with the server's message. BusyError: the server has no room; `retry_after_s` says when to
     send the frame again. WireError: anything else that isn't an answer.
@@ -419,14 +417,14 @@ def parse_answer(data: bytes) -> Answer:
 
 
 def parse_other(data: bytes) -> Answer:
-    """The answer of another task than one label. WireError: `data` isn't one."""
+    """Parse the answer of another task than one label. WireError: `data` isn't one."""
     if len(data) < HEAD.size:
         raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size} or more; ask again")
     return answer_from(data, (), parse_result(data[HEAD.size - 1], data[HEAD.size :]))
 
 
 def answer_from(data: bytes, top: Top, result: Result | None = None) -> Answer:
-    """With what the first 13 bytes of `data` say. WireError: no answer that can be."""
+    """Build an answer from the first 13 bytes of `data`. WireError: no answer that can be."""
     _, sequence, *times, load, _ = HEAD.unpack_from(data)
     queue_us, decode_us, tail_us = (int.from_bytes(each, "big") for each in times)
     try:
@@ -436,7 +434,7 @@ def answer_from(data: bytes, top: Top, result: Result | None = None) -> Answer:
 
 
 def parse_refusal(data: bytes) -> WireError:
-    """FrameError with the server's message, or WireError where `data` isn't whole."""
+    """Return a FrameError with the server's message, or a WireError where `data` isn't whole."""
     _, sequence, length = REFUSAL.unpack_from(data)
     if len(data) != REFUSAL.size + length:
         return WireError(f"refusal of {len(data)} bytes, but it should have {REFUSAL.size + length}; ask again")
@@ -445,7 +443,7 @@ def parse_refusal(data: bytes) -> WireError:
 
 
 def parse_busy(data: bytes) -> WireError | BusyError:
-    """BusyError with the server's message, or WireError where `data` isn't whole."""
+    """Return a BusyError with the server's message, or a WireError where `data` isn't whole."""
     length = data[NOT_NOW.size - 1] if len(data) >= NOT_NOW.size else 0
     if len(data) != NOT_NOW.size + length:
         return WireError(f"refusal of {len(data)} bytes, but it should have {NOT_NOW.size + length}; ask again")
@@ -455,18 +453,18 @@ def parse_busy(data: bytes) -> WireError | BusyError:
 
 
 def checked(sequence: int) -> int:
-    """InputError: a sequence number that doesn't fit."""
+    """Pass a sequence number. InputError: it doesn't fit."""
     if not 0 <= sequence <= 65535:
         raise InputError(f"refusal: sequence is {sequence}; it can be 0 to 65535")
     return sequence
 
 
 def message_bytes(message: str) -> bytes:
-    """One line of UTF-8, at most 255 bytes, cut between characters."""
+    """Encode one line of UTF-8, at most 255 bytes, cut between characters."""
     text = one_line(message).encode("utf-8", "replace")[:MAX_MESSAGE_BYTES]
     return text.decode("utf-8", "ignore").encode()  # the cut may have split a character
 
 
 def one_line(text: str) -> str:
-    """Without line breaks and control characters, as it may end on a terminal."""
+    """Replace line breaks and control characters, as the text may end on a terminal."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())

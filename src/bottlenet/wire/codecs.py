@@ -1,6 +1,4 @@
-"""A payload that fits a number of bytes, as good as its codec can make it.
-
-Symbols to payload and back: `Raw`, `Deflate`, `Jpeg`, `WebP`, `Entropy`; `CODECS` at the bottom names them.
+"""Codecs: symbols to payload and back, and payloads that fit a budget. `CODECS` at the bottom names them.
 
     symbols (C, H, W) uint8 --encode--> payload --decode--> symbols_hat (C, H, W) uint8
 
@@ -57,16 +55,16 @@ class Codec(Protocol):
         """Shape of the latent, and how it is laid out as a picture."""
 
     def encode(self, symbols: Symbols) -> bytes:
-        """(C, H, W) uint8 -> payload."""
+        """Encode (C, H, W) uint8 as a payload."""
 
     def decode(self, payload: bytes) -> Symbols:
-        """Payload -> (C, H, W) uint8."""
+        """Decode a payload to (C, H, W) uint8."""
 
     def decode_all(self, payloads: Sequence[bytes]) -> Sequence[Symbols | PayloadError]:
-        """The same of each, with the error of each that does not decode."""
+        """Decode several payloads; an error stands in the place of what does not decode."""
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
-        """(B, C, H, W) uint8 -> what `decode(encode(...))` gives, same shape, and payload bytes (B,) int64."""
+        """Return what `decode(encode(...))` gives for (B, C, H, W) uint8, same shape, and payload bytes (B,) int64."""
 
 
 class OneByOne(ABC):
@@ -137,7 +135,7 @@ class Deflate(OneByOne):
         return self._pack(symbols)
 
     def decode(self, payload: bytes) -> Symbols:
-        """Exact; inflates at most one byte more than the latent has."""
+        """Decode exactly; inflate at most one byte more than the latent has."""
         inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
         try:
             # The byte too many makes a longer stream show, and a bomb stops there.
@@ -179,14 +177,14 @@ class PictureCodec(OneByOne):
 
     @abstractmethod
     def pack(self, picture: Symbols) -> bytes:
-        """(rows, cols) uint8 -> payload."""
+        """Encode a picture (rows, cols) uint8."""
 
     @abstractmethod
     def unpack(self, payload: bytes) -> Symbols:
-        """Payload -> (rows, cols) uint8, or PayloadError."""
+        """Decode a picture (rows, cols) uint8. PayloadError: it does not decode."""
 
     def unpack_all(self, payloads: Sequence[bytes]) -> Symbols:
-        """Payloads that `pack` made -> (n, rows, cols) uint8."""
+        """Decode payloads that `pack` made to (n, rows, cols) uint8."""
         pictures: Symbols = np.empty((len(payloads), *self.mosaic.picture_shape), np.uint8)
         for number, payload in enumerate(payloads):
             pictures[number] = self.unpack(payload)
@@ -200,7 +198,7 @@ class PictureCodec(OneByOne):
         return self.mosaic.untile(self.unpack(payload))
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
-        """Each picture through `pack` and `unpack`: nothing that training sees differs from what is sent."""
+        """Take each picture through `pack` and `unpack`, so that training sees what is sent."""
         self.mosaic.check_batch(symbols)
         pictures = self.mosaic.tile(symbols)  # (B, rows, cols)
         payloads = [self.pack(picture) for picture in pictures]
@@ -226,11 +224,11 @@ class Jpeg(PictureCodec):
         return pack_jpeg(picture, self.quality)
 
     def unpack(self, payload: bytes) -> Symbols:
-        """Pixel by pixel what decoding the complete file gives."""
+        """Decode to the pixels of the complete file."""
         return unpack_jpeg(payload, self.mosaic.picture_shape, self.quality)
 
     def unpack_all(self, payloads: Sequence[bytes]) -> Symbols:
-        """As one tall picture, which takes half the time where pictures are small."""
+        """Decode as one tall picture, which takes half the time where pictures are small."""
         return unpack_jpegs(payloads, self.mosaic.picture_shape, self.quality)
 
 
@@ -258,19 +256,19 @@ class WebP(PictureCodec):
         return pack_webp(picture, self.quality)
 
     def unpack(self, payload: bytes) -> Symbols:
-        """The key frame's luma."""
+        """Decode the key frame's luma."""
         return unpack_webp(payload, self.mosaic.picture_shape)
 
 
 def check_setting(codec: str, what: str, value: object, low: int, high: int) -> None:
-    """InputError unless `value` is an integer from `low` to `high`."""
+    """Raise InputError unless `value` is an integer from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         allowed = f"it is always {low}" if low == high else f"give an integer from {low} to {high}"
         raise InputError(f"{codec}: {what} is {value!r}; {allowed}")
 
 
 def unflatten(plain: bytes, mosaic: Mosaic) -> Symbols:
-    """One byte a symbol -> (C, H, W), writable. PayloadError: another number of symbols."""
+    """Reshape one byte a symbol to (C, H, W), writable. PayloadError: another number of symbols."""
     if len(plain) != mosaic.symbol_count:
         more = "more" if len(plain) > mosaic.symbol_count else "fewer"
         raise PayloadError(f"payload holds {more} than the {mosaic.symbol_count} symbols of this bundle")
@@ -289,7 +287,7 @@ CODES: dict[int, str] = {codec.code: name for name, codec in CODECS.items()}
 
 
 def make_codec(name: str, mosaic: Mosaic, setting: int, tables: Tables | None = None) -> Codec:
-    """The codec called `name`, for latents of `mosaic`; `entropy` also takes `tables`, which others ignore.
+    """Make the codec called `name` for latents of `mosaic`. Only `entropy` uses `tables`.
 
     InputError: a name not in CODECS, a setting out of range, no tables or tables for another latent.
     """
@@ -314,7 +312,7 @@ class Within:
 
 
 def encode_within(codec: Codec, symbols: Symbols, budget_bytes: int) -> Within:
-    """Symbols (C, H, W) uint8 -> the best payload of at most `budget_bytes`.
+    """Encode symbols (C, H, W) uint8 as the best payload of at most `budget_bytes`.
 
     An embedded codec's payload is cut. `jpeg` and `webp` take the finest quality that fits, at most that of `codec`.
     The others fit or don't.
@@ -334,7 +332,7 @@ def encode_within(codec: Codec, symbols: Symbols, budget_bytes: int) -> Within:
 
 
 def finest(codec: PictureCodec, symbols: Symbols, budget_bytes: int) -> Within:
-    """Every quality from the codec's own down: bytes almost always rise with quality, but not always."""
+    """Try every quality from the codec's own down: bytes almost always rise with quality, but not always."""
     codec.mosaic.check(symbols)
     picture = codec.mosaic.tile(symbols)
     sizes = []

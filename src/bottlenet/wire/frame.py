@@ -1,4 +1,4 @@
-"""Payload to frame and back. docs/wire.md is the specification.
+"""Frames: payloads with what it takes to decode them. docs/wire.md is the specification.
 
 A frame of 12 + N bytes stands for itself, over any transport; network byte order:
 
@@ -22,7 +22,7 @@ WebSocket: there the transport answers for length and integrity.
 
 Nothing is allocated before version, length, bundle and checksum are right.
 
-What device and server agree on beside the bytes of frames and answers: docs/wire.md, "Transport".
+The constants are what device and server agree on beside these bytes: docs/wire.md, "Transport".
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Frame:
             self._refuse()
 
     def _refuse(self) -> None:
-        """Says what does not fit. Servers make many frames, and this is not needed for any that came."""
+        """Say what does not fit. A server makes many frames, and needs this for none that came."""
         for name, value, high in (
             ("codec", self.codec, 15),
             ("setting", self.setting, 255),
@@ -101,7 +101,7 @@ class Frame:
         )
 
     def to_bytes(self) -> bytes:
-        """The self-contained form, 12 + N bytes."""
+        """Encode the self-contained form, 12 + N bytes."""
         head = b"".join(
             (
                 bytes((VERSION << 4 | self.codec, self.setting)),
@@ -113,7 +113,7 @@ class Frame:
         return b"".join((head, checksum(head, self.payload).to_bytes(2, "big"), self.payload))
 
     def to_stream_bytes(self) -> bytes:
-        """The stream form, 4 + N bytes."""
+        """Encode the stream form, 4 + N bytes."""
         head = bytes((VERSION << 4 | self.codec, self.setting)) + self.sequence.to_bytes(2, "big")
         return head + self.payload
 
@@ -121,7 +121,7 @@ class Frame:
 def parse_frame(
     data: bytes | memoryview, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES, bundle_tag: bytes | None = None
 ) -> Frame:
-    """The frame that `data` is, all of it.
+    """Parse a whole frame.
 
     With `bundle_tag` given, a frame of another bundle is refused; without, compare `Frame.bundle_tag` yourself.
 
@@ -149,7 +149,7 @@ def parse_frame(
 def parse_stream_frame(
     data: bytes | memoryview, *, bundle_tag: bytes, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
 ) -> Frame:
-    """The frame that the message `data` is, on a connection that agreed on the bundle of `bundle_tag`.
+    """Parse a whole message as a frame, on a connection that agreed on the bundle of `bundle_tag`.
 
     FrameError: shorter than a header, another version, or a payload above `max_payload_bytes`.
     """
@@ -166,12 +166,14 @@ def parse_stream_frame(
 
 
 def checksum(head: bytes | memoryview, payload: bytes | memoryview) -> int:
-    """CRC-16/IBM-3740 of both, one after the other. The low half of a CRC-32 would miss some single flipped bits."""
+    """Compute the CRC-16/IBM-3740 of both, one after the other. The low half of a CRC-32 would miss single flipped
+    bits.
+    """
     return binascii.crc_hqx(payload, binascii.crc_hqx(head, 0xFFFF))
 
 
 def check_start(data: bytes | memoryview, header_bytes: int, what: str) -> None:
-    """FrameError: shorter than its header, or of another version."""
+    """Raise FrameError for data shorter than its header, or of another version."""
     if len(data) < header_bytes:
         raise FrameError(f"{what} of {len(data)} bytes is shorter than its header of {header_bytes}; send all of it")
     if data[0] >> 4 != VERSION:
@@ -179,6 +181,6 @@ def check_start(data: bytes | memoryview, header_bytes: int, what: str) -> None:
 
 
 def check_size(payload_bytes: int, allowed: int) -> None:
-    """FrameError: more than the receiver takes."""
+    """Raise FrameError for more bytes than the receiver takes."""
     if payload_bytes > allowed:
         raise FrameError(f"payload of {payload_bytes} bytes; this side takes up to {allowed}: reduce more")

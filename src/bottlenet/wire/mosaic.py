@@ -112,11 +112,11 @@ class Mosaic:
         return inverse
 
     def check(self, symbols: NDArray[np.uint8]) -> None:
-        """InputError unless `symbols` is uint8 (C, H, W)."""
+        """Raise InputError unless `symbols` is uint8 (C, H, W)."""
         self._check(symbols, self.symbols_shape)
 
     def check_batch(self, symbols: NDArray[np.uint8]) -> None:
-        """InputError unless `symbols` is uint8 (B, C, H, W)."""
+        """Raise InputError unless `symbols` is uint8 (B, C, H, W)."""
         self._check(symbols, (*symbols.shape[:1], *self.symbols_shape))
 
     def _check(self, symbols: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
@@ -124,7 +124,7 @@ class Mosaic:
             raise InputError(f"symbols are {symbols.dtype} of shape {symbols.shape}; give uint8 of shape {shape}")
 
     def tile(self, symbols: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(..., C, H, W) -> (..., rows, cols), C-contiguous; the dtype stays. InputError: another shape."""
+        """Lay (..., C, H, W) out as (..., rows, cols), C-contiguous; the dtype stays. InputError: another shape."""
         if symbols.shape[-3:] != self.symbols_shape:
             raise InputError(
                 f"mosaic: symbols of shape {symbols.shape} were given; the last three axes must be {self.symbols_shape}"
@@ -133,7 +133,7 @@ class Mosaic:
         return np.take(symbols.reshape(*lead, self.symbol_count), self.index, axis=-1)  # (..., rows, cols)
 
     def untile(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(..., rows, cols) -> (..., C, H, W), C-contiguous; the dtype stays. InputError: another shape."""
+        """Take (..., rows, cols) back to (..., C, H, W), C-contiguous; the dtype stays. InputError: another shape."""
         if picture.shape[-2:] != self.picture_shape:
             raise InputError(
                 f"mosaic: a picture of shape {picture.shape} was given; the last two axes must be {self.picture_shape}"

@@ -1,17 +1,19 @@
-"""The network's input as a picture file, which is what a device sends that leaves the whole network to the server.
+"""Pictures on the wire: stripped JPEG and WebP of a mosaic, and whole files of the network's input.
 
-    pixels (S, S, 3) --encode--> file --decode--> pixels (S, S, 3)
-
-With Pillow's own settings but for the quality, and in one thread.
-
-JPEG and WebP pictures without the parts of the file that the receiver can make itself.
+Of a mosaic (rows, cols) uint8, the parts of the file that the receiver can make itself stay at home:
 
     JPEG     SOI APP0 DQT SOF0 DHT DHT SOS | entropy-coded scan | EOI
     WebP     "RIFF" size "WEBP" "VP8 " size | VP8 key frame
     payload                                 | this              |
 
-A picture is (rows, cols) uint8. Packing is as good as the libraries underneath; unpacking takes bytes from anyone:
-what does not decode is a PayloadError, and a picture of another size is never allocated.
+Unpacking takes bytes from anyone: what does not decode is a PayloadError, and a picture of another size is never
+allocated.
+
+A device that leaves the whole network to the server sends the input as an `InputCodec` makes it of its pixels:
+
+    pixels (S, S, 3) --encode--> file --decode--> pixels (S, S, 3)
+
+with Pillow's own settings but for the quality, and in one thread.
 """
 
 from __future__ import annotations
@@ -42,14 +44,14 @@ VP8_START = b"\x9d\x01\x2a"
 
 
 def jpeg_file(picture: Picture, quality: int) -> bytes:
-    """The complete grey baseline file, with libjpeg's tables for `quality`, 1..100."""
+    """Write the complete grey baseline file, with libjpeg's tables for `quality`, 1..100."""
     file: bytes = simplejpeg.encode_jpeg(picture[..., None], quality=quality, colorspace="GRAY")
     return file
 
 
 @lru_cache(maxsize=64)
 def jpeg_header(shape: Shape, quality: int) -> bytes:
-    """SOI up to and including SOS, 328 bytes: all before the scan in the file of any picture of `shape`.
+    """Return SOI up to and including SOS, 328 bytes: all before the scan in the file of any picture of `shape`.
 
     It is a pure function of both arguments, so the file of a blank picture has it too.
     """
@@ -59,7 +61,7 @@ def jpeg_header(shape: Shape, quality: int) -> bytes:
 
 
 def pack_jpeg(picture: Picture, quality: int) -> bytes:
-    """The entropy-coded scan of the file."""
+    """Return the entropy-coded scan of the file."""
     file = jpeg_file(picture, quality)
     rows, cols = picture.shape
     header = jpeg_header((rows, cols), quality)
@@ -68,7 +70,7 @@ def pack_jpeg(picture: Picture, quality: int) -> bytes:
 
 
 def unpack_jpeg(scan: bytes, shape: Shape, quality: int) -> Picture:
-    """The picture of `shape`, pixel by pixel what any libjpeg makes of the complete file.
+    """Decode to the picture of `shape`, pixel by pixel what any libjpeg makes of the complete file.
 
     By default libjpeg patches a damaged scan up and warns. Its strict mode is used here, which makes each warning a
     PayloadError: a scan that ends too early, a bad Huffman code, bytes left over. Other damage, and a few bytes
@@ -87,7 +89,7 @@ def unpack_jpeg(scan: bytes, shape: Shape, quality: int) -> Picture:
 
 
 def unpack_jpegs(scans: Sequence[bytes], shape: Shape, quality: int) -> Picture:
-    """Pictures (n, rows, cols): bit for bit what `unpack_jpeg` makes of each scan, from far fewer calls.
+    """Decode (n, rows, cols) from far fewer calls, bit for bit what `unpack_jpeg` makes of each scan.
 
     Only for scans that `pack_jpeg` made. They become one tall picture with a restart marker between every two: there
     the decoder starts afresh, as at the start of a file.
@@ -115,13 +117,13 @@ def unpack_jpegs(scans: Sequence[bytes], shape: Shape, quality: int) -> Picture:
 
 
 def webp_header(payload_bytes: int) -> bytes:
-    """The 20 bytes before the key frame. `payload_bytes` is even, as libwebp pads inside the chunk."""
+    """Return the 20 bytes before the key frame. `payload_bytes` is even, as libwebp pads inside the chunk."""
     riff = b"RIFF" + (payload_bytes + 12).to_bytes(4, "little") + b"WEBP"
     return riff + b"VP8 " + payload_bytes.to_bytes(4, "little")
 
 
 def pack_webp(picture: Picture, quality: int) -> bytes:
-    """The VP8 key frame (RFC 6386) of the lossy file, method 4, `quality` 0..100."""
+    """Return the VP8 key frame (RFC 6386) of the lossy file, method 4, `quality` 0..100."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=quality, method=4, lossless=False)
     file = buffer.getvalue()
@@ -130,7 +132,7 @@ def pack_webp(picture: Picture, quality: int) -> bytes:
 
 
 def unpack_webp(payload: bytes, shape: Shape) -> Picture:
-    """The picture of `shape`; another size in the key frame is refused before anything is decoded."""
+    """Decode to the picture of `shape`; another size in the key frame is refused before anything is decoded."""
     # Frame tag (3 bytes, lowest bit 0: a key frame), start code (3), then twice 14 bits of size and 2 of scale.
     if len(payload) < 10 or payload[0] & 1 or payload[3:6] != VP8_START or len(payload) % 2:
         raise PayloadError(f"webp payload of {len(payload)} bytes is no VP8 key frame; send the whole frame")
@@ -168,7 +170,7 @@ class InputCodec:
 
     @classmethod
     def parse(cls, name: str) -> InputCodec:
-        """What `name` gives. InputError: another text, or as above."""
+        """Parse a name such as "JPEG 75". InputError: another text, or as above."""
         parts = name.split(" ")
         if len(parts) != 2 or not (parts[1].isdecimal() and parts[1].isascii() and len(parts[1]) < 4):
             raise InputError(f"input codec {name!a:.40} is none; give a format and a quality, such as JPEG 75")
@@ -180,7 +182,6 @@ class InputCodec:
         return f"{self.format} {self.quality}"
 
     def encode(self, pixels: Pixels) -> bytes:
-        """A file."""
         file = io.BytesIO()
         more = {"max_threads": 1} if self.format == "AVIF" else {}
         Image.fromarray(pixels).save(file, FORMATS[self.format], quality=self.quality, **more)
