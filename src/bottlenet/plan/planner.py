@@ -6,11 +6,11 @@
 
 Ties go to the lower latency, then to fewer bytes, then to the first in the profile.
 
-Where the choice changes, at which bandwidth, round trip or server load another candidate wins, is found in closed
-form. Score and latency of every candidate are straight lines in each of the three (bandwidth: in 1 / uplink). So "candidate i
+Where the choice changes, at which bandwidth, round trip or server load another candidate wins, is found in closed form.
+Score and latency of every candidate are straight lines in each of the three (bandwidth: in 1 / uplink). So "candidate i
 may be chosen, and beats the choice" holds on one interval of the axis, whose ends are where two lines cross or where a
-line meets the deadline: closed forms, nothing is searched. The nearest such interval on either side of where we are,
-or the point at which the choice itself misses the deadline, is a flip.
+line meets the deadline. The nearest such interval on either side of where we are, or the point at which the choice
+itself misses the deadline, is a flip.
 """
 
 from __future__ import annotations
