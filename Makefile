@@ -62,7 +62,7 @@ setup-demo: .venv-demo/.ready ## .venv-demo: device and server only, no torch
 
 # The stamp is written last, so that an interrupted set-up starts again.
 .venv-zoo/.ready: constraints-zoo.txt
-.venv/.ready .venv-docs/.ready .venv-demo/.ready .venv-zoo/.ready: pyproject.toml constraints.txt
+.venv/.ready .venv-docs/.ready .venv-demo/.ready .venv-zoo/.ready: pyproject.toml constraints.txt hatch_build.py src/bottlenet/wire/entropy.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "bottlenet needs Python 3.10 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up $(@D) ($(SIZE)) ..."
@@ -77,5 +77,5 @@ $(AXE): tests/axe.py src/bottlenet/cloud/vendor.py
 	@PYTHONPATH=src $(PYTHON) tests/axe.py
 
 clean: ## remove what was set up, built and cached
-	rm -rf .venv .venv-docs .venv-demo .venv-zoo site $(dir $(PAGE_VENDOR)) $(dir $(AXE)) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-demo .venv-zoo site src/bottlenet/wire/_entropy.so $(dir $(PAGE_VENDOR)) $(dir $(AXE)) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests tests_zoo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Does the codec `entropy` give the same bytes with and without its accelerator, and what does it take?
+"""Does the codec `entropy` give the same bytes compiled and in Python, and what does it take?
 
 Thousands of small latents with random tables, whole and cut, through both; and for the time one of a real size.
 The digest stands for every payload and every decoded symbol: it must not depend on the machine, on Python's version
@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from bottlenet.errors import InputError
-from bottlenet.wire import range_coder
+from bottlenet.wire import compiled
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
@@ -90,16 +90,16 @@ def coded(codec: Entropy, symbols: np.ndarray, cut: float) -> tuple[bytes, bytes
 
 def identity(count: int) -> Identity:
     source, digest, total, different = random.Random(0), hashlib.sha256(), 0, 0
-    accelerator = range_coder.ACCELERATOR
+    library = compiled.LIBRARY
     for _ in range(count):
         shape = (source.randint(1, 3), source.randint(1, 4), source.randint(1, 4))
         codec = Entropy(Mosaic(*shape), random_tables(source, shape))
         symbols, cut = random_symbols(source, shape), source.random()
         found = []
-        for chosen in (accelerator, None):
-            range_coder.ACCELERATOR = chosen
+        for chosen in (library, None):
+            compiled.LIBRARY = chosen
             found.append(coded(codec, symbols, cut))
-        range_coder.ACCELERATOR = accelerator
+        compiled.LIBRARY = library
         different += found[0] != found[1]
         payload, decoded = found[1]
         total += len(payload)
@@ -113,23 +113,23 @@ def times() -> list[Times]:
     passes = [(channel, plane) for plane in range(PLANES) for channel in range(REAL[0])]
     codec = Entropy(Mosaic(*REAL), fit_tables([latents[1:]], passes))
     payload = codec.encode(latents[0], REAL_BYTES)
-    accelerator, rows = range_coder.ACCELERATOR, []
-    for name, chosen in (("constriction", accelerator), ("Python", None)):
-        range_coder.ACCELERATOR = chosen
+    library, rows = compiled.LIBRARY, []
+    for name, chosen in (("compiled", library), ("Python", None)):
+        compiled.LIBRARY = chosen
         assert codec.encode(latents[0], REAL_BYTES) == payload  # and what is made once is made
         taken = [
             [processor_ms(action) for _ in range(REPEATS)]
             for action in (partial(codec.encode, latents[0], REAL_BYTES), partial(codec.decode, payload))
         ]
         rows.append(Times(name, *(float(np.median(each)) for each in taken)))
-    range_coder.ACCELERATOR = accelerator
+    compiled.LIBRARY = library
     return rows
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, show, write."""
-    if range_coder.ACCELERATOR is None:
-        raise InputError('constriction is not installed, or counts otherwise: pip install "bottlenet[fast]"')
+    if compiled.LIBRARY is None:
+        raise InputError("the codec is not compiled here: install a C compiler, then python hatch_build.py")
     compared, timed = identity(arguments.latents), times()
     show(
         f"{compared.latents} latents, {compared.payload_bytes} bytes: {compared.different} differ; {compared.digest}",
@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     write_record("entropy_identity", {**asdict(compared), "times": [asdict(each) for each in timed]}, arguments.out)
     if compared.different:
-        raise InputError(f"{compared.different} of {compared.latents} latents differ: this version can't be used")
+        raise InputError(f"{compared.different} of {compared.latents} latents differ: mend entropy.c or entropy.py")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ FOLDERS = ("seeds", "corpus", "suspects", "faults")
 REPLAY = 0.2  # of the time
 ROUNDING = 1e-9
 START_S = 900.0  # a child may need beside its time, on a busy machine
-SLOWEST_LAST = ("entropy in Python", "entropy by constriction")  # they get what time the others leave
+SLOWEST_LAST = ("entropy in Python", "entropy compiled")  # they get what time the others leave
 COVERAGE = re.compile(rb"cov: (\d+)")
 
 

@@ -16,7 +16,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import decoder as photos
 from bottlenet.cloud.decoder import Photos
 from bottlenet.errors import BottleNetError, WireError
-from bottlenet.wire import range_coder
+from bottlenet.wire import compiled
 from bottlenet.wire.answer import Answer, Box, Boxes, Classes, ClassMap, busy_bytes, parse_answer, refusal_bytes
 from bottlenet.wire.codecs import CODECS, Codec, make_codec
 from bottlenet.wire.frame import (
@@ -39,7 +39,7 @@ CRC = slice(10, 12)  # of a frame
 MOSAICS = (Mosaic(1, 1, 1), Mosaic(3, 5, 7), Mosaic(4, 8, 8, 1))
 SETTINGS = {"raw": (0,), "deflate": (0, 9), "jpeg": (1, 20, 100), "webp": (0, 20, 100), "entropy": (0,)}
 DEMO_BUNDLE = Bundle.load("demo")
-FAST = range_coder.ACCELERATOR  # constriction, where it is installed
+FAST = compiled.LIBRARY  # where it is built
 
 
 def frame(data: bytes) -> None:
@@ -130,26 +130,26 @@ def payloads(name: str) -> Iterator[bytes]:
             yield bytes([number]) + codec.encode((128 + noise).astype(np.uint8))
 
 
-def entropy(data: bytes, accelerator: Any) -> None:
-    """By one coder. The first byte says for which latent; from 128 on it is that of the demo's bundle."""
+def entropy(data: bytes, library: Any) -> None:
+    """By one of the two. The first byte says for which latent; from 128 on it is that of the demo's bundle."""
     codecs = CODECS_BY_NAME["entropy"]
     codec = DEMO_BUNDLE.codec if data[:1] > b"\x7f" else codecs[data[0] % len(codecs) if data else 0]
-    range_coder.ACCELERATOR = accelerator
+    compiled.LIBRARY = library
     check_symbols(codec, codec.decode(data[1:]))
 
 
 def entropy_fast(data: bytes) -> None:
-    """By constriction, which must do what the definition does."""
+    """By compiled code, which must do what the definition does."""
     results: list[object] = []
     codecs = CODECS_BY_NAME["entropy"]
     codec = DEMO_BUNDLE.codec if data[:1] > b"\x7f" else codecs[data[0] % len(codecs) if data else 0]
-    for accelerator in (FAST, None):
-        range_coder.ACCELERATOR = accelerator
+    for library in (FAST, None):
+        compiled.LIBRARY = library
         try:
             results.append(codec.decode(data[1:]).tobytes())
         except BottleNetError as error:
             results.append(f"{type(error).__name__}: {error}")
-    assert results[0] == results[1], "constriction and Python differ"
+    assert results[0] == results[1], "compiled code and Python differ"
     if isinstance(results[0], str):
         raise WireError(results[0])
 
@@ -203,8 +203,8 @@ def targets() -> dict[str, Target]:
     made = {"frame": Target(frame, frames), "answer": Target(answer, answers)}
     for name in ("raw", "deflate", "jpeg", "webp"):
         made[name] = Target(partial(payload, name), partial(payloads, name))
-    made["entropy in Python"] = Target(partial(entropy, accelerator=None), entropy_payloads, 8192)
+    made["entropy in Python"] = Target(partial(entropy, library=None), entropy_payloads, 8192)
     if FAST is not None:
-        made["entropy by constriction"] = Target(entropy_fast, entropy_payloads, 8192)
+        made["entropy compiled"] = Target(entropy_fast, entropy_payloads, 8192)
     made["photo"] = Target(photo, pictures, peak_bytes=2**25)
     return {**made, "tables.bin": Target(tables, table_files)}

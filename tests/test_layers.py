@@ -52,7 +52,7 @@ TORCH = {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "a
 WITH_TORCH = {"net", "photos", "train", "privacy", "cli"}
 OUTSIDE = {
     "errors": set(),
-    "wire": {"numpy", "simplejpeg", "PIL", "constriction"},
+    "wire": {"numpy", "simplejpeg", "PIL"},
     "bundle": {"numpy", "onnxruntime", "PIL", "paho", "pydantic"},
     "plan": {"numpy", "pydantic"},
     "edge": {"numpy", "PIL", "websockets", "paho"},

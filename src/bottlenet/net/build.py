@@ -47,8 +47,7 @@ from bottlenet.net.unit import (
 )
 from bottlenet.task import is_dense
 from bottlenet.wire.codecs import Codec, make_codec
-from bottlenet.wire.contexts import ZERO
-from bottlenet.wire.entropy import Entropy
+from bottlenet.wire.entropy import ZERO, Entropy
 from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import STEPS

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.wire.contexts import MAX_VALUE, ZERO
+from bottlenet.wire.entropy import MAX_VALUE, ZERO
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import STEPS
 

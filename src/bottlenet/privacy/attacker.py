@@ -43,7 +43,7 @@ from bottlenet.net.models import Classifier
 from bottlenet.privacy.samples import PrivacyConfig, Records, Samples
 from bottlenet.train.objective import learning_rate
 from bottlenet.train.runs import Averaged
-from bottlenet.wire.contexts import ZERO
+from bottlenet.wire.entropy import ZERO
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the standardised inputs, for each row
 REACH = 3  # places a side that a tile is made of

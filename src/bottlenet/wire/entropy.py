@@ -1,10 +1,12 @@
 """The learned codec `entropy`: symbols as passes, most important first, and a payload that may be cut anywhere.
 
-    symbols --contexts--> rows, outcomes --range coder--> payload --cut--> symbols_hat, coarser where it ends
+    symbols --Contexts--> cuts, outcomes --range coder--> payload --cut--> symbols_hat, coarser where it ends
 
 A symbol stands for symbol - 128, which is -121..121 or five balanced trits with the steps 81, 27, 9, 3, 1. A *pass*
 sends one trit, -1, 0 or 1, of every position of one channel, and takes its values from one step to the next finer
 one. What a cut payload does not reach stays as coarse as it was, and 128 where nothing was sent.
+
+This is the definition. Where compiled.py has its library, that does the same in less time: all but fitting.
 """
 
 from __future__ import annotations
@@ -12,23 +14,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.errors import InputError, PayloadError, WireError
-from bottlenet.wire.contexts import MAX_VALUE, ZERO, Contexts, Counts, Lanes, known
-from bottlenet.wire.latents import Latents
+from bottlenet.wire import compiled
+from bottlenet.wire.compiled import CompiledWalk
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.range_coder import WHOLE, Intervals, Outcomes, Rows, make_decoder, make_encoder
-from bottlenet.wire.tables import STEPS, TOTAL, Tables
+from bottlenet.wire.range_coder import WHOLE, Cuts, Interval, Outcomes, RangeDecoder, RangeEncoder, reserved_flag
+from bottlenet.wire.tables import PLANES, STEPS, TOTAL, Bins, Tables
 
-CHUNK_PASSES = 48  # coded at once: enough to make numpy's overhead small, few enough to stop soon after a budget
+ZERO = 128  # the symbol that stands for 0
+MAX_VALUE = 121
+MAX_SUM = 8 * MAX_VALUE  # of the neighbours' magnitudes
+CHUNK_PASSES = 48  # encoded at once: enough to make numpy's overhead small, few enough to stop soon after a budget
 RESERVED = 2  # the outcome of a flag that no encoder sends
 
 Symbols = NDArray[np.uint8]
 Sizes = NDArray[np.int64]
+Lanes = NDArray[np.intp]
+Counts = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -61,62 +68,30 @@ class Entropy:
         check_range(symbols)
         if budget is not None and (type(budget) is not int or budget < 1):
             raise InputError(f"entropy: budget is {budget!r} bytes; the smallest payload has 1")
-        lanes = self._contexts.padded(symbols)
-        energy: Counts = np.zeros(len(self._contexts.places), np.uint16)
-        encoder = make_encoder(self._intervals)
-        for start in range(0, len(self.tables.passes), CHUNK_PASSES):
-            rows, outcomes, energy = self._decisions(lanes, energy, slice(start, start + CHUNK_PASSES))
-            encoder.encode(rows, outcomes)
-            if budget is not None and (cut := encoder.interval().certain(budget)) is not None:
-                return cut
-        return encoder.interval().shortest()[:budget]
+        encode = self._encode if compiled.LIBRARY is None else self._compiled.encode
+        return encode(symbols, budget).shortest()[:budget]
 
     def decode(self, payload: bytes) -> Symbols:
         """Payload, whole or cut -> (C, H, W) uint8: exactly what is certain whatever bytes were cut off.
 
         PayloadError: no bytes, bytes after the end, or bytes that no encoder writes.
         """
-        (found,) = self.decode_all([payload])
-        return accepted(found)
+        if not payload:
+            raise PayloadError("entropy payload of 0 bytes; the smallest has 1")
+        symbols, interval = (self._decode if compiled.LIBRARY is None else self._compiled.decode)(payload)
+        if interval is not None and (needed := len(interval.shortest())) < len(payload):
+            raise PayloadError(f"entropy payload has {len(payload) - needed} bytes after its end; send none")
+        return symbols
 
     def decode_all(self, payloads: Sequence[bytes]) -> list[Symbols | PayloadError]:
-        """The same of each: where latents are small, in less than half the time that they would take one by one."""
-        refused: dict[int, PayloadError] = {
-            number: PayloadError("entropy payload of 0 bytes; the smallest has 1")
-            for number, payload in enumerate(payloads)
-            if not payload
-        }
-        decoders = [make_decoder(self._intervals, payload) for payload in payloads]
-        latents = Latents(self._contexts, len(payloads))
-
-        def read(number: int, rows: Rows) -> Outcomes:
+        """Decode each, or say why it can't be."""
+        found: list[Symbols | PayloadError] = []
+        for payload in payloads:
             try:
-                return decoders[number].decode(rows)
+                found.append(self.decode(payload))
             except PayloadError as error:
-                refused[number] = error
-                return rows[:0].astype(np.int32)
-
-        going = [number for number in range(len(payloads)) if number not in refused]
-        for pass_number, (channel, _) in enumerate(self.tables.passes):
-            row = pass_number * self._pass_rows
-            flags = [(number, read(number, self._row_numbers[row : row + 1]).tolist()) for number in going]
-            for number, flag in flags:
-                if flag == [RESERVED]:
-                    size = len(payloads[number])
-                    text = f"entropy payload of {size} bytes has a reserved flag in pass {pass_number}"
-                    refused[number] = PayloadError(text)
-            going = [number for number, flag in flags if flag == [0]]
-            latents.deepen(channel, going)
-            if live := [number for number, flag in flags if flag == [1]]:
-                going = sorted(going + latents.refine(channel, live, read, row + 1))
-            if not going:
-                break
-        for number in going:
-            payload, needed = payloads[number], len(decoders[number].interval().shortest())
-            if needed < len(payload):
-                text = f"entropy payload has {len(payload) - needed} bytes after its end; send none"
-                refused[number] = PayloadError(text)
-        return [refused.get(number, symbols) for number, symbols in enumerate(latents.symbols())]
+                found.append(error)
+        return found
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
         """(B, C, H, W) uint8 -> what whole payloads decode to, and their bytes (B,) int64."""
@@ -128,9 +103,21 @@ class Entropy:
         check_range(symbols)
         return np.take(self._rounded, symbols + self._depth_keys)
 
-    def _decisions(self, lanes: Lanes, energy: Counts, chunk: slice) -> tuple[Rows, Outcomes, Counts]:
-        """Rows and outcomes of the passes in `chunk`, and the energy (H * W,), in coded order, after them."""
-        contexts = self._contexts
+    def _encode(self, symbols: Symbols, budget: int | None) -> Interval:
+        """Send all passes, or as many as `budget` bytes take."""
+        lanes = self._contexts.padded(symbols)
+        energy: Counts = np.zeros(len(self._contexts.places), np.uint16)
+        encoder = RangeEncoder()
+        for start in range(0, len(self.tables.passes), CHUNK_PASSES):
+            rows, outcomes, energy = self._decisions(lanes, energy, slice(start, start + CHUNK_PASSES))
+            encoder.encode(self._cuts.reshape(-1, 2).take(rows, axis=0), outcomes)
+            if budget is not None and encoder.settled(budget):
+                break
+        return encoder.interval()
+
+    def _decisions(self, lanes: Lanes, energy: Counts, chunk: slice) -> tuple[Outcomes, Outcomes, Counts]:
+        """Give rows and outcomes of the passes in `chunk`, and the energy (H * W,), in coded order, after them."""
+        contexts, pass_rows = self._contexts, self._cuts.shape[1]
         channels, planes = self._pass_arrays[chunk].T
         lanes = lanes.take(channels, axis=0)  # (passes, places)
         lanes += 256 * planes[:, None]
@@ -143,40 +130,60 @@ class Entropy:
 
         sizes = 1 + live * keys.shape[1]
         flags = sizes.cumsum() - sizes
-        rows, outcomes = np.empty(sizes.sum(), np.intp), np.empty(sizes.sum(), np.int32)
+        rows, outcomes = np.empty(sizes.sum(), np.intp), np.empty(sizes.sum(), np.intp)
         trits = np.ones(len(rows), bool)
         trits[flags] = False
-        flag_rows = np.arange(chunk.start, chunk.start + len(live)) * self._pass_rows
+        flag_rows = np.arange(chunk.start, chunk.start + len(live)) * pass_rows
         rows[flags], outcomes[flags] = flag_rows, live
         rows[trits] = ((codes >> 2) + (flag_rows[live, None] + 1)).ravel()
         outcomes[trits] = (codes & 3).ravel()
         return rows, outcomes, after[-1] if len(after) else energy
+
+    def _decode(self, payload: bytes) -> tuple[Symbols, Interval | None]:
+        """Receive what is certain, and the interval where that is all passes. PayloadError: no encoder wrote this."""
+        decoder, latent = RangeDecoder(payload), Latent(self._contexts)
+        for number, (channel, _) in enumerate(self.tables.passes):
+            cuts: list[list[int]] = self._cuts[number].tolist()
+            flag = decoder.decode(cuts[:1])
+            if flag == [RESERVED]:
+                raise reserved_flag(payload, number)
+            if not flag or not latent.refine(channel, flag == [1], cuts, decoder):
+                return latent.symbols(), None
+        return latent.symbols(), decoder.interval()
 
     @cached_property
     def _contexts(self) -> Contexts:
         return Contexts(*self.mosaic.symbols_shape, self.tables.bins)
 
     @cached_property
-    def _intervals(self) -> Intervals:
-        """Pass by pass: the flag's row, then those of the trits. A flag's last unit of 2^-24 is reserved."""
-        cuts = np.empty((len(self.tables.passes), self._pass_rows, 2), np.int64)
+    def _cuts(self) -> Cuts:
+        """(passes, rows, 2): the flag's row, then those of the trits. A flag's last unit of 2^-24 is reserved."""
+        cuts = np.empty((len(self.tables.passes), 1 + self.tables.bins.rows, 2), np.uint32)
         cuts[:, 0, 0] = self.tables.flags[:, 0]
-        cuts[:, 1:] = self.tables.frequencies[..., :2].cumsum(axis=-1, dtype=np.int64)
+        cuts[:, 1:] = self.tables.frequencies[..., :2].cumsum(axis=-1, dtype=np.uint32)
         cuts *= WHOLE // TOTAL
         cuts[:, 0, 1] = WHOLE - 1
-        return Intervals(cuts.reshape(-1, 2))
+        return cuts
 
     @cached_property
-    def _pass_rows(self) -> int:
-        return 1 + self.tables.bins.rows
+    def _compiled(self) -> CompiledWalk:
+        contexts, (pass_channel, pass_plane) = self._contexts, self._pass_arrays.T
+        arrays = {
+            "pass_channel": pass_channel,
+            "pass_plane": pass_plane,
+            "cuts": self._cuts,
+            "places": contexts.places,
+            "reading": contexts.reading,
+            "known": known(1),
+            "state": (contexts.state_even, contexts.state_odd),
+            "activity": (contexts.activity_even, contexts.activity_odd),
+            "energy": contexts.energy,
+        }
+        return CompiledWalk(self.mosaic.symbols_shape, len(contexts.even_places), arrays)
 
     @cached_property
     def _pass_arrays(self) -> NDArray[np.intp]:
         return np.array(self.tables.passes, np.intp)  # (passes, 2)
-
-    @cached_property
-    def _row_numbers(self) -> Rows:
-        return np.arange(len(self._intervals.cuts))
 
     @cached_property
     def _rounded(self) -> Symbols:
@@ -205,3 +212,191 @@ def check_range(symbols: Symbols) -> None:
         raise InputError(
             f"entropy: symbols reach from {symbols.min()} to {symbols.max()}; give {low} to {high}: clip in the head"
         )
+
+
+class Contexts:
+    """What a trit's distribution depends on, as look-up tables, for latents of (C, H, W) and contexts cut by `bins`.
+
+    A *lane* is one channel of one latent at one plane, padded by one position on each side, as numbers
+
+        key = 256 * plane + symbol                                                    # (L, (H + 2) * (W + 2)) intp
+
+    for then everything about the symbol alone (its trit, state, magnitude) is one look-up. Inside a lane the positions
+    are coded in two halves like the fields of a chessboard: y + x even in reading order, then y + x odd.
+
+    A *code* is 4 * row + trit + 1, uint16, with the trit multiplied by the sign of what is known before, and the row
+    counted within the pass, behind its flag's.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, bins: Bins) -> None:
+        self.shape = (channels, height, width)
+        self.rows = bins.rows
+        y, x = np.indices((height, width))
+        inside = ((y + 1) * (width + 2) + x + 1).ravel()  # places in a padded lane, in reading order
+        odd = ((y + x) % 2).ravel().astype(bool)
+        self.even_places, self.odd_places = inside[~odd], inside[odd]
+        self.places = np.concatenate([self.even_places, self.odd_places])  # (H * W,) in coded order
+        self.reading = np.concatenate([np.flatnonzero(~odd), np.flatnonzero(odd)])  # coded order -> reading order
+        self.row_places = width + 2
+        self.lane_places = (height + 2) * (width + 2)
+
+        states, evens, odds, energies = bins.sizes
+        magnitudes = np.arange(MAX_VALUE + 1)
+        state = binned(magnitudes, bins.state)
+        odd_base = states * evens * energies  # the first row of the second half
+        # Each value says how far it moves the row; a row is their sum.
+        self.state_even = (state * evens * energies).astype(np.uint16)
+        self.state_odd = (state * odds * energies + odd_base).astype(np.uint16)
+        self.activity_even = (binned(np.arange(MAX_SUM + 1), bins.even) * energies).astype(np.uint16)
+        self.activity_odd = (binned(np.arange(MAX_SUM + 1), bins.odd) * energies).astype(np.uint16)
+        self.energy = binned(np.arange(channels + 1), bins.energy).astype(np.uint16)
+
+        before, after = known(0), known(1)  # (planes, 256)
+        trit = (after - 3 * before) * np.where(before < 0, -1, 1)
+        self.before = np.abs(before).astype(np.uint16).ravel()  # key -> |q_prev| / 3d
+        self.after = np.abs(after).astype(np.uint16).ravel()  # key -> |q| / d
+        self.moves = (trit != 0).ravel()  # key -> the trit is not 0
+        self.wakes = ((before == 0) & (after != 0)).astype(np.uint16).ravel()  # key -> becomes non-zero
+        self.code_even = (4 * self.state_even[self.before] + trit.ravel() + 1).astype(np.uint16)
+        self.code_odd = (4 * self.state_odd[self.before] + trit.ravel() + 1).astype(np.uint16)
+
+    @cached_property
+    def halves(self) -> tuple[Half, Half]:
+        """For the decoder in Python: the positions with y + x even, then those with y + x odd."""
+        even = (self.even_places, self.state_even, self.activity_even, self.energy)
+        odd = (self.odd_places, self.state_odd, self.activity_odd, self.energy)
+        return Half(*(each.tolist() for each in even)), Half(*(each.tolist() for each in odd))
+
+    def padded(self, symbols: NDArray[np.uint8]) -> Lanes:
+        """(..., C, H, W) uint8 -> (..., C, (H + 2) * (W + 2)): keys of plane 0, which 256 a plane is added to."""
+        lead = symbols.shape[:-2]
+        height, width = symbols.shape[-2:]
+        keys = np.full((*lead, height + 2, width + 2), ZERO, np.intp)
+        keys[..., 1:-1, 1:-1] = symbols
+        return keys.reshape(*lead, self.lane_places)
+
+    def codes(self, lanes: Lanes, energy: Counts) -> Counts:
+        """Lanes (L, places) and, in coded order, the energy before each (L, H * W) -> codes (L, H * W), coded order."""
+        even = self.code_even.take(lanes.take(self.even_places, axis=1))
+        odd = self.code_odd.take(lanes.take(self.odd_places, axis=1))
+        even += 4 * self.activity_even.take(self.around(self.before.take(lanes)).take(self.even_places, axis=1))
+        odd += 4 * self.activity_odd.take(self.beside(self.after.take(lanes)).take(self.odd_places, axis=1))
+        codes: Counts = np.concatenate([even, odd], axis=1)
+        codes += 4 * self.energy.take(energy)
+        return codes
+
+    def around(self, magnitudes: Counts) -> Counts:
+        """(..., places) -> sum over the 8 neighbours; what stands on the padding means nothing."""
+        flat, row = magnitudes.ravel(), self.row_places
+        sums = np.zeros_like(flat)
+        three = flat[:-2] + flat[1:-1]
+        three += flat[2:]
+        inner = sums[row + 1 : -row - 1]
+        np.add(three[: -2 * row], three[2 * row :], out=inner)
+        inner += three[row:-row]
+        inner -= flat[row + 1 : -row - 1]
+        return sums.reshape(magnitudes.shape)
+
+    def beside(self, magnitudes: Counts) -> Counts:
+        """(..., places) -> sum over the 4 neighbours that share a side; the padding means nothing."""
+        flat, row = magnitudes.ravel(), self.row_places
+        sums = np.zeros_like(flat)
+        inner = sums[row + 1 : -row - 1]
+        np.add(flat[1 : -2 * row - 1], flat[2 * row + 1 : -1], out=inner)
+        inner += flat[row : -row - 2]
+        inner += flat[row + 2 : -row]
+        return sums.reshape(magnitudes.shape)
+
+
+class Half(NamedTuple):
+    """The look-up tables of one half of a pass, as lists, which a loop reads faster."""
+
+    places: list[int]
+    state: list[int]
+    activity: list[int]
+    energy: list[int]
+
+
+class Latent:
+    """What a decoder knows so far: of each channel that is not all 0, magnitudes and signs, in lanes of lists."""
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._contexts = contexts
+        self._lanes: dict[int, tuple[list[int], list[int]]] = {}  # magnitudes are in units of the channel's last step
+        self._depths = [0] * contexts.shape[0]  # planes known
+        self._energy = [0] * contexts.lane_places  # channels that are not 0 there
+
+    def refine(self, channel: int, live: bool, cuts: list[list[int]], decoder: RangeDecoder) -> bool:
+        """Take a channel one plane further, by trits that are all 0 unless `live`; say whether all were there."""
+        self._depths[channel] += 1
+        if channel in self._lanes:
+            before, signs = self._lanes[channel]
+        elif live:
+            before, signs = [0] * len(self._energy), [0] * len(self._energy)
+        else:
+            return True
+        after = [3 * magnitude for magnitude in before]
+        self._lanes[channel] = after, signs
+        if not live:
+            return True
+        even, odd = self._contexts.halves
+        up, down = -self._contexts.row_places, self._contexts.row_places
+        sums = [
+            before[up + at - 1] + before[up + at] + before[up + at + 1] + before[at - 1]
+            + before[at + 1] + before[down + at - 1] + before[down + at] + before[down + at + 1]
+            for at in even.places
+        ]  # fmt: skip
+        if not self._receive(even, sums, before, self._lanes[channel], cuts, decoder):
+            return False
+        sums = [after[up + at] + after[at - 1] + after[at + 1] + after[down + at] for at in odd.places]
+        return self._receive(odd, sums, before, self._lanes[channel], cuts, decoder)
+
+    def _receive(
+        self,
+        half: Half,
+        sums: list[int],
+        before: list[int],
+        lanes: tuple[list[int], list[int]],
+        cuts: list[list[int]],
+        decoder: RangeDecoder,
+    ) -> bool:
+        """Take one half further, given its neighbours' sums; say whether all trits were there."""
+        state, activity, energy, energies = half.state, half.activity, self._energy, half.energy
+        outcomes = decoder.decode(
+            [
+                cuts[1 + state[before[at]] + activity[total] + energies[energy[at]]]
+                for at, total in zip(half.places, sums, strict=True)
+            ]
+        )
+        after, signs = lanes
+        for at, outcome in zip(half.places, outcomes, strict=False):
+            if before[at]:
+                after[at] += outcome - 1
+            elif outcome != 1:
+                after[at], signs[at] = 1, outcome - 1
+                energy[at] += 1
+        return len(outcomes) == len(sums)
+
+    def symbols(self) -> Symbols:
+        """(C, H, W)."""
+        channels, height, width = self._contexts.shape
+        symbols = np.full((channels, height * width), ZERO, np.uint8)
+        for channel, (magnitudes, signs) in self._lanes.items():
+            values = np.array(magnitudes)[self._contexts.places] * np.array(signs)[self._contexts.places]
+            symbols[channel, self._contexts.reading] = ZERO + values * STEPS[self._depths[channel] - 1]
+        return symbols.reshape(self._contexts.shape)
+
+
+def binned(values: NDArray[np.intp], thresholds: tuple[int, ...]) -> NDArray[np.intp]:
+    """How many thresholds each value reaches."""
+    return np.searchsorted(np.array(thresholds, np.intp), values, side="right")
+
+
+def known(planes: int) -> NDArray[np.intp]:
+    """(5, 256): each symbol's value as it is known after `planes` more planes, in units of the last one's step.
+
+    Row p is about plane p: 0 gives q_prev / 3d, 1 gives q / d. Steps are odd, so there is no tie to round.
+    """
+    values = np.clip(np.arange(256) - ZERO, -MAX_VALUE, MAX_VALUE)
+    rows = [np.zeros(256, np.intp), *((values + step // 2) // step for step in STEPS)]
+    return np.stack(rows[planes : planes + PLANES])

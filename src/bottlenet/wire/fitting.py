@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.errors import InputError
-from bottlenet.wire.contexts import Contexts
-from bottlenet.wire.entropy import CHUNK_PASSES, check_range
+from bottlenet.wire.entropy import CHUNK_PASSES, Contexts, check_range
 from bottlenet.wire.tables import PLANES, TOTAL, Bins, Pass, Tables, check_passes, check_sizes
 
 DEFAULT_BINS = Bins()
