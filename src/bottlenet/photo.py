@@ -285,6 +285,8 @@ def resize_centre(image: Image.Image, preprocess: Preprocess, photo_size: tuple[
     left, top, side = square.left / scale, square.top / scale, square.side / scale  # now in pixels of `image`
     reach = REACH * max(1, side / size) + 1
     first, last = max(0, math.floor(top - reach)), min(image.height, math.ceil(top + side + reach))
+    if image.height < 1.25 * (last - first):  # a few rows more: of a part of them Pillow filters each to itself
+        first, last = 0, image.height
     # The rows that the filter will look at, as they are.
     narrow = image.resize((size, last - first), resampling, (left, first, left + side, last))
     return np.array(narrow.resize((size, size), resampling, (0, top - first, size, top - first + side)))
