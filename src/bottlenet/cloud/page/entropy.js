@@ -19,6 +19,7 @@ export class Entropy {
     if (String(shape) !== String(latent))
       throw new Error(`the tables are for symbols of ${shape}, the latent is ${latent}`);
     this.tables = tables;
+    this.layout = layoutOf(tables);
   }
 
   /**
@@ -26,50 +27,22 @@ export class Entropy {
    * which takes less time than all.
    */
   encode(symbols, budget = Infinity) {
-    const { tables } = this;
+    const values = valuesOf(symbols);
     const coder = new RangeEncoder();
-    const walk = new Walk(tables);
-    const area = tables.height * tables.width;
-    const known = new Int32Array(area); // signed, in units of the finer step
-    for (const [number, [channel, plane]] of tables.passes.entries()) {
-      const step = STEPS[plane];
-      let live = false;
-      for (let at = 0; at < area; at += 1) {
-        const value = clip(symbols[channel * area + at]);
-        known[at] = rounded(value, step);
-        live ||= plane === 0 ? known[at] !== 0 : known[at] !== 3 * rounded(value, 3 * step);
-      }
-      const send = (row, outcome) => {
-        const cut = 2 * (number * (1 + tables.rows) + row);
-        const left = outcome === 0 ? 0 : tables.cuts[cut + outcome - 1];
-        coder.encode(left, outcome === 2 ? 2 ** 24 : tables.cuts[cut + outcome]);
-      };
-      send(0, live ? 1 : 0);
-      walk.pass(channel, live, (row, at, before) => {
-        const trit = Math.abs(known[at]) - 3 * before; // of what is known already, 1 is away from 0 ...
-        const outcome = 1 + (before === 0 ? known[at] : trit); // ... and of what isn't, up
-        send(row, outcome);
-        return outcome;
-      });
-      if (coder.certain(budget)) break;
+    const walk = new Walk(this.tables, this.layout);
+    for (let number = 0; number < this.tables.passes.length && !coder.certain(budget); number += 1) {
+      walk.pass(number, coder, values);
     }
     return coder.shortest().subarray(0, budget);
   }
 
   /** Payload, whole or cut -> symbols: what is certain whatever was cut off. PayloadError: none of this codec. */
   decode(payload) {
-    const { tables } = this;
     if (!payload.length) throw new PayloadError("payload of 0 bytes; the smallest has 1");
     const coder = new RangeDecoder(payload);
-    const walk = new Walk(tables);
-    for (const [number, [channel]] of tables.passes.entries()) {
-      const receive = (row) => {
-        const cut = 2 * (number * (1 + tables.rows) + row);
-        return coder.decode(tables.cuts[cut], tables.cuts[cut + 1]);
-      };
-      const flag = receive(0);
-      if (flag === RESERVED) throw new PayloadError(`payload: a reserved flag in pass ${number}`);
-      if (flag < 0 || !walk.pass(channel, flag === 1, receive)) break;
+    const walk = new Walk(this.tables, this.layout);
+    for (let number = 0; number < this.tables.passes.length; number += 1) {
+      if (!walk.pass(number, coder, null)) break;
     }
     return walk.symbols();
   }
@@ -77,59 +50,77 @@ export class Entropy {
 
 /** What both sides know so far, channel by channel in lanes that are padded by one position on each side. */
 class Walk {
-  constructor({ channels, height, width, bins }) {
-    Object.assign(this, { channels, height, width });
-    this.row = width + 2;
-    this.lane = (height + 2) * this.row;
+  constructor(tables, layout) {
+    const { channels, height, width } = tables;
+    Object.assign(this, { tables, channels, height, width }, layout);
     this.magnitudes = new Int16Array(channels * this.lane); // in units of the channel's last step
     this.signs = new Int8Array(channels * this.lane);
     this.planes = new Uint8Array(channels);
     this.before = new Int16Array(this.lane);
+    this.wanted = new Int16Array(height * width); // the encoder's values, in units of the pass's step
     this.energy = new Uint16Array(height * width); // channels that are not 0
-    this.halves = [0, 1].map((odd) => chessboard(height, width, odd));
-    this.places = Int32Array.from({ length: height * width }, (_, at) => {
-      return (Math.floor(at / width) + 1) * this.row + (at % width) + 1; // in a lane
-    });
-    const [states, evens, odds, energies] = bins.map((thresholds) => thresholds.length + 1);
-    this.stateBins = binned(bins[0], MAX_VALUE + 1);
-    this.energyBins = binned(bins[3], channels + 1);
-    this.activityBins = [binned(bins[1], 8 * MAX_VALUE + 1), binned(bins[2], 4 * MAX_VALUE + 1)];
-    this.firstRows = [1, 1 + states * evens * energies]; // behind the flag's
-    this.stateRows = [evens * energies, odds * energies];
-    this.energies = energies;
   }
 
   /**
-   * Takes one channel a plane further, by trits that are all 0 or, if `live`, by `code(row, at, before)`, which gives
-   * the outcome 0, 1 or 2 of the position `at`, or -1 where there is no more. Whether there was.
+   * Takes one channel a plane further: `values`, all of the latent's, go to `coder`, or where they are null, its trits
+   * come from there. Whether there were any more. PayloadError: a reserved flag.
    */
-  pass(channel, live, code) {
-    const { magnitudes, signs, before, places, energy, energies } = this;
+  pass(number, coder, values) {
+    const { tables, magnitudes, before } = this;
+    const [channel, plane] = tables.passes[number];
     const start = channel * this.lane;
+    const cut = 2 * number * (1 + tables.rows);
+    let live = values !== null && this.#want(channel, STEPS[plane], values) ? 1 : 0;
+    if (values) coder.encode(tables.cuts, cut, live);
+    else live = coder.decode(tables.cuts, cut);
+    if (live < 0) return false;
+    if (live === RESERVED) throw new PayloadError(`payload: a reserved flag in pass ${number}`);
     this.planes[channel] += 1;
     for (let place = 0; place < this.lane; place += 1) {
       before[place] = magnitudes[start + place];
       magnitudes[start + place] *= 3;
     }
-    if (!live) return true;
-    for (const odd of [0, 1]) {
-      for (const at of this.halves[odd]) {
-        const place = places[at];
-        const activity = odd ? this.#beside(start + place) : this.#around(place);
-        const was = before[place];
-        const number =
-          this.firstRows[odd] +
-          this.stateBins[was] * this.stateRows[odd] +
-          this.activityBins[odd][activity] * energies +
-          this.energyBins[energy[at]];
-        const outcome = code(number, at, was);
+    return !live || (this.#half(0, start, cut, coder, !values) && this.#half(1, start, cut, coder, !values));
+  }
+
+  /** Rounds a channel's values to a step. Whether any isn't what is known already. */
+  #want(channel, step, values) {
+    const { wanted, places, magnitudes } = this;
+    let live = false;
+    for (let at = 0; at < wanted.length; at += 1) {
+      wanted[at] = Math.floor((values[channel * wanted.length + at] + (step >> 1)) / step); // odd steps: no tie
+      live ||= Math.abs(wanted[at]) !== 3 * magnitudes[channel * this.lane + places[at]];
+    }
+    return live;
+  }
+
+  /** Half the positions of a pass. Whether the trits of all were there. */
+  #half(odd, start, cut, coder, received) {
+    const { tables, magnitudes, signs, before, places, energy, stateBins, energyBins, wanted, energies } = this;
+    const activityBins = this.activityBins[odd];
+    const firstRow = this.firstRows[odd];
+    const stateRows = this.stateRows[odd];
+    for (const at of this.halves[odd]) {
+      const place = places[at];
+      const activity = odd ? this.#beside(start + place) : this.#around(place);
+      const was = before[place];
+      const row = firstRow + stateBins[was] * stateRows + activityBins[activity] * energies + energyBins[energy[at]];
+      const known = magnitudes[start + place];
+      let outcome;
+      if (received) {
+        outcome = coder.decode(tables.cuts, cut + 2 * row);
         if (outcome < 0) return false;
-        const moved = magnitudes[start + place] + outcome - 1;
-        magnitudes[start + place] = Math.abs(moved);
-        if (was === 0 && outcome !== 1) {
-          signs[start + place] = outcome - 1;
-          energy[at] += 1;
-        }
+      } else {
+        // of what is known already, 2 is away from 0, and of what isn't, up
+        outcome = 1 + (was === 0 ? wanted[at] : Math.abs(wanted[at]) - known);
+        coder.encode(tables.cuts, cut + 2 * row, outcome);
+      }
+      if (was !== 0) {
+        magnitudes[start + place] = known + outcome - 1;
+      } else if (outcome !== 1) {
+        magnitudes[start + place] = 1;
+        signs[start + place] = outcome - 1;
+        energy[at] += 1;
       }
     }
     return true;
@@ -164,10 +155,30 @@ class Walk {
   }
 }
 
+/** Where positions are, and which row of the tables a context leads to. */
+function layoutOf({ channels, height, width, bins }) {
+  const row = width + 2;
+  const [states, evens, odds, energies] = bins.map((thresholds) => thresholds.length + 1);
+  return {
+    row,
+    lane: (height + 2) * row,
+    halves: [0, 1].map((odd) => chessboard(height, width, odd)),
+    places: Int32Array.from({ length: height * width }, (_, at) => {
+      return (Math.floor(at / width) + 1) * row + (at % width) + 1; // in a lane
+    }),
+    stateBins: binned(bins[0], MAX_VALUE + 1),
+    energyBins: binned(bins[3], channels + 1),
+    activityBins: [binned(bins[1], 8 * MAX_VALUE + 1), binned(bins[2], 4 * MAX_VALUE + 1)],
+    firstRows: [1, 1 + states * evens * energies], // behind the flag's
+    stateRows: [evens * energies, odds * energies],
+    energies,
+  };
+}
+
 /** The positions with y + x even, or odd, in reading order. */
 function chessboard(height, width, odd) {
   const all = Array.from({ length: height * width }, (_, at) => at);
-  return all.filter((at) => (Math.floor(at / width) + (at % width)) % 2 === odd);
+  return Int32Array.from(all.filter((at) => (Math.floor(at / width) + (at % width)) % 2 === odd));
 }
 
 /** For every value below `count`, how many thresholds it reaches. */
@@ -175,14 +186,12 @@ function binned(thresholds, count) {
   return Uint8Array.from({ length: count }, (_, value) => thresholds.filter((one) => value >= one).length);
 }
 
-/** Symbol -> value. Error: outside 7..249, which no head of such a bundle gives. */
-function clip(symbol) {
-  const value = symbol - ZERO;
-  if (value < -MAX_VALUE || value > MAX_VALUE) throw new Error(`symbol ${symbol}; the codec takes 7 to 249`);
-  return value;
-}
-
-/** The value in units of `step`. Steps are odd, so there is no tie. */
-function rounded(value, step) {
-  return Math.floor((value + (step >> 1)) / step);
+/** Symbols -> values. Error: one outside 7..249, which no head of such a bundle gives. */
+function valuesOf(symbols) {
+  const values = new Int16Array(symbols.length);
+  for (let at = 0; at < symbols.length; at += 1) {
+    values[at] = symbols[at] - ZERO;
+    if (Math.abs(values[at]) > MAX_VALUE) throw new Error(`symbol ${symbols[at]}; the codec takes 7 to 249`);
+  }
+  return values;
 }

@@ -1,11 +1,15 @@
 // The range coder of wire/range_coder.py: decisions with three outcomes <-> bytes, the same on every machine.
 //
-//     left, right --RangeEncoder--> payload --RangeDecoder--> outcomes, as far as they are certain
+//     cuts, outcomes --RangeEncoder--> payload --RangeDecoder--> outcomes, as far as they are certain
+//
+// Two cuts a, b say where the outcomes of a decision lie: 0 in 0..a, 1 in a..b, 2 in b..2^24. They stand side by side
+// in an array, from `at` on.
 //
 // The window has 64 bits, which no JavaScript number holds. It is kept as two halves of 32 bits, each a double, in
 // which all that happens here is exact: units have at most 40 bits and intervals 24.
 
 const PRECISION_BITS = 24;
+const WHOLE = 2 ** PRECISION_BITS;
 const WORD = 2 ** 32;
 const TOP = WORD - 1;
 
@@ -15,29 +19,35 @@ export class PayloadError extends Error {}
 let productHigh = 0;
 let productLow = 0;
 
-/** unit (below 2^40) * part (at most 2^24), below 2^64, into productHigh and productLow. */
+/** unit (below 2^40) * part (at most 2^24), below 2^64, into productHigh and productLow. The operator % takes long. */
 function multiply(unit, part) {
-  const upper = Math.floor(unit / 2 ** 20) * part; // below 2^44, in units of 2^20
-  const lower = (unit % 2 ** 20) * part + (upper % 2 ** 12) * 2 ** 20; // below 2^45
-  productLow = lower % WORD;
-  productHigh = Math.floor(upper / 2 ** 12) + Math.floor(lower / WORD);
+  const unitHigh = Math.floor(unit / 2 ** 20);
+  const upper = unitHigh * part; // below 2^44, in units of 2^20
+  const upperHigh = Math.floor(upper / 2 ** 12);
+  const lower = (unit - unitHigh * 2 ** 20) * part + (upper - upperHigh * 2 ** 12) * 2 ** 20; // below 2^45
+  const carry = Math.floor(lower / WORD);
+  productLow = lower - carry * WORD;
+  productHigh = upperHigh + carry;
 }
 
 /** Decisions -> the shortest payload that says them. */
 export class RangeEncoder {
   #words = []; // that left the window; they may still take a carry
-  #low = [0, 0]; // high and low half; the high half may have 33 bits
-  #width = [TOP, TOP];
+  #low = new Float64Array(2); // high and low half; the high half may have 33 bits
+  #width = Float64Array.of(TOP, TOP);
 
-  /** One decision, whose outcome lies in left..right of 0..2^24. */
-  encode(left, right) {
+  /** One decision. */
+  encode(cuts, at, outcome) {
+    const left = outcome === 0 ? 0 : cuts[at + outcome - 1];
+    const right = outcome === 2 ? WHOLE : cuts[at + outcome];
     const low = this.#low;
     const width = this.#width;
     const unit = width[0] * 2 ** (32 - PRECISION_BITS) + Math.floor(width[1] / 2 ** PRECISION_BITS);
     multiply(unit, left);
     const sum = low[1] + productLow;
-    low[0] += productHigh + (sum > TOP ? 1 : 0);
-    low[1] = sum % WORD;
+    const carry = sum > TOP ? 1 : 0;
+    low[0] += productHigh + carry;
+    low[1] = sum - carry * WORD;
     multiply(unit, right - left);
     width[0] = productHigh;
     width[1] = productLow;
@@ -88,7 +98,7 @@ export class RangeEncoder {
 export class RangeDecoder {
   #payload;
   #next = 0;
-  #width = [TOP, TOP];
+  #width = Float64Array.of(TOP, TOP);
   #point; // the window's content, with 0 for what is missing, less the interval's low end
   #unknown; // by how much what is missing could raise it
 
@@ -96,8 +106,8 @@ export class RangeDecoder {
     this.#payload = payload;
     const [high, highUnknown] = this.#take();
     const [low, lowUnknown] = this.#take();
-    this.#point = [high, low];
-    this.#unknown = [highUnknown, lowUnknown];
+    this.#point = Float64Array.of(high, low);
+    this.#unknown = Float64Array.of(highUnknown, lowUnknown);
   }
 
   /** The next word, and what its missing bytes could add. */
@@ -113,22 +123,20 @@ export class RangeDecoder {
     return [word, missing];
   }
 
-  /** The outcome 0, 1 or 2 of a decision with the intervals 0..first..second..2^24; -1 where it isn't certain. */
-  decode(first, second) {
+  /** The outcome of a decision; -1 where it isn't certain. */
+  decode(cuts, at) {
     const point = this.#point;
     const width = this.#width;
     const unknown = this.#unknown;
     const unit = width[0] * 2 ** (32 - PRECISION_BITS) + Math.floor(width[1] / 2 ** PRECISION_BITS);
-    const whole = 2 ** PRECISION_BITS;
-    if (reaches(point, unit, whole)) throw new PayloadError("payload: it leads past the last row");
-    let left = 0;
-    let right = first;
-    let outcome = 0;
-    if (reaches(point, unit, first)) {
-      [left, right, outcome] = reaches(point, unit, second) ? [second, whole, 2] : [first, second, 1];
-    }
-    const low = point[1] + unknown[1];
-    if (reaches([point[0] + unknown[0] + (low > TOP ? 1 : 0), low % WORD], unit, right)) return -1;
+    const [high, low] = point;
+    if (reaches(high, low, unit, WHOLE)) throw new PayloadError("payload: it leads past the last row");
+    const outcome = !reaches(high, low, unit, cuts[at]) ? 0 : !reaches(high, low, unit, cuts[at + 1]) ? 1 : 2;
+    const left = outcome === 0 ? 0 : cuts[at + outcome - 1];
+    const right = outcome === 2 ? WHOLE : cuts[at + outcome];
+    const sum = low + unknown[1];
+    const carry = sum > TOP ? 1 : 0;
+    if (reaches(high + unknown[0] + carry, sum - carry * WORD, unit, right)) return -1;
     multiply(unit, left);
     const borrow = point[1] < productLow;
     point[0] -= productHigh + (borrow ? 1 : 0);
@@ -146,10 +154,10 @@ export class RangeDecoder {
   }
 }
 
-/** Whether `value`, two halves, is at least unit * part. */
-function reaches(value, unit, part) {
+/** Whether a value, in two halves, is at least unit * part. */
+function reaches(high, low, unit, part) {
   multiply(unit, part);
-  return value[0] > productHigh || (value[0] === productHigh && value[1] >= productLow);
+  return high > productHigh || (high === productHigh && low >= productLow);
 }
 
 /** Both halves move up by a word. The high half is 0, as the width is below 2^32 and both others are below it. */
