@@ -27,7 +27,6 @@ from bottlenet.records import without_root
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
     "bottlenet",
-    "constriction",
     "numpy",
     "onnxruntime",
     "pillow",

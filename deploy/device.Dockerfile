@@ -3,9 +3,12 @@
 #       --to wss://photos.example --token-file /secrets/token
 FROM python:3.11-slim-bookworm
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY pyproject.toml hatch_build.py constraints.txt README.md LICENSE NOTICE ./
 COPY src src
-RUN pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt ".[mqtt]" \
+# gcc compiles the codec, and goes again
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt ".[mqtt]" \
+    && apt-get purge -y --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
     && useradd --system bottlenet && install -d -o bottlenet /spool
 USER bottlenet
 WORKDIR /

@@ -4,9 +4,13 @@
 # For the page run `make page` first: it goes into the image with src.
 FROM python:3.11-slim-bookworm
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY pyproject.toml hatch_build.py constraints.txt README.md LICENSE NOTICE ./
 COPY src src
-RUN pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt ".[cloud,mqtt]" && useradd --system bottlenet
+# gcc compiles the codec, and goes again
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt ".[cloud,mqtt]" \
+    && apt-get purge -y --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
+    && useradd --system bottlenet
 USER bottlenet
 WORKDIR /
 EXPOSE 8000

@@ -1,0 +1,117 @@
+"""How many photos a second does a server answer, beside a loop of the tail alone, and beside another commit's server?
+
+Servers are processes of their own, and answer the same frame on streams that each wait for their answer. The tail runs
+in a loop in this one, at its best batch size. All take turns, and of the rounds the middle one counts. By the server's
+processor time: see README.md.
+
+    git worktree add ../before COMMIT
+    python benchmarks/server_rate.py --before ../before/src
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from bottlenet.bundle import Bundle
+from bottlenet.edge import Encoder
+from bottlenet.runtime import open_tail, run_graph
+from idle_streams import PHOTO, server
+from load import CONNECTIONS, UNLIMITED, go
+from load_client import STREAM, Asked, closed
+from record import Json, parser, run_script, show, write_record
+
+BATCHES = (1, 2, 4, 8, 16)
+TARGET_TAIL, TARGET_BEFORE = 0.9, 1.6  # times what stands beside it
+OURS = Path(__file__).parent.parent / "src"
+
+
+def processor_s(pid: int) -> float:
+    """Seconds of processor time that a process has taken, as Linux counts."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def tail_rates(bundle: Bundle, seconds: float) -> dict[str, float]:
+    """Photos of a second of processor time, by batch size, of the tail and nothing else."""
+    tail, symbols = open_tail(bundle, 1), bundle.codec.decode(Encoder(bundle).encode(str(PHOTO)).frame.payload)
+    rates = {}
+    for size in BATCHES:
+        batch = np.stack([symbols] * size)
+        run_graph(tail, symbols=batch)
+        done, started = 0, time.process_time()
+        while time.process_time() < started + seconds:
+            run_graph(tail, symbols=batch)
+            done += size
+        rates[str(size)] = done / (time.process_time() - started)
+    return rates
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Photos of a second of processor time, of each round."""
+    bundle = Bundle.load(arguments.bundle)
+    frame = Encoder(bundle).encode(str(PHOTO)).frame
+    sources = {"server": OURS, **({"before": arguments.before.resolve()} if arguments.before else {})}
+    rates: dict[str, list[float]] = {name: [] for name in [*sources, "tail"]}
+    with ExitStack() as stack:
+        running = {}
+        for name, source in sources.items():
+            with mock.patch.dict(os.environ, PYTHONPATH=str(source)):
+                running[name] = stack.enter_context(server(arguments.bundle, *UNLIMITED))
+        for number in range(arguments.rounds):
+            rates["tail"].append(max(tail_rates(bundle, arguments.seconds / len(BATCHES)).values()))
+            photos = max(2 * CONNECTIONS, round(arguments.seconds * rates["tail"][-1]))
+            for name in running if number % 2 else reversed(running):
+                pid, port = running[name]
+                asked = Asked(STREAM, port, bundle.id.hex(), frame)
+                go(closed(asked, CONNECTIONS, 2 * CONNECTIONS))
+                before_s = processor_s(pid)
+                go(closed(asked, CONNECTIONS, photos))
+                rates[name].append(photos / (processor_s(pid) - before_s))
+    return rates
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, show, write."""
+    rates = measure(arguments)
+    middle = {name: statistics.median(each) for name, each in rates.items()}
+    targets = {"tail": TARGET_TAIL, "before": TARGET_BEFORE}
+    rows: list[dict[str, Json]] = [
+        {"beside": name, "share": middle["server"] / middle[name], "target": targets[name]}
+        for name in targets
+        if name in middle
+    ]
+    show(
+        f"{CONNECTIONS} connections, {middle['server']:,.0f} photos of a second of processor time",
+        ["beside", "photos", "ratio", "target"],
+        [[row["beside"], f"{middle[row['beside']]:,.0f}", f"{row['share']:.2f}", str(row["target"])] for row in rows],
+    )
+    results: Json = {
+        "connections": CONNECTIONS,
+        "rounds": arguments.rounds,
+        "photos_per_processor_s": {name: list(each) for name, each in rates.items()},
+        "rows": rows,
+        "met": all(row["share"] >= row["target"] for row in rows),
+    }
+    write_record("server_rate", results, arguments.out)
+
+
+def main() -> None:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--bundle", default="demo", help="demo: the one in the package")
+    made.add_argument("--before", type=Path, help="src of another checkout, whose server takes turns with this one")
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--seconds", type=float, default=8.0, help="about, of a round")
+    run_script(made, run)
+
+
+if __name__ == "__main__":
+    main()
