@@ -39,19 +39,18 @@ def processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def tail_rates(bundle: Bundle, seconds: float) -> dict[str, float]:
-    """Photos of a second of processor time, by batch size, of the tail and nothing else."""
+def tail_rate(bundle: Bundle, photos: int) -> float:
+    """Photos of a second of processor time, of the tail and nothing else, at its best batch size."""
     tail, symbols = open_tail(bundle, 1), bundle.codec.decode(Encoder(bundle).encode(str(PHOTO)).frame.payload)
-    rates = {}
+    rates = []
     for size in BATCHES:
-        batch = np.stack([symbols] * size)
+        batch, times = np.stack([symbols] * size), -(-photos // size)
         run_graph(tail, symbols=batch)
-        done, started = 0, time.process_time()
-        while time.process_time() < started + seconds:
+        started = time.process_time()
+        for _ in range(times):
             run_graph(tail, symbols=batch)
-            done += size
-        rates[str(size)] = done / (time.process_time() - started)
-    return rates
+        rates.append(times * size / (time.process_time() - started))
+    return max(rates)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
@@ -66,15 +65,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
             with mock.patch.dict(os.environ, PYTHONPATH=str(source)):
                 running[name] = stack.enter_context(server(arguments.bundle, *UNLIMITED))
         for number in range(arguments.rounds):
-            rates["tail"].append(max(tail_rates(bundle, arguments.seconds / len(BATCHES)).values()))
-            photos = max(2 * CONNECTIONS, round(arguments.seconds * rates["tail"][-1]))
+            rates["tail"].append(tail_rate(bundle, arguments.photos // len(BATCHES)))
             for name in running if number % 2 else reversed(running):
                 pid, port = running[name]
                 asked = Asked(STREAM, port, bundle.id.hex(), frame)
                 go(closed(asked, CONNECTIONS, 2 * CONNECTIONS))
                 before_s = processor_s(pid)
-                go(closed(asked, CONNECTIONS, photos))
-                rates[name].append(photos / (processor_s(pid) - before_s))
+                go(closed(asked, CONNECTIONS, arguments.photos))
+                rates[name].append(arguments.photos / (processor_s(pid) - before_s))
     return rates
 
 
@@ -109,7 +107,7 @@ def main() -> None:
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")
     made.add_argument("--before", type=Path, help="src of another checkout, whose server takes turns with this one")
     made.add_argument("--rounds", type=int, default=5)
-    made.add_argument("--seconds", type=float, default=8.0, help="about, of a round")
+    made.add_argument("--photos", type=int, default=1500, help="of a round")
     run_script(made, run)
 
 

@@ -120,6 +120,9 @@ def test_encode_overhead(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     )
     assert got["head_to_frame_ms"] > 0
     assert got["ratio"] == got["head_to_frame_ms"] / got["head_ms"]
+    assert got["encode_share"] == got["encode_ms"] / got["head_ms"]
+    assert got["decode_of_8_share"] == got["decode_of_8_ms"] / got["tail_of_8_ms"]
+    assert got["decode_in_python_ms"] > 0
     assert got["frame_bytes"] == evaluate(bundle, photos).frame_bytes.mean
 
 
@@ -162,6 +165,16 @@ def test_load(bundle: Bundle, tmp_path: Path) -> None:
         assert (len(one["ratios"]), one["photos"]) == (2, 128)
     assert [one["requests"] for one in got["memory"]] == list(range(200, 4001, 200))
     assert got["idle"]["resident_bytes"] > got["idle"]["streams"] == 20
+
+
+def test_server_rate(bundle: Bundle, tmp_path: Path) -> None:
+    got = record(
+        "server_rate.py", "--bundle", bundle.path, "--before", BENCHMARKS.parent / "src", "--rounds", "1",
+        "--photos", "500", out=tmp_path / "out",
+    )  # fmt: skip
+    assert [row["beside"] for row in got["rows"]] == ["tail", "before"]
+    assert all(row["share"] > 0 for row in got["rows"])
+    assert {len(rates) for rates in got["photos_per_processor_s"].values()} == {1}
 
 
 @pytest.fixture(scope="session")
