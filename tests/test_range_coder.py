@@ -60,12 +60,15 @@ def test_encoder_is_exact(message: list[tuple[int, int]]) -> None:
 
 def test_encoding_in_parts_is_the_same() -> None:
     cuts, outcomes = arrays([(number % 5, number * 7 % 3) for number in range(300)])
-    whole, parts = RangeEncoder(), RangeEncoder()
+    whole, parts, budgeted = RangeEncoder(), RangeEncoder(), RangeEncoder(20)
     whole.encode(cuts, outcomes)
     for start in range(0, 300, 7):
         parts.encode(cuts[start : start + 7], outcomes[start : start + 7])
     assert whole.interval() == parts.interval()
-    assert whole.settled(20)
+    budgeted.encode(cuts, outcomes)
+    assert budgeted.settled
+    assert budgeted.interval().size < 40
+    assert budgeted.interval().shortest()[:20] == whole.interval().shortest()[:20]
 
 
 def test_a_carry_runs_through_many_words() -> None:
@@ -101,10 +104,10 @@ def test_shortest_is_the_shortest(message: list[tuple[int, int]]) -> None:
 @given(messages, st.integers(0, 40))
 def test_what_is_settled_does_not_change(message: list[tuple[int, int]], count: int) -> None:
     low, width, bits = exact_intervals(message)[-1]
-    encoder = RangeEncoder()
+    encoder = RangeEncoder(count)
     encoder.encode(*arrays(message))
     ends = {(end << 512 >> bits + 512 - 8 * count).to_bytes(count, "big") for end in (low, low + width - 1)}
-    assert not encoder.settled(count) or ends == {encoder.interval().shortest()[:count]}
+    assert not encoder.settled or ends == {encoder.interval().shortest()[:count]}
 
 
 @quick

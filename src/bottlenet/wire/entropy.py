@@ -29,7 +29,7 @@ from bottlenet.wire.tables import PLANES, STEPS, TOTAL, Bins, Tables
 ZERO = 128  # the symbol that stands for 0
 MAX_VALUE = 121
 MAX_SUM = 8 * MAX_VALUE  # of the neighbours' magnitudes
-CHUNK_PASSES = 48  # encoded at once: enough to make numpy's overhead small, few enough to stop soon after a budget
+CHUNK_PASSES = 144  # encoded at once: enough to make numpy's overhead small, few enough to stop soon after a budget
 RESERVED = 2  # the outcome of a flag that no encoder sends
 
 Symbols = NDArray[np.uint8]
@@ -107,11 +107,11 @@ class Entropy:
         """Send all passes, or as many as `budget` bytes take."""
         lanes = self._contexts.padded(symbols)
         energy: Counts = np.zeros(len(self._contexts.places), np.uint16)
-        encoder = RangeEncoder()
+        encoder = RangeEncoder(budget)
         for start in range(0, len(self.tables.passes), CHUNK_PASSES):
             rows, outcomes, energy = self._decisions(lanes, energy, slice(start, start + CHUNK_PASSES))
             encoder.encode(self._cuts.reshape(-1, 2).take(rows, axis=0), outcomes)
-            if budget is not None and encoder.settled(budget):
+            if encoder.settled:
                 break
         return encoder.interval()
 

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.errors import InputError
-from bottlenet.wire.entropy import CHUNK_PASSES, Contexts, check_range
+from bottlenet.wire.entropy import Contexts, check_range
 from bottlenet.wire.tables import PLANES, TOTAL, Bins, Pass, Tables, check_passes, check_sizes
 
 DEFAULT_BINS = Bins()
+CHUNK_PASSES = 48  # counted at once, of a whole batch
 
 Floats = NDArray[np.float64]
 Totals = NDArray[np.int64]

@@ -67,9 +67,13 @@ def reserved_flag(payload: bytes, pass_number: int) -> PayloadError:
 
 
 class RangeEncoder:
-    """Decisions -> interval. `_low` and `_width` are the window; words that left it may still take a carry."""
+    """Decisions -> interval; with a `budget`, no more of them than its bytes need.
 
-    def __init__(self) -> None:
+    `_low` and `_width` are the window; words that left it may still take a carry.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self._budget = budget
         self._words: list[int] = []
         self._low, self._width = 0, WINDOW - 1
 
@@ -88,6 +92,8 @@ class RangeEncoder:
             if width < WORD:
                 self._shift_out(low >> 32)
                 low, width = (low & WORD - 1) << 32, width << 32
+                if self.settled:
+                    break
         self._low, self._width = low, width
 
     def _shift_out(self, word: int) -> None:
@@ -99,9 +105,10 @@ class RangeEncoder:
             word = self._words[place] + 1
             self._words[place] = word & WORD - 1
 
-    def settled(self, count: int) -> bool:
-        """Say whether the first `count` bytes can't change any more: a word behind them takes any carry."""
-        return any(word < WORD - 1 for word in self._words[-(-count // 4) :])
+    @property
+    def settled(self) -> bool:
+        """Whether the bytes of the budget can't change any more: a word behind them takes any carry."""
+        return self._budget is not None and any(word < WORD - 1 for word in self._words[-(-self._budget // 4) :])
 
     def interval(self) -> Interval:
         words = b"".join(word.to_bytes(4, "big") for word in self._words)
