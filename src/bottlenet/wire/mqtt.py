@@ -42,22 +42,22 @@ class Address:
         return f"{ANSWERS}/{self.device}/{self.session}"
 
     def frames(self, bundle: str) -> str:
-        """The topic that it sends to; `bundle` is the id, 64 hex digits."""
+        """Name the topic that it sends to; `bundle` is the id, 64 hex digits."""
         return f"{FRAMES}/{bundle}/{self.device}/{self.session}"
 
 
 def new_address(device: str | None) -> Address:
-    """For one connection of a device."""
+    """Choose a session for one connection of a device."""
     return Address(device or ANONYMOUS, secrets.token_hex(4))
 
 
 def shared_filter(bundle: str, group: str = GROUP) -> str:
-    """What the servers of a group subscribe to, for all frames of a bundle; `bundle` is the id, 64 hex digits."""
+    """Name what a group of servers subscribes to, for all frames of a bundle; `bundle` is the id, 64 hex digits."""
     return f"$share/{group}/{FRAMES}/{bundle}/+/+"
 
 
 def parse_frames_topic(topic: str) -> tuple[str, Address]:
-    """The bundle's id, and who sent the frame. WireError: not such a topic."""
+    """Split a frame's topic into the bundle's id and who sent it. WireError: not such a topic."""
     found = FRAMES_TOPIC.fullmatch(topic)
     if found is None:
         raise WireError(f"topic {topic[:200]!a} is none of a frame; it is {FRAMES}/BUNDLE/DEVICE/SESSION")
@@ -65,7 +65,7 @@ def parse_frames_topic(topic: str) -> tuple[str, Address]:
 
 
 def check_broker_url(url: str, *, password: bool = False) -> SplitResult:
-    """mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; `password` says whether there is one for the user.
+    """Split mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; `password` says whether there is one for the user.
 
     InputError: another URL, a user that can't be a device's name, or a password and no user.
     """
@@ -88,7 +88,7 @@ def check_broker_url(url: str, *, password: bool = False) -> SplitResult:
 
 
 def check_name(what: str, name: str) -> str:
-    """Of a device or a group, as it can be part of a topic. InputError: it can't."""
+    """Return the name of a device or a group, as it can be part of a topic. InputError: it can't."""
     if NAME.fullmatch(name) is None:
         raise InputError(f"{what} is {name[:200]!a}; give {NAME_CHARACTERS}")
     return name
