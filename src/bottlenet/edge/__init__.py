@@ -4,7 +4,8 @@
 
 client.py      the public face: `Edge`, a photo to its label; the tail on the device
 encoder.py     photo to symbols to payload, within a budget; what the device does under each partition
-connection.py  frames on one connection, several in flight; WebSocket, TLS and sockets that count
+connection.py  frames on one connection, several in flight; WebSocket; when to try again
+sockets.py     sockets that count, TLS, and whichever address of a host answers first
 mqtt.py        the connection through a broker, which needs bottlenet[mqtt]
 prediction.py  what an answer means for the photo, and what becomes of photos in a spool
 auto.py        whichever partition is best just now; pilot.py says when to move, and what the link is like

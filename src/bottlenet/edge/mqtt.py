@@ -25,7 +25,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from bottlenet.broker import NO_SUBSCRIBER, NOT_AUTHORIZED, BoundedClient, Broker, broker_at, properties_of, refused
-from bottlenet.edge.connection import CLOSE_TIMEOUT_S, CountingSocket, open_socket, reason
+from bottlenet.edge.connection import CLOSE_TIMEOUT_S
+from bottlenet.edge.sockets import CountingSocket, advice, open_socket, reason
 from bottlenet.errors import LinkError, OverdueError
 from bottlenet.wire.answer import MAX_ANSWER_BYTES, refusal_bytes
 from bottlenet.wire.mqtt import MAX_MESSAGE_BYTES, new_address
@@ -99,8 +100,8 @@ class MqttTransport:
         try:
             self._client.dial(self._timeout_s, KEEPALIVE_S)
         except (OSError, ValueError) as error:
-            text = f"can't connect to {broker.name}: {reason(error)}; is the broker running there?"
-            raise LinkError(text) from error
+            what_to_do = advice(error, "broker", "mqtt")
+            raise LinkError(f"can't connect to {broker.name}: {reason(error)}; {what_to_do}") from error
         assert self._client.counted is not None
         self._client.counted.setblocking(True)  # paho-mqtt's is not; `open_socket` limits how long sending may take
         self._thread.start()
