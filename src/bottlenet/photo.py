@@ -246,17 +246,17 @@ class Bounded(io.BufferedReader):
 
 def identify(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     """Open the picture in a file, by its first bytes. PhotoError: empty, or none of READERS."""
-    start = file.read(SIGNATURE_BYTES)
+    first = file.read(SIGNATURE_BYTES)
     file.seek(0)
     for format, (signature, module, reader) in READERS.items():
-        if signature.match(start):
-            if format == "PNM" and start[1:2] in b"123":
+        if signature.match(first):
+            if format == "PNM" and first[1:2] in b"123":
                 check_text(file, name)
             # Imported when needed: the rarer ones bring libraries of their own.
             opener: type[ImageFile.ImageFile] = getattr(importlib.import_module(f"PIL.{module}"), reader)
             return opener(file)
-    foreign = next((what for what, signature in FOREIGN.items() if signature.match(start)), None)
-    what = f"it starts with {ascii(start[:8])[2:-1]}" if start else "it is empty"
+    foreign = next((what for what, signature in FOREIGN.items() if signature.match(first)), None)
+    what = f"it starts with {ascii(first[:8])[2:-1]}" if first else "it is empty"
     what = f"it is {foreign}, which is not read" if foreign else what
     raise PhotoError(f"{name}: it is no photo ({what}); give one of {', '.join(READERS)}")
 

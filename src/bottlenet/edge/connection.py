@@ -80,11 +80,7 @@ Where there is a token, it is given as the keyword `token`: a string, or a funct
 
 
 def open_websocket(
-    url: str,
-    timeout_s: float,
-    *,
-    tls: ssl.SSLContext | None = None,
-    token: str | Callable[[], str] | None = None,
+    url: str, timeout_s: float, *, tls: ssl.SSLContext | None = None, token: str | Callable[[], str] | None = None
 ) -> WebSocketTransport:
     """Connect to ws:// or wss:// within `timeout_s`, from looking up the name to the end of WebSocket's handshake.
 
@@ -94,22 +90,20 @@ def open_websocket(
     InputError: another kind of URL, or no token where one should be. LinkError: no such host, nobody listens, too
     slow, no WebSocket server, or one that doesn't know the token.
     """
-    parts = check_url(url)
-    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+    address = check_url(url)
+    host, port = address.hostname or "", address.port or PORTS[address.scheme]
     scopeless = host.partition("%")[0]  # the scope of fe80::1%eth0 is this machine's
-    scopeless = f"[{scopeless}]" if ":" in scopeless else scopeless
-    server = f"{parts.scheme}://{parts.netloc}"
     headers = {} if token is None else {"Authorization": f"Bearer {token if isinstance(token, str) else token()}"}
     deadline = monotonic() + timeout_s
     stack = contextlib.ExitStack()
     try:
-        tls = (tls or ssl.create_default_context()) if parts.scheme == "wss" else None
+        tls = (tls or ssl.create_default_context()) if address.scheme == "wss" else None
         sock = open_socket(host, port, timeout_s, tls)
         # The socket does TLS itself, so for WebSocket there is none.
-        plain_url = parts._replace(scheme="ws", netloc=f"{scopeless}:{port}").geturl()
+        netloc = f"[{scopeless}]:{port}" if ":" in scopeless else f"{scopeless}:{port}"
         connection = stack.enter_context(
             connect(
-                plain_url,
+                address._replace(scheme="ws", netloc=netloc).geturl(),
                 sock=sock,
                 additional_headers=headers,
                 compression=None,
@@ -121,16 +115,27 @@ def open_websocket(
                 max_size=MAX_ANSWER_BYTES,
             )
         )
-    except (OSError, WebSocketException, EOFError, ValueError) as error:
-        # websockets wraps the status of a redirect that it can't follow.
-        for cause in (error, error.__cause__, error.__context__):
-            if isinstance(cause, InvalidStatus):
-                raise LinkError(f"{server} {rejection(cause.response, url, token is not None)}") from error
-        what_to_do = advice(error, "server", "ws")
-        if isinstance(error, WebSocketException) and parts.scheme == "ws":
-            what_to_do += " If it speaks TLS, its address begins with wss://"
-        raise LinkError(f"can't connect to {server}: {reason(error)}; {what_to_do}") from error
-    return WebSocketTransport(server, sock, stack, connection)
+    except (OSError, WebSocketException, EOFError, ValueError, RuntimeError) as error:  # the last: no thread is left
+        raise unopened(error, url, token is not None) from error
+    return WebSocketTransport(server_of(address), sock, stack, connection)
+
+
+def server_of(address: SplitResult) -> str:
+    """Name a server for messages, without the path."""
+    return f"{address.scheme}://{address.netloc}"
+
+
+def unopened(error: Exception, url: str, has_token: bool) -> LinkError:
+    """Make the error that says why there is no connection, and what to do."""
+    address = urlsplit(url)
+    # websockets wraps the status of a redirect that it can't follow.
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, InvalidStatus):
+            return LinkError(f"{server_of(address)} {rejection(cause.response, url, has_token)}")
+    what_to_do = advice(error, "server", "ws")
+    if isinstance(error, WebSocketException) and address.scheme == "ws":
+        what_to_do += " If it speaks TLS, its address begins with wss://"
+    return LinkError(f"can't connect to {server_of(address)}: {reason(error)}; {what_to_do}")
 
 
 def rejection(response: Response, url: str, has_token: bool) -> str:
@@ -158,15 +163,15 @@ def check_url(url: str, *, secret: bool = False) -> SplitResult:
     if str(url).startswith(tuple(f"{scheme}://" for scheme in mqtt.PORTS)):
         return mqtt.check_broker_url(url, password=secret)
     try:
-        parts = urlsplit(url)
-        valid = parts.scheme in PORTS and parts.hostname and parts.port != 0 and parts.username is None
+        address = urlsplit(url)
+        valid = address.scheme in PORTS and address.hostname and address.port != 0 and address.username is None
     except (ValueError, AttributeError):
         valid = False
     if not valid:
         user = "@" in str(url)  # what stands before it may be a password
         text = "the server's address has a user, and a token comes from a file" if user else f"server is {url!a:.200}"
         raise InputError(f"{text}; give ws://host:port, or wss://host:port for TLS, or mqtt://host:port of a broker")
-    return parts
+    return address
 
 
 class WebSocketTransport:

@@ -99,12 +99,12 @@ class MqttTransport:
         broker, deadline = self._broker, monotonic() + self._timeout_s
         try:
             self._client.dial(self._timeout_s, KEEPALIVE_S)
-        except (OSError, ValueError) as error:
+            assert self._client.counted is not None
+            self._client.counted.setblocking(True)  # paho-mqtt's is not; `open_socket` limits how long sending may take
+            self._thread.start()
+        except (OSError, ValueError, RuntimeError) as error:  # the last: no thread is left
             what_to_do = advice(error, "broker", "mqtt")
             raise LinkError(f"can't connect to {broker.name}: {reason(error)}; {what_to_do}") from error
-        assert self._client.counted is not None
-        self._client.counted.setblocking(True)  # paho-mqtt's is not; `open_socket` limits how long sending may take
-        self._thread.start()
         if (code := self._opened(deadline)).is_failure:
             raise refused(broker, code)
         self._client.subscribe(self._address.answers, 0)

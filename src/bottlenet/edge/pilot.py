@@ -259,14 +259,14 @@ class Pilot:
         log.info("%s -> %s: %s", move.source, move.target, move.reason)
 
 
-def prepare_share(detail: Detail | None) -> float:
+def prepare_share(measured: Detail | None) -> float:
     """Return how much of what the device takes is preparing, 0 to 1; 0 where nobody knows."""
-    if detail is None:
+    if measured is None:
         return 0.0
-    rest = [row.median_s for row in detail.compute[:1]]  # of one thread
-    rest += [detail.encode.median_s] if detail.encode is not None else []
-    total_s = detail.prepare.median_s + sum(rest)
-    return detail.prepare.median_s / total_s if total_s > 0 else 0.0
+    rest = [row.median_s for row in measured.compute[:1]]  # of one thread
+    rest += [measured.encode.median_s] if measured.encode is not None else []
+    total_s = measured.prepare.median_s + sum(rest)
+    return measured.prepare.median_s / total_s if total_s > 0 else 0.0
 
 
 def network_bytes(payload_bytes: int) -> int:

@@ -198,7 +198,7 @@ class Lane:
     def packets(self, data: bytes) -> Sequence[bytes]:
         """Cut what was read; nothing, at the end, is one packet of nothing."""
         size = min(self._link.packet_bytes, LONGEST_PACKET)
-        return [data[start : start + size] for start in range(0, max(1, len(data)), size)]
+        return [data[place : place + size] for place in range(0, max(1, len(data)), size)]
 
 
 def check_jitter(jitter_s: float) -> None:

@@ -70,9 +70,9 @@ def check_broker_url(url: str, *, password: bool = False) -> SplitResult:
     InputError: another URL, a user that can't be a device's name, or a password and no user.
     """
     try:
-        parts = urlsplit(url)
-        valid = parts.scheme in PORTS and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
-        valid = valid and parts.password is None and not parts.fragment
+        address = urlsplit(url)
+        valid = address.scheme in PORTS and bool(address.hostname) and address.port != 0 and address.path in ("", "/")
+        valid = valid and address.password is None and not address.fragment
     except (ValueError, AttributeError):
         valid = False
     if not valid:  # which is not shown: there may be a password in it
@@ -80,11 +80,11 @@ def check_broker_url(url: str, *, password: bool = False) -> SplitResult:
             "that is no broker's address; give mqtt://host:port, or mqtts:// for TLS, with user@ before the host where "
             "the broker asks for one; its password comes from a file"
         )
-    if parts.username is not None:
-        check_name("user", parts.username)
-    if password and not parts.username:
+    if address.username is not None:
+        check_name("user", address.username)
+    if password and not address.username:
         raise InputError("there is a password, and no user whose it is; give mqtt://USER@HOST")
-    return parts
+    return address
 
 
 def check_name(what: str, name: str) -> str:
