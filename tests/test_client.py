@@ -622,6 +622,22 @@ class TestAddresses:
         with Edge(bundle, "ws://two.example", timeout_s=10) as edge:
             assert edge.classify(photo).label
 
+    def test_of_a_broker(
+        self,
+        bundle: Bundle,
+        photo: np.ndarray,
+        refuser: Callable[..., Refuser],
+        dead: tuple[str, int],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pytest.importorskip("paho")
+        live = ("127.0.0.1", refuser(b"HTTP/1.1 400 Bad Request\r\n\r\n").port)
+        self.resolves_to(monkeypatch, (socket.AF_INET, dead), (socket.AF_INET, live))
+        started = time.monotonic()
+        text = failure(Edge(bundle, "mqtt://two.example", timeout_s=30), photo, LinkError)
+        assert "can't connect" not in text  # it was reached, and is no broker
+        assert time.monotonic() - started < 20
+
     def test_all_are_dead(
         self, bundle: Bundle, photo: np.ndarray, dead: tuple[str, int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -649,6 +665,20 @@ class TestAddresses:
         monkeypatch.setattr(CountingSocket, "__init__", full)
         text = failure(Edge(bundle, server.url), photo, LinkError)
         assert "too many open files; this device has no file handle left" in text
+
+    @pytest.mark.parametrize("scheme", ["ws", "mqtt"])
+    def test_no_thread_is_left(
+        self, bundle: Bundle, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, scheme: str
+    ) -> None:
+        if scheme == "mqtt":
+            pytest.importorskip("paho")
+
+        def full(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        edge = Edge(bundle, f"{scheme}://127.0.0.1:1")
+        monkeypatch.setattr(threading.Thread, "start", full)
+        assert "can't start new thread" in failure(edge, photo, LinkError)
 
 
 class TestMessages:
