@@ -593,6 +593,20 @@ class TestMadeToTakeLong:
         assert read_photo(of_many_scans(200, 2)).shape == (200, 200, 3)
         assert "scans" in refusal(of_many_scans(200, 20))
 
+    def test_scans_behind_one_that_has_all(self, picture: Image.Image) -> None:
+        """They are not counted, as libjpeg decodes none of them."""
+        data = saved(picture, "JPEG")
+        end = data.rindex(b"\xff\xd9")
+        scan = data[data.rindex(b"\xff\xda") : end]
+        assert "damaged" in refusal(data[:end] + scan * 200 + data[end:])
+
+    def test_scans_of_one_component(self, picture: Image.Image) -> None:
+        """A JPEG that is not progressive has several, too."""
+        data = saved(picture, "JPEG")
+        scan = data.rindex(b"\xff\xda")
+        of_one = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + data[scan + 14 : -2]
+        assert "101 of them scans" in refusal(data[:scan] + of_one * 200 + b"\xff\xd9")
+
     def test_what_follows_the_picture_is_not_counted(self, picture: Image.Image) -> None:
         """As phones do, who put a video behind it."""
         data = saved(picture, "JPEG")

@@ -178,7 +178,7 @@ def opened(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXEL
                 image = identify(file, name)
             check_size(name, *image.size, max_pixels)
             if image.format == "JPEG" and not isinstance(source, Image.Image):
-                check_scans(file, image.width * image.height, name)
+                check_scans(file, image, name)
             yield image
         except (PhotoError, MemoryError):
             raise
@@ -270,28 +270,41 @@ def check_text(file: BinaryIO, name: str) -> None:
         raise PhotoError(f"{name}: it is a PNM written as text of more than {limits}; {SAVE_AS}")
 
 
-def check_scans(file: BinaryIO, pixels: int, name: str) -> None:
+def check_scans(file: BinaryIO, image: Image.Image, name: str) -> None:
     """Count a JPEG's scans, each of which goes over all pixels: 65 KB of empty ones would take seconds.
 
     PhotoError: too many.
     """
-    before, place, scans = file.tell(), 2, 0
-    for _ in range(MAX_MARKERS):
+    before, scans = file.tell(), 0
+    # Of most photos one scan has all components, and libjpeg decodes no other.
+    components = None if image.info.get("progressive") else image.layers  # type: ignore[attr-defined]
+    for number, (marker, count) in enumerate(markers(file)):
+        scans += marker == START_OF_SCAN
+        if scans == 1 and count == components:
+            break
+        if number > MAX_MARKERS or scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED_PIXELS:
+            text = f"it is a JPEG of too many parts, at least {scans} of them scans; {SAVE_AS}"
+            raise PhotoError(f"{name}: {text}")
+    file.seek(before)
+
+
+def markers(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Walk a JPEG to its end: each marker, and the byte behind its length, for a scan the count of components."""
+    place = 2
+    while True:
         file.seek(place)
         while (marker := MARKER.search(data := file.read(CHUNK_BYTES))) is None:
-            if len(data) < 2:  # no end of the picture: truncated, as decoding will show
-                break
+            if len(data) < 2:
+                return  # truncated, as decoding will show
             place += len(data) - 1  # a marker may lie across
             file.seek(place)
-        if marker is None or marker[1] == END_OF_IMAGE:
-            file.seek(before)
+        place += marker.end()
+        file.seek(place)
+        size, count = file.read(2), file.read(1)
+        if marker[1][0] == END_OF_IMAGE or not count:
             return
-        scans += marker[1] == START_OF_SCAN
-        if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
-            break
-        file.seek(place + marker.end())
-        place += marker.end() + int.from_bytes(file.read(2), "big")
-    raise PhotoError(f"{name}: it is a JPEG of too many parts, at least {scans} of them scans; {SAVE_AS}")
+        yield marker[1][0], count[0]
+        place += int.from_bytes(size, "big")
 
 
 def check_size(name: str, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -404,6 +417,6 @@ UNSUPPORTED = re.compile(r"not supported|unsupported|unknown pixel mode|data pre
 MARKER = re.compile(
     rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL
 )  # of a JPEG; in a scan's data none but 0 and D0 to D7 come
-START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 WHITE_IS_ZERO, UNSIGNED = 0, 1
