@@ -21,7 +21,7 @@ from time import perf_counter, thread_time
 import numpy as np
 
 from bottlenet.bundle import Bundle
-from bottlenet.edge.auto import Auto, exchange, profile_of
+from bottlenet.edge.auto import Auto, profile_of
 from bottlenet.edge.connection import Stream, open_websocket
 from bottlenet.edge.encoder import Partition, Processed, Side, codecs_of, sides_of
 from bottlenet.edge.pilot import Move, Policy
@@ -261,7 +261,7 @@ def one_photo(work: Callable[[Source, int], Processed], stream: Stream, path: Pa
     started = perf_counter()
     processed = work(path, 0)
     if isinstance(processed.result, Frame):
-        exchange(stream, processed.result, OPEN_S)
+        stream.ask(processed.result, OPEN_S)
     return perf_counter() - started
 
 

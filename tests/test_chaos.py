@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bottlenet.bundle import Bundle, write_bundle
-from bottlenet.edge.prediction import SERVER, Choice, Seen, answered_now, outcome_bytes
+from bottlenet.edge.prediction import SERVER, Choice, Findings, answered_now, outcome_bytes
 from bottlenet.wire.answer import Top
 from conftest import SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_manifest
 from test_benchmarks import load, record
@@ -68,7 +68,7 @@ def test_what_is_counted(
         (tmp_path / "spool" / name).mkdir(parents=True)
     for name, (photo, top) in stored.items():
         choices = tuple(Choice(str(index), index, score) for index, score in top)
-        answer = answered_now(photo, SERVER, Seen(choices), frame_bytes=100, tries=1)
+        answer = answered_now(photo, SERVER, Findings(choices), frame_bytes=100, tries=1)
         (tmp_path / "spool" / "answers" / f"{name}.json").write_bytes(outcome_bytes(answer))
     (tmp_path / "out").write_text("".join(f'{{"photo": "{photo}", "status": "answered"}}\n' for photo in RIGHT))
     found = chaos.judge(Namespace(folder=tmp_path, answers=tmp_path / "spool" / "answers"), RIGHT)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import shutil
 import socket
 import ssl
@@ -20,6 +22,7 @@ from websockets.sync.server import serve as websocket_server
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app
 from bottlenet.edge import Edge, open_websocket
+from bottlenet.edge.sockets import CountingSocket, open_socket
 from bottlenet.errors import BottleNetError, BundleError, FrameError, InputError, LinkError, PhotoError, WireError
 from bottlenet.wire.answer import MAX_ANSWER_BYTES, Answer, refusal_bytes
 from bottlenet.wire.frame import parse_frame, parse_stream_frame
@@ -258,9 +261,9 @@ class TestLink:
         assert "connection refused" in text
 
     def test_no_such_host(self, bundle: Bundle, photo: np.ndarray) -> None:
-        assert "can't connect to ws://no-such-host.invalid:8000" in failure(
-            Edge(bundle, "ws://no-such-host.invalid:8000"), photo, LinkError
-        )
+        text = failure(Edge(bundle, "ws://no-such-host.invalid:8000"), photo, LinkError)
+        assert "can't connect to ws://no-such-host.invalid:8000" in text
+        assert "is the name right" in text
 
     def test_it_takes_the_connection_and_says_nothing(
         self, bundle: Bundle, photo: np.ndarray, listener: socket.socket
@@ -447,8 +450,292 @@ class TestTls:
 
     def test_a_certificate_nobody_signed(self, bundle: Bundle, photo: np.ndarray, tls_server: Server) -> None:
         edge = Edge(bundle, f"wss://localhost:{tls_server.port}")
-        assert "certificate" in failure(edge, photo, LinkError)
+        assert "give the certificate that it should show: --ca FILE" in failure(edge, photo, LinkError)
 
     def test_no_tls_there(self, bundle: Bundle, photo: np.ndarray, server: Server) -> None:
         edge = Edge(bundle, f"wss://localhost:{server.port}", timeout_s=2)
-        assert "can't connect" in failure(edge, photo, LinkError)
+        text = failure(edge, photo, LinkError)
+        assert "can't connect" in text
+        assert "does it speak TLS? Without, its address begins with ws://" in text
+
+    def test_tls_there_and_not_asked_for(self, bundle: Bundle, photo: np.ndarray, tls_server: Server) -> None:
+        text = failure(Edge(bundle, f"ws://localhost:{tls_server.port}", timeout_s=5), photo, LinkError)
+        assert "If it speaks TLS, its address begins with wss://" in text
+
+
+class Refuser:
+    """Answers every connection with the same bytes, one after the other where `every_s` says so, and closes it."""
+
+    def __init__(self, data: bytes, every_s: float = 0.0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._data, self._every_s = data, every_s
+        self._ended = threading.Event()
+        self.requests: list[bytes] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(OSError), self._listener.accept()[0] as sock:
+                self.requests.append(sock.recv(65536))
+                if not self._every_s:
+                    sock.sendall(self._data)
+                for number in range(len(self._data) if self._every_s else 0):
+                    sock.sendall(self._data[number : number + 1])
+                    if self._ended.wait(self._every_s):
+                        break
+
+    def stop(self) -> None:
+        self._ended.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(60)
+
+
+@pytest.fixture
+def refuser() -> Iterator[Callable[..., Refuser]]:
+    started: list[Refuser] = []
+
+    def start(data: bytes, every_s: float = 0.0) -> Refuser:
+        started.append(Refuser(data, every_s))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+# A TLS record of 16 KB is announced, and comes a byte at a time: longer than any test waits.
+TRICKLE = b"\x16\x03\x03\x3f\xff" + bytes(2000)
+
+
+class TestDeadlines:
+    """A timeout is for the whole, and not for each step of it."""
+
+    @pytest.mark.parametrize("scheme", ["wss", "mqtts"])
+    def test_a_tls_handshake_that_trickles(
+        self, bundle: Bundle, photo: np.ndarray, refuser: Callable[..., Refuser], scheme: str
+    ) -> None:
+        if scheme == "mqtts":
+            pytest.importorskip("paho")
+        url = f"{scheme}://127.0.0.1:{refuser(TRICKLE, 0.05).port}"
+        assert "it took too long" in failure(Edge(bundle, url, timeout_s=0.5), photo, LinkError)
+
+    @pytest.mark.parametrize("scheme", ["wss", "mqtts"])
+    def test_the_fallback_helps(
+        self, bundle: Bundle, photo: np.ndarray, refuser: Callable[..., Refuser], scheme: str
+    ) -> None:
+        if scheme == "mqtts":
+            pytest.importorskip("paho")
+        url = f"{scheme}://127.0.0.1:{refuser(TRICKLE, 0.05).port}"
+        with Edge(bundle, url, timeout_s=0.5, fallback="local") as edge:
+            assert edge.classify(photo).answered_by == "local"
+
+    def test_a_websocket_handshake_that_trickles(
+        self, bundle: Bundle, photo: np.ndarray, refuser: Callable[..., Refuser]
+    ) -> None:
+        url = f"ws://127.0.0.1:{refuser(b'HTTP/1.1 101 Switching Protocols' + bytes(2000), 0.05).port}"
+        assert "it took too long" in failure(Edge(bundle, url, timeout_s=0.5), photo, LinkError)
+
+    def test_a_name_server_that_does_not_answer(
+        self, bundle: Bundle, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answered = threading.Event()
+
+        def getaddrinfo(*arguments: object, **options: object) -> list:
+            answered.wait(20)
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        assert "it took too long" in failure(Edge(bundle, "ws://host", timeout_s=0.3), photo, LinkError)
+        answered.set()
+
+    def test_sending_to_who_takes_it_drop_by_drop(self) -> None:
+        stop = threading.Event()
+
+        def drain(listener: socket.socket) -> None:
+            with listener.accept()[0] as sock, contextlib.suppress(OSError):
+                while not stop.wait(0.02) and sock.recv(4096):
+                    pass
+
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            thread = threading.Thread(target=drain, args=(listener,))
+            thread.start()
+            with open_socket("127.0.0.1", listener.getsockname()[1], 0.3) as sock, pytest.raises(OSError):
+                sock.sendall(bytes(20_000_000))
+            stop.set()
+            thread.join(30)
+
+
+class TestAddresses:
+    """A host has several; one that is dead must not hide the others."""
+
+    @pytest.fixture
+    def dead(self) -> Iterator[tuple[str, int]]:
+        """An address that answers nothing: its queue of connections is full."""
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            for _ in range(8):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(listener.getsockname())
+            yield listener.getsockname()
+
+    def resolves_to(self, monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, tuple]) -> list[object]:
+        hosts: list[object] = []
+
+        def getaddrinfo(host: object, port: object, *more: object, **options: object) -> list:
+            hosts.append(host)
+            return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in addresses]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return hosts
+
+    def test_the_first_is_dead(
+        self,
+        bundle: Bundle,
+        photo: np.ndarray,
+        server: Server,
+        dead: tuple[str, int],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        live = ("127.0.0.1", server.port)
+        self.resolves_to(monkeypatch, (socket.AF_INET, dead), (socket.AF_INET, dead), (socket.AF_INET, live))
+        started = time.monotonic()
+        with Edge(bundle, "ws://two.example", timeout_s=30) as edge:
+            assert edge.classify(photo).label
+        assert time.monotonic() - started < 20  # two dead ones cost half a second, and not all the time there is
+
+    def test_a_kind_of_address_that_leads_nowhere(
+        self, bundle: Bundle, photo: np.ndarray, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nowhere = ("2001:db8::1", 80, 0, 0)  # for documentation (RFC 3849)
+        live = ("127.0.0.1", server.port)
+        self.resolves_to(monkeypatch, (socket.AF_INET6, nowhere), (socket.AF_INET6, nowhere), (socket.AF_INET, live))
+        with Edge(bundle, "ws://two.example", timeout_s=10) as edge:
+            assert edge.classify(photo).label
+
+    def test_of_a_broker(
+        self,
+        bundle: Bundle,
+        photo: np.ndarray,
+        refuser: Callable[..., Refuser],
+        dead: tuple[str, int],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pytest.importorskip("paho")
+        live = ("127.0.0.1", refuser(b"HTTP/1.1 400 Bad Request\r\n\r\n").port)
+        self.resolves_to(monkeypatch, (socket.AF_INET, dead), (socket.AF_INET, live))
+        started = time.monotonic()
+        text = failure(Edge(bundle, "mqtt://two.example", timeout_s=30), photo, LinkError)
+        assert "can't connect" not in text  # it was reached, and is no broker
+        assert time.monotonic() - started < 20
+
+    def test_all_are_dead(
+        self, bundle: Bundle, photo: np.ndarray, dead: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.resolves_to(monkeypatch, (socket.AF_INET, dead), (socket.AF_INET, dead))
+        text = failure(Edge(bundle, "ws://two.example", timeout_s=0.4), photo, LinkError)
+        assert "can't connect to ws://two.example: it took too long" in text
+
+    @pytest.mark.parametrize("host", ["[fe80::1%25eth0]", "[fe80::1%eth0]"])
+    def test_a_scope(
+        self, bundle: Bundle, refuser: Callable[..., Refuser], monkeypatch: pytest.MonkeyPatch, host: str
+    ) -> None:
+        there = refuser(b"HTTP/1.1 404 Not Found\r\n\r\n")
+        hosts = self.resolves_to(monkeypatch, (socket.AF_INET, ("127.0.0.1", there.port)))
+        with pytest.raises(LinkError, match="HTTP status 404"):
+            Edge(bundle, f"ws://{host}:8000").connect()
+        assert hosts == ["fe80::1%eth0"]
+        assert b"Host: [fe80::1]:8000\r\n" in there.requests[0]
+
+    def test_no_file_handle_is_left(
+        self, bundle: Bundle, photo: np.ndarray, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*arguments: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(CountingSocket, "__init__", full)
+        text = failure(Edge(bundle, server.url), photo, LinkError)
+        assert "too many open files; this device has no file handle left" in text
+
+    @pytest.mark.parametrize("scheme", ["ws", "mqtt"])
+    def test_no_thread_is_left(
+        self, bundle: Bundle, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, scheme: str
+    ) -> None:
+        if scheme == "mqtt":
+            pytest.importorskip("paho")
+
+        def full(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        edge = Edge(bundle, f"{scheme}://127.0.0.1:1")
+        monkeypatch.setattr(threading.Thread, "start", full)
+        assert "can't start new thread" in failure(edge, photo, LinkError)
+
+
+class TestMessages:
+    """What is wrong, and what to do: no other thing, and no secret."""
+
+    def test_a_wrong_path_is_not_about_tokens(self, bundle: Bundle, photo: np.ndarray, server: Server) -> None:
+        text = failure(Edge(bundle, f"{server.url}/elsewhere"), photo, LinkError)
+        assert "refuses the path /elsewhere/v1/stream (HTTP status 403); is the address right?" in text
+        assert "lets nobody in" not in text
+
+    @pytest.mark.parametrize(("token", "says"), [
+        (None, "lets nobody in without a token (HTTP status 401); give a token that it knows"),
+        ("a-token-0123456789", "does not know this token (HTTP status 401); give a token that it knows"),
+    ])  # fmt: skip
+    def test_401(
+        self, bundle: Bundle, photo: np.ndarray, refuser: Callable[..., Refuser], token: str | None, says: str
+    ) -> None:
+        port = refuser(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").port
+        assert says in failure(Edge(bundle, f"ws://127.0.0.1:{port}", token=token), photo, LinkError)
+
+    @pytest.mark.parametrize(("location", "address"), [
+        ("https://photos.example/v1/stream?bundle=1", "wss://photos.example"),
+        ("http://127.0.0.1:1/x/v1/stream", "ws://127.0.0.1:1/x"),
+        ("/elsewhere/v1/stream", "ws://127.0.0.1:{port}/elsewhere"),
+        ("//other.example/v1/stream", "ws://other.example"),
+    ])  # fmt: skip
+    def test_a_redirect_says_where_to(
+        self, bundle: Bundle, photo: np.ndarray, refuser: Callable[..., Refuser], location: str, address: str
+    ) -> None:
+        port = refuser(f"HTTP/1.1 301 Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()).port
+        text = failure(Edge(bundle, f"ws://127.0.0.1:{port}"), photo, LinkError)
+        assert text.endswith(f"(HTTP status 301); give that one: {address.format(port=port)}")
+
+    @pytest.mark.parametrize(
+        "url",
+        ["ws://me:s3cret@server", "wss://me:s3cret@server:8000/x", "http://me:s3cret@server", "me:s3cret@server:8000",
+         "ws://me:s3/cret@server", "mqtt://me:s3cret@server", "ws://s3cret@server"],
+    )  # fmt: skip
+    def test_a_password_is_not_shown(self, bundle: Bundle, url: str) -> None:
+        with pytest.raises(InputError) as error:
+            Edge(bundle, url)
+        assert "s3" not in str(error.value)
+        assert "give " in str(error.value)
+
+
+class TestTokenThatIsBeingReplaced:
+    def test_the_fallback_helps(self, bundle: Bundle, photo: np.ndarray) -> None:
+        def token() -> str:
+            raise InputError("token: can't read the token")
+
+        with Edge(bundle, "ws://127.0.0.1:1", token=token, fallback="local") as edge:
+            assert edge.classify(photo).answered_by == "local"
+
+
+def test_a_round_trip_is_no_shorter_than_what_the_server_took(
+    bundle: Bundle, photo: np.ndarray, server: Server
+) -> None:
+    with Edge(bundle, server.url) as edge:
+        for times in (edge.classify(photo).times for _ in range(50)):
+            assert times.round_trip_ms >= times.decode_ms + times.tail_ms + times.queue_ms

@@ -13,7 +13,6 @@ import pytest
 
 from bottlenet.bundle import Bundle
 from bottlenet.bundle.ladder import Ladder
-from bottlenet.edge.auto import exchange
 from bottlenet.edge.connection import Stream, open_websocket
 from bottlenet.edge.encoder import EDGE_ONLY, Device, Processed, Side
 from bottlenet.edge.pilot import Move
@@ -39,7 +38,7 @@ def ask(url: str, bundle: Bundle, frame: Frame) -> Answer:
     """One photo on a connection of its own."""
     stream = Stream(lambda: open_websocket(f"{url}{STREAM_PATH}?bundle={bundle.id.hex()}", 30))
     try:
-        return exchange(stream, frame, 30)[1]
+        return stream.ask(frame, 30).answer
     finally:
         stream.close()
 

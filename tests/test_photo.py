@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -15,7 +16,6 @@ import pytest
 from PIL import Image, features
 
 from bottlenet import photo as decode
-from bottlenet import photo as photo_module
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import PhotoError
 from bottlenet.photo import photo_to_pixels, prepare, read_photo
@@ -301,12 +301,13 @@ class TestLargeJpegs:
     ) -> None:
         """The crop keeps at least 4 pixels for one of the result, and not 8 where an eighth is not reached."""
         decoded: list[tuple[int, int]] = []
+        to_rgb = decode.to_rgb
 
         def watched(image: Image.Image, name: str) -> Image.Image:
             decoded.append(image.size)
-            return decode.to_rgb(image, name)
+            return to_rgb(image, name)
 
-        monkeypatch.setattr(photo_module, "to_rgb", watched)
+        monkeypatch.setattr(decode, "to_rgb", watched)
         photo_to_pixels(saved(Image.new("RGB", size), "JPEG"), Preprocess(side, crop_fraction, "bicubic"))
         kept = min(decoded[0]) * crop_fraction / side
         whole = min(size) * crop_fraction / side
@@ -490,3 +491,151 @@ class TestRefused:
     @pytest.mark.parametrize("source", [None, 5, 2.5, [1, 2], {"photo": 1}, object])
     def test_other_types(self, source: object) -> None:
         assert "give a path" in refusal(source)
+
+
+def tiff(samples: np.ndarray, bits: int, **tags: int) -> bytes:
+    """A grey TIFF, little-endian, of (H, W) samples of 12, 16 or 32 bits; `tags` replace those it has."""
+    height, width = samples.shape
+    if bits == 12:
+        pairs = samples.astype(np.uint16).reshape(height, -1, 2)
+        first, second = pairs[..., 0], pairs[..., 1]
+        data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1).astype(np.uint8).tobytes()
+    else:
+        data = samples.astype(f"<u{bits // 8}").tobytes()
+    values = {"width": (256, width), "height": (257, height), "bits": (258, bits), "compression": (259, 1)}
+    values |= {"photometric": (262, tags.get("photometric", 1)), "strip": (273, 8), "samples": (277, 1)}
+    values |= {"rows": (278, height), "bytes": (279, len(data)), "format": (339, tags.get("sample_format", 1))}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(values.values()))
+    directory = struct.pack("<H", len(values)) + entries + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+class TestWhatAFileSaysOfItsSamples:
+    """White is what the file says it is, or the file is refused: never a picture that is black, or a negative."""
+
+    @pytest.mark.parametrize(("value", "grey"), [(0, 0), (4095, 255), (1911, 119), (16, 1)])
+    def test_twelve_bits(self, value: int, grey: int) -> None:
+        assert (read_photo(tiff(np.full((10, 10), value), 12)) == grey).all()
+
+    @pytest.mark.parametrize(("value", "grey"), [(0, 255), (65535, 0), (256, 254)])
+    def test_white_is_zero(self, value: int, grey: int) -> None:
+        assert (read_photo(tiff(np.full((9, 9), value), 16, photometric=0)) == grey).all()
+
+    def test_sixteen_bits_as_before(self) -> None:
+        assert (read_photo(tiff(np.full((9, 9), 32896), 16)) == 128).all()
+
+    def test_what_may_be_negative_or_has_32_bits(self) -> None:
+        assert "may be negative" in refusal(tiff(np.full((9, 9), 5), 16, sample_format=2))
+        assert "32 bits a sample" in refusal(tiff(np.full((9, 9), 5), 32))
+
+    def test_a_pillow_image_of_a_file_too(self) -> None:
+        with Image.open(io.BytesIO(tiff(np.full((10, 10), 4095), 12))) as image:
+            assert (read_photo(image) == 255).all()
+
+    def test_samples_that_are_not_read_are_not_called_damaged(self) -> None:
+        data = tiff(np.full((10, 10), 5), 16)
+        ten_bits = data.replace(struct.pack("<HHII", 258, 4, 1, 16), struct.pack("<HHII", 258, 4, 1, 10))
+        text = refusal(ten_bits)
+        assert "its pixels are of a kind that is not read" in text
+        assert "save it as JPEG or PNG" in text
+
+
+class TestOtherKindsOfFiles:
+    @pytest.mark.parametrize(("data", "what"), [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC"),
+        (b"\0\0\0\x20ftypmif1\0\0\0\0mif1heicmiaf" + bytes(100), "HEIC"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), "JPEG 2000"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(100), "a video"),
+    ])  # fmt: skip
+    def test_they_are_called_by_their_name(self, data: bytes, what: str) -> None:
+        text = refusal(data)
+        assert f"it is {what}, which is not read" in text
+        assert "damaged" not in text
+
+    def test_an_avif_that_names_its_brand_second(self, picture: Image.Image) -> None:
+        if not features.check("avif"):
+            pytest.skip("this Pillow has no AVIF")
+        data = saved(picture, "AVIF")
+        assert data[4:12] == b"ftypavif"
+        read_photo(data[:8] + b"mif1" + data[12:])
+
+    def test_an_error_of_the_disk_is_no_verdict_on_the_photo(
+        self, photo_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*arguments: object) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(decode.Bounded, "read", fails)
+        text = refusal(photo_path)
+        assert "can't read it (Input/output error); try again" in text
+        assert "damaged" not in text
+
+
+def of_many_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG that goes over its pixels again and again, in 36 bytes each time."""
+    data = saved(Image.new("L", (side, side), 99), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xc4", 0, data.rindex(b"\xff\xda"))
+    end = data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * scans + data[end:]
+
+
+class TestMadeToTakeLong:
+    """Small files that would take seconds to minutes; how long they take is measured nowhere, they are refused."""
+
+    def test_scans(self) -> None:
+        text = refusal(of_many_scans(16, 200))
+        assert "101 of them scans" in text
+        assert read_photo(of_many_scans(16, 20)).shape == (16, 16, 3)
+
+    def test_scans_of_many_pixels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(decode, "MAX_SCANNED_PIXELS", 15 * 200 * 200)
+        assert read_photo(of_many_scans(200, 2)).shape == (200, 200, 3)
+        assert "scans" in refusal(of_many_scans(200, 20))
+
+    def test_scans_behind_one_that_has_all(self, picture: Image.Image) -> None:
+        """They are not counted, as libjpeg decodes none of them."""
+        data = saved(picture, "JPEG")
+        end = data.rindex(b"\xff\xd9")
+        scan = data[data.rindex(b"\xff\xda") : end]
+        assert "damaged" in refusal(data[:end] + scan * 200 + data[end:])
+
+    def test_scans_of_one_component(self, picture: Image.Image) -> None:
+        """A JPEG that is not progressive has several, too."""
+        data = saved(picture, "JPEG")
+        scan = data.rindex(b"\xff\xda")
+        of_one = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + data[scan + 14 : -2]
+        assert "101 of them scans" in refusal(data[:scan] + of_one * 200 + b"\xff\xd9")
+
+    def test_what_follows_the_picture_is_not_counted(self, picture: Image.Image) -> None:
+        """As phones do, who put a video behind it."""
+        data = saved(picture, "JPEG")
+        assert read_photo(data + b"\xff\xda\0\2" * 1000).shape == (48, 64, 3)
+
+    def test_markers_across_the_ends_of_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for size in range(2, 40):
+            monkeypatch.setattr(decode, "CHUNK_BYTES", size)
+            assert "scans" in refusal(of_many_scans(16, 120))
+            read_photo(of_many_scans(16, 20))
+
+    def test_many_empty_segments(self, picture: Image.Image) -> None:
+        data = saved(picture, "JPEG")
+        assert "too many parts" in refusal(data[:2] + b"\xff\xfe\0\2" * 6000 + data[2:])
+
+    @pytest.mark.parametrize("data", [
+        b"P4 #" + b"x" * 5000 + b"\n8 8\n" + bytes(8),
+        b"\xff\xd8" + b"\xff" * 5000 + saved(Image.new("L", (9, 9)), "JPEG")[2:],
+        b"P5 99 99 4095\n" + bytes(2 * 99 * 99),
+    ], ids=["a comment", "padding", "samples read one by one"])  # fmt: skip
+    def test_bytes_that_are_read_one_by_one(self, data: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        assert read_photo(data).ndim == 3
+        monkeypatch.setattr(decode, "MAX_READS", 4000)
+        assert "too many steps" in refusal(data)
+        (tmp_path / "photo").write_bytes(data)
+        assert "too many steps" in refusal(tmp_path / "photo")
+
+    def test_a_picture_written_as_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "1000 comments" in refusal(b"P1 8 8\n" + b"#\n" * 1001 + b"0 " * 64)
+        assert read_photo(b"P1 8 8\n" + b"#\n" * 900 + b"0 " * 64).shape == (8, 8, 3)
+        monkeypatch.setattr(decode, "MAX_TEXT_BYTES", 100)
+        assert "written as text" in refusal(b"P2 9 9 255\n" + b"7 " * 81)

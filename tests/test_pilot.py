@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottlenet.edge.encoder import Processed
-from bottlenet.edge.pilot import MAX_REFUSALS, Exchange, Pilot, Policy, Recent
+from bottlenet.edge.pilot import MAX_REFUSALS, Pilot, Policy, RoundTrip, RunningMedian
 from bottlenet.errors import InputError
 from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link
 from bottlenet.plan.profile import Candidate, Detail, Profile, Spread
@@ -69,16 +69,16 @@ class World:
             round_trip_s = math.inf if self.link is None else self.noisy(self.link.exchange_s(sent_bytes)) + server_s
             if round_trip_s > patience_s:
                 latency_s += patience_s
-                self.pilot.lost("nothing came", Exchange(sent_bytes, patience_s))
+                self.pilot.lost("nothing came", RoundTrip(sent_bytes, patience_s))
                 each = EDGE
                 latency_s += self.device(each).device_s
             else:
                 answer = dataclasses.replace(ANSWER, tail_us=int(server_s * 1e6), load=self.load)
                 self.pilot.answered(each.name, payload_bytes, round_trip_s, answer)
                 latency_s += round_trip_s
-                self.pilot.decide()
+                self.pilot.reconsider()
         else:
-            self.pilot.decide()
+            self.pilot.reconsider()
         self.latencies.append(latency_s)
         return each.name
 
@@ -241,7 +241,7 @@ def test_a_link_on_which_photos_are_overdue_is_slow_and_not_gone(world: World) -
 
 def test_one_photo_that_was_overdue_by_chance_is_forgotten(world: World) -> None:
     assert world.photos(10) == CLOUD.name
-    world.pilot.lost("a stall", Exchange(5_000, 5.0))
+    world.pilot.lost("a stall", RoundTrip(5_000, 5.0))
     world.ping()
     assert world.pilot.choice == EDGE
     assert world.photos(100) == CLOUD.name
@@ -345,7 +345,7 @@ def test_patience_grows_with_the_link(world: World) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(1, 2), min_size=5, max_size=20), st.floats(1e3, 1e6))
 def test_the_recent_median_takes_no_notice_of_two(values: list[float], odd: float) -> None:
-    recent = Recent()
+    recent = RunningMedian()
     assert recent.value(7.0) == 7
     for value in values:
         recent.add(value)

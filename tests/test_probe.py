@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app
 from bottlenet.edge.connection import Stream, open_websocket
-from bottlenet.edge.pilot import KEPT, RUN, Estimate, Exchange, LinkProbe
+from bottlenet.edge.pilot import KEPT, RUN, Estimate, LinkProbe, RoundTrip
 from bottlenet.errors import InputError
 from bottlenet.measure.link import ShapedLink
 from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link
@@ -26,10 +26,10 @@ WIFI, THREE_G, NB_IOT = PRESETS["wifi"], PRESETS["3g"], PRESETS["nb-iot"]
 STREAMS = [link for link in PRESETS.values() if link.max_message_bytes is None]
 
 
-def exchanges(link: Link, sizes: list[int], jitter_s: float = 0.0003, seed: int = 0) -> Iterator[Exchange]:
+def exchanges(link: Link, sizes: list[int], jitter_s: float = 0.0003, seed: int = 0) -> Iterator[RoundTrip]:
     rng = random.Random(seed)
     for size in sizes:
-        yield Exchange(size, link.exchange_s(size) + rng.uniform(0, jitter_s))
+        yield RoundTrip(size, link.exchange_s(size) + rng.uniform(0, jitter_s))
 
 
 def feed(probe: LinkProbe, link: Link, sizes: list[int], jitter_s: float = 0.0003, seed: int = 0) -> Estimate:
@@ -106,7 +106,7 @@ def test_one_odd_exchange_changes_nothing(times: float) -> None:
 
 def test_a_beginning_is_never_odd() -> None:
     probe = LinkProbe()
-    probe.begin([Exchange(52, seconds) for seconds in (0.03, 0.005, 0.006, 0.02, 0.0055)])
+    probe.begin([RoundTrip(52, seconds) for seconds in (0.03, 0.005, 0.006, 0.02, 0.0055)])
     assert probe.settled
     assert probe.estimate is not None
     assert probe.estimate.round_trip_s == pytest.approx(0.006, rel=0.2)
@@ -116,7 +116,7 @@ def test_odd_in_both_directions_is_no_other_link() -> None:
     probe = LinkProbe()
     feed(probe, THREE_G, [5_000, 12_000, 3_000, 8_000])
     for number in range(10):
-        probe.add(Exchange(5_000, 0.01 if number % 2 else 3.0))
+        probe.add(RoundTrip(5_000, 0.01 if number % 2 else 3.0))
     assert probe.estimate is not None
     assert probe.estimate.link().exchange_s(5_000) == pytest.approx(THREE_G.exchange_s(5_000), rel=0.1)
     assert not probe.settled
@@ -134,7 +134,7 @@ def test_three_in_a_row_are_another_link(one: Link, other: Link, sizes: list[int
     assert probe.estimate.round_trip_s == pytest.approx(one.round_trip_s, rel=0.2, abs=0.001)
     found = feed(probe, other, sizes[RUN - 1 : RUN])
     assert probe.settled
-    assert found.exchanges == RUN
+    assert found.samples == RUN
     assert found.link().exchange_s(sizes[0]) == pytest.approx(other.exchange_s(sizes[0]), rel=0.1)
 
 
@@ -151,12 +151,12 @@ def test_a_measured_uplink_stays_known_while_only_small_messages_go() -> None:
 def test_any_exchanges_give_a_link_that_the_planner_takes(made: list[tuple[float, float]]) -> None:
     probe = LinkProbe()
     for sent_bytes, seconds in made:
-        probe.add(Exchange(sent_bytes, seconds))
+        probe.add(RoundTrip(sent_bytes, seconds))
         assert probe.estimate is not None
         link = probe.estimate.link()
         assert link.uplink_bps > 0
         assert link.round_trip_s > 0
-        assert 1 <= probe.estimate.exchanges <= KEPT
+        assert 1 <= probe.estimate.samples <= KEPT
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_any_exchanges_give_a_link_that_the_planner_takes(made: list[tuple[float
 )
 def test_no_exchange(sent_bytes: float, seconds: float) -> None:
     with pytest.raises(InputError, match="give numbers, 0 or more"):
-        Exchange(sent_bytes, seconds)
+        RoundTrip(sent_bytes, seconds)
 
 
 def test_over_a_shaped_link(serve: Callable[..., Server], bundle: Bundle) -> None:
@@ -177,7 +177,7 @@ def test_over_a_shaped_link(serve: Callable[..., Server], bundle: Bundle) -> Non
             frame = Frame(PHOTO if size else PROBE, 0, bundle.tag, 0, b"x" * size)
             stream.send(frame)
             reply = stream.receive(30)
-            probe.add(Exchange(size + STREAM_OVERHEAD_BYTES, reply.round_trip_ms / 1e3))
+            probe.add(RoundTrip(size + STREAM_OVERHEAD_BYTES, reply.round_trip_ms / 1e3))
             time.sleep(0.01)
         stream.close()
     assert probe.estimate is not None

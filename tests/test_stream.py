@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_an_opening_of_its_own_is_nobodys() -> None:
     stream.open()
     stream.send(frame(0))
     assert stream.receive(1).sent_bytes == 4 + len(frame(0).payload)
+
+
+def test_sending_is_part_of_the_round_trip() -> None:
+    class Slow(Queued):
+        def send(self, message: bytes) -> None:
+            time.sleep(0.03)
+            super().send(message)
+
+    def connect() -> Slow:
+        time.sleep(0.5)  # and opening is not
+        return Slow()
+
+    stream = Stream(connect)
+    assert 30 <= stream.ask(frame(0), 1).round_trip_ms < 500
 
 
 def test_refusals_are_for_one_frame() -> None:

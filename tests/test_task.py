@@ -18,7 +18,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.bundle.manifest import parse_manifest
 from bottlenet.cloud import Decoder, create_app
 from bottlenet.edge import Answered, Edge, Encoder, Prediction, Sender, Spool, photo_to_pixels
-from bottlenet.edge.prediction import seen
+from bottlenet.edge.prediction import read_answer
 from bottlenet.errors import BundleError, InputError, WireError
 from bottlenet.measure.bench import bench
 from bottlenet.measure.evaluate import evaluate
@@ -290,7 +290,7 @@ class TestResults:
         assert [found is not None for found in Detection(1, 0.1).results(rows)] == [False, True, False]
 
     def test_nothing_there(self, of_task: Make) -> None:
-        found = seen(Answer(0, 0, 0, (), result=Boxes(())), of_task("detection"))
+        found = read_answer(Answer(0, 0, 0, (), result=Boxes(())), of_task("detection"))
         assert (found.top, found.objects) == ((), ())
 
     @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ class TestResults:
     def test_an_answer_that_does_not_fit_the_classes(self, name: str, result: Result, of_task: Make) -> None:
         bundle = of_task(name)
         with pytest.raises(WireError, match=f"does not fit the {len(bundle.labels)} classes"):
-            seen(Answer(0, 0, 0, (), result=result), bundle)
+            read_answer(Answer(0, 0, 0, (), result=result), bundle)
 
     @pytest.mark.parametrize("name", TASKS)
     def test_an_answer_of_another_task(self, name: str, of_task: Make) -> None:
@@ -313,19 +313,19 @@ class TestResults:
         for result in others:
             top = ((0, 0.5),) if result is None else ()
             if isinstance(result, TASKS[name].gives):
-                seen(Answer(0, 0, 0, top, result=result), bundle)
+                read_answer(Answer(0, 0, 0, top, result=result), bundle)
                 continue
             with pytest.raises(WireError, match=f"does not fit the task of this bundle, {name}"):
-                seen(Answer(0, 0, 0, top, result=result), bundle)
+                read_answer(Answer(0, 0, 0, top, result=result), bundle)
 
     def test_nothing_where_one_label_should_be(self, bundle: Bundle) -> None:
         for answer in (Answer(0, 0, 0, ()), Answer(0, 0, 0, (), result=Classes(()))):
             with pytest.raises(WireError, match="does not fit"):
-                seen(answer, bundle)
+                read_answer(answer, bundle)
 
     def test_edges_stay_as_they_are_without_a_photo(self, of_task: Make) -> None:
         boxes = Boxes((Box(0, 1.0, *EDGES[0].tolist()),))
-        (one,) = seen(Answer(0, 0, 0, (), result=boxes), of_task("detection")).objects
+        (one,) = read_answer(Answer(0, 0, 0, (), result=boxes), of_task("detection")).objects
         assert (one.left, one.top, one.right, one.bottom) == tuple(EDGES[0])
 
     @pytest.mark.parametrize(

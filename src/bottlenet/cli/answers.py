@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bottlenet.edge import Prediction
-    from bottlenet.edge.prediction import Object, Seen, Segments
+    from bottlenet.edge.prediction import Findings, Object, Segments
 
 
 SHOWN = 10  # lines a photo
@@ -44,7 +44,7 @@ def segments_document(segments: Segments) -> dict[str, object]:
     return {"shares": shares, "rows": segments.map.rows, "columns": segments.map.columns, "square": square}
 
 
-def seen_document(found: Seen) -> dict[str, object]:
+def findings_document(found: Findings) -> dict[str, object]:
     """The same of an answer without its photo."""
     values: dict[str, object] = {"top": [asdict(each) for each in found.top]}
     if found.objects:
@@ -54,7 +54,7 @@ def seen_document(found: Seen) -> dict[str, object]:
     return values
 
 
-def found_table(task: Task, done: Sequence[tuple[str, Prediction | Seen]]) -> Table:
+def found_table(task: Task, done: Sequence[tuple[str, Prediction | Findings]]) -> Table:
     """What is in the photos, at most ten lines each; of a detection with edges."""
     boxes = task.name == "detection"
     table = plain_table()
@@ -97,7 +97,7 @@ def needs_map(task: Task) -> None:
         raise InputError(f"this bundle's task is {task.name}, which gives no map; give one of a segmentation")
 
 
-def write_map(target: Path, found: Prediction | Seen) -> None:
+def write_map(target: Path, found: Prediction | Findings) -> None:
     """InputError: it can't be written."""
     assert found.segments is not None, "a segmentation without a map"
     write_whole(target, found.segments.png())

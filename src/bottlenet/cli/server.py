@@ -179,11 +179,11 @@ def decode(
       bottlenet decode cat.frame
     """
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.answers import PNG, found_table, is_plain, needs_map, seen_document, write_map
+    from bottlenet.cli.answers import PNG, findings_document, found_table, is_plain, needs_map, write_map
     from bottlenet.cli.options import check_target, read_frame
     from bottlenet.cli.show import decoded_document, decoded_table, print_json, stdout
     from bottlenet.cloud.decoder import Decoder
-    from bottlenet.edge.prediction import seen
+    from bottlenet.edge.prediction import read_answer
     from bottlenet.errors import BottleNetError
 
     loaded = Bundle.load(bundle)
@@ -195,11 +195,11 @@ def decode(
     (answer,) = Decoder(loaded).answers([frame])
     if isinstance(answer, BottleNetError):
         raise answer
-    found = seen(answer, loaded)
+    found = read_answer(answer, loaded)
     if target is not None:
         write_map(target, found)
     if as_json:
-        print_json({"file": file, **decoded_document(frame, answer, seen_document(found))})
+        print_json({"file": file, **decoded_document(frame, answer, findings_document(found))})
     else:
         stdout().print(decoded_table(file, frame, answer, found))
         if not is_plain(task):

@@ -31,7 +31,7 @@ from bottlenet.wire.frame import Frame
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle
     from bottlenet.edge import Encoded, Prediction
-    from bottlenet.edge.prediction import Seen
+    from bottlenet.edge.prediction import Findings
     from bottlenet.measure.evaluate import Evaluation
     from bottlenet.net.build import PaperCut
     from bottlenet.net.cut import Cut
@@ -176,7 +176,7 @@ def decoded_document(frame: Frame, answer: Answer, found: Mapping[str, object]) 
     return {**frame_document(frame), **found, "times": times}
 
 
-def decoded_table(file: str, frame: Frame, answer: Answer, found: Seen) -> Table:
+def decoded_table(file: str, frame: Frame, answer: Answer, found: Findings) -> Table:
     """The same for people."""
     choices = [(f"{each.score:.1%}", clean(each.label, "" if number else "bold"))
                for number, each in enumerate(found.top)]  # fmt: skip

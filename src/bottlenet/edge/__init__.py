@@ -2,25 +2,19 @@
 
     photo -> encoder -> frame -> [spool ->] stream -> transport -> network -> ... -> answer [-> spool]
 
-encoder.py     photo to symbols to payload, within a budget
-client.py      frame to answer: `Edge`
-prediction.py  what comes of it; seen.py what an answer means for the photo
-local.py       the tail on the device, where the server can't answer
-stream.py      frames on one connection, several in flight
-transport.py   the connection, a seam for tests and shaped links
+client.py      the public face: `Edge`, a photo to its label; the tail on the device
+encoder.py     photo to symbols to payload, within a budget; what the device does under each partition
+connection.py  frames on one connection, several in flight; WebSocket; when to try again
+sockets.py     sockets that count, TLS, and whichever address of a host answers first
 mqtt.py        the connection through a broker, which needs bottlenet[mqtt]
-sockets.py     sockets that count bytes
-tokens.py      the device's bearer token
-partitions.py  edge-only, cloud-only, split: what the device does under each
-auto.py        whichever is best just now; pilot.py when to move; probe.py what the link is like; recent.py
+prediction.py  what an answer means for the photo, and what becomes of photos in a spool
+auto.py        whichever partition is best just now; pilot.py says when to move, and what the link is like
+meter.py       what computing takes in energy
 
 sender.py      photos that must not be lost: `Sender`
 autosender.py  the same where nothing has to wait: `AutoSender`
 spool.py       what was not answered yet, on disk; spoolfiles.py its files
-outcome.py     what became of a photo
-retry.py       when to try again
 folder.py      photos as they come into a folder
-meter.py       what computing takes in energy
 """
 
 from bottlenet.edge.autosender import AutoSender

@@ -1,4 +1,4 @@
-"""Photos to answers under whichever partition is best just now: `Auto`, which is behind `Edge(partition="auto")`.
+"""Answers under whichever partition is best just now: `Auto`, which is behind `Edge(partition="auto")`.
 
     photo -> Pilot: which partition? -> Side: what the device does -> answer                        edge-only
                                              `-> frame -> Stream -> server -> answer                a split, cloud-only
@@ -21,8 +21,8 @@ from bottlenet.bundle import Bundle
 from bottlenet.bundle.ladder import by_depth, ladder_id
 from bottlenet.edge.connection import Backoff, Reply, Stream, hint_s
 from bottlenet.edge.encoder import EDGE_ONLY, Processed, Side, codecs_of, sides_of, split
-from bottlenet.edge.pilot import Exchange, Move, Pilot, Policy, sent
-from bottlenet.edge.prediction import LOCAL, SERVER, Cost, Prediction, Times, predicted, replied
+from bottlenet.edge.pilot import Move, Pilot, Policy, RoundTrip, network_bytes
+from bottlenet.edge.prediction import LOCAL, SERVER, Prediction, predict
 from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, OverdueError, WireError
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile, merged
@@ -41,8 +41,9 @@ OpenStream = Callable[[Bundle, Callable[[], float]], Stream]
 
 
 class Auto:
-    """Safe to use from several threads. `wrap` may change what the device does under a partition of that
-    name, as to make it a slower one.
+    """A device that moves between partitions. Safe to use from several threads.
+
+    `wrap` may change what the device does under a partition of that name, as to make it a slower one.
 
     InputError: as `sides_of` and `Pilot`, or a profile that is of none of the bundles, or lacks one's cut.
     """
@@ -58,21 +59,21 @@ class Auto:
     ) -> None:
         for bundle in bundles:
             needs_one_label(bundle.manifest.task, f"partition={AUTO!r}")
-        made = profile_of(bundles, profile)
-        sides = sides_of(bundles, codecs_of(made.candidates))
+        own = profile_of(bundles, profile)
+        sides = sides_of(bundles, codecs_of(own.candidates))
         self._sides = {partition.name: wrap(partition.name, side) for partition, side in sides.items()}
         self.encoder = self._sides[split(bundles[0]).name].encoder
         self._policy = policy or Policy()
-        self._pilot = Pilot(made, self._policy)
+        self._pilot = Pilot(own, self._policy)
         self._bundle = bundles[0]  # all have the same classes
         self._streams = {bundle.tag: open_stream(bundle, self._opening_s) for bundle in bundles}
         self._home = bundles[0].tag  # whose connection the probes take: the last that was used
-        self._link = threading.Lock()  # one exchange at a time
+        self._link = threading.Lock()  # one message at a time
         self._state = threading.Condition()  # of the pilot and what follows
         self._backoff = Backoff(
             first_s=min(FIRST_TRY_S, self._policy.longest_away_s), cap_s=self._policy.longest_away_s
         )
-        self._last = monotonic()  # exchange
+        self._last = monotonic()  # that something was answered
         self._pings = 0  # since the last photo
         self._watcher: threading.Thread | None = None
 
@@ -89,26 +90,24 @@ class Auto:
             return self._pilot.choice.name
 
     def classify(self, photo: Source) -> Prediction:
-        """What the photo shows, whatever becomes of the server. PhotoError: it can't be used."""
+        """Find out what the photo shows, whatever becomes of the server. PhotoError: it can't be used."""
         self._watch()
-        spent = (0, 0)
-        name = self.partition
+        name, socket_bytes = self.partition, (0, 0)
         processed = self._sides[name].work(photo, 0)
         with self._state:
             self._pilot.computed(name, processed)
         if isinstance(processed.result, Frame):
-            answered, spent = self._ask(name, processed)
-            if answered is not None:
-                return answered
+            prediction, socket_bytes = self._ask(name, processed, processed.result)
+            if prediction is not None:
+                return prediction
             name = EDGE_ONLY.name
             processed = self._sides[name].work(photo, 0)
         else:
             with self._state:
-                self._pilot.decide()
-        assert isinstance(processed.result, Answer), "edge-only sends nothing"
-        times = Times(processed.prepare_ms, processed.compute_ms, processed.encode_ms, 0.0, 0.0, 0.0)
-        cost = Cost(socket_bytes=spent[0], received_bytes=spent[1])
-        return predicted(self._bundle, processed.result, cost, times, answered_by=LOCAL, partition=name)
+                self._pilot.reconsider()
+        answer = processed.result
+        assert isinstance(answer, Answer), "edge-only sends nothing"
+        return predict(self._bundle, answer, None, processed.device_ms, socket_bytes, answered_by=LOCAL, partition=name)
 
     def connect(self) -> None:
         """Find out now what link and server are like, so that the first photo has what is best for it."""
@@ -125,53 +124,44 @@ class Auto:
         with self._link:
             self._close_streams()
 
-    def _ask(self, name: str, processed: Processed) -> tuple[Prediction | None, tuple[int, int]]:
-        """The server's answer, or None where it can't give one; and the bytes that went and came."""
-        frame = processed.result
-        assert isinstance(frame, Frame)
+    def _ask(self, name: str, processed: Processed, frame: Frame) -> tuple[Prediction | None, tuple[int, int]]:
+        """Return the server's answer, or None where it can't give one; and the bytes that were sent and received."""
         with self._link:
             stream = self._streams[frame.bundle_tag]
             before = stream.total_bytes
             with self._state:
                 patience_s = self._pilot.patience_s(len(frame.payload))
             try:
-                reply, answer = exchange(stream, frame, patience_s)
-                prediction = self._prediction(name, processed, reply, answer)
+                reply = stream.ask(frame, patience_s)
+                answer, socket_bytes = reply.answer, (reply.sent_bytes, reply.received_bytes)
+                prediction = predict(
+                    self._bundle,
+                    answer,
+                    frame,
+                    processed.device_ms,
+                    socket_bytes,
+                    answered_by=SERVER,
+                    partition=name,
+                    round_trip_ms=reply.round_trip_ms,
+                )
             except BottleNetError as error:
-                late = isinstance(error, OverdueError)
-                self._failed(name, error, Exchange(sent(len(frame.payload)), patience_s) if late else None)
-                after = stream.total_bytes
-                return None, (after[0] - before[0], after[1] - before[1])
+                if isinstance(error, FrameError):
+                    with self._state:
+                        self._pilot.refused(name, reason(error))
+                else:
+                    late = isinstance(error, OverdueError)
+                    self._lost(error, RoundTrip(network_bytes(len(frame.payload)), patience_s) if late else None)
+                sent, received = stream.total_bytes
+                return None, (sent - before[0], received - before[1])
             self._home = frame.bundle_tag
         with self._state:
             self._last, self._pings = monotonic(), 0
             self._pilot.answered(name, len(frame.payload), reply.round_trip_ms / 1e3, answer)
-            self._pilot.decide()
-        return prediction, (reply.sent_bytes, reply.received_bytes)
+            self._pilot.reconsider()
+        return prediction, socket_bytes
 
-    def _prediction(self, name: str, processed: Processed, reply: Reply, answer: Answer) -> Prediction:
-        """WireError: an answer that does not fit the bundle."""
-        assert isinstance(processed.result, Frame)
-        return replied(
-            self._bundle,
-            reply,
-            answer,
-            len(processed.result.payload),
-            (processed.prepare_ms, processed.compute_ms, processed.encode_ms),
-            answered_by=SERVER,
-            partition=name,
-        )
-
-    def _failed(self, name: str, error: BottleNetError, overdue: Exchange | None) -> None:
-        """A photo got no answer: it was refused, or the server is gone. The connections are closed then."""
-        if isinstance(error, FrameError):
-            with self._state:
-                self._pilot.refused(name, reason(error))
-        else:
-            self._lost(error, overdue)
-
-    def _lost(self, error: BottleNetError, overdue: Exchange | None = None) -> None:
-        """There is no server, or it has no room: close the connections, and look for it later."""
+    def _lost(self, error: BottleNetError, overdue: RoundTrip | None = None) -> None:
+        """Close the connections, as there is no server, or it has no room, and look for it later."""
         with self._state:
             self._pilot.lost(reason(error), overdue)
             self._backoff.failed(hint_s(error))
@@ -183,12 +173,12 @@ class Auto:
             stream.close()
 
     def _opening_s(self) -> float:
-        """How long opening a connection may take."""
+        """Return how long opening a connection may take."""
         with self._state:
             return self._pilot.patience_s(0)
 
     def _watch(self) -> None:
-        """Have a thread that looks after the link when nothing is sent. A photo wants it: it looks more often again."""
+        """Start the thread that looks after the link when nothing is sent; for a photo, it looks more often again."""
         with self._state:
             if self._pings:
                 self._pings = 0
@@ -198,7 +188,6 @@ class Auto:
                 self._watcher.start()
 
     def _ping_for_ever(self) -> None:
-        """Until `close`."""
         me = threading.current_thread()
         while True:
             with self._state:
@@ -215,7 +204,7 @@ class Auto:
                     self._backoff.failed()
 
     def _due_s(self) -> float:
-        """Seconds until the next probe."""
+        """Return the seconds until the next probe."""
         if self._pilot.away:
             return self._backoff.wait_s
         # What was odd is looked at again soon, as nothing moves until it is known to be chance or another link.
@@ -231,14 +220,14 @@ class Auto:
                 if self._pilot.away:
                     self._probe(stream)  # the first of a connection takes longer, and tells nothing
                 replies = [self._probe(stream) for _ in range(PINGS if self._pilot.away else 1)]
+                load = replies[-1].answer.load
             except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
                 if isinstance(error, FrameError):  # this bundle is not served; another may be
                     tags = list(self._streams)
                     self._home = tags[(tags.index(self._home) + 1) % len(tags)]
                 self._lost(error)
                 return
-        round_trips_s = [reply.round_trip_ms / 1e3 for reply, _ in replies]
-        load = replies[-1][1].load
+        round_trips_s = [reply.round_trip_ms / 1e3 for reply in replies]
         with self._state:
             self._last, self._pings = monotonic(), self._pings + 1
             self._backoff.worked()
@@ -247,29 +236,20 @@ class Auto:
             else:
                 self._pilot.pinged(round_trips_s[0], load)
 
-    def _probe(self, stream: Stream) -> tuple[Reply, Answer]:
-        """Errors as `exchange`."""
+    def _probe(self, stream: Stream) -> Reply:
+        """Send 4 bytes and wait for their answer. LinkError, FrameError, BusyError, WireError: there is none."""
         with self._state:
             patience_s = self._pilot.patience_s(0)
-        return exchange(stream, Frame(PROBE, 0, self._home, 0, b""), patience_s)
+        return stream.ask(Frame(PROBE, 0, self._home, 0, b""), patience_s)
 
 
 def reason(error: BottleNetError) -> str:
-    """Without what there is to do about it."""
+    """Leave out what there is to do about an error."""
     return str(error).partition(";")[0]
 
 
-def exchange(stream: Stream, frame: Frame, patience_s: float) -> tuple[Reply, Answer]:
-    """One frame and its answer. LinkError, FrameError, BusyError, WireError: there is none."""
-    stream.send(frame)
-    reply = stream.receive(patience_s)
-    if not isinstance(reply.outcome, Answer):
-        raise reply.outcome
-    return reply, reply.outcome
-
-
 def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) -> Profile:
-    """One profile that has each bundle's cut, and of the candidates only what these bundles, in any order, can do.
+    """Merge profiles into one that has each bundle's cut, and only candidates that these bundles, in any order, can do.
 
     InputError: a profile of another bundle, or none that has a bundle's cut.
     """
@@ -277,20 +257,21 @@ def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) 
     known = [ladder_id(by_depth(bundles)).hex(), *(bundle.id.hex() for bundle in bundles)]
     for each in profiles:
         if each.bundle_id not in known:
-            named = " or ".join(one[:12] for one in known[len(bundles) < 2 :])
+            expected = " or ".join(bundle_id[:12] for bundle_id in known[len(bundles) < 2 :])
+            measured = each.bundle_id[:12]
             raise InputError(
-                f"the profile is of bundle {each.bundle_id[:12]}, not of {named}; measure that with bottlenet profile"
+                f"the profile is of bundle {measured}, not of {expected}; measure that with bottlenet profile"
             )
-    made = merged(profiles)
+    whole = merged(profiles)
     cuts = {bundle.manifest.cut for bundle in bundles}
-    if missing := cuts - {each.cut for each in made.candidates}:
+    if missing := cuts - {each.cut for each in whole.candidates}:
         raise InputError(f"no profile has the cut {min(missing)}; measure its bundle with bottlenet profile")
-    candidates = tuple(each for each in made.candidates if each.kind != "split" or each.cut in cuts)
-    return replace(made, candidates=candidates)
+    candidates = tuple(each for each in whole.candidates if each.kind != "split" or each.cut in cuts)
+    return replace(whole, candidates=candidates)
 
 
 def check_auto(partition: str, budget_bytes: int | None, fallback: str | None) -> None:
-    """InputError: another partition, or what does not go with it."""
+    """Check what goes with `partition`. InputError: another than "auto", a budget, or a fallback."""
     if partition != AUTO:
         raise InputError(f"partition is {partition!r}; give {AUTO!r}, or leave it out")
     if budget_bytes is not None or fallback is not None:

@@ -1,8 +1,4 @@
-"""The device's bearer token (RFC 6750), or its password at a broker: from a file or the environment, in no message.
-
-The file is read again for each connection, so a token can be replaced without a restart.
-
-What a user holds on the device: `Edge`, a photo to its label with the server's help.
+"""The public face of the device: `Edge`, a photo to its label with the server's help.
 
     photo -> Encoder -> frame -> Stream -> network -> Stream -> Answer -> Prediction
                           `----> LocalTail, where it may help out ----> Answer
@@ -10,12 +6,6 @@ What a user holds on the device: `Edge`, a photo to its label with the server's 
 
 A photo costs one message there and one back, on a connection that stays open. `edge.sender` is the same for photos
 that must not be lost.
-
-The tail on the device, for when the server can't answer: slower, perhaps, but the same network.
-
-    frame --codec--> symbols --tail.onnx--> scores --task--> answer
-
-It starts from the frame, as the server does, so that both give the same answer.
 """
 
 from __future__ import annotations
@@ -37,15 +27,18 @@ from bottlenet.edge.auto import AUTO, Auto, check_auto
 from bottlenet.edge.connection import Backoff, Connect, Reply, Stream, check_url, hint_s, open_websocket
 from bottlenet.edge.encoder import Encoded, Encoder, split
 from bottlenet.edge.pilot import Move, Policy
-from bottlenet.edge.prediction import LOCAL, REFUSED, SERVER, Failed, Outcome, Prediction, answered_now, replied, seen
-from bottlenet.errors import (
-    BottleNetError,
-    BundleError,
-    InputError,
-    LinkError,
-    MissingExtraError,
-    WireError,
+from bottlenet.edge.prediction import (
+    LOCAL,
+    REFUSED,
+    SERVER,
+    Failed,
+    Outcome,
+    Prediction,
+    answered_now,
+    predict,
+    read_answer,
 )
+from bottlenet.errors import BottleNetError, BundleError, InputError, LinkError, MissingExtraError, WireError
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile
 from bottlenet.runtime import open_tail, run_graph
@@ -54,9 +47,9 @@ from bottlenet.task import answer_of
 from bottlenet.wire import mqtt
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds, parse_answer
 from bottlenet.wire.frame import STREAM_PATH, Frame
-from bottlenet.wire.mqtt import PORTS as MQTT
 
 MAX_IN_FLIGHT = 1024
+VARIABLE = "BOTTLENET_TOKEN"
 
 
 class Edge:
@@ -111,13 +104,12 @@ class Edge:
         if fallback not in (None, LOCAL):
             raise InputError(f"fallback is {fallback!r}; give {LOCAL!r}, or leave it out")
         bundles = load_all(bundle)
-        self._parts = check_url(url, secret=token is not None)
-        connect = connect or opener_of(url)
+        self._address = check_url(url, secret=token is not None)
+        options = {name: value for name, value in (("token", token), ("tls", tls)) if value is not None}
+        self._connect: Connect = partial(connect or opener_of(url), **options)
         self.bundle = bundles[0]
         self.url = self._url_of(self.bundle)
         self.timeout_s = timeout_s
-        given = {name: value for name, value in (("token", token), ("tls", tls)) if value is not None}
-        self._connect: Connect = partial(connect, **given)
         self._auto: Auto | None = None
         if partition is not None:
             check_auto(partition, budget_bytes, fallback)
@@ -146,27 +138,13 @@ class Edge:
         """What the next photo would use, by its name: "split at blocks.8"."""
         return self._auto.partition if self._auto else split(self.bundle).name
 
-    def new_stream(self) -> Stream:
-        """A connection of one's own to the same server, not open yet."""
-        return Stream(lambda: self._connect(self.url, self.timeout_s))
-
-    def _url_of(self, bundle: Bundle) -> str:
-        parts = self._parts
-        path = "" if parts.scheme in MQTT else parts.path.rstrip("/") + STREAM_PATH
-        query = f"{parts.query}&bundle={bundle.id.hex()}".lstrip("&")
-        return parts._replace(path=path, query=query, fragment="").geturl()
-
-    def _stream_for(self, bundle: Bundle, opening_s: Callable[[], float]) -> Stream:
-        url = self._url_of(bundle)
-        return Stream(lambda: self._connect(url, opening_s()))
-
     def classify(self, photo: Source) -> Prediction:
-        """What the photo shows.
+        """Find out what the photo shows.
 
-        PhotoError: the photo can't be used, see `bottlenet.photo.read_photo`. InputError: it does not fit the budget.
-        LinkError: the server is not there, closed, did not answer in time or has no room. FrameError: it refuses,
-        with its reason. WireError: its answer makes no sense. The last three only without a fallback, and not with
-        `partition="auto"`.
+        PhotoError: the photo can't be used, see `bottlenet.photo.read_photo`. InputError: it does not fit the budget,
+        or the token can't be read. LinkError: the server is not there, closed, did not answer in time or has no room.
+        FrameError: it refuses, with its reason. WireError: its answer makes no sense. All but the first and the budget
+        only without a fallback, and not with `partition="auto"`.
         """
         if self._auto is not None:
             return self._auto.classify(photo)
@@ -175,19 +153,27 @@ class Edge:
             before = self._stream.total_bytes
             if self.local is None or self._backoff.wait_s == 0:
                 try:
-                    self._stream.send(encoded.frame)
-                    prediction = self._predicted(encoded, self._stream.receive(self.timeout_s), self._stream)
+                    prediction = self._predict(encoded, self._stream, self._stream.ask(encoded.frame, self.timeout_s))
                     self._backoff.worked()
                     return prediction
-                except (LinkError, WireError) as error:
+                except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
                     if self.local is None:
                         raise
                     self._backoff.failed(hint_s(error))
-            after = self._stream.total_bytes
-        return self._local_prediction(encoded, (after[0] - before[0], after[1] - before[1]))
+            sent, received = self._stream.total_bytes
+        return predict(
+            self.bundle,
+            self.local.answer(encoded.frame),
+            encoded.frame,
+            encoded.device_ms,
+            (sent - before[0], received - before[1]),  # trying the server took them
+            answered_by=LOCAL,
+            partition=self.partition,
+            square=encoded.square,
+        )
 
     def classify_many(self, photos: Iterable[Source], in_flight: int = 8) -> Iterator[Prediction]:
-        """What each photo shows, in their order, with up to `in_flight` on the way at once: for links that are long.
+        """Classify photos in their order, with up to `in_flight` on the way at once: for links that are long.
 
         Photos are taken from `photos` as there is room. The first error ends it, with the errors of `classify`, and
         there is no fallback: `edge.sender.Sender` is for photos that must not be lost. It has the connection to itself
@@ -200,7 +186,10 @@ class Edge:
         return self._classify_many(photos, in_flight) if self._auto is None else map(self._auto.classify, photos)
 
     def encode(self, photo: Source) -> bytes:
-        """The photo as a self-contained frame, for a transport of one's own: POST it to /v1/classify, for example."""
+        """Make a self-contained frame of a photo, for a transport of one's own: POST it to /v1/classify, for example.
+
+        Errors as for `Encoder.encode`.
+        """
         return self.encoder.encode(photo).frame.to_bytes()
 
     def connect(self) -> None:
@@ -230,11 +219,44 @@ class Edge:
     ) -> None:
         self.close()
 
+    def new_stream(self) -> Stream:
+        """Make a connection of one's own to the same server, not open yet."""
+        return Stream(lambda: self._connect(self.url, self.timeout_s))
+
+    def _stream_for(self, bundle: Bundle, opening_s: Callable[[], float]) -> Stream:
+        url = self._url_of(bundle)
+        return Stream(lambda: self._connect(url, opening_s()))
+
+    def _url_of(self, bundle: Bundle) -> str:
+        address = self._address
+        path = "" if address.scheme in mqtt.PORTS else address.path.rstrip("/") + STREAM_PATH
+        query = f"{address.query}&bundle={bundle.id.hex()}".lstrip("&")
+        return address._replace(path=path, query=query, fragment="").geturl()
+
+    def _predict(self, encoded: Encoded, stream: Stream, reply: Reply) -> Prediction:
+        """FrameError, BusyError: it was refused, in order: the connection is as good as before."""
+        answer = reply.answer
+        try:
+            return predict(
+                self.bundle,
+                answer,
+                encoded.frame,
+                encoded.device_ms,
+                (reply.sent_bytes, reply.received_bytes),
+                answered_by=SERVER,
+                partition=self.partition,
+                round_trip_ms=reply.round_trip_ms,
+                square=encoded.square,
+            )
+        except WireError:
+            stream.close()
+            raise
+
     def _classify_many(self, photos: Iterable[Source], in_flight: int) -> Iterator[Prediction]:
         with self._lock:
             stream, self._stream = self._stream, self.new_stream()
             closings = self._closings
-        window: deque[tuple[int, Encoded] | InputError] = deque()  # what has not been given out, in order
+        window: deque[tuple[int, Encoded] | InputError] = deque()  # photos that were taken and not given out, in order
         replies: dict[int, Reply] = {}
         source = iter(photos)
         try:
@@ -249,9 +271,13 @@ class Edge:
                 while number not in replies:
                     reply = stream.receive(self.timeout_s)
                     replies[reply.number] = reply
-                yield self._predicted(encoded, replies.pop(number), stream)
+                yield self._predict(encoded, stream, replies.pop(number))
         finally:
-            self._give_back(stream, closings)
+            with self._lock:
+                if stream.in_flight or self._closings != closings or self._stream.is_open:
+                    stream.close()
+                else:
+                    self._stream = stream
 
     def _fill(self, window: deque[tuple[int, Encoded] | InputError], photos: Iterable[Source], stream: Stream) -> None:
         """Encode and send, up to the first that can't be encoded."""
@@ -265,54 +291,20 @@ class Edge:
                 return
             window.append((stream.send(encoded.frame), encoded))
 
-    def _give_back(self, stream: Stream, closings: int) -> None:
-        with self._lock:
-            if stream.in_flight or self._closings != closings or self._stream.is_open:
-                stream.close()
-            else:
-                self._stream = stream
-
-    def _predicted(self, encoded: Encoded, reply: Reply, stream: Stream) -> Prediction:
-        """FrameError, BusyError: it was refused, in order: the connection is as good as before."""
-        if not isinstance(reply.outcome, Answer):
-            raise reply.outcome
-        try:
-            return self._prediction(encoded, reply.outcome, reply)
-        except WireError:
-            stream.close()
-            raise
-
-    def _local_prediction(self, encoded: Encoded, socket_bytes: tuple[int, int]) -> Prediction:
-        """`socket_bytes`: what trying the server took."""
-        assert self.local is not None
-        answer = self.local.answer(encoded.frame)
-        reply = Reply(answer.sequence, answer, 0.0, len(encoded.frame.to_stream_bytes()), *socket_bytes)
-        return self._prediction(encoded, answer, reply, answered_by=LOCAL)
-
-    def _prediction(self, encoded: Encoded, answer: Answer, reply: Reply, answered_by: str = SERVER) -> Prediction:
-        """WireError: an answer that does not fit the bundle."""
-        return replied(
-            self.bundle,
-            reply,
-            answer,
-            len(encoded.frame.payload),
-            (encoded.prepare_ms, encoded.head_ms, encoded.encode_ms),
-            answered_by=answered_by,
-            partition=split(self.bundle).name,
-            square=encoded.square,
-        )
-
 
 def check_in_flight(in_flight: int) -> int:
-    """InputError: not a number of frames that may be on the way at once."""
+    """Return the number of frames that may be on the way at once. InputError: below 1 or above 1,024."""
     if not 1 <= in_flight <= MAX_IN_FLIGHT:
         raise InputError(f"in_flight is {in_flight}; give 1 to {MAX_IN_FLIGHT}")
     return in_flight
 
 
 class LocalTail:
-    """Answers frames of its bundle. Safe to use from several threads.
+    """The tail on the device, for when the server can't answer: slower, perhaps, but the same network.
 
+        frame --codec--> symbols --tail.onnx--> scores --task--> answer
+
+    It starts from the frame, as the server does, so that both give the same answer. Safe to use from several threads.
     BundleError: tail.onnx can't be loaded or run, or does not have the shapes that the manifest says.
     """
 
@@ -321,7 +313,7 @@ class LocalTail:
         self._tail = open_tail(bundle, threads)
 
     def answer(self, frame: Frame) -> Answer:
-        """What a server would answer.
+        """Answer a frame as a server would.
 
         FrameError, PayloadError: a frame that does not decode. BundleError: scores that are no numbers.
         """
@@ -338,21 +330,19 @@ class LocalTail:
 
 
 def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outcome:
-    """What becomes of a photo whose frame is answered here, after so many tries elsewhere."""
+    """Answer a photo's frame here, after so many tries elsewhere."""
     try:
-        found = seen(tail.answer(frame), tail.bundle)
+        found = read_answer(tail.answer(frame), tail.bundle)
     except BottleNetError as error:
         return Failed(photo, REFUSED, f"{photo}: {error}")
     return answered_now(photo, LOCAL, found, frame_bytes=len(frame.to_stream_bytes()), tries=tries)
 
 
-VARIABLE = "BOTTLENET_TOKEN"
-
-
 def find_token(path: str | None, kind: Secret = BEARER) -> Callable[[], str] | None:
-    """What gives the token: the file `path`, else the environment variable BOTTLENET_TOKEN, else None.
+    """Return what gives the token: the file `path`, else the environment variable BOTTLENET_TOKEN, else None.
 
-    InputError: no such file, or no token in it.
+    The file is read again for each connection, so a token can be replaced without a restart. The token is in no
+    message. InputError: no such file, or no token in it.
     """
     if path is not None:
         kind.read(path)  # a wrong path shows now, not at the first photo
@@ -364,7 +354,7 @@ def find_token(path: str | None, kind: Secret = BEARER) -> Callable[[], str] | N
 
 
 def opener_of(url: str) -> Connect:
-    """What opens a connection to it. MissingExtraError: a broker's, without bottlenet[mqtt]."""
+    """Return what opens a connection to an address. MissingExtraError: a broker's, without bottlenet[mqtt]."""
     scheme = urlsplit(url).scheme
     if scheme not in mqtt.PORTS:
         return open_websocket

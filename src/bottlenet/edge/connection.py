@@ -1,28 +1,10 @@
-"""Frames on one connection, several in flight, each answer matched to its frame.
+"""The device's connection to a server: several frames in flight, every byte counted, and when to try again.
 
-    frame -> send -> in flight, by sequence number -> receive -> Reply
+    Frame -> Stream -> Transport -> websockets -> [TLS ->] CountingSocket -> TCP/IP
+    Reply <-'  matched by sequence number, a new one for each time that a frame is sent
 
-Sequence numbers are given here, a new one for each time that a frame is sent: an answer that comes twice, or after its
-frame was sent again, can't be taken for another frame's.
-
-When to try again: exponential backoff with jitter, a cap, and a deadline.
-
-    failed -> wait first_s, 2 * first_s, 4 * first_s, ... up to cap_s, each between half and all of it -> try
-
-The jitter keeps a fleet that lost the same server from coming back all at once.
-
-Sockets that count: the only honest place to ask what a photo cost on the network.
-
-    WebSocket -> [TLS ->] CountingSocket -> TCP/IP
-
-What is above a counting socket is in its numbers, framing and encryption too; TCP/IP headers are not.
-
-A connection to a server: messages there, messages back, and how many bytes it took.
-
-    Edge -> Transport -> network        open_websocket is the real one, or open_mqtt of mqtt.py, where a broker is
-                                        between; tests and shaped links bring their own
-
-What websockets and the operating system raise is a LinkError or FrameError from here on.
+A `Transport` is the seam for tests, shaped links and brokers: `open_websocket` is the usual one, `mqtt.open_mqtt` goes
+through a broker. What websockets and the operating system raise is a LinkError or FrameError from here on.
 """
 
 from __future__ import annotations
@@ -30,249 +12,38 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import random
-import socket
 import ssl
-import struct
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 
+from bottlenet.edge.sockets import CountingSocket, advice, open_socket, reason
 from bottlenet.errors import BusyError, FrameError, InputError, LinkError, OverdueError, WireError
 from bottlenet.wire import mqtt
 from bottlenet.wire.answer import MAX_ANSWER_BYTES, Answer, one_line, parse_answer
-from bottlenet.wire.frame import MESSAGE_TOO_BIG, UNAUTHORIZED, UNKNOWN_BUNDLE, Frame
+from bottlenet.wire.frame import MESSAGE_TOO_BIG, STREAM_PATH, UNAUTHORIZED, UNKNOWN_BUNDLE, Frame
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
+    from websockets.http11 import Response
 
+PORTS = {"ws": 80, "wss": 443}
+TOKEN_ADVICE = "give a token that it knows: --token-file, or BOTTLENET_TOKEN"
+CLOSE_TIMEOUT_S = 1.0
+
+SEQUENCES = 2**16
+SHORTEST_ANSWER_BYTES = 3  # up to the sequence number
 
 FACTOR = 2.0
 MAX_DOUBLINGS = 60
 ROUNDING_S = 1e-6  # who sleeps until the next try must not wake an instant before it
-
-
-class Backoff:
-    """Keeps the time of the next try. `clock` gives seconds that never go back, `rng` numbers from 0 to 1.
-
-    InputError: `first_s` or `deadline_s` not above 0, or `cap_s` below `first_s`.
-    """
-
-    def __init__(
-        self,
-        *,
-        first_s: float = 0.5,
-        cap_s: float = 60.0,
-        deadline_s: float = math.inf,
-        clock: Callable[[], float] = time.monotonic,
-        rng: Callable[[], float] = random.random,
-    ) -> None:
-        if not 0 < first_s <= cap_s < math.inf:
-            given = f"the first wait is {first_s} s, and the longest {cap_s} s"
-            raise InputError(f"{given}; give seconds above 0, and a longest that is not below the first")
-        if not deadline_s > 0:
-            raise InputError(f"deadline is {deadline_s} s; give seconds above 0")
-        self.clock = clock
-        self.expired = False  # whether a try failed after the deadline
-        self._first_s = first_s
-        self._cap_s = cap_s
-        self._deadline_s = deadline_s
-        self._rng = rng
-        self._failures = 0
-        self._failing_since = 0.0
-        self._next = -math.inf
-
-    @property
-    def wait_s(self) -> float:
-        """Seconds until the next try; 0: now."""
-        wait_s = self._next - self.clock()
-        return wait_s if wait_s > ROUNDING_S else 0.0
-
-    def failed(self, hint_s: float = 0.0) -> float:
-        """Once more. Gives the seconds until the next try, at least `hint_s`, which the server asked for.
-
-        A wait that would go beyond the deadline ends there, unless the server asked for it, so the last try is then;
-        if that fails too, `expired` is true.
-        """
-        now = self.clock()
-        if self._failures == 0:
-            self._failing_since = now
-        left_s = self._failing_since + self._deadline_s - now
-        step_s = min(self._cap_s, self._first_s * FACTOR ** min(self._failures, MAX_DOUBLINGS))
-        self.expired = left_s <= 0
-        self._failures += 1
-        wait_s = step_s * (1 + self._rng()) / 2
-        if left_s > 0:
-            wait_s = min(wait_s, left_s)
-        self._next = now + max(wait_s, hint_s * (1 + self._rng() / 4))
-        return self.wait_s
-
-    def worked(self) -> None:
-        """A try succeeded: the next failure counts as the first. What the server asked for still holds."""
-        self._failures = 0
-        self.expired = False
-
-
-def hint_s(error: Exception) -> float:
-    """After how many seconds the server wants to be asked again; 0 where it did not say."""
-    return error.retry_after_s if isinstance(error, BusyError) else 0.0
-
-
-RECEIVE_BYTES = 65536
-
-
-class CountingSocket(socket.socket):
-    """A socket that knows how many bytes went through it."""
-
-    sent_bytes = 0
-    received_bytes = 0
-
-    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Counted."""
-        count = super().send(data, flags)
-        self.sent_bytes += count
-        return count
-
-    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Counted as it goes: what went out before a failure was sent as well."""
-        with memoryview(data).cast("B") as view:
-            done = 0
-            while done < len(view):
-                done += CountingSocket.send(self, view[done:], flags)
-
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """Counted."""
-        data = super().recv(size, flags)
-        self.received_bytes += len(data)
-        return data
-
-    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Counted."""
-        count = super().recv_into(buffer, nbytes, flags)
-        self.received_bytes += count
-        return count
-
-    def close(self) -> None:
-        """Wakes a thread that waits in `recv`, which closing alone does not."""
-        with contextlib.suppress(OSError):
-            self.shutdown(socket.SHUT_RDWR)
-        super().close()
-
-
-class TlsSocket(CountingSocket):
-    """TLS over a counting socket. `ssl.SSLSocket` would take the connection away from the socket that counts."""
-
-    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Handshake as a client. ssl.SSLError: it isn't TLS, or the certificate isn't good for `host`."""
-        self._lock = threading.Lock()  # one thread sends while another receives
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        while True:
-            try:
-                self._tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                self._flush()
-                if not self._fill():
-                    raise ConnectionResetError("closed during the TLS handshake") from None
-        self._flush()
-
-    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Encrypt and send all of it."""
-        self.sendall(data)
-        return memoryview(data).nbytes
-
-    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Encrypt and send."""
-        with self._lock:
-            if memoryview(data).nbytes:
-                self._tls.write(data)
-            self._flush()
-
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """All that has come and can be decrypted, up to `size` bytes; waits for some; b"" at the end."""
-        while True:
-            with self._lock:
-                data, ended = self._decrypt(size)
-            if data or ended or not self._fill():
-                return data
-
-    def _decrypt(self, size: int) -> tuple[bytes, bool]:
-        """What is there, and whether the other side said that this was all. TLS hands out one record at a time."""
-        data = bytearray()
-        ended = False
-        try:
-            while len(data) < size and not ended:
-                part = self._tls.read(size - len(data))
-                data += part
-                ended = not part
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            ended = True
-        if ended:
-            # The other side waits for our goodbye before it closes, and who polls this socket waits for that.
-            with contextlib.suppress(ssl.SSLError):
-                self._tls.unwrap()
-        self._flush()  # TLS may have something to say itself
-        return bytes(data), ended
-
-    def _fill(self) -> bool:
-        """Wait for bytes from the network; False at the end."""
-        data = super().recv(RECEIVE_BYTES)
-        with self._lock:
-            self._incoming.write(data)
-        return bool(data)
-
-    def _flush(self) -> None:
-        if self._outgoing.pending:
-            super().sendall(self._outgoing.read())
-
-
-def open_socket(host: str, port: int, timeout_s: float, tls: ssl.SSLContext | None = None) -> CountingSocket:
-    """A connected socket that counts, through TLS where a context is given. OSError: nothing there, or too slow."""
-    deadline = monotonic() + timeout_s
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = (CountingSocket if tls is None else TlsSocket)(family, kind, protocol)
-        try:
-            sock.settimeout(max(0.001, deadline - monotonic()))
-            sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if isinstance(sock, TlsSocket) and tls is not None:
-                sock.start_tls(tls, host)
-            sock.settimeout(None)
-            limit_sending(sock, timeout_s)
-            return sock
-        except OSError as error:
-            failure = error
-            sock.close()
-    raise failure or OSError(f"{host} has no address")
-
-
-def limit_sending(sock: socket.socket, timeout_s: float) -> None:
-    """Let `send` fail when the other side takes nothing for that long, while `recv` may wait for ever.
-
-    A socket's timeout would hold for both, and a thread waits for answers that may be hours away.
-    """
-    if os.name == "posix":
-        seconds, rest = divmod(timeout_s, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
-
-
-UNAUTHORIZED_STATUS = (401, 403)
-TOKEN_ADVICE = "give a token that it knows: --token-file, or BOTTLENET_TOKEN"
-CLOSE_TIMEOUT_S = 1.0
-PORTS = {"ws": 80, "wss": 443}
 
 
 class Transport(Protocol):
@@ -291,13 +62,13 @@ class Transport(Protocol):
         """Whether it has ended, from either side."""
 
     def send(self, message: bytes) -> None:
-        """One message."""
+        """Send one message."""
 
     def receive(self, timeout_s: float) -> bytes:
-        """The next message."""
+        """Wait for the next message. OverdueError: none came in time, and the connection is still there."""
 
     def close(self) -> None:
-        """End it; once more does no harm."""
+        """End the connection; once more does no harm."""
 
 
 Connect: TypeAlias = Callable[..., Transport]
@@ -308,14 +79,109 @@ Where there is a token, it is given as the keyword `token`: a string, or a funct
 """
 
 
+def open_websocket(
+    url: str, timeout_s: float, *, tls: ssl.SSLContext | None = None, token: str | Callable[[], str] | None = None
+) -> WebSocketTransport:
+    """Connect to ws:// or wss:// within `timeout_s`, from looking up the name to the end of WebSocket's handshake.
+
+    `tls` replaces the system's certificates, as for a server with one of its own. `token` is a bearer token, or a
+    function that gives the one of now. Over ws:// anybody on the way can read it.
+
+    InputError: another kind of URL, or no token where one should be. LinkError: no such host, nobody listens, too
+    slow, no WebSocket server, or one that doesn't know the token.
+    """
+    address = check_url(url)
+    host, port = address.hostname or "", address.port or PORTS[address.scheme]
+    scopeless = host.partition("%")[0]  # the scope of fe80::1%eth0 is this machine's
+    headers = {} if token is None else {"Authorization": f"Bearer {token if isinstance(token, str) else token()}"}
+    deadline = monotonic() + timeout_s
+    stack = contextlib.ExitStack()
+    try:
+        tls = (tls or ssl.create_default_context()) if address.scheme == "wss" else None
+        sock = open_socket(host, port, timeout_s, tls)
+        # The socket does TLS itself, so for WebSocket there is none.
+        netloc = f"[{scopeless}]:{port}" if ":" in scopeless else f"{scopeless}:{port}"
+        connection = stack.enter_context(
+            connect(
+                address._replace(scheme="ws", netloc=netloc).geturl(),
+                sock=sock,
+                additional_headers=headers,
+                compression=None,
+                user_agent_header=None,
+                proxy=None,
+                open_timeout=max(0.001, deadline - monotonic()),
+                ping_interval=None,
+                close_timeout=CLOSE_TIMEOUT_S,
+                max_size=MAX_ANSWER_BYTES,
+            )
+        )
+    except (OSError, WebSocketException, EOFError, ValueError, RuntimeError) as error:  # the last: no thread is left
+        raise unopened(error, url, token is not None) from error
+    return WebSocketTransport(server_of(address), sock, stack, connection)
+
+
+def server_of(address: SplitResult) -> str:
+    """Name a server for messages, without the path."""
+    return f"{address.scheme}://{address.netloc}"
+
+
+def unopened(error: Exception, url: str, has_token: bool) -> LinkError:
+    """Make the error that says why there is no connection, and what to do."""
+    address = urlsplit(url)
+    # websockets wraps the status of a redirect that it can't follow.
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, InvalidStatus):
+            return LinkError(f"{server_of(address)} {rejection(cause.response, url, has_token)}")
+    what_to_do = advice(error, "server", "ws")
+    if isinstance(error, WebSocketException) and address.scheme == "ws":
+        what_to_do += " If it speaks TLS, its address begins with wss://"
+    return LinkError(f"can't connect to {server_of(address)}: {reason(error)}; {what_to_do}")
+
+
+def rejection(response: Response, url: str, has_token: bool) -> str:
+    """Word an HTTP status in place of a WebSocket, and what to do about it."""
+    status = f"HTTP status {response.status_code}"
+    if response.status_code == 401:
+        what = "does not know this token" if has_token else "lets nobody in without a token"
+        return f"{what} ({status}); {TOKEN_ADVICE}"
+    if response.status_code == 403:
+        path = one_line(urlsplit(url).path)
+        return f"refuses the path {path} ({status}); is the address right? If a proxy there wants a token, give it one"
+    if 300 <= response.status_code < 400 and (location := response.headers.get("Location")):
+        target = urlsplit(urljoin(url, location))
+        scheme = {"http": "ws", "https": "wss"}.get(target.scheme, target.scheme)
+        target = target._replace(scheme=scheme, path=target.path.removesuffix(STREAM_PATH), query="", fragment="")
+        return f"redirects to another address ({status}); give that one: {one_line(target.geturl())[:200]}"
+    return f"answered with {status}; is a BottleNet server there?"
+
+
+def check_url(url: str, *, secret: bool = False) -> SplitResult:
+    """Split a server's address, or a broker's, which needs a user where there is a `secret`.
+
+    InputError: not ws:// or wss:// with a host, a port that is none, or a user; see also `mqtt.check_broker_url`.
+    """
+    if str(url).startswith(tuple(f"{scheme}://" for scheme in mqtt.PORTS)):
+        return mqtt.check_broker_url(url, password=secret)
+    try:
+        address = urlsplit(url)
+        valid = address.scheme in PORTS and address.hostname and address.port != 0 and address.username is None
+    except (ValueError, AttributeError):
+        valid = False
+    if not valid:
+        user = "@" in str(url)  # what stands before it may be a password
+        text = "the server's address has a user, and a token comes from a file" if user else f"server is {url!a:.200}"
+        raise InputError(f"{text}; give ws://host:port, or wss://host:port for TLS, or mqtt://host:port of a broker")
+    return address
+
+
 class WebSocketTransport:
     """Binary WebSocket messages over a counting socket, without compression and without keepalive pings.
 
     A ping would wake a radio every 20 s; that a link is dead shows when a photo gets no answer.
     """
 
-    def __init__(self, url: str, sock: CountingSocket, stack: contextlib.ExitStack, connection: ClientConnection):
-        self._url = url
+    def __init__(self, server: str, sock: CountingSocket, stack: contextlib.ExitStack, connection: ClientConnection):
+        self._server = server
         self._sock = sock
         self._stack = stack
         self._connection = connection
@@ -336,136 +202,56 @@ class WebSocketTransport:
         return self._connection.protocol.state is not State.OPEN
 
     def send(self, message: bytes) -> None:
-        """LinkError: closed, or the server takes nothing."""
+        """Send one message. LinkError: closed, or the server takes nothing."""
         try:
             self._connection.send(message)
         except (ConnectionClosed, OSError) as error:
             self._fail(error)
 
     def receive(self, timeout_s: float) -> bytes:
-        """LinkError: closed, no answer in time, or text. FrameError: the server closed because of what was sent."""
+        """Wait for the next message.
+
+        LinkError: closed, no answer in time, or text. FrameError: the server closed because of what was sent.
+        """
         try:
             message = self._connection.recv(timeout=timeout_s)
         except TimeoutError as error:
-            text = f"no answer from {self._url} within {timeout_s:g} s; try again, or allow a longer timeout"
+            text = f"no answer from {self._server} within {timeout_s:g} s; try again, or allow a longer timeout"
             raise OverdueError(text) from error
         except (ConnectionClosed, OSError) as error:
             self._fail(error)
         if isinstance(message, str):
-            raise LinkError(f"{self._url} answered with text; is it a BottleNet server?")
+            raise LinkError(f"{self._server} answered with text; is it a BottleNet server?")
         return message
 
     def close(self) -> None:
-        """Waits at most a second for the server to agree."""
+        """Wait at most a second for the server to agree."""
         with contextlib.suppress(OSError, WebSocketException):
             self._stack.close()
 
     def _fail(self, error: Exception) -> NoReturn:
+        server = self._server
         if isinstance(error, ConnectionClosed) and error.sent is not None and not error.rcvd_then_sent:
             # This side closed, as it does for what it was sent, and says here why.
-            text = f"{self._url} sent what can be no answer ({one_line(error.sent.reason)}); is it a BottleNet server?"
+            text = f"{server} sent what can be no answer ({one_line(error.sent.reason)}); is it a BottleNet server?"
             raise LinkError(text) from error
         close = error.rcvd if isinstance(error, ConnectionClosed) else None
-        told = one_line(close.reason) if close is not None else ""  # ends on a terminal, and anybody can send it
-        if close is not None and close.code == UNKNOWN_BUNDLE:
-            raise FrameError(f"{self._url} does not serve this bundle; {told}: use the same on both sides") from error
-        if close is not None and close.code == UNAUTHORIZED:
-            raise LinkError(f"{self._url} lets nobody in without a token ({told}); {TOKEN_ADVICE}") from error
-        if close is not None and close.code == MESSAGE_TOO_BIG:
-            raise FrameError(f"{self._url} takes no frame as large as this; reduce more") from error
-        why = f"{close.code} {told}".strip() if close is not None else "without a word"
-        raise LinkError(f"{self._url} closed the connection ({why}); try again") from error
+        if close is None:
+            raise LinkError(f"{server} closed the connection (without a word); try again") from error
+        why = one_line(close.reason)  # ends on a terminal, and anybody can send it
+        if close.code == UNKNOWN_BUNDLE:
+            raise FrameError(f"{server} does not serve this bundle; {why}: use the same on both sides") from error
+        if close.code == UNAUTHORIZED:
+            raise LinkError(f"{server} lets nobody in without a token ({why}); {TOKEN_ADVICE}") from error
+        if close.code == MESSAGE_TOO_BIG:
+            raise FrameError(f"{server} takes no frame as large as this; reduce more") from error
+        raise LinkError(f"{server} closed the connection ({f'{close.code} {why}'.strip()}); try again") from error
 
 
 def too_large(error: Exception) -> bool:
-    """Whether the server closed the connection because a frame was too large for it."""
+    """Tell whether the server closed the connection because a frame was too large for it."""
     cause = error.__cause__
     return isinstance(cause, ConnectionClosed) and cause.rcvd is not None and cause.rcvd.code == MESSAGE_TOO_BIG
-
-
-def open_websocket(
-    url: str,
-    timeout_s: float,
-    *,
-    tls: ssl.SSLContext | None = None,
-    token: str | Callable[[], str] | None = None,
-) -> WebSocketTransport:
-    """Connect to ws:// or wss://; `tls` replaces the system's certificates, as for a server with one of its own.
-
-    `token` is a bearer token, or a function that gives the one of now. Over ws:// anybody on the way can read it.
-
-    InputError: another kind of URL, or no token where one should be. LinkError: no such host, nobody listens, too
-    slow, no WebSocket server, or one that doesn't know the token.
-    """
-    parts = check_url(url)
-    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
-    server = f"{parts.scheme}://{parts.netloc}"
-    headers = {} if token is None else {"Authorization": f"Bearer {token if isinstance(token, str) else token()}"}
-    tls = (tls or ssl.create_default_context()) if parts.scheme == "wss" else None
-    stack = contextlib.ExitStack()
-    try:
-        sock = open_socket(host, port, timeout_s, tls)
-        # The socket does TLS itself, so for WebSocket there is none.
-        plain_url = parts._replace(scheme="ws", netloc=f"{bracketed(host)}:{port}").geturl()
-        connection = stack.enter_context(
-            connect(
-                plain_url,
-                sock=sock,
-                additional_headers=headers,
-                compression=None,
-                user_agent_header=None,
-                proxy=None,
-                open_timeout=timeout_s,
-                ping_interval=None,
-                close_timeout=CLOSE_TIMEOUT_S,
-                max_size=MAX_ANSWER_BYTES,
-            )
-        )
-    except InvalidStatus as error:
-        status = error.response.status_code
-        if status in UNAUTHORIZED_STATUS:
-            raise LinkError(
-                f"{server} lets nobody in without a token (HTTP status {status}); {TOKEN_ADVICE}"
-            ) from error
-        raise LinkError(f"{server} answered with HTTP status {status}; is a BottleNet server there?") from error
-    except (OSError, WebSocketException, EOFError, ValueError) as error:
-        raise LinkError(f"can't connect to {server}: {reason(error)}; is the server running there?") from error
-    return WebSocketTransport(server, sock, stack, connection)
-
-
-def check_url(url: str, *, secret: bool = False) -> SplitResult:
-    """InputError: not ws:// or wss:// with a host, or a port that is none; nor a broker's address, which needs a user
-    where there is a `secret`.
-    """
-    if str(url).startswith(tuple(f"{scheme}://" for scheme in mqtt.PORTS)):
-        return mqtt.check_broker_url(url, password=secret)
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in PORTS and parts.hostname and parts.port != 0 and parts.username is None
-    except (ValueError, AttributeError):
-        valid = False
-    if not valid:
-        text = f"server is {url!a}; give ws://host:port, or wss://host:port for TLS, or mqtt://host:port of a broker"
-        raise InputError(text)
-    return parts
-
-
-def bracketed(host: str) -> str:
-    """An IPv6 address as a URL wants it."""
-    return f"[{host}]" if ":" in host else host
-
-
-def reason(error: Exception) -> str:
-    """What an operating system, TLS or WebSocket says, in a few words."""
-    if isinstance(error, TimeoutError):
-        return "it took too long"
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
-        return error.strerror.lower()
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-SEQUENCES = 2**16
-SHORTEST_ANSWER_BYTES = 3  # up to the sequence number
 
 
 @dataclass(frozen=True)
@@ -474,10 +260,17 @@ class Reply:
 
     number: int  # what `send` gave
     outcome: Answer | FrameError | BusyError  # answered, refused, or not now
-    round_trip_ms: float  # until it was asked for here
+    round_trip_ms: float  # from before it was sent until it was asked for here
     frame_bytes: int  # as one message
     sent_bytes: int  # on the socket since the last `send`, for the first one opening the connection too
     received_bytes: int  # on the socket since the last `receive`
+
+    @property
+    def answer(self) -> Answer:
+        """FrameError, BusyError: the frame was refused; the connection is as good as before."""
+        if not isinstance(self.outcome, Answer):
+            raise self.outcome
+        return self.outcome
 
 
 @dataclass(frozen=True)
@@ -501,8 +294,8 @@ class Stream:
         self._next = 0  # sequence number
         self._in_flight: dict[int, Sent] = {}  # in the order of sending
         self._sent_here = 0  # frames, on this connection
-        self._before = (0, 0)  # bytes sent and received on earlier connections
-        self._told = (0, 0)  # of all bytes sent and received, those that a Reply has told about
+        self._earlier_bytes = (0, 0)  # sent and received on earlier connections
+        self._reported_bytes = (0, 0)  # of all bytes sent and received, those that are in a Reply
 
     @property
     def in_flight(self) -> int:
@@ -519,7 +312,7 @@ class Stream:
         """Bytes sent and received on the sockets of all connections so far."""
         transport = self._transport
         sent, received = (0, 0) if transport is None else (transport.sent_bytes, transport.received_bytes)
-        return self._before[0] + sent, self._before[1] + received
+        return self._earlier_bytes[0] + sent, self._earlier_bytes[1] + received
 
     def open(self) -> Transport:
         """Connect, where it isn't. LinkError or FrameError: it can't."""
@@ -530,26 +323,41 @@ class Stream:
             self._sent_here = 0
         return self._transport
 
+    def ask(self, frame: Frame, timeout_s: float) -> Reply:
+        """Send one frame, with no other in flight, and wait for its answer.
+
+        Errors as for `send` and `receive`. FrameError, BusyError: it was refused, which costs no connection.
+        """
+        self.send(frame)
+        reply = self.receive(timeout_s)
+        if not isinstance(reply.outcome, Answer):
+            raise reply.outcome
+        return reply
+
     def send(self, frame: Frame) -> int:
-        """Send a frame; gives the number that its Reply will have. LinkError or FrameError: all in flight is lost."""
+        """Send a frame, and return the number that its Reply will have.
+
+        LinkError or FrameError: all in flight is lost.
+        """
         if not self._in_flight:
-            self._told = self.total_bytes  # what went over the socket since is nobody's
+            self._reported_bytes = self.total_bytes  # what went over the socket since is nobody's
         transport = self.open()
         number, self._next = self._next, (self._next + 1) % SEQUENCES
         message = dataclasses.replace(frame, sequence=number).to_stream_bytes()
+        started_s = perf_counter()
         try:
             transport.send(message)
         except BaseException:
             self.close()  # half of it may be on the way
             raise
         self._sent_here += 1
-        sent_bytes = self.total_bytes[0] - self._told[0]
-        self._told = (self.total_bytes[0], self._told[1])
-        self._in_flight[number] = Sent(perf_counter(), len(message), sent_bytes)
+        sent_bytes = self.total_bytes[0] - self._reported_bytes[0]
+        self._reported_bytes = (self.total_bytes[0], self._reported_bytes[1])
+        self._in_flight[number] = Sent(started_s, len(message), sent_bytes)
         return number
 
     def receive(self, timeout_s: float) -> Reply:
-        """The next answer, in whatever order they come; answers that come twice are left out.
+        """Wait for the next answer, in whatever order they come; those that come twice are left out.
 
         LinkError: closed, none in time, or one was overtaken and is overdue. FrameError: closed because of what was
         sent. WireError: an answer that makes no sense. With any of them, all that is in flight is lost.
@@ -562,7 +370,7 @@ class Stream:
 
     def close(self) -> None:
         """End the connection; what is in flight is forgotten. The next frame opens another."""
-        self._before = self.total_bytes
+        self._earlier_bytes = self.total_bytes
         transport, self._transport = self._transport, None
         self._in_flight.clear()
         if transport is not None:
@@ -575,35 +383,93 @@ class Stream:
         while True:
             data = transport.receive(left_s)
             number = int.from_bytes(data[1:SHORTEST_ANSWER_BYTES], "big")
-            outcome = answer_or_refusal(data)
+            outcome: Answer | FrameError | BusyError
+            try:
+                outcome = parse_answer(data)
+            except (FrameError, BusyError) as refusal:
+                outcome = refusal
             sent = self._in_flight.pop(number, None)
             if sent is not None:
                 break
-            if not self._was_sent(number):
+            if (self._next - 1 - number) % SEQUENCES >= self._sent_here:  # no frame of this connection had the number
                 raise WireError(f"the server answered frame {number}, which was not sent; try again")
             left_s = deadline - monotonic()
             if left_s <= 0:
                 raise LinkError(f"nothing but answers that had come before, for {timeout_s:g} s; try again")
-        self._check_overtaken(sent, timeout_s)
-        received_bytes = self.total_bytes[1] - self._told[1]
-        self._told = (self._told[0], self.total_bytes[1])
-        round_trip_ms = (perf_counter() - sent.at_s) * 1e3
-        return Reply(number, outcome, round_trip_ms, sent.frame_bytes, sent.sent_bytes, received_bytes)
-
-    def _was_sent(self, number: int) -> bool:
-        """Whether a frame of this connection had the number."""
-        return (self._next - 1 - number) % SEQUENCES < self._sent_here
-
-    def _check_overtaken(self, sent: Sent, timeout_s: float) -> None:
-        """As long as others are answered nobody waits in vain, so a frame that was left out must be looked for."""
+        # As long as later frames are answered nobody waits in vain, so one that was left out must be looked for.
         oldest = next(iter(self._in_flight.values()), sent)
         if oldest.at_s < sent.at_s and perf_counter() - oldest.at_s > timeout_s:
             raise LinkError(f"later frames were answered, but one was not within {timeout_s:g} s; try again")
+        received_bytes = self.total_bytes[1] - self._reported_bytes[1]
+        self._reported_bytes = (self._reported_bytes[0], self.total_bytes[1])
+        round_trip_ms = (perf_counter() - sent.at_s) * 1e3
+        return Reply(number, outcome, round_trip_ms, sent.frame_bytes, sent.sent_bytes, received_bytes)
 
 
-def answer_or_refusal(data: bytes) -> Answer | FrameError | BusyError:
-    """An answer, or a refusal as what `parse_answer` raises for it. WireError: neither."""
-    try:
-        return parse_answer(data)
-    except (FrameError, BusyError) as refusal:
-        return refusal
+class Backoff:
+    """When to try again: exponential backoff with jitter, a cap, and a deadline.
+
+        failed -> wait first_s, 2 * first_s, 4 * first_s, ... up to cap_s, each between half and all of it -> try
+
+    The jitter keeps a fleet that lost the same server from coming back all at once. `clock` gives seconds that never
+    go back, `rng` numbers from 0 to 1. InputError: `first_s` or `deadline_s` not above 0, or `cap_s` below `first_s`.
+    """
+
+    def __init__(
+        self,
+        *,
+        first_s: float = 0.5,
+        cap_s: float = 60.0,
+        deadline_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        if not 0 < first_s <= cap_s < math.inf:
+            waits = f"the first wait is {first_s} s, and the longest {cap_s} s"
+            raise InputError(f"{waits}; give seconds above 0, and a longest that is not below the first")
+        if not deadline_s > 0:
+            raise InputError(f"deadline is {deadline_s} s; give seconds above 0")
+        self.clock = clock
+        self.expired = False  # whether a try failed after the deadline
+        self._first_s = first_s
+        self._cap_s = cap_s
+        self._deadline_s = deadline_s
+        self._rng = rng
+        self._failures = 0
+        self._failing_since = 0.0
+        self._next = -math.inf
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the next try; 0: now."""
+        wait_s = self._next - self.clock()
+        return wait_s if wait_s > ROUNDING_S else 0.0
+
+    def failed(self, hint_s: float = 0.0) -> float:
+        """Count a failure, and return the seconds until the next try: at least `hint_s`, which the server asked for.
+
+        A wait that would go beyond the deadline ends there, unless the server asked for it, so the last try is then;
+        if that fails too, `expired` is true.
+        """
+        now = self.clock()
+        if self._failures == 0:
+            self._failing_since = now
+        left_s = self._failing_since + self._deadline_s - now
+        step_s = min(self._cap_s, self._first_s * FACTOR ** min(self._failures, MAX_DOUBLINGS))
+        self.expired = left_s <= 0
+        self._failures += 1
+        wait_s = step_s * (1 + self._rng()) / 2
+        if left_s > 0:
+            wait_s = min(wait_s, left_s)
+        self._next = now + max(wait_s, hint_s * (1 + self._rng() / 4))
+        return self.wait_s
+
+    def worked(self) -> None:
+        """Let the next failure count as the first. The wait that the server asked for still holds."""
+        self._failures = 0
+        self.expired = False
+
+
+def hint_s(error: Exception) -> float:
+    """Return the seconds after which the server wants to be asked again; 0 where it did not say."""
+    return error.retry_after_s if isinstance(error, BusyError) else 0.0

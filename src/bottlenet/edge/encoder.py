@@ -1,14 +1,8 @@
-"""The partitions of a bundle, and what the device does under each of them.
+"""The device's half: photo to frame, under each of the partitions that a bundle offers.
 
-    photo --Encoder--> frame                                       split
-      `---> pixels --uncut.onnx--> scores --softmax--> answer      edge-only
-              `--JPEG, WebP--> file, in a frame                    cloud-only
-
-A file travels as the payload of a frame, so that both have the same header.
-
-The device's half: photo to frame.
-
-    photo --prepare--> pixels --head.onnx--> symbols --codec--> payload, in a frame
+    photo --prepare--> pixels --head.onnx--> symbols --codec--> payload, in a frame      split
+                         |--uncut.onnx--> scores --softmax--> answer                     edge-only
+                         `--JPEG, WebP--> file, the payload of a frame                   cloud-only
 
 Every step is timed, as a planner wants to know where the time goes.
 """
@@ -47,9 +41,14 @@ class Encoded:
     encode_ms: float  # symbols to payload
     square: Square | None = None  # what of the photo the head saw
 
+    @property
+    def device_ms(self) -> tuple[float, float, float]:
+        """Preparing, computing, encoding."""
+        return self.prepare_ms, self.head_ms, self.encode_ms
+
 
 class Encoder:
-    """Runs the head of a bundle and its codec. Safe to use from several threads.
+    """The head of a bundle and its codec. Safe to use from several threads.
 
     With `budget_bytes` no frame is larger than that, header of 12 bytes included: 340 is one Iridium SBD message, 222
     and 51 are LoRaWAN payloads. What the bundle's codec makes too large is made again, coarser. Without it the bundle's
@@ -73,17 +72,16 @@ class Encoder:
         bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))
 
     def symbols(self, photo: Source) -> NDArray[np.uint8]:
-        """Photo -> (C, H, W) uint8. PhotoError: see `bottlenet.photo.read_photo`."""
+        """Run the head alone: photo -> (C, H, W) uint8. PhotoError: see `bottlenet.photo.read_photo`."""
         return self._run_head(photo_to_pixels(photo, self.bundle.manifest.preprocess))
 
     def encode(self, photo: Source, sequence: int = 0) -> Encoded:
-        """Photo -> frame with that sequence number, 0..65535.
+        """Encode a photo as a frame with that sequence number, 0..65535.
 
         PhotoError: see `bottlenet.photo.read_photo`. InputError: not even the coarsest frame fits the budget.
         """
         started = perf_counter()
-        preprocess = self.bundle.manifest.preprocess
-        pixels, square = photo_to_crop(photo, preprocess)
+        pixels, square = photo_to_crop(photo, self.bundle.manifest.preprocess)
         prepared = perf_counter()
         symbols = self._run_head(pixels)
         ran = perf_counter()
@@ -99,7 +97,7 @@ class Encoder:
         )
 
     def _pack(self, symbols: NDArray[np.uint8], sequence: int) -> Frame:
-        """(C, H, W) -> frame, within the budget."""
+        """Compress (C, H, W) symbols into a frame within the budget."""
         codec, limit = self.bundle.codec, self._payload_limit
         if limit is None:
             return Frame(codec.code, codec.setting, self.bundle.tag, sequence, codec.encode(symbols))
@@ -112,7 +110,7 @@ class Encoder:
         return Frame(within.codec, within.setting, self.bundle.tag, sequence, within.payload)
 
     def _run_head(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(size, size, 3) -> (C, H, W)."""
+        """Compute (C, H, W) symbols of (size, size, 3) pixels."""
         symbols: NDArray[np.uint8] = run_graph(self._head, pixels=pixels[None])[0]
         return symbols
 
@@ -127,9 +125,36 @@ class Partition:
     codec: InputCodec | None = None  # of cloud-only
 
 
+CLOUD_ONLY = "cloud-only, "  # how the names begin
+EDGE_ONLY = Partition("edge-only", "edge-only")
+
+
+def cloud_only(codec: InputCodec) -> Partition:
+    """Name the partition that sends the network's input in that format."""
+    return Partition(f"{CLOUD_ONLY}{codec.name}", "cloud-only", codec=codec)
+
+
+def split(bundle: Bundle) -> Partition:
+    """Name the partition at the bundle's cut."""
+    return Partition(f"split at {bundle.manifest.cut}", "split", bundle.manifest.cut)
+
+
+def partitions_of(bundle: Bundle, codecs: Sequence[InputCodec] = FIXED) -> list[Partition]:
+    """List edge-only, cloud-only in each of the formats, and the split."""
+    return [EDGE_ONLY, *(cloud_only(codec) for codec in dict.fromkeys(codecs)), split(bundle)]
+
+
+def codecs_of(candidates: Sequence[Candidate]) -> list[InputCodec]:
+    """List the formats of candidates that are cloud-only.
+
+    InputError: a name that `cloud_only` does not give, or no such format here.
+    """
+    return [InputCodec.parse(each.name.removeprefix(CLOUD_ONLY)) for each in candidates if each.kind == "cloud-only"]
+
+
 @dataclass(frozen=True)
 class Processed:
-    """One photo on the device: what is sent, or the answer, and where the time went, by a clock."""
+    """One photo on the device: the frame to send, or the answer, and where the time went."""
 
     result: Frame | Answer
     prepare_ms: float  # photo to pixels
@@ -137,41 +162,66 @@ class Processed:
     encode_ms: float  # to a payload
 
     @property
+    def device_ms(self) -> tuple[float, float, float]:
+        """Preparing, computing, encoding."""
+        return self.prepare_ms, self.compute_ms, self.encode_ms
+
+    @property
     def device_s(self) -> float:
-        """All of it."""
-        return (self.prepare_ms + self.compute_ms + self.encode_ms) / 1e3
+        """The three together."""
+        return sum(self.device_ms) / 1e3
+
+
+class Device:
+    """A bundle's graphs on the device, whole network and head. Safe to use from several threads.
+
+    InputError: no classifier, or no uncut.onnx. BundleError: a graph does not load.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        needs_one_label(bundle.manifest.task, "comparing partitions")
+        self.bundle = bundle
+        self.encoder = Encoder(bundle, threads)
+        self.uncut = open_uncut(bundle, threads)
+
+    def work(self, partition: Partition, photo: Source, sequence: int = 0) -> Processed:
+        """Make of a photo what is sent, or the answer where nothing is. PhotoError: it can't be used."""
+        if partition.kind == "split":
+            return encoded(self.encoder, photo, sequence)
+        started = perf_counter()
+        pixels = photo_to_pixels(photo, self.bundle.manifest.uncut_preprocess)
+        prepared = perf_counter()
+        prepare_ms = (prepared - started) * 1e3
+        if partition.codec is not None:
+            payload = partition.codec.encode(pixels)
+            frame = Frame(PHOTO, NETWORK_INPUT, self.bundle.tag, sequence, payload)
+            return Processed(frame, prepare_ms, 0.0, (perf_counter() - prepared) * 1e3)
+        answer = Answer(sequence, 0, 0, best(run_graph(self.uncut, pixels=pixels[None])[0]))
+        return Processed(answer, prepare_ms, (perf_counter() - prepared) * 1e3, 0.0)
+
+    def run(self, partition: Partition, photo: Source, sequence: int = 0) -> Frame | int:
+        """Make of a photo the frame, or the class index where nothing is sent."""
+        result = self.work(partition, photo, sequence).result
+        return result if isinstance(result, Frame) else result.top[0][0]
+
+
+def encoded(encoder: Encoder, photo: Source, sequence: int) -> Processed:
+    """Do a split's work."""
+    result = encoder.encode(photo, sequence)
+    return Processed(result.frame, *result.device_ms)
 
 
 @dataclass(frozen=True)
 class Side:
-    """What the device does under one partition. `work` takes a photo and a sequence number, and raises PhotoError."""
+    """The device's side of one partition. `work` takes a photo and a sequence number, and raises PhotoError."""
 
     bundle: Bundle
     encoder: Encoder  # of its cut
     work: Callable[[Source, int], Processed]
 
 
-CLOUD_ONLY = "cloud-only, "  # how the names begin
-EDGE_ONLY = Partition("edge-only", "edge-only")
-
-
-def cloud_only(codec: InputCodec) -> Partition:
-    """With the input in that format."""
-    return Partition(f"{CLOUD_ONLY}{codec.name}", "cloud-only", codec=codec)
-
-
-def split(bundle: Bundle) -> Partition:
-    """At the bundle's cut."""
-    return Partition(f"split at {bundle.manifest.cut}", "split", bundle.manifest.cut)
-
-
-def partitions_of(bundle: Bundle, codecs: Sequence[InputCodec] = FIXED) -> list[Partition]:
-    """Edge-only, cloud-only, split."""
-    return [EDGE_ONLY, *(cloud_only(codec) for codec in dict.fromkeys(codecs)), split(bundle)]
-
-
 def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) -> dict[Partition, Side]:
-    """Of bundles of one network with different cuts; edge-only and cloud-only are those of the first.
+    """Open bundles of one network with different cuts; edge-only and cloud-only are those of the first.
 
     InputError: no bundle, one without uncut.onnx, or two that are cut at the same place. BundleError: a graph does not
     load.
@@ -189,46 +239,3 @@ def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) ->
         encoder = Encoder(bundle)
         sides[each] = Side(bundle, encoder, partial(encoded, encoder))
     return sides
-
-
-class Device:
-    """All that the device does with one bundle. Safe to use from several threads.
-
-    InputError: no classifier, or no uncut.onnx. BundleError: a graph does not load.
-    """
-
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        needs_one_label(bundle.manifest.task, "comparing partitions")
-        self.bundle = bundle
-        self.encoder = Encoder(bundle, threads)
-        self.uncut = open_uncut(bundle, threads)
-
-    def work(self, partition: Partition, photo: Source, sequence: int = 0) -> Processed:
-        """A photo to what is sent, or to the answer where nothing is. PhotoError: it can't be used."""
-        if partition.kind == "split":
-            return encoded(self.encoder, photo, sequence)
-        started = perf_counter()
-        pixels = photo_to_pixels(photo, self.bundle.manifest.uncut_preprocess)
-        prepared = perf_counter()
-        if partition.codec is not None:
-            payload = partition.codec.encode(pixels)
-            frame = Frame(PHOTO, NETWORK_INPUT, self.bundle.tag, sequence, payload)
-            return Processed(frame, (prepared - started) * 1e3, 0.0, (perf_counter() - prepared) * 1e3)
-        answer = Answer(sequence, 0, 0, best(run_graph(self.uncut, pixels=pixels[None])[0]))
-        return Processed(answer, (prepared - started) * 1e3, (perf_counter() - prepared) * 1e3, 0.0)
-
-    def run(self, partition: Partition, photo: Source, sequence: int = 0) -> Frame | int:
-        """The same, without times, and of the answer only the class."""
-        result = self.work(partition, photo, sequence).result
-        return result if isinstance(result, Frame) else result.top[0][0]
-
-
-def encoded(encoder: Encoder, photo: Source, sequence: int) -> Processed:
-    """A split's work."""
-    made = encoder.encode(photo, sequence)
-    return Processed(made.frame, made.prepare_ms, made.head_ms, made.encode_ms)
-
-
-def codecs_of(candidates: Sequence[Candidate]) -> list[InputCodec]:
-    """Of those that are cloud-only. InputError: a name that `cloud_only` does not give, or no such format here."""
-    return [InputCodec.parse(each.name.removeprefix(CLOUD_ONLY)) for each in candidates if each.kind == "cloud-only"]

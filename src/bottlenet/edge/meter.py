@@ -37,7 +37,7 @@ BOARD_RAILS = ("VDD_IN", "POM_5V_IN")  # what feeds all of the board: TX2 and la
 
 
 class Meter(Protocol):
-    """Counts energy."""
+    """A count of energy, since it was opened."""
 
     @property
     def name(self) -> str:
@@ -48,10 +48,10 @@ class Meter(Protocol):
         """As in `plan.profile.Energy`: measured or modelled."""
 
     def energy_mj(self) -> float:
-        """mJ since it was opened; never falls. InputError: it can't be read any more."""
+        """Return mJ since it was opened; never falls. InputError: it can't be read any more."""
 
     def close(self) -> None:
-        """No more is counted; once more does no harm."""
+        """Stop counting; once more does no harm."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Counter:
 
 
 class CountingMeter:
-    """Sums up counters, each of which may begin again once between two readings: within minutes at the earliest."""
+    """The sum of counters, each of which may begin again once between two readings: within minutes at the earliest."""
 
     how = "measured"
 
@@ -74,7 +74,7 @@ class CountingMeter:
         self._total_mj = 0.0
 
     def energy_mj(self) -> float:
-        """What came to it since the last reading is added."""
+        """Add what came since the last reading, and return all."""
         for number, counter in enumerate(self._counters):
             now = counter.read_mj()
             step = now - self._last[number]
@@ -83,11 +83,11 @@ class CountingMeter:
         return self._total_mj
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as nothing is open."""
 
 
 class SamplingMeter:
-    """Adds up a power that a thread reads 200 times a second; between two readings it is taken to change evenly."""
+    """The sum of a power that a thread reads 200 times a second; between two readings it is taken to change evenly."""
 
     how = "measured"
 
@@ -104,13 +104,13 @@ class SamplingMeter:
         self._thread.start()
 
     def energy_mj(self) -> float:
-        """Up to now."""
+        """Return mJ up to now. InputError: the power could not be read."""
         if self._failed is not None:
             raise self._failed
         return self._add()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._end.set()
         self._thread.join()
 
@@ -142,15 +142,15 @@ class ModelMeter:
         self._start_s = process_time()
 
     def energy_mj(self) -> float:
-        """Of this process alone."""
+        """Return mJ of this process alone."""
         return (process_time() - self._start_s) * self._power_mw
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as nothing is open."""
 
 
 def open_meter(kind: str, sys_root: Path = SYS) -> Meter:
-    """The meter of that name, counting from now. `sys_root` is where sysfs is.
+    """Open the meter of that name, counting from now. `sys_root` is where sysfs is.
 
     InputError: no such kind, or this machine's can't be read (with "auto": never).
     """
@@ -166,7 +166,7 @@ def open_meter(kind: str, sys_root: Path = SYS) -> Meter:
 
 
 def open_rapl(sys_root: Path) -> CountingMeter:
-    """All CPU packages; what is inside of one, such as its cores, is in its figure already."""
+    """Count all CPU packages; what is inside of one, such as its cores, is in its figure already."""
     zones = [
         zone
         for zone in sorted((sys_root / "class/powercap").glob("intel-rapl:*"))[:MAX_ZONES]
@@ -179,13 +179,13 @@ def open_rapl(sys_root: Path) -> CountingMeter:
 
 
 def rapl_counter(zone: Path) -> Counter:
-    """Of one package; it counts microjoules."""
+    """Open the counter of one package, which is in microjoules."""
     range_mj = read_number("rapl", zone / "max_energy_range_uj") / 1e3
     return Counter(lambda: read_number("rapl", zone / "energy_uj") / 1e3, range_mj)
 
 
 def open_jetson(sys_root: Path) -> SamplingMeter:
-    """The rail of the whole board: by hwmon (JetPack 5 and later), or by the older driver's own files."""
+    """Sample the rail of the whole board: by hwmon (JetPack 5 and later), or by the older driver's own files."""
     for pattern, power_of in (
         ("bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label", hwmon_power),
         ("bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*", iio_power),
@@ -198,20 +198,20 @@ def open_jetson(sys_root: Path) -> SamplingMeter:
 
 
 def hwmon_power(label: Path) -> Callable[[], float]:
-    """Of the rail with this in<N>_label: mV times mA."""
+    """Return what reads the power of the rail with this in<N>_label: mV times mA."""
     number = label.name.removeprefix("in").removesuffix("_label")
     volts, amperes = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
     return lambda: read_number("jetson", volts) * read_number("jetson", amperes) / 1e3
 
 
 def iio_power(label: Path) -> Callable[[], float]:
-    """Of the rail with this rail_name_<N>: mW."""
+    """Return what reads the power of the rail with this rail_name_<N>: mW."""
     power = label.with_name(f"in_power{label.name.removeprefix('rail_name_')}_input")
     return lambda: read_number("jetson", power)
 
 
 def open_nvml(sys_root: Path) -> CountingMeter:
-    """GPU 0, Volta or later."""
+    """Count what GPU 0 takes, Volta or later."""
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError as error:
@@ -236,12 +236,12 @@ def open_nvml(sys_root: Path) -> CountingMeter:
 
 
 def open_model(sys_root: Path) -> ModelMeter:
-    """The paper's device."""
+    """Model the paper's device."""
     return ModelMeter(f"the paper's device, {PAPER_DEVICE_MW:,.0f} mW", PAPER_DEVICE_MW)
 
 
 def read_number(kind: str, path: Path) -> float:
-    """InputError: can't be read, or no number."""
+    """Read a number. InputError: can't be read, or no number."""
     text = read_text(kind, path)
     if not text.isdecimal():
         raise unreadable(kind, path, f"it says {text!a:.40}, which is no number")
@@ -249,7 +249,7 @@ def read_number(kind: str, path: Path) -> float:
 
 
 def read_text(kind: str, path: Path) -> str:
-    """One short line. InputError: can't be read."""
+    """Read one short line. InputError: can't be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_VALUE_CHARACTERS).strip()
@@ -259,7 +259,7 @@ def read_text(kind: str, path: Path) -> str:
 
 
 def unreadable(kind: str, path: Path | None, why: str) -> InputError:
-    """What is wrong with a meter, and what to do."""
+    """Make the error that says what is wrong with a meter, and what to do."""
     where = "" if path is None else f"{path}: "
     return InputError(
         f"meter {kind} can't be read: {where}{why}; mend that (most need root), or take another: --meter auto"

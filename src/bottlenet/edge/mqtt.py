@@ -25,8 +25,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from bottlenet.broker import NO_SUBSCRIBER, NOT_AUTHORIZED, BoundedClient, Broker, broker_at, properties_of, refused
-from bottlenet.edge.connection import CLOSE_TIMEOUT_S, CountingSocket, open_socket, reason
-from bottlenet.errors import LinkError
+from bottlenet.edge.connection import CLOSE_TIMEOUT_S
+from bottlenet.edge.sockets import CountingSocket, advice, open_socket, reason
+from bottlenet.errors import LinkError, OverdueError
 from bottlenet.wire.answer import MAX_ANSWER_BYTES, refusal_bytes
 from bottlenet.wire.mqtt import MAX_MESSAGE_BYTES, new_address
 
@@ -38,7 +39,7 @@ ALIAS = 1
 
 
 class CountingClient(BoundedClient):
-    """On a socket that counts, and does TLS itself."""
+    """An MQTT client on a socket that counts, and does TLS itself."""
 
     def __init__(self, broker: Broker, client_id: str) -> None:
         super().__init__(broker, client_id, MAX_ANSWER_BYTES)
@@ -52,7 +53,7 @@ class CountingClient(BoundedClient):
 
 
 class MqttTransport:
-    """Frames of one bundle to its servers, and their answers. A thread listens; sending is for one thread."""
+    """Takes frames of one bundle to its servers, and brings answers. A thread listens; sending is for one thread."""
 
     def __init__(self, broker: Broker, bundle: str, timeout_s: float) -> None:
         self._broker = broker
@@ -94,16 +95,16 @@ class MqttTransport:
         return self._failure is not None
 
     def open(self) -> None:
-        """Connect, and listen for answers. LinkError: nobody there, not let in, or too slow."""
+        """Connect, and listen for answers, in the time allowed. LinkError: nobody there, not let in, or too slow."""
         broker, deadline = self._broker, monotonic() + self._timeout_s
         try:
             self._client.dial(self._timeout_s, KEEPALIVE_S)
-        except (OSError, ValueError) as error:
-            text = f"can't connect to {broker.name}: {reason(error)}; is the broker running there?"
-            raise LinkError(text) from error
-        assert self._client.counted is not None
-        self._client.counted.setblocking(True)  # paho-mqtt's is not; `open_socket` limits how long sending may take
-        self._thread.start()
+            assert self._client.counted is not None
+            self._client.counted.setblocking(True)  # paho-mqtt's is not; `open_socket` limits how long sending may take
+            self._thread.start()
+        except (OSError, ValueError, RuntimeError) as error:  # the last: no thread is left
+            what_to_do = advice(error, "broker", "mqtt")
+            raise LinkError(f"can't connect to {broker.name}: {reason(error)}; {what_to_do}") from error
         if (code := self._opened(deadline)).is_failure:
             raise refused(broker, code)
         self._client.subscribe(self._address.answers, 0)
@@ -112,7 +113,7 @@ class MqttTransport:
             raise LinkError(f"{broker.name} does not let this device listen to {self._address.answers} ({code}); {ACL}")
 
     def send(self, message: bytes) -> None:
-        """LinkError: closed, or the broker takes nothing. A frame that is too large for it is refused here."""
+        """Send one message. LinkError: closed, or the broker takes nothing. One that is too large is refused here."""
         if len(message) > self._max_bytes:
             text = f"a frame of {len(message)} bytes; {self._broker.name} takes up to {self._max_bytes}: reduce more"
             self._replies.put(refusal_bytes(int.from_bytes(message[2:4], "big"), text))
@@ -132,12 +133,12 @@ class MqttTransport:
             self._topic = ""  # from now on the number stands for it
 
     def receive(self, timeout_s: float) -> bytes:
-        """LinkError: closed, no answer in time, or no server takes frames of this bundle."""
+        """Wait for the next answer. LinkError: closed, none in time, or no server takes frames of this bundle."""
         try:
             reply = self._replies.get(timeout=timeout_s)
         except queue.Empty as error:
             text = f"no answer through {self._broker.name} within {timeout_s:g} s; try again, or allow a longer timeout"
-            raise LinkError(text) from error
+            raise OverdueError(text) from error
         if reply is None:
             self._replies.put(None)  # for whoever asks again
             assert self._failure is not None
@@ -159,7 +160,7 @@ class MqttTransport:
             self._thread.join(CLOSE_TIMEOUT_S)
 
     def _opened(self, deadline: float) -> ReasonCode:
-        """What the broker says to being asked for something."""
+        """Wait until the broker agrees to what it was asked for, or refuses."""
         try:
             code = self._opening.get(timeout=max(0.0, deadline - monotonic()))
         except queue.Empty as error:
@@ -171,7 +172,7 @@ class MqttTransport:
         return code
 
     def _flush(self) -> None:
-        """What is to be sent. paho-mqtt leaves it lying where the other thread is just in one of its callbacks."""
+        """Send what paho-mqtt leaves lying where the other thread is just in one of its callbacks."""
         self._client.loop_write()
         if self._failure is not None:
             raise self._failure
@@ -179,7 +180,7 @@ class MqttTransport:
             raise LinkError(f"{self._broker.name} takes nothing, for {self._timeout_s:g} s; try again")
 
     def _listen(self) -> None:
-        """In a thread of its own, until the connection ends. The socket blocks, and with it each step of the loop."""
+        """Listen until the connection ends. The socket blocks, and with it each step of the loop."""
         try:
             while self._client.loop_read() == MQTT_ERR_SUCCESS:
                 pass
@@ -188,7 +189,7 @@ class MqttTransport:
         self._fail(LinkError(f"{self._broker.name} closed the connection; try again"))
 
     def _fail(self, error: LinkError) -> None:
-        """The first reason counts. Wakes everybody who waits."""
+        """End with this reason, unless there is one, and wake everybody who waits."""
         with self._changed:
             if self._failure is not None:
                 return
@@ -200,17 +201,17 @@ class MqttTransport:
     def _on_connect(
         self, client: object, data: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
-        told: dict[str, Any] = {} if properties is None else vars(properties)
-        self._window = told.get("ReceiveMaximum", 2**16 - 1)
-        self._max_bytes = min(MAX_MESSAGE_BYTES, max(0, told.get("MaximumPacketSize", 2**28) - TOPIC_BYTES))
-        if told.get("TopicAliasMaximum", 0) >= ALIAS:
+        limits: dict[str, Any] = {} if properties is None else vars(properties)
+        self._window = limits.get("ReceiveMaximum", 2**16 - 1)
+        self._max_bytes = min(MAX_MESSAGE_BYTES, max(0, limits.get("MaximumPacketSize", 2**28) - TOPIC_BYTES))
+        if limits.get("TopicAliasMaximum", 0) >= ALIAS:
             self._properties = properties_of(PacketTypes.PUBLISH, TopicAlias=ALIAS)
         self._opening.put(code)
 
     def _on_publish(
         self, client: object, data: object, mid: int, code: ReasonCode, properties: Properties | None
     ) -> None:
-        """The broker has a frame, or will not have it."""
+        """Count a frame that the broker has, or end where it will not have it."""
         with self._changed:
             self._unacknowledged -= 1
             self._changed.notify_all()

@@ -1,26 +1,11 @@
 """Which partition to use now, and when to move to another: `Pilot`. Pure: no clock, no network, no thread.
 
     what the device took   --> how much slower it is than in the profile ------.
-    what exchanges took    --> LinkProbe: uplink, round trip -------------------+--> latency of each candidate
+    what round trips took  --> LinkProbe: uplink, round trip -------------------+--> latency of each candidate
     what the server says   --> how many times longer than in the profile -------'      `--> stay, or Move, and why
 
 A move needs a gain that is worth it, and figures that have settled: so a link that changes costs one move, not three,
 and two candidates that are much the same don't take turns. Only a server that is gone is left at once.
-
-What was measured of late, one value after the other: `Recent`, and `Factors` of several candidates. Pure.
-
-What the link is like just now, from a device's own traffic: `LinkProbe`. Pure: no clock, no network.
-
-    (bytes sent, seconds to the answer less what the server says it took), ... -> fit -> uplink, round trip
-
-    seconds = round trip + 8 * bytes / uplink
-
-One odd exchange tells nothing: it may be chance. Three that are all slower or all faster than they should be, and none
-of their size in between that is as it should be, are another link, and what was measured before them is forgotten.
-
-Messages of one size can't tell a long round trip from a slow uplink. Then the uplink is what links of this round trip
-have: those of `plan.link.PRESETS`, and those that this device has had itself, which count more. As soon as sizes
-differ, as they do with pictures and pings, they decide.
 """
 
 from __future__ import annotations
@@ -43,256 +28,6 @@ from bottlenet.plan.predict import Columns, Floats, Terms
 from bottlenet.plan.profile import Candidate, Detail, Profile
 from bottlenet.wire.answer import Answer
 
-RECENT = 5  # values whose median counts: it takes three to change it
-ENOUGH = 3  # of them
-FORGOTTEN = 0.005  # with each photo, of how candidates differ
-
-
-class Recent:
-    """The median of the last few values; one or two odd ones change nothing."""
-
-    def __init__(self) -> None:
-        self._values: deque[float] = deque(maxlen=RECENT)
-
-    def add(self, value: float) -> None:
-        self._values.append(value)
-
-    def set(self, value: float) -> None:
-        """Known from now on, whatever came before."""
-        self._values.clear()
-        self._values.append(value)
-
-    def clear(self) -> None:
-        """Nothing is known."""
-        self._values.clear()
-
-    @property
-    def enough(self) -> bool:
-        """Whether the median is more than chance."""
-        return len(self._values) >= ENOUGH
-
-    def value(self, unknown: float) -> float:
-        """`unknown` where there is none yet."""
-        return statistics.median(self._values) if self._values else unknown
-
-
-class Factors:
-    """How many times what the profile says things take, for each candidate: some may be further off than others.
-
-    Only one candidate is seen at a time. When it takes longer than it did, so will those that were seen before; those
-    that never were take what this one does. What was seen long ago becomes that, too, slowly.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._factors = np.full(count, math.nan)
-        self._recent = Recent()
-        self._seen = -1
-
-    def add(self, i: int, factor: float, *, alone: bool = False) -> None:
-        """What candidate `i` took this time. `alone`: that says nothing about the others."""
-        if i != self._seen:
-            self._seen = i
-            self._recent.clear()
-        self._recent.add(factor)
-        if math.isnan(self._factors[i]):
-            self._factors[i] = factor
-        elif self._recent.enough:
-            latest = self._recent.value(1.0)
-            if not alone:
-                self._factors *= latest / self._factors[i]
-            self._factors[i] = latest
-        if not alone:
-            self._factors += FORGOTTEN * (self._factors[i] - self._factors)
-
-    def values(self) -> Floats:
-        """(N,)."""
-        latest = 1.0 if self._seen < 0 else self._factors[self._seen]
-        values: Floats = np.where(np.isnan(self._factors), latest, self._factors)
-        return values
-
-
-KEPT = 12  # exchanges
-NEWER = 0.85  # of its weight is what an exchange has when the next comes
-RUN = 3  # odd ones are another link
-SAME_SIZE = 0.5  # of the larger message, at least: what is smaller tells too little about the uplink
-TRUSTED = 4  # exchanges for which a message that was overdue says how fast the link can be: it may have been chance
-EXCHANGES_KEPT = 8  # exchanges after which an odd one is forgotten
-# Odd: off by more than this share, these seconds, and so many times what exchanges differ by anyway.
-ODD_SHARE, ODD_S, ODD_SPREADS = 0.25, 0.003, 4.0
-NOISE_SHARE, NOISE_S = 0.05, 0.0005  # of an exchange, at least
-SHORTEST_S = 1e-5
-UPLINKS = (1e3, 1e10)  # bits a second, the slowest and the fastest
-COARSE, FINE = 0.1, 0.01  # powers of ten
-# How sure the guess from the round trip is, in powers of ten, and a value that was measured on this very link.
-GUESSED, MEASURED = 0.4, 0.1
-GUESS_OFF = 100.0  # times that a guess may be off, before an exchange that it does not fit is odd
-NEAR = 0.3  # powers of ten between round trips that are much the same
-OWN = 4.0  # links of this device count so many times as much as presets
-REMEMBERED = 16
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The link, as far as it is known."""
-
-    uplink_bps: float
-    round_trip_s: float
-    exchanges: int  # that tell so
-    sure: bool  # whether the uplink was measured; else it is guessed from the round trip
-
-    def link(self) -> Link:
-        """For the planner."""
-        name = f"{rate(self.uplink_bps)}, {duration(self.round_trip_s)}"
-        return Link(name, self.uplink_bps, self.round_trip_s, per_message_overhead_bytes=STREAM_OVERHEAD_BYTES)
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """One message and its answer. InputError: bytes or seconds below 0, or no numbers."""
-
-    sent_bytes: float  # with what the transport adds
-    seconds: float  # without the server's own time
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.sent_bytes < math.inf or not 0 <= self.seconds < math.inf:
-            raise InputError(f"an exchange of {self.sent_bytes} bytes in {self.seconds} s; give numbers, 0 or more")
-
-
-class LinkProbe:
-    """Fed with exchanges in the order in which they were answered, one at a time on the link."""
-
-    def __init__(self, presets: Sequence[Link] = tuple(PRESETS.values())) -> None:
-        # Links that carry streams: the others have no packets of their own.
-        self._presets = [(link.round_trip_s, link.uplink_bps) for link in presets if link.max_message_bytes is None]
-        self._own: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
-        self._kept: deque[Exchange] = deque(maxlen=KEPT)
-        self._odd: list[tuple[int, Exchange]] = []  # with their numbers
-        self._count = 0
-        self._measured_bps: float | None = None  # of this link, when its sizes told
-        self._ceiling_bps, self._trusted = math.inf, TRUSTED  # the uplink is no faster, for so many exchanges
-        self.estimate: Estimate | None = None  # None: nothing is known
-        self.tolerance_s = ODD_S  # what is off by less is not odd, as it makes no difference
-
-    @property
-    def settled(self) -> bool:
-        """Whether what came last is as expected, and there was enough of it: of large messages, if there are any."""
-        largest = max((each.sent_bytes for each in self._kept), default=0.0)
-        large = sum(each.sent_bytes >= SAME_SIZE * largest for each in self._kept)
-        return self.estimate is not None and not self._odd and large >= RUN
-
-    def add(self, exchange: Exchange) -> None:
-        """One more."""
-        self._count += 1
-        self._trusted -= 1
-        if self._trusted <= 0 or exchange.sent_bytes * 8 > self._ceiling_bps * exchange.seconds:
-            self._ceiling_bps = math.inf
-        direction = self._oddness(exchange)
-        if direction == 0:
-            # One that is smaller says nothing about the uplink on which the odd ones were late.
-            recent = self._count - EXCHANGES_KEPT
-            self._odd = [
-                (count, each)
-                for count, each in self._odd
-                if count > recent and exchange.sent_bytes < SAME_SIZE * each.sent_bytes
-            ]
-            self._kept.append(exchange)
-        else:
-            same = [(count, each) for count, each in self._odd if self._oddness(each) == direction]
-            self._odd = [*same, (self._count, exchange)]
-            if len(self._odd) < RUN:
-                return
-            odd = [each for _, each in self._odd]
-            self.forget()
-            self._kept.extend(odd)
-        self._fit()
-
-    def begin(self, exchanges: Sequence[Exchange], overdue: Exchange | None = None) -> None:
-        """Some that follow each other closely, on a link of which nothing is known: none of them is odd.
-
-        `overdue` is a message that had no answer after so long, though the link is there: it can't be faster than that.
-        """
-        self.forget()
-        self._ceiling_bps, self._trusted = math.inf, TRUSTED
-        if overdue is not None:
-            self._ceiling_bps = max(overdue.sent_bytes * 8 / max(overdue.seconds, SHORTEST_S), 2 * UPLINKS[0])
-        self._kept.extend(exchanges)
-        self._fit()
-
-    def forget(self) -> None:
-        """Nothing is known any more, as when the server could not be reached; but for what links are like."""
-        if self.estimate is not None and self.estimate.sure:
-            self._own.append((self.estimate.round_trip_s, self.estimate.uplink_bps))
-        self.estimate = self._measured_bps = None
-        self._kept.clear()
-        self._odd = []
-
-    def _oddness(self, exchange: Exchange) -> int:
-        """1: much slower than expected, -1: much faster, 0: as expected, or nothing was."""
-        if self.estimate is None:
-            return 0
-        off = 1.0 if self.estimate.sure else GUESS_OFF
-        slowest, fastest = self._expected(exchange, 1 / off), self._expected(exchange, off)
-        spread = statistics.median(abs(each.seconds - self._expected(each)) for each in self._kept)
-        allowed = max(self.tolerance_s, ODD_S, ODD_SPREADS * spread)
-        if exchange.seconds > slowest + max(allowed, ODD_SHARE * slowest):
-            return 1
-        return -1 if exchange.seconds < fastest - max(allowed, ODD_SHARE * fastest) else 0
-
-    def _expected(self, exchange: Exchange, times: float = 1.0) -> float:
-        """Seconds, with an uplink so many times as fast."""
-        assert self.estimate is not None
-        return self.estimate.round_trip_s + exchange.sent_bytes * 8 / (self.estimate.uplink_bps * times)
-
-    def _fit(self) -> None:
-        """The uplink and round trip under which what was kept is the least surprising."""
-        bits = np.array([each.sent_bytes * 8 for each in self._kept])
-        seconds = np.array([each.seconds for each in self._kept])
-        weights: Floats = np.power(NEWER, np.arange(len(bits) - 1, -1, -1), dtype=np.float64)
-        low, high = (math.log10(min(bps, self._ceiling_bps)) for bps in UPLINKS)
-        best = self._least(np.arange(low, high, COARSE), bits, seconds, weights)
-        fine = np.arange(best - COARSE, best + COARSE, FINE)
-        uplink_bps = 10 ** self._least(fine, bits, seconds, weights)
-        round_trip_s = float(round_trips(np.array([uplink_bps]), bits, seconds, weights)[0])
-        noise_s = max(NOISE_S, NOISE_SHARE * float(np.median(seconds)))
-        sure = float(np.ptp(bits)) / uplink_bps > 2 * noise_s
-        if sure:
-            self._measured_bps = uplink_bps
-        self.estimate = Estimate(uplink_bps, round_trip_s, len(bits), sure or self._measured_bps is not None)
-
-    def _least(self, uplinks: Floats, bits: Floats, seconds: Floats, weights: Floats) -> float:
-        """Of uplinks, as powers of ten (G,), the one with the least cost."""
-        bps = 10**uplinks
-        trips = round_trips(bps, bits, seconds, weights)  # (G,)
-        off = np.abs(seconds - trips[:, None] - bits / bps[:, None])  # (G, N)
-        noise = np.maximum(NOISE_S, NOISE_SHARE * seconds)
-        cost = (weights * off / noise).sum(1)
-        if self._measured_bps is not None:
-            off_usual = (uplinks - math.log10(self._measured_bps)) / MEASURED
-        else:
-            off_usual = (uplinks - self._usual(trips)) / GUESSED
-        cost += np.log1p(off_usual**2 / 2)  # far from what is usual, twice as far makes no difference
-        return float(uplinks[cost.argmin()])
-
-    def _usual(self, round_trips_s: Floats) -> Floats:
-        """(G,) uplinks, as powers of ten, that links of such round trips have."""
-        known = np.log10([*self._presets, *self._own])  # (K, 2)
-        worth = np.array([1.0] * len(self._presets) + [OWN] * len(self._own))
-        far = (np.log10(round_trips_s)[:, None] - known[:, 0]) ** 2 / (2 * NEAR**2)  # (G, K)
-        near = worth * np.exp(far.min(1, keepdims=True) - far)
-        usual: Floats = (near * known[:, 1]).sum(1) / near.sum(1)
-        return usual
-
-
-def round_trips(bps: Floats, bits: Floats, seconds: Floats, weights: Floats) -> Floats:
-    """(G,): for each uplink the median of what it leaves for the round trip, by weight."""
-    left = seconds - bits / bps[:, None]  # (G, N)
-    order = left.argsort(1)
-    reached = weights[order].cumsum(1) >= weights.sum() / 2
-    middle = np.take_along_axis(left, order, 1)[np.arange(len(bps)), reached.argmax(1)]
-    trips: Floats = np.maximum(middle, SHORTEST_S)
-    return trips
-
-
 log = logging.getLogger(__name__)
 
 LITTLE = 0.25  # of the most that a candidate computes
@@ -300,6 +35,29 @@ CALM = 1.25  # the load of a server that is as good as idle
 NOTICED = 0.1  # of what a photo takes: a link that changes less than this makes no difference
 MAX_MOVES = 1000  # that are remembered
 MAX_REFUSALS = 3  # of one partition in a row; then it is not used any more
+
+WINDOW = 5  # values whose median counts: it takes three to change it
+ENOUGH = 3  # of them, for the median to be more than chance
+FORGOTTEN = 0.005  # with each photo, of how candidates differ
+
+KEPT = 12  # round trips
+NEWER = 0.85  # of its weight is what a round trip has when the next comes
+RUN = 3  # odd ones are another link
+SAME_SIZE = 0.5  # of the larger message, at least: what is smaller tells too little about the uplink
+TRUSTED = 4  # round trips for which a message that was overdue says how fast the link can be: it may have been chance
+ODD_KEPT = 8  # round trips after which an odd one is forgotten
+# Odd: off by more than this share, these seconds, and so many times what they differ by anyway.
+ODD_SHARE, ODD_S, ODD_SPREADS = 0.25, 0.003, 4.0
+NOISE_SHARE, NOISE_S = 0.05, 0.0005  # of a round trip, at least
+SHORTEST_S = 1e-5
+UPLINKS = (1e3, 1e10)  # bits a second, the slowest and the fastest
+COARSE, FINE = 0.1, 0.01  # powers of ten
+# How sure the guess from the round trip is, in powers of ten, and a value that was measured on this very link.
+GUESSED, MEASURED = 0.4, 0.1
+GUESS_OFF = 100.0  # times that a guess may be off, before one that it does not fit is odd
+NEAR = 0.3  # powers of ten between round trips that are much the same
+OWN = 4.0  # links of this device count so many times as much as presets
+REMEMBERED = 16
 
 
 @dataclass(frozen=True)
@@ -332,7 +90,7 @@ class Move:
 
 
 class Pilot:
-    """Fed with what happens, it says what to use. Not for several threads at once.
+    """Says which candidate to use, by what it is told of photos, probes and errors. Not for several threads at once.
 
     It begins with edge-only, until something is known of the link. InputError: the profile has no edge-only, or
     nothing in it is within `policy.max_drop`.
@@ -352,14 +110,14 @@ class Pilot:
         # The photo's size is in what it takes to prepare it, and not in the rest.
         self._prepares = np.array([each.device_s * prepare_share(each.detail) for each in self.candidates])
         count = len(self.candidates)
-        self._prepare_s, self._load = Recent(), Recent()
+        self._prepare_s, self._load = RunningMedian(), RunningMedian()
         self._device, self._server = Factors(count), Factors(count)  # the server, idle
         self._most_s = float((self._columns.device_s - self._prepares).max())
         self._refusals = [0] * count
         self._computed: set[int] = set()
         self._answered: set[int] = set()
         self._away = True
-        self._overdue: Exchange | None = None  # what had no answer when the server was lost
+        self._overdue: RoundTrip | None = None  # what had no answer when the server was lost
 
     @property
     def choice(self) -> Candidate:
@@ -372,7 +130,7 @@ class Pilot:
         return self._away
 
     def computed(self, name: str, processed: Processed) -> None:
-        """What the device took for a photo under a candidate. The first of everything is slower, and tells nothing."""
+        """Take note of what the device took for a photo; of the first under each candidate not, as that is slower."""
         i = self._index[name]
         if i not in self._computed:
             self._computed.add(i)
@@ -387,14 +145,14 @@ class Pilot:
             self._device.add(i, took_s / compute_s, alone=compute_s < LITTLE * self._most_s)
 
     def answered(self, name: str, payload_bytes: int, round_trip_s: float, answer: Answer) -> None:
-        """A photo was sent, and answered."""
+        """Take note of a photo that was sent, and answered."""
         i = self._index[name]
         self._refusals[i] = 0
         if i not in self._answered:
             self._answered.add(i)
             return
         server_s = answer.server_us / 1e6
-        self._exchanged(payload_bytes, round_trip_s - server_s)
+        self._add_round_trip(payload_bytes, round_trip_s - server_s)
         usual_s = float(self._server_s()[i])
         # A busy server doesn't show what it takes when idle; and what our photo took is newer than what it says.
         self._load.add(answer.load if answer.load < CALM or usual_s == 0 else max(1.0, server_s / usual_s))
@@ -402,13 +160,13 @@ class Pilot:
             self._server.add(i, server_s / self.candidates[i].server_s)
 
     def pinged(self, round_trip_s: float, load: float) -> None:
-        """A probe was answered; the server said its load."""
-        self._exchanged(0, round_trip_s)
+        """Take note of a probe that was answered, and of the load that the server stated."""
+        self._add_round_trip(0, round_trip_s)
         self._load.set(load)
-        self.decide()
+        self.reconsider()
 
-    def decide(self) -> None:
-        """Move, if it is worth it."""
+    def reconsider(self) -> None:
+        """Move, if another candidate is worth it."""
         latencies = self._latencies()
         if self._away or latencies is None or not self.link.settled:
             return
@@ -417,8 +175,8 @@ class Pilot:
         if usable[best] < (1 - self.policy.margin) * now_s:
             self._move(best, self._reason(best))
 
-    def lost(self, why: str, overdue: Exchange | None = None) -> None:
-        """The server can't be reached, or has no room: edge-only at once. `overdue`: what it did not answer in time."""
+    def lost(self, why: str, overdue: RoundTrip | None = None) -> None:
+        """Turn to edge-only, as the server is gone or full. `overdue`: the message that had no answer in time."""
         self._away, self._overdue = True, overdue
         self._answered.clear()  # the server may be another when it is there again
         self.link.forget()
@@ -426,18 +184,18 @@ class Pilot:
             self._move(self._edge_only, f"edge-only needs no server, and there is none: {why}")
 
     def found(self, round_trips_s: Sequence[float], load: float) -> None:
-        """It can be reached: some probes were answered, one after the other.
+        """Take note of a server that can be reached, as some probes were answered one after the other.
 
         If they are the first since a photo was overdue, it was not the server that was gone, but the link too slow.
         """
         self._away = False
-        self.link.begin([Exchange(sent(0), seconds) for seconds in round_trips_s], self._overdue)
+        self.link.begin([RoundTrip(network_bytes(0), seconds) for seconds in round_trips_s], self._overdue)
         self._overdue = None
         self._load.set(load)
-        self.decide()
+        self.reconsider()
 
     def refused(self, name: str, why: str) -> None:
-        """The server is there, and does not take what this candidate sends; after some times it is not used again."""
+        """Take note of a server that refuses what this candidate sends; after some times it is not used again."""
         i = self._index[name]
         self._refusals[i] += 1
         if self._refusals[i] >= MAX_REFUSALS and i != self._edge_only:
@@ -446,21 +204,21 @@ class Pilot:
                 self._move(self._edge_only, f"the server refuses {name}: {why}")
 
     def patience_s(self, payload_bytes: int) -> float:
-        """How long to wait for the answer to a photo of so many bytes before the server counts as gone."""
+        """Return how long to wait for the answer to a photo of so many bytes before the server counts as gone."""
         estimate = self.link.estimate
         if estimate is None:
             return 3 * self.policy.patience_s
         server_s = float(self._server_s().max()) * self._load.value(1.0)
-        return max(self.policy.patience_s, 3 * (estimate.link().exchange_s(sent(payload_bytes)) + server_s))
+        return max(self.policy.patience_s, 3 * (estimate.link().exchange_s(network_bytes(payload_bytes)) + server_s))
 
-    def _exchanged(self, payload_bytes: int, seconds: float) -> None:
+    def _add_round_trip(self, payload_bytes: int, seconds: float) -> None:
         latencies = self._latencies()
         if latencies is not None:
             self.link.tolerance_s = NOTICED * float(latencies[self._current])
-        self.link.add(Exchange(sent(payload_bytes), max(seconds, 0.0)))
+        self.link.add(RoundTrip(network_bytes(payload_bytes), max(seconds, 0.0)))
 
     def _latencies(self) -> Floats | None:
-        """(N,) s, as things are now; None: the link is not known."""
+        """Compute (N,) s, as things are now; None: the link is not known."""
         estimate = self.link.estimate
         if estimate is None:
             return None
@@ -469,19 +227,19 @@ class Pilot:
         return Terms.of(columns, link).latency_s(link, self._load.value(1.0) - 1)
 
     def _device_s(self) -> Floats:
-        """(N,) on this device, as it is now."""
+        """Compute (N,) s on this device, as it is now."""
         compute = (self._columns.device_s - self._prepares) * self._device.values()
         prepare_s = self._prepare_s.value(math.nan)
         device_s: Floats = compute + (self._prepares if math.isnan(prepare_s) else prepare_s * (self._prepares > 0))
         return device_s
 
     def _server_s(self) -> Floats:
-        """(N,) on this server when it is idle."""
+        """Compute (N,) s on this server when it is idle."""
         server_s: Floats = self._columns.server_s * self._server.values()
         return server_s
 
     def _reason(self, best: int) -> str:
-        """The planner's sentence, for things as they are now."""
+        """Ask the planner for its sentence, for things as they are now."""
         estimate = self.link.estimate
         assert estimate is not None
         load = self._load.value(1.0)
@@ -501,23 +259,23 @@ class Pilot:
         log.info("%s -> %s: %s", move.source, move.target, move.reason)
 
 
-def prepare_share(detail: Detail | None) -> float:
-    """How much of what the device takes is preparing, 0 to 1; 0 where nobody knows."""
-    if detail is None:
+def prepare_share(measured: Detail | None) -> float:
+    """Return how much of what the device takes is preparing, 0 to 1; 0 where nobody knows."""
+    if measured is None:
         return 0.0
-    rest = [row.median_s for row in detail.compute[:1]]  # of one thread
-    rest += [detail.encode.median_s] if detail.encode is not None else []
-    total_s = detail.prepare.median_s + sum(rest)
-    return detail.prepare.median_s / total_s if total_s > 0 else 0.0
+    rest = [row.median_s for row in measured.compute[:1]]  # of one thread
+    rest += [measured.encode.median_s] if measured.encode is not None else []
+    total_s = measured.prepare.median_s + sum(rest)
+    return measured.prepare.median_s / total_s if total_s > 0 else 0.0
 
 
-def sent(payload_bytes: int) -> int:
-    """Bytes on the network, as the planner counts them."""
+def network_bytes(payload_bytes: int) -> int:
+    """Count a payload with all that is around it, as the planner does."""
     return payload_bytes + STREAM_OVERHEAD_BYTES
 
 
 def allowed(profile: Profile, max_drop: float | None) -> NDArray[np.bool_]:
-    """(N,) bool. InputError: as `Pilot`."""
+    """Tell which candidates may be used, (N,) bool. InputError: as `Pilot`."""
     if not any(each.kind == "edge-only" for each in profile.candidates):
         raise InputError("the profile has no edge-only; measure again with bottlenet profile")
     drops = np.array([each.top1_drop for each in profile.candidates])
@@ -525,3 +283,240 @@ def allowed(profile: Profile, max_drop: float | None) -> NDArray[np.bool_]:
     if not within.any():
         raise InputError(f"no partition loses at most {max_drop:g} points; the best loses {drops.min():g}")
     return within
+
+
+class RunningMedian:
+    """The median of the last few values; one or two odd ones change nothing."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=WINDOW)
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+
+    def set(self, value: float) -> None:
+        """Know this value alone, whatever came before."""
+        self._values.clear()
+        self._values.append(value)
+
+    def clear(self) -> None:
+        """Forget all values."""
+        self._values.clear()
+
+    @property
+    def enough(self) -> bool:
+        """Whether the median is more than chance."""
+        return len(self._values) >= ENOUGH
+
+    def value(self, unknown: float) -> float:
+        """Return the median, or `unknown` where there is no value yet."""
+        return statistics.median(self._values) if self._values else unknown
+
+
+class Factors:
+    """Factors between what candidates take and what the profile says: some may be further off than others.
+
+    Only one candidate is seen at a time. When it takes longer than it did, so will those that were seen before; those
+    that never were take what this one does. What was seen long ago becomes that, too, slowly.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._factors = np.full(count, math.nan)
+        self._factor = RunningMedian()
+        self._last = -1
+
+    def add(self, i: int, factor: float, *, alone: bool = False) -> None:
+        """Take note of what candidate `i` took. `alone`: that says nothing about the others."""
+        if i != self._last:
+            self._last = i
+            self._factor.clear()
+        self._factor.add(factor)
+        if math.isnan(self._factors[i]):
+            self._factors[i] = factor
+        elif self._factor.enough:
+            latest = self._factor.value(1.0)
+            if not alone:
+                self._factors *= latest / self._factors[i]
+            self._factors[i] = latest
+        if not alone:
+            self._factors += FORGOTTEN * (self._factors[i] - self._factors)
+
+    def values(self) -> Floats:
+        """Estimate (N,) factors, also of candidates that were never used."""
+        latest = 1.0 if self._last < 0 else self._factors[self._last]
+        values: Floats = np.where(np.isnan(self._factors), latest, self._factors)
+        return values
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The link, as far as it is known."""
+
+    uplink_bps: float
+    round_trip_s: float
+    samples: int  # round trips that tell so
+    sure: bool  # whether the uplink was measured; else it is guessed from the round trip
+
+    def link(self) -> Link:
+        """Describe it as the planner does."""
+        name = f"{rate(self.uplink_bps)}, {duration(self.round_trip_s)}"
+        return Link(name, self.uplink_bps, self.round_trip_s, per_message_overhead_bytes=STREAM_OVERHEAD_BYTES)
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """One message and its answer. InputError: bytes or seconds below 0, or no numbers."""
+
+    sent_bytes: float  # with what the transport adds
+    seconds: float  # without the server's own time
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sent_bytes < math.inf or not 0 <= self.seconds < math.inf:
+            raise InputError(f"a message of {self.sent_bytes} bytes in {self.seconds} s; give numbers, 0 or more")
+
+
+class LinkProbe:
+    """What the link is like just now, from a device's own traffic, one message at a time. Pure: no clock, no network.
+
+        (bytes sent, seconds to the answer less what the server says it took), ... -> fit -> uplink, round trip
+
+        seconds = round trip + 8 * bytes / uplink
+
+    One odd round trip tells nothing: it may be chance. Three that are all slower or all faster than they should be, and
+    none of their size in between that is as it should be, are another link, and what was measured before is forgotten.
+
+    Messages of one size can't tell a long round trip from a slow uplink. Then the uplink is what links of this round
+    trip have: those of `plan.link.PRESETS`, and those that this device has had itself, which count more. As soon as
+    sizes differ, as they do with pictures and pings, they decide.
+    """
+
+    def __init__(self, presets: Sequence[Link] = tuple(PRESETS.values())) -> None:
+        # Links that carry streams: the others have no packets of their own.
+        self._presets = [(link.round_trip_s, link.uplink_bps) for link in presets if link.max_message_bytes is None]
+        self._own: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
+        self._kept: deque[RoundTrip] = deque(maxlen=KEPT)
+        self._odd: list[tuple[int, RoundTrip]] = []  # with their numbers
+        self._count = 0
+        self._measured_bps: float | None = None  # of this link, when its sizes told
+        self._ceiling_bps, self._trusted = math.inf, TRUSTED  # the uplink is no faster, for so many round trips
+        self.estimate: Estimate | None = None  # None: nothing is known
+        self.tolerance_s = ODD_S  # what is off by less is not odd, as it makes no difference
+
+    @property
+    def settled(self) -> bool:
+        """Whether what came last is as expected, and there was enough of it: of large messages, if there are any."""
+        largest = max((each.sent_bytes for each in self._kept), default=0.0)
+        large = sum(each.sent_bytes >= SAME_SIZE * largest for each in self._kept)
+        return self.estimate is not None and not self._odd and large >= RUN
+
+    def add(self, trip: RoundTrip) -> None:
+        """Take one more into account."""
+        self._count += 1
+        self._trusted -= 1
+        if self._trusted <= 0 or trip.sent_bytes * 8 > self._ceiling_bps * trip.seconds:
+            self._ceiling_bps = math.inf
+        direction = self._oddness(trip)
+        if direction == 0:
+            # One that is smaller says nothing about the uplink on which the odd ones were late.
+            oldest = self._count - ODD_KEPT
+            self._odd = [
+                (count, each)
+                for count, each in self._odd
+                if count > oldest and trip.sent_bytes < SAME_SIZE * each.sent_bytes
+            ]
+            self._kept.append(trip)
+        else:
+            same = [(count, each) for count, each in self._odd if self._oddness(each) == direction]
+            self._odd = [*same, (self._count, trip)]
+            if len(self._odd) < RUN:
+                return
+            odd = [each for _, each in self._odd]
+            self.forget()
+            self._kept.extend(odd)
+        self._fit()
+
+    def begin(self, trips: Sequence[RoundTrip], overdue: RoundTrip | None = None) -> None:
+        """Start with some that follow each other closely, on a link of which nothing is known: none of them is odd.
+
+        `overdue` is a message that had no answer after so long, though the link is there: it can't be faster than that.
+        """
+        self.forget()
+        self._ceiling_bps, self._trusted = math.inf, TRUSTED
+        if overdue is not None:
+            self._ceiling_bps = max(overdue.sent_bytes * 8 / max(overdue.seconds, SHORTEST_S), 2 * UPLINKS[0])
+        self._kept.extend(trips)
+        self._fit()
+
+    def forget(self) -> None:
+        """Forget this link, as when the server could not be reached, but not what links are like."""
+        if self.estimate is not None and self.estimate.sure:
+            self._own.append((self.estimate.round_trip_s, self.estimate.uplink_bps))
+        self.estimate = self._measured_bps = None
+        self._kept.clear()
+        self._odd = []
+
+    def _oddness(self, trip: RoundTrip) -> int:
+        """Return 1 for much slower than expected, -1 for much faster, 0 for as expected, or where nothing was."""
+        if self.estimate is None:
+            return 0
+        off = 1.0 if self.estimate.sure else GUESS_OFF
+        slowest, fastest = self._expected(trip, 1 / off), self._expected(trip, off)
+        spread = statistics.median(abs(each.seconds - self._expected(each)) for each in self._kept)
+        allowed = max(self.tolerance_s, ODD_S, ODD_SPREADS * spread)
+        if trip.seconds > slowest + max(allowed, ODD_SHARE * slowest):
+            return 1
+        return -1 if trip.seconds < fastest - max(allowed, ODD_SHARE * fastest) else 0
+
+    def _expected(self, trip: RoundTrip, times: float = 1.0) -> float:
+        """Expect seconds, with an uplink so many times as fast."""
+        assert self.estimate is not None
+        return self.estimate.round_trip_s + trip.sent_bytes * 8 / (self.estimate.uplink_bps * times)
+
+    def _fit(self) -> None:
+        """Find the uplink and round trip under which what was kept is the least surprising."""
+        bits = np.array([each.sent_bytes * 8 for each in self._kept])
+        seconds = np.array([each.seconds for each in self._kept])
+        weights: Floats = np.power(NEWER, np.arange(len(bits) - 1, -1, -1), dtype=np.float64)
+        low, high = (math.log10(min(bps, self._ceiling_bps)) for bps in UPLINKS)
+        best = self._least(np.arange(low, high, COARSE), bits, seconds, weights)
+        fine = np.arange(best - COARSE, best + COARSE, FINE)
+        uplink_bps = 10 ** self._least(fine, bits, seconds, weights)
+        round_trip_s = float(round_trips(np.array([uplink_bps]), bits, seconds, weights)[0])
+        noise_s = max(NOISE_S, NOISE_SHARE * float(np.median(seconds)))
+        sure = float(np.ptp(bits)) / uplink_bps > 2 * noise_s
+        if sure:
+            self._measured_bps = uplink_bps
+        self.estimate = Estimate(uplink_bps, round_trip_s, len(bits), sure or self._measured_bps is not None)
+
+    def _least(self, uplinks: Floats, bits: Floats, seconds: Floats, weights: Floats) -> float:
+        """Find the one of uplinks, as powers of ten (G,), with the least cost."""
+        bps = 10**uplinks
+        trips = round_trips(bps, bits, seconds, weights)  # (G,)
+        off = np.abs(seconds - trips[:, None] - bits / bps[:, None])  # (G, N)
+        noise = np.maximum(NOISE_S, NOISE_SHARE * seconds)
+        cost = (weights * off / noise).sum(1)
+        if self._measured_bps is not None:
+            off_usual = (uplinks - math.log10(self._measured_bps)) / MEASURED
+        else:
+            off_usual = (uplinks - self._usual(trips)) / GUESSED
+        cost += np.log1p(off_usual**2 / 2)  # far from what is usual, twice as far makes no difference
+        return float(uplinks[cost.argmin()])
+
+    def _usual(self, round_trips_s: Floats) -> Floats:
+        """Guess (G,) uplinks, as powers of ten, that links of such round trips have."""
+        known = np.log10([*self._presets, *self._own])  # (K, 2)
+        worth = np.array([1.0] * len(self._presets) + [OWN] * len(self._own))
+        far = (np.log10(round_trips_s)[:, None] - known[:, 0]) ** 2 / (2 * NEAR**2)  # (G, K)
+        near = worth * np.exp(far.min(1, keepdims=True) - far)
+        usual: Floats = (near * known[:, 1]).sum(1) / near.sum(1)
+        return usual
+
+
+def round_trips(bps: Floats, bits: Floats, seconds: Floats, weights: Floats) -> Floats:
+    """Compute (G,) s: for each uplink the median of what it leaves for the round trip, by weight."""
+    left = seconds - bits / bps[:, None]  # (G, N)
+    order = left.argsort(1)
+    reached = weights[order].cumsum(1) >= weights.sum() / 2
+    middle = np.take_along_axis(left, order, 1)[np.arange(len(bps)), reached.argmax(1)]
+    trips: Floats = np.maximum(middle, SHORTEST_S)
+    return trips

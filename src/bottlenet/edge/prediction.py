@@ -1,12 +1,7 @@
-"""What became of a photo that was to be sent: answered, or failed and why. The spool keeps both as JSON.
+"""What a device learns about one photo: a `Prediction` at once, or an `Outcome` where photos wait in a spool.
 
-Photo (name and content) -> Answered | Failed <-> JSON
-
-What an answer means for the photo: labels, a map of classes, or boxes in the photo's own pixels.
-
-Answer --seen--> Seen (top, objects, segments)
-
-What a device gets to know about one photo.
+Answer --read_answer--> Findings (top, objects, segments) --predict----> Prediction
+                                                          `-answered_now-> Answered | Failed <--> JSON
 """
 
 from __future__ import annotations
@@ -16,7 +11,6 @@ import io
 import json
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -26,12 +20,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bottlenet.bundle import Bundle
-from bottlenet.edge.connection import Reply
 from bottlenet.errors import InputError, WireError
 from bottlenet.photo import Square
-from bottlenet.wire.answer import TOP, Answer, Box, Boxes, Classes, ClassMap
-from bottlenet.wire.frame import STREAM_HEADER_BYTES
+from bottlenet.wire.answer import TOP, Answer, Boxes, Classes, ClassMap
+from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame
 
+SERVER = "server"
+LOCAL = "local"
+
+REFUSED = "refused"  # the server can't take it; its frame is kept
+DROPPED = "dropped"  # to make room for others
+DAMAGED = "damaged"  # its frame was, in the spool
+UNUSABLE = "unusable"  # no photo, or its frame does not fit the budget; nothing is kept
+FULL = "full"  # the spool is; nothing is kept, offer it again
+
+MAX_NAME_BYTES = 4096
+KEY_DIGITS = 32
 UNIT = Square(0.0, 0.0, 1.0)  # where the photo's size is not known, edges stay shares of the square
 
 
@@ -59,7 +63,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Segments:
-    """What the places of the square that the network saw belong to."""
+    """The classes of the places of the square that the network saw."""
 
     shares: tuple[Choice, ...]  # of each class that is there, largest first
     square: Square | None  # where it lies in the photo
@@ -71,86 +75,17 @@ class Segments:
         return self.map.places
 
     def png(self) -> bytes:
-        """The map as a picture of a colour a class, whose pixels are the class indices: a PNG with a palette."""
+        """Draw the map as a PNG with a palette, whose pixels are the class indices.
+
+        Class 0 is black, and neighbours have colours far from each other, as in PASCAL VOC.
+        """
+        index = np.arange(256)[:, None]
+        bits = [(index >> (3 * place + np.arange(3)) & 1) << (7 - place) for place in range(3)]
         image = Image.fromarray(self.classes)
-        image.putpalette(palette().tobytes())
+        image.putpalette(np.bitwise_or.reduce(bits).astype(np.uint8).tobytes())  # (256, 3) RGB
         file = io.BytesIO()
         image.save(file, "PNG", optimize=True)
         return file.getvalue()
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is in an answer."""
-
-    top: tuple[Choice, ...]  # best first, at most 5; none where nothing is there
-    objects: tuple[Object, ...] = ()
-    segments: Segments | None = None
-
-
-def seen(answer: Answer, bundle: Bundle, square: Square | None = None) -> Seen:
-    """In the photo's pixels if it is known where the `square` lies in it. WireError: it does not fit the bundle."""
-    result, labels, task = answer.result, bundle.labels, bundle.manifest.task
-    if not isinstance(result, task.gives):
-        raise misfit(f"the task of this bundle, {task.name}")
-    if isinstance(result, ClassMap):
-        segments = segments_of(result, labels, square)
-        return Seen(segments.shares[:TOP], segments=segments)
-    if isinstance(result, Boxes):
-        check_indices([box.class_index for box in result.boxes], labels)
-        objects = tuple(object_of(box, labels, square or UNIT) for box in result.boxes)
-        return Seen(tuple(Choice(each.label, each.class_index, each.score) for each in objects[:TOP]), objects)
-    pairs = result.choices if isinstance(result, Classes) else answer.top
-    if result is None and not pairs:
-        raise misfit(f"the {len(labels)} classes of this bundle")
-    check_indices([index for index, _ in pairs], labels)
-    most = TOP if result is None else len(pairs)
-    return Seen(tuple(Choice(labels[index], index, score) for index, score in pairs[:most]))
-
-
-def check_indices(indices: Sequence[int], labels: Sequence[str]) -> None:
-    """WireError: one that has no label."""
-    if max(indices, default=0) >= len(labels):
-        raise misfit(f"the {len(labels)} classes of this bundle")
-
-
-def misfit(what: str) -> WireError:
-    """For an answer that is one, but not to a frame of this bundle."""
-    return WireError(
-        f"the server's answer does not fit {what}: it answers for another bundle, or the answer is damaged; "
-        "give server and device the same bundle"
-    )
-
-
-def segments_of(result: ClassMap, labels: Sequence[str], square: Square | None) -> Segments:
-    """With the share of each class. WireError: one has no label."""
-    counts = np.bincount(result.places.ravel())
-    check_indices([len(counts) - 1], labels)
-    order = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
-    return Segments(
-        tuple(Choice(labels[index], index, float(counts[index] / len(result.data))) for index in order), square, result
-    )
-
-
-def object_of(box: Box, labels: Sequence[str], square: Square) -> Object:
-    """In pixels of the photo."""
-    x = [square.left + share * square.side for share in (box.left, box.right)]
-    y = [square.top + share * square.side for share in (box.top, box.bottom)]
-    return Object(labels[box.class_index], box.class_index, box.score, x[0], y[0], x[1], y[1])
-
-
-def palette() -> NDArray[np.uint8]:
-    """(256, 3) RGB: black for class 0, and neighbours far from each other, as PASCAL VOC has them."""
-    index = np.arange(256)[:, None]
-    bits = [(index >> (3 * place + np.arange(3)) & 1) << (7 - place) for place in range(3)]
-    colours: NDArray[np.uint8] = np.bitwise_or.reduce(bits).astype(np.uint8)
-    return colours
-
-
-__all__ = ["LOCAL", "SERVER", "Choice", "Cost", "Prediction", "Times", "predicted", "replied"]
-
-SERVER = "server"
-LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -160,7 +95,7 @@ class Times:
     prepare_ms: float  # read, decode, crop, resize
     head_ms: float
     encode_ms: float  # symbols to payload
-    round_trip_ms: float  # from sending to the answer; opening the connection is not in it; 0 where none came
+    round_trip_ms: float  # sending included, opening the connection not; 0 where no answer came
     decode_ms: float  # payload to symbols
     tail_ms: float
     queue_ms: float = 0.0  # that the frame waited on the server; part of the round trip, too
@@ -191,38 +126,44 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What one photo took on the network, bytes. Names as in `Prediction`."""
+class Findings:
+    """What an answer says about a photo: the part of it that does not depend on how the answer came."""
 
-    payload_bytes: int = 0
-    frame_bytes: int = 0
-    socket_bytes: int = 0
-    received_bytes: int = 0
+    top: tuple[Choice, ...]  # best first, at most 5 unless the task is several labels; none where nothing is there
+    objects: tuple[Object, ...] = ()
+    segments: Segments | None = None
 
 
-def predicted(
+def predict(
     bundle: Bundle,
     answer: Answer,
-    cost: Cost,
-    times: Times,
+    frame: Frame | None,
+    device_ms: tuple[float, float, float],
+    socket_bytes: tuple[int, int],
     *,
     answered_by: str,
     partition: str,
+    round_trip_ms: float = 0.0,
     square: Square | None = None,
 ) -> Prediction:
-    """All of it together; `square`: what of the photo the network saw. WireError: an answer that does not fit."""
-    found = seen(answer, bundle, square)
+    """Put an answer, the frame that was sent, if any, and what both took together.
+
+    `device_ms`: preparing, computing, encoding. `socket_bytes`: sent and received. `square`: what of the photo the
+    network saw. WireError: the answer does not fit the bundle.
+    """
+    found = read_answer(answer, bundle, square)
     first = found.top[0] if found.top else Choice("", -1, 0.0)
+    payload_bytes = 0 if frame is None else len(frame.payload)
     return Prediction(
         label=first.label,
         class_index=first.class_index,
         score=first.score,
         top=found.top,
-        payload_bytes=cost.payload_bytes,
-        frame_bytes=cost.frame_bytes,
-        socket_bytes=cost.socket_bytes,
-        received_bytes=cost.received_bytes,
-        times=times,
+        payload_bytes=payload_bytes,
+        frame_bytes=0 if frame is None else payload_bytes + STREAM_HEADER_BYTES,
+        socket_bytes=socket_bytes[0],
+        received_bytes=socket_bytes[1],
+        times=Times(*device_ms, round_trip_ms, answer.decode_us / 1e3, answer.tail_us / 1e3, answer.queue_us / 1e3),
         answered_by=answered_by,
         partition=partition,
         server_load=answer.load,
@@ -231,42 +172,52 @@ def predicted(
     )
 
 
-def replied(
-    bundle: Bundle,
-    reply: Reply,
-    answer: Answer,
-    payload_bytes: int,
-    device_ms: tuple[float, float, float],
-    *,
-    answered_by: str,
-    partition: str,
-    square: Square | None = None,
-) -> Prediction:
-    """What an exchange with a server, or with the device's own tail, makes of it. `device_ms`: preparing, computing and
-    encoding. WireError: an answer that does not fit the bundle.
+def read_answer(answer: Answer, bundle: Bundle, square: Square | None = None) -> Findings:
+    """Look up labels, and put edges in the photo's pixels where it is known how the `square` lies in it.
+
+    WireError: the answer does not fit the bundle.
     """
-    times = Times(
-        *device_ms,
-        reply.round_trip_ms,
-        decode_ms=answer.decode_us / 1e3,
-        tail_ms=answer.tail_us / 1e3,
-        queue_ms=answer.queue_us / 1e3,
+    result, labels, task = answer.result, bundle.labels, bundle.manifest.task
+
+    def choice(index: int, score: float) -> Choice:
+        if index >= len(labels):
+            raise misfit(f"the {len(labels)} classes of this bundle")
+        return Choice(labels[index], index, score)
+
+    if not isinstance(result, task.gives):
+        raise misfit(f"the task of this bundle, {task.name}")
+    if isinstance(result, ClassMap):
+        counts = np.bincount(result.places.ravel())
+        largest = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
+        shares = tuple(choice(index, float(counts[index] / len(result.data))) for index in largest)
+        return Findings(shares[:TOP], segments=Segments(shares, square, result))
+    if isinstance(result, Boxes):
+        choices = tuple(choice(box.class_index, box.score) for box in result.boxes)
+        left, top, side = (place := square or UNIT).left, place.top, place.side
+        objects = tuple(
+            Object(
+                *(each.label, each.class_index, each.score),
+                left=left + box.left * side,
+                top=top + box.top * side,
+                right=left + box.right * side,
+                bottom=top + box.bottom * side,
+            )
+            for each, box in zip(choices, result.boxes, strict=True)
+        )
+        return Findings(choices[:TOP], objects)
+    if isinstance(result, Classes):
+        return Findings(tuple(choice(index, share) for index, share in result.choices))
+    if not answer.top:
+        raise misfit(f"the {len(labels)} classes of this bundle")
+    return Findings(tuple(choice(index, share) for index, share in answer.top[:TOP]))
+
+
+def misfit(what: str) -> WireError:
+    """Make the error for an answer that is one, but not to a frame of this bundle."""
+    return WireError(
+        f"the server's answer does not fit {what}: it answers for another bundle, or the answer is damaged; "
+        "give server and device the same bundle"
     )
-    cost = Cost(payload_bytes, reply.frame_bytes, reply.sent_bytes, reply.received_bytes)
-    return predicted(bundle, answer, cost, times, answered_by=answered_by, partition=partition, square=square)
-
-
-MAX_NAME_BYTES = 4096
-KEY_DIGITS = 32
-
-REFUSED = "refused"  # the server can't take it; its frame is kept
-DROPPED = "dropped"  # to make room for others
-DAMAGED = "damaged"  # its frame was, in the spool
-UNUSABLE = "unusable"  # no photo, or its frame does not fit the budget; nothing is kept
-FULL = "full"  # the spool is; nothing is kept, offer it again
-
-EDGES = {"left": float, "top": float, "right": float, "bottom": float}
-OBJECT = {"label": str, "class_index": int, "score": float, **EDGES}
 
 
 @dataclass(frozen=True)
@@ -314,7 +265,7 @@ class Failed:
     """A photo that gets no answer."""
 
     photo: str
-    why: str  # one of the names above
+    why: str  # REFUSED, DROPPED, DAMAGED, UNUSABLE or FULL
     reason: str  # for people, one line
     again: bool = False  # whether it had failed before; not kept
 
@@ -322,14 +273,14 @@ class Failed:
 Outcome: TypeAlias = Answered | Failed
 
 
-def answered_now(photo: str, by: str, found: Seen, *, frame_bytes: int, tries: int) -> Answered:
-    """An answer that has just come; `frame_bytes` as one message of a stream."""
+def answered_now(photo: str, by: str, found: Findings, *, frame_bytes: int, tries: int) -> Answered:
+    """Stamp an answer that has just come with the time; `frame_bytes` as one message of a stream."""
     payload_bytes = frame_bytes - STREAM_HEADER_BYTES
     return Answered(photo, by, found.top, payload_bytes, frame_bytes, tries, time.time(), objects=found.objects)
 
 
 def outcome_bytes(outcome: Outcome) -> bytes:
-    """One line of JSON."""
+    """Write an outcome as one line of JSON."""
     document = asdict(outcome)
     del document["again"]
     if not document.get("objects"):
@@ -338,20 +289,16 @@ def outcome_bytes(outcome: Outcome) -> bytes:
 
 
 def parse_outcome(data: bytes) -> Outcome:
-    """What `outcome_bytes` wrote. ValueError: anything else."""
+    """Read what `outcome_bytes` wrote. ValueError: anything else."""
     document = json.loads(data)
     if not isinstance(document, dict):
         raise ValueError("no JSON object")
     try:
         if "why" in document:
             return Failed(**fields(document, {"photo": str, "why": str, "reason": str}))
-        top = tuple(
-            Choice(**fields(one, {"label": str, "class_index": int, "score": float})) for one in document["top"]
-        )
-        objects = tuple(Object(**fields(one, OBJECT)) for one in document.get("objects", ()))
-        plain = {key: value for key, value in document.items() if key not in ("top", "objects")}
-        numbers = {"payload_bytes": int, "frame_bytes": int, "tries": int, "unix_s": float}
-        answered = Answered(top=top, objects=objects, **fields(plain, {"photo": str, "by": str, **numbers}))
+        top = tuple(Choice(**fields(each, CHOICE)) for each in document.pop("top"))
+        objects = tuple(Object(**fields(each, CHOICE | EDGES)) for each in document.pop("objects", ()))
+        answered = Answered(top=top, objects=objects, **fields(document, ANSWERED))
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the fields of an answer: {error}") from error
     if answered.by not in (SERVER, LOCAL):
@@ -359,8 +306,13 @@ def parse_outcome(data: bytes) -> Outcome:
     return answered
 
 
+CHOICE = {"label": str, "class_index": int, "score": float}
+EDGES = {"left": float, "top": float, "right": float, "bottom": float}
+ANSWERED = {"photo": str, "by": str, "payload_bytes": int, "frame_bytes": int, "tries": int, "unix_s": float}
+
+
 def fields(document: object, kinds: dict[str, type]) -> dict[str, Any]:
-    """The document, if it has just these keys with values of these kinds. ValueError: it hasn't."""
+    """Check that a document has just these keys, with values of these kinds. ValueError: it hasn't."""
     if not isinstance(document, dict) or document.keys() != kinds.keys():
         raise ValueError("other fields")
     for key, kind in kinds.items():

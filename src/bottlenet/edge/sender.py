@@ -30,7 +30,7 @@ from bottlenet.edge.prediction import (
     Outcome,
     Photo,
     answered_now,
-    seen,
+    read_answer,
 )
 from bottlenet.edge.spool import Spool
 from bottlenet.edge.spoolfiles import Entry
@@ -230,7 +230,7 @@ class Sender:
         entry, outcome = self._flying.pop(reply.number), reply.outcome
         if isinstance(outcome, Answer):
             try:
-                found = seen(outcome, self._edge.bundle)
+                found = read_answer(outcome, self._edge.bundle)
             except WireError as error:  # as good as a refusal: sent again for ever, it would never be used
                 yield from self._refused(entry, error)
                 return

@@ -42,22 +42,22 @@ class Address:
         return f"{ANSWERS}/{self.device}/{self.session}"
 
     def frames(self, bundle: str) -> str:
-        """The topic that it sends to; `bundle` is the id, 64 hex digits."""
+        """Name the topic that it sends to; `bundle` is the id, 64 hex digits."""
         return f"{FRAMES}/{bundle}/{self.device}/{self.session}"
 
 
 def new_address(device: str | None) -> Address:
-    """For one connection of a device."""
+    """Choose a session for one connection of a device."""
     return Address(device or ANONYMOUS, secrets.token_hex(4))
 
 
 def shared_filter(bundle: str, group: str = GROUP) -> str:
-    """What the servers of a group subscribe to, for all frames of a bundle; `bundle` is the id, 64 hex digits."""
+    """Name what a group of servers subscribes to, for all frames of a bundle; `bundle` is the id, 64 hex digits."""
     return f"$share/{group}/{FRAMES}/{bundle}/+/+"
 
 
 def parse_frames_topic(topic: str) -> tuple[str, Address]:
-    """The bundle's id, and who sent the frame. WireError: not such a topic."""
+    """Split a frame's topic into the bundle's id and who sent it. WireError: not such a topic."""
     found = FRAMES_TOPIC.fullmatch(topic)
     if found is None:
         raise WireError(f"topic {topic[:200]!a} is none of a frame; it is {FRAMES}/BUNDLE/DEVICE/SESSION")
@@ -65,14 +65,14 @@ def parse_frames_topic(topic: str) -> tuple[str, Address]:
 
 
 def check_broker_url(url: str, *, password: bool = False) -> SplitResult:
-    """mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; `password` says whether there is one for the user.
+    """Split mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; `password` says whether there is one for the user.
 
     InputError: another URL, a user that can't be a device's name, or a password and no user.
     """
     try:
-        parts = urlsplit(url)
-        valid = parts.scheme in PORTS and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
-        valid = valid and parts.password is None and not parts.fragment
+        address = urlsplit(url)
+        valid = address.scheme in PORTS and bool(address.hostname) and address.port != 0 and address.path in ("", "/")
+        valid = valid and address.password is None and not address.fragment
     except (ValueError, AttributeError):
         valid = False
     if not valid:  # which is not shown: there may be a password in it
@@ -80,15 +80,15 @@ def check_broker_url(url: str, *, password: bool = False) -> SplitResult:
             "that is no broker's address; give mqtt://host:port, or mqtts:// for TLS, with user@ before the host where "
             "the broker asks for one; its password comes from a file"
         )
-    if parts.username is not None:
-        check_name("user", parts.username)
-    if password and not parts.username:
+    if address.username is not None:
+        check_name("user", address.username)
+    if password and not address.username:
         raise InputError("there is a password, and no user whose it is; give mqtt://USER@HOST")
-    return parts
+    return address
 
 
 def check_name(what: str, name: str) -> str:
-    """Of a device or a group, as it can be part of a topic. InputError: it can't."""
+    """Return the name of a device or a group, as it can be part of a topic. InputError: it can't."""
     if NAME.fullmatch(name) is None:
         raise InputError(f"{what} is {name[:200]!a}; give {NAME_CHARACTERS}")
     return name

@@ -1,0 +1,268 @@
+"""Sockets that count their bytes, and open within a deadline: whichever address of a host answers first, and TLS.
+
+    open_socket: resolve -> connect_first -> CountingSocket, or TlsSocket -> start_tls
+
+Counting is below WebSocket and TLS, so framing and encryption are in the numbers; the headers of TCP/IP are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import math
+import os
+import queue
+import selectors
+import socket
+import ssl
+import struct
+import threading
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+RECEIVE_BYTES = 65536
+STAGGER_S = 0.25  # after which the next address of a host is tried, too (RFC 8305)
+
+
+def open_socket(host: str, port: int, timeout_s: float, tls: ssl.SSLContext | None = None) -> CountingSocket:
+    """Connect a socket that counts, through TLS where a context is given: name, TCP and TLS within `timeout_s`.
+
+    OSError: nothing there, or too slow.
+    """
+    deadline = monotonic() + timeout_s
+    host = host.replace("%25", "%")  # before a scope, as RFC 6874 has it
+    sock = connect_first(resolve(host, port, deadline), CountingSocket if tls is None else TlsSocket, deadline)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(sock, TlsSocket) and tls is not None:
+            sock.start_tls(tls, host.partition("%")[0], deadline)
+        sock.settimeout(None)
+        sock.limit_sending(timeout_s)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class CountingSocket(socket.socket):
+    """A socket that knows how many bytes went through it."""
+
+    sent_bytes = 0
+    received_bytes = 0
+    _send_s = math.inf
+
+    def limit_sending(self, timeout_s: float) -> None:
+        """Let `sendall` fail when the other side doesn't take all for that long, while `recv` may wait for ever.
+
+        A socket's timeout would hold for both, and a thread waits for answers that may be hours away.
+        """
+        self._send_s = timeout_s
+        if os.name == "posix":
+            seconds, rest = divmod(timeout_s, 1)
+            limit = struct.pack("@ll", int(seconds), int(rest * 1e6))
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Send and count."""
+        count = super().send(data, flags)
+        self.sent_bytes += count
+        return count
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+        """Send and count as it goes: what went out before a failure was sent as well."""
+        deadline = monotonic() + self._send_s
+        with memoryview(data).cast("B") as view:
+            done = 0
+            while done < len(view):
+                if monotonic() > deadline:
+                    raise TimeoutError("the other side takes too little")
+                done += CountingSocket.send(self, view[done:], flags)
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Receive and count."""
+        data = super().recv(size, flags)
+        self.received_bytes += len(data)
+        return data
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive and count."""
+        count = super().recv_into(buffer, nbytes, flags)
+        self.received_bytes += count
+        return count
+
+    def close(self) -> None:
+        """Wake a thread that waits in `recv`, which closing alone does not."""
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+        super().close()
+
+
+class TlsSocket(CountingSocket):
+    """TLS over a counting socket. `ssl.SSLSocket` would take the connection away from the socket that counts."""
+
+    def start_tls(self, context: ssl.SSLContext, host: str, deadline: float) -> None:
+        """Shake hands as a client, until `deadline` by the monotonic clock.
+
+        ssl.SSLError: it isn't TLS, or the certificate isn't good for `host`. TimeoutError: too slow, as a whole.
+        """
+        self._lock = threading.Lock()  # one thread sends while another receives
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                # What is left of all the time: bytes that trickle in must not start it again.
+                self.settimeout(seconds_until(deadline))
+                self._flush()
+                if not self._fill():
+                    raise ConnectionResetError("closed during the TLS handshake") from None
+        self._flush()
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Encrypt and send all of it."""
+        self.sendall(data)
+        return memoryview(data).nbytes
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+        """Encrypt and send."""
+        with self._lock:
+            if memoryview(data).nbytes:
+                self._tls.write(data)
+            self._flush()
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Return all that has come and can be decrypted, up to `size` bytes; wait for some; b"" at the end."""
+        while True:
+            with self._lock:
+                data, ended = self._decrypt(size)
+            if data or ended or not self._fill():
+                return data
+
+    def _decrypt(self, size: int) -> tuple[bytes, bool]:
+        """Take what is there, and tell whether the other side said that this was all."""
+        data = bytearray()
+        ended = False
+        try:
+            while len(data) < size and not ended:  # TLS gives one record at a time
+                record = self._tls.read(size - len(data))
+                data += record
+                ended = not record
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            ended = True
+        if ended:
+            # The other side waits for our goodbye before it closes, and who polls this socket waits for that.
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
+        self._flush()  # TLS may have something to say itself
+        return bytes(data), ended
+
+    def _fill(self) -> bool:
+        """Wait for bytes from the network; False at the end."""
+        data = super().recv(RECEIVE_BYTES)
+        with self._lock:
+            self._incoming.write(data)
+        return bool(data)
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            super().sendall(self._outgoing.read())
+
+
+def resolve(host: str, port: int, deadline: float) -> list[Any]:
+    """Look up a host's addresses, as `socket.getaddrinfo` gives them. OSError: none, or too slow."""
+    found: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except (OSError, ValueError) as error:
+            found.put(error)
+
+    # The system's own call has no timeout: a thread that a dead name server holds up is left behind.
+    threading.Thread(target=look_up, name="bottlenet-resolve", daemon=True).start()
+    try:
+        addresses = found.get(timeout=seconds_until(deadline))
+    except queue.Empty:
+        raise TimeoutError("the name server does not answer") from None
+    if isinstance(addresses, Exception):
+        raise addresses
+    return addresses
+
+
+def connect_first(addresses: list[Any], kind: type[CountingSocket], deadline: float) -> CountingSocket:
+    """Connect to whichever address answers first (RFC 8305), so that a dead one costs a quarter of a second.
+
+    Kinds of addresses, IPv6 and IPv4, take turns; each starts 250 ms after the one before, or when that has failed.
+    OSError: the last failure where all fail.
+    """
+    families = dict.fromkeys(address[0] for address in addresses)
+    turns = itertools.zip_longest(*([each for each in addresses if each[0] == family] for family in families))
+    waiting = deque(address for turn in turns for address in turn if address is not None)
+    failure = OSError("the host has no address")
+    next_s = -math.inf  # when another may start
+    opened: list[CountingSocket] = []
+    try:
+        with selectors.DefaultSelector() as racing:
+            while waiting or racing.get_map():
+                if waiting and (not racing.get_map() or monotonic() >= next_s):
+                    family, type_, protocol, _, address = waiting.popleft()
+                    next_s = monotonic() + STAGGER_S
+                    try:
+                        opened.append(sock := kind(family, type_, protocol))
+                        sock.setblocking(False)
+                        with contextlib.suppress(BlockingIOError):
+                            sock.connect(address)
+                        racing.register(sock, selectors.EVENT_WRITE, sock)
+                    except OSError as error:  # no such kind of address here, no route, no file handle left
+                        failure = error
+                    continue
+                left_s = seconds_until(deadline)
+                for key, _ in racing.select(min(left_s, max(0.0, next_s - monotonic())) if waiting else left_s):
+                    racing.unregister(key.data)
+                    if (code := key.data.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) == 0:
+                        opened.remove(key.data)
+                        return cast(CountingSocket, key.data)
+                    failure = OSError(code, os.strerror(code))
+        raise failure
+    finally:
+        for sock in opened:
+            sock.close()
+
+
+def seconds_until(deadline: float) -> float:
+    """Return what is left, above 0. TimeoutError: nothing is."""
+    left_s = deadline - monotonic()
+    if left_s <= 0:
+        raise TimeoutError("it took too long")
+    return left_s
+
+
+def reason(error: Exception) -> str:
+    """Put what an operating system, TLS or WebSocket says into a few words."""
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
+        return error.strerror.lower()
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def advice(error: Exception, what: str, plain: str) -> str:
+    """Say what to do about a server or broker that can't be reached; `plain` is its scheme without TLS."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "give the certificate that it should show: --ca FILE"
+    if isinstance(error, ssl.SSLError):
+        return f"does it speak TLS? Without, its address begins with {plain}://"
+    if isinstance(error, socket.gaierror):
+        return "is the name right, and this device on the network?"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "this device has no file handle left: close some, or raise the limit with ulimit -n"
+    return f"is the {what} running there?"
