@@ -452,7 +452,7 @@ class TestStream:
         service = create_app([bundle], Limits(grace_s=0.05), max_batch=1).state.service
 
         async def main() -> list[object]:
-            (served,) = service.shelf
+            (served,) = service.bundles
             tasks = [asyncio.create_task(service.answer(served, frame)) for _ in range(3)]
             assert await asyncio.to_thread(held_up.busy.wait, 30)
             await service.stop()

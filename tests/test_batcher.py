@@ -39,9 +39,7 @@ class Work:
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Work:
-    """In a thread always: held up in the event loop, nothing would go on."""
-    monkeypatch.setattr("bottlenet.cloud.batcher.HERE_S", 0.0)
+def work() -> Work:
     return Work()
 
 
@@ -115,25 +113,6 @@ def test_a_batch_that_fails_fails_alone(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.ERROR):
         asyncio.run(main())
     assert "a batch of 2 frames failed" in caplog.text
-
-
-def test_an_answer_that_cannot_be_given_back_costs_the_others_nothing(
-    work: Work, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> Answer:
-        batcher = Batcher(work)
-
-        def gone(result: object) -> None:
-            raise ConnectionError
-
-        batcher.submit(frame(0), gone)
-        answer = await batcher.answer(frame(1))
-        await batcher.close()
-        return answer
-
-    with caplog.at_level(logging.ERROR):
-        assert asyncio.run(main()).sequence == 1
-    assert "could not be given back" in caplog.text
 
 
 def test_a_batch_with_an_answer_missing_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
@@ -272,60 +251,6 @@ def test_one_event_loop_after_another(work: Work) -> None:
     asyncio.run(main(1))
     asyncio.run(main(2))  # without close in between, as when a test runs an app without its lifespan
     asyncio.run(batcher.close())
-
-
-def test_what_is_quick_is_done_in_the_event_loop() -> None:
-    """As long as it is."""
-    seconds = 0.0
-    threads: list[int] = []
-
-    def work(frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
-        threads.append(threading.get_ident())
-        time.sleep(seconds)
-        return [Answer(one.sequence, 1, 1, ((0, 1.0),)) for one in frames]
-
-    async def share_here(batcher: Batcher, count: int) -> float:
-        threads.clear()
-        for number in range(count):
-            await batcher.answer(frame(number))
-        return threads.count(threading.get_ident()) / count
-
-    async def main() -> None:
-        nonlocal seconds
-        batcher = Batcher(work)
-        assert await share_here(batcher, 1) == 0  # nothing is known yet
-        assert await share_here(batcher, 50) > 0.5
-        seconds = 0.02
-        assert await share_here(batcher, 10) <= 0.1  # that it is slow now has to show once
-        seconds = 0.0
-        assert await share_here(batcher, 50) > 0.5
-        await batcher.close()
-
-    asyncio.run(main())
-
-
-def test_others_have_their_turn_between_quick_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async def main() -> None:
-        batcher = Batcher(lambda frames: [Answer(one.sequence, 1, 1, ()) for one in frames], max_batch=1)
-        await batcher.answer(frame(0))
-        monkeypatch.setattr("bottlenet.cloud.batcher.HERE_S", 1e9)
-        task = asyncio.create_task(other())
-        await asyncio.sleep(0)
-        before = turns
-        await asyncio.gather(*(batcher.answer(frame(number)) for number in range(100)))
-        assert turns - before >= 100
-        task.cancel()
-        await batcher.close()
-
-    asyncio.run(main())
 
 
 @pytest.mark.parametrize("limits", [{"max_batch": 0}, {"max_waiting": 0}])

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import cast
+from collections.abc import Iterator
 
 import pytest
-from starlette.types import Message, Scope
 from websockets.exceptions import ConnectionClosed
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.admission import Limits
-from bottlenet.cloud.batcher import Waiting
-from bottlenet.cloud.service import Served, Service
-from bottlenet.cloud.stream import SHORTCUT, Stream
 from bottlenet.wire.answer import parse_answer
-from bottlenet.wire.frame import Frame
 from processes import Process, everything, frame_of, serving
 
 SLOW_S = 0.5
@@ -143,7 +134,6 @@ def test_no_http(sock: socket.socket) -> None:
 
 
 def test_a_burst_of_frames_is_answered_within_the_limit_of_those_in_flight(bundle: Bundle) -> None:
-    """Some are taken as they are read, and those that are too many for that wait their turn."""
     with serving(bundle.path, "--max-in-flight", 3) as process, process.stream(bundle) as stream:
         for burst in range(3):
             numbers = range(100 * burst, 100 * burst + 100)
@@ -152,52 +142,6 @@ def test_a_burst_of_frames_is_answered_within_the_limit_of_those_in_flight(bundl
             answers = [parse_answer(stream.recv(timeout=30)) for _ in numbers]
             assert sorted(each.sequence for each in answers) == list(numbers)
             assert len({each.top for each in answers}) == 1
-
-
-@pytest.mark.parametrize("limit", [1, 3, 32])
-def test_frames_that_are_taken_as_they_are_read_are_no_more_than_may_be_in_flight(bundle: Bundle, limit: int) -> None:
-    class Slow:
-        """A service that answers nothing."""
-
-        limits = Limits(max_in_flight=limit)
-        tokens = None
-        taken = 0
-
-        def take(self, *_: object, **__: object) -> Waiting:
-            self.taken += 1
-            return Waiting(Frame(0, 0, b"tag", 0, b""), lambda result: None)
-
-    class Direct:
-        """As `StreamConnection`."""
-
-        take: Callable[[bytes], bool] | None = None
-
-        def __init__(self) -> None:
-            self.queue: asyncio.Queue[Message] = asyncio.Queue()
-
-        def send_now(self, data: bytes) -> bool:
-            return True
-
-        def arrive(self, message: bytes) -> None:
-            if self.take is None or not self.queue.empty() or not self.take(message):
-                self.queue.put_nowait({"type": "websocket.receive", "bytes": message})
-
-    async def main() -> int:
-        service, direct, served = Slow(), Direct(), SimpleNamespace(streams=set(), bundle=bundle)
-
-        async def send(message: Message) -> None:
-            raise AssertionError(message)
-
-        scope: Scope = {"extensions": {SHORTCUT: direct}}
-        stream = Stream(scope, direct.queue.get, send, cast(Served, served), cast(Service, service))
-        running = asyncio.create_task(stream.run())
-        for _ in range(100):
-            await asyncio.sleep(0)
-            direct.arrive(b"a frame")
-        running.cancel()
-        return service.taken
-
-    assert asyncio.run(main()) == limit
 
 
 def test_one_stream_that_is_refused_without_end_does_not_keep_others_waiting(bundle: Bundle) -> None:

@@ -19,13 +19,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import State
+from websockets.frames import Frame
 
 from bottlenet.cloud.admission import Addresses, Limits, Place
 from bottlenet.cloud.guard import AUTHORIZED
-from bottlenet.cloud.stream import SHORTCUT
 from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 log = logging.getLogger(__name__)
@@ -147,35 +144,7 @@ class Connection(HttpToolsProtocol):
 
 
 class StreamConnection(WebSocketsSansIOProtocol):
-    """WebSocket whose messages have a bounded number of parts, and whose pings are answered only to who listens.
-
-    It has the transport and the state of the `Connection` that it was. An application that finds it in a scope's
-    "extensions", under SHORTCUT, may set `take` and call `send_now`: a queue and a task on either way would take as
-    long as all the rest that is done for a message.
-    """
-
-    take: Callable[[bytes], bool] | None = None
-
-    def handle_connect(self, event: Request) -> None:
-        """Offer the shortcut."""
-        super().handle_connect(event)
-        if hasattr(self, "scope"):
-            extensions: dict[str, Any] = self.scope["extensions"]
-            extensions[SHORTCUT] = self
-
-    def handle_bytes(self, event: Frame) -> None:
-        """A message, or its first part."""
-        in_turn = event.fin and self.queue.empty() and not self.close_sent
-        if not (in_turn and self.take is not None and self.take(bytes(event.data))):
-            super().handle_bytes(event)
-
-    def send_now(self, data: bytes) -> bool:
-        """Without a queue. False: the other side has to take what it was sent first, or the stream ends."""
-        ending = self.transport.is_closing() or self.close_sent or self.conn.state is not State.OPEN
-        if ending or not self.writable.is_set():
-            return False
-        self.transport.write(Frame(Opcode.BINARY, data).serialize(mask=False))
-        return True
+    """WebSocket whose messages have a bounded number of parts, and whose pings are answered only to who listens."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Its place is free."""

@@ -1,4 +1,4 @@
-"""In front of every way in: who has no token, or comes when too many are there, gets no further.
+"""In front of every way in: a request without a token, or beyond the limit, gets no further.
 
     request -> token? -> room? -> the application
 
@@ -8,7 +8,6 @@ Two pairs of health checks are open to all, and so is the page.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,25 +25,20 @@ log = logging.getLogger(__name__)
 OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 # Under this name in a scope's "state" whoever runs the application may leave a function, called when a token was good.
 AUTHORIZED = "bottlenet.authorized"
-WEBSOCKET = "WS"  # in place of a method
 VIA = {"http": "http", "websocket": "stream"}
 FULL_RETRY_S = 1
 NO_TOKEN = "no token that this server knows came with this; send the header Authorization: Bearer <token>"
 
 
 class Guard:
-    """ASGI middleware. Counts what is at work, and writes a line about each when it is done.
+    """ASGI middleware that lets requests in, counts those at work, and logs each when it is done."""
 
-    What is in `direct`, by method and path, is called in place of `app`: routing would take as long as the rest.
-    """
-
-    def __init__(self, app: ASGIApp, service: Service, direct: Mapping[tuple[str, str], ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
-        self._direct = direct
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Through, or refused."""
+        """Let a request through, or refuse it."""
         via = VIA.get(scope["type"])
         path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
         if via is None or path in OPEN:
@@ -60,17 +54,16 @@ class Guard:
             text = f"{limit} requests and streams are open already; try again in {FULL_RETRY_S} s"
             return await self._refuse(scope, receive, send, 503, text)
         opened[via] += 1
-        app = self._direct.get((scope.get("method", WEBSOCKET), path), self._app)
         try:
             if log.isEnabledFor(logging.INFO):
-                await self._watched(app, scope, receive, send)
+                await self._log(scope, receive, send)
             else:
-                await app(scope, receive, send)
+                await self._app(scope, receive, send)
         finally:
             opened[via] -= 1
 
-    async def _watched(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets it through; then the log has a line. Never the query, nor a header: people put tokens there."""
+    async def _log(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, and log it: never the query, nor a header, as people put tokens there."""
         started = perf_counter()
         status = None
 
@@ -79,9 +72,9 @@ class Guard:
             status = message.get("status", message.get("code", status))
             await send(message)
 
-        await app(scope, receive, watch)
+        await self._app(scope, receive, watch)
         fields = {
-            "method": scope.get("method", WEBSOCKET),
+            "method": scope.get("method", "WS"),
             "path": one_line(scope["path"]),
             "status": status,
             "ms": round((perf_counter() - started) * 1000, 1),
@@ -90,7 +83,7 @@ class Guard:
         log.info("%(method)s %(path)s %(status)s, %(ms)s ms", fields, extra={"fields": fields})
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, status: int, text: str) -> None:
-        """As JSON, or by closing a WebSocket that was accepted: only then the code reaches the client."""
+        """Answer with JSON, or close a WebSocket that was accepted: only then the code reaches the client."""
         kind, code, headers = REFUSALS[status]
         self._service.metrics.refused(VIA[scope["type"]], kind)
         log.info("refused: %s", kind, extra={"fields": {"client": (scope.get("client") or ("?",))[0]}})

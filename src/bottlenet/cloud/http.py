@@ -1,4 +1,4 @@
-"""The page at `/`, where a browser is the device, and all that it fetches.
+"""HTTP: bodies, bounded; errors as JSON; and the page at `/`, where a browser is the device, with all that it fetches.
 
     GET /                            the page
     GET /page/NAME                   its modules and its style; below /page/vendor onnxruntime-web, see vendor.py
@@ -6,8 +6,6 @@
     GET /v1/bundles/ID/NAME          the device's half of a bundle, for those who may send frames to it
 
 Nothing comes from another host, and the browser is told to refuse it if something should.
-
-HTTP in both directions: bodies, never larger than allowed, and errors as JSON.
 """
 
 from __future__ import annotations
@@ -25,68 +23,43 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
-from starlette.types import Receive, Scope
+from starlette.types import Scope
 
 from bottlenet.bundle import GRAPHS, MANIFEST
-from bottlenet.cloud.service import Served, Service, Shelf
+from bottlenet.cloud.service import Bundles, Served, Service
 from bottlenet.cloud.vendor import COMMAND, PACKED
 from bottlenet.errors import BusyError, WireError
 
+KINDS = {400: "frame", 404: "unknown_bundle", 408: "timeout", 413: "too_large", 415: "frame"}
 
-async def read_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
-    """The body of a request. HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is
-    too slow. ClientDisconnect: nobody is there any more.
+
+async def read_body(request: Request, limit: int, timeout_s: float) -> bytes:
+    """Read the body of a request.
+
+    HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is too slow. ClientDisconnect:
+    the client is gone.
     """
-    for name, told in scope["headers"]:
-        if name == b"content-length" and told.isdigit() and (len(told) > 12 or int(told) > limit):
-            raise too_large(limit)
-    parts, left, more = [], limit, True
-    deadline = Deadline(timeout_s)
+    too_large = HTTPException(413, f"the body has more than {limit} bytes; reduce more")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 12 or int(length) > limit):
+        raise too_large
+
+    async def read() -> bytes:
+        body = bytearray()
+        async for part in request.stream():
+            if len(body) + len(part) > limit:
+                raise too_large
+            body += part
+        return bytes(body)
+
     try:
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            part, more = message.get("body", b""), message.get("more_body", False)
-            left -= len(part)
-            if left < 0:
-                raise too_large(limit)
-            parts.append(part)
-        return b"".join(parts)
-    except asyncio.CancelledError:
-        if not deadline.over:
-            raise
+        return await asyncio.wait_for(read(), timeout_s)
+    except asyncio.TimeoutError:
         raise HTTPException(408, f"the body did not come within {timeout_s:g} s; send it at once") from None
-    finally:
-        deadline.cancel()
-
-
-def too_large(limit: int) -> HTTPException:
-    """For a body."""
-    return HTTPException(413, f"the body has more than {limit} bytes; reduce more")
-
-
-class Deadline:
-    """Cancels the task that made it. `asyncio.wait_for` would take another task, which most bodies need no time for."""
-
-    def __init__(self, seconds: float) -> None:
-        self.over = False
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._timer = loop.call_later(seconds, self._end)
-
-    def cancel(self) -> None:
-        """Let it be."""
-        self._timer.cancel()
-
-    def _end(self) -> None:
-        self.over = True
-        self._task.cancel()
 
 
 def refusal(service: Service, via: str, error: Exception) -> Response:
-    """What to answer when a request failed, counted and, if nobody expects it, logged."""
+    """Answer a request that failed; count the error and, if it is not expected, log it."""
     if isinstance(error, ClientDisconnect):
         return Response(status_code=400)  # to nobody
     if isinstance(error, HTTPException):
@@ -101,11 +74,8 @@ def refusal(service: Service, via: str, error: Exception) -> Response:
 
 
 def failure(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as JSON."""
+    """Make an error JSON."""
     return JSONResponse({"error": message}, status, headers)
-
-
-KINDS = {400: "frame", 404: "unknown_bundle", 408: "timeout", 413: "too_large", 415: "frame"}
 
 
 PAGE = Path(__file__).parent / "page"
@@ -150,15 +120,15 @@ TYPES = {
 
 
 def is_page(path: str) -> bool:
-    """Whether a path is the page's own, which tells nothing about what is served: it asks for the token itself."""
+    """Tell whether a path is the page's own, which says nothing about what is served: it asks for the token itself."""
     return path == "/" or path == "/page" or path.startswith("/page/")
 
 
 class PageFiles(StaticFiles):
-    """A folder. A name that is there only as NAME.gz is unpacked by the browser, or here if it can't."""
+    """Files of a folder. A name that is there only as NAME.gz is unpacked by the browser, or here if it can't."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """With our types and headers. HTTPException: 404, 405."""
+        """Serve one file with our types and headers. HTTPException: 405."""
         try:
             return await super().get_response(path, scope)
         except HTTPException as error:
@@ -176,7 +146,7 @@ class PageFiles(StaticFiles):
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
-        """Whole, or a 304."""
+        """Serve the whole file, or a 304."""
         name = os.fspath(full_path)
         headers = HEADERS | ASK_AGAIN
         if name.endswith(PACKED):
@@ -191,12 +161,12 @@ class PageFiles(StaticFiles):
 class Pages:
     """The page, and the bundles' files for it."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, bundles: Bundles) -> None:
+        self._shelf = bundles
         self._files = PageFiles(directory=PAGE)
 
     def routes(self) -> list[BaseRoute]:
-        """All of them."""
+        """List the page's paths."""
         return [
             Route("/", self.index, methods=["GET"]),
             Route("/page/photos", self.photos, methods=["GET"]),
@@ -206,15 +176,14 @@ class Pages:
         ]
 
     async def index(self, request: Request) -> Response:
-        """The page."""
         return await self._files.get_response("index.html", request.scope)
 
     async def photos(self, request: Request) -> Response:
-        """Names of the photos."""
+        """List the names of the photos."""
         return JSONResponse(sorted(path.name for path in PHOTOS.glob("*.jpg")), headers=HEADERS | ASK_AGAIN)
 
     async def bundle_file(self, request: Request) -> Response:
-        """For the device."""
+        """Serve a file of a bundle's device half."""
         served, name = self._shelf.by_id(request.path_params["bundle"]), request.path_params["name"]
         if served is None:
             return failure(404, f"this bundle is not served here; {self._shelf.names()}")
@@ -229,7 +198,7 @@ class Pages:
 
 
 def device_files(served: Served) -> dict[str, int]:
-    """What of a bundle a device needs, and its bytes."""
+    """Map each file that a device needs of a bundle to its bytes."""
     bundle, sizes = served.bundle, {}
     for name in FOR_DEVICES:
         path, digest = bundle.path / name, bundle.manifest.files.get(name)
@@ -241,12 +210,12 @@ def device_files(served: Served) -> dict[str, int]:
 
 
 def type_of(name: str) -> str:
-    """For the header Content-Type."""
+    """Choose the header Content-Type."""
     return TYPES.get(Path(name).suffix, "application/octet-stream")
 
 
 def not_there(path: str) -> Response:
-    """A 404 that says what to do where it is the build step that is missing."""
+    """Make a 404, which says what to do where it is the build step that is missing."""
     if path.startswith("vendor" + os.sep):
         return failure(404, f"onnxruntime-web is not installed beside the page; run {COMMAND} on the server")
     return failure(404, f"the page has no {path!a:.80}")

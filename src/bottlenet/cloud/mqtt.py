@@ -239,7 +239,7 @@ GONE = "this server does not have the bundle any more; try again"
 
 
 class Subscriber:
-    """Takes frames of all bundles on the shelf from one broker, whatever becomes of the connection."""
+    """Takes frames of all bundles on the bundles from one broker, whatever becomes of the connection."""
 
     def __init__(self, broker: Broker, service: Service) -> None:
         self._broker = broker
@@ -314,8 +314,8 @@ class Subscriber:
         raise LinkError(f"{self._broker.name} closed the connection ({link.ended.result()})")
 
     async def _follow(self, link: Link) -> None:
-        """Subscribe to what the shelf has, and to nothing else."""
-        served = {one.bundle.id.hex() for one in self._service.shelf}
+        """Subscribe to what the bundles has, and to nothing else."""
+        served = {one.bundle.id.hex() for one in self._service.bundles}
         for bundle in self._subscribed - served:
             await link.unsubscribe(shared_filter(bundle, self._broker.group))
             self._subscribed.discard(bundle)
@@ -355,7 +355,7 @@ class Subscriber:
         link.done(message)
 
     async def _answer(self, bundle: str, message: bytes) -> bytes:
-        served = self._service.shelf.by_id(bundle)
+        served = self._service.bundles.by_id(bundle)
         if served is not None:
             return await self._service.reply(VIA, served, message)
         self._service.metrics.came(VIA)

@@ -243,7 +243,7 @@ class Version2:
         shape = [-1, min(TOP, manifest.num_classes)]
         document = {
             "name": manifest.name,
-            "versions": [one.version for one in self._service.shelf.by_name(manifest.name)],
+            "versions": [one.version for one in self._service.bundles.by_name(manifest.name)],
             "platform": PLATFORM,
             "inputs": [{"name": "frame", "datatype": "BYTES", "shape": [-1]}],
             "outputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind in outputs],
@@ -287,7 +287,7 @@ class Version2:
         limits = self._service.limits
         frame_bytes = HEADER_BYTES + limits.max_payload_bytes
         limit = max(MAX_JSON_BYTES, 2 * frame_bytes) + limits.max_in_flight * (4 + frame_bytes)
-        body = await read_body(request.scope, request.receive, limit, limits.request_s)
+        body = await read_body(request, limit, limits.request_s)
         told = request.headers.get(HEADER_LENGTH)
         asked, binary = parse_request(body, told, max(MAX_JSON_BYTES, 2 * frame_bytes))
         parsed = []
@@ -315,9 +315,9 @@ class Version2:
     def _served(self, request: Request) -> Served:
         """The bundle in the path. HTTPException: not served, or there are several and no version was named."""
         name, version = request.path_params["name"], request.path_params.get("version")
-        found = self._service.shelf.by_name(name, version)
+        found = self._service.bundles.by_name(name, version)
         if not found:
-            raise HTTPException(404, f"no model of this name and version; {self._service.shelf.names()}")
+            raise HTTPException(404, f"no model of this name and version; {self._service.bundles.names()}")
         if len(found) > 1:
             versions = ", ".join(one.version for one in found)
             raise HTTPException(400, f"several models have this name; name a version: {versions}")
