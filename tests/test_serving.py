@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -63,3 +65,10 @@ def test_times_may_be_short() -> None:
 def test_an_address_that_is_none(host: str, port: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         open_port(host, port)
+
+
+def test_commands_start_without_a_web_server() -> None:
+    """The base install is the device: it has none, and would start later with one."""
+    code = "import sys, bottlenet.cli, bottlenet.cloud.admission; print(*{'starlette', 'anyio', 'uvicorn'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

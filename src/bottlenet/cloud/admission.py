@@ -1,22 +1,12 @@
-"""Who may reach the server, whom it reaches, and whether the way there is encrypted.
+"""Who may reach the server, how much of it they may take, and whether the way there is encrypted.
 
-How much a server takes, of everything: nothing is unbounded.
+    Limits      sizes, numbers and times: nothing is unbounded
+    Access      the options for tokens and TLS
+    Mqtt        the options for a broker
+    Tokens      bearer tokens (RFC 6750) from a file
+    Addresses   connections of each address that have shown no token
 
-How many connections an address may have of which nobody knows whose they are.
-
-    accept -> Addresses.take -> Place -> leave: a token that the server knows came, or the connection ended
-
-Many devices behind one address are welcome, as each shows its token; who shows none can't fill the server alone.
-
-Who may use the server: bearer tokens (RFC 6750) from a file.
-
-    # one token a line; blank lines and these are left out
-    kitchen-camera-9sK2mQ...
-
-Each request names one in the header Authorization; a stream from a browser, which can't set it, in its subprotocols.
-
-The file is read again when it changes, so tokens come and go without a restart. A changed file that can't be used
-leaves the tokens as they were, and the log says so; an empty one lets nobody in.
+Of this file commands take their options, so it needs no web server.
 """
 
 from __future__ import annotations
@@ -36,9 +26,6 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers
-from starlette.types import Scope
-
 from bottlenet.errors import InputError
 from bottlenet.files import read_at_most
 from bottlenet.secret import PASSWORD
@@ -53,8 +40,11 @@ from bottlenet.wire.frame import (
 from bottlenet.wire.mqtt import GROUP
 
 if TYPE_CHECKING:
+    from starlette.types import Scope
+
     from bottlenet.broker import Broker
 
+log = logging.getLogger(__name__)
 
 HIGHEST = {"max_payload_bytes": MAX_PAYLOAD_BYTES, "max_photo_bytes": MAX_PAYLOAD_BYTES}
 
@@ -84,57 +74,91 @@ class Limits:
                 raise InputError(f"{field.name} is {value}; give {allowed}")
 
 
-NETWORK_BITS = 64  # of IPv6: what one customer gets, and can choose addresses from as he likes
+@dataclass(frozen=True)
+class Access:
+    """Tokens and TLS; none of both is for this machine alone."""
 
+    tokens: str | None = None  # File of bearer tokens, one a line
+    tls_cert: str | None = None  # File with the certificate and its chain, PEM
+    tls_key: str | None = None  # File with the certificate's key, PEM, without a passphrase
+    insecure: bool = False  # Listen beyond this machine without tokens and TLS
 
-class Addresses:
-    """Places of each address, at most `most` at once."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken: dict[str, int] = {}
-
-    def take(self, host: str) -> Place | None:
-        """A place for a connection from an IP address; None: it has all of its own."""
-        key = origin(host)
-        taken = self._taken.get(key, 0)
-        if taken >= self._most:
+    def context(self) -> ssl.SSLContext | None:
+        """Load the files for TLS 1.2 and up. InputError: one without the other, or files that can't be used."""
+        if self.tls_cert is None and self.tls_key is None:
             return None
-        self._taken[key] = taken + 1
-        return Place(self, key)
+        for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
+            if path is not None:
+                check_readable(option, path)
+        if self.tls_cert is None or self.tls_key is None:
+            raise InputError("a certificate needs its key, and a key its certificate; give --tls-cert and --tls-key")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            # A function that is asked for a passphrase keeps OpenSSL from asking on the terminal.
+            context.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
+        except OSError as error:  # ssl.SSLError is one
+            files = f"{self.tls_cert} and {self.tls_key}"
+            raise InputError(f"can't use {files} for TLS: {why(error)}; give a PEM certificate and its key") from error
+        return context
 
-    def give_back(self, key: str) -> None:
-        """One place. Addresses without any are forgotten."""
-        left = self._taken.pop(key) - 1
-        if left:
-            self._taken[key] = left
-
-
-class Place:
-    """Taken until `leave`, which may be called again."""
-
-    def __init__(self, addresses: Addresses, key: str) -> None:
-        self._addresses: Addresses | None = addresses
-        self._key = key
-
-    def leave(self) -> None:
-        """Make room for another connection of the same address."""
-        if self._addresses is not None:
-            self._addresses.give_back(self._key)
-            self._addresses = None
-
-
-def origin(host: str) -> str:
-    """Whose an IP address is: itself, or its network of IPv6; an IPv4 address in IPv6's notation is itself."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address), NETWORK_BITS), strict=False))
+    def check(self, host: str) -> None:
+        """Refuse, with InputError, an IP address that others reach, with neither tokens nor TLS."""
+        if self.tokens or self.tls_cert or self.insecure:
+            return
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            raise InputError(
+                f"{host} can be reached from other machines, and any client would be served; "
+                "give --tokens, or --tls-cert and --tls-key, or say --insecure"
+            )
 
 
-log = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class Mqtt:
+    """A broker that devices send their frames to."""
+
+    mqtt: str | None = None  # Also take frames from a broker: mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS
+    mqtt_password: str | None = None  # File with the user's password there
+    mqtt_ca: str | None = None  # File of certificates to trust there, PEM; else the system's
+    mqtt_group: str = GROUP  # Servers of one group share the frames; better a secret one, see docs/operating.md
+
+    def broker(self) -> Broker | None:
+        """Find the broker, if there is one. InputError: no address of one, or files that can't be used."""
+        if self.mqtt is None:
+            if self.mqtt_password or self.mqtt_ca:
+                raise InputError("--mqtt-password and --mqtt-ca are for a broker; give --mqtt mqtt://USER@HOST")
+            return None
+        from bottlenet.broker import broker_at
+
+        password = None
+        if self.mqtt_password is not None:
+            PASSWORD.read(self.mqtt_password)  # a wrong path shows now
+            password = partial(PASSWORD.read, self.mqtt_password)
+        tls = None if self.mqtt_ca is None else trust(self.mqtt_ca)
+        return broker_at(self.mqtt, password=password, tls=tls, group=self.mqtt_group)
+
+
+def trust(ca_file: str) -> ssl.SSLContext:
+    """Trust these certificates, and no others, as a client. InputError: no such file, or not of PEM."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"can't use the certificates in {ca_file}: {why(error)}; give a PEM file") from error
+
+
+def check_readable(option: str, path: str) -> None:
+    """Open a file, to see whether that can be done. InputError: it can't."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{option} {path}: {error.strerror}; give a PEM file") from error
+
+
+def why(error: OSError) -> str | None:
+    """Explain why a file can't be used for TLS."""
+    return (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
+
 
 MAX_FILE_BYTES = 2**20
 MAX_TOKENS = 10_000
@@ -143,7 +167,13 @@ ALLOWED = f"one a line, {TOKEN_CHARACTERS}"
 
 
 class Tokens:
-    """The tokens of a file. `generation` counts its changes. InputError: no such file, or not one token in it."""
+    """The tokens of a file, one a line; blank lines and those that begin with # are left out.
+
+    Each request names one in the header Authorization; a stream from a browser, which can't set it, in its
+    subprotocols. The file is read again when it changes, so tokens come and go without a restart. A changed file that
+    can't be used leaves the tokens as they were, and the log says so; an empty one lets nobody in. InputError: no such
+    file, or not one token in it.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
@@ -156,22 +186,22 @@ class Tokens:
 
     @property
     def generation(self) -> int:
-        """Grows when other tokens are in the file; looks at the file at most once a second."""
+        """A number that grows when other tokens are in the file, which is looked at once a second at most."""
         if monotonic() - self._looked >= LOOK_EVERY_S:
             self._look()
         return self._generation
 
     def allows(self, authorization: bytes) -> bool:
-        """Whether this value of the header Authorization names a token of the file.
+        """Tell whether this value of the header Authorization names a token of the file.
 
         Takes the same time whichever it is, and however much of it is right: digests are compared, all of them.
         """
         self.generation  # noqa: B018  # looks at the file
         scheme, _, token = authorization.strip().partition(b" ")
-        given = digest(token.strip())
+        presented = digest(token.strip())
         known = False
         for one in self._digests:
-            known |= hmac.compare_digest(one, given)
+            known |= hmac.compare_digest(one, presented)
         return known and scheme.lower() == b"bearer"
 
     def _look(self) -> None:
@@ -198,7 +228,7 @@ class Tokens:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _read(self) -> tuple[bytes, ...]:
-        """The digest of each token. InputError: what can't be tokens; the message never holds any of it."""
+        """Read the digest of each token. InputError: the file holds other things, which the message never shows."""
         try:
             with open(self._path, "rb") as file:
                 data = read_at_most(file, MAX_FILE_BYTES + 1)
@@ -217,15 +247,15 @@ class Tokens:
 
 
 def digest(token: bytes) -> bytes:
-    """SHA-256: of the same length whatever the token's, which comparing would tell."""
+    """Hash a token with SHA-256: comparing would tell how long it is."""
     return hashlib.sha256(token).digest()
 
 
 def credentials(scope: Scope) -> bytes:
-    """What the header Authorization says, or would say if a browser could set it."""
-    told = Headers(scope=scope).get("authorization", "").encode("latin-1")
-    if told or scope["type"] != "websocket":
-        return told
+    """Read the header Authorization, or its substitute in the subprotocols of a browser's stream."""
+    header = next((bytes(value) for name, value in scope["headers"] if name == b"authorization"), b"")
+    if header or scope["type"] != "websocket":
+        return header
     for name in scope.get("subprotocols", ()):
         if name.startswith(TOKEN_SUBPROTOCOL):
             encoded = name.removeprefix(TOKEN_SUBPROTOCOL)
@@ -237,91 +267,60 @@ def credentials(scope: Scope) -> bytes:
 
 
 def subprotocol_of(scope: Scope) -> str | None:
-    """What to answer to a stream's list of subprotocols: ours, if it is there. Never the one with the token."""
+    """Choose from a stream's list of subprotocols: ours, if it is there. Never the one with the token."""
     return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
 
 
-@dataclass(frozen=True)
-class Access:
-    """Tokens and TLS; none of both is for this machine alone."""
+NETWORK_BITS = 64  # of IPv6: what one customer gets, and can choose addresses from as he likes
 
-    tokens: str | None = None  # File of bearer tokens, one a line
-    tls_cert: str | None = None  # File with the certificate and its chain, PEM
-    tls_key: str | None = None  # File with the certificate's key, PEM, without a passphrase
-    insecure: bool = False  # Listen beyond this machine without tokens and TLS
 
-    def context(self) -> ssl.SSLContext | None:
-        """For TLS 1.2 and up. InputError: one file without the other, or files that can't be used."""
-        if self.tls_cert is None and self.tls_key is None:
+class Addresses:
+    """Counts the connections of each address of which it is not known whose they are, at most `most` at once.
+
+        accept -> Addresses.take -> Place -> leave: a token that the server knows came, or the connection ended
+
+    Many devices behind one address are welcome, as each shows its token; without one, no address can fill the server.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: dict[str, int] = {}
+
+    def take(self, host: str) -> Place | None:
+        """Take a place for a connection from an IP address; None: it has all of its own."""
+        key = origin(host)
+        taken = self._taken.get(key, 0)
+        if taken >= self._most:
             return None
-        for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
-            if path is not None:
-                check_readable(option, path)
-        if self.tls_cert is None or self.tls_key is None:
-            raise InputError("a certificate needs its key, and a key its certificate; give --tls-cert and --tls-key")
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        made.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            # A function that is asked for a passphrase keeps OpenSSL from asking on the terminal.
-            made.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
-        except OSError as error:  # ssl.SSLError is one
-            files = f"{self.tls_cert} and {self.tls_key}"
-            raise InputError(f"can't use {files} for TLS: {why(error)}; give a PEM certificate and its key") from error
-        return made
+        self._taken[key] = taken + 1
+        return Place(self, key)
 
-    def check(self, host: str) -> None:
-        """InputError: an IP address that others reach, with neither tokens nor TLS."""
-        if self.tokens or self.tls_cert or self.insecure:
-            return
-        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-            raise InputError(
-                f"{host} can be reached from other machines, and nobody is asked who he is; "
-                "give --tokens, or --tls-cert and --tls-key, or say --insecure"
-            )
+    def give_back(self, key: str) -> None:
+        """Give one place back. Addresses without any are forgotten."""
+        left = self._taken.pop(key) - 1
+        if left:
+            self._taken[key] = left
 
 
-@dataclass(frozen=True)
-class Mqtt:
-    """A broker that devices send their frames to."""
+class Place:
+    """A place that is taken until `leave`, which may be called again."""
 
-    mqtt: str | None = None  # Also take frames from a broker: mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS
-    mqtt_password: str | None = None  # File with the user's password there
-    mqtt_ca: str | None = None  # File of certificates to trust there, PEM; else the system's
-    mqtt_group: str = GROUP  # Servers of one group share the frames; better a secret one, see docs/operating.md
+    def __init__(self, addresses: Addresses, key: str) -> None:
+        self._addresses: Addresses | None = addresses
+        self._key = key
 
-    def broker(self) -> Broker | None:
-        """InputError: not a broker's address, or files that can't be used. Needs bottlenet[mqtt]."""
-        if self.mqtt is None:
-            if self.mqtt_password or self.mqtt_ca:
-                raise InputError("--mqtt-password and --mqtt-ca are for a broker; give --mqtt mqtt://USER@HOST")
-            return None
-        from bottlenet.broker import broker_at
-
-        password = None
-        if self.mqtt_password is not None:
-            PASSWORD.read(self.mqtt_password)  # a wrong path shows now
-            password = partial(PASSWORD.read, self.mqtt_password)
-        tls = None if self.mqtt_ca is None else trust(self.mqtt_ca)
-        return broker_at(self.mqtt, password=password, tls=tls, group=self.mqtt_group)
+    def leave(self) -> None:
+        """Make room for another connection of the same address."""
+        if self._addresses is not None:
+            self._addresses.give_back(self._key)
+            self._addresses = None
 
 
-def trust(ca_file: str) -> ssl.SSLContext:
-    """For a client that trusts these certificates, and no others. InputError: no such file, or not of PEM."""
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise InputError(f"can't use the certificates in {ca_file}: {why(error)}; give a PEM file") from error
-
-
-def check_readable(option: str, path: str) -> None:
-    """InputError: it can't be read."""
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise InputError(f"{option} {path}: {error.strerror}; give a PEM file") from error
-
-
-def why(error: OSError) -> str | None:
-    """In words, a file is of no use for TLS."""
-    return (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
+def origin(host: str) -> str:
+    """Map an IP address to its holder: itself, or its network of IPv6. IPv4 in IPv6's notation is IPv4."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), NETWORK_BITS), strict=False))

@@ -1,4 +1,4 @@
-"""Connections to the server, before there is a request: how many, and how long they may say nothing.
+"""Connections to the server before there is a request: their number, and how long they may be silent.
 
     listener -> accept -> room, for all and for this address? -> TLS -> HTTP -> WebSocket
 
@@ -63,19 +63,16 @@ class Connection(HttpToolsProtocol):
         self._other_bytes = self._body_bytes = 0  # of this message
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first byte."""
         super().connection_made(transport)
         self._due = self.loop.time() + self._limits.first_byte_s
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing to wait for."""
         self._end()
-        self.app_state[AUTHORIZED]()  # or as good as: it holds nothing any more
+        self.app_state[AUTHORIZED]()  # it holds nothing any more
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """From its first byte on wait for the whole header."""
         if not self._in_body:
             self._begin()
         self._other_bytes += len(data)
@@ -85,12 +82,10 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("Too many bytes of header, or around the body.")
 
     def on_message_begin(self) -> None:
-        """A header, perhaps in the same bytes as the end of the message before."""
-        self._begin()
+        self._begin()  # of a header, perhaps in the same bytes as the end of the message before
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """It came in time."""
         header_bytes = sum([len(name) + len(value) for name, value in self.headers])
         if header_bytes > MAX_HEADER_BYTES or len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too much")  # which the parser takes for a request that is none
@@ -99,26 +94,22 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of it."""
         self._body_bytes += len(body)
         self._other_bytes -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it."""
         self._due = math.inf
         self._in_body = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Who was answered before all of his body was there has some time left for it, as nobody reads it."""
         super().on_response_complete()
-        if self._in_body:
+        if self._in_body:  # it was answered early, and nobody reads the rest of the body
             self._due = self.loop.time() + self._limits.request_s
 
     def handle_websocket_upgrade(self) -> None:
-        """From here on the stream looks after itself."""
-        self._end()
+        self._end()  # the stream looks after itself
         super().handle_websocket_upgrade()
 
     def _begin(self) -> None:
@@ -128,7 +119,7 @@ class Connection(HttpToolsProtocol):
             self._due = self.loop.time() + self._limits.request_s
 
     def _look(self) -> None:
-        """One timer a connection, not two a request: it looks whether anything is overdue."""
+        """Close a connection that is overdue: one timer a connection, not two a request."""
         left_s = self._due - self.loop.time()
         if left_s > 0:
             seconds = min(left_s, self._limits.first_byte_s, self._limits.request_s)
@@ -147,27 +138,24 @@ class StreamConnection(WebSocketsSansIOProtocol):
     """WebSocket whose messages have a bounded number of parts, and whose pings are answered only to who listens."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Its place is free."""
         self.app_state[AUTHORIZED]()
         super().connection_lost(exc)
 
     def handle_cont(self, event: Frame) -> None:
-        """One more part."""
         if len(self.frames) >= MAX_FRAGMENTS:
             self.transport.abort()
             return
         super().handle_cont(event)
 
     def handle_ping(self) -> None:
-        """Answers that nobody takes would be kept, however many there are."""
-        if self.writable.is_set():
+        if self.writable.is_set():  # answers that nobody takes would be kept, however many there are
             super().handle_ping()
         else:
             self.transport.abort()
 
 
 def stream_options(limits: Limits) -> dict[str, Any]:
-    """What uvicorn.Config has to have, so that streams are bounded and silent."""
+    """Set what uvicorn.Config needs so that streams are bounded and silent."""
     return {
         "ws_max_size": STREAM_HEADER_BYTES + limits.max_payload_bytes,
         "ws_per_message_deflate": False,
@@ -178,7 +166,7 @@ def stream_options(limits: Limits) -> dict[str, Any]:
 class Listener:
     """Accepts on one socket while `connections`, with those that still shake hands, are fewer than allowed.
 
-    `refused` is told the kind of each refusal: a key of `WHY`.
+    `on_refusal` gets the kind of each refusal: a key of `WHY`.
     """
 
     def __init__(
@@ -188,20 +176,20 @@ class Listener:
         connections: Sized,
         limits: Limits,
         tls: ssl.SSLContext | None,
-        refused: Callable[[str], None],
+        on_refusal: Callable[[str], None],
     ) -> None:
         self._sock = sock
         self._make = make
         self._connections = connections
         self._limits = limits
         self._tls = tls
-        self._refused = refused
+        self._on_refusal = on_refusal
         self._addresses = Addresses(limits.max_per_address)
         self._beginning: set[asyncio.Task[None]] = set()
         self._lingering: set[asyncio.Task[None]] = set()
 
     async def accept_for_ever(self) -> None:
-        """Until cancelled. Connections that are open then stay open."""
+        """Accept until cancelled. Connections that are open then stay open."""
         loop = asyncio.get_running_loop()
         self._sock.setblocking(False)
         while True:
@@ -220,8 +208,8 @@ class Listener:
                 start(self._begin(sock, place), self._beginning)
 
     def _turn_away(self, sock: socket.socket, kind: str) -> None:
-        """With a word, where that is possible and does not bind too much."""
-        self._refused(kind)
+        """Refuse with a reason, where that is possible and does not bind too much."""
+        self._on_refusal(kind)
         log.info("refused: %s", kind)
         if len(self._lingering) < MAX_LINGERING and self._tls is None:
             start(self._refuse(sock, kind), self._lingering)
@@ -229,7 +217,7 @@ class Listener:
             sock.close()
 
     async def _begin(self, sock: socket.socket, place: Place) -> None:
-        """Until it is one of `connections`, which gives its place back."""
+        """Shake hands; then it is one of `connections`, which gives its place back."""
         cut_when_stuck(sock, self._limits.request_s)
         seconds = self._limits.first_byte_s if self._tls else None
         loop = asyncio.get_running_loop()
@@ -243,7 +231,7 @@ class Listener:
             sock.close()
 
     async def _refuse(self, sock: socket.socket, kind: str) -> None:
-        """Say so, in answer to the request: earlier, or with some of it unread, many clients would not hear it."""
+        """Answer the request: earlier, or with some of it unread, many clients would not see the reason."""
         loop = asyncio.get_running_loop()
 
         async def answer() -> None:
@@ -258,14 +246,14 @@ class Listener:
 
 
 def start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    """A task that is in `tasks` until it is done."""
+    """Start a task that is in `tasks` until it is done."""
     task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
 
 
 def cut_when_stuck(sock: socket.socket, seconds: float) -> None:
-    """End the connection when the other side takes nothing of what it was sent for that long, or has vanished."""
+    """Have the system end a connection whose other side takes nothing for that long, or has vanished."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(seconds * 1000), 2**31 - 1))

@@ -1,7 +1,7 @@
 """Log lines on standard error: text for people, or one JSON object each for machines.
 
 Lines hold what happened to whom, never a token, a query or a payload. The libraries underneath would write those at
-their most talkative, so they stay at warnings whatever is asked for here.
+their most talkative, so they stay at warnings whatever level is set.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message, the fields of `extra={"fields": {...}}`, and what was raised."""
+    """Lines of time, level, logger, message, the fields of `extra={"fields": {...}}`, and the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format one line."""
         document: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -36,7 +36,7 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logging(level: str, *, as_json: bool) -> None:
-    """For this process: our lines from `level` on, everybody else's from warnings on."""
+    """Log to standard error: our lines from `level` on, those of all others from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else logging.Formatter(TEXT))
     root = logging.getLogger()
