@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -257,3 +259,39 @@ def test_one_event_loop_after_another(work: Work) -> None:
 def test_limits(work: Work, limits: dict[str, int]) -> None:
     with pytest.raises(InputError, match="give 1 or more"):
         Batcher(work, **limits)
+
+
+def test_work_without_end_is_given_up(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bottlenet.cloud.batcher.CLOSE_S", 0.05)
+
+    async def main() -> list[object]:
+        batcher = Batcher(work, max_batch=1)
+        work.go.clear()
+        tasks = [asyncio.create_task(batcher.answer(frame(number))) for number in range(2)]
+        await until_busy(work)
+        await batcher.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        work.go.set()
+        return results
+
+    assert [type(result) for result in asyncio.run(main())] == [BusyError, BusyError]
+
+
+def test_work_without_end_does_not_keep_the_process() -> None:
+    """It ends without waiting for its thread."""
+    code = """if True:
+        import asyncio, time
+        from bottlenet.cloud import Batcher
+        from bottlenet.cloud import batcher as module
+        from bottlenet.wire.frame import Frame
+        module.CLOSE_S = 0.1
+        async def main():
+            batcher = Batcher(lambda frames: time.sleep(10**6))
+            task = asyncio.create_task(batcher.answer(Frame(0, 0, b"tag", 0, b"")))
+            await asyncio.sleep(0.1)
+            await batcher.close()
+            print(await asyncio.gather(task, return_exceptions=True))
+        asyncio.run(main())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert "BusyError" in done.stdout

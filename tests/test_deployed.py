@@ -27,7 +27,7 @@ def test_a_configuration() -> None:
         bundles=("/a", "/b"), tokens="/secrets/tokens.txt", max_replicas=4, limits=Limits(max_waiting=9)
     )
     assert parse_deployed(args) == expected
-    assert parse_deployed({"watch": "/srv", "insecure": True}) == Deployed(watch="/srv")
+    assert parse_deployed({"watch": "/srv", "insecure": True}) == Deployed(watch="/srv", insecure=True)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_configuration() -> None:
         (TOKENS, "no bundle to serve"),
         ({"bundles": "/a", **TOKENS}, "args has bundles '/a'; give a list"),
         ({"bundles": [1], **TOKENS}, "give a list"),
-        ({"bundles": ["/a"], "replica": 2, **TOKENS}, "args has 'replica'; it may have bundles, limits, log_json, .*"),
+        ({"bundles": ["/a"], "replica": 2, **TOKENS}, "args has 'replica'; it may have bundles, insecure, limits, log_json, .*"),
         (
             {"bundles": ["/a"], "limits": {"idle": 2}, **TOKENS},
             "args has 'idle'; it may have first_byte_s, .*",

@@ -86,7 +86,16 @@ class TestPage:
 
     @pytest.mark.parametrize(
         "path",
-        ["/page/nothing.js", "/page/%2e%2e/%2e%2e/app.py", "/page/..%2fapp.py", "/page/photos/x"],
+        [
+            "/page/nothing.js",
+            "/page/%2e%2e/%2e%2e/app.py",
+            "/page/..%2fapp.py",
+            "/page/photos/x",
+            "/page/%00",
+            "/page/photos/%00",
+            "/page/" + "x" * 253,
+            "/page/" + "x" * 5000,
+        ],
     )
     def test_what_is_not_there(self, app: Starlette, path: str) -> None:
         assert "the page has no" in refused(ask(app, path))
@@ -137,6 +146,24 @@ class TestVendor:
         assert "content-encoding" not in plain.headers
         etag = packed.headers["etag"]
         assert ask(app, "/page/vendor/x.wasm", accept_encoding="gzip", if_none_match=etag).status_code == 304
+
+    def test_a_large_file_is_unpacked_bit_by_bit(self, app: Starlette, tmp_path: Path) -> None:
+        """A client that does not unpack and reads slowly would hold all of it in memory, 22 MB of WebAssembly."""
+        (tmp_path / "vendor").mkdir()
+        (tmp_path / "vendor" / "x.wasm.gz").write_bytes(gzip.compress(bytes(10_000_000)))
+        sizes: list[int] = []
+
+        async def receive() -> dict[str, object]:
+            await asyncio.sleep(3600)
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, object]) -> None:
+            sizes.append(len(message.get("body", b"")))  # type: ignore[arg-type]
+
+        scope = {"type": "http", "method": "GET", "path": "/page/vendor/x.wasm", "headers": [], "query_string": b""}
+        asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+        assert sum(sizes) == 10_000_000
+        assert max(sizes) <= 2**16
 
     def test_it_is_not_there(self, app: Starlette) -> None:
         said = refused(ask(app, "/page/vendor/ort.wasm.bundle.min.mjs"))

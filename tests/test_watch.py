@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import onnx
 import pytest
+from onnx import helper
 from websockets.exceptions import ConnectionClosed
 
-from bottlenet.bundle import Bundle
+from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud import Batcher, Limits, create_app
 from bottlenet.cloud import service as module
 from bottlenet.cloud.metrics import Metrics
@@ -23,7 +26,7 @@ from bottlenet.cloud.stream import Stream
 from bottlenet.errors import InputError
 from bottlenet.wire.answer import Answer, parse_answer
 from bottlenet.wire.frame import Frame
-from conftest import MakeBundle, until
+from conftest import MakeBundle, tiny_manifest, until
 from processes import frame_of, serving
 
 
@@ -262,3 +265,57 @@ def test_a_running_server(tmp_path: Path, bundle: Bundle, make_bundle: MakeBundl
         there = dataclasses.replace(frame_of(other), sequence=2).to_bytes()
         answer = parse_answer(httpx.post(f"{process.http_url}/v1/classify", content=there).content)
         assert answer.sequence == 2
+
+
+def endless_tail(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The tiny bundle's tail behind a loop of 2**62 rounds."""
+    model = onnx.load_from_string(files["tail.onnx"])
+    kinds = onnx.TensorProto
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["before", "zero"], ["after"])],
+        "body",
+        [
+            helper.make_tensor_value_info("round", kinds.INT64, []),
+            helper.make_tensor_value_info("go", kinds.BOOL, []),
+            helper.make_tensor_value_info("before", kinds.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("on", kinds.BOOL, []),
+            helper.make_tensor_value_info("after", kinds.FLOAT, None),
+        ],
+        [helper.make_tensor("zero", kinds.FLOAT, [], [0.0])],
+    )
+    last = model.graph.node[-1]
+    last.output[0] = "inner"
+    model.graph.node.append(helper.make_node("Loop", ["rounds", "", "inner"], ["scores"], body=body))
+    model.graph.initializer.append(helper.make_tensor("rounds", kinds.INT64, [], [2**62]))
+    return {**files, "tail.onnx": model.SerializeToString()}
+
+
+def test_a_bundle_without_end_costs_only_itself(
+    tmp_path: Path, served_bundles: Bundles, bundle: Bundle, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TRY_S", 3.0)
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    write_bundle(watched / "a", tiny_manifest(name="endless"), endless_tail(files))
+
+    async def main() -> None:
+        folder = Folder(watched, served_bundles, 1, 5)
+        await folder.look()
+        assert names(served_bundles) == set()
+        monkeypatch.setattr(module, "TRY_S", 60.0)
+        copy(bundle, watched / "b")
+        await folder.look()
+        assert names(served_bundles) == {"tiny"}
+
+    asyncio.run(main())
+
+
+def test_the_end_does_not_wait_for_a_bundle_without_one(
+    tmp_path: Path, bundle: Bundle, files: dict[str, bytes]
+) -> None:
+    write_bundle(tmp_path / "a", tiny_manifest(name="endless"), endless_tail(files))
+    with serving(bundle.path, "--watch", tmp_path) as process:
+        time.sleep(2)  # it is tried by now
+        assert process.end(signal.SIGTERM) == (0, "")

@@ -147,6 +147,7 @@ def serve(
             threads=threads,
             max_batch=max_batch,
             page=page,
+            insecure=access.insecure,
             replicas=cluster.replicas,
             max_replicas=cluster.max_replicas,
             replica_frames=cluster.replica_frames,

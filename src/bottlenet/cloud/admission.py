@@ -20,6 +20,7 @@ import ipaddress
 import logging
 import os
 import ssl
+import stat
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -179,14 +180,15 @@ class Tokens:
         self._path = Path(path)
         self._generation = 0
         self._looked = monotonic()
-        self._seen = self._stamp()
-        self._digests = self._read()
+        self._problem = ""  # the last that was logged
+        self._content = self._read()
+        self._digests = self._parse(self._content)
         if not self._digests:
             raise InputError(f"{self._path} has no token in it; write {ALLOWED}")
 
     @property
     def generation(self) -> int:
-        """A number that grows when other tokens are in the file, which is looked at once a second at most."""
+        """A number that grows when other tokens are in the file, which is read once a second at most."""
         if monotonic() - self._looked >= LOOK_EVERY_S:
             self._look()
         return self._generation
@@ -207,41 +209,45 @@ class Tokens:
     def _look(self) -> None:
         self._looked = monotonic()
         try:
-            stamp = self._stamp()
-            if stamp == self._seen:
+            content = self._read()
+            if content == self._content:
                 return
-            self._seen = stamp
-            digests = self._read()
-        except InputError as error:
-            log.error("tokens stay as they were: %s", error)
+            digests = self._parse(content)
+        except InputError as error:  # the next look tries again, whatever the file's time says
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.error("tokens stay as they were: %s", error)
             return
+        self._content, self._problem = content, ""
         if digests != self._digests:
             self._digests = digests
             self._generation += 1
             log.info("%d tokens read", len(digests))
 
-    def _stamp(self) -> tuple[int, int, int]:
+    def _read(self) -> bytes:
+        """Read the file. InputError: it can't be read, is too large, or no file: a pipe could block for ever."""
         try:
-            status = os.stat(self._path)
+            with open(self._path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise InputError(f"can't read the tokens in {self._path}: it is not a file; give a text file")
+                content = read_at_most(file, MAX_FILE_BYTES + 1)
         except OSError as error:
             raise InputError(f"can't read the tokens in {self._path}: {error.strerror}; give a text file") from error
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        if len(content) > MAX_FILE_BYTES:
+            raise InputError(f"{self._path} is too large; {MAX_TOKENS} tokens and {MAX_FILE_BYTES} bytes are allowed")
+        return content
 
-    def _read(self) -> tuple[bytes, ...]:
-        """Read the digest of each token. InputError: the file holds other things, which the message never shows."""
+    def _parse(self, content: bytes) -> tuple[bytes, ...]:
+        """Hash each token. InputError: the file holds other things, which the message never shows."""
         try:
-            with open(self._path, "rb") as file:
-                data = read_at_most(file, MAX_FILE_BYTES + 1)
-            lines = [line.strip() for line in data.decode("ascii").splitlines()]
-        except OSError as error:
-            raise InputError(f"can't read the tokens in {self._path}: {error.strerror}; give a text file") from error
+            lines = [line.strip() for line in content.decode("ascii").splitlines()]
         except UnicodeDecodeError:
             raise InputError(f"{self._path} is no list of tokens; write {ALLOWED}") from None
         tokens = {line: number for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
         for token, number in tokens.items():
             if TOKEN.fullmatch(token) is None:
                 raise InputError(f"line {number} of {self._path} is no token; write {ALLOWED}")
-        if len(data) > MAX_FILE_BYTES or len(tokens) > MAX_TOKENS:
+        if len(tokens) > MAX_TOKENS:
             raise InputError(f"{self._path} is too large; {MAX_TOKENS} tokens and {MAX_FILE_BYTES} bytes are allowed")
         return tuple(digest(token.encode()) for token in tokens)
 

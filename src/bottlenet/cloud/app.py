@@ -35,7 +35,7 @@ from bottlenet.cloud.admission import Limits, Tokens
 from bottlenet.cloud.batcher import Batcher
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.cloud.guard import Guard
-from bottlenet.cloud.http import Pages, device_files, failure, read_body, refusal
+from bottlenet.cloud.http import RETRY, UNREAD, Bodies, Pages, device_files, failure, refusal
 from bottlenet.cloud.metrics import Metrics
 from bottlenet.cloud.service import Bundles, Folder, Served, Service
 from bottlenet.cloud.stream import Streams
@@ -69,13 +69,15 @@ def create_app(
     threads: int = 1,
     max_batch: int = 16,
     page: bool = True,
+    insecure: bool = False,
 ) -> Starlette:
     """Make an ASGI application that serves these bundles, and those in the folder `watch` as they come and go.
 
     Every bundle has a worker, which takes up to `max_batch` frames at once, with `threads` on each operation. With
-    `tokens`, a file, only those are let in who name one. Frames that come to `broker` are taken, too. Without `page`
-    there is none, nor a bundle's files. Whatever runs the application has to bound what is read before it comes here,
-    messages and headers; `bottlenet serve` does. `app.state.service` is the `Service`.
+    `tokens`, a file, only clients are let in that name one. Without, unless `insecure`, web pages of other sites are
+    kept away, and on loopback requests under another machine's name, too. Frames that come to `broker` are also taken.
+    Without `page` there is none, nor a bundle's files. Whatever runs the application has to bound messages and headers
+    before they come here; `bottlenet serve` does. `app.state.service` is the `Service`.
 
     InputError: no bundle and no folder, two with the same tag, a number below 1, a file or folder that can't be
     used. BundleError: a tail that can't be loaded.
@@ -118,8 +120,11 @@ def create_app(
         await service.close()
 
     app = Starlette(
-        routes=Endpoints(service, page).routes(), lifespan=lifespan, middleware=[Middleware(Guard, service=service)]
+        routes=Endpoints(service, page).routes(),
+        lifespan=lifespan,
+        middleware=[Middleware(Guard, service=service, insecure=insecure)],
     )
+    app.router.redirect_slashes = False  # it would send clients to whatever their header Host says
     app.state.service = service
     return app
 
@@ -129,6 +134,7 @@ class Endpoints:
 
     def __init__(self, service: Service, page: bool) -> None:
         self._service = service
+        self._bodies = Bodies(service)
         self._photos = 0  # that are coming in, or wait for their answer
         self._pages = Pages(service.bundles).routes() if page else []
 
@@ -142,7 +148,7 @@ class Endpoints:
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
-            *v2.routes(self._service),
+            *v2.routes(self._service, self._bodies),
             *self._pages,
         ]
 
@@ -151,9 +157,8 @@ class Endpoints:
         service, limits = self._service, self._service.limits
         service.metrics.came(VIA)
         try:
-            limit = HEADER_BYTES + limits.max_payload_bytes
-            body = await read_body(request, limit, limits.request_s)
-            frame = parse_frame(body, max_payload_bytes=limits.max_payload_bytes)
+            async with self._bodies.read(request, HEADER_BYTES + limits.max_payload_bytes) as body:
+                frame = parse_frame(body, max_payload_bytes=limits.max_payload_bytes)
             served = service.bundles.by_tag(frame.bundle_tag)
             if served is None:
                 text = f"bundle {frame.bundle_tag.hex()} is not served here; {service.bundles.names()}"
@@ -172,12 +177,11 @@ class Endpoints:
             if self._photos >= limits.max_photos:
                 service.metrics.refused(VIA, "busy")
                 text = f"{limits.max_photos} photos are coming in already; try again later"
-                # The body is not read, so the connection can't be used again.
-                return failure(503, text, {"Retry-After": "1", "Connection": "close"})
+                return failure(503, text, RETRY | UNREAD)
             self._photos += 1
             try:
-                body = await read_body(request, limits.max_photo_bytes, limits.request_s)
-                answer = await service.answer(served, Frame(PHOTO, WHOLE_PHOTO, served.bundle.tag, 0, body))
+                async with self._bodies.read(request, limits.max_photo_bytes) as body:
+                    answer = await service.answer(served, Frame(PHOTO, WHOLE_PHOTO, served.bundle.tag, 0, body))
             finally:
                 self._photos -= 1
         except Exception as error:

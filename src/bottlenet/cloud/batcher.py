@@ -18,8 +18,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from bottlenet.errors import BottleNetError, BusyError, InputError
 from bottlenet.wire.answer import MAX_LOAD, MAX_US, Answer
@@ -31,9 +32,11 @@ Result: TypeAlias = Answer | Exception
 Work: TypeAlias = Callable[[Sequence[Frame]], Sequence[Answer | BottleNetError]]
 """Answers a batch: `Decoder.answers`, or something like it."""
 
+T = TypeVar("T")
 STOPPING = "the server is shutting down; try again later"
 FIRST_RETRY_S = 1.0  # before it is known how long a frame takes
 RETRY_S = (0.05, 60.0)
+CLOSE_S = 2.0  # for a batch at work to end
 MEMORY = 0.8  # weight of earlier batches in the mean time of a frame
 
 
@@ -119,22 +122,28 @@ class Batcher:
             await asyncio.wait([self._running])
 
     async def close(self) -> None:
-        """Refuse what is waiting, and wait for the batch at work. A later frame starts everything again."""
+        """Refuse what is waiting, and wait for the batch at work, up to `CLOSE_S`; then refuse that, too.
+
+        A later frame starts everything again.
+        """
         self.refuse_waiting()
-        await self.drain()
+        if self._running is not None and not self._running.done():
+            await asyncio.wait([self._running], timeout=CLOSE_S)
+            self._running.cancel()
         if self._worker is not None:
             self._worker.end()
             self._worker = None
 
     async def _run_all(self) -> None:
         if self._worker is None:
-            self._worker = Worker(self._work)
+            self._worker = Worker("bottlenet-decoder")
         try:
             while self._waiting:
                 if batch := self._take():
                     await self._run(self._worker, batch)
         finally:
-            self.refuse_waiting()  # only where the event loop is shutting down does anything still wait
+            self._working = 0
+            self.refuse_waiting()  # nothing waits, unless this was cancelled
 
     def _take(self) -> list[Waiting]:
         """Take those of the next batch whose connections are still there."""
@@ -154,8 +163,11 @@ class Batcher:
         self._load.begin()
         results: Sequence[Result]
         try:
-            results = await worker.run([one.frame for one in batch])
+            results = await worker.run(self._work, [one.frame for one in batch])
             assert len(results) == len(batch), "a batch without an answer for each frame"
+        except asyncio.CancelledError:
+            self._waiting.extendleft(reversed(batch))  # to be refused
+            raise
         except Exception as error:
             log.exception("a batch of %d frames failed", len(batch))
             results = [error] * len(batch)
@@ -184,45 +196,39 @@ class Batcher:
 
 
 class Worker:
-    """A daemon thread: unlike those of an executor it keeps no process alive, however long its batch takes."""
+    """A daemon thread: unlike those of an executor it keeps no process alive, however long its work takes."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._batches: queue.SimpleQueue[tuple[Sequence[Frame], asyncio.Future[Sequence[Result]]] | None]
-        self._batches = queue.SimpleQueue()
-        threading.Thread(target=self._run_all, name="bottlenet-decoder", daemon=True).start()
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run_all, name=name, daemon=True).start()
 
-    def run(self, frames: Sequence[Frame]) -> asyncio.Future[Sequence[Result]]:
-        """Work on a batch, after those before it."""
-        future: asyncio.Future[Sequence[Result]] = asyncio.get_running_loop().create_future()
-        self._batches.put((frames, future))
-        return future
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in the thread, after those before it. Raises what it raises."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put((partial(function, *arguments), future))
+        return await future
 
     def end(self) -> None:
-        """End the thread after the batch at work."""
-        self._batches.put(None)
+        """End the thread after the work that it has."""
+        self._jobs.put(None)
 
     def _run_all(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            frames, future = batch
-            results: Sequence[Result] | Exception
+        while (job := self._jobs.get()) is not None:
+            function, future = job
+            settle: Callable[[Any], None] = future.set_result
             try:
-                results = self._work(frames)
+                result = function()
             except Exception as error:
-                results = error
+                settle, result = future.set_exception, error
             with contextlib.suppress(RuntimeError):  # the event loop is gone
-                future.get_loop().call_soon_threadsafe(settle, future, results)
-            del batch, frames, future, results  # rather than keep them until the next batch comes
+                future.get_loop().call_soon_threadsafe(settle_once, future, settle, result)
+            del job, function, future, settle, result  # rather than keep them until the next comes
 
 
-def settle(future: asyncio.Future[Sequence[Result]], results: Sequence[Result] | Exception) -> None:
-    """Give a future its results, in its own event loop."""
-    if future.done():
-        return
-    if isinstance(results, Exception):
-        future.set_exception(results)
-    else:
-        future.set_result(results)
+def settle_once(future: asyncio.Future[Any], settle: Callable[[Any], None], result: object) -> None:
+    """Settle a future in its own event loop, unless nobody waits for it any more."""
+    if not future.done():
+        settle(result)
 
 
 FORGET_S = 1.0  # after which earlier load counts for 1/e

@@ -20,6 +20,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.http11 import Request
 
 from bottlenet.cloud.admission import Addresses, Limits, Place
 from bottlenet.cloud.guard import AUTHORIZED
@@ -27,8 +28,10 @@ from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
+ON_REFUSAL = "bottlenet.on_refusal"  # in a scope's "state": a function that counts, and logs, a refusal by kind
 MAX_LINGERING = 64  # connections at once that are told to come later; others are closed without a word
 LINGER_S = 1.0
+TLS_CLOSE_S = 1.0
 MAX_FRAGMENTS = 256  # of a message; each may be empty, so a limit on bytes is none on these
 MAX_HEADER_BYTES = 2**14
 MAX_FRAMING_BYTES = 2**16  # of a message in chunks: their sizes, and headers behind them; and an eighth of the body
@@ -42,6 +45,7 @@ WHY = {  # by the kind of refusal
     "connections": '{"error": "too many connections; try again in 1 s"}',
     "address": '{"error": "too many connections of this address that have shown no token; try again in 1 s"}',
 }
+MALFORMED = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -54,9 +58,17 @@ class Connection(HttpToolsProtocol):
     requests that are sent before their turn. uvicorn alone would keep them, however many there are.
     """
 
-    def __init__(self, limits: Limits, leave: Callable[[], None], app_state: dict[str, Any], **options: Any) -> None:
-        super().__init__(app_state={**app_state, AUTHORIZED: leave}, **options)
+    def __init__(
+        self,
+        limits: Limits,
+        leave: Callable[[], None],
+        on_refusal: Callable[[str], None],
+        app_state: dict[str, Any],
+        **options: Any,
+    ) -> None:
+        super().__init__(app_state={**app_state, AUTHORIZED: leave, ON_REFUSAL: on_refusal}, **options)
         self._limits = limits
+        self._on_refusal = on_refusal
         self._due = math.inf  # when it has to have gone on, by the event loop's clock
         self._timer: asyncio.TimerHandle | None = None
         self._in_header = self._in_body = False
@@ -126,8 +138,14 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(seconds, self._look)
             return
         if self._in_header:  # else it has said nothing, or was answered
+            self._on_refusal("slow")
             self.transport.write(SLOW)
         self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Count a request that is none, or that is too large."""
+        self._on_refusal("malformed")
+        super().send_400_response(msg)
 
     def _end(self) -> None:
         if self._timer is not None:
@@ -140,6 +158,20 @@ class StreamConnection(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.app_state[AUTHORIZED]()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse an upgrade that HTTP's parser took and the WebSocket's doesn't, which uvicorn would leave open."""
+        super().data_received(data)
+        if not self.handshake_initiated:
+            self.app_state[ON_REFUSAL]("malformed")
+            self.transport.write(MALFORMED)
+            self.transport.close()
+
+    def handle_connect(self, event: Request) -> None:
+        """Count an upgrade that is refused."""
+        super().handle_connect(event)
+        if self.response.status_code != 101:
+            self.app_state[ON_REFUSAL]("malformed")
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= MAX_FRAGMENTS:
@@ -184,6 +216,9 @@ class Listener:
         self._limits = limits
         self._tls = tls
         self._on_refusal = on_refusal
+        self._tls_limits: dict[str, float] = {}
+        if tls is not None:  # the second for a goodbye that does not come: half a minute by default
+            self._tls_limits = {"ssl_handshake_timeout": limits.first_byte_s, "ssl_shutdown_timeout": TLS_CLOSE_S}
         self._addresses = Addresses(limits.max_per_address)
         self._beginning: set[asyncio.Task[None]] = set()
         self._lingering: set[asyncio.Task[None]] = set()
@@ -210,7 +245,6 @@ class Listener:
     def _turn_away(self, sock: socket.socket, kind: str) -> None:
         """Refuse with a reason, where that is possible and does not bind too much."""
         self._on_refusal(kind)
-        log.info("refused: %s", kind)
         if len(self._lingering) < MAX_LINGERING and self._tls is None:
             start(self._refuse(sock, kind), self._lingering)
         else:
@@ -219,12 +253,9 @@ class Listener:
     async def _begin(self, sock: socket.socket, place: Place) -> None:
         """Shake hands; then it is one of `connections`, which gives its place back."""
         cut_when_stuck(sock, self._limits.request_s)
-        seconds = self._limits.first_byte_s if self._tls else None
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(
-                lambda: self._make(place), sock, ssl=self._tls, ssl_handshake_timeout=seconds
-            )
+            await loop.connect_accepted_socket(lambda: self._make(place), sock, ssl=self._tls, **self._tls_limits)
         except OSError as error:  # no TLS, too slow, or gone; ssl.SSLError is one
             log.info("a connection failed: %s", error.strerror or error)
             place.leave()

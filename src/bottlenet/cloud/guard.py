@@ -1,12 +1,13 @@
 """In front of every way in: a request without a token, or beyond the limit, gets no further.
 
-    request -> token? -> room? -> the application
+    request -> token, or from this site? -> room? -> the application
 
 Two pairs of health checks are open to all, and so is the page.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from time import perf_counter
 
@@ -27,15 +28,18 @@ OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 AUTHORIZED = "bottlenet.authorized"
 VIA = {"http": "http", "websocket": "stream"}
 FULL_RETRY_S = 1
+FORBIDDEN = 4403  # with which a stream is closed
+REMEDY = "start the server with --tokens, or with --insecure to serve web pages of other sites, too"
 NO_TOKEN = "no token that this server knows came with this; send the header Authorization: Bearer <token>"
 
 
 class Guard:
     """ASGI middleware that lets requests in, counts those at work, and logs each when it is done."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, insecure: bool) -> None:
         self._app = app
         self._service = service
+        self._insecure = insecure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -50,6 +54,8 @@ class Guard:
                 return await self._refuse(scope, receive, send, 401, NO_TOKEN)
             if (authorized := scope.get("state", {}).get(AUTHORIZED)) is not None:
                 authorized()
+        if tokens is None and not self._insecure and (problem := foreign(scope)):
+            return await self._refuse(scope, receive, send, 403, problem)
         if opened["http"] + opened["stream"] >= limit:
             text = f"{limit} requests and streams are open already; try again in {FULL_RETRY_S} s"
             return await self._refuse(scope, receive, send, 503, text)
@@ -59,6 +65,9 @@ class Guard:
                 await self._log(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
+        except Exception:
+            self._service.metrics.refused(via, "internal")
+            raise
         finally:
             opened[via] -= 1
 
@@ -94,7 +103,33 @@ class Guard:
         await send(closing(code, text))
 
 
+def foreign(scope: Scope) -> str:
+    """Explain why a request may come from a web page of another site, which any browser would send; "" if it can't.
+
+    Such a page names its own site as Origin. Or its site's name leads to this machine (DNS rebinding): then Host does,
+    and no client on loopback has reason to use such a name.
+    """
+    headers = dict(scope["headers"])
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    origin = headers.get(b"origin", b"").decode("latin-1").lower()
+    if origin and origin.partition("://")[2] != host:
+        return f"Origin {origin!a:.80} is another site than {host!a:.80}; {REMEDY}"
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    if is_loopback((scope.get("server") or ("",))[0]) and not is_loopback(name.strip("[]")):
+        return f"Host {host!a:.80} is no name of this machine; use localhost, {REMEDY}"
+    return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or an address can only be this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 REFUSALS = {
+    403: ("foreign", FORBIDDEN, {"Connection": "close"}),
     401: ("unauthorized", UNAUTHORIZED, {"WWW-Authenticate": "Bearer", "Connection": "close"}),
     503: ("connections", TRY_LATER, {"Retry-After": str(FULL_RETRY_S), "Connection": "close"}),
 }

@@ -11,9 +11,11 @@ Nothing comes from another host, and the browser is told to refuse it if somethi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import math
 import os
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -26,36 +28,82 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Scope
 
 from bottlenet.bundle import GRAPHS, MANIFEST
+from bottlenet.cloud.batcher import STOPPING
 from bottlenet.cloud.service import Bundles, Served, Service
 from bottlenet.cloud.vendor import COMMAND, PACKED
 from bottlenet.errors import BusyError, WireError
+from bottlenet.files import CHUNK_BYTES
+from bottlenet.wire.frame import HEADER_BYTES
 
-KINDS = {400: "frame", 404: "unknown_bundle", 408: "timeout", 413: "too_large", 415: "frame"}
+KINDS = {400: "frame", 404: "unknown_bundle", 408: "timeout", 413: "too_large", 415: "frame", 503: "busy"}
+UNREAD = {"Connection": "close"}  # the rest of a body is not read, so its connection can't be used again
+RETRY = {"Retry-After": "1"}
 
 
-async def read_body(request: Request, limit: int, timeout_s: float) -> bytes:
-    """Read the body of a request.
+class Bodies:
+    """Reads the bodies of requests: each bounded in bytes and time, and all together in bytes.
 
-    HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is too slow. ClientDisconnect:
-    the client is gone.
+    Together they may have as many bytes as all photos that are taken at once. What fits a frame is not counted, so that
+    large bodies keep no frames away.
     """
-    too_large = HTTPException(413, f"the body has more than {limit} bytes; reduce more")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > 12 or int(length) > limit):
-        raise too_large
 
-    async def read() -> bytes:
-        body = bytearray()
+    def __init__(self, service: Service) -> None:
+        limits = service.limits
+        self._service = service
+        self._small_bytes = HEADER_BYTES + limits.max_payload_bytes
+        self._left_bytes = limits.max_photos * limits.max_photo_bytes
+        self._reading: set[asyncio.Task[None]] = set()
+        service.leaving.append(self._stop)
+
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request, limit: int) -> AsyncIterator[bytes]:
+        """Read one body, which counts until the block ends.
+
+        HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is too slow; 503, there
+        are too many large ones, or the server stops. ClientDisconnect: the client is gone.
+        """
+        seconds = self._service.limits.request_s
+        parts: list[bytes] = []
+        reading = asyncio.create_task(self._read(request, limit, parts))
+        self._reading.add(reading)
+        try:
+            if self._service.stopping:
+                raise HTTPException(503, STOPPING)
+            await asyncio.wait([reading], timeout=seconds)
+            if not reading.done():
+                raise HTTPException(408, f"the body did not come within {seconds:g} s; send it at once")
+            if reading.cancelled():
+                raise HTTPException(503, STOPPING)
+            reading.result()
+            parts[:] = [b"".join(parts)]
+            yield parts[0]
+        finally:
+            reading.cancel()
+            self._reading.discard(reading)
+            self._left_bytes += self._counted(sum(map(len, parts)))
+
+    async def _read(self, request: Request, limit: int, parts: list[bytes]) -> None:
+        too_large = HTTPException(413, f"the body has more than {limit} bytes; reduce more")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and (len(length) > 12 or int(length) > limit):
+            raise too_large
+        size = 0
         async for part in request.stream():
-            if len(body) + len(part) > limit:
+            before, size = size, size + len(part)
+            if size > limit:
                 raise too_large
-            body += part
-        return bytes(body)
+            counted = self._counted(size) - self._counted(before)
+            if counted > self._left_bytes:
+                raise HTTPException(503, "too many large bodies are coming in already; try again later")
+            self._left_bytes -= counted
+            parts.append(part)
 
-    try:
-        return await asyncio.wait_for(read(), timeout_s)
-    except asyncio.TimeoutError:
-        raise HTTPException(408, f"the body did not come within {timeout_s:g} s; send it at once") from None
+    def _counted(self, size: int) -> int:
+        return max(0, size - self._small_bytes)
+
+    async def _stop(self) -> None:
+        for reading in self._reading:
+            reading.cancel()
 
 
 def refusal(service: Service, via: str, error: Exception) -> Response:
@@ -64,9 +112,8 @@ def refusal(service: Service, via: str, error: Exception) -> Response:
         return Response(status_code=400)  # to nobody
     if isinstance(error, HTTPException):
         service.metrics.refused(via, KINDS[error.status_code])
-        # What is left of a body is not read, so the connection can't be used again.
-        unread = {"Connection": "close"} if error.status_code in (408, 413) else None
-        return failure(error.status_code, error.detail, unread)
+        headers = UNREAD if error.status_code in (408, 413, 503) else {}
+        return failure(error.status_code, error.detail, headers | RETRY if error.status_code == 503 else headers)
     text = service.failed(via, error)
     if isinstance(error, BusyError):
         return failure(503, text, {"Retry-After": str(math.ceil(error.retry_after_s))})
@@ -130,18 +177,21 @@ class PageFiles(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Serve one file with our types and headers. HTTPException: 405."""
         try:
-            return await super().get_response(path, scope)
-        except HTTPException as error:
-            if error.status_code != 404:
-                raise
-        packed, stat = await run_in_threadpool(self.lookup_path, path + PACKED)
+            try:
+                return await super().get_response(path, scope)
+            except HTTPException as error:
+                if error.status_code != 404:
+                    raise
+            packed, stat = await run_in_threadpool(self.lookup_path, path + PACKED)
+        except (OSError, ValueError):  # no path that the system knows: too long, or with a null byte
+            stat = None
         if stat is None:
             return not_there(path)
         response = self.file_response(packed, stat, scope)
         if "gzip" in Headers(scope=scope).get("accept-encoding", "") or response.status_code == 304:
             return response
-        data = await run_in_threadpool(lambda: gzip.decompress(Path(packed).read_bytes()))
-        return Response(data, media_type=type_of(path), headers=HEADERS | ASK_AGAIN | {"Vary": "Accept-Encoding"})
+        headers = HEADERS | ASK_AGAIN | {"Vary": "Accept-Encoding"}
+        return StreamingResponse(unpacked(packed), media_type=type_of(path), headers=headers)
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
@@ -212,6 +262,13 @@ def device_files(served: Served) -> dict[str, int]:
 def type_of(name: str) -> str:
     """Choose the header Content-Type."""
     return TYPES.get(Path(name).suffix, "application/octet-stream")
+
+
+def unpacked(path: str) -> Iterator[bytes]:
+    """Unpack a file chunk by chunk: a client that reads slowly holds no more of it."""
+    with gzip.open(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 def not_there(path: str) -> Response:

@@ -10,10 +10,24 @@ import json
 import logging
 import sys
 from datetime import datetime, timezone
+from typing import Any
 
 OURS = "bottlenet"
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LEVELS = ("debug", "info", "warning", "error")
+
+
+class TextLines(logging.Formatter):
+    """Lines for people. A name that a client or a folder brings can't break one, nor command the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Escape control characters in the message."""
+        record.message = escaped(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        """Escape control characters in each line of a traceback."""
+        return "\n".join(map(escaped, super().formatException(ei).split("\n")))
 
 
 class JsonLines(logging.Formatter):
@@ -35,10 +49,15 @@ class JsonLines(logging.Formatter):
         return json.dumps(document, default=str)
 
 
+def escaped(text: str) -> str:
+    """Show what does not print, such as line breaks and ESC, as Python does."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def set_up_logging(level: str, *, as_json: bool) -> None:
     """Log to standard error: our lines from `level` on, those of all others from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter(TEXT))
+    handler.setFormatter(JsonLines() if as_json else TextLines(TEXT))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

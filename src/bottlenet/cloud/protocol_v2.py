@@ -3,9 +3,11 @@
     GET  /v2, /v2/health/live, /v2/health/ready
     GET  /v2/models/NAME[/versions/VERSION], and /ready
     POST /v2/models/NAME[/versions/VERSION]/infer     frame BYTES [N]  ->  scores, classes, labels [N, K]
+    POST /v2/repository/index                         names and versions of all models
 
-A model is a bundle of one label: its name is the manifest's, its version the first 12 hex digits of the id. K is 5, or
-the number of classes where there are fewer. As binary data a frame is its bytes; in JSON, which can't hold those,
+A model is a bundle of one label. Its name is the manifest's, or the bundle's id for clients that can't write a space or
+a slash in a URL; its version is the first 12 hex digits of the id, which do for a name, too. K is 5, or the number of
+classes where there are fewer. As binary data a frame is its bytes; in JSON, which can't hold those,
 base64:
 
     {"inputs": [{"name": "frame", "datatype": "BYTES", "shape": [N], "parameters": {"binary_data_size": S}}]} S bytes
@@ -31,7 +33,7 @@ from starlette.routing import Route
 
 from bottlenet.bundle import Bundle
 from bottlenet.bundle.manifest import Manifest
-from bottlenet.cloud.http import failure, read_body, refusal
+from bottlenet.cloud.http import Bodies, failure, refusal
 from bottlenet.cloud.service import Served, Service
 from bottlenet.errors import FrameError, InputError
 from bottlenet.task import Classification
@@ -187,28 +189,30 @@ VIA = "v2"
 PLATFORM = "onnx_onnxv1"
 
 
-def routes(service: Service) -> list[Route]:
-    """Everything under /v2."""
-    v2 = Version2(service)
-    made = [
+def routes(service: Service, bodies: Bodies) -> list[Route]:
+    """List the paths under /v2."""
+    v2 = Version2(service, bodies)
+    found = [
         Route("/v2", v2.server, methods=["GET"]),
         Route("/v2/health/live", v2.live, methods=["GET"]),
         Route("/v2/health/ready", v2.ready, methods=["GET"]),
+        Route("/v2/repository/index", v2.index, methods=["POST"]),
     ]
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        made += [
+        found += [
             Route(model, v2.model, methods=["GET"]),
             Route(f"{model}/ready", v2.model_ready, methods=["GET"]),
             Route(f"{model}/infer", v2.infer, methods=["POST"]),
         ]
-    return made
+    return found
 
 
 class Version2:
-    """The endpoints."""
+    """The endpoints of the protocol."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, bodies: Bodies) -> None:
         self._service = service
+        self._bodies = bodies
 
     async def server(self, request: Request) -> Response:
         """Describe the server."""
@@ -227,6 +231,12 @@ class Version2:
     async def ready(self, request: Request) -> Response:
         """Tell whether frames are welcome."""
         return JSONResponse({"ready": self._service.ready}, 200 if self._service.ready else 503)
+
+    async def index(self, request: Request) -> Response:
+        """List all models."""
+        state = "READY" if self._service.ready else "UNAVAILABLE"
+        models = [(served.bundle.manifest.name, served.version) for served in self._service.bundles]
+        return JSONResponse([{"name": name, "version": it, "state": state, "reason": ""} for name, it in models])
 
     async def model(self, request: Request) -> Response:
         """Describe a model."""
@@ -285,9 +295,9 @@ class Version2:
         limits = self._service.limits
         frame_bytes = HEADER_BYTES + limits.max_payload_bytes
         limit = max(MAX_JSON_BYTES, 2 * frame_bytes) + limits.max_in_flight * (4 + frame_bytes)
-        body = await read_body(request, limit, limits.request_s)
         header_length = request.headers.get(HEADER_LENGTH)
-        asked, binary = parse_request(body, header_length, max(MAX_JSON_BYTES, 2 * frame_bytes))
+        async with self._bodies.read(request, limit) as body:
+            asked, binary = parse_request(body, header_length, max(MAX_JSON_BYTES, 2 * frame_bytes))
         parsed = []
         for number, data in enumerate(frames_of(asked, binary, limits.max_in_flight)):
             self._service.metrics.came(VIA)

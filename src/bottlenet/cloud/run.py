@@ -89,14 +89,23 @@ class Server(uvicorn.Server):
             if asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(LOOK_EVERY_S)
+        # Clients that take no answer; uvicorn would cancel their requests a moment later, with a traceback for each.
+        asyncio.get_running_loop().call_later(CLOSE_S / 2, self._abort)
         await super().shutdown()
+
+    def _abort(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def _make(self, place: Place) -> Connection:
         state, server_state = self.lifespan.state, self.server_state
-        return Connection(self._limits, place.leave, state, config=self.config, server_state=server_state)
+        return Connection(
+            self._limits, place.leave, self._refused, state, config=self.config, server_state=server_state
+        )
 
     def _refused(self, kind: str) -> None:
         self._service.metrics.refused("connection", kind)
+        log.info("refused: %s", kind)
 
 
 def serve(
@@ -136,6 +145,7 @@ def serve(
             threads=threads,
             max_batch=max_batch,
             page=page,
+            insecure=access.insecure,
         )
         if broker is not None:
             from bottlenet.cloud.mqtt import check_broker
@@ -196,7 +206,9 @@ def open_port(host: str, port: int) -> socket.socket:
         raise InputError(f"port is {port}; give 0 to 65535, 0 for any that is free")
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(where[:2], family=family, backlog=BACKLOG)
+        both = where[0] == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
+        # With the scope of an address such as fe80::1%eth0, which is the last of four.
+        listener = socket.create_server(where, family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"can't listen on {host} port {port}: {why}; give another --host or --port") from error
@@ -208,7 +220,7 @@ def open_port(host: str, port: int) -> socket.socket:
 def address(listener: socket.socket) -> str:
     """Format host:port for a URL."""
     host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host.replace('%', '%25')}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def stop_at_end_of_input(stop: Callable[[], None]) -> None:

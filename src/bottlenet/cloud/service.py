@@ -7,7 +7,10 @@ a folder of bundles    -> Folder  -> Bundles, while the server runs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sys
+from asyncio.subprocess import DEVNULL
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +18,10 @@ from typing import Any, Protocol, TypeAlias
 
 from bottlenet.bundle import MANIFEST, Bundle
 from bottlenet.cloud.admission import Limits, Tokens
-from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING, Batcher, Work
+from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING, Batcher, Work, Worker
 from bottlenet.cloud.decoder import Decoder, Photos
 from bottlenet.cloud.metrics import Metrics, kind_of
-from bottlenet.errors import BottleNetError, BusyError, InputError
+from bottlenet.errors import BottleNetError, BundleError, BusyError, InputError
 from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
 from bottlenet.wire.frame import (
     PHOTO,
@@ -132,8 +135,9 @@ class Bundles:
         return next((one for one in self if one.bundle.id.hex() == id_hex.lower()), None)
 
     def by_name(self, name: str, version: str | None = None) -> list[Served]:
-        """Find the bundles of a manifest's name, which several may have; `version` chooses one."""
-        return [one for one in self if one.bundle.manifest.name == name and version in (None, one.version)]
+        """Find the bundles of a manifest's name, which several may have, or of an id; `version` chooses one."""
+        found = [one for one in self if name in (one.bundle.manifest.name, one.version, one.bundle.id.hex())]
+        return [one for one in found if version in (None, one.version)]
 
     def names(self) -> str:
         """Say what is served, for messages."""
@@ -150,6 +154,7 @@ class Service:
         self.metrics = metrics
         self.tokens = tokens
         self.stopping = False
+        self._drain: asyncio.Task[None] | None = None
         self.leaving: list[Callable[[], Coroutine[Any, Any, None]]] = []  # what else has to end with `stop`
         metrics.watch(lambda: bundles.waiting, lambda: len(bundles))
 
@@ -202,8 +207,16 @@ class Service:
         return INTERNAL
 
     async def stop(self) -> None:
-        """Take no more frames, answer those that were taken, close the streams. After `grace_s` refuse what waits."""
-        self.stopping = True
+        """Take no more frames, answer those that were taken, close the streams. After `grace_s` refuse what waits.
+
+        Who calls it again, waits for the same.
+        """
+        if self._drain is None:
+            self.stopping = True
+            self._drain = asyncio.create_task(self._drain_all())
+        await asyncio.wait([self._drain])
+
+    async def _drain_all(self) -> None:
         drains = [served.drain(RESTARTING, STOPPING) for served in self.bundles] + [leave() for leave in self.leaving]
         try:
             await asyncio.wait_for(asyncio.gather(*drains), self.limits.grace_s)
@@ -215,10 +228,18 @@ class Service:
     async def close(self) -> None:
         """End the threads. A later frame starts them again."""
         await asyncio.gather(*(served.close() for served in self.bundles))
-        self.stopping = False
+        self.stopping, self._drain = False, None
 
 
 LOOK_EVERY_S = 1.0
+TRY_S = 60.0  # for a bundle to load, which runs each graph once
+TRY = """
+import sys
+sys.path[:] = [path for path in sys.path if path]  # not the folder where the server was started
+from bottlenet.bundle import Bundle
+from bottlenet.cloud.decoder import Decoder
+Decoder(Bundle.load(sys.argv[1]), int(sys.argv[2]))
+"""
 TRY_AGAIN_S = 60.0  # although nothing changed: a disk may have been away
 MAX_FILES = 100  # of one bundle's folder that are looked at
 
@@ -245,6 +266,7 @@ class Folder:
         self._served: dict[str, tuple[Stamp, Served]] = {}  # by the name of its folder
         self._failed: dict[str, tuple[Stamp, float]] = {}  # and when
         self._drains: set[asyncio.Task[None]] = set()
+        self._worker = Worker("bottlenet-folder")
         if not self._path.is_dir():
             raise InputError(f"there is no folder {self._path} to watch; make it, or give another")
 
@@ -263,7 +285,7 @@ class Folder:
 
     async def look(self) -> None:
         """Serve what is new, replace what changed, drop what is gone."""
-        found = await asyncio.to_thread(stamps, self._path)
+        found = await self._worker.run(stamps, self._path)
         for name in self._served.keys() - found.keys():  # first: it may be there under another name
             self._drop(self._served.pop(name)[1])
         for name, stamp in found.items():
@@ -278,8 +300,9 @@ class Folder:
         if failed is not None and failed[0] == stamp and now < failed[1] + TRY_AGAIN_S:
             return
         try:
-            bundle, decoder = await asyncio.to_thread(self._load, self._path / name)
-            if (await asyncio.to_thread(stamps, self._path)).get(name) != stamp:
+            await self._try(self._path / name)
+            bundle, decoder = await self._worker.run(self._load, self._path / name)
+            if (await self._worker.run(stamps, self._path)).get(name) != stamp:
                 return  # it is being written; next time
             before = self._served.get(name)
             if before is not None and before[1].bundle.id == bundle.id:
@@ -294,6 +317,24 @@ class Folder:
         log.info("bundle %s (%s) is served", served.version, bundle.manifest.name, extra={"fields": {"folder": name}})
         if before is not None:
             self._drop(before[1])
+
+    async def _try(self, path: Path) -> None:
+        """Load a bundle in another process first. BundleError: it does not end, or takes its process down.
+
+        Other errors are those of loading it here.
+        """
+        command = (sys.executable, "-c", TRY, str(path), str(self._threads))
+        process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+        try:
+            await asyncio.wait_for(process.wait(), TRY_S)
+        except asyncio.TimeoutError:
+            raise BundleError(f"bundle {path} is not loaded after {TRY_S:g} s; its graphs may have no end") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if process.returncode and process.returncode < 0:
+            raise BundleError(f"bundle {path}: loading it ended a process by signal {-process.returncode}")
 
     def _load(self, path: Path) -> tuple[Bundle, Decoder]:
         bundle = Bundle.load(path)

@@ -55,6 +55,7 @@ class Deployed:
     threads: int = 1
     max_batch: int = 16
     page: bool = True
+    insecure: bool = False
     replicas: int = 1
     max_replicas: int | None = None
     replica_frames: float = 2.0  # without an answer, that a replica should have; beyond that there should be more
@@ -88,9 +89,8 @@ def parse_deployed(args: Mapping[str, object]) -> Deployed:
     doesn't, or can't be used.
     """
     values = dict(args)
-    insecure = values.pop("insecure", False)
-    if not values.get("tokens") and insecure is not True:
-        raise InputError("args has no tokens, so nobody would be asked who he is; name a file, or say insecure: true")
+    if not values.get("tokens") and values.get("insecure") is not True:
+        raise InputError("args has no tokens, so any client would be served; name a file, or say insecure: true")
     bundles, limits = values.get("bundles") or [], values.get("limits") or {}
     if not isinstance(bundles, list | tuple) or not all(isinstance(one, str) for one in bundles):
         raise InputError(f"args has bundles {shown(bundles)}; give a list of folders")

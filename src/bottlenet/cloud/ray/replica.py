@@ -107,6 +107,7 @@ class Replica:
             threads=deployed.threads,
             max_batch=deployed.max_batch,
             page=deployed.page,
+            insecure=deployed.insecure,
         )
         self._service = service = app.state.service
         registry = CollectorRegistry()
@@ -134,8 +135,12 @@ class Connections:
         for name, value in stream_options(limits).items():
             setattr(config, name, value)
         config.ws_protocol_class = self.stream  # type: ignore[assignment]
+
         # None is counted: all come from HAProxy's address.
-        return Connection(limits, lambda: None, app_state, config=config, **options)
+        def refused(kind: str) -> None:
+            self._service.metrics.refused("connection", kind)
+
+        return Connection(limits, lambda: None, refused, app_state, config=config, **options)
 
     def stream(self, **options: Any) -> StreamConnection:
         """For a connection that becomes a stream."""
