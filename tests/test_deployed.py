@@ -39,7 +39,7 @@ def test_a_configuration() -> None:
         (TOKENS, "no bundle to serve"),
         ({"bundles": "/a", **TOKENS}, "args has bundles '/a'; give a list"),
         ({"bundles": [1], **TOKENS}, "give a list"),
-        ({"bundles": ["/a"], "replica": 2, **TOKENS}, "args has 'replica'; it may have bundles, insecure, limits, log_json, .*"),
+        ({"bundles": ["/a"], "replica": 2, **TOKENS}, "args has 'replica'; it may have bundles, insecure, limits, .*"),
         (
             {"bundles": ["/a"], "limits": {"idle": 2}, **TOKENS},
             "args has 'idle'; it may have first_byte_s, .*",

@@ -138,7 +138,7 @@ def serve(
     if engine == RAY:
         require("serve --engine ray", "ray")
         from bottlenet.cloud.ray.cluster import Deployed
-        from bottlenet.cloud.ray.serve import serve as run_replicas
+        from bottlenet.cloud.ray.cluster import serve as run_replicas
 
         deployed = Deployed(
             bundles=tuple(str(one.path.resolve()) for one in loaded),
