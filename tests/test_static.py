@@ -6,6 +6,8 @@ import asyncio
 import base64
 import gzip
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -258,3 +260,16 @@ class TestTokens:
                 assert stream.subprotocol == SUBPROTOCOL
                 stream.send(frame_of(bundle, 3).to_stream_bytes())
                 assert parse_answer(stream.recv(timeout=30)).sequence == 3
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_two_bundles_of_one_name_can_be_told_apart() -> None:
+    code = """
+        const { titleOf } = await import(process.argv[1]);
+        const names = [["0123456789abcdef", "a"], ["fedcba9876543210", "a"], ["00", "b"]];
+        const bundles = names.map(([id, name]) => ({ id, name }));
+        console.log(bundles.map((one) => titleOf(one, bundles)).join());
+    """
+    command = ["node", "--input-type=module", "-e", code, (PAGE / "bundle.js").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "a (0123456789ab),a (fedcba987654),b"

@@ -74,6 +74,11 @@ def fetch(package: Package, folder: Path) -> None:
                 write_whole(folder / name, content(archive, path, packed=name.endswith(PACKED)))
 
 
+def installed(package: Package, folder: Path = FOLDER) -> bool:
+    """Tell whether all its files are there, as they are in a wheel that was built after they were fetched."""
+    return all((folder / name).is_file() for name in package.files.values())
+
+
 def content(archive: tarfile.TarFile, path: str, *, packed: bool) -> bytes:
     """Read one file of the archive. The digest was right, so a missing file is our own mistake."""
     member = archive.getmember(path)
