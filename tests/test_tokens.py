@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -120,15 +121,17 @@ def test_one_that_goes_while_its_stream_is_opened(path: Path, bundle: Bundle) ->
     assert sent[1]["code"] == 4401
 
 
-def test_one_that_is_taken_away_while_the_file_cannot_be_read(path: Path) -> None:
+def test_one_that_is_taken_away_while_the_file_cannot_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next look reads the file, although it has not changed again."""
     tokens = Tokens(path)
     path.write_text(f"{TWO}\n")
-    hidden = path.rename(path.with_name("hidden"))
-    path.mkdir()
-    assert tokens.allows(f"Bearer {ONE}".encode())
-    path.rmdir()
-    hidden.rename(path)
+
+    def fails(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_at_most", fails)
+        assert tokens.allows(f"Bearer {ONE}".encode())
     assert not tokens.allows(f"Bearer {ONE}".encode())
 
 
