@@ -342,7 +342,7 @@ class TestReplica:
 
     def test_as_ray_starts_it(self, tmp_path: Path) -> None:
         """`serve run` gives text, a config file values."""
-        from ray._private.utils import import_attr
+        from ray._common.utils import import_attr
 
         from bottlenet.errors import InputError
 

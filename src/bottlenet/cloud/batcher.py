@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 import queue
@@ -183,7 +184,8 @@ class Batcher:
             if one.future.done():
                 continue
             if isinstance(result, Answer):
-                one.future.set_result(result.timed(min(int(waited_s * 1e6), MAX_US), load))
+                queue_us = min(int(waited_s * 1e6), MAX_US)
+                one.future.set_result(dataclasses.replace(result, queue_us=queue_us, load=load))
             else:
                 one.future.set_exception(result)
 

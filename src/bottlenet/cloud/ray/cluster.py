@@ -29,10 +29,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from bottlenet.bundle import GRAPHS, Bundle, write_bundle
 from bottlenet.cloud.admission import Access, Limits
@@ -41,7 +43,7 @@ from bottlenet.cloud.logs import LEVELS
 from bottlenet.cloud.ray.haproxy import HOST, REQUEST_S
 from bottlenet.cloud.run import SIGNALS, SPARE_FILES, address, allow_files, open_port, stop_at_end_of_input
 from bottlenet.errors import BottleNetError, InputError
-from bottlenet.records import check_choice, check_number, shown
+from bottlenet.records import check_number, convert, one_of, record
 
 NAME = "bottlenet"  # of the application, the deployment and the metric that it is scaled by
 MAX_REPLICAS = 1000
@@ -49,7 +51,10 @@ REACHABLE_S = 5.0  # a replica that ends takes frames for so long, until every H
 MARGIN_S = 10.0  # to end, after all is answered
 
 
-@dataclass(frozen=True)
+AtLeastOne = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+
+
+@record
 class Deployed:
     """The options of replicas, and their number. Paths are those of the machines that they run on.
 
@@ -59,29 +64,22 @@ class Deployed:
     bundles: tuple[str, ...] = ()
     tokens: str | None = None
     watch: str | None = None
-    threads: int = 1
-    max_batch: int = 16
+    threads: AtLeastOne = 1
+    max_batch: AtLeastOne = 16
     page: bool = True
     insecure: bool = False
-    replicas: int = 1
-    max_replicas: int | None = None
-    replica_frames: float = 2.0  # without an answer, that a replica should have; beyond that there should be more
-    log_level: str = "warning"
+    replicas: AtLeastOne = 1
+    max_replicas: AtLeastOne | None = None
+    replica_frames: Annotated[float, Field(ge=0.1, le=1e6)] = 2.0  # without an answer, that a replica should have
+    log_level: Annotated[str, one_of(*LEVELS)] = "warning"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not self.bundles and self.watch is None:
             raise InputError("no bundle to serve; give at least one, or a folder to watch")
-        for name in ("tokens", "watch"):
-            if not isinstance(getattr(self, name), str | None):
-                raise InputError(f"{name} is {shown(getattr(self, name))}; give a path")
-        for name in ("threads", "max_batch", "replicas"):
-            check_number(name, getattr(self, name), 1, MAX_REPLICAS)
         if self.max_replicas is not None:
             check_number("max_replicas", self.max_replicas, self.replicas, MAX_REPLICAS)
-        check_number("replica_frames", self.replica_frames, 0.1, 1e6)
-        check_choice("log_level", self.log_level, LEVELS)
 
     @property
     def end_s(self) -> float:
@@ -90,27 +88,14 @@ class Deployed:
 
 
 def parse_deployed(args: Mapping[str, object]) -> Deployed:
-    """Read a configuration: the fields of `Deployed`, with `bundles` as a list and `limits` by name.
+    """Read a configuration: the fields of `Deployed`, with `limits` by name.
 
     What is configured so is reached from other machines: it has `tokens`, or says `insecure: true`. InputError: it
     doesn't, or can't be used.
     """
-    values = dict(args)
-    if not values.get("tokens") and values.get("insecure") is not True:
+    if not args.get("tokens") and args.get("insecure") is not True:
         raise InputError("args has no tokens, so any client would be served; name a file, or say insecure: true")
-    bundles, limits = values.get("bundles") or [], values.get("limits") or {}
-    if not isinstance(bundles, list | tuple) or not all(isinstance(one, str) for one in bundles):
-        raise InputError(f"args has bundles {shown(bundles)}; give a list of folders")
-    if not isinstance(limits, Mapping):
-        raise InputError(f"args has limits {shown(limits)}; give names and numbers")
-    for names, record in ((values, Deployed), (limits, Limits)):
-        known = sorted(one.name for one in dataclasses.fields(record))
-        if unknown := sorted(set(names) - set(known)):
-            raise InputError(f"args has {shown(unknown[0])}; it may have {', '.join(known)}")
-    for name, value in limits.items():
-        check_number(name, value, 0, 1e9)
-    values |= {"bundles": tuple(bundles), "limits": Limits(**limits)}
-    return Deployed(**values)  # type: ignore[arg-type]  # checked in there
+    return convert(Deployed, dict(args), 'see docs/operating.md, "Many replicas"')
 
 
 LOOPBACK, ALL = "127.0.0.1", "0.0.0.0"
