@@ -100,33 +100,34 @@ def create_app(
     for bundle in bundles:
         served_bundles.add(bundle, Decoder(bundle, threads).answers)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        """Look after the folder and the broker; answer what was taken before the server ends."""
-        looking = None if folder is None else asyncio.create_task(folder.look_for_ever())
-        subscriber = None
-        if broker is not None:
-            from bottlenet.cloud.mqtt import Subscriber
-
-            subscriber = Subscriber(broker, service)
-            subscriber.start()
-        yield
-        if looking is not None:
-            looking.cancel()
-            await asyncio.wait([looking])
-        await service.stop()
-        if subscriber is not None:
-            await subscriber.close()
-        await service.close()
-
     app = Starlette(
         routes=Endpoints(service, page).routes(),
-        lifespan=lifespan,
+        lifespan=lambda app: running(service, folder, broker),
         middleware=[Middleware(Guard, service=service, insecure=insecure)],
     )
     app.router.redirect_slashes = False  # it would send clients to whatever their header Host says
     app.state.service = service
     return app
+
+
+@contextlib.asynccontextmanager
+async def running(service: Service, folder: Folder | None, broker: Broker | None) -> AsyncIterator[None]:
+    """Look after the folder and the broker; answer what was taken before the server ends."""
+    looking = None if folder is None else asyncio.create_task(folder.look_for_ever())
+    subscriber = None
+    if broker is not None:
+        from bottlenet.cloud.mqtt import Subscriber
+
+        subscriber = Subscriber(broker, service)
+        subscriber.start()
+    yield
+    if looking is not None:
+        looking.cancel()
+        await asyncio.wait([looking])
+    await service.stop()
+    if subscriber is not None:
+        await subscriber.close()
+    await service.close()
 
 
 class Endpoints:

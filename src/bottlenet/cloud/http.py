@@ -5,7 +5,7 @@
     GET /page/photos, .../NAME       photos to try it with
     GET /v1/bundles/ID/NAME          the device's half of a bundle, for those who may send frames to it
 
-Nothing comes from another host, and the browser is told to refuse it if something should.
+Nothing comes from another host, and the page's policy has the browser refuse it if something should.
 """
 
 from __future__ import annotations
