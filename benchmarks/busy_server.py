@@ -32,7 +32,7 @@ from bottlenet.cloud.batcher import Batcher, Work
 from bottlenet.cloud.connections import StreamConnection, stream_options
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.cloud.metrics import Metrics
-from bottlenet.cloud.service import Service, Shelf
+from bottlenet.cloud.service import Bundles, Service
 from bottlenet.cloud.stream import Streams
 from bottlenet.errors import BottleNetError
 from bottlenet.wire.answer import Answer
@@ -79,14 +79,14 @@ class Others:
 
 def create_busy_app(bundles: Sequence[Bundle], others: Others, limits: Limits | None = None) -> Starlette:
     """Streams alone. BundleError: a tail that can't be loaded."""
-    shelf = Shelf(lambda work: Batcher(others.around(work), max_batch=1))
+    served_bundles = Bundles(lambda work: Batcher(others.around(work), max_batch=1))
     for bundle in bundles:
-        shelf.add(bundle, Decoder(bundle).answers)
-    service = Service(shelf, limits or Limits(), Metrics(), None)
+        served_bundles.add(bundle, Decoder(bundle).answers)
+    service = Service(served_bundles, limits or Limits(), Metrics(), None)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        lines = [line for served in shelf for line in served.lines]
+        lines = served_bundles.batchers
         tasks = [asyncio.create_task(others.use(line, number)) for line in lines for number in range(MAX_OTHERS)]
         yield
         for task in tasks:

@@ -71,7 +71,7 @@ class Client:
         self._frame = frame.to_stream_bytes()
         self._probe = Frame(PROBE, 0, bundle.tag, 0, b"").to_stream_bytes()
         body = frame.to_bytes()
-        head = f"POST {CLASSIFY_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {CLASSIFY_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         self._request = head.encode() + body
 
     async def stream(self, use: Callable[[Ask], Coroutine[Any, Any, None]]) -> None:

@@ -31,7 +31,7 @@ TARGET_BYTES = 300e6  # for 1,000 idle streams
 TARGET_GROWTH = 0.02  # of the memory after warming up
 PIPELINED = 16
 UPGRADE = (
-    "GET /v1/stream?bundle={} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "GET /v1/stream?bundle={} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 

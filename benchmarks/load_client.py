@@ -35,7 +35,8 @@ class Asked:
         """As the socket carries it. The mask of a WebSocket's message may be zero."""
         if self.way == POST:
             body = self.frame.to_bytes()
-            return f"POST {CLASSIFY_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            start = f"POST {CLASSIFY_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            return start.encode() + body
         body = self.frame.to_stream_bytes()
         length = bytes((0x80 | len(body),)) if len(body) < 126 else b"\xfe" + len(body).to_bytes(2, "big")
         return b"\x82" + length + bytes(4) + body[:2] + sequence.to_bytes(2, "big") + body[4:]

@@ -21,7 +21,7 @@ from bottlenet.wire.codecs import CODES
 from bottlenet.wire.frame import Frame
 
 BOTTLENET = [sys.executable, "-W", "error", "-m", "bottlenet.cli"]
-LIMIT_S = 60
+LIMIT_S = 600
 
 
 def frame_of(bundle: Bundle, sequence: int = 0) -> Frame:

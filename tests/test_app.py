@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -452,7 +453,7 @@ class TestStream:
         service = create_app([bundle], Limits(grace_s=0.05), max_batch=1).state.service
 
         async def main() -> list[object]:
-            (served,) = service.shelf
+            (served,) = service.bundles
             tasks = [asyncio.create_task(service.answer(served, frame)) for _ in range(3)]
             assert await asyncio.to_thread(held_up.busy.wait, 30)
             await service.stop()
@@ -496,3 +497,134 @@ class TestStream:
             parse_answer(transport.receive(5))
         transport.close()
         assert "secret" in caplog.text
+
+
+class TestBodies:
+    """All together they are bounded, and those of frames come through."""
+
+    def test_many_large_bodies_that_do_not_end(self, bundle: Bundle, frame: Frame) -> None:
+        limits = Limits(max_photos=2, max_photo_bytes=100_000, max_payload_bytes=1000, max_in_flight=100)
+        app = create_app([bundle], limits)
+        part, taken = b"x" * 50_000, 0
+
+        async def main() -> tuple[list[int], int]:
+            end = asyncio.Event()
+
+            async def stalled() -> AsyncIterator[bytes]:
+                nonlocal taken
+                taken += len(part)
+                yield part
+                await end.wait()
+
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+                stalling = [
+                    asyncio.create_task(client.post("/v2/models/tiny/infer", content=stalled())) for _ in range(10)
+                ]
+                refused, _ = await asyncio.wait(stalling, return_when=asyncio.FIRST_COMPLETED)
+                while len(refused) < 6:
+                    await asyncio.sleep(0)
+                    refused = {each for each in stalling if each.done()}
+                answered = await client.post("/v1/classify", content=frame.to_bytes())
+                statuses = [(await each).status_code for each in refused]
+                end.set()
+                await asyncio.gather(*stalling)
+                after = await client.post("/v2/models/tiny/infer", content=b"x" * 150_000)  # all is given back
+                return [*statuses, after.status_code], answered.status_code
+
+        (*statuses, after), answered = asyncio.run(main())
+        assert statuses == [503] * 6
+        assert answered == 200
+        assert after == 400  # no JSON
+
+    def test_they_do_not_keep_the_server_from_stopping(self, bundle: Bundle) -> None:
+        app = create_app([bundle])
+
+        async def endless() -> AsyncIterator[bytes]:
+            yield b"x"
+            await asyncio.sleep(3600)
+
+        async def main() -> list[httpx.Response]:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+                asked = [
+                    asyncio.create_task(client.post(path, content=endless())) for path in ("/v1/classify", "/v1/photo")
+                ]
+                while app.state.service.metrics.open["http"] < 2:
+                    await asyncio.sleep(0)
+                await app.state.service.stop()
+                asked.append(asyncio.create_task(client.post("/v1/classify", content=endless())))
+                return await asyncio.gather(*asked)
+
+        for response in asyncio.run(main()):
+            assert "shutting down" in refused(response, 503)
+            assert response.headers["connection"] == "close"
+
+
+class TestOtherSites:
+    """Any web page can have a browser send requests to a server on loopback that asks for no token."""
+
+    OURS, THEIRS = ("127.0.0.1", 8000), "evil.example"
+
+    def status(self, app: Starlette, server: tuple[str, int], kind: str = "http", **headers: str) -> object:
+        came: list[dict[str, Any]] = [{"type": f"{kind}.connect" if kind == "websocket" else "http.request"}]
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return came.pop() if came else {"type": f"{kind}.disconnect", "code": 1000}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        path = "/v1/stream" if kind == "websocket" else "/v1/bundles"
+        named = [(name.encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": kind, "method": "GET", "path": path, "headers": named, "query_string": b"", "server": server}
+        asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+        return sent[-1].get("code", sent[0].get("status"))
+
+    @pytest.mark.parametrize(
+        ("host", "origin", "allowed"),
+        [
+            ("127.0.0.1:8000", "", True),
+            ("localhost:8000", "http://localhost:8000", True),
+            ("LOCALHOST:8000", "http://localhost:8000", True),
+            ("[::1]:8000", "http://[::1]:8000", True),
+            ("page.localhost", "", True),
+            ("127.0.0.1:8000", "http://evil.example", False),
+            ("127.0.0.1:8000", "http://127.0.0.1:9000", False),
+            ("127.0.0.1:8000", "null", False),
+            ("evil.example:8000", "http://evil.example:8000", False),  # its name leads to this machine
+            ("evil.example", "", False),
+            ("", "", False),
+            ("localhost.evil.example", "", False),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["http", "websocket"])
+    def test_on_loopback(self, app: Starlette, kind: str, host: str, origin: str, allowed: bool) -> None:
+        headers = {"host": host} | ({"origin": origin} if origin else {})
+        status = self.status(app, self.OURS, kind, **headers)
+        assert status == ((200 if kind == "http" else 4404) if allowed else (403 if kind == "http" else 4403))
+
+    def test_elsewhere_and_with_tokens(self, app: Starlette, bundle: Bundle, tmp_path: Path) -> None:
+        there = ("192.0.2.1", 8000)
+        assert self.status(app, there, host="vision.example") == 200
+        assert self.status(app, there, host="vision.example", origin="https://vision.example") == 200
+        assert self.status(app, there, host="vision.example", origin="https://evil.example") == 403
+        insecure = create_app([bundle], insecure=True)
+        assert self.status(insecure, self.OURS, host="vision.example", origin="https://evil.example") == 200
+        (tmp_path / "tokens").write_text("abcdefghijklmnop\n")
+        guarded = create_app([bundle], tokens=tmp_path / "tokens")
+        headers = {"host": "vision.example", "origin": "https://x.example", "authorization": "Bearer abcdefghijklmnop"}
+        assert self.status(guarded, self.OURS, **headers) == 200
+
+
+def test_no_redirects(app: Starlette) -> None:
+    """They would lead to whatever the header Host says."""
+    for path in ("/v1/bundles/", "/page", "/healthz/", "/v2/"):
+        assert ask(app, "GET", path).status_code == 404
+
+
+def test_a_failure_of_the_server_is_counted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app([bundle])
+    monkeypatch.setattr("bottlenet.cloud.app.device_files", lambda served: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        ask(app, "GET", "/v1/bundles")
+    assert 'bottlenet_errors_total{kind="internal",via="http"} 1.0' in ask(app, "GET", "/metrics").text

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -39,9 +41,7 @@ class Work:
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Work:
-    """In a thread always: held up in the event loop, nothing would go on."""
-    monkeypatch.setattr("bottlenet.cloud.batcher.HERE_S", 0.0)
+def work() -> Work:
     return Work()
 
 
@@ -115,25 +115,6 @@ def test_a_batch_that_fails_fails_alone(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.ERROR):
         asyncio.run(main())
     assert "a batch of 2 frames failed" in caplog.text
-
-
-def test_an_answer_that_cannot_be_given_back_costs_the_others_nothing(
-    work: Work, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> Answer:
-        batcher = Batcher(work)
-
-        def gone(result: object) -> None:
-            raise ConnectionError
-
-        batcher.submit(frame(0), gone)
-        answer = await batcher.answer(frame(1))
-        await batcher.close()
-        return answer
-
-    with caplog.at_level(logging.ERROR):
-        assert asyncio.run(main()).sequence == 1
-    assert "could not be given back" in caplog.text
 
 
 def test_a_batch_with_an_answer_missing_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
@@ -274,61 +255,43 @@ def test_one_event_loop_after_another(work: Work) -> None:
     asyncio.run(batcher.close())
 
 
-def test_what_is_quick_is_done_in_the_event_loop() -> None:
-    """As long as it is."""
-    seconds = 0.0
-    threads: list[int] = []
-
-    def work(frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
-        threads.append(threading.get_ident())
-        time.sleep(seconds)
-        return [Answer(one.sequence, 1, 1, ((0, 1.0),)) for one in frames]
-
-    async def share_here(batcher: Batcher, count: int) -> float:
-        threads.clear()
-        for number in range(count):
-            await batcher.answer(frame(number))
-        return threads.count(threading.get_ident()) / count
-
-    async def main() -> None:
-        nonlocal seconds
-        batcher = Batcher(work)
-        assert await share_here(batcher, 1) == 0  # nothing is known yet
-        assert await share_here(batcher, 50) > 0.5
-        seconds = 0.02
-        assert await share_here(batcher, 10) <= 0.1  # that it is slow now has to show once
-        seconds = 0.0
-        assert await share_here(batcher, 50) > 0.5
-        await batcher.close()
-
-    asyncio.run(main())
-
-
-def test_others_have_their_turn_between_quick_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async def main() -> None:
-        batcher = Batcher(lambda frames: [Answer(one.sequence, 1, 1, ()) for one in frames], max_batch=1)
-        await batcher.answer(frame(0))
-        monkeypatch.setattr("bottlenet.cloud.batcher.HERE_S", 1e9)
-        task = asyncio.create_task(other())
-        await asyncio.sleep(0)
-        before = turns
-        await asyncio.gather(*(batcher.answer(frame(number)) for number in range(100)))
-        assert turns - before >= 100
-        task.cancel()
-        await batcher.close()
-
-    asyncio.run(main())
-
-
 @pytest.mark.parametrize("limits", [{"max_batch": 0}, {"max_waiting": 0}])
 def test_limits(work: Work, limits: dict[str, int]) -> None:
     with pytest.raises(InputError, match="give 1 or more"):
         Batcher(work, **limits)
+
+
+def test_work_without_end_is_given_up(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bottlenet.cloud.batcher.CLOSE_S", 0.05)
+
+    async def main() -> list[object]:
+        batcher = Batcher(work, max_batch=1)
+        work.go.clear()
+        tasks = [asyncio.create_task(batcher.answer(frame(number))) for number in range(2)]
+        await until_busy(work)
+        await batcher.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        work.go.set()
+        return results
+
+    assert [type(result) for result in asyncio.run(main())] == [BusyError, BusyError]
+
+
+def test_work_without_end_does_not_keep_the_process() -> None:
+    """It ends without waiting for its thread."""
+    code = """if True:
+        import asyncio, time
+        from bottlenet.cloud import Batcher
+        from bottlenet.cloud import batcher as module
+        from bottlenet.wire.frame import Frame
+        module.CLOSE_S = 0.1
+        async def main():
+            batcher = Batcher(lambda frames: time.sleep(10**6))
+            task = asyncio.create_task(batcher.answer(Frame(0, 0, b"tag", 0, b"")))
+            await asyncio.sleep(0.1)
+            await batcher.close()
+            print(await asyncio.gather(task, return_exceptions=True))
+        asyncio.run(main())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert "BusyError" in done.stdout

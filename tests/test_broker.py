@@ -23,9 +23,8 @@ from bottlenet.broker import broker_at
 from bottlenet.bundle import Bundle
 from bottlenet.cli import options as arguments
 from bottlenet.cloud import create_app
-from bottlenet.cloud import mqtt as link
 from bottlenet.cloud.admission import Mqtt
-from bottlenet.cloud.mqtt import check_broker
+from bottlenet.cloud.mqtt import BrokerConnection, check_broker
 from bottlenet.edge import Edge
 from bottlenet.edge.mqtt import open_mqtt
 from bottlenet.errors import InputError, LinkError, MissingExtraError, WireError
@@ -249,7 +248,7 @@ class TestFoes:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """It is told at the start if it will never be let in; all else may pass."""
-        monkeypatch.setattr(link.Link._answer, "__defaults__", (0.3,))
+        monkeypatch.setattr(BrokerConnection._answer, "__defaults__", (0.3,))
         broker = broker_at(listen(*parts, close=close))
         with caplog.at_level(logging.WARNING):
             if parts in ((NOT_ALLOWED,), (OLD,)):

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import re
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import cast
+from collections.abc import Iterator
 
+import httpx
 import pytest
-from starlette.types import Message, Scope
 from websockets.exceptions import ConnectionClosed
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.admission import Limits
-from bottlenet.cloud.batcher import Waiting
-from bottlenet.cloud.service import Served, Service
-from bottlenet.cloud.stream import SHORTCUT, Stream
 from bottlenet.wire.answer import parse_answer
-from bottlenet.wire.frame import Frame
 from processes import Process, everything, frame_of, serving
 
 SLOW_S = 0.5
 ENOUGH_BYTES = 2**25  # that a server which reads on without end would have kept
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
-CHUNKED = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +91,7 @@ def test_very_many_requests_before_their_turn(sock: socket.socket) -> None:
 
 def test_some_requests_before_their_turn(sock: socket.socket, bundle: Bundle) -> None:
     body = frame_of(bundle, 7).to_bytes()
-    post = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    post = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     sock.sendall(post * 5 + HEALTH + b"Connection: close\r\n\r\n")
     answers = everything(sock).split(b"HTTP/1.1 200 OK")[1:]
     assert len(answers) == 6
@@ -125,7 +119,7 @@ def test_a_body_in_chunks(sock: socket.socket, bundle: Bundle) -> None:
 
 def test_a_body_that_nobody_waits_for(sock: socket.socket) -> None:
     """It was answered, and the connection would stay open as long as a byte comes now and then."""
-    sock.sendall(b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx")
+    sock.sendall(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx")
     assert b" 405 " in sock.recv(65536)
     assert trickle(sock, b"x")
 
@@ -143,7 +137,6 @@ def test_no_http(sock: socket.socket) -> None:
 
 
 def test_a_burst_of_frames_is_answered_within_the_limit_of_those_in_flight(bundle: Bundle) -> None:
-    """Some are taken as they are read, and those that are too many for that wait their turn."""
     with serving(bundle.path, "--max-in-flight", 3) as process, process.stream(bundle) as stream:
         for burst in range(3):
             numbers = range(100 * burst, 100 * burst + 100)
@@ -152,52 +145,6 @@ def test_a_burst_of_frames_is_answered_within_the_limit_of_those_in_flight(bundl
             answers = [parse_answer(stream.recv(timeout=30)) for _ in numbers]
             assert sorted(each.sequence for each in answers) == list(numbers)
             assert len({each.top for each in answers}) == 1
-
-
-@pytest.mark.parametrize("limit", [1, 3, 32])
-def test_frames_that_are_taken_as_they_are_read_are_no_more_than_may_be_in_flight(bundle: Bundle, limit: int) -> None:
-    class Slow:
-        """A service that answers nothing."""
-
-        limits = Limits(max_in_flight=limit)
-        tokens = None
-        taken = 0
-
-        def take(self, *_: object, **__: object) -> Waiting:
-            self.taken += 1
-            return Waiting(Frame(0, 0, b"tag", 0, b""), lambda result: None)
-
-    class Direct:
-        """As `StreamConnection`."""
-
-        take: Callable[[bytes], bool] | None = None
-
-        def __init__(self) -> None:
-            self.queue: asyncio.Queue[Message] = asyncio.Queue()
-
-        def send_now(self, data: bytes) -> bool:
-            return True
-
-        def arrive(self, message: bytes) -> None:
-            if self.take is None or not self.queue.empty() or not self.take(message):
-                self.queue.put_nowait({"type": "websocket.receive", "bytes": message})
-
-    async def main() -> int:
-        service, direct, served = Slow(), Direct(), SimpleNamespace(streams=set(), bundle=bundle)
-
-        async def send(message: Message) -> None:
-            raise AssertionError(message)
-
-        scope: Scope = {"extensions": {SHORTCUT: direct}}
-        stream = Stream(scope, direct.queue.get, send, cast(Served, served), cast(Service, service))
-        running = asyncio.create_task(stream.run())
-        for _ in range(100):
-            await asyncio.sleep(0)
-            direct.arrive(b"a frame")
-        running.cancel()
-        return service.taken
-
-    assert asyncio.run(main()) == limit
 
 
 def test_one_stream_that_is_refused_without_end_does_not_keep_others_waiting(bundle: Bundle) -> None:
@@ -246,3 +193,46 @@ def masked(message: bytes) -> bytes:
     """As a client's WebSocket frame, with a mask of zeros."""
     length = bytes((0x80 | len(message),)) if len(message) < 126 else b"\xfe" + len(message).to_bytes(2, "big")
     return b"\x82" + length + bytes(4) + message
+
+
+UPGRADE = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (UPGRADE + b"Content-Length: 5\r\n\r\n", "malformed"),
+        (UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n", "malformed"),
+        (UPGRADE + b"X: y\r\n" * 130 + b"\r\n", "malformed"),
+        (UPGRADE + b"X: " + b"y" * 9000 + b"\r\n\r\n", "malformed"),
+        (UPGRADE.replace(b"Version: 13", b"Version: 12") + b"\r\n", "malformed"),
+        (b"no http\r\n\r\n", "malformed"),
+        (HEALTH, "slow"),
+    ],
+    ids=["length", "chunked", "lines", "long line", "version", "no http", "slow"],
+)
+def test_what_is_refused_before_the_application_is_answered_and_counted(
+    process: Process, start: bytes, kind: str
+) -> None:
+    """An upgrade that only the WebSocket's parser refuses had no answer, no end and no metric."""
+
+    def count() -> float:
+        text = httpx.get(f"{process.http_url}/metrics").text
+        found = re.search(rf'bottlenet_errors_total{{kind="{kind}",via="connection"}} (\S+)', text)
+        return float(found[1]) if found else 0.0
+
+    before = count()
+    with socket.create_connection(("127.0.0.1", process.port), timeout=300) as sock:
+        sock.sendall(start)
+        assert everything(sock).startswith(b"HTTP/1.1 4")
+    assert count() == before + 1
+
+
+def test_an_upgrade_that_is_none_does_not_disturb_the_end(bundle: Bundle) -> None:
+    with serving(bundle.path) as process, socket.create_connection(("127.0.0.1", process.port), timeout=300) as sock:
+        sock.sendall(UPGRADE + b"Content-Length: 5\r\n\r\n")
+        assert everything(sock).startswith(b"HTTP/1.1 400 ")
+        assert process.end(signal.SIGTERM) == (0, "")

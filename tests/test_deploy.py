@@ -71,7 +71,7 @@ def test_the_port_is_the_same_everywhere(manifests: dict[str, dict[str, Any]], s
 
 def test_what_replicas_are_told(manifests: dict[str, dict[str, Any]], served: dict[str, Any]) -> None:
     (application,) = served["applications"]
-    assert application["import_path"] == "bottlenet.cloud.ray.replica:build"
+    assert application["import_path"] == "bottlenet.cloud.ray:app"
     deployed = parse_deployed(application["args"])
     for pod in pods(manifests):
         assert pod["spec"]["terminationGracePeriodSeconds"] > deployed.end_s

@@ -113,8 +113,7 @@ def forget_token() -> None:
 @pytest.fixture(scope="class")
 def front(cluster: None, deployed: Deployed) -> Iterator[Front]:
     from bottlenet.cloud.ray import replica as rayserve
-    from bottlenet.cloud.ray.cluster import free_ports
-    from bottlenet.cloud.ray.serve import await_front, served
+    from bottlenet.cloud.ray.cluster import await_front, free_ports, served
 
     (port,) = free_ports(1)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
@@ -185,7 +184,7 @@ class TestFront:
         assert close_code(front.stream(bundle.id.hex()), bytes(1100)) == 1009
         assert front.http.post("/v1/classify", content=bytes(1100), headers=HEADERS).status_code == 413
         with socket.create_connection(("127.0.0.1", front.http.base_url.port)) as sock:  # type: ignore[arg-type]
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"x: y\r\n" * 20_000)
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"x: y\r\n" * 20_000)
             assert b" 400 " in sock.recv(4096)
 
     def test_busy_answers_say_when(self, front: Front, bundle: Bundle) -> None:
@@ -326,7 +325,7 @@ class TestJoined:
             assert (process.popen.returncode, out, err) == (0, "", "")
 
     def test_a_cluster_that_is_not_there(self, bundle: Bundle) -> None:
-        from bottlenet.cloud.ray.serve import running
+        from bottlenet.cloud.ray.cluster import running
         from bottlenet.errors import InputError
 
         with (
@@ -340,6 +339,23 @@ class TestJoined:
 
 class TestReplica:
     """In this process."""
+
+    def test_as_ray_starts_it(self, tmp_path: Path) -> None:
+        """`serve run` gives text, a config file values."""
+        from ray._common.utils import import_attr
+
+        from bottlenet.errors import InputError
+
+        app = import_attr("bottlenet.cloud.ray:app")
+        text = {"bundles": "/a,/b", "insecure": "true", "replicas": "2", "limits": '{"grace_s": 5}', "watch": "7"}
+        values = {"bundles": ["/a", "/b"], "insecure": True, "replicas": 2, "limits": {"grace_s": 5}, "watch": "7"}
+        for args in (text, values):
+            (deployed,) = app(args)._bound_deployment.init_args
+            expected = Deployed(("/a", "/b"), watch="7", insecure=True, replicas=2, limits=Limits(grace_s=5))
+            assert deployed == expected
+        for args in ({"bundles": "/a"}, {"bundles": "/a", "insecure": "yes"}, {"insecure": "true"}):
+            with pytest.raises(InputError):
+                app(args)
 
     def test_how_many(self) -> None:
         from bottlenet.cloud.ray.replica import replicas_for
@@ -387,8 +403,7 @@ class TestReplica:
 
     def test_a_replica_that_cannot_start(self, tmp_path: Path) -> None:
         """As far as can be told without a cluster."""
-        from bottlenet.cloud.ray.cluster import one_line
-        from bottlenet.cloud.ray.serve import running
+        from bottlenet.cloud.ray.cluster import one_line, running
         from bottlenet.errors import BundleError, InputError
 
         for deployed, kind in (

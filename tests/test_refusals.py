@@ -165,10 +165,10 @@ def test_what_is_wrong_with_a_request(name: str, process: Process, bundle: Bundl
     assert refusals(process) - before == Counter({case.counted: 5})
 
 
-HEADER = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n"
+HEADER = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n"
 AUTHORIZED = HEADER + f"Authorization: Bearer {TOKEN}\r\n".encode()
 UPGRADE = (
-    "GET /v1/stream?bundle={} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "GET /v1/stream?bundle={} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Authorization: Bearer {}\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
@@ -241,7 +241,7 @@ class TestAddress:
                 stack.enter_context(elsewhere(process))
             for _ in range(5):
                 with elsewhere(process) as sock:
-                    sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                    sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     text = everything(sock)
                 assert text.startswith(b"HTTP/1.1 503 ")
                 assert b"\r\nRetry-After: 1\r\n" in text
@@ -267,7 +267,7 @@ class TestAddress:
                 stack.enter_context(process.stream(bundle))
             assert httpx.get(f"{process.http_url}/healthz").status_code == 503
             with elsewhere(process) as sock:
-                sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 assert everything(sock).startswith(b"HTTP/1.1 200 ")
             stack.close()
             until(lambda: httpx.get(f"{process.http_url}/healthz").status_code == 200, "places are not given back")
@@ -275,7 +275,7 @@ class TestAddress:
 
 def is_healthy(process: Process) -> bool:
     with elsewhere(process) as sock:
-        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         return everything(sock).startswith(b"HTTP/1.1 200 ")
 
 

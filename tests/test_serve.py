@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +22,8 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud.admission import Access
 from bottlenet.errors import InputError
 from bottlenet.wire.answer import parse_answer
-from processes import Process, frame_of, refused_to_start, serving, write_certificate
+from conftest import until
+from processes import Process, everything, frame_of, refused_to_start, serving, write_certificate
 
 TOKEN = "camera-1-0123456789abcdef"
 OTHER = "camera-2-0123456789abcdef"
@@ -84,7 +86,7 @@ class TestTokens:
     def test_who_has_none_keeps_no_connection(self, guarded: Process) -> None:
         for request in ("GET /metrics", "GET /nothing", "POST /v1/classify"):
             with socket.create_connection(("127.0.0.1", guarded.port)) as sock:
-                sock.sendall(f"{request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                sock.sendall(f"{request} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 said, _ = until_closed(sock)
             assert b" 401 " in said
 
@@ -189,7 +191,7 @@ class TestTls:
         for sock in silent:
             sock.close()
         with socket.create_connection(("127.0.0.1", encrypted.port)) as sock:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")  # no TLS
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # no TLS
             until_closed(sock)
         trusted = ssl.create_default_context(cafile=certificate[0])
         assert httpx.get(f"{encrypted.http_url}/healthz", verify=trusted).status_code == 200
@@ -282,14 +284,14 @@ class TestLimits:
 
     def test_a_body_that_comes_slowly(self, limited: Process) -> None:
         with self.connect(limited) as sock:
-            sock.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\nx")
+            sock.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\nx")
             said, seconds = until_closed(sock)
         assert b" 408 " in said
         assert seconds < 5
 
     def test_a_second_header_that_comes_slowly(self, limited: Process) -> None:
         with self.connect(limited) as sock:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b" 200 " in sock.recv(4096)
             sock.sendall(b"GET /heal")
             said, seconds = until_closed(sock)
@@ -298,7 +300,7 @@ class TestLimits:
 
     def test_who_says_nothing_more(self, limited: Process, bundle: Bundle) -> None:
         with self.connect(limited) as sock:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             said, seconds = until_closed(sock)
         assert b" 200 " in said
         assert SLOW_S * 0.9 < seconds < 5
@@ -356,10 +358,59 @@ class TestLimits:
             sock.connect(("127.0.0.1", limited.port))
             key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
             path = f"/v1/stream?bundle={bundle.id.hex()}"
-            up = f"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}"
+            up = f"Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}"
             sock.sendall(f"GET {path} HTTP/1.1\r\n{up}\r\n".encode())
             assert b" 101 " in sock.recv(1000)
             ping = b"\x89\xfd" + bytes(4) + b"x" * 125
             sock.settimeout(10)
             with pytest.raises(ConnectionError):
                 sock.sendall(ping * 500_000)
+
+
+class TestEnd:
+    def test_half_bodies_and_clients_that_take_nothing(self, bundle: Bundle) -> None:
+        """Each had a traceback in the log when the server was told to end."""
+        with serving(bundle.path) as process, contextlib.ExitStack() as stack:
+            requests = [
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc"
+                for path in ("/v1/classify", "/v1/photo", "/v2/models/tiny/infer", "/nothing")
+            ]
+            for request in [*requests, "POST /v1/cl"]:
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", process.port)))
+                sock.sendall(request.encode())
+            until(lambda: open_requests(process) == 4, "the requests do not come")  # this one among them
+            assert process.end(signal.SIGTERM) == (0, "")
+
+    def test_a_client_of_tls_that_does_not_say_goodbye(self, bundle: Bundle, tmp_path: Path) -> None:
+        """Without a word it was kept for half a minute more than --first-byte-s says."""
+        cert, key = write_certificate(tmp_path)
+        options = ("--tls-cert", cert, "--tls-key", key, "--first-byte-s", SLOW_S)
+        with serving(bundle.path, *options) as process, contextlib.ExitStack() as stack:
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", process.port), timeout=300))
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            context = ssl.create_default_context(cafile=str(cert))
+            tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    sock.sendall(outgoing.read())
+                    incoming.write(sock.recv(65536))
+            sock.sendall(outgoing.read())
+            started = time.monotonic()
+            everything(sock)  # without an answer to what the server says
+            assert time.monotonic() - started < 20  # it was 30 s and --first-byte-s
+
+
+def open_requests(process: Process) -> int:
+    text = httpx.get(f"{process.http_url}/metrics").text
+    return sum(int(float(value)) for value in re.findall(r'^bottlenet_open\{via="http"\} (\S+)$', text, re.MULTILINE))
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_all_addresses_are_those_of_ipv4_too(bundle: Bundle) -> None:
+    with serving(bundle.path, "--host", "::", "--insecure") as process:
+        assert process.url.startswith("ws://[::]:")
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx.get(f"http://{host}:{process.port}/healthz").status_code == 200

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Limits, create_app
 from bottlenet.cloud.admission import Access
-from bottlenet.cloud.run import configure, open_port
+from bottlenet.cloud.run import address, configure, open_port
 from bottlenet.errors import InputError
 
 
@@ -63,3 +65,46 @@ def test_times_may_be_short() -> None:
 def test_an_address_that_is_none(host: str, port: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         open_port(host, port)
+
+
+def test_commands_start_without_a_web_server() -> None:
+    """The base install is the device: it has none, and would start later with one."""
+    code = "import sys, bottlenet.cli, bottlenet.cloud.admission; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"starlette", "anyio", "uvicorn"} & set(done.stdout.split())
+
+
+def test_an_address_with_a_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fe80::1%eth0 can be listened on only with the number of eth0."""
+    bound: list[object] = []
+    scoped = ("fe80::1%eth0", 8000, 0, 3)
+    family = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", scoped)
+
+    class Listener:
+        def setsockopt(self, *_: object) -> None:
+            pass
+
+        def getsockname(self) -> object:
+            return scoped
+
+    def create_server(where: object, **_: object) -> Listener:
+        bound.append(where)
+        return Listener()
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [family])
+    monkeypatch.setattr(socket, "create_server", create_server)
+    listener = open_port("fe80::1%eth0", 8000)
+    assert bound == [scoped]
+    assert address(listener) == "[fe80::1%25eth0]:8000"  # RFC 6874
+
+
+def test_names_cannot_break_or_colour_a_log_line() -> None:
+    code = (
+        "import logging; from bottlenet.cloud.logs import set_up_logging; set_up_logging('info', as_json=False);"
+        "log = logging.getLogger('bottlenet.x'); log.info('folder %s', 'a\\nb\\x1b[31m\\u202e');\n"
+        "try: raise ValueError('c\\x1b[31m')\nexcept ValueError: log.exception('caught')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "folder a\\nb\\x1b[31m\\u202e\n" in done.stderr
+    assert "ValueError: c\\x1b[31m\n" in done.stderr
+    assert "\x1b" not in done.stderr

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import gzip
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -86,7 +88,16 @@ class TestPage:
 
     @pytest.mark.parametrize(
         "path",
-        ["/page/nothing.js", "/page/%2e%2e/%2e%2e/app.py", "/page/..%2fapp.py", "/page/photos/x"],
+        [
+            "/page/nothing.js",
+            "/page/%2e%2e/%2e%2e/app.py",
+            "/page/..%2fapp.py",
+            "/page/photos/x",
+            "/page/%00",
+            "/page/photos/%00",
+            "/page/" + "x" * 253,
+            "/page/" + "x" * 5000,
+        ],
     )
     def test_what_is_not_there(self, app: Starlette, path: str) -> None:
         assert "the page has no" in refused(ask(app, path))
@@ -137,6 +148,24 @@ class TestVendor:
         assert "content-encoding" not in plain.headers
         etag = packed.headers["etag"]
         assert ask(app, "/page/vendor/x.wasm", accept_encoding="gzip", if_none_match=etag).status_code == 304
+
+    def test_a_large_file_is_unpacked_bit_by_bit(self, app: Starlette, tmp_path: Path) -> None:
+        """A client that does not unpack and reads slowly would hold all of it in memory, 22 MB of WebAssembly."""
+        (tmp_path / "vendor").mkdir()
+        (tmp_path / "vendor" / "x.wasm.gz").write_bytes(gzip.compress(bytes(10_000_000)))
+        sizes: list[int] = []
+
+        async def receive() -> dict[str, object]:
+            await asyncio.sleep(3600)
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, object]) -> None:
+            sizes.append(len(message.get("body", b"")))  # type: ignore[arg-type]
+
+        scope = {"type": "http", "method": "GET", "path": "/page/vendor/x.wasm", "headers": [], "query_string": b""}
+        asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+        assert sum(sizes) == 10_000_000
+        assert max(sizes) <= 2**16
 
     def test_it_is_not_there(self, app: Starlette) -> None:
         said = refused(ask(app, "/page/vendor/ort.wasm.bundle.min.mjs"))
@@ -231,3 +260,16 @@ class TestTokens:
                 assert stream.subprotocol == SUBPROTOCOL
                 stream.send(frame_of(bundle, 3).to_stream_bytes())
                 assert parse_answer(stream.recv(timeout=30)).sequence == 3
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_two_bundles_of_one_name_can_be_told_apart() -> None:
+    code = """
+        const { titleOf } = await import(process.argv[1]);
+        const names = [["0123456789abcdef", "a"], ["fedcba9876543210", "a"], ["00", "b"]];
+        const bundles = names.map(([id, name]) => ({ id, name }));
+        console.log(bundles.map((one) => titleOf(one, bundles)).join());
+    """
+    command = ["node", "--input-type=module", "-e", code, (PAGE / "bundle.js").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "a (0123456789ab),a (fedcba987654),b"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,3 +119,39 @@ def test_one_that_goes_while_its_stream_is_opened(path: Path, bundle: Bundle) ->
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
     assert sent[1]["code"] == 4401
+
+
+def test_one_that_is_taken_away_while_the_file_cannot_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next look reads the file, although it has not changed again."""
+    tokens = Tokens(path)
+    path.write_text(f"{TWO}\n")
+
+    def fails(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_at_most", fails)
+        assert tokens.allows(f"Bearer {ONE}".encode())
+    assert not tokens.allows(f"Bearer {ONE}".encode())
+
+
+def test_one_that_is_replaced_in_place_at_the_same_time(path: Path) -> None:
+    """Size, time and inode say nothing then; nor do they on some file systems."""
+    status, tokens = path.stat(), Tokens(path)
+    path.write_text(path.read_text().replace(ONE, ONE.upper()))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not tokens.allows(f"Bearer {ONE}".encode())
+    assert tokens.allows(f"Bearer {ONE.upper()}".encode())
+
+
+def test_a_pipe_in_its_place(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Opened as a file is, it would keep the server waiting for a writer."""
+    tokens = Tokens(path)
+    path.unlink()
+    os.mkfifo(path)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            assert tokens.allows(f"Bearer {ONE}".encode())
+    assert caplog.text.count("it is not a file") == 1
+    with pytest.raises(InputError, match="it is not a file"):
+        Tokens(path)

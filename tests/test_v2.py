@@ -263,3 +263,28 @@ def test_any_json_is_frames_or_one_line(tensor: dict[str, object], binary: bytes
     except InputError as error:
         assert "\n" not in str(error)
         assert len(str(error)) < 300
+
+
+class TestNames:
+    """A manifest's name may hold what a URL, or a client, can't."""
+
+    @pytest.fixture
+    def named(self, make_bundle: MakeBundle) -> Bundle:
+        return make_bundle(name="timm/net at blocks.8", cut="blocks.8")
+
+    def test_an_id_is_a_name_too(self, named: Bundle) -> None:
+        app = create_app([named])
+        for name in (named.id.hex(), named.id.hex()[:12]):
+            assert ask(app, "GET", f"/v2/models/{name}").json()["name"] == "timm/net at blocks.8"
+            assert ask(app, "GET", f"/v2/models/{name}/versions/{named.id.hex()[:12]}/ready").status_code == 200
+            body = request([frame_of(named).to_bytes()])
+            assert ask(app, "POST", f"/v2/models/{name}/infer", json=body).status_code == 200
+        text = refused(ask(app, "GET", "/v2/models/other"), 404)
+        assert named.id.hex()[:12] in text
+
+    def test_the_repository(self, named: Bundle, bundle: Bundle) -> None:
+        index = ask(create_app([named, bundle]), "POST", "/v2/repository/index").json()
+        assert index == [
+            {"name": one.manifest.name, "version": one.id.hex()[:12], "state": "READY", "reason": ""}
+            for one in (named, bundle)
+        ]

@@ -1,6 +1,6 @@
-"""An MQTT broker, the same way on both sides: where it is, who one is there, and what it means when it refuses.
+"""An MQTT broker, the same way on both sides: its address, the credentials, and the words for a refusal.
 
-    URL, password, TLS -> Broker -> new_client -> paho-mqtt -> broker
+    URL, password, TLS -> Broker -> BoundedClient -> paho-mqtt -> broker
 
 Needs bottlenet[mqtt]. MQTT 5: shared subscriptions, and reasons when something is refused, are in no earlier one.
 """
@@ -28,7 +28,7 @@ CREDENTIALS = (0x86, NOT_AUTHORIZED)  # bad user name or password; brokers tell 
 
 @dataclass(frozen=True)
 class Broker:
-    """Where a broker is, and how to get in. Make it with `broker_at`."""
+    """The address of a broker, and the credentials there. Make it with `broker_at`."""
 
     name: str  # for people: its URL, without the user
     host: str
@@ -46,7 +46,7 @@ def broker_at(
     tls: ssl.SSLContext | None = None,
     group: str = GROUP,
 ) -> Broker:
-    """What is at mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; the ports are 1883 and 8883 unless told otherwise.
+    """Read mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; the ports are 1883 and 8883 where the URL has none.
 
     `password` may be a function, which is asked at each connection. `tls` replaces the system's certificates.
     InputError: see `check_broker_url`; or a group that can't be part of a topic.
@@ -54,9 +54,9 @@ def broker_at(
     parts = check_broker_url(url, password=password is not None)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     name = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-    given = (lambda: password) if isinstance(password, str) else password
+    ask = (lambda: password) if isinstance(password, str) else password
     context = (tls or ssl.create_default_context()) if parts.scheme == "mqtts" else None
-    return Broker(name, host, port, parts.username, given, context, check_name("group", group))
+    return Broker(name, host, port, parts.username, ask, context, check_name("group", group))
 
 
 class BoundedClient(Client):
@@ -97,7 +97,7 @@ class BoundedClient(Client):
 
 
 def properties_of(packet: int, **values: int) -> Properties:
-    """Of a packet of this type."""
+    """Set properties of a packet of this type."""
     properties = Properties(packet)  # type: ignore[no-untyped-call]
     for name, value in values.items():
         setattr(properties, name, value)
@@ -105,7 +105,7 @@ def properties_of(packet: int, **values: int) -> Properties:
 
 
 def refused(broker: Broker, code: ReasonCode) -> LinkError:
-    """Why a broker takes no connection."""
+    """Explain a broker's refusal of a connection."""
     if code.value in CREDENTIALS:
         who = f"user {broker.user}" if broker.user else "who has no name"
         secret = "with this password" if broker.password else "without a password"

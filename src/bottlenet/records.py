@@ -19,7 +19,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -251,16 +251,6 @@ def shown(value: object) -> str:
     """Format `value` for a message: on one line, and short whatever it is."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def unchecked(kind: type[T], fields: Mapping[str, object]) -> T:
-    """Make a record of fields that are known to fit, without checking them.
-
-    A server makes several a photo, and a constructor that looks at each field takes three times as long.
-    """
-    made = object.__new__(kind)
-    made.__dict__.update(fields)
-    return made
 
 
 def command_line(arguments: Sequence[str]) -> str:

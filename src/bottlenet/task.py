@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bottlenet.errors import InputError
-from bottlenet.records import Share, record, shown, unchecked
+from bottlenet.records import Share, record, shown
 from bottlenet.wire.answer import (
     BESIDE_BYTES,
     BOX,
@@ -186,16 +186,7 @@ def most_answer_bytes(task: Task) -> int:
 def answer_of(sequence: int, decode_us: int, tail_us: int, found: Top | Result) -> Answer:
     """Make an answer of what a task's `results` gave for a photo."""
     top, result = (found, None) if isinstance(found, tuple) else ((), found)
-    fields = {
-        "sequence": sequence,
-        "decode_us": decode_us,
-        "tail_us": tail_us,
-        "top": top,
-        "queue_us": 0,
-        "load": 1.0,
-        "result": result,
-    }
-    return unchecked(Answer, fields)
+    return Answer(sequence, decode_us, tail_us, top, result=result)
 
 
 def parse_task(values: object) -> Task:

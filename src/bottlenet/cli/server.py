@@ -119,6 +119,7 @@ def serve(
     from bottlenet.bundle.ladder import load_rungs
     from bottlenet.cli.show import print_json, say
     from bottlenet.cloud.logs import set_up_logging
+    from bottlenet.cloud.vendor import COMMAND, RUNTIME, installed
 
     if log_level not in LEVELS:
         raise InputError(f"--log-level is {log_level!a}; give one of {', '.join(LEVELS)}")
@@ -132,13 +133,15 @@ def serve(
         else:
             also = f"page: http{tls}://{address}/" if page else f"and http{tls}://{address}/v1/classify"
             say(f"listening on ws{tls}://{address} ({also}); Ctrl-C stops")
+            if page and not installed(RUNTIME):
+                say(f"the page can't classify yet: run {COMMAND}, which needs npm, or serve with --no-page")
 
     set_up_logging(log_level, as_json=log_json)
     common: dict[str, Any] = {"host": host, "port": port, "access": access, "stop_with_input": stop_with_input}
     if engine == RAY:
         require("serve --engine ray", "ray")
         from bottlenet.cloud.ray.cluster import Deployed
-        from bottlenet.cloud.ray.serve import serve as run_replicas
+        from bottlenet.cloud.ray.cluster import serve as run_replicas
 
         deployed = Deployed(
             bundles=tuple(str(one.path.resolve()) for one in loaded),
@@ -147,6 +150,7 @@ def serve(
             threads=threads,
             max_batch=max_batch,
             page=page,
+            insecure=access.insecure,
             replicas=cluster.replicas,
             max_replicas=cluster.max_replicas,
             replica_frames=cluster.replica_frames,

@@ -1,22 +1,12 @@
-"""Who may reach the server, whom it reaches, and whether the way there is encrypted.
+"""Who may reach the server, how much of it they may take, and whether the way there is encrypted.
 
-How much a server takes, of everything: nothing is unbounded.
+    Limits      sizes, numbers and times: nothing is unbounded
+    Access      the options for tokens and TLS
+    Mqtt        the options for a broker
+    Tokens      bearer tokens (RFC 6750) from a file
+    Addresses   connections of each address that have shown no token
 
-How many connections an address may have of which nobody knows whose they are.
-
-    accept -> Addresses.take -> Place -> leave: a token that the server knows came, or the connection ended
-
-Many devices behind one address are welcome, as each shows its token; who shows none can't fill the server alone.
-
-Who may use the server: bearer tokens (RFC 6750) from a file.
-
-    # one token a line; blank lines and these are left out
-    kitchen-camera-9sK2mQ...
-
-Each request names one in the header Authorization; a stream from a browser, which can't set it, in its subprotocols.
-
-The file is read again when it changes, so tokens come and go without a restart. A changed file that can't be used
-leaves the tokens as they were, and the log says so; an empty one lets nobody in.
+Of this file commands take their options, so it needs no web server.
 """
 
 from __future__ import annotations
@@ -30,14 +20,12 @@ import ipaddress
 import logging
 import os
 import ssl
+import stat
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
-
-from starlette.datastructures import Headers
-from starlette.types import Scope
 
 from bottlenet.errors import InputError
 from bottlenet.files import read_at_most
@@ -53,8 +41,11 @@ from bottlenet.wire.frame import (
 from bottlenet.wire.mqtt import GROUP
 
 if TYPE_CHECKING:
+    from starlette.types import Scope
+
     from bottlenet.broker import Broker
 
+log = logging.getLogger(__name__)
 
 HIGHEST = {"max_payload_bytes": MAX_PAYLOAD_BYTES, "max_photo_bytes": MAX_PAYLOAD_BYTES}
 
@@ -84,163 +75,6 @@ class Limits:
                 raise InputError(f"{field.name} is {value}; give {allowed}")
 
 
-NETWORK_BITS = 64  # of IPv6: what one customer gets, and can choose addresses from as he likes
-
-
-class Addresses:
-    """Places of each address, at most `most` at once."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken: dict[str, int] = {}
-
-    def take(self, host: str) -> Place | None:
-        """A place for a connection from an IP address; None: it has all of its own."""
-        key = origin(host)
-        taken = self._taken.get(key, 0)
-        if taken >= self._most:
-            return None
-        self._taken[key] = taken + 1
-        return Place(self, key)
-
-    def give_back(self, key: str) -> None:
-        """One place. Addresses without any are forgotten."""
-        left = self._taken.pop(key) - 1
-        if left:
-            self._taken[key] = left
-
-
-class Place:
-    """Taken until `leave`, which may be called again."""
-
-    def __init__(self, addresses: Addresses, key: str) -> None:
-        self._addresses: Addresses | None = addresses
-        self._key = key
-
-    def leave(self) -> None:
-        """Make room for another connection of the same address."""
-        if self._addresses is not None:
-            self._addresses.give_back(self._key)
-            self._addresses = None
-
-
-def origin(host: str) -> str:
-    """Whose an IP address is: itself, or its network of IPv6; an IPv4 address in IPv6's notation is itself."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address), NETWORK_BITS), strict=False))
-
-
-log = logging.getLogger(__name__)
-
-MAX_FILE_BYTES = 2**20
-MAX_TOKENS = 10_000
-LOOK_EVERY_S = 1.0
-ALLOWED = f"one a line, {TOKEN_CHARACTERS}"
-
-
-class Tokens:
-    """The tokens of a file. `generation` counts its changes. InputError: no such file, or not one token in it."""
-
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._generation = 0
-        self._looked = monotonic()
-        self._seen = self._stamp()
-        self._digests = self._read()
-        if not self._digests:
-            raise InputError(f"{self._path} has no token in it; write {ALLOWED}")
-
-    @property
-    def generation(self) -> int:
-        """Grows when other tokens are in the file; looks at the file at most once a second."""
-        if monotonic() - self._looked >= LOOK_EVERY_S:
-            self._look()
-        return self._generation
-
-    def allows(self, authorization: bytes) -> bool:
-        """Whether this value of the header Authorization names a token of the file.
-
-        Takes the same time whichever it is, and however much of it is right: digests are compared, all of them.
-        """
-        self.generation  # noqa: B018  # looks at the file
-        scheme, _, token = authorization.strip().partition(b" ")
-        given = digest(token.strip())
-        known = False
-        for one in self._digests:
-            known |= hmac.compare_digest(one, given)
-        return known and scheme.lower() == b"bearer"
-
-    def _look(self) -> None:
-        self._looked = monotonic()
-        try:
-            stamp = self._stamp()
-            if stamp == self._seen:
-                return
-            self._seen = stamp
-            digests = self._read()
-        except InputError as error:
-            log.error("tokens stay as they were: %s", error)
-            return
-        if digests != self._digests:
-            self._digests = digests
-            self._generation += 1
-            log.info("%d tokens read", len(digests))
-
-    def _stamp(self) -> tuple[int, int, int]:
-        try:
-            status = os.stat(self._path)
-        except OSError as error:
-            raise InputError(f"can't read the tokens in {self._path}: {error.strerror}; give a text file") from error
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def _read(self) -> tuple[bytes, ...]:
-        """The digest of each token. InputError: what can't be tokens; the message never holds any of it."""
-        try:
-            with open(self._path, "rb") as file:
-                data = read_at_most(file, MAX_FILE_BYTES + 1)
-            lines = [line.strip() for line in data.decode("ascii").splitlines()]
-        except OSError as error:
-            raise InputError(f"can't read the tokens in {self._path}: {error.strerror}; give a text file") from error
-        except UnicodeDecodeError:
-            raise InputError(f"{self._path} is no list of tokens; write {ALLOWED}") from None
-        tokens = {line: number for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
-        for token, number in tokens.items():
-            if TOKEN.fullmatch(token) is None:
-                raise InputError(f"line {number} of {self._path} is no token; write {ALLOWED}")
-        if len(data) > MAX_FILE_BYTES or len(tokens) > MAX_TOKENS:
-            raise InputError(f"{self._path} is too large; {MAX_TOKENS} tokens and {MAX_FILE_BYTES} bytes are allowed")
-        return tuple(digest(token.encode()) for token in tokens)
-
-
-def digest(token: bytes) -> bytes:
-    """SHA-256: of the same length whatever the token's, which comparing would tell."""
-    return hashlib.sha256(token).digest()
-
-
-def credentials(scope: Scope) -> bytes:
-    """What the header Authorization says, or would say if a browser could set it."""
-    told = Headers(scope=scope).get("authorization", "").encode("latin-1")
-    if told or scope["type"] != "websocket":
-        return told
-    for name in scope.get("subprotocols", ()):
-        if name.startswith(TOKEN_SUBPROTOCOL):
-            encoded = name.removeprefix(TOKEN_SUBPROTOCOL)
-            try:
-                return b"Bearer " + base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
-            except (binascii.Error, ValueError):
-                return b""
-    return b""
-
-
-def subprotocol_of(scope: Scope) -> str | None:
-    """What to answer to a stream's list of subprotocols: ours, if it is there. Never the one with the token."""
-    return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
-
-
 @dataclass(frozen=True)
 class Access:
     """Tokens and TLS; none of both is for this machine alone."""
@@ -251,7 +85,7 @@ class Access:
     insecure: bool = False  # Listen beyond this machine without tokens and TLS
 
     def context(self) -> ssl.SSLContext | None:
-        """For TLS 1.2 and up. InputError: one file without the other, or files that can't be used."""
+        """Load the files for TLS 1.2 and up. InputError: one without the other, or files that can't be used."""
         if self.tls_cert is None and self.tls_key is None:
             return None
         for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
@@ -259,23 +93,23 @@ class Access:
                 check_readable(option, path)
         if self.tls_cert is None or self.tls_key is None:
             raise InputError("a certificate needs its key, and a key its certificate; give --tls-cert and --tls-key")
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             # A function that is asked for a passphrase keeps OpenSSL from asking on the terminal.
-            made.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
+            context.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
         except OSError as error:  # ssl.SSLError is one
             files = f"{self.tls_cert} and {self.tls_key}"
             raise InputError(f"can't use {files} for TLS: {why(error)}; give a PEM certificate and its key") from error
-        return made
+        return context
 
     def check(self, host: str) -> None:
-        """InputError: an IP address that others reach, with neither tokens nor TLS."""
+        """Refuse, with InputError, an IP address that others reach, with neither tokens nor TLS."""
         if self.tokens or self.tls_cert or self.insecure:
             return
         if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
             raise InputError(
-                f"{host} can be reached from other machines, and nobody is asked who he is; "
+                f"{host} can be reached from other machines, and any client would be served; "
                 "give --tokens, or --tls-cert and --tls-key, or say --insecure"
             )
 
@@ -290,7 +124,7 @@ class Mqtt:
     mqtt_group: str = GROUP  # Servers of one group share the frames; better a secret one, see docs/operating.md
 
     def broker(self) -> Broker | None:
-        """InputError: not a broker's address, or files that can't be used. Needs bottlenet[mqtt]."""
+        """Find the broker, if there is one. InputError: no address of one, or files that can't be used."""
         if self.mqtt is None:
             if self.mqtt_password or self.mqtt_ca:
                 raise InputError("--mqtt-password and --mqtt-ca are for a broker; give --mqtt mqtt://USER@HOST")
@@ -306,7 +140,7 @@ class Mqtt:
 
 
 def trust(ca_file: str) -> ssl.SSLContext:
-    """For a client that trusts these certificates, and no others. InputError: no such file, or not of PEM."""
+    """Trust these certificates, and no others, as a client. InputError: no such file, or not of PEM."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one
@@ -314,7 +148,7 @@ def trust(ca_file: str) -> ssl.SSLContext:
 
 
 def check_readable(option: str, path: str) -> None:
-    """InputError: it can't be read."""
+    """Open a file, to see whether that can be done. InputError: it can't."""
     try:
         with open(path, "rb"):
             pass
@@ -323,5 +157,176 @@ def check_readable(option: str, path: str) -> None:
 
 
 def why(error: OSError) -> str | None:
-    """In words, a file is of no use for TLS."""
+    """Explain why a file can't be used for TLS."""
     return (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
+
+
+MAX_FILE_BYTES = 2**20
+MAX_TOKENS = 10_000
+LOOK_EVERY_S = 1.0
+ALLOWED = f"one a line, {TOKEN_CHARACTERS}"
+
+
+class Tokens:
+    """The tokens of a file, one a line; blank lines and those that begin with # are left out.
+
+    Each request names one in the header Authorization; a stream from a browser, which can't set it, in its
+    subprotocols. The file is read again when it changes, so tokens come and go without a restart. A changed file that
+    can't be used leaves the tokens as they were, and the log says so; an empty one lets nobody in. InputError: no such
+    file, or not one token in it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._generation = 0
+        self._looked = monotonic()
+        self._problem = ""  # the last that was logged
+        self._content = self._read()
+        self._digests = self._parse(self._content)
+        if not self._digests:
+            raise InputError(f"{self._path} has no token in it; write {ALLOWED}")
+
+    @property
+    def generation(self) -> int:
+        """A number that grows when other tokens are in the file, which is read once a second at most."""
+        if monotonic() - self._looked >= LOOK_EVERY_S:
+            self._look()
+        return self._generation
+
+    def allows(self, authorization: bytes) -> bool:
+        """Tell whether this value of the header Authorization names a token of the file.
+
+        Takes the same time whichever it is, and however much of it is right: digests are compared, all of them.
+        """
+        self.generation  # noqa: B018  # looks at the file
+        scheme, _, token = authorization.strip().partition(b" ")
+        presented = digest(token.strip())
+        known = False
+        for one in self._digests:
+            known |= hmac.compare_digest(one, presented)
+        return known and scheme.lower() == b"bearer"
+
+    def _look(self) -> None:
+        self._looked = monotonic()
+        try:
+            content = self._read()
+            if content == self._content:
+                return
+            digests = self._parse(content)
+        except InputError as error:  # the next look tries again, whatever the file's time says
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.error("tokens stay as they were: %s", error)
+            return
+        self._content, self._problem = content, ""
+        if digests != self._digests:
+            self._digests = digests
+            self._generation += 1
+            log.info("%d tokens read", len(digests))
+
+    def _read(self) -> bytes:
+        """Read the file. InputError: it can't be read, is too large, or no file: a pipe could block for ever."""
+        try:
+            with open(self._path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise InputError(f"can't read the tokens in {self._path}: it is not a file; give a text file")
+                content = read_at_most(file, MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"can't read the tokens in {self._path}: {error.strerror}; give a text file") from error
+        if len(content) > MAX_FILE_BYTES:
+            raise InputError(f"{self._path} is too large; {MAX_TOKENS} tokens and {MAX_FILE_BYTES} bytes are allowed")
+        return content
+
+    def _parse(self, content: bytes) -> tuple[bytes, ...]:
+        """Hash each token. InputError: the file holds other things, which the message never shows."""
+        try:
+            lines = [line.strip() for line in content.decode("ascii").splitlines()]
+        except UnicodeDecodeError:
+            raise InputError(f"{self._path} is no list of tokens; write {ALLOWED}") from None
+        tokens = {line: number for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
+        for token, number in tokens.items():
+            if TOKEN.fullmatch(token) is None:
+                raise InputError(f"line {number} of {self._path} is no token; write {ALLOWED}")
+        if len(tokens) > MAX_TOKENS:
+            raise InputError(f"{self._path} is too large; {MAX_TOKENS} tokens and {MAX_FILE_BYTES} bytes are allowed")
+        return tuple(digest(token.encode()) for token in tokens)
+
+
+def digest(token: bytes) -> bytes:
+    """Hash a token with SHA-256: comparing would tell how long it is."""
+    return hashlib.sha256(token).digest()
+
+
+def credentials(scope: Scope) -> bytes:
+    """Read the header Authorization, or its substitute in the subprotocols of a browser's stream."""
+    header = next((bytes(value) for name, value in scope["headers"] if name == b"authorization"), b"")
+    if header or scope["type"] != "websocket":
+        return header
+    for name in scope.get("subprotocols", ()):
+        if name.startswith(TOKEN_SUBPROTOCOL):
+            encoded = name.removeprefix(TOKEN_SUBPROTOCOL)
+            try:
+                return b"Bearer " + base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+            except (binascii.Error, ValueError):
+                return b""
+    return b""
+
+
+def subprotocol_of(scope: Scope) -> str | None:
+    """Choose from a stream's list of subprotocols: ours, if it is there. Never the one with the token."""
+    return SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
+
+
+NETWORK_BITS = 64  # of IPv6: what one customer gets, and can choose addresses from as he likes
+
+
+class Addresses:
+    """Counts the connections of each address of which it is not known whose they are, at most `most` at once.
+
+        accept -> Addresses.take -> Place -> leave: a token that the server knows came, or the connection ended
+
+    Many devices behind one address are welcome, as each shows its token; without one, no address can fill the server.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: dict[str, int] = {}
+
+    def take(self, host: str) -> Place | None:
+        """Take a place for a connection from an IP address; None: it has all of its own."""
+        key = origin(host)
+        taken = self._taken.get(key, 0)
+        if taken >= self._most:
+            return None
+        self._taken[key] = taken + 1
+        return Place(self, key)
+
+    def give_back(self, key: str) -> None:
+        """Give one place back. Addresses without any are forgotten."""
+        left = self._taken.pop(key) - 1
+        if left:
+            self._taken[key] = left
+
+
+class Place:
+    """A place that is taken until `leave`, which may be called again."""
+
+    def __init__(self, addresses: Addresses, key: str) -> None:
+        self._addresses: Addresses | None = addresses
+        self._key = key
+
+    def leave(self) -> None:
+        """Make room for another connection of the same address."""
+        if self._addresses is not None:
+            self._addresses.give_back(self._key)
+            self._addresses = None
+
+
+def origin(host: str) -> str:
+    """Map an IP address to its holder: itself, or its network of IPv6. IPv4 in IPv6's notation is IPv4."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), NETWORK_BITS), strict=False))

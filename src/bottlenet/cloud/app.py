@@ -5,8 +5,8 @@
     WS   /v1/stream?bundle=ID  messages: stream frames -> answers and refusals, each with its frame's sequence number
     GET  /v1/bundles           JSON: id, name, model, cut and other tasks of what is served, sizes of a device's files
     GET  /v1/bundles/ID/NAME   such a file
-    GET  /, /page/...          the page where a browser is the device, see static.py
-    *    /v2/...               the Open Inference Protocol, see v2.py
+    GET  /, /page/...          the page where a browser is the device, see http.py
+    *    /v2/...               the Open Inference Protocol, see protocol_v2.py
     GET  /healthz              JSON: that it is alive, and how many frames wait
     GET  /readyz               200 while frames are welcome, else 503
     GET  /metrics              counters, for Prometheus
@@ -28,17 +28,16 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import protocol_v2 as v2
 from bottlenet.cloud.admission import Limits, Tokens
 from bottlenet.cloud.batcher import Batcher
 from bottlenet.cloud.decoder import Decoder
-from bottlenet.cloud.guard import WEBSOCKET, Guard
-from bottlenet.cloud.http import Pages, device_files, failure, read_body, refusal
+from bottlenet.cloud.guard import Guard
+from bottlenet.cloud.http import RETRY, UNREAD, Bodies, Pages, device_files, failure, refusal
 from bottlenet.cloud.metrics import Metrics
-from bottlenet.cloud.service import Folder, Served, Service, Shelf
+from bottlenet.cloud.service import Bundles, Folder, Served, Service
 from bottlenet.cloud.stream import Streams
 from bottlenet.errors import InputError
 from bottlenet.task import Classification
@@ -55,7 +54,6 @@ from bottlenet.wire.frame import (
 
 if TYPE_CHECKING:
     from bottlenet.broker import Broker
-    from bottlenet.cloud.mqtt import Subscriber
 
 
 VIA = "http"
@@ -71,13 +69,15 @@ def create_app(
     threads: int = 1,
     max_batch: int = 16,
     page: bool = True,
+    insecure: bool = False,
 ) -> Starlette:
-    """An ASGI application that serves these bundles, and those in the folder `watch` as they come and go.
+    """Make an ASGI application that serves these bundles, and those in the folder `watch` as they come and go.
 
     Every bundle has a worker, which takes up to `max_batch` frames at once, with `threads` on each operation. With
-    `tokens`, a file, only those are let in who name one. Frames that come to `broker` are taken, too. Without `page`
-    there is none, nor a bundle's files. Whatever runs the application has to bound what is read before it is seen here,
-    messages and headers; `bottlenet serve` does. `app.state.service` is the `Service`.
+    `tokens`, a file, only clients are let in that name one. Without, unless `insecure`, web pages of other sites are
+    kept away, and on loopback requests under another machine's name, too. Frames that come to `broker` are also taken.
+    Without `page` there is none, nor a bundle's files. Whatever runs the application has to bound messages and headers
+    before they come here; `bottlenet serve` does. `app.state.service` is the `Service`.
 
     InputError: no bundle and no folder, two with the same tag, a number below 1, a file or folder that can't be
     used. BundleError: a tail that can't be loaded.
@@ -85,7 +85,7 @@ def create_app(
     if not bundles and watch is None:
         raise InputError("no bundle to serve; give at least one, or a folder to watch")
     limits, metrics = limits or Limits(), Metrics()
-    shelf = Shelf(
+    served_bundles = Bundles(
         lambda work: Batcher(
             work,
             max_batch=max_batch,
@@ -95,124 +95,82 @@ def create_app(
         ),
         threads,
     )
-    service = Service(shelf, limits, metrics, None if tokens is None else Tokens(tokens))
-    folder = None if watch is None else Folder(watch, shelf, threads, limits.grace_s)
+    service = Service(served_bundles, limits, metrics, None if tokens is None else Tokens(tokens))
+    folder = None if watch is None else Folder(watch, served_bundles, threads, limits.grace_s)
     for bundle in bundles:
-        shelf.add(bundle, Decoder(bundle, threads).answers)
+        served_bundles.add(bundle, Decoder(bundle, threads).answers)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        """Look after the folder; answer what was taken before the server ends."""
-        looking = None if folder is None else asyncio.create_task(folder.look_for_ever())
-        subscriber = None if broker is None else subscribe(broker, service)
-        yield
-        if looking is not None:
-            looking.cancel()
-            await asyncio.wait([looking])
-        await service.stop()
-        if subscriber is not None:
-            await subscriber.close()
-        await service.close()
-
-    frames: dict[tuple[str, str], ASGIApp] = {
-        ("POST", CLASSIFY_PATH): Classify(service),
-        (WEBSOCKET, STREAM_PATH): Streams(service),
-    }
     app = Starlette(
-        routes=[
-            *Endpoints(service, page).routes(),
-            Route(CLASSIFY_PATH, frames["POST", CLASSIFY_PATH], methods=["POST"]),  # other methods are not allowed
-            WebSocketRoute(STREAM_PATH, frames[WEBSOCKET, STREAM_PATH]),
-        ],
-        lifespan=lifespan,
-        middleware=[Middleware(Guard, service=service, direct=frames)],
+        routes=Endpoints(service, page).routes(),
+        lifespan=lambda app: running(service, folder, broker),
+        middleware=[Middleware(Guard, service=service, insecure=insecure)],
     )
+    app.router.redirect_slashes = False  # it would send clients to whatever their header Host says
     app.state.service = service
     return app
 
 
-def subscribe(broker: Broker, service: Service) -> Subscriber:
-    """Take frames from there, from now on."""
-    from bottlenet.cloud.mqtt import Subscriber
+@contextlib.asynccontextmanager
+async def running(service: Service, folder: Folder | None, broker: Broker | None) -> AsyncIterator[None]:
+    """Look after the folder and the broker; answer what was taken before the server ends."""
+    looking = None if folder is None else asyncio.create_task(folder.look_for_ever())
+    subscriber = None
+    if broker is not None:
+        from bottlenet.cloud.mqtt import Subscriber
 
-    subscriber = Subscriber(broker, service)
-    subscriber.start()
-    return subscriber
-
-
-class Classify:
-    """One frame, one answer: an ASGI application, as there may be thousands of these a second."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A POST."""
-        service, limits = self._service, self._service.limits
-        service.metrics.came(VIA)
-        try:
-            body = await read_body(scope, receive, HEADER_BYTES + limits.max_payload_bytes, limits.request_s)
-            frame = parse_frame(body, max_payload_bytes=limits.max_payload_bytes)
-            served = service.shelf.by_tag(frame.bundle_tag)
-            if served is None:
-                text = f"bundle {frame.bundle_tag.hex()} is not served here; {service.shelf.names()}"
-                raise HTTPException(404, text)
-            data = (await service.answer(served, frame)).to_bytes()
-        except Exception as error:
-            return await refusal(service, VIA, error)(scope, receive, send)
-        headers = [(b"content-type", b"application/octet-stream"), (b"content-length", str(len(data)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": data})
+        subscriber = Subscriber(broker, service)
+        subscriber.start()
+    yield
+    if looking is not None:
+        looking.cancel()
+        await asyncio.wait([looking])
+    await service.stop()
+    if subscriber is not None:
+        await subscriber.close()
+    await service.close()
 
 
 class Endpoints:
-    """What is at which path."""
+    """The server's paths."""
 
     def __init__(self, service: Service, page: bool) -> None:
         self._service = service
+        self._bodies = Bodies(service)
         self._photos = 0  # that are coming in, or wait for their answer
-        self._pages = Pages(service.shelf).routes() if page else []
+        self._pages = Pages(service.bundles).routes() if page else []
 
     def routes(self) -> list[BaseRoute]:
-        """All of them."""
+        """List all paths, those of frames first."""
         return [
+            Route(CLASSIFY_PATH, self.classify, methods=["POST"]),
+            WebSocketRoute(STREAM_PATH, Streams(self._service)),
             Route(PHOTO_PATH, self.photo, methods=["POST"]),
             Route("/v1/bundles", self.bundles, methods=["GET"]),
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
-            *v2.routes(self._service),
+            *v2.routes(self._service, self._bodies),
             *self._pages,
         ]
 
-    async def health(self, request: Request) -> Response:
-        """Alive, and how long the line is."""
-        return JSONResponse({"status": "ok", "waiting": self._service.shelf.waiting})
-
-    async def ready(self, request: Request) -> Response:
-        """Whether to send frames here."""
-        ready, bundles = self._service.ready, len(self._service.shelf)
-        status = "ready" if ready else "stopping" if self._service.stopping else "no bundle yet"
-        return JSONResponse({"status": status, "bundles": bundles}, 200 if ready else 503)
-
-    async def metrics(self, request: Request) -> Response:
-        """For Prometheus."""
-        text, content_type = self._service.metrics.text()
-        return Response(text, headers={"content-type": content_type})
-
-    async def bundles(self, request: Request) -> Response:
-        """What is served."""
-        listed = []
-        for served in self._service.shelf:
-            manifest = served.bundle.manifest
-            named = {"name": manifest.name, "model": manifest.model, "cut": manifest.cut}
-            named |= {} if isinstance(manifest.task, Classification) else {"task": manifest.task.name}
-            files = {"files": device_files(served)} if self._pages else {}
-            listed.append({"id": served.bundle.id.hex(), **named, **files})
-        return JSONResponse(listed)
+    async def classify(self, request: Request) -> Response:
+        """Answer one frame."""
+        service, limits = self._service, self._service.limits
+        service.metrics.came(VIA)
+        try:
+            async with self._bodies.read(request, HEADER_BYTES + limits.max_payload_bytes) as body:
+                frame = parse_frame(body, max_payload_bytes=limits.max_payload_bytes)
+            served = service.bundles.by_tag(frame.bundle_tag)
+            if served is None:
+                text = f"bundle {frame.bundle_tag.hex()} is not served here; {service.bundles.names()}"
+                raise HTTPException(404, text)
+            answer = await service.answer(served, frame)
+        except Exception as error:
+            return refusal(service, VIA, error)
+        return Response(answer.to_bytes(), media_type="application/octet-stream")
 
     async def photo(self, request: Request) -> Response:
-        """One photo as it was taken, one answer."""
+        """Answer one photo as it was taken, with the whole network."""
         service, limits = self._service, self._service.limits
         service.metrics.came(VIA)
         try:
@@ -220,12 +178,11 @@ class Endpoints:
             if self._photos >= limits.max_photos:
                 service.metrics.refused(VIA, "busy")
                 text = f"{limits.max_photos} photos are coming in already; try again later"
-                # The body is not read, so the connection can't be used again.
-                return failure(503, text, {"Retry-After": "1", "Connection": "close"})
+                return failure(503, text, RETRY | UNREAD)
             self._photos += 1
             try:
-                body = await read_body(request.scope, request.receive, limits.max_photo_bytes, limits.request_s)
-                answer = await service.answer(served, Frame(PHOTO, WHOLE_PHOTO, served.bundle.tag, 0, body))
+                async with self._bodies.read(request, limits.max_photo_bytes) as body:
+                    answer = await service.answer(served, Frame(PHOTO, WHOLE_PHOTO, served.bundle.tag, 0, body))
             finally:
                 self._photos -= 1
         except Exception as error:
@@ -233,11 +190,40 @@ class Endpoints:
         return Response(answer.to_bytes(), media_type="application/octet-stream")
 
     def _named(self, request: Request) -> Served:
-        """The bundle in the query, or the only one. HTTPException: there is none, or there are several."""
-        shelf, asked = self._service.shelf, request.query_params.get("bundle")
-        found = [shelf.by_id(asked)] if asked is not None else list(shelf)
+        """Find the bundle in the query, or the only one. HTTPException: there is none, or there are several."""
+        bundles, id_hex = self._service.bundles, request.query_params.get("bundle")
+        found = [bundles.by_id(id_hex)] if id_hex is not None else list(bundles)
         if not found or found[0] is None:
-            raise HTTPException(404, f"no such bundle; {shelf.names()}")
+            raise HTTPException(404, f"no such bundle; {bundles.names()}")
         if len(found) > 1:
-            raise HTTPException(400, f"say which bundle, with ?bundle= and its id; {shelf.names()}")
+            raise HTTPException(400, f"say which bundle, with ?bundle= and its id; {bundles.names()}")
         return found[0]
+
+    async def bundles(self, request: Request) -> Response:
+        """List what is served."""
+        documents = []
+        for served in self._service.bundles:
+            manifest = served.bundle.manifest
+            document: dict[str, object] = {"id": served.bundle.id.hex(), "name": manifest.name}
+            document |= {"model": manifest.model, "cut": manifest.cut}
+            if not isinstance(manifest.task, Classification):
+                document["task"] = manifest.task.name
+            if self._pages:
+                document["files"] = device_files(served)
+            documents.append(document)
+        return JSONResponse(documents)
+
+    async def health(self, request: Request) -> Response:
+        """Say that the server is alive, and how long the line is."""
+        return JSONResponse({"status": "ok", "waiting": self._service.bundles.waiting})
+
+    async def ready(self, request: Request) -> Response:
+        """Tell whether to send frames here."""
+        ready, count = self._service.ready, len(self._service.bundles)
+        status = "ready" if ready else "stopping" if self._service.stopping else "no bundle yet"
+        return JSONResponse({"status": status, "bundles": count}, 200 if ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Give the counters to Prometheus."""
+        text, content_type = self._service.metrics.text()
+        return Response(text, headers={"content-type": content_type})

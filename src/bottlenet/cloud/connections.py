@@ -1,4 +1,4 @@
-"""Connections to the server, before there is a request: how many, and how long they may say nothing.
+"""Connections to the server before there is a request: their number, and how long they may be silent.
 
     listener -> accept -> room, for all and for this address? -> TLS -> HTTP -> WebSocket
 
@@ -19,19 +19,19 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, Opcode
+from websockets.frames import Frame
 from websockets.http11 import Request
-from websockets.protocol import State
 
 from bottlenet.cloud.admission import Addresses, Limits, Place
 from bottlenet.cloud.guard import AUTHORIZED
-from bottlenet.cloud.stream import SHORTCUT
 from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
+ON_REFUSAL = "bottlenet.on_refusal"  # in a scope's "state": a function that counts, and logs, a refusal by kind
 MAX_LINGERING = 64  # connections at once that are told to come later; others are closed without a word
 LINGER_S = 1.0
+TLS_CLOSE_S = 1.0
 MAX_FRAGMENTS = 256  # of a message; each may be empty, so a limit on bytes is none on these
 MAX_HEADER_BYTES = 2**14
 MAX_FRAMING_BYTES = 2**16  # of a message in chunks: their sizes, and headers behind them; and an eighth of the body
@@ -45,6 +45,7 @@ WHY = {  # by the kind of refusal
     "connections": '{"error": "too many connections; try again in 1 s"}',
     "address": '{"error": "too many connections of this address that have shown no token; try again in 1 s"}',
 }
+MALFORMED = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -57,28 +58,33 @@ class Connection(HttpToolsProtocol):
     requests that are sent before their turn. uvicorn alone would keep them, however many there are.
     """
 
-    def __init__(self, limits: Limits, leave: Callable[[], None], app_state: dict[str, Any], **options: Any) -> None:
-        super().__init__(app_state={**app_state, AUTHORIZED: leave}, **options)
+    def __init__(
+        self,
+        limits: Limits,
+        leave: Callable[[], None],
+        on_refusal: Callable[[str], None],
+        app_state: dict[str, Any],
+        **options: Any,
+    ) -> None:
+        super().__init__(app_state={**app_state, AUTHORIZED: leave, ON_REFUSAL: on_refusal}, **options)
         self._limits = limits
+        self._on_refusal = on_refusal
         self._due = math.inf  # when it has to have gone on, by the event loop's clock
         self._timer: asyncio.TimerHandle | None = None
         self._in_header = self._in_body = False
         self._other_bytes = self._body_bytes = 0  # of this message
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first byte."""
         super().connection_made(transport)
         self._due = self.loop.time() + self._limits.first_byte_s
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing to wait for."""
         self._end()
-        self.app_state[AUTHORIZED]()  # or as good as: it holds nothing any more
+        self.app_state[AUTHORIZED]()  # it holds nothing any more
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """From its first byte on wait for the whole header."""
         if not self._in_body:
             self._begin()
         self._other_bytes += len(data)
@@ -88,12 +94,10 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("Too many bytes of header, or around the body.")
 
     def on_message_begin(self) -> None:
-        """A header, perhaps in the same bytes as the end of the message before."""
-        self._begin()
+        self._begin()  # of a header, perhaps in the same bytes as the end of the message before
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """It came in time."""
         header_bytes = sum([len(name) + len(value) for name, value in self.headers])
         if header_bytes > MAX_HEADER_BYTES or len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too much")  # which the parser takes for a request that is none
@@ -102,26 +106,22 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of it."""
         self._body_bytes += len(body)
         self._other_bytes -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it."""
         self._due = math.inf
         self._in_body = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Who was answered before all of his body was there has some time left for it, as nobody reads it."""
         super().on_response_complete()
-        if self._in_body:
+        if self._in_body:  # it was answered early, and nobody reads the rest of the body
             self._due = self.loop.time() + self._limits.request_s
 
     def handle_websocket_upgrade(self) -> None:
-        """From here on the stream looks after itself."""
-        self._end()
+        self._end()  # the stream looks after itself
         super().handle_websocket_upgrade()
 
     def _begin(self) -> None:
@@ -131,15 +131,21 @@ class Connection(HttpToolsProtocol):
             self._due = self.loop.time() + self._limits.request_s
 
     def _look(self) -> None:
-        """One timer a connection, not two a request: it looks whether anything is overdue."""
+        """Close a connection that is overdue: one timer a connection, not two a request."""
         left_s = self._due - self.loop.time()
         if left_s > 0:
             seconds = min(left_s, self._limits.first_byte_s, self._limits.request_s)
             self._timer = self.loop.call_later(seconds, self._look)
             return
         if self._in_header:  # else it has said nothing, or was answered
+            self._on_refusal("slow")
             self.transport.write(SLOW)
         self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Count a request that is none, or that is too large."""
+        self._on_refusal("malformed")
+        super().send_400_response(msg)
 
     def _end(self) -> None:
         if self._timer is not None:
@@ -147,58 +153,41 @@ class Connection(HttpToolsProtocol):
 
 
 class StreamConnection(WebSocketsSansIOProtocol):
-    """WebSocket whose messages have a bounded number of parts, and whose pings are answered only to who listens.
-
-    It has the transport and the state of the `Connection` that it was. An application that finds it in a scope's
-    "extensions", under SHORTCUT, may set `take` and call `send_now`: a queue and a task on either way would take as
-    long as all the rest that is done for a message.
-    """
-
-    take: Callable[[bytes], bool] | None = None
-
-    def handle_connect(self, event: Request) -> None:
-        """Offer the shortcut."""
-        super().handle_connect(event)
-        if hasattr(self, "scope"):
-            extensions: dict[str, Any] = self.scope["extensions"]
-            extensions[SHORTCUT] = self
-
-    def handle_bytes(self, event: Frame) -> None:
-        """A message, or its first part."""
-        in_turn = event.fin and self.queue.empty() and not self.close_sent
-        if not (in_turn and self.take is not None and self.take(bytes(event.data))):
-            super().handle_bytes(event)
-
-    def send_now(self, data: bytes) -> bool:
-        """Without a queue. False: the other side has to take what it was sent first, or the stream ends."""
-        ending = self.transport.is_closing() or self.close_sent or self.conn.state is not State.OPEN
-        if ending or not self.writable.is_set():
-            return False
-        self.transport.write(Frame(Opcode.BINARY, data).serialize(mask=False))
-        return True
+    """WebSocket whose messages have a bounded number of parts, and whose pings are answered only to who listens."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Its place is free."""
         self.app_state[AUTHORIZED]()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Refuse an upgrade that HTTP's parser took and the WebSocket's doesn't, which uvicorn would leave open."""
+        super().data_received(data)
+        if not self.handshake_initiated:
+            self.app_state[ON_REFUSAL]("malformed")
+            self.transport.write(MALFORMED)
+            self.transport.close()
+
+    def handle_connect(self, event: Request) -> None:
+        """Count an upgrade that is refused."""
+        super().handle_connect(event)
+        if self.response.status_code != 101:
+            self.app_state[ON_REFUSAL]("malformed")
+
     def handle_cont(self, event: Frame) -> None:
-        """One more part."""
         if len(self.frames) >= MAX_FRAGMENTS:
             self.transport.abort()
             return
         super().handle_cont(event)
 
     def handle_ping(self) -> None:
-        """Answers that nobody takes would be kept, however many there are."""
-        if self.writable.is_set():
+        if self.writable.is_set():  # answers that nobody takes would be kept, however many there are
             super().handle_ping()
         else:
             self.transport.abort()
 
 
 def stream_options(limits: Limits) -> dict[str, Any]:
-    """What uvicorn.Config has to have, so that streams are bounded and silent."""
+    """Set what uvicorn.Config needs so that streams are bounded and silent."""
     return {
         "ws_max_size": STREAM_HEADER_BYTES + limits.max_payload_bytes,
         "ws_per_message_deflate": False,
@@ -209,7 +198,7 @@ def stream_options(limits: Limits) -> dict[str, Any]:
 class Listener:
     """Accepts on one socket while `connections`, with those that still shake hands, are fewer than allowed.
 
-    `refused` is told the kind of each refusal: a key of `WHY`.
+    `on_refusal` gets the kind of each refusal: a key of `WHY`.
     """
 
     def __init__(
@@ -219,20 +208,23 @@ class Listener:
         connections: Sized,
         limits: Limits,
         tls: ssl.SSLContext | None,
-        refused: Callable[[str], None],
+        on_refusal: Callable[[str], None],
     ) -> None:
         self._sock = sock
         self._make = make
         self._connections = connections
         self._limits = limits
         self._tls = tls
-        self._refused = refused
+        self._on_refusal = on_refusal
+        self._tls_limits: dict[str, float] = {}
+        if tls is not None:  # the second for a goodbye that does not come: half a minute by default
+            self._tls_limits = {"ssl_handshake_timeout": limits.first_byte_s, "ssl_shutdown_timeout": TLS_CLOSE_S}
         self._addresses = Addresses(limits.max_per_address)
         self._beginning: set[asyncio.Task[None]] = set()
         self._lingering: set[asyncio.Task[None]] = set()
 
     async def accept_for_ever(self) -> None:
-        """Until cancelled. Connections that are open then stay open."""
+        """Accept until cancelled. Connections that are open then stay open."""
         loop = asyncio.get_running_loop()
         self._sock.setblocking(False)
         while True:
@@ -251,30 +243,26 @@ class Listener:
                 start(self._begin(sock, place), self._beginning)
 
     def _turn_away(self, sock: socket.socket, kind: str) -> None:
-        """With a word, where that is possible and does not bind too much."""
-        self._refused(kind)
-        log.info("refused: %s", kind)
+        """Refuse with a reason, where that is possible and does not bind too much."""
+        self._on_refusal(kind)
         if len(self._lingering) < MAX_LINGERING and self._tls is None:
             start(self._refuse(sock, kind), self._lingering)
         else:
             sock.close()
 
     async def _begin(self, sock: socket.socket, place: Place) -> None:
-        """Until it is one of `connections`, which gives its place back."""
+        """Shake hands; then it is one of `connections`, which gives its place back."""
         cut_when_stuck(sock, self._limits.request_s)
-        seconds = self._limits.first_byte_s if self._tls else None
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(
-                lambda: self._make(place), sock, ssl=self._tls, ssl_handshake_timeout=seconds
-            )
+            await loop.connect_accepted_socket(lambda: self._make(place), sock, ssl=self._tls, **self._tls_limits)
         except OSError as error:  # no TLS, too slow, or gone; ssl.SSLError is one
             log.info("a connection failed: %s", error.strerror or error)
             place.leave()
             sock.close()
 
     async def _refuse(self, sock: socket.socket, kind: str) -> None:
-        """Say so, in answer to the request: earlier, or with some of it unread, many clients would not hear it."""
+        """Answer the request: earlier, or with some of it unread, many clients would not see the reason."""
         loop = asyncio.get_running_loop()
 
         async def answer() -> None:
@@ -289,14 +277,14 @@ class Listener:
 
 
 def start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    """A task that is in `tasks` until it is done."""
+    """Start a task that is in `tasks` until it is done."""
     task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
 
 
 def cut_when_stuck(sock: socket.socket, seconds: float) -> None:
-    """End the connection when the other side takes nothing of what it was sent for that long, or has vanished."""
+    """Have the system end a connection whose other side takes nothing for that long, or has vanished."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(seconds * 1000), 2**31 - 1))

@@ -1,16 +1,10 @@
-"""Whole photos, for devices that leave all of the network to the server.
+"""The server's half: a batch of frames to answers. The one function that every way of serving scales out.
 
-    picture file --decode, and crop and resize where it is a photo--> pixels --uncut.onnx--> scores --task--> answer
+    frames       --codec--> symbols (B, C, H, W) --tail.onnx--> scores (B, classes) --task--> answers
+    whole photos --decode, crop, resize--> pixels --uncut.onnx--> scores --task--> answers
 
-It is made when the first photo comes: most devices send frames, and the whole network takes memory.
-
-The server's half: a batch of frames to answers. The one function that every way of serving scales out.
-
-    frames --codec--> symbols (B, C, H, W) --tail.onnx--> scores (B, classes) --task--> answers
-
-A classifier gives scores; what another task gives in their place stands in `task.py`.
-
-One frame that does not decode costs nobody else in the batch his answer.
+A classifier gives scores; what another task gives in their place stands in `task.py`. A frame that does not decode
+costs no other frame of the batch its answer.
 """
 
 from __future__ import annotations
@@ -36,19 +30,16 @@ from bottlenet.wire.entropy import accepted
 from bottlenet.wire.frame import NETWORK_INPUT, WHOLE_PHOTO, Frame
 from bottlenet.wire.pictures import decode
 
-Made: TypeAlias = tuple[NDArray[np.uint8] | WireError, int]
-"""What the network takes of one frame, or why there is none; and the nanoseconds that it took."""
-
-Decode: TypeAlias = Callable[[Sequence[Frame]], Sequence[Made]]
+Decoded: TypeAlias = tuple[NDArray[np.uint8] | WireError, int]
+"""The network's input for one frame, or why there is none; and the nanoseconds that decoding took."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What came of a batch of B frames, in their order."""
+    """The scores of a batch of B frames, in their order."""
 
-    scores: NDArray[Any] = field(
-        repr=False
-    )  # (B, classes), logits, or what the task has; blank where there is an error
+    # (B, classes), logits, or what the task has; blank where there is an error
+    scores: NDArray[Any] = field(repr=False)
     decode_us: tuple[int, ...]  # of each frame, with those that were decoded together with it
     tail_us: int  # of the whole batch, which is what each photo in it waited for
     errors: tuple[WireError | None, ...]  # of each frame that does not decode
@@ -69,14 +60,14 @@ class Decoder:
         self._codec = lru_cache(maxsize=256)(bundle.codec_of)
 
     def decode(self, frames: Sequence[Frame]) -> NDArray[np.uint8]:
-        """Frames -> symbols (B, C, H, W). FrameError, PayloadError: the first frame that does not decode."""
+        """Decode frames to symbols (B, C, H, W). FrameError, PayloadError: the first frame that does not decode."""
         symbols = np.empty((len(frames), *self.bundle.manifest.latent), np.uint8)
         for number, (found, _) in enumerate(self._decode(frames)):
             symbols[number] = accepted(found)
         return symbols
 
     def scores(self, frames: Sequence[Frame]) -> Scored:
-        """Frames -> scores; those that do not decode are left out of the run. BundleError: tail.onnx does not run."""
+        """Score frames; those that do not decode are left out of the run. BundleError: tail.onnx does not run."""
         manifest = self.bundle.manifest
         return scored(
             frames,
@@ -87,12 +78,12 @@ class Decoder:
         )
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
-        """Frames -> for each what to send back: an answer, or the error that says why there is none."""
+        """Answer each frame, or give the error that says why there is no answer."""
         return answers_of(frames, self.scores(frames), self.bundle.manifest.task)
 
-    def _decode(self, frames: Sequence[Frame]) -> list[Made]:
-        """Those of one codec together: nearly always all."""
-        made: dict[int, Made] = {}
+    def _decode(self, frames: Sequence[Frame]) -> list[Decoded]:
+        """Decode the frames of one codec together: nearly always all."""
+        decoded: dict[int, Decoded] = {}
         groups: dict[tuple[int, int], list[int]] = {}
         for number, frame in enumerate(frames):
             if frame.bundle_tag == self.bundle.tag:
@@ -102,41 +93,40 @@ class Decoder:
                     f"frame is for bundle {frame.bundle_tag.hex()}, but this is bundle {self.bundle.tag.hex()}; "
                     "use the same bundle on both sides"
                 )
-                made[number] = FrameError(text), 0
+                decoded[number] = FrameError(text), 0
         for key, numbers in groups.items():
+            payloads = [frames[number].payload for number in numbers]
             started = perf_counter_ns()
-            found = self._decode_group(key, [frames[number].payload for number in numbers])
+            found: Sequence[NDArray[np.uint8] | WireError]
+            try:
+                found = self._codec(*key).decode_all(payloads)
+            except FrameError as error:  # there is no such codec
+                found = [error] * len(payloads)
             took_ns = perf_counter_ns() - started
-            made.update((number, (one, took_ns)) for number, one in zip(numbers, found, strict=True))
-        return [made[number] for number in range(len(frames))]
-
-    def _decode_group(self, key: tuple[int, int], payloads: list[bytes]) -> Sequence[NDArray[np.uint8] | WireError]:
-        try:
-            return self._codec(*key).decode_all(payloads)
-        except FrameError as error:  # there is no such codec
-            return [error] * len(payloads)
+            decoded.update((number, (one, took_ns)) for number, one in zip(numbers, found, strict=True))
+        return [decoded[number] for number in range(len(frames))]
 
 
 def scored(
     frames: Sequence[Frame],
-    decode: Decode,
+    decode: Callable[[Sequence[Frame]], Sequence[Decoded]],
     run: Callable[[NDArray[np.uint8]], NDArray[Any]],
     *,
     shape: tuple[int, ...],
     output: Port,
 ) -> Scored:
-    """Frames -> scores: `decode` makes one input (*shape) of a frame, `run` an `output` of inputs (B, *shape).
+    """Score frames: `decode` makes one input (*shape) of a frame, `run` an `output` of inputs (B, *shape).
 
     A frame for which `decode` has a WireError is left out of the run.
     """
     inputs = np.empty((len(frames), *shape), np.uint8)
     errors: list[WireError | None] = [None] * len(frames)
     decode_us = []
-    for number, (made, took_ns) in enumerate(decode(frames)):
-        if isinstance(made, WireError):
-            errors[number] = made
+    for number, (found, took_ns) in enumerate(decode(frames)):
+        if isinstance(found, WireError):
+            errors[number] = found
         else:
-            inputs[number] = made
+            inputs[number] = found
         decode_us.append(microseconds(took_ns))
     good = [number for number, error in enumerate(errors) if error is None]
     started = perf_counter_ns()
@@ -151,11 +141,11 @@ def scored(
 
 
 def answers_of(frames: Sequence[Frame], batch: Scored, task: Task) -> list[Answer | BottleNetError]:
-    """For each frame what to send back: an answer, or the error that says why there is none."""
+    """Make an answer for each frame, or the error that says why there is none."""
     answers: list[Answer | BottleNetError] = []
     for number, (frame, found) in enumerate(zip(frames, task.results(batch.scores), strict=True)):
-        if (refused := batch.errors[number]) is not None:
-            answers.append(refused)
+        if (error := batch.errors[number]) is not None:
+            answers.append(error)
         elif found is None:
             answers.append(BundleError(NO_NUMBERS))
         else:
@@ -167,7 +157,10 @@ MAX_PIXELS = 25_000_000  # of a photo that anybody may send
 
 
 class Photos:
-    """Runs a bundle's whole network on picture files. Safe to use from several threads."""
+    """Runs a bundle's whole network on picture files. Safe to use from several threads.
+
+    The network is loaded when the first photo comes: most devices send frames, and it takes memory.
+    """
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
@@ -176,7 +169,7 @@ class Photos:
         self._uncut: onnxruntime.InferenceSession | None = None
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
-        """Photo frames -> for each what to send back; as `Decoder.answers`."""
+        """Answer each photo frame, or give the error that says why there is no answer."""
         try:
             uncut = self._open()
         except InputError:
@@ -193,17 +186,17 @@ class Photos:
         )
         return answers_of(frames, batch, manifest.task)
 
-    def _pixels(self, frame: Frame) -> Made:
+    def _pixels(self, frame: Frame) -> Decoded:
         started = perf_counter_ns()
-        made: NDArray[np.uint8] | WireError
+        found: NDArray[np.uint8] | WireError
         try:
-            made = self.pixels(frame)
+            found = self.pixels(frame)
         except WireError as error:
-            made = error
-        return made, perf_counter_ns() - started
+            found = error
+        return found, perf_counter_ns() - started
 
     def pixels(self, frame: Frame) -> NDArray[np.uint8]:
-        """(size, size, 3). PayloadError: no picture that can be used. FrameError: an unknown setting."""
+        """Decode a picture to (size, size, 3), uint8. PayloadError: it can't be. FrameError: unknown setting."""
         preprocess = self.bundle.manifest.uncut_preprocess
         if frame.setting == NETWORK_INPUT:
             return decode(frame.payload, preprocess.size)
@@ -216,7 +209,7 @@ class Photos:
             raise PayloadError(str(error)) from error
 
     def _open(self) -> onnxruntime.InferenceSession:
-        """InputError: the bundle has no uncut.onnx. BundleError: it does not load."""
+        """Load the network, once. InputError: the bundle has no uncut.onnx. BundleError: it does not load."""
         with self._lock:
             if self._uncut is None:
                 self._uncut = open_uncut(self.bundle, self._threads)

@@ -1,14 +1,14 @@
-"""In front of every way in: who has no token, or comes when too many are there, gets no further.
+"""In front of every way in: a request without a token, or beyond the limit, gets no further.
 
-    request -> token? -> room? -> the application
+    request -> token, or from this site? -> room? -> the application
 
 Two pairs of health checks are open to all, and so is the page.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-from collections.abc import Mapping
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,25 +26,23 @@ log = logging.getLogger(__name__)
 OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 # Under this name in a scope's "state" whoever runs the application may leave a function, called when a token was good.
 AUTHORIZED = "bottlenet.authorized"
-WEBSOCKET = "WS"  # in place of a method
 VIA = {"http": "http", "websocket": "stream"}
 FULL_RETRY_S = 1
+FORBIDDEN = 4403  # with which a stream is closed
+REMEDY = "start the server with --tokens, or with --insecure to serve web pages of other sites, too"
 NO_TOKEN = "no token that this server knows came with this; send the header Authorization: Bearer <token>"
 
 
 class Guard:
-    """ASGI middleware. Counts what is at work, and writes a line about each when it is done.
+    """ASGI middleware that lets requests in, counts those at work, and logs each when it is done."""
 
-    What is in `direct`, by method and path, is called in place of `app`: routing would take as long as the rest.
-    """
-
-    def __init__(self, app: ASGIApp, service: Service, direct: Mapping[tuple[str, str], ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, service: Service, insecure: bool) -> None:
         self._app = app
-        self._direct = direct
         self._service = service
+        self._insecure = insecure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Through, or refused."""
+        """Let a request through, or refuse it."""
         via = VIA.get(scope["type"])
         path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
         if via is None or path in OPEN:
@@ -56,21 +54,25 @@ class Guard:
                 return await self._refuse(scope, receive, send, 401, NO_TOKEN)
             if (authorized := scope.get("state", {}).get(AUTHORIZED)) is not None:
                 authorized()
+        if tokens is None and not self._insecure and (problem := foreign(scope)):
+            return await self._refuse(scope, receive, send, 403, problem)
         if opened["http"] + opened["stream"] >= limit:
             text = f"{limit} requests and streams are open already; try again in {FULL_RETRY_S} s"
             return await self._refuse(scope, receive, send, 503, text)
         opened[via] += 1
-        app = self._direct.get((scope.get("method", WEBSOCKET), path), self._app)
         try:
             if log.isEnabledFor(logging.INFO):
-                await self._watched(app, scope, receive, send)
+                await self._log(scope, receive, send)
             else:
-                await app(scope, receive, send)
+                await self._app(scope, receive, send)
+        except Exception:
+            self._service.metrics.refused(via, "internal")
+            raise
         finally:
             opened[via] -= 1
 
-    async def _watched(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets it through; then the log has a line. Never the query, nor a header: people put tokens there."""
+    async def _log(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, and log it: never the query, nor a header, as people put tokens there."""
         started = perf_counter()
         status = None
 
@@ -79,9 +81,9 @@ class Guard:
             status = message.get("status", message.get("code", status))
             await send(message)
 
-        await app(scope, receive, watch)
+        await self._app(scope, receive, watch)
         fields = {
-            "method": scope.get("method", WEBSOCKET),
+            "method": scope.get("method", "WS"),
             "path": one_line(scope["path"]),
             "status": status,
             "ms": round((perf_counter() - started) * 1000, 1),
@@ -90,7 +92,7 @@ class Guard:
         log.info("%(method)s %(path)s %(status)s, %(ms)s ms", fields, extra={"fields": fields})
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, status: int, text: str) -> None:
-        """As JSON, or by closing a WebSocket that was accepted: only then the code reaches the client."""
+        """Answer with JSON, or close a WebSocket that was accepted: only then the code reaches the client."""
         kind, code, headers = REFUSALS[status]
         self._service.metrics.refused(VIA[scope["type"]], kind)
         log.info("refused: %s", kind, extra={"fields": {"client": (scope.get("client") or ("?",))[0]}})
@@ -101,7 +103,33 @@ class Guard:
         await send(closing(code, text))
 
 
+def foreign(scope: Scope) -> str:
+    """Explain why a request may come from a web page of another site, which any browser would send; "" if it can't.
+
+    Such a page names its own site as Origin. Or its site's name leads to this machine (DNS rebinding): then Host does,
+    and no client on loopback has reason to use such a name.
+    """
+    headers = dict(scope["headers"])
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    origin = headers.get(b"origin", b"").decode("latin-1").lower()
+    if origin and origin.partition("://")[2] != host:
+        return f"Origin {origin!a:.80} is another site than {host!a:.80}; {REMEDY}"
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    if is_loopback((scope.get("server") or ("",))[0]) and not is_loopback(name.strip("[]")):
+        return f"Host {host!a:.80} is no name of this machine; use localhost, {REMEDY}"
+    return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or an address can only be this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 REFUSALS = {
+    403: ("foreign", FORBIDDEN, {"Connection": "close"}),
     401: ("unauthorized", UNAUTHORIZED, {"WWW-Authenticate": "Bearer", "Connection": "close"}),
     503: ("connections", TRY_LATER, {"Retry-After": str(FULL_RETRY_S), "Connection": "close"}),
 }

@@ -1,21 +1,21 @@
-"""The page at `/`, where a browser is the device, and all that it fetches.
+"""HTTP: bodies, bounded; errors as JSON; and the page at `/`, where a browser is the device, with all that it fetches.
 
     GET /                            the page
     GET /page/NAME                   its modules and its style; below /page/vendor onnxruntime-web, see vendor.py
     GET /page/photos, .../NAME       photos to try it with
     GET /v1/bundles/ID/NAME          the device's half of a bundle, for those who may send frames to it
 
-Nothing comes from another host, and the browser is told to refuse it if something should.
-
-HTTP in both directions: bodies, never larger than allowed, and errors as JSON.
+Nothing comes from another host, and the page's policy has the browser refuse it if something should.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import math
 import os
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -25,75 +25,95 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
-from starlette.types import Receive, Scope
+from starlette.types import Scope
 
 from bottlenet.bundle import GRAPHS, MANIFEST
-from bottlenet.cloud.service import Served, Service, Shelf
+from bottlenet.cloud.batcher import STOPPING
+from bottlenet.cloud.service import Bundles, Served, Service
 from bottlenet.cloud.vendor import COMMAND, PACKED
 from bottlenet.errors import BusyError, WireError
+from bottlenet.files import CHUNK_BYTES
+from bottlenet.wire.frame import HEADER_BYTES
+
+KINDS = {400: "frame", 404: "unknown_bundle", 408: "timeout", 413: "too_large", 415: "frame", 503: "busy"}
+UNREAD = {"Connection": "close"}  # the rest of a body is not read, so its connection can't be used again
+RETRY = {"Retry-After": "1"}
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
-    """The body of a request. HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is
-    too slow. ClientDisconnect: nobody is there any more.
+class Bodies:
+    """Reads the bodies of requests: each bounded in bytes and time, and all together in bytes.
+
+    Together they may have as many bytes as all photos that are taken at once. What fits a frame is not counted, so that
+    large bodies keep no frames away.
     """
-    for name, told in scope["headers"]:
-        if name == b"content-length" and told.isdigit() and (len(told) > 12 or int(told) > limit):
-            raise too_large(limit)
-    parts, left, more = [], limit, True
-    deadline = Deadline(timeout_s)
-    try:
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            part, more = message.get("body", b""), message.get("more_body", False)
-            left -= len(part)
-            if left < 0:
-                raise too_large(limit)
+
+    def __init__(self, service: Service) -> None:
+        limits = service.limits
+        self._service = service
+        self._small_bytes = HEADER_BYTES + limits.max_payload_bytes
+        self._left_bytes = limits.max_photos * limits.max_photo_bytes
+        self._reading: set[asyncio.Task[None]] = set()
+        service.leaving.append(self._stop)
+
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request, limit: int) -> AsyncIterator[bytes]:
+        """Read one body, which counts until the block ends.
+
+        HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is too slow; 503, there
+        are too many large ones, or the server stops. ClientDisconnect: the client is gone.
+        """
+        seconds = self._service.limits.request_s
+        parts: list[bytes] = []
+        reading = asyncio.create_task(self._read(request, limit, parts))
+        self._reading.add(reading)
+        try:
+            if self._service.stopping:
+                raise HTTPException(503, STOPPING)
+            await asyncio.wait([reading], timeout=seconds)
+            if not reading.done():
+                raise HTTPException(408, f"the body did not come within {seconds:g} s; send it at once")
+            if reading.cancelled():
+                raise HTTPException(503, STOPPING)
+            reading.result()
+            parts[:] = [b"".join(parts)]
+            yield parts[0]
+        finally:
+            reading.cancel()
+            self._reading.discard(reading)
+            self._left_bytes += self._counted(sum(map(len, parts)))
+
+    async def _read(self, request: Request, limit: int, parts: list[bytes]) -> None:
+        too_large = HTTPException(413, f"the body has more than {limit} bytes; reduce more")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and (len(length) > 12 or int(length) > limit):
+            raise too_large
+        size = 0
+        async for part in request.stream():
+            before, size = size, size + len(part)
+            if size > limit:
+                raise too_large
+            counted = self._counted(size) - self._counted(before)
+            if counted > self._left_bytes:
+                raise HTTPException(503, "too many large bodies are coming in already; try again later")
+            self._left_bytes -= counted
             parts.append(part)
-        return b"".join(parts)
-    except asyncio.CancelledError:
-        if not deadline.over:
-            raise
-        raise HTTPException(408, f"the body did not come within {timeout_s:g} s; send it at once") from None
-    finally:
-        deadline.cancel()
 
+    def _counted(self, size: int) -> int:
+        return max(0, size - self._small_bytes)
 
-def too_large(limit: int) -> HTTPException:
-    """For a body."""
-    return HTTPException(413, f"the body has more than {limit} bytes; reduce more")
-
-
-class Deadline:
-    """Cancels the task that made it. `asyncio.wait_for` would take another task, which most bodies need no time for."""
-
-    def __init__(self, seconds: float) -> None:
-        self.over = False
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._timer = loop.call_later(seconds, self._end)
-
-    def cancel(self) -> None:
-        """Let it be."""
-        self._timer.cancel()
-
-    def _end(self) -> None:
-        self.over = True
-        self._task.cancel()
+    async def _stop(self) -> None:
+        for reading in self._reading:
+            reading.cancel()
 
 
 def refusal(service: Service, via: str, error: Exception) -> Response:
-    """What to answer when a request failed, counted and, if nobody expects it, logged."""
+    """Answer a request that failed; count the error and, if it is not expected, log it."""
     if isinstance(error, ClientDisconnect):
         return Response(status_code=400)  # to nobody
     if isinstance(error, HTTPException):
         service.metrics.refused(via, KINDS[error.status_code])
-        # What is left of a body is not read, so the connection can't be used again.
-        unread = {"Connection": "close"} if error.status_code in (408, 413) else None
-        return failure(error.status_code, error.detail, unread)
+        headers = UNREAD if error.status_code in (408, 413, 503) else {}
+        return failure(error.status_code, error.detail, headers | RETRY if error.status_code == 503 else headers)
     text = service.failed(via, error)
     if isinstance(error, BusyError):
         return failure(503, text, {"Retry-After": str(math.ceil(error.retry_after_s))})
@@ -101,11 +121,8 @@ def refusal(service: Service, via: str, error: Exception) -> Response:
 
 
 def failure(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as JSON."""
+    """Make an error JSON."""
     return JSONResponse({"error": message}, status, headers)
-
-
-KINDS = {400: "frame", 404: "unknown_bundle", 408: "timeout", 413: "too_large", 415: "frame"}
 
 
 PAGE = Path(__file__).parent / "page"
@@ -150,33 +167,36 @@ TYPES = {
 
 
 def is_page(path: str) -> bool:
-    """Whether a path is the page's own, which tells nothing about what is served: it asks for the token itself."""
+    """Tell whether a path is the page's own, which says nothing about what is served: it asks for the token itself."""
     return path == "/" or path == "/page" or path.startswith("/page/")
 
 
 class PageFiles(StaticFiles):
-    """A folder. A name that is there only as NAME.gz is unpacked by the browser, or here if it can't."""
+    """Files of a folder. A name that is there only as NAME.gz is unpacked by the browser, or here if it can't."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """With our types and headers. HTTPException: 404, 405."""
+        """Serve one file with our types and headers. HTTPException: 405."""
         try:
-            return await super().get_response(path, scope)
-        except HTTPException as error:
-            if error.status_code != 404:
-                raise
-        packed, stat = await run_in_threadpool(self.lookup_path, path + PACKED)
+            try:
+                return await super().get_response(path, scope)
+            except HTTPException as error:
+                if error.status_code != 404:
+                    raise
+            packed, stat = await run_in_threadpool(self.lookup_path, path + PACKED)
+        except (OSError, ValueError):  # no path that the system knows: too long, or with a null byte
+            stat = None
         if stat is None:
             return not_there(path)
         response = self.file_response(packed, stat, scope)
         if "gzip" in Headers(scope=scope).get("accept-encoding", "") or response.status_code == 304:
             return response
-        data = await run_in_threadpool(lambda: gzip.decompress(Path(packed).read_bytes()))
-        return Response(data, media_type=type_of(path), headers=HEADERS | ASK_AGAIN | {"Vary": "Accept-Encoding"})
+        headers = HEADERS | ASK_AGAIN | {"Vary": "Accept-Encoding"}
+        return StreamingResponse(unpacked(packed), media_type=type_of(path), headers=headers)
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
-        """Whole, or a 304."""
+        """Serve the whole file, or a 304."""
         name = os.fspath(full_path)
         headers = HEADERS | ASK_AGAIN
         if name.endswith(PACKED):
@@ -191,12 +211,12 @@ class PageFiles(StaticFiles):
 class Pages:
     """The page, and the bundles' files for it."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, bundles: Bundles) -> None:
+        self._shelf = bundles
         self._files = PageFiles(directory=PAGE)
 
     def routes(self) -> list[BaseRoute]:
-        """All of them."""
+        """List the page's paths."""
         return [
             Route("/", self.index, methods=["GET"]),
             Route("/page/photos", self.photos, methods=["GET"]),
@@ -206,15 +226,14 @@ class Pages:
         ]
 
     async def index(self, request: Request) -> Response:
-        """The page."""
         return await self._files.get_response("index.html", request.scope)
 
     async def photos(self, request: Request) -> Response:
-        """Names of the photos."""
+        """List the names of the photos."""
         return JSONResponse(sorted(path.name for path in PHOTOS.glob("*.jpg")), headers=HEADERS | ASK_AGAIN)
 
     async def bundle_file(self, request: Request) -> Response:
-        """For the device."""
+        """Serve a file of a bundle's device half."""
         served, name = self._shelf.by_id(request.path_params["bundle"]), request.path_params["name"]
         if served is None:
             return failure(404, f"this bundle is not served here; {self._shelf.names()}")
@@ -229,7 +248,7 @@ class Pages:
 
 
 def device_files(served: Served) -> dict[str, int]:
-    """What of a bundle a device needs, and its bytes."""
+    """Map each file that a device needs of a bundle to its bytes."""
     bundle, sizes = served.bundle, {}
     for name in FOR_DEVICES:
         path, digest = bundle.path / name, bundle.manifest.files.get(name)
@@ -241,12 +260,19 @@ def device_files(served: Served) -> dict[str, int]:
 
 
 def type_of(name: str) -> str:
-    """For the header Content-Type."""
+    """Choose the header Content-Type."""
     return TYPES.get(Path(name).suffix, "application/octet-stream")
 
 
+def unpacked(path: str) -> Iterator[bytes]:
+    """Unpack a file chunk by chunk: a client that reads slowly holds no more of it."""
+    with gzip.open(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
 def not_there(path: str) -> Response:
-    """A 404 that says what to do where it is the build step that is missing."""
+    """Make a 404, which says what to do where it is the build step that is missing."""
     if path.startswith("vendor" + os.sep):
         return failure(404, f"onnxruntime-web is not installed beside the page; run {COMMAND} on the server")
     return failure(404, f"the page has no {path!a:.80}")

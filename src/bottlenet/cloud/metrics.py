@@ -1,8 +1,8 @@
-"""What a server counts, for Prometheus: `GET /metrics`.
+"""Counters of a server, for Prometheus: `GET /metrics`.
 
-No label says which device or bundle: there may be any number of those. What is counted for every frame is counted here,
-in plain numbers, and told to prometheus_client when somebody asks: its own counters, made for many threads, would take
-as long as all the rest that is done for a frame. For one thread, that of the event loop.
+No label names a device or a bundle: there may be any number of those. Frames are counted in plain numbers, which
+prometheus_client gets when it asks: its own counters, made for many threads, would take as long as all the rest that is
+done for a frame. For one thread, that of the event loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Histogram:
-    """How many values there were up to each bound, and their sum."""
+    """Numbers of values up to each bound, and their sum."""
 
     def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
         self._name, self._text, self._bounds = name, text, bounds
@@ -32,12 +32,12 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """So many more."""
+        """Count a value so many times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
     def family(self) -> Metric:
-        """As Prometheus has it: each bucket holds the ones before it."""
+        """Give it the form that Prometheus reads: each bucket holds the ones before it."""
         total, buckets = 0, []
         for bound, count in zip([*map(str, map(float, self._bounds)), "+Inf"], self._counts, strict=True):
             total += count
@@ -63,21 +63,21 @@ class Metrics:
         self.registry.register(self)
 
     def watch(self, waiting: Callable[[], float], bundles: Callable[[], float]) -> None:
-        """Where to ask for what is now."""
+        """Take the functions that give present numbers: of frames that wait, and of bundles."""
         self._waiting, self._bundles = waiting, bundles
 
     def came(self, via: str) -> None:
-        """One more frame, by a way in `WAYS`."""
+        """Count a frame, by a way in `WAYS`."""
         self._requests[via] += 1
 
     def took_batch(self, waited_s: Sequence[float]) -> None:
-        """For `Batcher`: what each frame of a batch has waited."""
+        """Count a batch, by the seconds that each frame of it has waited."""
         self._batch.observe(len(waited_s))
         for seconds in waited_s:
             self._queued.observe(seconds)
 
     def did_batch(self, results: Sequence[Answer | Exception]) -> None:
-        """For `Batcher`: what came of each."""
+        """Count the results of a batch."""
         answers = [result for result in results if isinstance(result, Answer)]
         for answer in answers:
             self._decode.observe(answer.decode_us / 1e6)
@@ -85,11 +85,11 @@ class Metrics:
             self._tail.observe(answers[0].tail_us / 1e6, len(answers))  # all of them waited for the same run
 
     def refused(self, via: str, kind: str) -> None:
-        """One more of this kind: a name from `kind_of`, or "unauthorized", "unknown_bundle", "too_large", ..."""
+        """Count a refusal, by a name from `kind_of`, or "unauthorized", "unknown_bundle", "too_large", ..."""
         self._refused[via, kind] += 1
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """Give all counters to the registry."""
         requests = CounterMetricFamily("bottlenet_requests", "Frames that came, by the way they came", labels=["via"])
         errors = CounterMetricFamily("bottlenet_errors", "Frames and connections refused", labels=["via", "kind"])
         opened = GaugeMetricFamily(
@@ -108,12 +108,12 @@ class Metrics:
             yield each.family()
 
     def text(self) -> tuple[bytes, str]:
-        """As Prometheus reads it, and its content type."""
+        """Give the page that Prometheus reads, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
 
 def kind_of(error: Exception) -> str:
-    """What to call an error; "internal" for what nobody expects."""
+    """Name an error for the label `kind`; "internal" where it is not expected."""
     return next((name for kind, name in KINDS.items() if isinstance(error, kind)), "internal")
 
 

@@ -2,15 +2,10 @@
 
     broker -> bottlenet/v1/frames/BUNDLE/DEVICE/SESSION -> a task each -> bottlenet/v1/answers/DEVICE/SESSION -> broker
 
-A frame is acknowledged after its answer was sent. What a server had taken and not answered when it died is sent again
-by the devices. Needs bottlenet[mqtt].
-
-One connection to a broker, on an event loop: paho-mqtt without a thread. Needs bottlenet[mqtt].
-
-    open -> subscribe -> came(message) ... publish, done(message) -> close
-
-A message counts as taken only with `done`, and no more than MAX_UNACKNOWLEDGED are on their way: that is what bounds
-the memory of this side, whatever the broker has.
+A frame is acknowledged after its answer was sent, and no more than MAX_UNACKNOWLEDGED are on their way: that bounds the
+memory of this side, whatever the broker has. What a server had taken and not answered when it died, the devices send
+again. This is paho-mqtt on the event loop, without a thread; aiomqtt acknowledges a message before it is
+answered, and drops what its queue has no room for. Needs bottlenet[mqtt].
 """
 
 from __future__ import annotations
@@ -27,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, MQTTMessage
+from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -41,91 +36,104 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 
+log = logging.getLogger(__name__)
+
+VIA = "mqtt"
 HEADER_BYTES = 1024  # of a packet, its topic and its properties: more than ours ever have
 MAX_UNACKNOWLEDGED = 4096
 KEEPALIVE_S = 10  # half as much more, and the broker gives this server's frames to others
 CONNECT_S = 5.0  # a thread waits for it, and the process for the thread
-TIMEOUT_S = 10.0  # for whatever is asked of the broker
-LOOK_EVERY_S = 1.0
+TIMEOUT_S = 10.0  # for an answer of the broker
+PING_EVERY_S = 1.0
 CLOSE_S = 2.0
+RETRY_S = (0.5, 10.0)  # between two tries to connect: the first, and the longest
+FOLLOW_S = 0.5  # how soon the broker hears of bundles that come and go
+GONE_RETRY_S = 1.0
+GONE = "this server does not have the bundle any more; try again"
 
-Asked: TypeAlias = "asyncio.Future[list[ReasonCode] | None]"
-"""What a broker will say to a packet; None: the link has ended."""
+Codes: TypeAlias = "asyncio.Future[list[ReasonCode] | None]"
+"""The broker's answer to a packet; None: the connection has ended."""
 
 
 @dataclass(eq=False)
 class Message:
-    """What came."""
+    """A message that came over a connection."""
 
+    connection: BrokerConnection
     topic: str  # "" where it is no text
     payload: bytes
     mid: int
-    done: bool = False
+    acknowledged: bool = False
 
 
-class Link:
-    """Open it once; when it has ended, make another. `came` is called for each message, in the event loop."""
+class BrokerConnection:
+    """Open it once; when it has ended, make another. `on_message` is called for each message, in the event loop.
 
-    def __init__(self, broker: Broker, came: Callable[[Link, Message], None]) -> None:
+    open -> subscribe -> on_message(message) ... publish, acknowledge(message) -> close
+    """
+
+    def __init__(self, broker: Broker, on_message: Callable[[Message], None]) -> None:
         self._broker = broker
-        self._came = came
+        self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()  # and why
         self.refused = False  # the broker is there, and doesn't let this server in
-        self._asked: dict[int, Asked] = {}  # by the number of the packet; 0: to be let in
-        self._taken: deque[Message] = deque()  # in the order in which they came
+        self._pending: dict[int, Codes] = {}  # by the number of the packet; 0: to be let in
+        self._unacknowledged: deque[Message] = deque()  # in the order in which they came
         self._sock: socket.socket | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._pinging: asyncio.Task[None] | None = None
         packet_bytes = HEADER_BYTES + MAX_MESSAGE_BYTES
         client = BoundedClient(broker, f"bottlenet-server-{secrets.token_hex(4)}", packet_bytes, manual_ack=True)
         if broker.tls is not None:
             client.tls_set_context(broker.tls)
-        client.on_connect = lambda _client, _data, _flags, code, _properties: self._answered(0, [code])
-        client.on_subscribe = lambda _client, _data, mid, codes, _properties: self._answered(mid, codes)
-        client.on_unsubscribe = lambda _client, _data, mid, codes, _properties: self._answered(mid, codes)
+        client.on_connect = lambda _client, _data, _flags, code, _properties: self._settle(0, [code])
+        client.on_subscribe = lambda _client, _data, mid, codes, _properties: self._settle(mid, codes)
+        client.on_unsubscribe = lambda _client, _data, mid, codes, _properties: self._settle(mid, codes)
         client.on_message = lambda _client, _data, message: self._take(message)
         client.on_disconnect = lambda _client, _data, _flags, code, _properties: self._end(str(code).lower())
-        client.on_socket_open = self._on_socket_open
-        client.on_socket_register_write = self._on_socket_register_write
+        # Both come from the thread that connects, the second at least the first time.
+        client.on_socket_open = lambda _client, _data, sock: self._soon(self._watch, sock)
+        client.on_socket_register_write = lambda _client, _data, sock: self._soon(self._want, sock)
         client.on_socket_close = lambda _client, _data, _sock: self._unwatch()
         self._client = client
 
     async def open(self) -> None:
-        """LinkError: nobody is there, this server is not let in (then `refused`), or it takes too long."""
+        """Connect. LinkError: nobody is there, this server is not let in (then `refused`), or it takes too long."""
         broker = self._broker
-        answer = self._ask(0)
+        codes = self._codes_of(0)
         try:
             await asyncio.to_thread(self._client.dial, CONNECT_S, KEEPALIVE_S, MAX_UNACKNOWLEDGED)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or "it took too long"
             raise LinkError(f"can't connect to {broker.name}: {why}; is the broker running there?") from error
-        (code,) = await self._answer(answer)
+        (code,) = await self._answer(codes)
         if code.is_failure:
             self.refused = True
             raise refused(broker, code)
-        self._looking = asyncio.create_task(self._look_for_ever())
+        self._pinging = asyncio.create_task(self._ping_for_ever())
 
-    async def subscribe(self, what: str) -> None:
-        """LinkError: it can't be had."""
-        status, mid = self._client.subscribe(what, 1)
-        (code,) = await self._answer(self._ask(mid, status))
+    async def subscribe(self, topics: str) -> None:
+        """Have the messages of some topics sent here. LinkError: the broker refuses, or the connection has ended."""
+        status, mid = self._client.subscribe(topics, 1)
+        (code,) = await self._answer(self._codes_of(mid, status))
         if code.is_failure:
-            raise LinkError(f"{self._broker.name} gives this server no frames: {what} ({code}); see docs/operating.md")
+            text = f"{self._broker.name} gives this server no frames: {topics} ({code}); see docs/operating.md"
+            raise LinkError(text)
 
-    async def unsubscribe(self, what: str, timeout_s: float = TIMEOUT_S) -> None:
-        """When it returns, what was sent before has come. LinkError: the link has ended, or it takes too long."""
-        status, mid = self._client.unsubscribe(what)
-        await self._answer(self._ask(mid, status), timeout_s)
+    async def unsubscribe(self, topics: str, timeout_s: float = TIMEOUT_S) -> None:
+        """End `subscribe`; when it returns, what was sent before has come. LinkError: it takes too long, or ended."""
+        status, mid = self._client.unsubscribe(topics)
+        await self._answer(self._codes_of(mid, status), timeout_s)
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """At most once. Nothing happens on a link that has ended."""
+        """Send a message at most once. Nothing happens on a connection that has ended."""
         self._client.publish(topic, payload, 0)
 
-    def done(self, message: Message) -> None:
+    def acknowledge(self, message: Message) -> None:
         """Let the broker forget a message. Brokers are told in the order in which messages came, as MQTT has it."""
-        message.done = True
-        while self._taken and self._taken[0].done:
-            self._client.ack(self._taken.popleft().mid, 1)
+        message.acknowledged = True
+        while self._unacknowledged and self._unacknowledged[0].acknowledged:
+            self._client.ack(self._unacknowledged.popleft().mid, 1)
 
     async def close(self) -> None:
         """Send what is to be sent, say goodbye, and end."""
@@ -133,19 +141,19 @@ class Link:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self.ended), CLOSE_S)
         self._end("closed here")
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._pinging is not None:
+            self._pinging.cancel()
 
-    def _ask(self, mid: int | None, status: MQTTErrorCode = MQTT_ERR_SUCCESS) -> Asked:
-        """What the broker will say to a packet."""
+    def _codes_of(self, mid: int | None, status: MQTTErrorCode = MQTT_ERR_SUCCESS) -> Codes:
+        """Expect the broker's answer to a packet that was sent with this status. LinkError: it was not sent."""
         if mid is None or status != MQTT_ERR_SUCCESS or self.ended.done():
             raise LinkError(f"{self._broker.name} closed the connection")
-        self._asked[mid] = self._loop.create_future()
-        return self._asked[mid]
+        self._pending[mid] = self._loop.create_future()
+        return self._pending[mid]
 
-    async def _answer(self, asked: Asked, timeout_s: float = TIMEOUT_S) -> list[ReasonCode]:
+    async def _answer(self, expected: Codes, timeout_s: float = TIMEOUT_S) -> list[ReasonCode]:
         try:
-            codes = await asyncio.wait_for(asked, timeout_s)
+            codes = await asyncio.wait_for(expected, timeout_s)
         except asyncio.TimeoutError:
             text = f"{self._broker.name} did not answer within {timeout_s:g} s; is it a broker for MQTT 5?"
             raise LinkError(text) from None
@@ -153,37 +161,34 @@ class Link:
             raise LinkError(f"{self._broker.name} closed the connection ({self.ended.result()})")
         return codes
 
-    def _answered(self, mid: int, codes: list[ReasonCode]) -> None:
-        asked = self._asked.pop(mid, None)
-        if asked is not None and not asked.done():
-            asked.set_result(codes)
+    def _settle(self, mid: int, codes: list[ReasonCode]) -> None:
+        expected = self._pending.pop(mid, None)
+        if expected is not None and not expected.done():
+            expected.set_result(codes)
 
-    def _take(self, message: MQTTMessage) -> None:
+    def _take(self, packet: MQTTMessage) -> None:
         try:
-            topic = message.topic
+            topic = packet.topic
         except UnicodeDecodeError:
             topic = ""
-        taken = Message(topic, bytes(message.payload), message.mid)
-        if message.qos == 1:
-            self._taken.append(taken)
-        self._came(self, taken)
+        message = Message(self, topic, bytes(packet.payload), packet.mid)
+        if packet.qos == 1:
+            self._unacknowledged.append(message)
+        self._on_message(message)
 
     def _end(self, why: str) -> None:
-        """The first reason counts."""
+        """End everything that waits. The first reason counts."""
         if not self.ended.done():
             self.ended.set_result(why)
-        for asked in self._asked.values():
-            if not asked.done():
-                asked.set_result(None)
-        self._asked.clear()
-        self._taken.clear()
+        for expected in self._pending.values():
+            if not expected.done():
+                expected.set_result(None)
+        self._pending.clear()
+        self._unacknowledged.clear()
         self._unwatch()
 
-    def _on_socket_open(self, client: Client, data: object, sock: SocketLike) -> None:
-        self._loop.call_soon_threadsafe(self._watch, sock)  # this comes from the thread that connects
-
-    def _on_socket_register_write(self, client: Client, data: object, sock: SocketLike) -> None:
-        self._loop.call_soon_threadsafe(self._want, sock)  # this too, the first time
+    def _soon(self, function: Callable[[SocketLike], None], sock: SocketLike) -> None:
+        self._loop.call_soon_threadsafe(function, sock)
 
     def _watch(self, sock: SocketLike) -> None:
         assert isinstance(sock, socket.socket)
@@ -222,35 +227,26 @@ class Link:
         if self._sock is not None and not self._client.want_write():
             self._loop.remove_writer(self._sock)
 
-    async def _look_for_ever(self) -> None:
-        """Pings, and that they are answered."""
+    async def _ping_for_ever(self) -> None:
+        """Send pings, and end where they are not answered."""
         while not self.ended.done():
             self._client.loop_misc()
-            await asyncio.sleep(LOOK_EVERY_S)
-
-
-log = logging.getLogger(__name__)
-
-VIA = "mqtt"
-RETRY_S = (0.5, 10.0)  # between two tries to connect: the first, and the longest
-FOLLOW_S = 0.5  # how soon the broker hears of bundles that come and go
-GONE_RETRY_S = 1.0
-GONE = "this server does not have the bundle any more; try again"
+            await asyncio.sleep(PING_EVERY_S)
 
 
 class Subscriber:
-    """Takes frames of all bundles on the shelf from one broker, whatever becomes of the connection."""
+    """Takes frames of all bundles that are served from one broker, whatever becomes of the connection."""
 
     def __init__(self, broker: Broker, service: Service) -> None:
         self._broker = broker
         self._service = service
-        self._link: Link | None = None  # open, or it was
-        self._subscribed: set[str] = set()  # ids of bundles, on this link
-        self._came = 0  # frames, ever
+        self._connection: BrokerConnection | None = None  # open, or it was
+        self._subscribed: set[str] = set()  # ids of bundles, on this connection
+        self._count = 0  # of frames, ever
         self._tasks: set[asyncio.Task[None]] = set()  # one for each that is not answered
         self._running: asyncio.Task[None] | None = None
         self._failures = 0
-        self._told = ""
+        self._logged = ""
         self._left = False  # or about to
 
     def start(self) -> None:
@@ -259,18 +255,18 @@ class Subscriber:
         self._running = asyncio.create_task(self._run_for_ever())
 
     async def leave(self) -> None:
-        """Take no more frames, and answer those that came; and what the broker had sent already, too."""
+        """Take no more frames; answer those that came, and those that the broker had sent already."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
-        link, seen = None if self._left else self._link, -1
+        connection, count = None if self._left else self._connection, -1
         self._left = True
         # What waited at the broker comes as others are acknowledged. When nothing came between two goodbyes, it is over
         with contextlib.suppress(LinkError):
-            while link is not None and seen != self._came:
-                seen = self._came
+            while connection is not None and count != self._count:
+                count = self._count
                 for bundle in sorted(self._subscribed):
-                    await link.unsubscribe(shared_filter(bundle, self._broker.group), CLOSE_S)
+                    await connection.unsubscribe(shared_filter(bundle, self._broker.group), CLOSE_S)
                 while self._tasks:
                     await asyncio.wait(set(self._tasks))
 
@@ -286,7 +282,10 @@ class Subscriber:
             try:
                 await self._serve()
             except (LinkError, InputError) as error:  # InputError: the file with the password is being replaced
-                self._trouble(str(error))
+                self._service.metrics.refused(VIA, "broker")
+                if str(error) != self._logged:  # once, until it is another, or over
+                    self._logged = str(error)
+                    log.warning("%s; trying again", error)
             except Exception:
                 log.exception("can't take frames from %s", self._broker.name)
             await self._drop()
@@ -296,81 +295,72 @@ class Subscriber:
             await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # a fleet of servers doesn't come back all at once
 
     async def _serve(self) -> None:
-        """Until the connection ends. LinkError: why it did, or why there is none. Cancelled: it stays."""
-        link = Link(self._broker, self._take)
+        """Serve until the connection ends. LinkError: why it did, or why there is none. Cancelled: it stays."""
+        connection = BrokerConnection(self._broker, self._take)
         try:
-            await link.open()
+            await connection.open()
         except BaseException:
-            await link.close()
+            await connection.close()
             raise
-        self._link, self._subscribed = link, set()
-        await self._follow(link)
-        self._failures, self._told = 0, ""
+        self._connection, self._subscribed = connection, set()
+        await self._follow(connection)
+        self._failures, self._logged = 0, ""
         self._service.metrics.open[VIA] = 1
         log.info("takes frames from %s", self._broker.name)
-        while not link.ended.done():
-            await asyncio.wait([link.ended], timeout=FOLLOW_S)
-            await self._follow(link)
-        raise LinkError(f"{self._broker.name} closed the connection ({link.ended.result()})")
+        while not connection.ended.done():
+            await asyncio.wait([connection.ended], timeout=FOLLOW_S)
+            await self._follow(connection)
+        raise LinkError(f"{self._broker.name} closed the connection ({connection.ended.result()})")
 
-    async def _follow(self, link: Link) -> None:
-        """Subscribe to what the shelf has, and to nothing else."""
-        served = {one.bundle.id.hex() for one in self._service.shelf}
+    async def _follow(self, connection: BrokerConnection) -> None:
+        """Subscribe to the frames of the bundles that are served, and to nothing else."""
+        served = {one.bundle.id.hex() for one in self._service.bundles}
         for bundle in self._subscribed - served:
-            await link.unsubscribe(shared_filter(bundle, self._broker.group))
+            await connection.unsubscribe(shared_filter(bundle, self._broker.group))
             self._subscribed.discard(bundle)
         for bundle in served - self._subscribed:
             self._subscribed.add(bundle)  # first: whoever stops this in between has to say goodbye
-            await link.subscribe(shared_filter(bundle, self._broker.group))
-
-    def _trouble(self, text: str) -> None:
-        """Told once, until it is another, or over."""
-        self._service.metrics.refused(VIA, "broker")
-        if text != self._told:
-            self._told = text
-            log.warning("%s; trying again", text)
+            await connection.subscribe(shared_filter(bundle, self._broker.group))
 
     async def _drop(self) -> None:
-        link, self._link = self._link, None
+        connection, self._connection = self._connection, None
         self._service.metrics.open[VIA] = 0
-        if link is not None:
-            await link.close()
+        if connection is not None:
+            await connection.close()
 
-    def _take(self, link: Link, message: Message) -> None:
-        self._came += 1
-        task = asyncio.create_task(self._reply(link, message))
+    def _take(self, message: Message) -> None:
+        self._count += 1
+        task = asyncio.create_task(self._answer(message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reply(self, link: Link, message: Message) -> None:
+    async def _answer(self, message: Message) -> None:
         try:
             bundle, address = parse_frames_topic(message.topic)
         except WireError as error:  # so there is nobody to tell
             self._service.metrics.refused(VIA, "topic")
             log.info("refused: %s", error)
         else:
-            reply = await self._answer(bundle, message.payload)
-            if self._link is not None:  # perhaps another than it came by
-                self._link.publish(address.answers, reply)
-        link.done(message)
-
-    async def _answer(self, bundle: str, message: bytes) -> bytes:
-        served = self._service.shelf.by_id(bundle)
-        if served is not None:
-            return await self._service.reply(VIA, served, message)
-        self._service.metrics.came(VIA)
-        self._service.metrics.refused(VIA, "unknown_bundle")
-        return busy_bytes(int.from_bytes(message[2:4], "big"), GONE_RETRY_S, GONE)
+            served, data = self._service.bundles.by_id(bundle), message.payload
+            if served is not None:
+                reply = await self._service.reply(VIA, served, data)
+            else:
+                self._service.metrics.came(VIA)
+                self._service.metrics.refused(VIA, "unknown_bundle")
+                reply = busy_bytes(int.from_bytes(data[2:4], "big"), GONE_RETRY_S, GONE)
+            if self._connection is not None:  # perhaps another than it came by
+                self._connection.publish(address.answers, reply)
+        message.connection.acknowledge(message)
 
 
 async def check_broker(broker: Broker) -> None:
-    """InputError: the broker is there, and doesn't let this server in. One that isn't there may come."""
-    link = Link(broker, lambda _link, _message: None)
+    """Check that a broker, if it is there, lets this server in. InputError: it doesn't."""
+    connection = BrokerConnection(broker, lambda _message: None)
     try:
-        await link.open()
+        await connection.open()
     except LinkError as error:
-        if link.refused:
+        if connection.refused:
             raise InputError(str(error)) from error
         log.warning("%s; trying again", error)
     finally:
-        await link.close()
+        await connection.close()

@@ -3,17 +3,17 @@
     GET  /v2, /v2/health/live, /v2/health/ready
     GET  /v2/models/NAME[/versions/VERSION], and /ready
     POST /v2/models/NAME[/versions/VERSION]/infer     frame BYTES [N]  ->  scores, classes, labels [N, K]
+    POST /v2/repository/index                         names and versions of all models
 
-A model is a bundle of one label: its name is the manifest's, its version the first 12 hex digits of the id. K is 5, or
-the number of classes where there are fewer. As binary data a frame is its bytes; in JSON, which can't hold those,
-base64.
-Source: the protocol's REST specification, and Triton's "Binary Tensor Data Extension".
-
-Requests and responses of the Open Inference Protocol: JSON, with tensors in it or as binary data behind it.
+A model is a bundle of one label. Its name is the manifest's, or the bundle's id for clients that can't write a space or
+a slash in a URL; its version is the first 12 hex digits of the id, which do for a name, too. K is 5, or the number of
+classes where there are fewer. As binary data a frame is its bytes; in JSON, which can't hold those,
+base64:
 
     {"inputs": [{"name": "frame", "datatype": "BYTES", "shape": [N], "parameters": {"binary_data_size": S}}]} S bytes
 
 As binary data an element of BYTES is its length, 4 bytes, least significant first, then its bytes.
+Source: the protocol's REST specification, and Triton's "Binary Tensor Data Extension".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from starlette.routing import Route
 
 from bottlenet.bundle import Bundle
 from bottlenet.bundle.manifest import Manifest
-from bottlenet.cloud.http import failure, read_body, refusal
+from bottlenet.cloud.http import Bodies, failure, refusal
 from bottlenet.cloud.service import Served, Service
 from bottlenet.errors import FrameError, InputError
 from bottlenet.task import Classification
@@ -48,7 +48,7 @@ INPUT = "give one input: frame, BYTES, [N]"
 
 
 def parse_request(body: bytes, header_length: str | None, max_json_bytes: int) -> tuple[dict[str, object], bytes]:
-    """The JSON object, and the binary data behind it. InputError: no such thing, or more JSON than allowed."""
+    """Split a body into its JSON object and the binary data behind it. InputError: no JSON, or more than allowed."""
     length = len(body)
     if header_length is not None:
         if not header_length.isdecimal() or len(header_length) > 12 or int(header_length) > length:
@@ -68,7 +68,7 @@ def parse_request(body: bytes, header_length: str | None, max_json_bytes: int) -
 
 
 def frames_of(asked: dict[str, object], binary: bytes, most: int) -> list[bytes]:
-    """The elements of the tensor "frame", at most `most`. InputError: another tensor, or not what its shape says."""
+    """Read the elements of the tensor "frame", at most `most`. InputError: another tensor, or it has another shape."""
     inputs = asked.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise InputError(INPUT)
@@ -89,7 +89,7 @@ def frames_of(asked: dict[str, object], binary: bytes, most: int) -> list[bytes]
 
 
 def elements(shape: object, most: int) -> int:
-    """How many a shape of one dimension, or of ones around it, holds. InputError: another shape, or above `most`."""
+    """Count the elements of a shape of one dimension, or of ones around it. InputError: another, or above `most`."""
     if not isinstance(shape, list) or not 1 <= len(shape) <= 8 or not all(type(side) is int for side in shape):
         raise InputError(INPUT)
     large = [side for side in shape if side != 1]
@@ -100,7 +100,7 @@ def elements(shape: object, most: int) -> int:
 
 
 def from_binary(binary: bytes, count: int) -> list[bytes]:
-    """Elements with their lengths before them. InputError: a length that leads beyond the end, or bytes left over."""
+    """Read elements, each with its length before it. InputError: a length beyond the end, or bytes left over."""
     found: list[bytes] = []
     at = 0
     while at < len(binary) and len(found) < count:
@@ -118,7 +118,7 @@ def from_binary(binary: bytes, count: int) -> list[bytes]:
 
 
 def from_json(data: object, binary: bytes) -> list[bytes]:
-    """Elements in base64. InputError: anything else, or binary data that nobody speaks of."""
+    """Read elements in base64. InputError: anything else, or binary data without a size."""
     while isinstance(data, list) and len(data) == 1 and isinstance(data[0], list):
         data = data[0]
     if binary or not isinstance(data, list) or not all(isinstance(one, str) for one in data):
@@ -130,7 +130,7 @@ def from_json(data: object, binary: bytes) -> list[bytes]:
 
 
 def asked_outputs(asked: dict[str, object]) -> list[tuple[str, bool]]:
-    """Which outputs to send, and whether as binary data. InputError: one that there is not."""
+    """Choose which outputs to send, and whether as binary data. InputError: an unknown one."""
     by_default = parameters(asked).get("binary_data_output", False)
     outputs = asked.get("outputs") or [{"name": name} for name in OUTPUTS]
     if not isinstance(outputs, list) or len(outputs) > len(OUTPUTS):
@@ -145,7 +145,7 @@ def asked_outputs(asked: dict[str, object]) -> list[tuple[str, bool]]:
 
 
 def parameters(holder: dict[str, object]) -> dict[str, object]:
-    """Of a request or a tensor. InputError: no object."""
+    """Read the parameters of a request or a tensor. InputError: no object."""
     found = holder.get("parameters") or {}
     if not isinstance(found, dict):
         raise InputError("parameters is no JSON object; give one, or none")
@@ -155,7 +155,7 @@ def parameters(holder: dict[str, object]) -> dict[str, object]:
 def response_of(
     asked: dict[str, object], bundle: Bundle, answers: Sequence[Answer], outputs: Sequence[tuple[str, bool]]
 ) -> tuple[dict[str, object], bytes | None]:
-    """The JSON object, and the binary data behind it, None if no output was asked for in that form."""
+    """Make the JSON object, and the binary data behind it: None if no output was asked for in that form."""
     values: dict[str, tuple[str, list[float] | list[int] | list[str]]] = {
         "scores": ("FP32", [score for answer in answers for _, score in answer.top]),
         "classes": ("INT32", [index for answer in answers for index, _ in answer.top]),
@@ -178,7 +178,7 @@ def response_of(
 
 
 def pack(kind: str, data: Sequence[float] | Sequence[int] | Sequence[str]) -> bytes:
-    """As binary data, least significant byte first."""
+    """Pack values as binary data, least significant byte first."""
     if kind == "BYTES":
         texts = [str(one).encode() for one in data]
         return b"".join(LENGTH.pack(len(text)) + text for text in texts)
@@ -189,31 +189,33 @@ VIA = "v2"
 PLATFORM = "onnx_onnxv1"
 
 
-def routes(service: Service) -> list[Route]:
-    """Everything under /v2."""
-    v2 = Version2(service)
-    made = [
+def routes(service: Service, bodies: Bodies) -> list[Route]:
+    """List the paths under /v2."""
+    v2 = Version2(service, bodies)
+    found = [
         Route("/v2", v2.server, methods=["GET"]),
         Route("/v2/health/live", v2.live, methods=["GET"]),
         Route("/v2/health/ready", v2.ready, methods=["GET"]),
+        Route("/v2/repository/index", v2.index, methods=["POST"]),
     ]
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        made += [
+        found += [
             Route(model, v2.model, methods=["GET"]),
             Route(f"{model}/ready", v2.model_ready, methods=["GET"]),
             Route(f"{model}/infer", v2.infer, methods=["POST"]),
         ]
-    return made
+    return found
 
 
 class Version2:
-    """The endpoints."""
+    """The endpoints of the protocol."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, bodies: Bodies) -> None:
         self._service = service
+        self._bodies = bodies
 
     async def server(self, request: Request) -> Response:
-        """Server metadata."""
+        """Describe the server."""
         from importlib import metadata
 
         try:
@@ -223,15 +225,21 @@ class Version2:
         return JSONResponse({"name": "bottlenet", "version": version, "extensions": ["binary_tensor_data"]})
 
     async def live(self, request: Request) -> Response:
-        """It answers."""
+        """Say that the server is alive."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Whether frames are welcome."""
+        """Tell whether frames are welcome."""
         return JSONResponse({"ready": self._service.ready}, 200 if self._service.ready else 503)
 
+    async def index(self, request: Request) -> Response:
+        """List all models."""
+        state = "READY" if self._service.ready else "UNAVAILABLE"
+        models = [(served.bundle.manifest.name, served.version) for served in self._service.bundles]
+        return JSONResponse([{"name": name, "version": it, "state": state, "reason": ""} for name, it in models])
+
     async def model(self, request: Request) -> Response:
-        """Model metadata."""
+        """Describe a model."""
         try:
             served = self._served(request)
         except HTTPException as error:
@@ -243,7 +251,7 @@ class Version2:
         shape = [-1, min(TOP, manifest.num_classes)]
         document = {
             "name": manifest.name,
-            "versions": [one.version for one in self._service.shelf.by_name(manifest.name)],
+            "versions": [one.version for one in self._service.bundles.by_name(manifest.name)],
             "platform": PLATFORM,
             "inputs": [{"name": "frame", "datatype": "BYTES", "shape": [-1]}],
             "outputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind in outputs],
@@ -251,7 +259,7 @@ class Version2:
         return JSONResponse(document)
 
     async def model_ready(self, request: Request) -> Response:
-        """Whether this model's frames are welcome."""
+        """Tell whether frames for this model are welcome."""
         try:
             served = self._served(request)
         except HTTPException as error:
@@ -260,7 +268,7 @@ class Version2:
         return JSONResponse(document, 200 if self._service.ready else 503)
 
     async def infer(self, request: Request) -> Response:
-        """Frames in, the best classes of each out. One that does not decode fails the request."""
+        """Give the best classes of each frame. One that does not decode fails the request."""
         try:
             served = self._served(request)
             if not isinstance(served.bundle.manifest.task, Classification):
@@ -281,15 +289,15 @@ class Version2:
         return Response(head + binary, headers=headers, media_type="application/octet-stream")
 
     async def _read(self, request: Request, served: Served) -> tuple[dict[str, object], list[Frame]]:
-        """The request, and its frames. HTTPException, InputError, FrameError: it can't be used."""
+        """Read a request and its frames. HTTPException, InputError, FrameError: it can't be used."""
         if request.headers.get("content-encoding", "identity") != "identity":
             raise HTTPException(415, "the body is compressed; send it as it is")
         limits = self._service.limits
         frame_bytes = HEADER_BYTES + limits.max_payload_bytes
         limit = max(MAX_JSON_BYTES, 2 * frame_bytes) + limits.max_in_flight * (4 + frame_bytes)
-        body = await read_body(request.scope, request.receive, limit, limits.request_s)
-        told = request.headers.get(HEADER_LENGTH)
-        asked, binary = parse_request(body, told, max(MAX_JSON_BYTES, 2 * frame_bytes))
+        header_length = request.headers.get(HEADER_LENGTH)
+        async with self._bodies.read(request, limit) as body:
+            asked, binary = parse_request(body, header_length, max(MAX_JSON_BYTES, 2 * frame_bytes))
         parsed = []
         for number, data in enumerate(frames_of(asked, binary, limits.max_in_flight)):
             self._service.metrics.came(VIA)
@@ -303,7 +311,7 @@ class Version2:
         return asked, parsed
 
     async def _answers(self, served: Served, frames: list[Frame]) -> list[Answer]:
-        """Of all frames, in their order; else the first error."""
+        """Answer all frames, in their order, or raise the first error."""
         waiting = (self._service.answer(served, frame) for frame in frames)
         answers: list[Answer] = []
         for result in await asyncio.gather(*waiting, return_exceptions=True):
@@ -313,11 +321,11 @@ class Version2:
         return answers
 
     def _served(self, request: Request) -> Served:
-        """The bundle in the path. HTTPException: not served, or there are several and no version was named."""
+        """Find the bundle in the path. HTTPException: not served, or there are several and no version was named."""
         name, version = request.path_params["name"], request.path_params.get("version")
-        found = self._service.shelf.by_name(name, version)
+        found = self._service.bundles.by_name(name, version)
         if not found:
-            raise HTTPException(404, f"no model of this name and version; {self._service.shelf.names()}")
+            raise HTTPException(404, f"no model of this name and version; {self._service.bundles.names()}")
         if len(found) > 1:
             versions = ", ".join(one.version for one in found)
             raise HTTPException(400, f"several models have this name; name a version: {versions}")
@@ -325,6 +333,6 @@ class Version2:
 
 
 def other_task(manifest: Manifest) -> str:
-    """Why a model is not for this protocol."""
+    """Explain why a model is not for this protocol."""
     task = manifest.task.name
     return f"the answers of {manifest.name} are of task {task}, and only scores fit in here; use {CLASSIFY_PATH}"

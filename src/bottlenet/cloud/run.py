@@ -45,7 +45,7 @@ SPARE_FILES = 128  # beside connections: the listener, bundles, the event loop's
 
 
 class Server(uvicorn.Server):
-    """uvicorn with limits on connections, which says when it takes them, and answers what it took before it ends."""
+    """uvicorn with limits on connections, which announces that it takes them, and answers all before it ends."""
 
     def __init__(
         self, app: Starlette, limits: Limits, tls: ssl.SSLContext | None, announce: Callable[[], None]
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
         self._accepting: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """In place of uvicorn's, which has no such limits."""
+        """Start in place of uvicorn's method, which has no such limits."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(uvicorn.config.STARTUP_FAILURE)
@@ -89,14 +89,23 @@ class Server(uvicorn.Server):
             if asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(LOOK_EVERY_S)
+        # Clients that take no answer; uvicorn would cancel their requests a moment later, with a traceback for each.
+        asyncio.get_running_loop().call_later(CLOSE_S / 2, self._abort)
         await super().shutdown()
+
+    def _abort(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def _make(self, place: Place) -> Connection:
         state, server_state = self.lifespan.state, self.server_state
-        return Connection(self._limits, place.leave, state, config=self.config, server_state=server_state)
+        return Connection(
+            self._limits, place.leave, self._refused, state, config=self.config, server_state=server_state
+        )
 
     def _refused(self, kind: str) -> None:
         self._service.metrics.refused("connection", kind)
+        log.info("refused: %s", kind)
 
 
 def serve(
@@ -114,13 +123,13 @@ def serve(
     page: bool = True,
     stop_with_input: bool = False,
 ) -> None:
-    """Serves until SIGINT or SIGTERM, then returns; what was taken is answered first, for up to `limits.grace_s`.
+    """Serve until SIGINT or SIGTERM, then return; what was taken is answered first, for up to `limits.grace_s`.
 
     Port 0 is any that is free. `announce` gets "host:port" as soon as connections are taken. With
     `stop_with_input` the server also stops at the end of standard input, so that it never outlives what started it.
 
-    InputError: an address that can't be listened on, or would be open to all without a word, files for TLS that
-    can't be used, a broker that lets this server not in, or see `create_app`. BundleError: see `create_app`.
+    InputError: an address that can't be listened on, or that others reach without --insecure, files for TLS that can't
+    be used, a broker that does not let this server in, or see `create_app`. BundleError: see `create_app`.
     """
     limits, access = limits or Limits(), access or Access()
     tls = access.context()
@@ -136,6 +145,7 @@ def serve(
             threads=threads,
             max_batch=max_batch,
             page=page,
+            insecure=access.insecure,
         )
         if broker is not None:
             from bottlenet.cloud.mqtt import check_broker
@@ -159,7 +169,7 @@ def serve(
 
 
 def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
-    """How uvicorn runs the application: quietly, and with a bound on everything it reads."""
+    """Configure uvicorn: quiet, and with a bound on everything it reads."""
     return uvicorn.Config(
         app,
         http="httptools",
@@ -168,7 +178,7 @@ def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
         log_level="warning",  # further down it writes headers and messages
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # anybody can say on whose behalf he comes
+        proxy_headers=False,  # any client could say on whose behalf it comes
         **stream_options(limits),
         # not idle_s: to ask a health check takes no token; and it goes to call_later, which takes any number
         timeout_keep_alive=min(limits.idle_s, limits.request_s),  # type: ignore[arg-type]
@@ -191,12 +201,14 @@ def allow_files(count: int) -> None:
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """A socket bound to the first address of `host`. InputError: no such host, or the port can't be had."""
+    """Bind a socket to the first address of `host`. InputError: no such host, or the port can't be had."""
     if not 0 <= port <= 65535:
         raise InputError(f"port is {port}; give 0 to 65535, 0 for any that is free")
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(where[:2], family=family, backlog=BACKLOG)
+        both = where[0] == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
+        # With the scope of an address such as fe80::1%eth0, which is the last of four.
+        listener = socket.create_server(where, family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"can't listen on {host} port {port}: {why}; give another --host or --port") from error
@@ -206,13 +218,13 @@ def open_port(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """host:port as in a URL."""
+    """Format host:port for a URL."""
     host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host.replace('%', '%25')}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def stop_at_end_of_input(stop: Callable[[], None]) -> None:
-    """Calls `stop`, in a thread, when whoever started this process closes the pipe, or ends."""
+    """Call `stop`, in a thread, when the process that started this one closes the pipe, or ends."""
 
     def wait() -> None:
         # Not through sys.stdin: a thread that waits in there when the process ends makes Python abort.

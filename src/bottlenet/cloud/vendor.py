@@ -1,4 +1,4 @@
-"""Fetches what the page runs the head in: onnxruntime-web, from npm, one version that is checked byte for byte.
+"""Fetches onnxruntime-web, in which the page runs the head, from npm: one version, checked byte for byte.
 
     python -m bottlenet.cloud.vendor        into page/vendor/ beside this file; `make page` does this
 
@@ -51,7 +51,7 @@ RUNTIME = Package(
 
 
 def fetch(package: Package, folder: Path) -> None:
-    """Its files into `folder`, each whole. InputError: no npm, it fails, or what comes is not the pinned package."""
+    """Put its files into `folder`, each whole. InputError: no npm, it fails, or it fetches another package."""
     spec = f"{package.name}@{package.version}"
     with tempfile.TemporaryDirectory() as scratch:
         command = ["npm", "pack", spec, "--ignore-scripts", "--silent", "--pack-destination", scratch]
@@ -74,8 +74,13 @@ def fetch(package: Package, folder: Path) -> None:
                 write_whole(folder / name, content(archive, path, packed=name.endswith(PACKED)))
 
 
+def installed(package: Package, folder: Path = FOLDER) -> bool:
+    """Tell whether all its files are there, as they are in a wheel that was built after they were fetched."""
+    return all((folder / name).is_file() for name in package.files.values())
+
+
 def content(archive: tarfile.TarFile, path: str, *, packed: bool) -> bytes:
-    """One file of it. The digest was right, so what is not there is our own mistake."""
+    """Read one file of the archive. The digest was right, so a missing file is our own mistake."""
     member = archive.getmember(path)
     file = archive.extractfile(member)
     assert file is not None, path
@@ -85,7 +90,7 @@ def content(archive: tarfile.TarFile, path: str, *, packed: bool) -> bytes:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     try:
         fetch(RUNTIME, FOLDER)
     except BottleNetError as error:

@@ -72,7 +72,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.errors import BundleError, BusyError, FrameError, InputError, WireError
-from bottlenet.records import unchecked
 
 STEPS = 65535  # of a probability, a score, an edge
 MAX_CLASS_INDEX = 65535
@@ -289,17 +288,6 @@ class Answer:
     result: Result | None = None  # of another task than one label, which has no `top`
 
     def __post_init__(self) -> None:
-        fits = 0 <= self.sequence <= 65535 and 1 <= self.load <= MAX_LOAD and len(self.top) <= MAX_CHOICES
-        fits = fits and 0 <= self.queue_us <= MAX_US and 0 <= self.decode_us <= MAX_US and 0 <= self.tail_us <= MAX_US
-        last = 1.0
-        for class_index, probability in self.top:
-            fits = fits and 0 <= class_index <= 65535 and 0 <= probability <= last  # so refuses NaN
-            last = probability
-        if not fits:
-            self._refuse()
-
-    def _refuse(self) -> None:
-        """Say what does not fit. A server makes many answers, and needs this for none that it sends."""
         for name, value, high in (
             ("sequence", self.sequence, 2**16 - 1),
             ("queue_us", self.queue_us, MAX_US),
@@ -317,12 +305,6 @@ class Answer:
     def server_us(self) -> int:
         """All that the server took, waiting included."""
         return self.queue_us + self.decode_us + self.tail_us
-
-    def timed(self, queue_us: int, load: float) -> Answer:
-        """Add what a server measured, which keeps to the ranges and is not checked again."""
-        made = unchecked(Answer, self.__dict__)
-        made.__dict__.update(queue_us=queue_us, load=load)
-        return made
 
     def to_bytes(self) -> bytes:
         """Encode as 14 + 4 * K bytes, or as the result's own length."""

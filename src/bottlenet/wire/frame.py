@@ -32,7 +32,6 @@ import re
 from dataclasses import dataclass
 
 from bottlenet.errors import FrameError, InputError
-from bottlenet.records import unchecked
 
 STREAM_PATH = "/v1/stream"  # WebSocket; the query says which bundle: ?bundle=<id, 64 hex digits>
 CLASSIFY_PATH = "/v1/classify"  # POST
@@ -155,14 +154,8 @@ def parse_stream_frame(
     """
     check_start(data, STREAM_HEADER_BYTES, "stream frame")
     check_size(len(data) - STREAM_HEADER_BYTES, min(max_payload_bytes, MAX_PAYLOAD_BYTES))
-    fields = {
-        "codec": data[0] & 15,
-        "setting": data[1],
-        "bundle_tag": bundle_tag,
-        "sequence": data[2] << 8 | data[3],
-        "payload": bytes(data[STREAM_HEADER_BYTES:]),
-    }
-    return unchecked(Frame, fields)
+    sequence = data[2] << 8 | data[3]
+    return Frame(data[0] & 15, data[1], bundle_tag, sequence, bytes(data[STREAM_HEADER_BYTES:]))
 
 
 def checksum(head: bytes | memoryview, payload: bytes | memoryview) -> int:

@@ -4,7 +4,7 @@
 //
 // `state.job` counts photos: what comes late for one that is not looked at any more is dropped.
 
-import { listBundles } from "./bundle.js";
+import { listBundles, titleOf } from "./bundle.js";
 import { drawBytes } from "./bytestrip.js";
 import { Device } from "./client.js";
 import { byId, count, make, percent } from "./dom.js";
@@ -47,7 +47,8 @@ async function start() {
   say("Connecting");
   try {
     state.bundles = await listBundles(state.token);
-    byId("bundle").replaceChildren(...state.bundles.map(({ id, name }) => make("option", { value: id }, name)));
+    const options = state.bundles.map((one) => make("option", { value: one.id }, titleOf(one, state.bundles)));
+    byId("bundle").replaceChildren(...options);
     byId("bundles").hidden = state.bundles.length < 2;
     await open(state.bundles[0]);
   } catch (error) {

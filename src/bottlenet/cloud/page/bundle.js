@@ -18,6 +18,12 @@ export async function listBundles(token) {
   return bundles;
 }
 
+/** A bundle's name; where others have it too, with the start of its id. */
+export function titleOf({ id, name }, bundles) {
+  const unique = bundles.filter((one) => one.name === name).length === 1;
+  return unique ? name : `${name} (${id.slice(0, 12)})`;
+}
+
 /** manifest.json, labels and tables of one of them. Problem: too large for a browser, or not what was promised. */
 export async function openBundle(bundle, token) {
   if (bundle.task && bundle.task !== "classification") {

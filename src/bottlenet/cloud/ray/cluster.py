@@ -1,18 +1,19 @@
-"""Ray clusters: one on this machine, which ends with this process, or one that is there and is joined.
+"""`bottlenet serve --engine ray`: `bottlenet.cloud.ray:app` on a Ray cluster, until it is told to stop.
 
-    own_cluster    -> Ray's settings, a token, a private folder -> ray.init
-    joined_cluster -> bundles copied for its machines           -> ray.init -> is it free?
+    check -> own_cluster:    Ray's settings, a token, a private folder -> ray.init          -> app -> announce the URL
+             joined_cluster: bundles copied for its machines -> ray.init -> is it free?
+    SIGINT, SIGTERM or end of input -> drain -> end the cluster, or leave it
 
 Of the ports of an own cluster only HAProxy's can be used from other machines without Ray's token. Needs bottlenet[ray],
 which reads most settings when it is imported: never before they are made here.
-
-What replicas on a cluster serve, and how many there are: as options and configurations say it, without Ray.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
+import importlib
 import io
 import logging
 import math
@@ -21,20 +22,28 @@ import random
 import re
 import secrets
 import shlex
+import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from bottlenet.bundle import GRAPHS, Bundle, write_bundle
-from bottlenet.cloud.admission import Limits
+from bottlenet.cloud.admission import Access, Limits
+from bottlenet.cloud.app import create_app
 from bottlenet.cloud.logs import LEVELS
 from bottlenet.cloud.ray.haproxy import HOST, REQUEST_S
-from bottlenet.errors import InputError
-from bottlenet.records import check_choice, check_number, shown
+from bottlenet.cloud.run import SIGNALS, SPARE_FILES, address, allow_files, open_port, stop_at_end_of_input
+from bottlenet.errors import BottleNetError, InputError
+from bottlenet.records import check_number, convert, one_of, record
 
 NAME = "bottlenet"  # of the application, the deployment and the metric that it is scaled by
 MAX_REPLICAS = 1000
@@ -42,9 +51,12 @@ REACHABLE_S = 5.0  # a replica that ends takes frames for so long, until every H
 MARGIN_S = 10.0  # to end, after all is answered
 
 
-@dataclass(frozen=True)
+AtLeastOne = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+
+
+@record
 class Deployed:
-    """What replicas serve, and how many there are. Paths are those of the machines that they run on.
+    """The options of replicas, and their number. Paths are those of the machines that they run on.
 
     InputError: a number or a name that can't be, or nothing to serve.
     """
@@ -52,28 +64,22 @@ class Deployed:
     bundles: tuple[str, ...] = ()
     tokens: str | None = None
     watch: str | None = None
-    threads: int = 1
-    max_batch: int = 16
+    threads: AtLeastOne = 1
+    max_batch: AtLeastOne = 16
     page: bool = True
-    replicas: int = 1
-    max_replicas: int | None = None
-    replica_frames: float = 2.0  # without an answer, that a replica should have; beyond that there should be more
-    log_level: str = "warning"
+    insecure: bool = False
+    replicas: AtLeastOne = 1
+    max_replicas: AtLeastOne | None = None
+    replica_frames: Annotated[float, Field(ge=0.1, le=1e6)] = 2.0  # without an answer, that a replica should have
+    log_level: Annotated[str, one_of(*LEVELS)] = "warning"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not self.bundles and self.watch is None:
             raise InputError("no bundle to serve; give at least one, or a folder to watch")
-        for name in ("tokens", "watch"):
-            if not isinstance(getattr(self, name), str | None):
-                raise InputError(f"{name} is {shown(getattr(self, name))}; give a path")
-        for name in ("threads", "max_batch", "replicas"):
-            check_number(name, getattr(self, name), 1, MAX_REPLICAS)
         if self.max_replicas is not None:
             check_number("max_replicas", self.max_replicas, self.replicas, MAX_REPLICAS)
-        check_number("replica_frames", self.replica_frames, 0.1, 1e6)
-        check_choice("log_level", self.log_level, LEVELS)
 
     @property
     def end_s(self) -> float:
@@ -82,28 +88,14 @@ class Deployed:
 
 
 def parse_deployed(args: Mapping[str, object]) -> Deployed:
-    """From a configuration: the fields of `Deployed`, with `bundles` as a list and `limits` by name.
+    """Read a configuration: the fields of `Deployed`, with `limits` by name.
 
-    As what is configured so is reached from other machines, it has `tokens`, or says `insecure: true`. InputError: it
+    What is configured so is reached from other machines: it has `tokens`, or says `insecure: true`. InputError: it
     doesn't, or can't be used.
     """
-    values = dict(args)
-    insecure = values.pop("insecure", False)
-    if not values.get("tokens") and insecure is not True:
-        raise InputError("args has no tokens, so nobody would be asked who he is; name a file, or say insecure: true")
-    bundles, limits = values.get("bundles") or [], values.get("limits") or {}
-    if not isinstance(bundles, list | tuple) or not all(isinstance(one, str) for one in bundles):
-        raise InputError(f"args has bundles {shown(bundles)}; give a list of folders")
-    if not isinstance(limits, Mapping):
-        raise InputError(f"args has limits {shown(limits)}; give names and numbers")
-    for given, record in ((values, Deployed), (limits, Limits)):
-        known = sorted(one.name for one in dataclasses.fields(record))
-        if unknown := sorted(set(given) - set(known)):
-            raise InputError(f"args has {shown(unknown[0])}; it may have {', '.join(known)}")
-    for name, value in limits.items():
-        check_number(name, value, 0, 1e9)
-    values |= {"bundles": tuple(bundles), "limits": Limits(**limits)}
-    return Deployed(**values)  # type: ignore[arg-type]  # checked in there
+    if not args.get("tokens") and args.get("insecure") is not True:
+        raise InputError("args has no tokens, so any client would be served; name a file, or say insecure: true")
+    return convert(Deployed, dict(args), 'see docs/operating.md, "Many replicas"')
 
 
 LOOPBACK, ALL = "127.0.0.1", "0.0.0.0"
@@ -115,11 +107,136 @@ AUTH_MODE = "RAY_AUTH_MODE"
 LOGS = "Ray's logs are in /tmp/ray/session_latest/logs"
 SAID = re.compile(r"(?m)^(?:\S+ )?bottlenet\.errors\.\w+: (.+)$")
 ALWAYS = ("RAY_ADDRESS", "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY_BINARY_PATH")  # whatever the environment says
+EVERYWHERE = (ALL, "::")
+LOOK_EVERY_S = 0.2
+FRONT_S = 60.0
+
+
+def serve(
+    deployed: Deployed,
+    announce: Callable[[str], None],
+    *,
+    host: str = LOOPBACK,
+    port: int = 8000,
+    access: Access | None = None,
+    ray_address: str | None = None,
+    stop_with_input: bool = False,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then return; what was taken is answered first, for up to `limits.grace_s`.
+
+    The arguments are those of `cloud.run.serve`. Errors as for `running`.
+    """
+    stopped, stdout = threading.Event(), sys.stdout
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    with running(deployed, host=host, port=port, access=access, ray_address=ray_address) as where:
+        before = {number: signal.signal(number, stop) for number in SIGNALS}  # in place of Ray's
+        if stop_with_input:
+            stop_at_end_of_input(stopped.set)
+        with contextlib.redirect_stdout(stdout):
+            announce(where)
+        stopped.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def running(
+    deployed: Deployed,
+    *,
+    host: str = LOOPBACK,
+    port: int = 8000,
+    access: Access | None = None,
+    ray_address: str | None = None,
+) -> Iterator[str]:
+    """Serve inside the block, at the "host:port" that it gets. At the end it is drained.
+
+    InputError: an address that can't be listened on, or that others reach without --insecure, no such cluster, one that
+    serves already, or see `create_app`. BundleError: see `create_app`.
+    """
+    with open_port(host, port or free_ports(1)[0]) as listener:
+        ip, port = listener.getsockname()[:2]
+        (access or Access()).check(ip)
+        where = address(listener)
+    check(deployed, own=ray_address is None)
+    allow_files(2 * deployed.limits.max_connections + SPARE_FILES)  # HAProxy has two for each
+    with contextlib.ExitStack() as stack:
+        if ray_address is None:
+            stack.enter_context(own_cluster(deployed, ip))
+            stack.enter_context(served(deployed, LOOPBACK, port))
+            await_front(LOOPBACK if ip in EVERYWHERE else ip, port)
+        else:
+            deployed = stack.enter_context(joined_cluster(deployed, ray_address, ip))
+            stack.enter_context(served(deployed, ip, port))
+            await_front(head() if ip in EVERYWHERE else ip, port)
+        yield where
+
+
+def check(deployed: Deployed, *, own: bool) -> None:
+    """Check that a replica will start, as far as can be told here. Errors as for `create_app`."""
+    bundles = [Bundle.load(path) for path in deployed.bundles]
+    if own:
+        create_app(bundles, deployed.limits, tokens=deployed.tokens, watch=deployed.watch)
+    elif bundles:
+        create_app(bundles, deployed.limits)
+
+
+@contextlib.contextmanager
+def served(deployed: Deployed, host: str, port: int) -> Iterator[None]:
+    """Run the application on Ray Serve. InputError: replicas or HAProxy don't start."""
+    from ray import serve
+
+    # By name, as Ray itself finds it: replicas need no cluster to be built.
+    replica = importlib.import_module("bottlenet.cloud.ray.replica")
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    kept_s = int(seconds(min(deployed.limits.idle_s, deployed.limits.request_s)))
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        try:
+            options = {"host": host, "port": port, "keep_alive_timeout_s": kept_s}
+            serve.start(proxy_location="EveryNode", http_options=options, logging_config=quiet)
+            serve.run(replica.application(deployed), name=NAME, route_prefix="/", logging_config=quiet)
+        except BottleNetError:
+            raise
+        except Exception as error:  # as above
+            raise InputError(f"Ray Serve does not start: {one_line(error)}; {LOGS}") from error
+        yield
+    finally:
+        with contextlib.redirect_stdout(io.StringIO()):
+            drain(deployed.end_s)
+            serve.shutdown()
+
+
+def await_front(host: str, port: int) -> None:
+    """Wait until HAProxy has a replica, which is a moment after Ray Serve says so. InputError: it has none."""
+    deadline = time.monotonic() + FRONT_S
+    while True:
+        front = http.client.HTTPConnection(host, port, timeout=LOOK_EVERY_S * 10)
+        with contextlib.closing(front), contextlib.suppress(OSError, http.client.HTTPException):
+            front.request("GET", "/healthz")
+            if front.getresponse().status == 200:
+                return
+        if time.monotonic() > deadline:
+            raise InputError(f"HAProxy at {host} port {port} finds no replica within {FRONT_S:g} s; {LOGS}")
+        time.sleep(LOOK_EVERY_S)
+
+
+def drain(limit_s: float) -> None:
+    """End the replicas, each when it has answered. `serve.shutdown` alone would cut HAProxy off first."""
+    from ray import serve
+
+    with contextlib.suppress(Exception):  # nothing was deployed, or nobody is there any more
+        serve.delete(NAME, _blocking=False)
+        deadline = time.monotonic() + limit_s
+        while NAME in serve.status().applications and time.monotonic() < deadline:
+            time.sleep(LOOK_EVERY_S)
 
 
 @contextlib.contextmanager
 def own_cluster(deployed: Deployed, ip: str) -> Iterator[None]:
-    """A cluster of this machine. HAProxy will listen at `ip`."""
+    """Start a cluster of this machine. HAProxy will listen at `ip`."""
     cores = max(os.cpu_count() or 1, deployed.threads * (deployed.max_replicas or deployed.replicas))
     options = {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     with contextlib.ExitStack() as stack:
@@ -134,7 +251,7 @@ def own_cluster(deployed: Deployed, ip: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined_cluster(deployed: Deployed, ray_address: str, ip: str) -> Iterator[Deployed]:
-    """A cluster that is there. Gives `deployed` with the bundles where its machines have them."""
+    """Join a cluster that is there; give `deployed` with the bundles where its machines have them."""
     if ray_address.startswith("ray://"):
         raise InputError(f"--ray-address is {ray_address!a}; give host:port of Ray's head, or auto on a machine of it")
     with temporary_folder() as folder, environ(environment(deployed)) as settings:
@@ -145,7 +262,7 @@ def joined_cluster(deployed: Deployed, ray_address: str, ip: str) -> Iterator[De
 
 
 def check_cluster(ip: str) -> None:
-    """InputError: somebody serves on it, or its machines can't reach each other at `ip`."""
+    """Refuse, with InputError, a cluster that serves already, or whose machines can't reach each other at `ip`."""
     import ray
     from ray import serve
 
@@ -158,7 +275,7 @@ def check_cluster(ip: str) -> None:
 
 @contextlib.contextmanager
 def connected(what: str, **options: Any) -> Iterator[None]:
-    """To a cluster, as `ray.init` does it. What Ray prints goes to standard error. InputError: it can't."""
+    """Connect to a cluster with `ray.init`. What Ray prints goes to standard error. InputError: it can't."""
     import ray
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -174,7 +291,7 @@ def connected(what: str, **options: Any) -> Iterator[None]:
 
 
 def environment(deployed: Deployed) -> dict[str, str]:
-    """Ray's settings, for all its processes. It reads them when it is imported, so that has to come later."""
+    """Make Ray's settings, for all its processes. It reads them when it is imported, so that has to come later."""
     limits = deployed.limits
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -193,7 +310,7 @@ def environment(deployed: Deployed) -> dict[str, str]:
 
 
 def of_this_machine(folder: Path, ip: str) -> dict[str, str]:
-    """More of them, for a cluster that nobody else should reach: `ip` is for HAProxy alone, `folder` private."""
+    """Make those of a cluster that nobody else should reach: `ip` is for HAProxy alone, `folder` private."""
     launcher = folder / "haproxy"
     launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m bottlenet.cloud.ray.haproxy "$@"\n')
     launcher.chmod(0o700)
@@ -217,8 +334,9 @@ def of_this_machine(folder: Path, ip: str) -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """On loopback, and none that a system gives out by itself: Ray's processes take dozens of those before these are
-    listened on. InputError: there are not so many.
+    """Find ports on loopback, none of which a system gives out by itself: Ray's processes take dozens of those.
+
+    InputError: there are not so many.
     """
     found: list[int] = []
     with contextlib.ExitStack() as stack:
@@ -235,7 +353,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def environ(settings: dict[str, str]) -> Iterator[dict[str, str]]:
-    """This process's environment, and that of what it starts, with these in it. What was there stays; gives what is."""
+    """Set what this process's environment lacks, also for what it starts; give what is set."""
     settings = {name: value if name in ALWAYS else os.environ.get(name, value) for name, value in settings.items()}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
@@ -250,12 +368,12 @@ def environ(settings: dict[str, str]) -> Iterator[dict[str, str]]:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """For this user alone, and gone afterwards."""
+    """Make a folder for this user alone, which is gone afterwards."""
     return tempfile.TemporaryDirectory(prefix="bottlenet-", dir=SOCKETS, ignore_cleanup_errors=True)
 
 
 def staged(bundles: tuple[str, ...], folder: Path) -> Iterator[str]:
-    """Copies of bundles in `folder`, each alone; gives their paths in there."""
+    """Copy bundles into `folder`, each alone; give their paths in there."""
     for number, path in enumerate(bundles):
         bundle = Bundle.load(path)
         files = {name: bundle.graph(name) if name in GRAPHS else bundle.path / name for name in bundle.manifest.files}
@@ -263,19 +381,19 @@ def staged(bundles: tuple[str, ...], folder: Path) -> Iterator[str]:
 
 
 def head() -> str:
-    """The address of Ray's head, which always has a HAProxy."""
+    """Find the address of Ray's head, which always has a HAProxy."""
     import ray
 
     return str(ray.get_runtime_context().gcs_address).rpartition(":")[0].strip("[]")
 
 
 def one_line(error: Exception) -> str:
-    """What it says; of what another process raised, the end, which says why."""
+    """Shorten an error to one line: of one that another process raised, the end, which says why."""
     said = SAID.findall(str(error))
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     return str((said or lines or [type(error).__name__])[-1])[:300]
 
 
 def seconds(value: float) -> str:
-    """Whole ones, as HAProxy wants them."""
+    """Round up to whole seconds, as HAProxy wants them."""
     return str(math.ceil(value))

