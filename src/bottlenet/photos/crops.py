@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,30 +26,45 @@ from bottlenet.errors import InputError, PhotoError
 from bottlenet.photo import photo_to_pixels, read_photo
 from bottlenet.photos.folders import Photo
 
-DAMAGED_SHARE = 0.01  # more damaged photos than this is an error, not bad luck
 HELD_OUT = 50  # one photo of this many is kept for the report at the end of each pass, unless told otherwise
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 Views: TypeAlias = tuple[np.ndarray, ...]
 """One crop, once for each size: (S, S, 3) uint8."""
 
 
 class Damaged:
-    """Counts the photos that could not be read, names each in the log, and stops when they are too many."""
+    """Counts the photos of a folder that can't be read, names each in the log, and refuses when they are most of it."""
 
     def __init__(self, total: int) -> None:
-        self.allowed = int(total * DAMAGED_SHARE)
+        self.total = total
         self.paths: list[Path] = []
 
     def add(self, path: Path, error: PhotoError) -> None:
+        """InputError: more than half of the photos are damaged."""
         self.paths.append(path)
         log.warning("skipped a damaged photo: %s", error)
-        if len(self.paths) > self.allowed:
-            named = ", ".join(str(p) for p in self.paths[:5])
+        if len(self.paths) > self.total // 2:
+            named = ", ".join(str(path) for path in self.paths[:5])
             raise InputError(
-                f"{len(self.paths)} damaged photos, more than {DAMAGED_SHARE:.0%} of all: {named}; remove or mend them"
+                f"{len(self.paths)} damaged photos, more than half of all {self.total}: {named}; remove them, or give "
+                "other photos"
             )
+
+
+def read_each(
+    photos: Iterable[Photo], read: Callable[[Photo], Result], damaged: Damaged
+) -> Iterator[tuple[int, Result]]:
+    """Yield (position in `photos`, what `read` makes of it) of every photo for which that raises no PhotoError."""
+    for position, photo in enumerate(photos):
+        try:
+            result = read(photo)
+        except PhotoError as error:
+            damaged.add(photo.path, error)
+            continue
+        yield position, result
 
 
 def is_held_out(photo: Photo, one_of: int = HELD_OUT) -> bool:
@@ -87,13 +102,12 @@ def centre_views(
     photos: Iterable[Photo], sizes: Sequence[int], damaged: Damaged, preprocess: Preprocess
 ) -> Iterator[tuple[int, Views]]:
     """(position in `photos`, centre crop as a device makes it) of every photo that can be read."""
-    for position, photo in enumerate(photos):
-        try:
-            made = {size: photo_to_pixels(photo.source(), replace(preprocess, size=size)) for size in sizes}
-        except PhotoError as error:
-            damaged.add(photo.path, error)
-            continue
-        yield position, tuple(made[size] for size in sizes)
+
+    def read(photo: Photo) -> Views:
+        pixels = {size: photo_to_pixels(photo.source(), replace(preprocess, size=size)) for size in sizes}
+        return tuple(pixels[size] for size in sizes)
+
+    return read_each(photos, read, damaged)
 
 
 def read_views(
