@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -31,13 +30,11 @@ from bottlenet.errors import InputError
 from bottlenet.measure.evaluate import Evaluation, evaluate
 from bottlenet.photos.crops import Damaged, read_crops
 from bottlenet.photos.folders import Photo, photos_for
+from bottlenet.report.accuracy import Curve, accuracy_chart
+from bottlenet.report.charts import Drawing
 from bottlenet.report.sources import Point, bytes_needed, front
 from bottlenet.runtime import open_uncut, run_graph
-from figure import GREY_LINE, svg
-from record import Json, parser, run_script, show, write_record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from record import Json, parser, run_script, show, write_drawing, write_record
 
 QUALITIES = {"jpeg": (2, 5, 10, 20, 50, 75, 95), "webp": (1, 5, 10, 30, 75), "avif": (5, 15, 30, 50)}
 SMALLER = {  # sides of the square, and qualities there
@@ -51,8 +48,7 @@ OPTIONS: dict[str, dict[str, bool | int]] = {
     "webp": {"method": 6},
     "avif": {"speed": 6, "max_threads": 1},
 }
-LOOKS = {"jpeg": ("JPEG", "o", "-"), "webp": ("WebP", "s", "--"), "avif": ("AVIF", "^", "-.")}  # name, marker, dashes
-TICKS = (200, 500, 1000, 2000, 5000, 10000, 20000)  # bytes
+NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 
 
 @dataclass(frozen=True)
@@ -142,32 +138,20 @@ def compare(measured: Sequence[Measured], evaluation: Evaluation) -> dict[str, J
     return out
 
 
-def plot(measured: Sequence[Measured], evaluation: Evaluation, path: Path) -> None:
-    """top-1 against bytes as SVG; markers and dashes tell the codecs apart without colour."""
-    with svg(path, 7, 4.5) as figure:
-        draw(figure.subplots(), measured, evaluation)
-
-
-def draw(axes: Axes, measured: Sequence[Measured], evaluation: Evaluation) -> None:
-    """The bundle's one point, and for each codec what no other of its settings beats."""
-    x, y = [evaluation.frame_bytes.mean], [evaluation.top1]
-    axes.plot(x, y, linestyle="none", marker="*", markersize=14, color="black", label="BottleNet", zorder=3)
-    if evaluation.top1_uncut is not None:
-        axes.axhline(evaluation.top1_uncut, label="uncut network, input not coded", **GREY_LINE)
+def draw(measured: Sequence[Measured], evaluation: Evaluation) -> Drawing:
+    """Draw the bundle's one point, and for each codec what no other of its settings beats."""
+    assert evaluation.top1 is not None
+    ours = Point(evaluation.frame_bytes.mean, evaluation.top1, "")
+    curves = [Curve("BottleNet", (ours,), evaluation.top1_uncut)]
     largest = max(m.side for m in measured)
-    for codec, (shown, marker, dashes) in LOOKS.items():
-        for what, face, whole in (("input", "black", True), ("smaller input", "white", False)):
-            wanted = [m for m in measured if (m.codec, m.side == largest) == (codec, whole)]
-            line = front([Point(m.file_bytes, m.top1, "") for m in wanted])
-            if line:
-                x, y = [p.bytes for p in line], [p.top1 for p in line]
-                style = {"marker": marker, "color": "black", "lw": 0.8, "markerfacecolor": face}
-                axes.plot(x, y, dashes, label=f"{shown} of the {what}", **style)
-    axes.set(xscale="log", xlabel="mean bytes a photo (frame or file)", ylabel="top-1, %", ylim=(0, 100))
-    axes.minorticks_off()
-    axes.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
-    axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize="small")
+    for codec, name in NAMES.items():
+        for what, whole in (("input", True), ("smaller input", False)):
+            points = [
+                Point(m.file_bytes, m.top1, "") for m in measured if (m.codec, m.side == largest) == (codec, whole)
+            ]
+            if points:
+                curves.append(Curve(f"{name} of the {what}", tuple(points)))
+    return accuracy_chart("Top-1 against bytes of a frame or file", curves, "top-1, %", bold=["BottleNet"])
 
 
 def show_table(measured: Sequence[Measured], evaluation: Evaluation, compared: dict[str, Json]) -> None:
@@ -217,7 +201,7 @@ def run(arguments: argparse.Namespace) -> None:
         "same_top1": compared,
     }
     write_record("input_codecs", results, arguments.out)
-    plot(measured, evaluation, arguments.out / "input_codecs.svg")
+    write_drawing(arguments.out / "input_codecs.svg", draw(measured, evaluation))
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from bottlenet.edge.connection import Stream, open_websocket
 from bottlenet.edge.encoder import Partition, Processed, Side, codecs_of, sides_of
 from bottlenet.edge.pilot import Move, Policy
 from bottlenet.errors import InputError
-from bottlenet.measure.bench import pause, started
+from bottlenet.measure.bench import pause, server_process
 from bottlenet.measure.link import ShapedLink
 from bottlenet.photo import Source
 from bottlenet.plan.link import PRESETS, Link
@@ -128,7 +128,7 @@ class World:
 def busy_server(bundles: Sequence[Path]) -> Iterator[tuple[int, Callable[[int], None]]]:
     """Yield the port of `busy_server.py`, and a function that sets the number of other devices. LinkError: no start."""
     script = Path(__file__).with_name("busy_server.py")
-    with started([str(script), *(str(bundle.resolve()) for bundle in bundles)]) as (port, process):
+    with server_process([str(script), *(str(bundle.resolve()) for bundle in bundles)]) as (port, process):
 
         def change(others: int) -> None:
             assert process.stdin is not None

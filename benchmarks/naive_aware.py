@@ -22,10 +22,11 @@ from bottlenet.errors import InputError
 from bottlenet.net.model import BottleNet
 from bottlenet.photos.crops import Damaged, read_crops
 from bottlenet.photos.folders import Photo, choose, list_photos
+from bottlenet.report.sections import Request
+from bottlenet.report.training import Rate, naive_figure
 from bottlenet.train.train import TrainConfig, train
 from bottlenet.wire.codecs import Jpeg
-from figure import GREY_LINE, svg
-from record import add_network, parser, run_script, show, write_record
+from record import add_network, parser, run_script, show, write_drawing, write_record
 
 QUALITIES = (5, 10, 20, 30, 50, 70, 90, 95)
 BATCH = 16
@@ -72,25 +73,6 @@ def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progr
         progress.update(task, completed=done)
     rows = [Row(name, quality, size / done, 100 * right / done) for (name, quality), (right, size) in tally.items()]
     return 100 * uncut_right / done, rows
-
-
-def plot(rows: Sequence[Row], uncut: float, quality: int, path: Path) -> None:
-    """top-1 against quality, and against bytes; markers and dashes tell the curves apart without colour."""
-    with svg(path, 9, 4) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
-        for name, marker, dashes in (("aware", "o", "-"), ("naive", "s", "--")):
-            mine = [row for row in rows if row.training == name]
-            top1 = [row.top1 for row in mine]
-            style = {"marker": marker, "linestyle": dashes, "color": "black", "lw": 0.8}
-            left.plot([row.quality for row in mine], top1, label=name, **style)
-            right.plot([row.payload_bytes for row in mine], top1, label=name, **style)
-        left.axvline(quality, **GREY_LINE)
-        left.set(xlabel=f"JPEG quality (trained at {quality})", ylabel="top-1, %", ylim=(0, 100))
-        right.set(xlabel="mean payload bytes", xscale="log")
-        for axes in (left, right):
-            axes.axhline(uncut, label="uncut network", **GREY_LINE)
-            axes.grid(alpha=0.25)
-        left.legend(loc="lower right")
 
 
 def aware_config(arguments: argparse.Namespace) -> TrainConfig:
@@ -141,7 +123,10 @@ def run(arguments: argparse.Namespace) -> None:
         "met": gap >= TARGET_GAP,
     }
     write_record(arguments.name, results, arguments.out)
-    plot(rows, uncut, arguments.quality, arguments.out / f"{arguments.name}.svg")
+    rates = [Rate(row.training, row.quality, row.payload_bytes, row.top1) for row in rows]
+    axes, request = ("mean payload bytes", "top-1, %"), Request("", "", "")
+    figure = naive_figure("Top-1 against bytes, naive and aware", rates, axes, "", len(photos), request)
+    write_drawing(arguments.out / f"{arguments.name}.svg", figure.drawing)
 
 
 def main() -> None:

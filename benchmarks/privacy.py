@@ -21,8 +21,7 @@ from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.privacy.run import ATTACKER, JPEG, LINEAR, TILE, Attack, Report, measure
-from bottlenet.privacy.run import show as show_pictures
+from bottlenet.privacy.run import ATTACKER, JPEG, LINEAR, TILE, Attack, PrivacyReport, draw_pictures, run_attack
 from bottlenet.privacy.samples import PrivacyConfig
 from bottlenet.records import without_root
 from bottlenet.train.config import TrainConfig
@@ -84,9 +83,9 @@ def attacked(arguments: argparse.Namespace, name: str, bundle: Bundle, progress:
         lambda what, done, total: progress.update(task, description=f"{name}: {what}", completed=done, total=total),
     )
     started = time.process_time()
-    report = measure(attack)
+    report = run_attack(attack)
     show_report(name, report)
-    write_whole(arguments.out / f"privacy_{name}.webp", show_pictures(attack).read_bytes())
+    write_whole(arguments.out / f"privacy_{name}.webp", draw_pictures(attack).read_bytes())
     print(f"{name}: {time.process_time() - started:.0f} s of processor time", file=sys.stderr, flush=True)
     return {
         "name": name,
@@ -98,7 +97,7 @@ def attacked(arguments: argparse.Namespace, name: str, bundle: Bundle, progress:
     }
 
 
-def show_report(name: str, report: Report) -> None:
+def show_report(name: str, report: PrivacyReport) -> None:
     """Every row of one bundle."""
     rows = []
     for row in report.rows:

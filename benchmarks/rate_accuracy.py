@@ -38,13 +38,13 @@ from rate_accuracy_compare import (
     against_input_codecs,
     against_others,
     curves_of,
-    plot,
+    draw,
     show_comparisons,
     show_rows,
 )
 from rate_accuracy_methods import BUDGETS, EMBEDDED, Method, base_config, codings, methods
 from rate_accuracy_rows import Coding, Result, Row, Uncut, measure, of_bundle, of_net, uncut_answers, with_tables
-from record import Json, add_network, parser, run_script, write_record, write_whole
+from record import Json, add_network, parser, run_script, write_drawing, write_record, write_whole
 
 RAW_BITS = (2, 3, 4, 5, 6, 8)
 RANGE_PHOTOS = 256  # on which the range of the raw features is found
@@ -204,7 +204,8 @@ def finish(arguments: argparse.Namespace, comparison: Comparison, results: list[
         "same_top1_as_others": [asdict(row) for row in compared],
     }
     write_record(arguments.name, written, arguments.out)
-    plot([*curves, codecs] if codecs else curves, uncut.top1, arguments.out / f"{arguments.name}.svg")
+    drawing = draw([*curves, codecs] if codecs else curves, uncut.top1)
+    write_drawing(arguments.out / f"{arguments.name}.svg", drawing)
 
 
 def pair(separator: str) -> Callable[[str], tuple[str, str]]:

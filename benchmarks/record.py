@@ -17,12 +17,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from bottlenet.errors import BottleNetError
 from bottlenet.records import without_root
+
+if TYPE_CHECKING:
+    from bottlenet.report.charts import Drawing
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
@@ -87,6 +91,12 @@ def write_whole(path: Path, data: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_drawing(path: Path, drawing: Drawing) -> None:
+    """Write a chart as a file of its own, which says what drew it."""
+    mark = f"<!-- drawn by benchmarks/{Path(sys.argv[0]).name} -->"
+    write_whole(path, drawing.document(mark.encode()).encode())
 
 
 def command(arguments: Sequence[str]) -> str:

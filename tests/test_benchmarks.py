@@ -88,7 +88,6 @@ def record(script: str, *arguments: str | Path, out: Path, path: Path | None = N
 
 
 def test_input_codecs(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     got = record("input_codecs.py", "--data", photos, "--bundle", bundle.path, "--limit", "6", out=tmp_path / "out")
     assert got["evaluation"]["photos"] == 6
     assert got["evaluation"]["top1"] == evaluate(bundle, photos, limit=6).top1
@@ -298,7 +297,6 @@ def test_commands_name_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_naive_aware(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     for label in ("a", "b", "c", "d"):
         save_photos(tmp_path / "photos" / label, 12)
     got = record(

@@ -196,7 +196,6 @@ def test_bytes_at_the_same_accuracy(compare: ModuleType) -> None:
 
 
 def test_a_comparison_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     for label in LABELS:
         save_photos(tmp_path / "photos" / label, 12)
     given = (
