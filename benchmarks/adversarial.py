@@ -44,7 +44,7 @@ class Row:
 
 
 def bundle_at(arguments: argparse.Namespace, weight: float, progress: Progress) -> Bundle:
-    """Trained and exported, or as it is in `--work`."""
+    """Train and export the unit of one weight, or load what is in `--work`."""
     out = arguments.work / f"{weight:g}"
     told = {name: getattr(arguments, name) for name in TRAINED_BY}
     config = TrainConfig(
@@ -110,7 +110,7 @@ def draw(rows: Sequence[Row], budget: int) -> Drawing:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Bundles, attacks, record after each, figure."""
+    """Train, attack, record after each weight, and draw."""
     torch.set_num_threads(arguments.threads)
     rows: list[Row] = []
     told = (*TRAINED_BY, "budget", "side", "width", "attack_photos", "attack_epochs", "limit")
@@ -130,7 +130,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     add_network(made)
     made.add_argument("--data", required=True, help="folder of photos to rebuild")

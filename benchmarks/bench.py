@@ -32,8 +32,6 @@ BOUND_TARGET, RATE_TARGET, BEST_RATE_TARGET = 1.1, 20.0, 3.0
 
 
 def rows_of(report: BenchReport) -> list[list[str]]:
-    """For people."""
-
     def text(value: float | None) -> str:
         return "" if value is None else f"{value:,.1f}"
 
@@ -48,7 +46,7 @@ def rows_of(report: BenchReport) -> list[list[str]]:
 
 
 def judged(rows: Sequence[BenchRow], added: Iterable[InputCodec]) -> dict[str, Json]:
-    """What was asked for, on one link: latencies over their bounds, and photos a second of the best split over others'.
+    """Judge one link: latencies over their bounds, and photos a second of the best split over the others'.
 
     InputError: nothing was measured there.
     """
@@ -105,7 +103,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of photos")
     made.add_argument("--bundle", action="append", help="or a ladder; again for other cuts of the network; else demo")

@@ -60,7 +60,6 @@ class Setting:
     side: int  # pixels of the square that is coded; the network's own size: not made smaller
 
     def encode(self, picture: Image.Image) -> bytes:
-        """A file."""
         if picture.width != self.side:
             picture = picture.resize((self.side, self.side), Image.Resampling.LANCZOS)
         file = io.BytesIO()
@@ -86,7 +85,7 @@ class Measured:
 
 
 def settings(size: int, downsampled: Sequence[str]) -> list[Setting]:
-    """All that are tried for a network that takes `size` x `size` pixels."""
+    """List the settings for a network that takes `size` x `size` pixels."""
     whole = [Setting(codec, quality, size) for codec, qualities in QUALITIES.items() for quality in qualities]
     smaller = [
         Setting(codec, quality, side)
@@ -98,7 +97,7 @@ def settings(size: int, downsampled: Sequence[str]) -> list[Setting]:
 
 
 def measure(bundle: Bundle, photos: Sequence[Photo], tried: Sequence[Setting], progress: Progress) -> list[Measured]:
-    """Every setting on every photo, one photo in memory at a time."""
+    """Measure every setting on every photo, one photo in memory at a time."""
     uncut = open_uncut(bundle)
     task = progress.add_task("input codecs", total=len(photos))
     rows: list[tuple[list[int], list[int], list[bool]]] = []
@@ -116,14 +115,14 @@ def measure(bundle: Bundle, photos: Sequence[Photo], tried: Sequence[Setting], p
 
 
 def decode(file: bytes, size: int) -> np.ndarray:
-    """A picture file -> (size, size, 3) uint8."""
+    """Decode a picture file to (size, size, 3) uint8."""
     with Image.open(io.BytesIO(file)) as picture:
         rgb = picture.convert("RGB")
     return np.array(rgb if rgb.width == size else rgb.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def compare(measured: Sequence[Measured], evaluation: Evaluation) -> dict[str, Json]:
-    """The best input codec's bytes at the bundle's accuracy: files against frames, bare pictures against payloads."""
+    """Find the best input codec's bytes at the bundle's top-1: files against frames, bare pictures against payloads."""
     assert evaluation.top1 is not None
     out: dict[str, Json] = {}
     for kind, mine in (("file", evaluation.frame_bytes.mean), ("bare", evaluation.payload_bytes.mean)):
@@ -155,7 +154,7 @@ def draw(measured: Sequence[Measured], evaluation: Evaluation) -> Drawing:
 
 
 def show_table(measured: Sequence[Measured], evaluation: Evaluation, compared: dict[str, Json]) -> None:
-    """Every setting, then the bundle."""
+    """Print every setting, then the bundle."""
     best = {point.name for point in front([Point(m.file_bytes, m.top1, m.name) for m in measured])}
     rows = [
         [m.name + (" *" if m.name in best else ""), f"{m.file_bytes:.0f}", f"{m.bare_bytes:.0f}", f"{m.top1:.1f}"]
@@ -170,7 +169,7 @@ def show_table(measured: Sequence[Measured], evaluation: Evaluation, compared: d
 
 
 def again(bundle: Bundle, evaluation: Evaluation, record: Path | None) -> list[Measured]:
-    """The input codecs' rows of an earlier record, where nothing they depend on has changed: network and photos."""
+    """Take the rows of an earlier record whose network and photos are the same."""
     if record is None:
         return []
     results = json.loads(record.read_text(encoding="utf-8"))["results"]
@@ -205,7 +204,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of labelled photos")
     made.add_argument("--bundle", default="demo", help="bundle with uncut.onnx; demo: the one in the package")

@@ -45,7 +45,7 @@ class Row:
 
 @torch.no_grad()
 def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progress) -> tuple[float, list[Row]]:
-    """The uncut network's top-1, and a row for each network and quality. One batch of photos in memory at a time."""
+    """Return the uncut network's top-1, and a row for each network and quality, one batch in memory at a time."""
     origin = nets["aware"].origin
     assert origin is not None
     uncut = origin.classifier
@@ -76,7 +76,7 @@ def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progr
 
 
 def aware_config(arguments: argparse.Namespace) -> TrainConfig:
-    """The run with the codec in the loop; the other differs in nothing else."""
+    """Configure the run with the codec in the loop; the other differs in nothing else."""
     return TrainConfig(
         model=arguments.model,
         data=tuple(arguments.data),
@@ -130,7 +130,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", action="append", required=True, help="folder of photos to train on; can be repeated")
     made.add_argument("--eval", required=True, help="folder of labelled photos")

@@ -52,7 +52,7 @@ class AtPoint:
 
 
 def curves_of(results: Sequence[Result], ours: set[str]) -> list[Curve]:
-    """Results of one curve belong together."""
+    """Join the results of one curve."""
     found: dict[str, Curve] = {}
     for result in results:
         points = tuple(Point(row.payload_bytes, row.top1, row.setting) for row in result.rows)
@@ -63,7 +63,7 @@ def curves_of(results: Sequence[Result], ours: set[str]) -> list[Curve]:
 
 
 def against_input_codecs(ours: Sequence[Curve], codecs: Curve, uncut: float) -> list[AtDrop]:
-    """Each of ours at each drop."""
+    """Compare each of ours with the input codecs at each drop."""
     out = []
     for curve in ours:
         for drop in DROPS:
@@ -74,7 +74,7 @@ def against_input_codecs(ours: Sequence[Curve], codecs: Curve, uncut: float) -> 
 
 
 def against_others(ours: Sequence[Curve], others: Sequence[Curve]) -> list[AtPoint]:
-    """Each of ours at each point of the others."""
+    """Compare each of ours with each point of the others."""
     out = []
     for curve in ours:
         for other in others:
@@ -86,7 +86,7 @@ def against_others(ours: Sequence[Curve], others: Sequence[Curve]) -> list[AtPoi
 
 
 def show_comparisons(inputs: Sequence[AtDrop], others: Sequence[AtPoint]) -> None:
-    """Both, as tables, of the others those of which something is wanted; a dash where the same top-1 is not reached."""
+    """Print both comparisons, of the others those that have a target; a dash where the same top-1 is not reached."""
     wanted = ", ".join(f"{name} {share:.2f}" for name, share in WANTED_SHARES.items())
     if inputs:
         show(
@@ -112,7 +112,7 @@ def show_comparisons(inputs: Sequence[AtDrop], others: Sequence[AtPoint]) -> Non
 
 
 def show_rows(results: Sequence[Result], uncut: float, photos: int) -> None:
-    """Every row."""
+    """Print every row."""
     lines = [
         [
             f"{result.name}, {row.setting}",
@@ -127,7 +127,6 @@ def show_rows(results: Sequence[Result], uncut: float, photos: int) -> None:
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """For a table."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
@@ -136,4 +135,6 @@ def draw(curves: Sequence[Curve], uncut: float) -> Drawing:
     named = {each.name + (f" ({each.note})" if each.note else ""): each for each in curves}
     drawn = [accuracy.Curve(name, each.points, uncut) for name, each in named.items()]
     ours = [name for name, each in named.items() if each.ours]
-    return accuracy.accuracy_chart("Top-1 against bytes; in brackets: photos seen in training", drawn, "top-1, %", bold=ours)
+    return accuracy.accuracy_chart(
+        "Top-1 against bytes; in brackets: photos seen in training", drawn, "top-1, %", bold=ours
+    )

@@ -47,14 +47,14 @@ Json = None | bool | int | float | str | Sequence["Json"] | dict[str, "Json"]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that knows the one option that all have."""
+    """Make a parser with the one option that all scripts have."""
     made = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
     made.add_argument("--out", type=Path, default=RESULTS, help="folder for the record; results/ beside this script")
     return made
 
 
 def add_network(made: argparse.ArgumentParser) -> None:
-    """Options for a classifier and its cut: those of the shipped bundle, unless others are given."""
+    """Add options for a classifier and its cut: those of the shipped bundle, unless others are given."""
     made.add_argument("--model", default="efficientnet_lite0", help="efficientnet_lite0, or package.module:function")
     made.add_argument("--cut", default="blocks.8", help="a name from `bottlenet cuts`")
 
@@ -100,12 +100,12 @@ def write_drawing(path: Path, drawing: Drawing) -> None:
 
 
 def command(arguments: Sequence[str]) -> str:
-    """What was typed; of a path that starts at the root, or at home, only its last part."""
+    """Return what was typed; of a path that starts at the root, or at home, only its last part."""
     return shlex.join(["python", f"benchmarks/{Path(arguments[0]).name}", *(without_root(a) for a in arguments[1:])])
 
 
 def commit() -> str:
-    """The commit that is checked out, "-dirty" where the work tree differs, results aside; "unknown" outside git."""
+    """Return the commit, with "-dirty" where the work tree differs, results aside; "unknown" outside git."""
     root = Path(__file__).parent.parent
     head = git(root, "rev-parse", "--verify", "HEAD")
     if head is None:
@@ -115,7 +115,7 @@ def commit() -> str:
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git or it fails."""
+    """Return what git prints; None where there is no git or it fails."""
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -124,7 +124,7 @@ def git(root: Path, *arguments: str) -> str | None:
 
 
 def machine() -> dict[str, Json]:
-    """The kind of machine, and the libraries that did the work."""
+    """Describe the kind of machine, and the libraries that did the work."""
     versions: dict[str, Json] = {}
     for library in LIBRARIES:
         try:
@@ -151,7 +151,7 @@ def cpu_model() -> str:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; the first column is text, the others are numbers."""
+    """Print a table; the first column is text, the others are numbers."""
     console = Console()
     console.print(title, highlight=False)
     table = Table()

@@ -103,7 +103,7 @@ def all_kinds(wins: Collection[str]) -> bool:
 
 
 def show_plans(made: Profile, every: Sequence[Conditions], max_drop: float | None) -> None:
-    """What the plan would choose, and nothing measured: to find conditions under which all kinds win."""
+    """Print what the plan would choose, without measuring: to find conditions under which all kinds win."""
     known = tuple(each for each in made.candidates if allowed(each, max_drop))
     choices = []
     for each in every:
@@ -164,7 +164,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     add_bundles(made)
     made.add_argument("--link", action="append", help=f"again for more; {', '.join(LINKS)} if none is given")
