@@ -158,7 +158,7 @@ class WithFeatures:
         return distilled.mean() + self.config.feature_weight * relative_error(features_hat, wanted), distilled
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        """Nothing is left for the next step."""
+        """Do nothing: no state is carried to the next step."""
 
 
 class Reduced(WithFeatures):

@@ -125,6 +125,8 @@ def git(root: Path, *arguments: str) -> str | None:
 
 def machine() -> dict[str, Json]:
     """Describe the kind of machine, and the libraries that did the work."""
+    from bottlenet.measure.profile import cpu_model
+
     versions: dict[str, Json] = {}
     for library in LIBRARIES:
         try:
@@ -138,16 +140,6 @@ def machine() -> dict[str, Json]:
         "python": platform.python_version(),
         "libraries": versions,
     }
-
-
-def cpu_model() -> str:
-    """As the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

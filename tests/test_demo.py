@@ -23,7 +23,7 @@ import bottlenet
 from bottlenet.bundle import Bundle
 from bottlenet.cli.demo import document, renderables, summary
 from bottlenet.cli.options import MARK_WITHIN_BYTES, PAGE, PAGE_MARK
-from bottlenet.demo.page import Axis, page
+from bottlenet.demo.page import byte_scale, page, ticks
 from bottlenet.demo.run import INPUT_CODECS, DemoResult, PhotoResult, code_input, run_demo, shipped_photos
 from bottlenet.edge import Choice, Edge, Prediction, Times
 from bottlenet.errors import InputError, LinkError, PhotoError
@@ -313,12 +313,13 @@ class TestPage:
         assert (spread.min(), spread.max()) == (0, 255)
 
     def test_the_scale_holds_what_is_on_it(self) -> None:
-        axis = Axis([300, 35_000])
-        assert (10**axis.low, 10**axis.high) == (100, 100_000)
-        assert axis.percent(100) == 0
-        assert axis.percent(1000) == pytest.approx(100 / 3)
-        assert axis.percent(10**6) == 100
-        assert Axis([1]).percent(1) == 0
+        scale = byte_scale([300, 35_000])
+        assert (scale.low, scale.high) == (100, 100_000)
+        assert scale.share(100) == 0
+        assert scale.share(1000) == pytest.approx(1 / 3)
+        assert scale.share(10**6) == 1
+        assert byte_scale([1]).share(1) == 0
+        assert re.findall(">([^<]*)<", ticks(scale)) == ["100", "", "1k", "", "10k", "", "100k"]
 
 
 def decoded(image: dict[str, str | None]) -> Image.Image:

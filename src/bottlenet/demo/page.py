@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from bottlenet.demo.run import INPUT_CODECS, REFERENCE, REPEATS, DemoResult, PhotoResult
 from bottlenet.edge import Choice
 from bottlenet.plan.link import LINKS
+from bottlenet.report.charts import Scale
 from bottlenet.report.markup import data_url, percent, stretched, style, template, words
 
 PHOTO_QUALITY = 88  # of the photos on the page
@@ -29,7 +30,7 @@ CODEC_NAMES = {
 def page(result: DemoResult) -> str:
     """Write the whole page."""
     manifest = result.bundle.manifest
-    axis = Axis([value for photo in result.photos for _, value, _ in byte_rows(photo)])
+    scale = byte_scale([value for photo in result.photos for _, value, _ in byte_rows(photo)])
     payload_bytes = result.mean(lambda photo: photo.prediction.payload_bytes)
     frame_bytes = result.mean(lambda photo: photo.prediction.frame_bytes)
     channels, height, width = manifest.latent
@@ -49,7 +50,7 @@ def page(result: DemoResult) -> str:
         totals=totals(result, frame_bytes),
         latent=f"{channels} × {height} × {width}",
         codec=CODEC_NAMES.get(manifest.codec, words(manifest.codec)),
-        photos="\n".join(article(number, photo, axis) for number, photo in enumerate(result.photos, 1)),
+        photos="\n".join(article(number, photo, scale) for number, photo in enumerate(result.photos, 1)),
         repeats=REPEATS,
         links=words(links),
         bundle=words(manifest.name),
@@ -59,31 +60,24 @@ def page(result: DemoResult) -> str:
     )
 
 
-class Axis:
-    """A log scale for bytes, the same for all photos, from one power of ten to another.
+def byte_scale(values: Sequence[float]) -> Scale:
+    """Span bytes from one power of ten to another.
 
     It starts at a third of the smallest value or lower: a log scale has no zero, and a bar next to nothing would say
     more than is true.
     """
+    low = math.floor(math.log10(max(1, min(values) / 3)))
+    return Scale(10.0**low, 10.0 ** max(low + 1, math.ceil(math.log10(max(values)))), log=True)
 
-    def __init__(self, values: Sequence[float]) -> None:
-        self.low = math.floor(math.log10(max(1, min(values) / 3)))
-        self.high = max(self.low + 1, math.ceil(math.log10(max(values))))
 
-    def percent(self, value: float) -> float:
-        """Return where a value is, 0..100."""
-        return 100 * min(1, max(0, (math.log10(max(1, value)) - self.low) / (self.high - self.low)))
-
-    def ticks(self) -> str:
-        """Write the powers of ten, as 1k, 10k, 1M."""
-        marks = ""
-        for power in range(self.low, self.high + 1):
-            value, letter = 10**power, ""
-            for size, name in ((10**6, "M"), (10**3, "k")):
-                if value >= size:
-                    value, letter = value // size, name
-            marks += f'<i style="left:{self.percent(10**power):.1f}%">{value}{letter}</i>'
-        return marks
+def ticks(scale: Scale) -> str:
+    """Write the powers of ten, as 1k, 10k, 1M."""
+    marks, power = "", round(scale.low)
+    while power <= scale.high:
+        size, letter = next(((size, name) for size, name in ((10**6, "M"), (10**3, "k"), (1, "")) if power >= size))
+        marks += f'<i style="left:{100 * scale.share(power):.1f}%">{power // size}{letter}</i>'
+        power *= 10
+    return marks
 
 
 def totals(result: DemoResult, frame_bytes: float) -> str:
@@ -113,7 +107,7 @@ def accuracy_tiles(result: DemoResult) -> list[tuple[str, str]]:
     ]
 
 
-def article(number: int, photo: PhotoResult, axis: Axis) -> str:
+def article(number: int, photo: PhotoResult, scale: Scale) -> str:
     """Write one photo."""
     same = photo.same_answer
     badge = "same answer as uncut" if same else f"uncut: {photo.uncut[0].label}"
@@ -134,7 +128,7 @@ def article(number: int, photo: PhotoResult, axis: Axis) -> str:
             payload=f"{photo.prediction.payload_bytes:,}",
             split_answers=answers_table("Cut in two", photo.prediction.top, "split"),
             uncut_answers=answers_table("Uncut network", photo.uncut, "whole"),
-            bytes=bytes_table(photo, axis),
+            bytes=bytes_table(photo, scale),
             links=links_table(photo),
         )
         .strip()
@@ -163,18 +157,16 @@ def byte_rows(photo: PhotoResult) -> list[tuple[str, int, str]]:
     ]
 
 
-def bytes_table(photo: PhotoResult, axis: Axis) -> str:
+def bytes_table(photo: PhotoResult, scale: Scale) -> str:
     """Draw bytes as bars."""
     rows = "".join(
-        f'<tr class="{kind}"><th scope="row">{words(name)}</th><td class="bar">{bar(axis.percent(value))}</td>'
+        f'<tr class="{kind}"><th scope="row">{words(name)}</th><td class="bar">{bar(100 * scale.share(value))}</td>'
         f"<td>{value:,}</td></tr>"
         for name, value, kind in byte_rows(photo)
     )
-    ticks = (
-        f'<tr aria-hidden="true"><th></th><td class="bar"><span class="ticks">{axis.ticks()}</span></td><td></td></tr>'
-    )
-    caption = f"<caption>Bytes <span>log scale, from {10**axis.low:,}</span></caption>"
-    return f'<table class="bars">{caption}<tbody>{rows}{ticks}</tbody></table>'
+    marks = f'<th></th><td class="bar"><span class="ticks">{ticks(scale)}</span></td><td></td>'
+    caption = f"<caption>Bytes <span>log scale, from {scale.low:,.0f}</span></caption>"
+    return f'<table class="bars">{caption}<tbody>{rows}<tr aria-hidden="true">{marks}</tr></tbody></table>'
 
 
 def links_table(photo: PhotoResult) -> str:
