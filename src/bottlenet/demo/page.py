@@ -28,7 +28,6 @@ CODEC_NAMES = {
 
 
 def page(result: DemoResult) -> str:
-    """Write the whole page."""
     manifest = result.bundle.manifest
     scale = byte_scale([value for photo in result.photos for _, value, _ in byte_rows(photo)])
     payload_bytes = result.mean(lambda photo: photo.prediction.payload_bytes)
@@ -108,7 +107,6 @@ def accuracy_tiles(result: DemoResult) -> list[tuple[str, str]]:
 
 
 def article(number: int, photo: PhotoResult, scale: Scale) -> str:
-    """Write one photo."""
     same = photo.same_answer
     badge = "same answer as uncut" if same else f"uncut: {photo.uncut[0].label}"
     rows, columns = photo.picture.shape
@@ -136,7 +134,6 @@ def article(number: int, photo: PhotoResult, scale: Scale) -> str:
 
 
 def answers_table(title: str, choices: Sequence[Choice], kind: str) -> str:
-    """Draw the best classes as bars."""
     rows = "".join(
         f'<tr class="{"" if number else "first"}"><th scope="row">{words(choice.label)}</th>'
         f"<td>{percent(choice.score)}</td></tr>"
@@ -158,7 +155,6 @@ def byte_rows(photo: PhotoResult) -> list[tuple[str, int, str]]:
 
 
 def bytes_table(photo: PhotoResult, scale: Scale) -> str:
-    """Draw bytes as bars."""
     rows = "".join(
         f'<tr class="{kind}"><th scope="row">{words(name)}</th><td class="bar">{bar(100 * scale.share(value))}</td>'
         f"<td>{value:,}</td></tr>"
@@ -170,7 +166,6 @@ def bytes_table(photo: PhotoResult, scale: Scale) -> str:
 
 
 def links_table(photo: PhotoResult) -> str:
-    """List what links would make of a photo, in ms."""
     codecs = [name for name, codec in INPUT_CODECS.items() if codec.format == "JPEG"]
     heads = "".join(f'<th scope="col">{words(INPUT_CODECS[name].name)}</th>' for name in codecs)
     rows = ""

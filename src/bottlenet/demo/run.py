@@ -176,7 +176,6 @@ def busy_ms(prediction: Prediction) -> float:
 
 
 def code_input(pixels: NDArray[np.uint8], codec: InputCodec) -> CodedInput:
-    """Encode the pixels as a file, and decode them again."""
     started = perf_counter()
     file = codec.encode(pixels)
     decode(file, len(pixels))

@@ -130,7 +130,6 @@ class BenchReport:
     weights: str = "trained"  # or what the bundle says of them: of random ones bytes and agreement mean nothing
 
     def by_condition(self) -> Iterator[tuple[Conditions, Sequence[BenchRow]]]:
-        """Yield each condition with its rows."""
         count = len(self.rows) // len(self.conditions)
         for number, each in enumerate(self.conditions):
             yield each, self.rows[number * count : (number + 1) * count]
@@ -184,7 +183,6 @@ def bench(
 
 
 def weights_of(bundle: Bundle) -> str:
-    """Return what the bundle says of its network's weights."""
     return str(bundle.manifest.extra.get("weights", "trained"))
 
 
@@ -267,7 +265,6 @@ def row_of(
     link: Link,
     rate: float | None,
 ) -> BenchRow:
-    """Summarise the photos of a row by medians and means."""
     latencies = [each.latency_s * 1e3 for each in timings]
     sent = statistics.fmean(each.socket_bytes for each in timings)
     energies = [each.compute_mj for each in timings if each.compute_mj is not None]
@@ -347,7 +344,6 @@ class Workbench:
 
     @contextlib.contextmanager
     def connected(self, partition: Partition, conditions: Conditions) -> Iterator[Transport]:
-        """Connect to the server over the link."""
         link = conditions.link
         with ShapedLink("127.0.0.1", self._port, link, jitter_s=conditions.jitter_s, seed=conditions.seed) as shaped:
             transport = open_websocket(self._url(partition, shaped.port), OPEN_S + 3 * link.setup_s)

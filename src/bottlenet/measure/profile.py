@@ -263,7 +263,6 @@ def metered(meter: Meter, device: Device, partition: Partition, paths: Sequence[
 def candidate_of(
     partition: Partition, samples: Sequence[Sample], known: Known, energy: Energy | None, detail: Detail
 ) -> Candidate:
-    """Summarise the samples of a partition by medians, bytes and drop."""
     sizes = [sample.payload_bytes for sample in samples]
     return Candidate(
         name=partition.name,
@@ -292,7 +291,6 @@ class Details:
         self._whole: tuple[tuple[Row, ...], tuple[Row, ...]] | None = None
 
     def of(self, partition: Partition) -> Detail:
-        """Measure one partition."""
         device = self._devices[1]
         peak = peak_rss_bytes(device.bundle.path, partition, self._paths[0])
         if partition.kind == "edge-only":
@@ -314,13 +312,11 @@ class Details:
 
     @cached_property
     def _prepared(self) -> tuple[Spread, list[NDArray[np.uint8]]]:
-        """Prepare the photos for the uncut network."""
         preprocess = self._devices[1].bundle.manifest.uncut_preprocess
         times, pixels = timed_each(lambda path: photo_to_pixels(path, preprocess), self._paths)
         return spread(times), pixels
 
     def _split(self) -> tuple[Spread, tuple[Row, ...], Spread]:
-        """Measure prepare, head by threads, and encode."""
         rows = []
         for threads, device in self._devices.items():
             encoded = [device.encoder.encode(path) for path in self._paths]
@@ -340,7 +336,6 @@ class Details:
 
 
 def by_batch(answers: Answering, frames: Sequence[Frame]) -> tuple[Row, ...]:
-    """Measure the tail of a whole batch, by its size."""
     rows = []
     for size in BATCHES:
         batch = [frames[i % len(frames)] for i in range(size)]

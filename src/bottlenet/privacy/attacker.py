@@ -107,7 +107,8 @@ def minimise(
         for group in optimizer.param_groups:
             group["lr"] = config.lr * learning_rate(step / total)
         photo_hat = inverter(sent.contiguous(memory_format=torch.channels_last))
-        loss = log_error(photo_hat, pixels)
+        errors = F.mse_loss(photo_hat, pixels, reduction="none").mean((1, 2, 3))
+        loss = (errors + LEAST_ERROR).log().mean()  # the mean PSNR of the photos, but for sign and unit
         if perceived is not None:
             loss = loss + config.perceptual * perceived(photo_hat[:perceivable], pixels[:perceivable])
         optimizer.zero_grad(set_to_none=True)
@@ -127,12 +128,6 @@ def shuffled(samples: Samples, config: PrivacyConfig, per_epoch: int) -> Iterato
         order = np.random.default_rng((config.seed, 2, epoch)).permutation(len(samples))
         for step in range(per_epoch):
             yield samples.read(order[step * config.batch : (step + 1) * config.batch].tolist())
-
-
-def log_error(photo_hat: Tensor, pixels: Tensor) -> Tensor:
-    """Average the logarithm of each photo's squared error: the mean PSNR, but for sign and unit."""
-    errors = F.mse_loss(photo_hat, pixels, reduction="none").mean((1, 2, 3))
-    return (errors + LEAST_ERROR).log().mean()
 
 
 def loudness(samples: Samples) -> Tensor:
@@ -269,7 +264,6 @@ def tiles(pixels: Tensor, tile: int) -> Tensor:
 
 
 def padded(sent: Tensor) -> Tensor:
-    """Repeat the edges once."""
     return F.pad(sent, (REACH // 2,) * 4, mode="replicate")
 
 
@@ -347,24 +341,18 @@ def side_of(grid: int, most: int) -> int:
     return side
 
 
-def to_pixels(photo_hat: Tensor) -> np.ndarray:
-    """Round (B, 3, side, side), about 0..1, to (B, side, side, 3) uint8."""
-    pixels: np.ndarray = (photo_hat.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    return pixels
-
-
 def rebuilt(rebuild: Callable[[Tensor], Tensor], scale: Tensor, sent: Records) -> np.ndarray:
     """Rebuild (N,) records as pixels (N, side, side, 3)."""
     photos = []
     with torch.no_grad():
         for start in range(0, len(sent), REBUILT_BATCH):
             arrived, _ = batch_of(sent[start : start + REBUILT_BATCH], scale)
-            photos.append(to_pixels(rebuild(arrived)))
+            pixels = (rebuild(arrived).clamp(0, 1) * 255).round().to(torch.uint8)
+            photos.append(pixels.permute(0, 2, 3, 1).contiguous().numpy())
     return np.concatenate(photos)
 
 
 def save_attacker(path: Path, attacker: Attacker) -> None:
-    """Write one safetensors file, whole or not at all."""
     tensors = {name: value.contiguous().clone() for name, value in attacker.inverter.state_dict().items()}
     tensors["scale"] = attacker.scale
     about = {"steps": attacker.steps, "penalty": attacker.inverter.penalty}

@@ -124,7 +124,6 @@ def ssim(photo: Pixels, original: Pixels) -> float:
 
 
 def luma(pixels: Pixels) -> NDArray[np.float64]:
-    """Convert (H, W, 3) to (H, W), 0..255."""
     grey: NDArray[np.float64] = pixels.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     return grey
 
@@ -165,7 +164,6 @@ def nearest(vectors: Values, originals: Values) -> NDArray[np.int64]:
 
 
 def resized(pixels: Pixels, size: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> Pixels:
-    """Resize (S, S, 3) to (size, size, 3)."""
     if pixels.shape[0] == size:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size, size), how))

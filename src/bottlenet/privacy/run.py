@@ -108,7 +108,6 @@ class PrivacyReport:
     mean_psnr: float  # of the training photos' mean, which needs no payload
 
     def row(self, what: str, budget: int | None) -> Rebuilt:
-        """Find the row of that kind and budget."""
         return next(row for row in self.rows if (row.what, row.budget) == (what, budget))
 
     def gain(self, budget: int | None, what: str = LINEAR) -> float:
@@ -135,7 +134,9 @@ class Attack:
         self.side = side_of(height, min(config.side, bundle.manifest.preprocess.size))
         self.uncut = open_uncut(bundle)
         self.tap = Tap(bundle)
-        self.budgets: tuple[int | None, ...] = tuple(sorted(set(config.budgets))) or (self.tap.own_budget,)
+        self.budgets: tuple[int | None, ...] = tuple(sorted(set(config.budgets))) or (
+            bundle.manifest.budget_bytes or None,
+        )
         self.photos: Divided = divided(bundle, config)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,6 @@ class Attack:
 
     @cached_property
     def samples(self) -> Samples:
-        """Samples to learn from."""
         config, train = self.config, self.photos.train
         files = [(str(photo.path), photo.path.stat().st_size) for photo in train]
         key = key_of(self.bundle.id, self.side, config.crops, config.seed, self.budgets, files)
@@ -208,7 +208,6 @@ class Attack:
         return same
 
     def step(self, what: str) -> Callable[[int, int], None]:
-        """Return a progress callback for one stage."""
         return lambda done, total: self.on_progress(what, done, total) if self.on_progress is not None else None
 
 

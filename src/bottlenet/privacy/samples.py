@@ -149,11 +149,6 @@ class Tap:
         self.bundle = bundle
         self._head = open_head(bundle, threads)
 
-    @property
-    def own_budget(self) -> int | None:
-        """The budget of the bundle itself; None where it has none."""
-        return self.bundle.manifest.budget_bytes or None
-
     def symbols(self, pixels: NDArray[np.uint8]) -> Symbols:
         """Run the head: (B, size, size, 3) -> (B, C, H, W)."""
         found: Symbols = run_graph(self._head, pixels=pixels)

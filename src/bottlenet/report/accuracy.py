@@ -93,7 +93,6 @@ def front_section(sources: Sequence[Source], request: Request) -> Section:
 
 
 def sweep_section(sources: Sequence[Source], request: Request) -> Section:
-    """Draw one figure a sweep."""
     found = [sweep_figure(source, source.content, request) for source in sources if isinstance(source.content, Sweep)]
     intro = "Bottlenecks of many sizes at several cuts, each trained for a short time."
     return Section("sweep", "Sweeps", intro, tuple(figure for figure in found if figure is not None))
@@ -153,7 +152,6 @@ def joined(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def curves_in(results: object) -> list[Curve]:
-    """Find the curves of a record."""
     uncut = next(top1_uncut(results, 0), None)
     found: dict[str, list[Point]] = {}
     for name, point in islice(points_in(results, "results", 0), MOST_POINTS):
@@ -214,7 +212,8 @@ def top1_uncut(value: object, depth: int) -> Iterator[float]:
 
 def accuracy_figure(title: str, curves: Sequence[Curve], command: str, what: str, request: Request) -> Figure:
     """Draw curves, the best as a heavy line; the table has all of their points."""
-    best = heaviest(curves)
+    unbeaten = set(front([point for curve in curves for point in curve.points]))
+    best = max(curves, key=lambda curve: len(unbeaten & set(curve.points))) if len(curves) > 1 else None
     shown = sorted(curves, key=lambda curve: curve is not best)[:MOST_CURVES]
     hidden = f" {len(curves) - len(shown)} more curves are in the table alone." if len(curves) > len(shown) else ""
     drawing = accuracy_chart(title, shown, what, bold=[] if best is None else [best.name], looks=request.looks)
@@ -251,14 +250,7 @@ def accuracy_chart(
     return line_chart(title, describe(curves, what), series, x, y, rules=rules, looks=looks)
 
 
-def heaviest(curves: Sequence[Curve]) -> Curve | None:
-    """Find the curve with most points on the front of all; None: there is but one curve."""
-    best = set(front([point for curve in curves for point in curve.points]))
-    return max(curves, key=lambda curve: len(best & set(curve.points))) if len(curves) > 1 else None
-
-
 def describe(curves: Sequence[Curve], what: str) -> str:
-    """Put lines into words, for readers who can't see them."""
     words = [
         f"{curve.name}: {curve.line[0].top1:.1f} at {curve.line[0].bytes:,.0f} bytes"
         + (f" to {curve.line[-1].top1:.1f} at {curve.line[-1].bytes:,.0f}" if len(curve.line) > 1 else "")
@@ -319,7 +311,13 @@ def sweep_figure(source: Source, sweep: Sweep, request: Request) -> Figure | Non
     drawing = line_chart(title, f"Kept: {kept_words or 'nothing'}.", series, x, y, rules=[bound], looks=request.looks)
     columns = ("trial", "bytes", "points lost", "of", "bytes, evaluated", "points lost", "what became of it")
     trials = [
-        (each.trial.name, *cells(each.figures), of_what(each.figures), *cells(each.evaluated), each.status)
+        (
+            each.trial.name,
+            *cells(each.figures),
+            each.figures.drop_of if each.figures else "",
+            *cells(each.evaluated),
+            each.status,
+        )
         for each in sweep.trials
     ]
     table = limited(f"All {len(sweep.trials)} trials", columns, trials, numeric=False)
@@ -330,9 +328,4 @@ def sweep_figure(source: Source, sweep: Sweep, request: Request) -> Figure | Non
 
 
 def cells(figures: Figures | None) -> Sequence[str]:
-    """Write bytes and drop."""
     return ("-", "-") if figures is None else (number(figures.payload_bytes.mean), number(figures.top1_drop, 1))
-
-
-def of_what(figures: Figures | None) -> str:
-    return "" if figures is None else figures.drop_of

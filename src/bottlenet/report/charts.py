@@ -4,7 +4,7 @@
     Group, ... of Bar, ...                              --bar_chart---> Drawing
 
 Each line has a marker, dashes, a colour and, at the right, its name in words. A thing that is in several charts looks
-the same in all of them where they share `looks`: name -> number of its look. Bars have several parts, one behind the
+the same in all of them where they share `looks`: name -> number of its look. Bars have several segments, one behind the
 other; each group of them has a scale of its own, from 0.
 """
 
@@ -38,7 +38,6 @@ class Scale:
         return min(1.0, max(0.0, value))
 
     def ticks(self) -> list[float]:
-        """Choose round numbers within."""
         return decades(self.low, self.high) if self.log else round_steps(self.low, self.high)
 
 
@@ -98,7 +97,7 @@ SHAPES = {
 }
 LIGHT = {"ink": "#1b1f27", "soft": "#58606d", "grid": "#dfddd6", "back": "#ffffff", "shade": "#b4bac3"}
 DARK = {"ink": "#e9ebee", "soft": "#a3abb7", "grid": "#30363f", "back": "#1b1f25", "shade": "#6b7684"}
-FILLS = {"ink": ("ink", "black"), "shade": ("shade", "#b4bac3"), "plain": ("back", "white")}  # parts of bars
+FILLS = {"ink": ("ink", "black"), "shade": ("shade", "#b4bac3"), "plain": ("back", "white")}  # segments of bars
 HUES = (  # a second sign beside markers and dashes: light, dark
     ("#0b7a70", "#35c4b5"),
     ("#b4450b", "#f2975a"),
@@ -189,7 +188,7 @@ def path(data: str, kind: str, dashes: str = "", width: float = 1.0) -> str:
 
 
 def rect(x: float, y: float, width: float, height: float, kind: str) -> str:
-    """Draw a part of a bar; `kind` is one of `FILLS`."""
+    """Draw a segment of a bar; `kind` is one of `FILLS`."""
     shape = f'x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}"'
     return f'<rect {shape} fill="{FILLS[kind][1]}" stroke="black" class="{kind}"/>'
 
@@ -203,7 +202,6 @@ def marker(x: float, y: float, number: int, *, full: bool = True) -> str:
 
 
 def shortened(content: str, room: float) -> str:
-    """Cut words to `room` pixels."""
     most = max(2, int(room / LETTER))
     clean = one_line(content)
     return clean if len(clean) <= most else clean[: most - 1] + "…"
@@ -267,7 +265,6 @@ class Plane:
     height: float = HEIGHT
 
     def at(self, point: Point) -> Point:
-        """Return where a point is, in pixels."""
         across, down = self.x.scale.share(point[0]), self.y.scale.share(point[1])
         return LEFT + (WIDTH - LEFT - RIGHT) * across, self.height - BOTTOM - (self.height - TOP - BOTTOM) * down
 
@@ -323,7 +320,6 @@ def grid(plane: Plane) -> Iterator[str]:
 
 
 def straight(plane: Plane, rules: Sequence[Rule]) -> Iterator[str]:
-    """Draw the rules within the axes, with their names."""
     row = 0
     for rule in rules:
         scale = plane.x.scale if rule.upright else plane.y.scale
@@ -413,15 +409,15 @@ def names(plane: Plane, lines: Sequence[tuple[int, Series]]) -> Iterator[str]:
 
 BARS_WIDTH, BARS_LEFT, BARS_RIGHT, BARS_TOP = 760, 178, 196, 34
 LINE, BAND, FOOT = 20, 30, 34  # height of a bar with its gap; of a group's name; of its ticks
-KINDS = ("shade", "plain", "ink")  # of the first, second and third part
+KINDS = ("shade", "plain", "ink")  # of the first, second and third segment
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from 0 to the sum of its parts."""
+    """A bar from 0 to the sum of its segments."""
 
     name: str
-    parts: tuple[float, ...]
+    segments: tuple[float, ...]
     note: str  # behind it, in words
     whisker: float | None = None  # a thin line up to here
     mark: float | None = None  # a line across
@@ -429,8 +425,7 @@ class Bar:
 
     @property
     def end(self) -> float:
-        """Return where bar, whisker and mark end."""
-        return max(sum(self.parts), self.whisker or 0.0, self.mark or 0.0)
+        return max(sum(self.segments), self.whisker or 0.0, self.mark or 0.0)
 
 
 @dataclass(frozen=True)
@@ -442,10 +437,10 @@ class Group:
     missing: tuple[tuple[str, str], ...] = ()  # what has no bar, and why
 
 
-def bar_chart(title: str, description: str, groups: Sequence[Group], parts: Sequence[str], unit: str) -> Drawing:
-    """Draw bars. `parts` names their parts, at most three; `unit` is written at each scale."""
+def bar_chart(title: str, description: str, groups: Sequence[Group], segments: Sequence[str], unit: str) -> Drawing:
+    """Draw bars. `segments` names their segments, at most three; `unit` is written at each scale."""
     bars = [bar for group in groups for bar in group.bars]
-    body = list(legend(parts, bars))
+    body = list(legend(segments, bars))
     y = float(BARS_TOP)
     for group in groups:
         y += BAND
@@ -454,10 +449,9 @@ def bar_chart(title: str, description: str, groups: Sequence[Group], parts: Sequ
     return Drawing(title, description, BARS_WIDTH, y + 4, body)
 
 
-def legend(parts: Sequence[str], bars: Sequence[Bar]) -> Iterator[str]:
-    """Explain the shades and lines."""
+def legend(segments: Sequence[str], bars: Sequence[Bar]) -> Iterator[str]:
     x = 12.0
-    for kind, name in zip(KINDS, parts, strict=False):
+    for kind, name in zip(KINDS, segments, strict=False):
         yield rect(x, 10, 22, 12, kind)
         yield text(x + 28, 20, name)
         x += 28 + LETTER * len(name) + 26
@@ -488,17 +482,16 @@ def drawn_group(group: Group, y: float, unit: str) -> Iterator[str]:
 
 
 def at(value: float, scale: Scale) -> float:
-    """Return where a value is, in pixels."""
     return BARS_LEFT + (BARS_WIDTH - BARS_LEFT - BARS_RIGHT) * scale.share(value)
 
 
 def drawn(bar: Bar, y: float, scale: Scale) -> Iterator[str]:
-    """Draw name, parts, whisker, mark, and the note."""
+    """Draw name, segments, whisker, mark, and the note."""
     middle, x = y + (LINE - 6) / 2, float(BARS_LEFT)
     yield text(BARS_LEFT - 8, middle + 4, shortened(bar.name, BARS_LEFT - 16), anchor="end", bold=bar.bold)
     total = 0.0
-    for kind, part in zip(KINDS, bar.parts, strict=False):
-        total += part
+    for kind, segment in zip(KINDS, bar.segments, strict=False):
+        total += segment
         end = at(total, scale)
         if end - x >= 0.5:  # pixels
             yield rect(x, y, end - x, LINE - 6, kind)
@@ -507,6 +500,6 @@ def drawn(bar: Bar, y: float, scale: Scale) -> Iterator[str]:
         yield path(f"M{x:.1f} {middle:.1f}H{at(bar.whisker, scale):.1f}", "axis", width=1.5)
     if bar.mark is not None:
         line = f"M{at(bar.mark, scale):.1f} {y - 2:.1f}v{LINE - 2}"
-        yield path(line, "halo", width=6)  # else it is not seen on a dark part
+        yield path(line, "halo", width=6)  # else it is not seen on a dark segment
         yield path(line, "axis", width=2.5)
     yield text(at(bar.end, scale) + 8, middle + 4, bar.note, bold=bar.bold)

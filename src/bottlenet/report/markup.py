@@ -37,7 +37,6 @@ def stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def data_url(pixels: NDArray[np.uint8], format_: str, **settings: int) -> str:
-    """Encode a picture that stands inside the page."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format_, **settings)
     return f"data:image/{format_.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

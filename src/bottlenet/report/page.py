@@ -94,7 +94,6 @@ def check_bundle(bundle: Bundle, sources: Sequence[Source]) -> None:
 
 
 def bundles_of(source: Source) -> Sequence[str]:
-    """Return the bundle ids that a source names."""
     content = source.content
     if isinstance(content, Profile):
         return (content.bundle_id,)
@@ -104,7 +103,6 @@ def bundles_of(source: Source) -> Sequence[str]:
 
 
 def other_section(sources: Sequence[Source]) -> Section:
-    """List the records that no figure shows."""
     tables = []
     for source in sources:
         drawn = curves_of(source) or recorded_passes(source) or list(reports_of(source))
@@ -203,7 +201,6 @@ def rendered(sections: Sequence[Section], sources: Sequence[Source], request: Re
 
 
 def origin(source: Source) -> tuple[str, ...]:
-    """Return commit, date and machine, where the source says so."""
     content = source.content
     if isinstance(content, Record):
         return content.commit[:12], content.date[:10], content.machine
@@ -220,7 +217,6 @@ def section_html(section: Section) -> str:
 
 
 def figure_html(figure: Figure, name: str) -> str:
-    """Write chart, note, command and numbers."""
     note = f'<p class="note">{words(figure.note)}</p>' if figure.note else ""
     return (
         f'<figure class="card" aria-labelledby="{name}-head"><h3 id="{name}-head">{words(figure.title)}</h3>'
@@ -248,7 +244,6 @@ def table_html(table: Table) -> str:
 
 
 def cell_html(cell: Cell) -> str:
-    """Write words, lines of words, or a picture."""
     if isinstance(cell, Picture):
         kind = "picture pixelated" if cell.pixelated else "picture"
         size = f'width="{cell.width}" height="{cell.height}"'

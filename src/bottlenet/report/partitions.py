@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from bottlenet.errors import InputError
 from bottlenet.measure.bench import BenchReport, BenchRow
@@ -36,13 +36,16 @@ from bottlenet.report.sources import Record, Source, parse_report
 SPAN = 100  # times the link's bandwidth, to either side
 POINTS = 81
 LINES = 8  # candidates: as many as can be told apart
-BAR_PARTS = ("device", "link", "server")
+SEGMENTS = ("device", "link", "server")
 LATENCY_COLUMNS = ("link: partition", "ms", "95 of 100", "bound", "device", "server", "bytes", "photos/s")
-UNITS = {"uplink_bps": "uplink", "round_trip_s": "round trip", "server_load": "server load"}
+UNITS: dict[str, tuple[str, Callable[[float], str]]] = {  # how a quantity that flips the choice is called and written
+    "uplink_bps": ("uplink", rate),
+    "round_trip_s": ("round trip", duration),
+    "server_load": ("server load", "{:.3g} photos ahead".format),
+}
 
 
 def latency_section(sources: Sequence[Source], request: Request) -> Section:
-    """Draw what `bottlenet bench` measured, and of a profile what the planner computes."""
     figures = []
     for source in sources:
         figures += [measured_figure(source, report) for report in reports_of(source)]
@@ -88,7 +91,6 @@ def reports_of(source: Source) -> Iterator[BenchReport]:
 
 
 def measured_figure(source: Source, report: BenchReport) -> Figure:
-    """Show what was measured end to end."""
     rows = tuple(
         (
             f"{conditions.link.name}: {row.partition}",
@@ -117,7 +119,7 @@ def draw_measured(report: BenchReport) -> Drawing:
         groups.append(Group(link_words(conditions.link), bars, missing))
     fastest = [f"on {group.name} {fastest_words(group)}" for group in groups if group.bars]
     words = f"Device: {report.device}. Fastest: {'; '.join(fastest) or 'nothing was measured'}."
-    return bar_chart("Latency of a photo, end to end, ms", words, groups, BAR_PARTS, "ms")
+    return bar_chart("Latency of a photo, end to end, ms", words, groups, SEGMENTS, "ms")
 
 
 def measured_bar(row: BenchRow) -> Bar | None:
@@ -125,13 +127,12 @@ def measured_bar(row: BenchRow) -> Bar | None:
     if row.latency_ms is None or row.device_ms is None or row.server_ms is None:
         return None
     device, server = min(row.device_ms, row.latency_ms), row.server_ms
-    parts = (device, max(0.0, row.latency_ms - device - server), server)
+    segments = (device, max(0.0, row.latency_ms - device - server), server)
     note = f"{row.latency_ms:,.1f} ms" + (f", {row.socket_bytes:,.0f} bytes" if row.socket_bytes else "")
-    return Bar(row.partition, parts, note, row.latency_p95_ms, row.bound_ms)
+    return Bar(row.partition, segments, note, row.latency_p95_ms, row.bound_ms)
 
 
 def predicted_figure(source: Source, profile: Profile, request: Request) -> Figure:
-    """Show what the planner computes with."""
     rows = []
     for link in request.links:
         for each in profile.candidates:
@@ -148,24 +149,23 @@ def predicted_figure(source: Source, profile: Profile, request: Request) -> Figu
 
 
 def draw_predicted(profile: Profile, links: Sequence[Link]) -> Drawing:
-    """Draw what the planner computes for each link."""
     groups = []
     for link in links:
         bars = []
         for candidate in profile.candidates:
             there = predict(candidate, link)
             device, server = there.device_s * 1e3, there.server_s * 1e3
-            parts = (device, there.latency_s * 1e3 - device - server, server)
-            note = f"{sum(parts):,.1f} ms" + (f", {there.uplink_bytes:,.0f} bytes" if there.uplink_bytes else "")
-            bars.append(Bar(candidate.name, parts, note))
+            segments = (device, there.latency_s * 1e3 - device - server, server)
+            note = f"{sum(segments):,.1f} ms" + (f", {there.uplink_bytes:,.0f} bytes" if there.uplink_bytes else "")
+            bars.append(Bar(candidate.name, segments, note))
         groups.append(Group(link_words(link), tuple(bars)))
     fastest = "; ".join(f"on {group.name} {fastest_words(group)}" for group in groups)
     words = f"Device: {profile.device}. Fastest: {fastest}."
-    return bar_chart("Latency of a photo, computed from the profile, ms", words, groups, BAR_PARTS, "ms")
+    return bar_chart("Latency of a photo, computed from the profile, ms", words, groups, SEGMENTS, "ms")
 
 
 def fastest_words(group: Group) -> str:
-    bar = min(group.bars, key=lambda each: sum(each.parts))
+    bar = min(group.bars, key=lambda each: sum(each.segments))
     return f"{bar.name}, {bar.note}"
 
 
@@ -245,22 +245,15 @@ def curve(candidate: Candidate, plan: Plan, *, connected: bool) -> list[Point]:
 
 
 def flip_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """List one row a flip, or one that says there is none."""
     if not plan.flips:
         return [(plan.link.name, plan.choice.name, "nothing", "", "")]
     return [
         (
             plan.link.name if number == 0 else "",
             plan.choice.name if number == 0 else "",
-            UNITS[flip.quantity],
-            f"{flip.side} {flip_value(flip.quantity, flip.value)}",
+            UNITS[flip.quantity][0],
+            f"{flip.side} {UNITS[flip.quantity][1](flip.value)}",
             flip.winner or "nothing meets the constraints",
         )
         for number, flip in enumerate(plan.flips)
     ]
-
-
-def flip_value(quantity: str, value: float) -> str:
-    if quantity == "uplink_bps":
-        return rate(value)
-    return duration(value) if quantity == "round_trip_s" else f"{value:.3g} photos ahead"

@@ -110,7 +110,6 @@ def answered_of(photo: Photo, compared: Comparison) -> Answered:
 
 
 def table_section(deployment: Deployment, some: Sequence[Answered], counted: str) -> Section:
-    """Show photos with what is sent of them."""
     bundle = deployment.bundle
     caption = f"Bundle {bundle.manifest.name} ({bundle.id.hex()[:12]}), cut at {bundle.manifest.cut}; {counted}"
     table = Table(caption, COLUMNS, tuple(row(deployment, each) for each in some), numeric=False)
@@ -122,7 +121,6 @@ def table_section(deployment: Deployment, some: Sequence[Answered], counted: str
 
 
 def failure_section(deployment: Deployment, failures: Sequence[Answered], counted: str) -> Section:
-    """Show the worst first."""
     columns = (*COLUMNS[:-1], "lost")
     rows = tuple((*row(deployment, each)[:-1], f"{100 * each.lost:.0f} points") for each in failures)
     intro = (

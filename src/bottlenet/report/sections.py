@@ -80,7 +80,6 @@ def limited(caption: str, columns: tuple[str, ...], rows: Sequence[tuple[Cell, .
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """Write a number; a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 

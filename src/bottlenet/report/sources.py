@@ -143,7 +143,6 @@ class Sweep:
 
     @property
     def cuts(self) -> list[str]:
-        """The cuts in their order."""
         return list(dict.fromkeys(each.trial.cut for each in self.trials))
 
     def of_cut(self, cut: str) -> list[tuple[Point, Tried]]:
@@ -213,7 +212,6 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The file's or folder's name, for people."""
         path = self.path.parent if self.path.name == CANDIDATES else self.path
         return path.name.removesuffix(".json")
 
@@ -362,7 +360,9 @@ def read_run(path: Path) -> Run:
     if (
         not isinstance(config, dict)
         or not {"model", "cut", "codec"} <= set(config)
-        or not all(is_setting(name, value) for name, value in config.items())
+        or not all(
+            isinstance(value, Scalar) or (name == "data" and isinstance(value, list)) for name, value in config.items()
+        )
     ):
         raise InputError(f"{path / RUN}: it is {shown(config)}, which no run was told; give the folder of a run")
     passes: list[Pass] = []
@@ -375,11 +375,6 @@ def read_run(path: Path) -> Run:
             steps.append(Step(**numbers(line, STEP, where)))
     every = max(1, -(-len(steps) // MOST_STEPS))
     return Run(config, tuple(passes), tuple(steps[::every]))
-
-
-def is_setting(name: str, value: object) -> bool:
-    """Tell if `TrainConfig` can hold a value under this name."""
-    return isinstance(value, Scalar) or (name == "data" and isinstance(value, list))
 
 
 def log_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -544,5 +539,4 @@ def parse_json(text: str) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Tell if a value is a finite number."""
     return not isinstance(value, bool) and isinstance(value, int | float) and -LARGEST < value < LARGEST

@@ -66,7 +66,6 @@ def pairs(runs: Sequence[Source]) -> list[tuple[Source, Source]]:
 
 
 def run_rates(source: Source) -> list[Rate]:
-    """Return the rates of whole payloads, pass by pass."""
     assert isinstance(source.content, Run)
     kind = TRAININGS[not source.content.config.get("naive")]
     return [Rate(kind, each.epoch, each.payload_bytes, 100 * each.agreement) for each in source.content.passes]
@@ -106,7 +105,6 @@ def naive_figure(
 
 
 def training_section(sources: Sequence[Source], request: Request) -> Section:
-    """Draw each run, and each record of a run."""
     figures = []
     for source in sources:
         if isinstance(source.content, Run):
