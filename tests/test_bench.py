@@ -330,6 +330,7 @@ class TestCommand:
 
 
 class TestBenchmarks:
+    @pytest.mark.slow
     def test_bench(self, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
         arguments = [
             "--server-threads",
@@ -353,6 +354,7 @@ class TestBenchmarks:
         assert all(each["server"].endswith(", 2 threads") for each in got["reports"])
         assert {each.name for each in (tmp_path / "out").iterdir()} == {"bench.json", "bench_x1.svg", "bench_x5.svg"}
 
+    @pytest.mark.slow
     def test_regret(self, bundle: Bundle, make_bundle: Callable[..., Bundle], photos: Path, tmp_path: Path) -> None:
         other = make_bundle(cut="elsewhere", setting=10)
         arguments = ["--data", photos, "--bundle", bundle.path, "--bundle", other.path, "--link", "wifi", "--load", "0"]
@@ -391,6 +393,7 @@ class TestBenchmarks:
         slower = [*rows[1:4], row("split at b", "split", 111, 60)]
         assert [judged(slower, [])[name] for name in ("latency_met", "rate_met")] == [False, True]
 
+    @pytest.mark.slow
     def test_what_the_plan_would_choose(self, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         arguments = ["--data", photos, "--bundle", bundle.path, "--link", "wifi", "--only-plan", "--out", out]

@@ -175,6 +175,7 @@ class TestServerProcess:
             pass
         assert started[0].returncode is not None
 
+    @pytest.mark.slow
     def test_it_does_not_outlive_a_demo_that_was_killed(self, bundle: Bundle) -> None:
         code = f"""
 import subprocess, time
@@ -366,6 +367,7 @@ class TestCommand:
         assert done.stderr.count("\n") == 1
         assert [entry.name for entry in tmp_path.iterdir()] == ["photos"]
 
+    @pytest.mark.slow
     def test_a_module_in_the_folder_is_not_taken_for_ours(
         self, bundle: Bundle, sources: list[Path], tmp_path: Path
     ) -> None:

@@ -67,6 +67,7 @@ def test_the_attacker_beats_the_mean_photo(report: PrivacyReport) -> None:
         assert report.gain(budget, TILE) > -1  # a linear map is nearly the best for one convolution of photos
 
 
+@pytest.mark.slow
 def test_the_attacker_finds_what_no_linear_map_can(config: PrivacyConfig, tmp_path: Path) -> None:
     """Pixels are how far symbols are from 128, whichever way."""
     samples = Samples(tmp_path / "made.samples", (2, 4, 4), 16)
@@ -104,6 +105,7 @@ def test_the_originals_are_what_nothing_beats(report: PrivacyReport) -> None:
     assert report.originals.right_label is None  # the folder has no labels
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_attacker(small_bundle: Bundle, config: PrivacyConfig, tmp_path: Path) -> None:
     short = replace(config, epochs=1)
     first, again, other = (

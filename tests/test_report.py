@@ -700,6 +700,7 @@ class TestCurves:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.slow
 def test_chromium_opens_it_from_disk_without_a_word(
     given_paths: list[Path], bundle: Bundle, photos: Path, tmp_path: Path
 ) -> None:
