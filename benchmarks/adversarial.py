@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
+from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.privacy.run import ATTACKER, LINEAR, TILE, Attack, run_attack
-from bottlenet.privacy.samples import PrivacyConfig
 from bottlenet.records import without_root
 from bottlenet.report.charts import Axis, Drawing, Rule, Series, line_chart, percents, spanning
 from bottlenet.train.config import TrainConfig

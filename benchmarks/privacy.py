@@ -21,8 +21,8 @@ from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
+from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.privacy.run import ATTACKER, JPEG, LINEAR, TILE, Attack, PrivacyReport, draw_pictures, run_attack
-from bottlenet.privacy.samples import PrivacyConfig
 from bottlenet.records import without_root
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.runs import export_run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bottlenet.cli.options import BundleArgument, Json, require, with_configs
-from bottlenet.privacy.samples import PrivacyConfig
+from bottlenet.privacy.config import PrivacyConfig
 
 if TYPE_CHECKING:
     from rich.table import Table

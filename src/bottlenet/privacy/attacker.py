@@ -36,7 +36,8 @@ from bottlenet.errors import InputError
 from bottlenet.files import part_of
 from bottlenet.net.cut import split
 from bottlenet.net.models import Classifier
-from bottlenet.privacy.samples import PrivacyConfig, Records, Samples
+from bottlenet.privacy.config import PrivacyConfig
+from bottlenet.privacy.samples import Records, Samples
 from bottlenet.train.objective import learning_rate
 from bottlenet.train.runs import Averaged
 from bottlenet.wire.contexts import ZERO

@@ -41,10 +41,10 @@ from bottlenet.privacy.attacker import (
     side_of,
     train_attacker,
 )
+from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.privacy.measure import Judge, Originals, Quality, fitting_jpeg, resized
 from bottlenet.privacy.samples import (
     Divided,
-    PrivacyConfig,
     Records,
     Samples,
     Tap,
