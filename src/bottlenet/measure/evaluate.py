@@ -129,14 +129,17 @@ def evaluate(
     needs_one_label(bundle.manifest.task, "`bottlenet evaluate`")
     photos = photos_for(bundle, data, limit)
     damaged = Damaged(len(photos))
-    labels, answers, uncut, payload_bytes = [], [], [], []
+    labels: list[int] = []
+    answers: list[list[int]] = []
+    uncut: list[int] = []
+    payload_bytes: list[int] = []
     for each in Deployment(bundle, threads, budget).compare(photos, damaged, on_progress):
         label = photos[each.position].label
         labels.append(-1 if label is None else label)
         answers.append([index for index, _ in best(each.scores)])
         payload_bytes.append(len(each.frame.payload))
         if each.uncut is not None:
-            uncut.append(each.uncut.argmax())
+            uncut.append(int(each.uncut.argmax()))
     if not labels:
         raise InputError(f"{data}: no photo could be read, so there is nothing to report; give a folder of photos")
     return evaluation_of(
