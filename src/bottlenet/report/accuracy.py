@@ -119,10 +119,10 @@ def curves_of(source: Source) -> list[Curve]:
             if each.payload_bytes_mean > 0
         )
         return [Curve(source.name, points, 0.0, content.labelled or content.photos)] if points else []
-    if isinstance(content, Evaluated) and content.result.top1 is not None:
+    if isinstance(content, Evaluated) and (top1 := content.result.top1) is not None:
         result, origin = content.result, content.origin
         name = f"{origin.name} ({origin.bundle[:12]})" if origin.bundle else source.name  # one curve a bundle
-        point = Point(result.payload_bytes.mean, result.top1, source.name)
+        point = Point(result.payload_bytes.mean, top1, source.name)
         return [Curve(name, (point,), result.top1_uncut, result.labelled)]
     return []
 
