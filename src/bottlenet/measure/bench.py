@@ -48,7 +48,7 @@ from bottlenet.errors import BottleNetError, InputError, LinkError, WireError
 from bottlenet.measure.link import ShapedLink
 from bottlenet.measure.profile import cpu_model
 from bottlenet.photo import photo_to_pixels
-from bottlenet.photos.crops import Damaged, read_each
+from bottlenet.photos.crops import Damaged
 from bottlenet.photos.folders import photos_for
 from bottlenet.plan.link import FRAME_BYTES, STREAM_OVERHEAD_BYTES, Link
 from bottlenet.records import check_number
@@ -189,9 +189,12 @@ def weights_of(bundle: Bundle) -> str:
 def readable(bundle: Bundle, data: str | Path, limit: int | None) -> list[Path]:
     """List the photos that can be read. InputError: none, or too many can't."""
     photos = photos_for(bundle, data, limit)
-    preprocess = bundle.manifest.preprocess
-    found = read_each(photos, lambda photo: photo_to_pixels(photo.path, preprocess), Damaged(len(photos)))
-    paths = [photos[position].path for position, _ in found]
+    damaged = Damaged(len(photos))
+    paths = []
+    for photo in photos:
+        with damaged.skipping(photo.path):
+            photo_to_pixels(photo.path, bundle.manifest.preprocess)
+            paths.append(photo.path)
     if not paths:
         raise InputError(f"{data}: no photo could be read, so there is nothing to measure; give a folder of photos")
     return paths

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import InputError
 from bottlenet.photo import photo_to_pixels
-from bottlenet.photos.crops import Damaged, read_each
+from bottlenet.photos.crops import Damaged
 from bottlenet.photos.folders import Photo, photos_for
 from bottlenet.records import Sizes, percent, sizes
 from bottlenet.runtime import open_uncut, run_graph
@@ -34,6 +33,8 @@ BATCH = 8  # photos that both networks take at once; more is no faster on a CPU
 
 Progress = Callable[[int, int], None]
 """Called after each batch with (photos done, photos in all)."""
+Prepared = tuple[int, bytes, NDArray[np.uint8] | None]
+"""Position of a photo, its frame, and the pixels that the uncut network takes."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +84,32 @@ class Deployment:
         InputError: too many are damaged, or a photo's smallest payload is above the budget. BundleError: the server
         could not answer; there is no accuracy of that.
         """
-        readable = read_each(photos, self._read, damaged)
-        while batch := list(islice(readable, BATCH)):
-            yield from self._compare(batch)
-            if on_progress is not None:
-                done = batch[-1][0] + 1 if len(batch) == BATCH else len(photos)
-                on_progress(done, len(photos))
+        batch: list[Prepared] = []
+        for position, photo in enumerate(photos):
+            with damaged.skipping(photo.path):
+                data = self.encoder.encode(photo.path).frame.to_bytes()
+                pixels = None
+                if self.uncut is not None:
+                    pixels = photo_to_pixels(photo.path, self.bundle.manifest.uncut_preprocess)
+                batch.append((position, data, pixels))
+            if len(batch) == BATCH or position + 1 == len(photos):
+                yield from self._compare(batch)
+                batch = []
+                if on_progress is not None:
+                    on_progress(position + 1, len(photos))
 
-    def _read(self, photo: Photo) -> tuple[bytes, NDArray[np.uint8] | None]:
-        """Return the frame's bytes, and the pixels that the uncut network takes."""
-        data = self.encoder.encode(photo.path).frame.to_bytes()
-        return data, None if self.uncut is None else photo_to_pixels(photo.path, self.bundle.manifest.uncut_preprocess)
-
-    def _compare(self, batch: Sequence[tuple[int, tuple[bytes, NDArray[np.uint8] | None]]]) -> Iterator[Comparison]:
+    def _compare(self, batch: Sequence[Prepared]) -> Iterator[Comparison]:
+        if not batch:
+            return
         tag, limit = self.bundle.tag, MAX_PAYLOAD_BYTES
-        frames = [parse_frame(data, max_payload_bytes=limit, bundle_tag=tag) for _, (data, _) in batch]
+        frames = [parse_frame(data, max_payload_bytes=limit, bundle_tag=tag) for _, data, _ in batch]
         answered = self.decoder.scores(frames)
         for error in filter(None, answered.errors):
             raise error
         uncut: Iterable[NDArray[np.float32] | None] = [None] * len(batch)
         if self.uncut is not None:
-            uncut = run_graph(self.uncut, pixels=np.stack([pixels for _, (_, pixels) in batch if pixels is not None]))
-        for (position, _), frame, scores, reference in zip(batch, frames, answered.scores, uncut, strict=True):
+            uncut = run_graph(self.uncut, pixels=np.stack([pixels for _, _, pixels in batch if pixels is not None]))
+        for (position, *_), frame, scores, reference in zip(batch, frames, answered.scores, uncut, strict=True):
             yield Comparison(position, frame, scores, reference)
 
 

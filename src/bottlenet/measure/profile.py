@@ -39,7 +39,7 @@ from bottlenet.errors import BottleNetError, InputError
 from bottlenet.measure.evaluate import Progress
 from bottlenet.measure.memory import peak_rss_bytes
 from bottlenet.photo import photo_to_pixels
-from bottlenet.photos.crops import Damaged, read_each
+from bottlenet.photos.crops import Damaged
 from bottlenet.photos.folders import Photo, photos_for
 from bottlenet.plan.profile import Candidate, Detail, Energy, Profile, Row, Spread
 from bottlenet.runtime import run_graph
@@ -143,7 +143,11 @@ class Known:
 
 def read(device: Device, photos: Sequence[Photo]) -> Known:
     """Keep the photos that can be read, with the uncut network's answers. InputError: too many can't, or none can."""
-    answers = dict(read_each(photos, lambda photo: device.run(EDGE_ONLY, photo.path), Damaged(len(photos))))
+    damaged = Damaged(len(photos))
+    answers = {}
+    for position, photo in enumerate(photos):
+        with damaged.skipping(photo.path):
+            answers[position] = device.run(EDGE_ONLY, photo.path)
     if not answers:
         raise InputError("no photo could be read, so there is nothing to measure; give a folder of photos")
     labels = [photos[position].label for position in answers]
