@@ -510,7 +510,7 @@ AGAIN = "make the file again with this version of bottlenet"
 
 
 def read_json(path: Path, limit_bytes: int) -> Any:
-    """What a file says. InputError: can't be read, larger than that, no JSON, or a number that is none."""
+    """Read a file. InputError: can't be read, larger than that, no JSON, or a number that is not finite."""
     try:
         with open(path, "rb") as file:
             data = read_at_most(file, limit_bytes + 1)
