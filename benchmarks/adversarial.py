@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
-from bottlenet.privacy.run import ATTACKER, LINEAR, TILE, Attack, measure
-from bottlenet.privacy.samples import PrivacyConfig
+from bottlenet.privacy.config import PrivacyConfig
+from bottlenet.privacy.run import ATTACKER, LINEAR, TILE, Attack, run_attack
 from bottlenet.records import without_root
+from bottlenet.report.charts import Axis, Drawing, Rule, Series, line_chart, percents, spanning
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.runs import export_run
 from bottlenet.train.train import train
-from figure import GREY_LINE, svg
-from record import add_network, parser, run_script, show, write_record
+from record import add_network, parser, run_script, show, write_drawing, write_record
 
 TRAINED_BY = ("model", "cut", "unit", "channels", "stride", "head_size", "photos", "epochs", "batch", "lr", "tail_lr")
 
@@ -44,7 +44,7 @@ class Row:
 
 
 def bundle_at(arguments: argparse.Namespace, weight: float, progress: Progress) -> Bundle:
-    """Trained and exported, or as it is in `--work`."""
+    """Train and export the unit of one weight, or load what is in `--work`."""
     out = arguments.work / f"{weight:g}"
     told = {name: getattr(arguments, name) for name in TRAINED_BY}
     config = TrainConfig(
@@ -76,7 +76,7 @@ def attacked(arguments: argparse.Namespace, weight: float, bundle: Bundle) -> Ro
         crops=1,
         perceptual=0,
     )
-    report = measure(Attack(bundle, config))
+    report = run_attack(Attack(bundle, config))
     found = {what: report.row(what, arguments.budget).quality for what in (ATTACKER, TILE, LINEAR)}
     attacker = found[ATTACKER]
     assert attacker is not None
@@ -91,24 +91,26 @@ def attacked(arguments: argparse.Namespace, weight: float, bundle: Bundle) -> Ro
     )
 
 
-def plot(rows: Sequence[Row], budget: int, path: Path) -> None:
-    """The server's answers against what the attacker rebuilds."""
-    with svg(path, 6, 4) as figure:
-        axes = figure.subplots()
-        for what, marker, line in ((ATTACKER, "o", "-"), (LINEAR, "s", "--")):
-            axes.plot([r.psnr[what] for r in rows], [r.same_answer for r in rows], marker + line, c="k", label=what)
-        for row in rows:
-            where = (row.psnr[ATTACKER], row.same_answer)
-            axes.annotate(f"{row.weight:g}", where, xytext=(5, 5), textcoords="offset points")
-        axes.margins(0.1)  # for the weights beside the marks
-        axes.axvline(rows[0].mean_psnr, **GREY_LINE)
-        axes.set_xlabel(f"PSNR of what is rebuilt from {budget} bytes, dB; dotted: the mean photo")
-        axes.set_ylabel("same answer as the uncut network, %")
-        axes.legend()
+def draw(rows: Sequence[Row], budget: int) -> Drawing:
+    """Draw the server's answers against what the attacker rebuilds."""
+    weights = tuple(f"{row.weight:g}" for row in rows)
+    series = [
+        Series(ATTACKER, tuple((row.psnr[ATTACKER], row.same_answer) for row in rows), weights, bold=True),
+        Series(LINEAR, tuple((row.psnr[LINEAR], row.same_answer) for row in rows)),
+    ]
+    decibels = [*(x for each in series for x, _ in each.points), rows[0].mean_psnr]
+    return line_chart(
+        f"What is rebuilt from {budget} bytes, and what is answered, by the weight of --adversarial",
+        "; ".join(f"{row.weight:g}: {row.psnr[ATTACKER]:.1f} dB, {row.same_answer:.1f} % same answer" for row in rows),
+        series,
+        Axis(f"PSNR of what is rebuilt from {budget} bytes, dB", spanning(decibels, margin=0.1)),
+        Axis("same answer as the uncut network, %", percents(row.same_answer for row in rows)),
+        rules=[Rule(rows[0].mean_psnr, "mean photo")],
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Bundles, attacks, record after each, figure."""
+    """Train, attack, record after each weight, and draw."""
     torch.set_num_threads(arguments.threads)
     rows: list[Row] = []
     told = (*TRAINED_BY, "budget", "side", "width", "attack_photos", "attack_epochs", "limit")
@@ -117,7 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
             rows.append(attacked(arguments, weight, bundle_at(arguments, weight, progress)))
             numbers = {name: getattr(arguments, name) for name in told}
             write_record("adversarial", {**numbers, "rows": [asdict(row) for row in rows]}, arguments.out)
-    plot(rows, arguments.budget, arguments.out / "adversarial.svg")
+    write_drawing(arguments.out / "adversarial.svg", draw(rows, arguments.budget))
     names = ["weight", "same answer, %", "attacker, dB", "3 x 3, dB", "tile, dB", "SSIM", "by pixels, %"]
     cells = []
     for row in rows:
@@ -128,7 +130,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     add_network(made)
     made.add_argument("--data", required=True, help="folder of photos to rebuild")

@@ -110,5 +110,5 @@ FAILING = {
 
 
 def full_name(name: str, size: int) -> str:
-    """With random weights. timm knows no weights, and so no labels, of a few."""
+    """Name a network with random weights: timm has no weights, and so no labels, for a few."""
     return f"{name}:random,size={size},labels=imagenet-1k"

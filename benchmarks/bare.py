@@ -7,12 +7,12 @@ START_OF_SCAN, HUFFMAN_TABLES = 0xDA, 0xC4
 
 
 def bare_bytes(codec: str, file: bytes) -> int:
-    """Bytes of JPEG's Huffman tables and scan, WebP's VP8 data, AVIF's AV1 data (its sequence header included)."""
+    """Count the bytes of JPEG's Huffman tables and scan, WebP's VP8 data, AVIF's AV1 data with its sequence header."""
     return BARE[codec](file)
 
 
 def bare_jpeg(file: bytes) -> int:
-    """An optimised file has tables of its own, which can't be left at home; all before them can."""
+    """Count from the tables on: an optimised file has its own, and everything before them can be rebuilt."""
     at, tables = 0, 0
     while at < len(file):
         marker = file[at + 1]
@@ -26,14 +26,14 @@ def bare_jpeg(file: bytes) -> int:
 
 
 def bare_webp(file: bytes) -> int:
-    """A lossy file without alpha is RIFF around one chunk."""
+    """Count the only chunk of a lossy file without alpha."""
     if file[12:16] != b"VP8 ":
         raise ValueError(f"a WebP of {file[12:16]!r}, not of one VP8 chunk")
     return int.from_bytes(file[16:20], "little")
 
 
 def bare_avif(file: bytes) -> int:
-    """The contents of its mdat boxes."""
+    """Count the contents of the mdat boxes."""
     at, data = 0, 0
     while at < len(file):
         length, kind = int.from_bytes(file[at : at + 4], "big"), file[at + 4 : at + 8]

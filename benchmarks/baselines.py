@@ -64,7 +64,7 @@ class ChannelQuantizer(Quantizer):
 
     @torch.no_grad()
     def calibrate(self, latent: Tensor) -> None:
-        """Moves the ranges towards those of `latent` (B, C, h, w); the first call sets them."""
+        """Move the ranges towards those of `latent` (B, C, h, w); the first call sets them."""
         weight = self.momentum if bool(self.calibrated) else 1.0
         deviation, mean = torch.std_mean(latent, (0, 2, 3))
         reach = self.spread * deviation.clamp_min(1e-4)
@@ -150,7 +150,7 @@ class WithFeatures:
         self.teacher = own_layers_before(net, config)
 
     def distortion(self, output: tuple[Tensor, Tensor], features: Tensor, uncut: Tensor) -> tuple[Tensor, Tensor]:
-        """`output` is (scores, features_hat); the loss, and the distillation alone (B,)."""
+        """Return the loss of (scores, features_hat), and the distillation alone (B,)."""
         scores, features_hat = output
         with torch.no_grad():
             wanted = self.teacher(features)
@@ -158,7 +158,7 @@ class WithFeatures:
         return distilled.mean() + self.config.feature_weight * relative_error(features_hat, wanted), distilled
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        """Nothing is left for the next step."""
+        """Do nothing: no state is carried to the next step."""
 
 
 class Reduced(WithFeatures):
@@ -200,13 +200,13 @@ class Entropic(WithFeatures):
         return Step(loss, distilled.detach(), size)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        """Steers by the bytes of rounded symbols, as long as the encoder learns."""
+        """Steer by the bytes of rounded symbols, as long as the encoder learns."""
         if share < NOISY_SHARE:
             steer(self.at, self.config.target_bytes, payload_bytes, share / NOISY_SHARE)
 
 
 def own_layers_before(net: BottleNet, config: TrainConfig) -> nn.Module:
-    """The classifier's own layers from where features are cached to the cut, as they were; they don't learn."""
+    """Return the classifier's own layers from where features are cached to the cut; they don't learn."""
     assert net.origin is not None
     if not config.learn_from:
         return nn.Identity()
@@ -225,7 +225,7 @@ def cr_bq(classifier: Classifier, config: TrainConfig, bits: int) -> BottleNet:
 
 
 def raw_features(classifier: Classifier, cut: str, pixels: Iterable[Tensor]) -> BottleNet:
-    """The features at `cut` in 8 bits, over the range that nearly all of their values have on `pixels` (B, S, S, 3)."""
+    """Send the features at `cut` in 8 bits, over the range of nearly all of their values on `pixels` (B, S, S, 3)."""
     size = classifier.preprocess.size
     halves = split(copy.deepcopy(classifier.module), cut, (3, size, size))
     head = nn.Sequential(Normalize(classifier.mean, classifier.std), halves.head).eval()
@@ -241,6 +241,6 @@ def raw_features(classifier: Classifier, cut: str, pixels: Iterable[Tensor]) -> 
 
 
 def quantile(values: Tensor, share: float) -> Tensor:
-    """The value that `share` of them lie below."""
+    """Find the value that `share` of the others lie below."""
     flat = values.flatten()
     return flat.kthvalue(1 + round(share * (len(flat) - 1))).values

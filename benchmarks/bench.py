@@ -17,7 +17,7 @@ from dataclasses import asdict
 from bottlenet.cli.planning import BENCH_PLOT_MARK
 from bottlenet.edge.encoder import cloud_only
 from bottlenet.errors import InputError
-from bottlenet.measure.bench import LIMIT, SECONDS, Conditions, Report, Row, bench
+from bottlenet.measure.bench import LIMIT, SECONDS, BenchReport, BenchRow, Conditions, bench
 from bottlenet.plan.link import parse_link
 from bottlenet.report.partitions import draw_measured
 from bottlenet.wire.pictures import FIXED, InputCodec
@@ -31,9 +31,7 @@ JPEG_95 = InputCodec("JPEG", 95)
 BOUND_TARGET, RATE_TARGET, BEST_RATE_TARGET = 1.1, 20.0, 3.0
 
 
-def rows_of(report: Report) -> list[list[str]]:
-    """For people."""
-
+def rows_of(report: BenchReport) -> list[list[str]]:
     def text(value: float | None) -> str:
         return "" if value is None else f"{value:,.1f}"
 
@@ -47,8 +45,8 @@ def rows_of(report: Report) -> list[list[str]]:
     ]
 
 
-def judged(rows: Sequence[Row], added: Iterable[InputCodec]) -> dict[str, Json]:
-    """What was asked for, on one link: latencies over their bounds, and photos a second of the best split over others'.
+def judged(rows: Sequence[BenchRow], added: Iterable[InputCodec]) -> dict[str, Json]:
+    """Judge one link: latencies over their bounds, and photos a second of the best split over the others'.
 
     InputError: nothing was measured there.
     """
@@ -105,7 +103,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of photos")
     made.add_argument("--bundle", action="append", help="or a ladder; again for other cuts of the network; else demo")

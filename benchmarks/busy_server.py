@@ -68,7 +68,7 @@ class Others:
         return mixed
 
     async def use(self, line: Batcher, number: int) -> None:
-        """One of them, for ever: a photo in the line whenever it is one of `count`."""
+        """Keep a photo in the line, for ever, while it is one of `count`."""
         while True:
             if number < self.count:
                 with contextlib.suppress(BottleNetError):
@@ -78,7 +78,7 @@ class Others:
 
 
 def create_busy_app(bundles: Sequence[Bundle], others: Others, limits: Limits | None = None) -> Starlette:
-    """Streams alone. BundleError: a tail that can't be loaded."""
+    """Serve streams alone. BundleError: a tail that can't be loaded."""
     served_bundles = Bundles(lambda work: Batcher(others.around(work), max_batch=1))
     for bundle in bundles:
         served_bundles.add(bundle, Decoder(bundle).answers)

@@ -59,7 +59,7 @@ PAPER = {  # BottleNet, arXiv 1902.01000v1
 
 
 def configs(arguments: argparse.Namespace, photos: Path) -> dict[str, TrainConfig]:
-    """The two runs. They share the head's frozen part, and so its features on disk."""
+    """Configure the two runs, which share the head's frozen layers, and so its features on disk."""
     common: dict[str, Any] = {
         "model": "finetuned:classifier",
         # twice, so that the classes that count are half of it
@@ -107,7 +107,7 @@ def configs(arguments: argparse.Namespace, photos: Path) -> dict[str, TrainConfi
 
 @contextmanager
 def timed(work: Path, stage: str) -> Iterator[None]:
-    """Adds the processor's minutes to what the stage took before."""
+    """Add the processor's minutes to what the stage took before."""
     path, started = work / "minutes.json", process_time()
     yield
     minutes = kept_minutes(work)
@@ -117,14 +117,14 @@ def timed(work: Path, stage: str) -> Iterator[None]:
 
 
 def kept_minutes(work: Path) -> dict[str, float]:
-    """Of the stages that were finished."""
+    """Read the minutes of the stages that were finished."""
     path = work / "minutes.json"
     minutes: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return minutes
 
 
 def bundle_of(name: str, config: TrainConfig, work: Path, progress: Progress) -> Bundle:
-    """Trained as far as it was not, and exported."""
+    """Train as far as it was not done, and export."""
     with timed(work, f"train {name}"):
         train(config, progress)
     path = work / f"{name}.bundle"
@@ -136,7 +136,7 @@ def bundle_of(name: str, config: TrainConfig, work: Path, progress: Progress) ->
 
 
 def row(name: str, bundle: Bundle, test: Path, budget: int | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The bundle on the photos that nothing was trained on, as it is deployed; kept beside the bundle."""
+    """Evaluate the bundle on photos that nothing was trained on, as it is deployed, and keep the row beside it."""
     path = arguments.work / "rows" / f"{name}-{bundle.tag.hex()}-{budget or 'whole'}.json"
     if not path.exists():
         with timed(arguments.work, f"evaluate {name}"):
@@ -147,13 +147,13 @@ def row(name: str, bundle: Bundle, test: Path, budget: int | None, arguments: ar
 
 
 def passes_of(run: Path) -> list[dict[str, Any]]:
-    """What a run said about the photos that it held out, pass by pass."""
+    """Read what a run logged about its held-out photos, pass by pass."""
     lines = [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if "held_out" in line]
 
 
 def verdict(rows: list[dict[str, Any]]) -> dict[str, Json]:
-    """What was asked for: the drop, points, at two sizes, and the device's share."""
+    """Compare the drop at two sizes, points, and the device's share with the targets."""
     at = {each["budget"]: each["top1_drop"] for each in rows if each["unit"] == "embedded"}
     return {
         "most_drop": MOST_DROP,
@@ -167,7 +167,7 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Json]:
 
 
 def shown(rows: list[dict[str, Any]], photos: int, classes: int) -> None:
-    """The table."""
+    """Print the table."""
     show(
         f"{photos:,} photos of {classes} classes, uncut {rows[0]['top1_uncut']:.1f} %",
         ["unit", "budget", "payload: mean", "largest", "top-1, %", "drop, points", "head FLOPs, %"],
@@ -198,7 +198,7 @@ def tuning_of(arguments: argparse.Namespace) -> FineTuning:
 
 
 def results_of(arguments: argparse.Namespace, divided: Divided, rows: list[dict[str, Any]]) -> dict[str, Json]:
-    """Folders are left out but for their names: they are this machine's."""
+    """Collect the results; of folders only their names: the rest is this machine's."""
     tuning, runs = tuning_of(arguments), configs(arguments, divided.train)
     without = ("data", "out", "cache")
     return {
@@ -241,7 +241,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of photos named CLASS_image_NUMBER")
     made.add_argument("--work", type=Path, default=Path("runs/caltech101"), help="folder for all that is made, 2 GB")

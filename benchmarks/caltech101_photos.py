@@ -31,7 +31,7 @@ class Divided:
 
 
 def divide(data: Path, folder: Path, *, test_share: float, seed: int, limit: int | None = None) -> Divided:
-    """Every class of `data` by itself: `test_share` of its photos, drawn by `seed`, into `folder`/test, the others into
+    """Divide every class of `data`: `test_share` of its photos, drawn by `seed`, into `folder`/test, the others into
     `folder`/train. With `limit`, that many photos of a class at most. What is there from a run before must be the same.
 
     InputError: a photo whose name says no class, a class of one photo, or another division in `folder`.
@@ -58,7 +58,7 @@ def divide(data: Path, folder: Path, *, test_share: float, seed: int, limit: int
 
 
 def link(photos: Sequence[tuple[Path, int]], folder: Path) -> None:
-    """A folder of links and labels, whole or not at all. InputError: it is there and holds others."""
+    """Fill a folder with links and labels, whole or not at all. InputError: it is there and holds others."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["file", "class_index"])

@@ -82,7 +82,7 @@ class Server:
         self.kills += 1
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill it as a power cut would."""
         self.process.kill()
         self.process.wait()
         assert self.process.stdout is not None
@@ -118,7 +118,7 @@ class Device:
         self.kills += 1
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill it as a power cut would."""
         self.process.kill()
         self.process.wait()
 
@@ -134,7 +134,7 @@ class Device:
 
 
 def make_album(folder: Path, count: int) -> list[Path]:
-    """Pieces of the shipped photos, each another."""
+    """Crop the shipped photos into photos that all differ."""
     folder.mkdir()
     rng = np.random.default_rng(5)
     found = sorted((Path(__file__).parent.parent / "src/bottlenet/demo/photos").glob("*.jpg"))
@@ -149,7 +149,7 @@ def make_album(folder: Path, count: int) -> list[Path]:
 
 
 def right_answers(bundle: Bundle, photos: Sequence[Path]) -> tuple[dict[str, Top], int]:
-    """What a server without a mishap says of each photo; and the largest message that a device sends."""
+    """Return the answers of an undisturbed server, and the size of the largest message that a device sends."""
     encoder, decoder = Encoder(bundle), Decoder(bundle)
     right, largest = {}, 0
     for photo in photos:
@@ -162,7 +162,7 @@ def right_answers(bundle: Bundle, photos: Sequence[Path]) -> tuple[dict[str, Top
 
 
 def same(given: Answered, top: Top) -> bool:
-    """The server's answer, in its classes, their order and their scores."""
+    """Tell if two answers have the same classes and scores in the same order."""
     pairs = [(choice.class_index, choice.score) for choice in given.top]
     return (
         given.by == SERVER
@@ -185,7 +185,7 @@ def live(device: Device, server: Server, photos: int, kills: int) -> None:
 
 
 def judge(device: Device, right: dict[str, Top]) -> dict[str, int]:
-    """What became of the photos, by what is in the spool, and by what the device's last run says."""
+    """Find out what became of the photos, from the spool and from the device's last run."""
     spool = device.answers.parent
     stored = [parse_outcome(path.read_bytes()) for path in device.answers.iterdir()]
     names = [one.photo for one in stored]
@@ -204,7 +204,7 @@ def judge(device: Device, right: dict[str, Top]) -> dict[str, int]:
 
 
 def chaos(bundle: Bundle, folder: Path, arguments: argparse.Namespace) -> dict[str, Json]:
-    """All of it, and counted."""
+    """Run the mishaps and count what became of every photo."""
     photos = make_album(folder / "album", arguments.photos)
     right, largest = right_answers(bundle, photos)
     started = time.monotonic()
@@ -240,7 +240,7 @@ def chaos(bundle: Bundle, folder: Path, arguments: argparse.Namespace) -> dict[s
 
 
 def is_well(found: dict[str, int], photos: int) -> bool:
-    """One answer for each photo, none of them wrong, nothing left over."""
+    """Tell if each photo has one answer, none of them wrong, with nothing left over."""
     each = found["stored"] == found["said_answered"] == photos and not found["missing"]
     return each and found["duplicates"] == found["wrong"] == found["left_over"] == 0
 
@@ -263,7 +263,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")
     made.add_argument("--photos", type=int, default=1000, help="made of the shipped ones")

@@ -122,7 +122,7 @@ class Proxy:
 
 
 async def read_message(server: asyncio.StreamReader) -> bytes:
-    """One WebSocket frame of at most 125 bytes, as all answers are, with its header."""
+    """Read one WebSocket frame of at most 125 bytes, as all answers are, with its header."""
     head = await server.readexactly(2)
     assert head[1] < 126
     return head + await server.readexactly(head[1])

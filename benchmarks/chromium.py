@@ -33,12 +33,12 @@ READY_S = 120  # 14 MB of WebAssembly and a network, on a machine that is busy
 
 
 def executable() -> str:
-    """The browser's path; "" where there is none."""
+    """Find the browser; "" where there is none."""
     return next((path for name in NAMES if (path := shutil.which(name))), "")
 
 
 def launch(playwright: Playwright, *flags: str) -> Browser:
-    """A browser with an empty profile. InputError: there is none."""
+    """Start a browser with an empty profile. InputError: there is none."""
     path = executable()
     if not path:
         raise InputError(f"there is no browser; install one of {', '.join(NAMES)}")
@@ -99,7 +99,7 @@ class Visit:
         self.page.on("websocket", self._on_socket)
 
     def open(self, state: str = "Ready") -> Page:
-        """The page, when it says that it is in this state."""
+        """Open the page, and wait until it says that it is in this state."""
         self.page.goto(self.url)
         self.says(state)
         return self.page
@@ -109,7 +109,7 @@ class Visit:
         expect(self.page.locator("#state")).to_contain_text(state, timeout=READY_S * 1e3)
 
     def choose(self, photo: Path | dict[str, object]) -> None:
-        """A photo, as a person does it; `done` waits for what comes of it."""
+        """Choose a photo as a person does; `done` waits for what comes of it."""
         self.page.locator("#result").evaluate("(element) => (element.ariaBusy = 'true')")
         self.page.locator("#file").set_input_files(photo)  # type: ignore[arg-type]
 
@@ -118,12 +118,12 @@ class Visit:
         expect(self.page.locator("#result")).to_have_attribute("aria-busy", "false", timeout=READY_S * 1e3)
 
     def device(self, bundle_id: str, photo: bytes, budget: int) -> Made:
-        """The page's device on a picture file, and the server's answer, within so many bytes of payload."""
+        """Run the page's device on a picture file, within so many bytes of payload, and return the server's answer."""
         got: dict[str, Any] = self.page.evaluate(DEVICE, [bundle_id, base64.b64encode(photo).decode(), budget])
         return Made(**{name: base64.b64decode(got.pop(name)) for name in ("pixels", "symbols", "payload")}, **got)
 
     def close(self) -> None:
-        """With its cookies and storage."""
+        """Close the browser with its cookies and storage."""
         self.context.close()
 
     def _on_console(self, message: object) -> None:

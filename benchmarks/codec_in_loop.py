@@ -40,14 +40,14 @@ FIELDS = ("model", "cut", "unit", "channels", "stride", "codec", "quality", "bat
 
 
 def crops(folder: str, size: int, count: int) -> Tensor:
-    """(count, size, size, 3) uint8: random crops of the photos in the folder, each photo in turn."""
+    """Make (count, size, size, 3) uint8 random crops of the photos in the folder, each photo in turn."""
     rng = np.random.default_rng(0)
     photos = islice(cycle(list_photos(folder)[:count]), count)
     return torch.from_numpy(np.stack([random_views(read_photo(photo.path), (size,), rng)[0] for photo in photos]))
 
 
 def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut_scores: Tensor) -> Callable[[bool], None]:
-    """One training step on one batch, with or without the codec."""
+    """Return a training step on one batch, with or without the codec."""
     optimizer = build_optimizer(net, config)
     rate = JpegRate(net.codec.mosaic, config.quality) if config.codec == "jpeg" else None
     averaged = Averaged(net)
@@ -70,7 +70,7 @@ def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut_score
 
 
 def prepare(classifier: Classifier, config: TrainConfig, folder: str) -> tuple[BottleNet, Tensor, Tensor]:
-    """A network as training starts it, with the features and uncut scores of a batch."""
+    """Build a network as training starts it, with the features and uncut scores of a batch."""
     net = insert(classifier, **config.unit_numbers())
     net.eval()
     with torch.no_grad():
@@ -82,7 +82,7 @@ def prepare(classifier: Classifier, config: TrainConfig, folder: str) -> tuple[B
 
 
 def symbols_of(net: BottleNet, features: Tensor) -> np.ndarray:
-    """(B, c', h, w) uint8, as the codec gets them in training."""
+    """Quantise to (B, c', h, w) uint8, as the codec gets them in training."""
     with torch.no_grad():
         return to_uint8(net.quantizer.quantize(net.reduction(features)))
 
@@ -118,7 +118,7 @@ def report(
     round_trips: list[float],
     payload_bytes: float,
 ) -> None:
-    """Medians, shares, and whether they are within the target."""
+    """Compute medians and shares, and compare them with the target."""
     with_codec, without, alone = (statistics.median(t) for t in (times[True], times[False], round_trips))
     more = statistics.median(a - b for a, b in zip(times[True], times[False], strict=True))  # of neighbours in time
     shares = {"difference": more / with_codec, "alone": alone / with_codec}
@@ -149,7 +149,6 @@ def report(
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", default=str(DEMO_PHOTOS), help="folder of photos; the package's demo photos")
     add_network(made)

@@ -45,7 +45,7 @@ class Times:
 
 
 def latents(shape: tuple[int, int, int], batch: int) -> np.ndarray:
-    """(B, C, H, W) uint8: soft blots with a little noise, as a trained latent is neither flat nor noise."""
+    """Make (B, C, H, W) uint8 of soft blots with a little noise: a trained latent is neither flat nor noise."""
     rng = np.random.default_rng(0)
     channels, height, width = shape
     coarse = rng.integers(0, 256, (batch * channels, 5, 5), dtype=np.uint8)
@@ -55,13 +55,13 @@ def latents(shape: tuple[int, int, int], batch: int) -> np.ndarray:
 
 
 def one_by_one(codec: Jpeg, symbols: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """The round trip as a device and a server do it."""
+    """Make the round trip as a device and a server do it."""
     payloads = [codec.encode(one) for one in symbols]
     return np.stack([codec.decode(payload) for payload in payloads]), [len(payload) for payload in payloads]
 
 
 def stub(codec: Jpeg) -> BottleNet:
-    """One layer, the paper's unit, one layer."""
+    """Build one layer, the paper's unit, and one layer."""
     channels, height, width = codec.mosaic.symbols_shape
     features = max(FEATURES, channels)
     spec = UnitSpec(features, channels, 1, (height, width))
@@ -70,7 +70,7 @@ def stub(codec: Jpeg) -> BottleNet:
 
 
 def step_of(net: BottleNet, features: Tensor) -> Callable[[bool], None]:
-    """One step of training, with or without the codec."""
+    """Return a training step, with or without the codec."""
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)
     labels = torch.arange(len(features)) % CLASSES
 
@@ -91,7 +91,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def measure(shape: tuple[int, int, int], batch: int, rounds: int) -> tuple[Times, float]:
-    """Times, and mean payload bytes. The ways take turns; the first round warms up.
+    """Measure times and mean payload bytes. The ways take turns; the first round warms up.
 
     BottleNetError: the two ways differ.
     """
@@ -115,7 +115,7 @@ def measure(shape: tuple[int, int, int], batch: int, rounds: int) -> tuple[Times
 
 
 def result(shape: tuple[int, int, int], batch: int, times: Times, payload_bytes: float) -> dict[str, Json]:
-    """Of one size of latent. The shares are the round trip's alone, which a GPU at that rate would wait for."""
+    """Summarise one size of latent. Shares are the round trip's alone, which a GPU at that rate would wait for."""
     per_s = batch / times.together
     return {
         "latent": shape,
@@ -156,7 +156,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--batch", type=int, default=256)
     made.add_argument("--rounds", type=int, default=50, help="of each way that are timed")

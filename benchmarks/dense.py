@@ -52,7 +52,7 @@ class Row:
 
 
 def segmented(name: str, folder: Path, sources: Sequence[np.ndarray]) -> tuple[Row, list[Prediction]]:
-    """A map of each photo, place by place beside the uncut network's."""
+    """Compare the map of each photo with the uncut network's, place by place."""
     classifier = segmentation(name)
     bundle = exported(classifier, *SEGMENTATIONS[name], folder / "bundle")
     answers = answered(bundle, sources)
@@ -63,7 +63,7 @@ def segmented(name: str, folder: Path, sources: Sequence[np.ndarray]) -> tuple[R
 
 
 def detected(name: str, folder: Path, sources: Sequence[np.ndarray]) -> tuple[Row, list[Prediction]]:
-    """What is found in each photo, beside torchvision's own forward, with its own suppression, on the same pixels."""
+    """Compare what is found in each photo with torchvision's own forward and suppression on the same pixels."""
     network, named = detector(name, folder)
     classifier = load_model(f"{named},threshold={THRESHOLD}")
     assert isinstance(classifier.task, Detection)
@@ -82,7 +82,7 @@ def detected(name: str, folder: Path, sources: Sequence[np.ndarray]) -> tuple[Ro
 
 
 def as_rows(answer: Prediction, source: np.ndarray) -> np.ndarray:
-    """What was found, as a detector's output: (K, 6), edges as shares of the square in the middle of the photo."""
+    """Convert objects to a detector's output: (K, 6), edges as shares of the square in the middle of the photo."""
     height, width = source.shape[:2]
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
@@ -108,7 +108,7 @@ def answered(bundle: Bundle, sources: Sequence[np.ndarray]) -> list[Prediction]:
 
 
 def row_of(name: str, bundle: Bundle, answers: Sequence[Prediction], compared: int, shares: tuple[float, float]) -> Row:
-    """With the means of what the photos took."""
+    """Make a record's row, with the means over the photos."""
     manifest = bundle.manifest
     sizes = [(each.payload_bytes, each.frame_bytes, each.received_bytes) for each in answers]
     means = [statistics.fmean(column) for column in zip(*sizes, strict=True)]
@@ -117,7 +117,6 @@ def row_of(name: str, bundle: Bundle, answers: Sequence[Prediction], compared: i
 
 
 def cells(row: Row) -> list[str]:
-    """Of the printed table."""
     sizes = [f"{each:,.0f}" for each in (row.payload_bytes, row.received_bytes)]
     return [row.network, *sizes, f"{row.compared:,}", *(f"{100 * share:.1f} %" for share in (row.same, row.another))]
 

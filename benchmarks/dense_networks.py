@@ -40,12 +40,12 @@ def photo(seed: int, width: int = 130, height: int = 100) -> np.ndarray:
 
 
 def pixels(preprocess: Preprocess, count: int, first: int = 0) -> np.ndarray:
-    """Of that many photos, (count, S, S, 3) uint8."""
+    """Load that many photos, (count, S, S, 3) uint8."""
     return np.stack([photo_to_pixels(photo(first + seed), preprocess) for seed in range(count)])
 
 
 def uncut(classifier: Classifier, seen: np.ndarray) -> Tensor:
-    """What torch gives for pixels (B, S, S, 3) with the network as it was."""
+    """Run the unchanged network in torch on pixels (B, S, S, 3)."""
     with torch.no_grad():
         output: Tensor = classifier.module(Normalize(classifier.mean, classifier.std)(torch.from_numpy(seen)))
     return output
@@ -59,7 +59,7 @@ def count_what_is_seen(network: nn.Module) -> None:
 
 
 def segmentation(name: str) -> Classifier:
-    """One of torchvision's, with norms that have seen photos."""
+    """Build a network of torchvision's, with norms that have seen photos."""
     torch.manual_seed(0)
     classifier = load_model(f"torchvision/{name}:random,size={SIDE}")
     module = classifier.module
@@ -75,7 +75,7 @@ def segmentation(name: str) -> Classifier:
 
 
 def detector(name: str, folder: Path) -> tuple[nn.Module, str]:
-    """One of torchvision's own, and the name of ours with the same weights, which are written to `folder`."""
+    """Build a detector of torchvision's, and write its weights to `folder` for ours, whose name is returned."""
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES).eval()
     count_what_is_seen(network)
@@ -96,7 +96,7 @@ def detector(name: str, folder: Path) -> tuple[nn.Module, str]:
 
 
 def rows_of(network: nn.Module, seen: np.ndarray, most: int) -> np.ndarray:
-    """What torchvision itself finds in (S, S, 3) uint8, with its own suppression, as rows (most, 6)."""
+    """Run torchvision's detector on (S, S, 3) uint8, with its own suppression: rows (most, 6)."""
     with torch.no_grad():
         (given,) = network([torch.from_numpy(seen).permute(2, 0, 1) / 255])
     made = np.zeros((most, 6), np.float32)
@@ -106,7 +106,7 @@ def rows_of(network: nn.Module, seen: np.ndarray, most: int) -> np.ndarray:
 
 
 def exported(classifier: Classifier, cut: str, channels: int, folder: Path) -> Bundle:
-    """As many channels as the features have, and every symbol as it is: the finest setting."""
+    """Export with as many channels as the features have, at the finest setting."""
     net = insert(classifier, cut=cut, channels=channels, codec="raw", quality=0)
     seen = pixels(classifier.preprocess, 16, 300)
     with torch.no_grad():

@@ -75,11 +75,11 @@ class Client:
         self._request = head.encode() + body
 
     async def stream(self, use: Callable[[Ask], Coroutine[Any, Any, None]]) -> None:
-        """A WebSocket with frames."""
+        """Open a WebSocket for frames."""
         await self._websocket(self._frame, use)
 
     async def probe(self, use: Callable[[Ask], Coroutine[Any, Any, None]]) -> None:
-        """A WebSocket with probes."""
+        """Open a WebSocket for probes."""
         await self._websocket(self._probe, use)
 
     async def post(self, use: Callable[[Ask], Coroutine[Any, Any, None]]) -> None:
@@ -111,7 +111,7 @@ class Client:
 
 
 async def measure(client: Client, way: str, connections: int, seconds: float) -> tuple[float, float, float]:
-    """Answers a second, and the milliseconds of the middle one and of the 99th of a hundred."""
+    """Measure answers a second, and the milliseconds of the middle one and of the 99th of a hundred."""
     took_ms: list[float] = []
     counting = time.perf_counter() + WARM_SHARE * seconds
     end = counting + seconds
@@ -131,7 +131,7 @@ async def measure(client: Client, way: str, connections: int, seconds: float) ->
 
 
 def measure_engine(engine: Engine, bundle: Bundle, arguments: argparse.Namespace) -> tuple[list[Row], int]:
-    """One round of it: each way, alone and with many; and bytes of memory."""
+    """Measure one round: each way, alone and with many connections; and bytes of memory."""
     rows = []
     with server(arguments.bundle, *engine.options) as (pid, port):
         client = Client(bundle, port)
@@ -160,14 +160,14 @@ def tree_bytes(pid: int) -> int:
 
 
 def middle(rows: list[Row]) -> Row:
-    """Of all rounds."""
+    """Take the median over all rounds."""
     first = rows[0]
     values = (statistics.median(getattr(row, name) for row in rows) for name in ("per_s", "p50_ms", "p99_ms"))
     return Row(first.engine, first.way, first.connections, *values)
 
 
 def overheads(rows: list[Row]) -> list[dict[str, Json]]:
-    """Of each row that is not the first engine's: what it adds to the middle answer, and its share of answers."""
+    """Compare each row with the first engine's: milliseconds added, and share of its answers."""
     base = {(row.way, row.connections): row for row in rows if row.engine == rows[0].engine}
     made: list[dict[str, Json]] = []
     for row in rows:
@@ -221,7 +221,6 @@ WAYS = ("stream", "post", "probe")
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")
     made.add_argument("--replicas", type=int, action="append", help="of Ray Serve; can be repeated; 1 and 2")

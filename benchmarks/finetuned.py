@@ -52,14 +52,14 @@ class FineTuning:
 
 
 def classifier() -> Classifier:
-    """The one whose weights lie where the environment says. InputError: it says nothing, or the file is damaged."""
+    """Load the classifier that the environment names. InputError: it names none, or the file is damaged."""
     if not (path := os.environ.get(WEIGHTS)):
         raise InputError(f"no weights: set {WEIGHTS} to the file that caltech101.py wrote, finetuned.safetensors")
     return load(Path(path))
 
 
 def load(path: Path) -> Classifier:
-    """The classifier of a file. InputError: there is none, or it is damaged."""
+    """Load the classifier of a file. InputError: there is none, or it is damaged."""
     told, state = contents(path)
     made = with_classes(load_model(told["tuning"]["model"]), told["labels"], told["dataset"])
     made.module.load_state_dict(state)
@@ -67,7 +67,7 @@ def load(path: Path) -> Classifier:
 
 
 def contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What is told about the weights, and the weights."""
+    """Return what a file says about the weights, and the weights."""
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["told"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -76,7 +76,7 @@ def contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def with_classes(base: Classifier, labels: tuple[str, ...] | list[str], dataset: str) -> Classifier:
-    """A copy with a new last layer, for other classes. InputError: the network has no linear layer."""
+    """Copy a classifier with a new last layer, for other classes. InputError: the network has no linear layer."""
     module = copy.deepcopy(base.module)
     layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     if not layers:
@@ -99,7 +99,7 @@ def with_classes(base: Classifier, labels: tuple[str, ...] | list[str], dataset:
 def fine_tune(
     tuning: FineTuning, photos: Path, labels: tuple[str, ...], dataset: str, work: Path, progress: Progress
 ) -> Path:
-    """Trains on the folder `photos`, unless it was done before, and says where the weights are, below `work`.
+    """Train on the folder `photos`, unless it was done before, and say where the weights are, below `work`.
 
     InputError: weights of another tuning or other classes are there.
     """
@@ -121,7 +121,7 @@ def fine_tune(
 def learn(
     tuning: FineTuning, made: Classifier, photos: Path, features_folder: Path, progress: Progress
 ) -> list[dict[str, float]]:
-    """The module of `made` learns; returns loss and top-1, percent, on the photos that were held out, pass by pass."""
+    """Train the module; returns loss and top-1, percent, on the photos that were held out, pass by pass."""
     halves = split(made.module, tuning.cut, made.input_size)
     start = fixed_start(made, halves)
     cache = open_cache(tuning, made, halves, photos, features_folder)
@@ -178,7 +178,7 @@ def freeze(module: nn.Module, tail: nn.Module, layer: nn.Linear) -> list[nn.Para
 
 
 def fixed_start(made: Classifier, halves: Split) -> Frozen:
-    """The layers before the cut through onnxruntime. The cache wants scores too: there are none, so one 0 a photo."""
+    """Run the layers before the cut in onnxruntime. The cache wants scores too: they are one 0 a photo."""
     size, normalize = made.preprocess.size, Normalize(made.mean, made.std)
     graph = graph_of(nn.Sequential(normalize, halves.head), size, "features")
     session = open_session(graph, threads=torch.get_num_threads())
@@ -190,7 +190,7 @@ def fixed_start(made: Classifier, halves: Split) -> Frozen:
 
 
 def open_cache(tuning: FineTuning, made: Classifier, halves: Split, photos: Path, folder: Path) -> FeatureCache:
-    """Of the layers before the cut: of the original weights, so any last layer will do."""
+    """Open the features of the layers before the cut, which any last layer shares."""
     size = made.preprocess.size
     c, height, width = halves.cut.shape
     return FeatureCache(
@@ -205,7 +205,7 @@ def open_cache(tuning: FineTuning, made: Classifier, halves: Split, photos: Path
 
 
 def fill(cache: FeatureCache, crop_set: int, start: Frozen, progress: Progress) -> None:
-    """A set of crops, if it is not there."""
+    """Fill a set of crops, if it is missing."""
     if cache.has(crop_set):
         return
     task = progress.add_task(f"features, crops {crop_set + 1}", total=len(cache.photos))
@@ -215,13 +215,13 @@ def fill(cache: FeatureCache, crop_set: int, start: Frozen, progress: Progress) 
 
 
 def labels_of(cache: FeatureCache, positions: np.ndarray) -> Tensor:
-    """(B,) class indices."""
+    """Return (B,) class indices."""
     return torch.tensor([cache.photos[i].label for i in positions])
 
 
 @torch.no_grad()
 def judged(tail: nn.Module, cache: FeatureCache, held_out: np.ndarray) -> dict[str, float]:
-    """Loss and top-1 on crops that were not learned from."""
+    """Compute loss and top-1 on crops that were not learned from."""
     loss, right = 0.0, 0
     for start in range(0, len(held_out), 32):
         positions = held_out[start : start + 32]

@@ -49,7 +49,7 @@ class Found:
 
 
 def child(work: str, target: str, folder: Path, *options: str, seconds: float) -> tuple[int, dict[str, float]]:
-    """Its exit status and what it wrote; nothing, where it did not come so far."""
+    """Run a child; return its exit status and what it wrote, or nothing where it did not come so far."""
     script = Path(__file__).parent / "fuzz_child.py"
     command = [sys.executable, str(script), work, target, str(folder), "--seconds", str(seconds), *options]
     with open(folder / f"{work}.log", "wb") as log:
@@ -66,7 +66,7 @@ def child(work: str, target: str, folder: Path, *options: str, seconds: float) -
 
 
 def fuzz(target: str, inputs: int, seconds: float, seed: int) -> tuple[Found, dict[str, bytes]]:
-    """One target, and the inputs that are faults."""
+    """Fuzz one target, and return the inputs that are faults."""
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None) as made:
         folder = Path(made)
         for name in FOLDERS:
@@ -97,7 +97,7 @@ def fuzz(target: str, inputs: int, seconds: float, seed: int) -> tuple[Found, di
 
 
 def fuzz_all(names: list[str], arguments: argparse.Namespace) -> list[Found]:
-    """One after the other; what one leaves of time and inputs is for those after it. Starting does not count."""
+    """Fuzz target by target; what one leaves of time and inputs goes to the next. Starting does not count."""
     kept_in = arguments.out / "fuzz_faults"
     shutil.rmtree(kept_in, ignore_errors=True)
     found: list[Found] = []
@@ -114,7 +114,7 @@ def fuzz_all(names: list[str], arguments: argparse.Namespace) -> list[Found]:
 
 
 def is_enough(found: list[Found], inputs: int, seconds: float) -> bool:
-    """Whether as many inputs were run as were asked for, or for as long, replaying included."""
+    """Tell if as many inputs were run as were asked for, or for as long, replaying included."""
     taken_s = sum(one.seconds for one in found) / (1 - REPLAY)
     return sum(one.inputs for one in found) >= inputs or taken_s >= seconds * (1 - ROUNDING)
 
@@ -165,7 +165,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--inputs", type=int, default=1_000_000, help="of all targets together")
     made.add_argument("--seconds", type=float, default=600.0, help="of all targets together")

@@ -44,13 +44,13 @@ LENGTH_BYTES = 8  # of the input, before it
 
 
 def targets() -> dict[str, Target]:
-    """All, by name."""
+    """List all targets by name."""
     wire, documents = (importlib.import_module(each) for each in ("fuzz_wire", "fuzz_documents"))
     return {**wire.targets(), **documents.TARGETS}
 
 
 def load(name: str, *, instrument: bool) -> Target:
-    """The target, with bottlenet's modules instrumented if asked for. `ALL`: the first byte chooses one."""
+    """Load the target, with bottlenet's modules instrumented if asked for. With `ALL` the first byte chooses one."""
     if instrument:
         import atheris
 
@@ -72,7 +72,7 @@ def load(name: str, *, instrument: bool) -> Target:
 
 
 def fault_of(target: Target, data: bytes) -> str | None:
-    """What is wrong with how an input is treated; None: nothing."""
+    """Say what is wrong with how an input is treated; None: nothing."""
     try:
         target.run(data)
     except BottleNetError as error:
@@ -96,7 +96,7 @@ class Fuzzed:
         self._current = os.open(folder / CURRENT, os.O_WRONLY | os.O_CREAT)
 
     def __call__(self, data: bytes) -> None:
-        """One input."""
+        """Run one input."""
         os.pwrite(self._current, len(data).to_bytes(LENGTH_BYTES, "big") + data, 0)
         signal.setitimer(signal.ITIMER_PROF, HANG_S)
         started = time.process_time_ns()
@@ -114,7 +114,7 @@ class Fuzzed:
             self._end()
 
     def _end(self) -> NoReturn:
-        """libFuzzer would never return."""
+        """End the process: libFuzzer would never return."""
         taken = {"inputs": self._inputs, "seconds": time.monotonic() - self._started}
         document = {**taken, "slowest_instrumented_ms": self._slowest_ms}
         (self._folder / "fuzz.json").write_text(json.dumps(document))
@@ -130,13 +130,13 @@ def keep(folder: Path, data: bytes) -> str:
 
 
 def current(folder: Path) -> bytes:
-    """The input at which the fuzzing process was when it ended."""
+    """Read the input at which the fuzzing process was when it ended."""
     written = (folder / CURRENT).read_bytes() if (folder / CURRENT).exists() else b""
     return written[LENGTH_BYTES:][: int.from_bytes(written[:LENGTH_BYTES], "big")]
 
 
 def keep_fault(folder: Path, fault: str, data: bytes) -> None:
-    """The input, and beside it what is wrong."""
+    """Keep the input, and beside it what is wrong."""
     name = keep(folder / "faults", data)
     (folder / "faults" / f"{name}.txt").write_text(fault)
 
@@ -162,13 +162,13 @@ def fuzz(arguments: argparse.Namespace) -> None:
 
 
 def limit_memory() -> None:
-    """From now on the process, compiled code included, may have so much more."""
+    """Limit what the process, compiled code included, may allocate from now on."""
     size = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (size + HEADROOM_BYTES,) * 2)
 
 
 def replay(arguments: argparse.Namespace) -> None:
-    """Suspects first; then the corpus, and the seeds with it, as far as the time goes."""
+    """Run suspects first; then the corpus and the seeds, as far as the time goes."""
     target = load(arguments.target, instrument=False)
     for data in target.seeds():
         fault_of(target, data)
@@ -193,14 +193,14 @@ def replay(arguments: argparse.Namespace) -> None:
 
 
 def kept(folder: Path) -> Iterator[bytes]:
-    """What was found."""
+    """Read what was found."""
     for name in ("suspects", "seeds", "corpus"):
         for path in sorted((folder / name).iterdir()):
             yield path.read_bytes()
 
 
 def min_ms(target: Target, data: bytes) -> tuple[float, str | None]:
-    """Milliseconds of the processor, the least of some where the first are too many; and what is wrong."""
+    """Return processor milliseconds, the least of some where the first are too many, and what is wrong."""
     least_ms, fault = float("inf"), None
     for _ in range(TIMES):
         started = time.process_time_ns()
@@ -212,7 +212,7 @@ def min_ms(target: Target, data: bytes) -> tuple[float, str | None]:
 
 
 def peak_bytes(target: Target, data: bytes) -> int:
-    """The most that Python and numpy held at once; compiled code's own memory has no more than `limit_memory`."""
+    """Measure what Python and numpy held at most; compiled code is bounded by `limit_memory`."""
     tracemalloc.start()
     try:
         fault_of(target, data)
@@ -222,7 +222,6 @@ def peak_bytes(target: Target, data: bytes) -> int:
 
 
 def main() -> None:
-    """The command line."""
     made = argparse.ArgumentParser()
     made.add_argument("work", choices=("fuzz", "replay"))
     made.add_argument("target")

@@ -40,7 +40,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def mutated(document: Any, script: bytes) -> Any:
-    """A document with values replaced, taken away, added and doubled: four bytes for each change."""
+    """Replace, take away, add and double values of a document: four bytes for each change."""
     document = copy.deepcopy(document)
     for where, what, value in struct.iter_unpack(">HBB", script[: len(script) // 4 * 4][: 4 * MAX_CHANGES]):
         slots = list(slots_of(document))
@@ -62,7 +62,7 @@ def mutated(document: Any, script: bytes) -> Any:
 
 
 def slots_of(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place in it where a value is."""
+    """List every place in a document where a value is."""
     waiting = [document]
     while waiting:
         holder = waiting.pop()
@@ -95,7 +95,7 @@ MANIFESTS = {"manifest.json": MANIFEST_DOCUMENT} | {
 
 
 def manifest(document: Any, data: bytes) -> None:
-    """What is taken survives being written."""
+    """Check that what is accepted survives being written."""
     parsed = parse_manifest(json_of(document, data))
     assert parse_manifest(parsed.to_json()) == parsed
     assert parsed.mosaic.symbol_count > 0
@@ -159,7 +159,7 @@ LADDER_DOCUMENT = json.loads(
 
 
 def ladder(data: bytes) -> None:
-    """What is taken survives being written."""
+    """Check that what is accepted survives being written."""
     parsed = parse_contents(json_of(LADDER_DOCUMENT, data))
     assert parse_contents(parsed.to_json()) == parsed
 
@@ -168,7 +168,7 @@ PROFILE_DOCUMENT = json.loads(json.dumps(asdict(PROFILE)))
 
 
 def profile(data: bytes) -> None:
-    """What is taken survives being written."""
+    """Check that what is accepted survives being written."""
     parsed = parse_profile(json_of(PROFILE_DOCUMENT, data))
     assert parse_profile(parsed.to_json()) == parsed
 
@@ -185,7 +185,7 @@ V2_DOCUMENT: dict[str, Any] = {
 
 
 def v2(data: bytes) -> None:
-    """A request of the Open Inference Protocol, up to the frames in it, and what it would be answered.
+    """Parse a request of the Open Inference Protocol up to its frames, and write its answer.
 
     Byte 0: whether there is binary data, and where it comes from. 1, 2: its length, or what the header says.
     """

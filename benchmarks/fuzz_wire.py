@@ -43,7 +43,7 @@ FAST = compiled.LIBRARY  # where it is built
 
 
 def frame(data: bytes) -> None:
-    """Both forms. Half of the inputs get the checksum that they should have, which chance would hardly find."""
+    """Parse both forms. Half of the inputs get a correct checksum, which chance would hardly find."""
     data, mend = data[1:], data[:1] > b"\x7f"
     if mend and len(data) >= HEADER_BYTES:
         right = checksum(data[: CRC.start], data[HEADER_BYTES:])
@@ -67,7 +67,7 @@ def frames() -> Iterator[bytes]:
 
 
 def answer(data: bytes) -> None:
-    """Answers, refusals, "busy". A map may come from another zlib, so that its bytes may differ."""
+    """Parse answers, refusals and "busy". A map may come from another zlib, so that its bytes may differ."""
     parsed = parse_answer(data)
     again = parsed.to_bytes()
     assert (parse_answer(again) == parsed) if isinstance(parsed.result, ClassMap) else (again == data)
@@ -88,7 +88,7 @@ def answers() -> Iterator[bytes]:
 
 
 def small_tables(mosaic: Mosaic) -> Tables:
-    """Every pass of a latent, few contexts, outcomes of many likelihoods."""
+    """Make tables of every pass of a latent: few contexts, outcomes of many likelihoods."""
     passes = tuple((channel, plane) for plane in range(PLANES) for channel in range(mosaic.channels))
     bins = Bins((1,), (1, 3), (2,), (1,))
     number = np.arange(len(passes) * bins.rows)
@@ -99,7 +99,7 @@ def small_tables(mosaic: Mosaic) -> Tables:
 
 
 def codecs_of(name: str) -> list[Codec]:
-    """Of several latents and settings."""
+    """Make codecs of several latents and settings."""
     return [
         make_codec(name, mosaic, setting, small_tables(mosaic) if name == "entropy" else None)
         for mosaic in MOSAICS
@@ -111,7 +111,7 @@ CODECS_BY_NAME = {name: codecs_of(name) for name in CODECS}
 
 
 def payload(name: str, data: bytes) -> None:
-    """The first byte says for which latent and setting."""
+    """Decode a payload; the first byte chooses latent and setting."""
     codecs = CODECS_BY_NAME[name]
     codec = codecs[data[0] % len(codecs)] if data else codecs[0]
     check_symbols(codec, codec.decode(data[1:]))
@@ -164,7 +164,7 @@ def entropy_payloads() -> Iterator[bytes]:
 
 
 def tables(data: bytes) -> None:
-    """What is taken can be used, where the latent is small."""
+    """Use the tables that are accepted, where the latent is small."""
     parsed = parse_tables(data)
     assert parsed.to_bytes() == data
     if parsed.channels * parsed.height * parsed.width <= 4096 and parsed.channels <= 64:
@@ -178,7 +178,7 @@ def table_files() -> Iterator[bytes]:
 
 
 def photo(data: bytes) -> None:
-    """A picture file that a server gets as it is: the first byte says whether it is a photo or the network's input.
+    """Decode a picture file as a server gets it; the first byte says if it is a photo or the network's input.
 
     With a limit of pixels at which one picture takes no longer than one input may.
     """

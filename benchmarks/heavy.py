@@ -49,7 +49,7 @@ class Size:
 
 
 def rung(classifier: Classifier, size: Size, pixels: np.ndarray, path: Path) -> Bundle:
-    """One cut. A residual unit starts at the principal components of a few photos, so that its bytes are no noise."""
+    """Export one cut. A residual unit starts at principal components of a few photos: its bytes are no noise."""
     net = insert(classifier, **asdict(size), stride=STRIDE, codec="jpeg")
     with torch.no_grad():
         start_from_components(net, [net.head(torch.from_numpy(pixels))])
@@ -57,7 +57,7 @@ def rung(classifier: Classifier, size: Size, pixels: np.ndarray, path: Path) -> 
 
 
 def pixels_of(data: str, classifier: Classifier) -> np.ndarray:
-    """(4, S, S, 3) uint8. InputError: there are not so many photos."""
+    """Load (4, S, S, 3) uint8. InputError: there are not so many photos."""
     found: list[np.ndarray] = []
     for sample in list_samples(data):
         try:
@@ -93,7 +93,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     made.add_argument("model", help=f"{' or '.join(CUTS)}; or package.module:function")
     made.add_argument(

@@ -38,7 +38,7 @@ UPGRADE = (
 
 @contextmanager
 def server(bundle: str, *options: str) -> Iterator[tuple[int, int]]:
-    """Its process id and its port."""
+    """Start a server, and yield its process id and port."""
     command = [
         sys.executable,
         "-m",
@@ -69,7 +69,7 @@ def server(bundle: str, *options: str) -> Iterator[tuple[int, int]]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Of a process, as Linux counts."""
+    """Read a process's resident memory, as Linux counts."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     (told,) = (line for line in lines if line.startswith("VmRSS:"))
     return int(told.split()[1]) * 1024
@@ -108,7 +108,7 @@ def measure_growth(bundle: Bundle, pid: int, port: int, requests: int) -> list[d
 
 
 def allow_files(streams: int) -> None:
-    """As many open files as so many streams take, as far as the system lets us."""
+    """Raise the limit of open files to what so many streams take, as far as the system lets us."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * streams + 100)), hard))
 
@@ -138,7 +138,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")
     made.add_argument("--streams", type=int, default=1000, help="that are open and say nothing")

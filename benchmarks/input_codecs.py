@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -31,13 +30,11 @@ from bottlenet.errors import InputError
 from bottlenet.measure.evaluate import Evaluation, evaluate
 from bottlenet.photos.crops import Damaged, read_crops
 from bottlenet.photos.folders import Photo, photos_for
+from bottlenet.report.accuracy import Curve, accuracy_chart
+from bottlenet.report.charts import Drawing
 from bottlenet.report.sources import Point, bytes_needed, front
 from bottlenet.runtime import open_uncut, run_graph
-from figure import GREY_LINE, svg
-from record import Json, parser, run_script, show, write_record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from record import Json, parser, run_script, show, write_drawing, write_record
 
 QUALITIES = {"jpeg": (2, 5, 10, 20, 50, 75, 95), "webp": (1, 5, 10, 30, 75), "avif": (5, 15, 30, 50)}
 SMALLER = {  # sides of the square, and qualities there
@@ -51,8 +48,7 @@ OPTIONS: dict[str, dict[str, bool | int]] = {
     "webp": {"method": 6},
     "avif": {"speed": 6, "max_threads": 1},
 }
-LOOKS = {"jpeg": ("JPEG", "o", "-"), "webp": ("WebP", "s", "--"), "avif": ("AVIF", "^", "-.")}  # name, marker, dashes
-TICKS = (200, 500, 1000, 2000, 5000, 10000, 20000)  # bytes
+NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,6 @@ class Setting:
     side: int  # pixels of the square that is coded; the network's own size: not made smaller
 
     def encode(self, picture: Image.Image) -> bytes:
-        """A file."""
         if picture.width != self.side:
             picture = picture.resize((self.side, self.side), Image.Resampling.LANCZOS)
         file = io.BytesIO()
@@ -90,7 +85,7 @@ class Measured:
 
 
 def settings(size: int, downsampled: Sequence[str]) -> list[Setting]:
-    """All that are tried for a network that takes `size` x `size` pixels."""
+    """List the settings for a network that takes `size` x `size` pixels."""
     whole = [Setting(codec, quality, size) for codec, qualities in QUALITIES.items() for quality in qualities]
     smaller = [
         Setting(codec, quality, side)
@@ -102,7 +97,7 @@ def settings(size: int, downsampled: Sequence[str]) -> list[Setting]:
 
 
 def measure(bundle: Bundle, photos: Sequence[Photo], tried: Sequence[Setting], progress: Progress) -> list[Measured]:
-    """Every setting on every photo, one photo in memory at a time."""
+    """Measure every setting on every photo, one photo in memory at a time."""
     uncut = open_uncut(bundle)
     task = progress.add_task("input codecs", total=len(photos))
     rows: list[tuple[list[int], list[int], list[bool]]] = []
@@ -120,14 +115,14 @@ def measure(bundle: Bundle, photos: Sequence[Photo], tried: Sequence[Setting], p
 
 
 def decode(file: bytes, size: int) -> np.ndarray:
-    """A picture file -> (size, size, 3) uint8."""
+    """Decode a picture file to (size, size, 3) uint8."""
     with Image.open(io.BytesIO(file)) as picture:
         rgb = picture.convert("RGB")
     return np.array(rgb if rgb.width == size else rgb.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def compare(measured: Sequence[Measured], evaluation: Evaluation) -> dict[str, Json]:
-    """The best input codec's bytes at the bundle's accuracy: files against frames, bare pictures against payloads."""
+    """Find the best input codec's bytes at the bundle's top-1: files against frames, bare pictures against payloads."""
     assert evaluation.top1 is not None
     out: dict[str, Json] = {}
     for kind, mine in (("file", evaluation.frame_bytes.mean), ("bare", evaluation.payload_bytes.mean)):
@@ -142,36 +137,24 @@ def compare(measured: Sequence[Measured], evaluation: Evaluation) -> dict[str, J
     return out
 
 
-def plot(measured: Sequence[Measured], evaluation: Evaluation, path: Path) -> None:
-    """top-1 against bytes as SVG; markers and dashes tell the codecs apart without colour."""
-    with svg(path, 7, 4.5) as figure:
-        draw(figure.subplots(), measured, evaluation)
-
-
-def draw(axes: Axes, measured: Sequence[Measured], evaluation: Evaluation) -> None:
-    """The bundle's one point, and for each codec what no other of its settings beats."""
-    x, y = [evaluation.frame_bytes.mean], [evaluation.top1]
-    axes.plot(x, y, linestyle="none", marker="*", markersize=14, color="black", label="BottleNet", zorder=3)
-    if evaluation.top1_uncut is not None:
-        axes.axhline(evaluation.top1_uncut, label="uncut network, input not coded", **GREY_LINE)
+def draw(measured: Sequence[Measured], evaluation: Evaluation) -> Drawing:
+    """Draw the bundle's one point, and for each codec what no other of its settings beats."""
+    assert evaluation.top1 is not None
+    ours = Point(evaluation.frame_bytes.mean, evaluation.top1, "")
+    curves = [Curve("BottleNet", (ours,), evaluation.top1_uncut)]
     largest = max(m.side for m in measured)
-    for codec, (shown, marker, dashes) in LOOKS.items():
-        for what, face, whole in (("input", "black", True), ("smaller input", "white", False)):
-            wanted = [m for m in measured if (m.codec, m.side == largest) == (codec, whole)]
-            line = front([Point(m.file_bytes, m.top1, "") for m in wanted])
-            if line:
-                x, y = [p.bytes for p in line], [p.top1 for p in line]
-                style = {"marker": marker, "color": "black", "lw": 0.8, "markerfacecolor": face}
-                axes.plot(x, y, dashes, label=f"{shown} of the {what}", **style)
-    axes.set(xscale="log", xlabel="mean bytes a photo (frame or file)", ylabel="top-1, %", ylim=(0, 100))
-    axes.minorticks_off()
-    axes.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
-    axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize="small")
+    for codec, name in NAMES.items():
+        for what, whole in (("input", True), ("smaller input", False)):
+            points = [
+                Point(m.file_bytes, m.top1, "") for m in measured if (m.codec, m.side == largest) == (codec, whole)
+            ]
+            if points:
+                curves.append(Curve(f"{name} of the {what}", tuple(points)))
+    return accuracy_chart("Top-1 against bytes of a frame or file", curves, "top-1, %", bold=["BottleNet"])
 
 
 def show_table(measured: Sequence[Measured], evaluation: Evaluation, compared: dict[str, Json]) -> None:
-    """Every setting, then the bundle."""
+    """Print every setting, then the bundle."""
     best = {point.name for point in front([Point(m.file_bytes, m.top1, m.name) for m in measured])}
     rows = [
         [m.name + (" *" if m.name in best else ""), f"{m.file_bytes:.0f}", f"{m.bare_bytes:.0f}", f"{m.top1:.1f}"]
@@ -186,7 +169,7 @@ def show_table(measured: Sequence[Measured], evaluation: Evaluation, compared: d
 
 
 def again(bundle: Bundle, evaluation: Evaluation, record: Path | None) -> list[Measured]:
-    """The input codecs' rows of an earlier record, where nothing they depend on has changed: network and photos."""
+    """Take the rows of an earlier record whose network and photos are the same."""
     if record is None:
         return []
     results = json.loads(record.read_text(encoding="utf-8"))["results"]
@@ -217,11 +200,10 @@ def run(arguments: argparse.Namespace) -> None:
         "same_top1": compared,
     }
     write_record("input_codecs", results, arguments.out)
-    plot(measured, evaluation, arguments.out / "input_codecs.svg")
+    write_drawing(arguments.out / "input_codecs.svg", draw(measured, evaluation))
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of labelled photos")
     made.add_argument("--bundle", default="demo", help="bundle with uncut.onnx; demo: the one in the package")

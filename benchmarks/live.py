@@ -28,7 +28,6 @@ EXCESS_TARGET, MOVES_TARGET = 0.15, 1
 
 
 def rows_of(day: Day) -> list[list[str]]:
-    """For people."""
     return [
         [
             phase.name,
@@ -98,7 +97,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     add_bundles(made)
     made.add_argument("--slowdown", type=float, nargs="+", default=SLOWDOWNS, help="of the device")

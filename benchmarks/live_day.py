@@ -26,7 +26,7 @@ from bottlenet.edge.connection import Stream, open_websocket
 from bottlenet.edge.encoder import Partition, Processed, Side, codecs_of, sides_of
 from bottlenet.edge.pilot import Move, Policy
 from bottlenet.errors import InputError
-from bottlenet.measure.bench import pause, started
+from bottlenet.measure.bench import pause, server_process
 from bottlenet.measure.link import ShapedLink
 from bottlenet.photo import Source
 from bottlenet.plan.link import PRESETS, Link
@@ -92,7 +92,7 @@ WIFI = PRESETS["wifi"]
 
 
 def day_with(slow: Link) -> tuple[Phase, ...]:
-    """One on which Wi-Fi falls to that link."""
+    """Plan a day on which Wi-Fi falls to that link."""
     return (
         Phase("Wi-Fi", WIFI),
         Phase(slow.name, slow),
@@ -114,12 +114,12 @@ class World:
         self._load = load
 
     def change(self, phase: Phase) -> None:
-        """From now on it is like this."""
+        """Change link and server from now on."""
         self._link.change(phase.link)
         self._load(phase.others)
 
     def stream(self, bundle: Bundle, opening_s: Callable[[], float]) -> Stream:
-        """As `Auto` wants it."""
+        """Open a stream as `Auto` wants it."""
         url = f"{self._link.url}{STREAM_PATH}?bundle={bundle.id.hex()}"
         return Stream(lambda: open_websocket(url, opening_s()))
 
@@ -128,7 +128,7 @@ class World:
 def busy_server(bundles: Sequence[Path]) -> Iterator[tuple[int, Callable[[int], None]]]:
     """Yield the port of `busy_server.py`, and a function that sets the number of other devices. LinkError: no start."""
     script = Path(__file__).with_name("busy_server.py")
-    with started([str(script), *(str(bundle.resolve()) for bundle in bundles)]) as (port, process):
+    with server_process([str(script), *(str(bundle.resolve()) for bundle in bundles)]) as (port, process):
 
         def change(others: int) -> None:
             assert process.stdin is not None
@@ -140,7 +140,7 @@ def busy_server(bundles: Sequence[Path]) -> Iterator[tuple[int, Callable[[int], 
 
 @contextmanager
 def real_world(bundles: Sequence[Bundle]) -> Iterator[World]:
-    """With a server process. LinkError: it does not start."""
+    """Start a server process behind a shaped link. LinkError: it does not start."""
     with (
         busy_server([bundle.path for bundle in bundles]) as (port, load),
         ShapedLink("127.0.0.1", port, WIFI) as link,
@@ -149,7 +149,7 @@ def real_world(bundles: Sequence[Bundle]) -> Iterator[World]:
 
 
 def slower(slowdown: float) -> Wrap:
-    """A device that takes so many times as long: this one, asleep meanwhile."""
+    """Slow a device down: this one, asleep meanwhile."""
 
     def wrap(name: str, side: Side) -> Side:
         def work(photo: Source, sequence: int) -> Processed:
@@ -181,7 +181,7 @@ def live(
     wrap: Wrap | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Day:
-    """The day, `seconds` of each phase, with photos from `paths` over and over, one after the other.
+    """Live the day, `seconds` of each phase, with photos from `paths` over and over, one after the other.
 
     InputError: no photos, no time, or as `Auto`. LinkError: a connection that should be there is not.
     """
@@ -221,7 +221,7 @@ def live(
 
 
 def photos_for(auto: Auto, photos: Iterator[Path], seconds: float) -> tuple[list[float], list[str]]:
-    """What each photo took, s, and what answered it; "" where nothing did."""
+    """Return what each photo took, s, and what answered it; "" where nothing did."""
     took, used = [], []
     ends = perf_counter() + seconds
     while perf_counter() < ends:
@@ -233,7 +233,7 @@ def photos_for(auto: Auto, photos: Iterator[Path], seconds: float) -> tuple[list
 
 
 def usable(bundles: Sequence[Bundle], profile: Profile, policy: Policy, wrap: Wrap) -> dict[Partition, Side]:
-    """What the device does under each partition that the profile has and `policy` allows."""
+    """List what the device does under each partition that the profile has and `policy` allows."""
     allowed = {each.name for each in profile.candidates if policy.max_drop is None or each.top1_drop <= policy.max_drop}
     return {
         partition: wrap(partition.name, side)
@@ -245,7 +245,7 @@ def usable(bundles: Sequence[Bundle], profile: Profile, policy: Policy, wrap: Wr
 def oracle(
     sides: Mapping[Partition, Side], paths: Sequence[Path], world: World, phase: Phase
 ) -> dict[str, list[float]]:
-    """What each partition takes in this phase, s, by its name; of those that there are in it."""
+    """Measure each partition that this phase has, s, by its name."""
     times: dict[str, list[float]] = {}
     for partition, side in sides.items():
         if phase.link is None and partition.kind != "edge-only":
@@ -257,7 +257,7 @@ def oracle(
 
 
 def one_photo(work: Callable[[Source, int], Processed], stream: Stream, path: Path) -> float:
-    """Seconds. LinkError: no answer."""
+    """Return the seconds of one photo. LinkError: no answer."""
     started = perf_counter()
     processed = work(path, 0)
     if isinstance(processed.result, Frame):
@@ -268,7 +268,7 @@ def one_photo(work: Callable[[Source, int], Processed], stream: Stream, path: Pa
 def summarise(
     phase: Phase, took: Sequence[float], used: Sequence[str], moves: Sequence[Move], times: dict[str, list[float]]
 ) -> Lived:
-    """One phase."""
+    """Summarise one phase."""
     medians = {name: statistics.median(each) * 1e3 for name, each in times.items()}
     best = min(medians, key=lambda name: medians[name])
     return Lived(

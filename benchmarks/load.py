@@ -86,7 +86,7 @@ class Spread:
 
 
 def go(work: Coroutine[Any, Any, T]) -> T:
-    """In an event loop that is as fast as the server's."""
+    """Run in an event loop that is as fast as the server's."""
     loop = uvloop.new_event_loop()
     try:
         return loop.run_until_complete(work)
@@ -96,7 +96,7 @@ def go(work: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def echo_server() -> Iterator[int]:
-    """Its port."""
+    """Start an echo server, and yield its port."""
     command = [sys.executable, str(Path(__file__).with_name("load_servers.py")), "echo"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -107,7 +107,7 @@ def echo_server() -> Iterator[int]:
 
 
 def bare_rates(bundle: str, seconds: float) -> dict[str, float]:
-    """Photos a second of the decoder alone, by batch size."""
+    """Measure photos a second of the decoder alone, by batch size."""
     command = [sys.executable, str(Path(__file__).with_name("load_servers.py")), "bare", bundle, str(seconds)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -118,7 +118,7 @@ def bare_rates(bundle: str, seconds: float) -> dict[str, float]:
 def measure_trivial(
     bundle: Bundle, asked: dict[str, Asked], echo_port: int, arguments: argparse.Namespace
 ) -> list[Beside]:
-    """Both ways, beside the echo."""
+    """Measure both ways, beside the echo."""
     found = []
     for way, ours in asked.items():
         theirs = Asked(way, echo_port, ours.bundle_id, ours.frame, echoes=True)
@@ -145,7 +145,7 @@ def measure_memory(asked: dict[str, Asked], pid: int, requests: int) -> list[dic
 
 
 def measure_real(name: str, asked: Asked, arguments: argparse.Namespace) -> tuple[Beside, dict[str, float]]:
-    """Photos a second; and of the decoder alone, by batch size."""
+    """Measure photos a second; and of the decoder alone, by batch size."""
     served: list[float] = []
     bare: list[dict[str, float]] = []
     go(closed(asked, CONNECTIONS, 2 * CONNECTIONS))
@@ -177,7 +177,7 @@ def schedules(per_s: float, photos: int, source: random.Random) -> dict[str, lis
 
 
 def in_one_line(times: list[list[float]], frame_s: float) -> list[float]:
-    """Milliseconds until each is answered where one after the other takes `frame_s`, and nothing else takes any."""
+    """Compute each answer's milliseconds where one after the other takes `frame_s`, and nothing else takes any."""
     free_at, taken_ms = 0.0, []
     for due in sorted(itertools.chain.from_iterable(times)):
         free_at = max(free_at, due) + frame_s
@@ -186,7 +186,7 @@ def in_one_line(times: list[list[float]], frame_s: float) -> list[float]:
 
 
 def middle_and_late(taken_ms: list[float]) -> tuple[float, float]:
-    """p50 and p99."""
+    """Return p50 and p99."""
     ordered = sorted(taken_ms)
     return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
 
@@ -207,7 +207,7 @@ def measure_latency(asked: Asked, photos: int, rounds: int) -> list[Spread]:
 
 
 def middle(spreads: list[Spread]) -> Spread:
-    """Of several rounds: of each number the median, but all photos."""
+    """Take the median of each number over several rounds, but the sum of photos."""
     numbers = {
         name: statistics.median(getattr(each, name) for each in spreads)
         for name in ("per_s", "p50_ms", "p99_ms", "ideal_p50_ms", "ideal_p99_ms")
@@ -258,7 +258,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def report(rates: list[Beside], spreads: list[Spread], grown: float, idle: dict[str, float]) -> None:
-    """One table of it all."""
+    """Print the table."""
     rows = [
         [
             f"{one.what} / {one.beside}",
@@ -292,7 +292,6 @@ def report(rates: list[Beside], spreads: list[Spread], grown: float, idle: dict[
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")
     made.add_argument("--rounds", type=int, default=5)

@@ -32,7 +32,7 @@ class Asked:
     echoes: bool = False  # the server sends back what it gets, and no answer
 
     def request(self, sequence: int) -> bytes:
-        """As the socket carries it. The mask of a WebSocket's message may be zero."""
+        """Build a request as the socket carries it. The mask of a WebSocket's message may be zero."""
         if self.way == POST:
             body = self.frame.to_bytes()
             start = f"POST {CLASSIFY_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(UPGRADE.format(self._asked.bundle_id).encode())
 
     def send(self) -> int:
-        """One request; gives its sequence number."""
+        """Send one request, and return its sequence number."""
         sequence = self._sequence
         self._sequence = (sequence + 1) % 65536
         if self._asked.way == POST:
@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
 async def connections(
     asked: Asked, count: int, answered: Answered, *, may_be_busy: bool = False
 ) -> tuple[list[Connection], asyncio.Future[None]]:
-    """So many, ready to send; and a future that fails when something is wrong with any of them."""
+    """Open so many, ready to send, with a future that fails when something is wrong with any of them."""
     loop = asyncio.get_running_loop()
     failed: asyncio.Future[None] = loop.create_future()
 
@@ -150,7 +150,7 @@ async def connections(
 async def closed(
     asked: Asked, count: int, requests: int, look: Callable[[int], None] = lambda done: None, looks: int = 1
 ) -> float:
-    """Answers a second, of `requests`, one at a time on each of `count` connections. LinkError: one was refused.
+    """Measure answers a second of `requests`, one at a time on each of `count` connections. LinkError: a refusal.
 
     `look` is called that often on the way, with how many are answered.
     """
@@ -181,7 +181,7 @@ async def closed(
 
 
 async def paced(asked: Asked, count: int, times_s: Sequence[Sequence[float]]) -> tuple[list[float], int]:
-    """Milliseconds from when each frame should leave to its answer; and how many were refused, as the server was busy.
+    """Measure ms from when each frame should leave to its answer, and count refusals of a busy server.
 
     `times_s`: when, on each of `count` streams.
     """

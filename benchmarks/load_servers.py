@@ -52,7 +52,7 @@ def echo() -> None:
 
 
 def bare(path: str, seconds: float) -> None:
-    """Photos a second, by batch size, for so long each."""
+    """Measure photos a second, by batch size, for so long each."""
     bundle = Bundle.load(path)
     decoder, encoder = Decoder(bundle), Encoder(bundle)
     frames = [encoder.encode(str(photo)).frame for photo in sorted(PHOTOS.glob("*.jpg"))]
@@ -69,7 +69,7 @@ def bare(path: str, seconds: float) -> None:
 
 
 def trivial_bundle(folder: Path) -> tuple[Bundle, Frame]:
-    """A network of one product, whose payload is the symbols themselves; and a frame for it."""
+    """Make a network of one product, whose payload is the symbols themselves, and a frame for it."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -108,7 +108,6 @@ def trivial_bundle(folder: Path) -> tuple[Bundle, Frame]:
 
 
 def main() -> None:
-    """The command line."""
     if sys.argv[1] == "echo":
         echo()
     else:

@@ -30,7 +30,7 @@ MEASURED = Path(__file__).with_name("memory_jobs.py")
 
 
 def link_photos(source: str, folder: Path, count: int) -> str:
-    """A folder of `count` links to the photos of `source`, each in turn."""
+    """Fill a folder with `count` links to the photos of `source`, each in turn."""
     folder.mkdir()
     for number, photo in enumerate(islice(cycle(list_photos(source)), count)):
         (folder / f"{number:06}{photo.path.suffix}").symlink_to(photo.path.resolve())
@@ -38,7 +38,7 @@ def link_photos(source: str, folder: Path, count: int) -> str:
 
 
 def job(name: str, *arguments: str) -> dict[str, float]:
-    """What one job took: resident_bytes at its end, peak_bytes, seconds. InputError: it failed, and said why."""
+    """Run a job: resident_bytes at its end, peak_bytes, seconds. InputError: it failed, and said why."""
     done = subprocess.run(
         [sys.executable, str(MEASURED), name, *arguments],
         stdout=subprocess.PIPE,
@@ -52,7 +52,7 @@ def job(name: str, *arguments: str) -> dict[str, float]:
 
 
 def measure_device(bundle: str, source: str, work: Path) -> list[dict[str, float]]:
-    """One photo of the folder, and one of 12 megapixels."""
+    """Run a photo of the folder, and one of 12 megapixels."""
     first = list_photos(source)[0].path
     large = work / "large.jpg"
     with Image.open(first) as picture:
@@ -63,7 +63,7 @@ def measure_device(bundle: str, source: str, work: Path) -> list[dict[str, float
 
 
 def measure_many(name: str, arguments: argparse.Namespace, work: Path) -> list[dict[str, float]]:
-    """`evaluate` or `train` for each number of photos."""
+    """Run `evaluate` or `train` for each number of photos."""
     took: list[dict[str, float]] = []
     for count in arguments.photos:
         with TemporaryDirectory(dir=work) as fresh:
@@ -77,7 +77,7 @@ def measure_many(name: str, arguments: argparse.Namespace, work: Path) -> list[d
 
 
 def measure_install(venv: Path) -> dict[str, Json]:
-    """Bytes on disk of a virtual environment, and of what is largest in it. InputError: it is none."""
+    """Measure a virtual environment on disk, and what is largest in it. InputError: it is none."""
     packages = [p for p in (*venv.glob("lib/python*/site-packages"), venv / "Lib" / "site-packages") if p.is_dir()]
     if not packages:
         raise InputError(f"{venv}: no site-packages in it; give the folder of a virtual environment")
@@ -87,13 +87,13 @@ def measure_install(venv: Path) -> dict[str, Json]:
 
 
 def disk_bytes(path: Path) -> int:
-    """What it takes on disk, links not followed, a file with two names once."""
+    """Add up bytes on disk, links not followed, a file with two names once."""
     found = {(s.st_dev, s.st_ino): s for s in (p.lstat() for p in (path, *path.rglob("*")))}
     return sum(s.st_blocks * 512 for s in found.values())
 
 
 def rows_of(results: dict[str, list[dict[str, float]]]) -> list[list[str]]:
-    """For the table, in MB."""
+    """Make the table's rows, in MB."""
     rows = []
     for name, runs in results.items():
         for took in runs:
@@ -104,7 +104,7 @@ def rows_of(results: dict[str, list[dict[str, float]]]) -> list[list[str]]:
 
 
 def met(name: str, runs: Sequence[dict[str, float]]) -> bool:
-    """The device's target is for what stays resident, the others' for the peak."""
+    """Compare with the target: the device's is for what stays resident, the others' for the peak."""
     kind = "resident_bytes" if name == "device" else "peak_bytes"
     return all(took[kind] < TARGET_BYTES[name] for took in runs)
 
@@ -133,7 +133,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", default=str(DEMO_PHOTOS), help="folder of photos to take in turn; the demo photos")
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def device(bundle: str, photo: str) -> None:
-    """What a device does: load everything of `bottlenet.edge`, then photo to frame."""
+    """Do what a device does: load everything of `bottlenet.edge`, then photo to frame."""
     import bottlenet.edge
     from bottlenet.bundle import Bundle
 
@@ -23,7 +23,6 @@ def device(bundle: str, photo: str) -> None:
 
 
 def evaluate(bundle: str, data: str) -> None:
-    """`bottlenet evaluate`."""
     from bottlenet.bundle import Bundle
     from bottlenet.measure.evaluate import evaluate
 
@@ -36,7 +35,7 @@ class Enough(Exception):
 
 
 def train(model: str, cut: str, data: str, work: str, steps: str) -> None:
-    """`bottlenet train`, its feature cache included, until `steps` steps have been reported; `work` is filled."""
+    """Run `bottlenet train`, feature cache included, until `steps` steps are reported; `work` is filled."""
     import torch
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -70,7 +69,7 @@ def train(model: str, cut: str, data: str, work: str, steps: str) -> None:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: resident now, and at most so far.
+    """Return this process's bytes: resident now, and at most so far.
 
     Linux says it of the program alone; `getrusage` there includes what the parent had before the program was started.
     """

@@ -91,7 +91,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--broker", required=True, help="mqtt://HOST:PORT, which asks for no user; `mosquitto -p PORT`")
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")

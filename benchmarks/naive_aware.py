@@ -22,10 +22,11 @@ from bottlenet.errors import InputError
 from bottlenet.net.model import BottleNet
 from bottlenet.photos.crops import Damaged, read_crops
 from bottlenet.photos.folders import Photo, choose, list_photos
+from bottlenet.report.sections import Request
+from bottlenet.report.training import Rate, naive_figure
 from bottlenet.train.train import TrainConfig, train
 from bottlenet.wire.codecs import Jpeg
-from figure import GREY_LINE, svg
-from record import add_network, parser, run_script, show, write_record
+from record import add_network, parser, run_script, show, write_drawing, write_record
 
 QUALITIES = (5, 10, 20, 30, 50, 70, 90, 95)
 BATCH = 16
@@ -44,7 +45,7 @@ class Row:
 
 @torch.no_grad()
 def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progress) -> tuple[float, list[Row]]:
-    """The uncut network's top-1, and a row for each network and quality. One batch of photos in memory at a time."""
+    """Return the uncut network's top-1, and a row for each network and quality, one batch in memory at a time."""
     origin = nets["aware"].origin
     assert origin is not None
     uncut = origin.classifier
@@ -74,27 +75,8 @@ def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progr
     return 100 * uncut_right / done, rows
 
 
-def plot(rows: Sequence[Row], uncut: float, quality: int, path: Path) -> None:
-    """top-1 against quality, and against bytes; markers and dashes tell the curves apart without colour."""
-    with svg(path, 9, 4) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
-        for name, marker, dashes in (("aware", "o", "-"), ("naive", "s", "--")):
-            mine = [row for row in rows if row.training == name]
-            top1 = [row.top1 for row in mine]
-            style = {"marker": marker, "linestyle": dashes, "color": "black", "lw": 0.8}
-            left.plot([row.quality for row in mine], top1, label=name, **style)
-            right.plot([row.payload_bytes for row in mine], top1, label=name, **style)
-        left.axvline(quality, **GREY_LINE)
-        left.set(xlabel=f"JPEG quality (trained at {quality})", ylabel="top-1, %", ylim=(0, 100))
-        right.set(xlabel="mean payload bytes", xscale="log")
-        for axes in (left, right):
-            axes.axhline(uncut, label="uncut network", **GREY_LINE)
-            axes.grid(alpha=0.25)
-        left.legend(loc="lower right")
-
-
 def aware_config(arguments: argparse.Namespace) -> TrainConfig:
-    """The run with the codec in the loop; the other differs in nothing else."""
+    """Configure the run with the codec in the loop; the other differs in nothing else."""
     return TrainConfig(
         model=arguments.model,
         data=tuple(arguments.data),
@@ -141,11 +123,13 @@ def run(arguments: argparse.Namespace) -> None:
         "met": gap >= TARGET_GAP,
     }
     write_record(arguments.name, results, arguments.out)
-    plot(rows, uncut, arguments.quality, arguments.out / f"{arguments.name}.svg")
+    rates = [Rate(row.training, row.quality, row.payload_bytes, row.top1) for row in rows]
+    axes, request = ("mean payload bytes", "top-1, %"), Request("", "", "")
+    figure = naive_figure("Top-1 against bytes, naive and aware", rates, axes, "", len(photos), request)
+    write_drawing(arguments.out / f"{arguments.name}.svg", figure.drawing)
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", action="append", required=True, help="folder of photos to train on; can be repeated")
     made.add_argument("--eval", required=True, help="folder of labelled photos")

@@ -39,7 +39,7 @@ PICTURE_QUALITY = 80
 
 
 def compare(bundle: Bundle, paths: list[Path], visit: Visit) -> tuple[list[dict[str, float]], list[Made]]:
-    """For each photo: what is equal, 1 or 0, and how many symbols are not; and what the page made of it."""
+    """Count for each photo what is equal, 1 or 0, and how many symbols are not; and return what the page said."""
     encoder, decoder = Encoder(bundle), Decoder(bundle)
     budget = bundle.manifest.budget_bytes or ANY_BUDGET
     rows, all_made = [], []
@@ -66,7 +66,7 @@ def compare(bundle: Bundle, paths: list[Path], visit: Visit) -> tuple[list[dict[
 
 
 def take_pictures(visit: Visit) -> dict[str, bytes]:
-    """Of the page with a photo answered, as WebP. The browser is warm, as its times are to be seen."""
+    """Take pictures of the page with a photo answered, as WebP. The browser is warm, as its times are shown."""
     page, taken = visit.page, {}
     for _ in range(WARM_UP):
         visit.choose(DEMO_PHOTOS / SHOWN)
@@ -84,7 +84,7 @@ def take_pictures(visit: Visit) -> dict[str, bytes]:
 
 
 def spread(values: list[float]) -> dict[str, Json]:
-    """Milliseconds."""
+    """Summarise milliseconds."""
     return {"median": statistics.median(values), "p95": float(np.percentile(values, 95)), "max": max(values)}
 
 
@@ -138,7 +138,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", default=str(DEMO_PHOTOS), help="folder of photos; the package's demo photos")
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")

@@ -27,7 +27,7 @@ def lost(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def bench_rows(results: dict[str, Any]) -> Rows:
-    """A row for each device and link: who is fastest, and the split beside its bound and beside whole photos."""
+    """Make a row for each device and link: who is fastest, and the split beside its bound and beside whole photos."""
     beside = ["cloud-only, JPEG 95", *(f"cloud-only, {name}" for name in results["added"])]
     rows = []
     for report in results["reports"]:
@@ -55,5 +55,4 @@ def bench_rows(results: dict[str, Any]) -> Rows:
 
 
 def latency(row: dict[str, Any]) -> float:
-    """Of a row that was measured."""
     return float(row["latency_ms"])

@@ -33,7 +33,7 @@ LOSSES = (0.0, 0.02)
 
 
 def profile(count: int, seed: int = 1) -> Profile:
-    """So many candidates: edge-only, cloud-only, and splits."""
+    """Make a profile of so many candidates: edge-only, cloud-only, and splits."""
     rng = random.Random(seed)
     energy = Energy("given", "benchmark", power_mw=4000)
     made = [
@@ -52,7 +52,7 @@ def profile(count: int, seed: int = 1) -> Profile:
 
 
 def links(count: int, loss: float) -> list[Link]:
-    """From slow to fast, with the paper's three radios in turn."""
+    """Make links from slow to fast, with the paper's three radios in turn."""
     bases = [PRESETS[name] for name in ("3g", "4g", "wifi")]
     made = []
     for i in range(count):
@@ -85,7 +85,7 @@ def measure(candidates: Profile, every: list[Link], objective: str, repeats: int
 
 
 def timed(call: Callable[[], Result], repeats: int) -> tuple[list[float], Result]:
-    """(ms of each, the last result)."""
+    """Return (ms of each, the last result)."""
     times: list[float] = []
     for _ in range(repeats):
         started = process_time()
@@ -128,7 +128,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--repeats", type=int, default=7, help="runs of each, of which the median counts")
     made.add_argument("--pairs", type=int, default=10_000, help="candidates x links")

@@ -21,9 +21,8 @@ from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.privacy.run import ATTACKER, JPEG, LINEAR, TILE, Attack, Report, measure
-from bottlenet.privacy.run import show as show_pictures
-from bottlenet.privacy.samples import PrivacyConfig
+from bottlenet.privacy.config import PrivacyConfig
+from bottlenet.privacy.run import ATTACKER, JPEG, LINEAR, TILE, Attack, PrivacyReport, draw_pictures, run_attack
 from bottlenet.records import without_root
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.runs import export_run
@@ -35,7 +34,7 @@ TARGET_GAIN = 2.0  # dB that the attacker should be above the linear map of each
 
 
 def quick_config(arguments: argparse.Namespace, cut: str, stride: int) -> TrainConfig:
-    """A bundle of another cut, whose latent has the shape of the shipped one's; shows its command."""
+    """Configure a bundle of another cut, whose latent has the shape of the shipped one's, and print its command."""
     config = TrainConfig(
         model=arguments.model,
         data=tuple(arguments.train_bundles or arguments.train),
@@ -56,7 +55,7 @@ def quick_config(arguments: argparse.Namespace, cut: str, stride: int) -> TrainC
 
 
 def bundle_at(arguments: argparse.Namespace, cut: str, stride: int, progress: Progress) -> Bundle:
-    """Trained and exported, or as it is in `--work`."""
+    """Train and export the bundle of a cut, or load what is in `--work`."""
     path = arguments.work / f"{cut}.bundle"
     config = quick_config(arguments, cut, stride)
     if not path.exists():
@@ -66,7 +65,7 @@ def bundle_at(arguments: argparse.Namespace, cut: str, stride: int, progress: Pr
 
 
 def attacked(arguments: argparse.Namespace, name: str, bundle: Bundle, progress: Progress) -> dict[str, Json]:
-    """One bundle: its table is shown, its pictures are kept beside the record."""
+    """Attack one bundle, print its table, and keep its pictures beside the record."""
     config = PrivacyConfig(
         data=tuple(arguments.train),
         out=str(arguments.work / f"attack-{name}"),
@@ -84,9 +83,9 @@ def attacked(arguments: argparse.Namespace, name: str, bundle: Bundle, progress:
         lambda what, done, total: progress.update(task, description=f"{name}: {what}", completed=done, total=total),
     )
     started = time.process_time()
-    report = measure(attack)
+    report = run_attack(attack)
     show_report(name, report)
-    write_whole(arguments.out / f"privacy_{name}.webp", show_pictures(attack).read_bytes())
+    write_whole(arguments.out / f"privacy_{name}.webp", draw_pictures(attack).read_bytes())
     print(f"{name}: {time.process_time() - started:.0f} s of processor time", file=sys.stderr, flush=True)
     return {
         "name": name,
@@ -98,8 +97,8 @@ def attacked(arguments: argparse.Namespace, name: str, bundle: Bundle, progress:
     }
 
 
-def show_report(name: str, report: Report) -> None:
-    """Every row of one bundle."""
+def show_report(name: str, report: PrivacyReport) -> None:
+    """Print every row of one bundle."""
     rows = []
     for row in report.rows:
         found = row.quality
@@ -120,7 +119,7 @@ def cut_of(text: str) -> tuple[str, int]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Bundles, attacks, record."""
+    """Train bundles, attack them, and record."""
     torch.set_num_threads(arguments.threads)
     results: list[Json] = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
@@ -134,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def write(arguments: argparse.Namespace, results: list[Json]) -> None:
-    """The record of those that are done."""
+    """Write the record of the bundles that are done."""
     names = ("crops", "epochs", "side", "width", "blocks", "perceptual", "photos", "limit")
     written: Json = {
         "data": Path(arguments.data).name,
@@ -148,7 +147,6 @@ def write(arguments: argparse.Namespace, results: list[Json]) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of photos to rebuild")
     made.add_argument("--limit", type=int, default=PrivacyConfig.limit, help="take this many of them at most")

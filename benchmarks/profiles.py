@@ -20,7 +20,7 @@ from bottlenet.wire.pictures import FIXED
 
 
 def add_bundles(made: argparse.ArgumentParser) -> None:
-    """Options for cuts of one network, and what they were measured to take."""
+    """Add options for cuts of one network, and for their profile."""
     made.add_argument("--data", required=True, type=Path, help="folder of photos")
     made.add_argument("--bundle", action="append", help="or a ladder; again for other cuts of the network; else demo")
     made.add_argument("--profile", action="append", type=Path, help="of bottlenet profile; measured here if none")
@@ -28,7 +28,7 @@ def add_bundles(made: argparse.ArgumentParser) -> None:
 
 
 def bundles_of(arguments: argparse.Namespace) -> list[Bundle]:
-    """From the shallowest cut to the deepest. BundleError: one can't be used. InputError: not of one network."""
+    """Load the bundles, shallowest cut first. BundleError: one can't be used. InputError: not of one network."""
     return in_order([rung for one in arguments.bundle or ["demo"] for rung in load_rungs(one)])
 
 
@@ -44,7 +44,7 @@ def profile_all(bundles: Sequence[Bundle], arguments: argparse.Namespace) -> Pro
 
 
 def without_chosen_qualities(made: Profile) -> Profile:
-    """Of cloud-only the fixed qualities alone: how low a quality random weights bear says nothing of trained ones."""
+    """Keep the fixed qualities of cloud-only: random weights say nothing of how low a quality trained ones bear."""
     fixed = {cloud_only(codec).name for codec in FIXED}
     kept = tuple(each for each in made.candidates if each.kind != "cloud-only" or each.name in fixed)
     return dataclasses.replace(made, candidates=kept)

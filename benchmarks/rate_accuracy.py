@@ -38,13 +38,13 @@ from rate_accuracy_compare import (
     against_input_codecs,
     against_others,
     curves_of,
-    plot,
+    draw,
     show_comparisons,
     show_rows,
 )
 from rate_accuracy_methods import BUDGETS, EMBEDDED, Method, base_config, codings, methods
 from rate_accuracy_rows import Coding, Result, Row, Uncut, measure, of_bundle, of_net, uncut_answers, with_tables
-from record import Json, add_network, parser, run_script, write_record, write_whole
+from record import Json, add_network, parser, run_script, write_drawing, write_record, write_whole
 
 RAW_BITS = (2, 3, 4, 5, 6, 8)
 RANGE_PHOTOS = 256  # on which the range of the raw features is found
@@ -69,7 +69,7 @@ class Comparison:
         return asdict(uncut_answers(self.classifier, self.photos, self.progress))
 
     def kept(self, name: str, settings: dict[str, Json], make: Callable[[], dict[str, Json]]) -> dict[str, Any]:
-        """What `make` gave when it was called with the same settings; else it is called, and kept.
+        """Return what `make` gave when it was called with the same settings; else call it, and keep the result.
 
         InputError: the work folder holds something of that name made with other settings.
         """
@@ -86,7 +86,7 @@ class Comparison:
         return value
 
     def result(self, name: str, settings: dict[str, Json], make: Callable[[], Result]) -> Result:
-        """The same for a network's rows."""
+        """Measure a network's rows, or read them where they were kept."""
         value = self.kept(name, settings, lambda: asdict(make()))
         return Result(**{**value, "rows": tuple(Row(**row) for row in value["rows"])})
 
@@ -107,7 +107,7 @@ class Comparison:
         return self.result(name, {**told, "steps": self.steps, "table_photos": self.table_photos}, make)
 
     def raw(self, config: TrainConfig) -> Result:
-        """The features as they are."""
+        """Measure the features as they are."""
 
         def make() -> Result:
             pixels = some_pixels(config, self.classifier.preprocess, RANGE_PHOTOS)
@@ -120,7 +120,7 @@ class Comparison:
         return self.result("raw", {"cut": config.cut}, make)
 
     def of_bundle(self, name: str, path: str) -> Result:
-        """A bundle that is there already."""
+        """Measure a bundle that is there already."""
         bundle = Bundle.load(path)
         identity, steps = bundle.id.hex(), bundle.manifest.extra.get("steps")
         photos = int(steps) * TrainConfig.batch if steps else None
@@ -144,7 +144,7 @@ def share_of(net: BottleNet) -> float:
 
 
 def labelled(arguments: argparse.Namespace) -> list[Photo]:
-    """The photos to measure on. InputError: none has a label."""
+    """List the photos to measure on. InputError: none has a label."""
     photos = [photo for photo in list_photos(arguments.data) if photo.label is not None]
     if not photos:
         raise InputError(f"{arguments.data}: no labelled photos in it; give a folder that has some")
@@ -152,7 +152,7 @@ def labelled(arguments: argparse.Namespace) -> list[Photo]:
 
 
 def input_curve(record: Path, uncut: Uncut) -> Curve:
-    """Of a record of input_codecs.py: bare bytes. InputError: other photos, or another uncut network."""
+    """Read bare bytes of a record of input_codecs.py. InputError: other photos, or another uncut network."""
     results = json.loads(record.read_text(encoding="utf-8"))["results"]
     earlier = results["evaluation"]
     if earlier["photos"] != len(uncut.answers) or abs(earlier["top1_uncut"] - uncut.top1) > SAME_TOP1:
@@ -183,7 +183,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def finish(arguments: argparse.Namespace, comparison: Comparison, results: list[Result], ours: set[str]) -> None:
-    """Ratios, tables, record, figure."""
+    """Compare, print tables, write the record, and draw."""
     uncut, curves = comparison.uncut, curves_of(results, ours)
     mine, others = ([curve for curve in curves if curve.ours is wanted] for wanted in (True, False))
     codecs = input_curve(arguments.input_rows, uncut) if arguments.input_rows else None
@@ -204,11 +204,12 @@ def finish(arguments: argparse.Namespace, comparison: Comparison, results: list[
         "same_top1_as_others": [asdict(row) for row in compared],
     }
     write_record(arguments.name, written, arguments.out)
-    plot([*curves, codecs] if codecs else curves, uncut.top1, arguments.out / f"{arguments.name}.svg")
+    drawing = draw([*curves, codecs] if codecs else curves, uncut.top1)
+    write_drawing(arguments.out / f"{arguments.name}.svg", drawing)
 
 
 def pair(separator: str) -> Callable[[str], tuple[str, str]]:
-    """A type for argparse: two words with `separator` between them."""
+    """Make a type for argparse: two words with `separator` between them."""
 
     def parsed(text: str) -> tuple[str, str]:
         first, found, second = text.partition(separator)
@@ -232,7 +233,6 @@ def sizes(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of labelled photos to measure on")
     made.add_argument("--limit", type=int, help="take this many of them")

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bottlenet.report.sources import Point, bytes_needed, front
-from figure import GREY_LINE, svg
+from bottlenet.report import accuracy
+from bottlenet.report.charts import Drawing
+from bottlenet.report.sources import Point, bytes_needed
 from rate_accuracy_rows import Result
 from record import show
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 DROPS = (10, 9, 8, 7, 6, 5, 4, 3)  # points below the uncut network at which bytes are compared
 WANTED = "at least 4 times"  # as many bytes that the best input codec should need
 WANTED_SHARES = {"CR+BQ": 0.75, "Entropic-Student-like": 1.0, "entropy fixed rate": 1.1}  # of their bytes, at most
-TICKS = (32, 100, 300, 1000, 3000, 10000, 30000)  # bytes
-LOOKS = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.", "<:", ">-", "p--", "h-.", "*:")  # marker and dashes
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class Curve:
     name: str
     points: tuple[Point, ...]
     ours: bool = False
-    note: str = ""  # how long it was trained
+    note: str = ""  # how many photos it was trained on
 
 
 @dataclass(frozen=True)
@@ -58,18 +52,18 @@ class AtPoint:
 
 
 def curves_of(results: Sequence[Result], ours: set[str]) -> list[Curve]:
-    """Results of one curve belong together."""
+    """Join the results of one curve."""
     found: dict[str, Curve] = {}
     for result in results:
         points = tuple(Point(row.payload_bytes, row.top1, row.setting) for row in result.rows)
         before = found[result.curve].points if result.curve in found else ()
-        note = f"{result.trained_photos:,} photos" if result.trained_photos else ""
+        note = f"{result.trained_photos / 1000:.3g}k" if result.trained_photos else ""
         found[result.curve] = Curve(result.curve, (*before, *points), result.curve in ours, note)
     return list(found.values())
 
 
 def against_input_codecs(ours: Sequence[Curve], codecs: Curve, uncut: float) -> list[AtDrop]:
-    """Each of ours at each drop."""
+    """Compare each of ours with the input codecs at each drop."""
     out = []
     for curve in ours:
         for drop in DROPS:
@@ -80,7 +74,7 @@ def against_input_codecs(ours: Sequence[Curve], codecs: Curve, uncut: float) -> 
 
 
 def against_others(ours: Sequence[Curve], others: Sequence[Curve]) -> list[AtPoint]:
-    """Each of ours at each point of the others."""
+    """Compare each of ours with each point of the others."""
     out = []
     for curve in ours:
         for other in others:
@@ -92,7 +86,7 @@ def against_others(ours: Sequence[Curve], others: Sequence[Curve]) -> list[AtPoi
 
 
 def show_comparisons(inputs: Sequence[AtDrop], others: Sequence[AtPoint]) -> None:
-    """Both, as tables, of the others those of which something is wanted; a dash where the same top-1 is not reached."""
+    """Print both comparisons, of the others those that have a target; a dash where the same top-1 is not reached."""
     wanted = ", ".join(f"{name} {share:.2f}" for name, share in WANTED_SHARES.items())
     if inputs:
         show(
@@ -118,7 +112,7 @@ def show_comparisons(inputs: Sequence[AtDrop], others: Sequence[AtPoint]) -> Non
 
 
 def show_rows(results: Sequence[Result], uncut: float, photos: int) -> None:
-    """Every row."""
+    """Print every row."""
     lines = [
         [
             f"{result.name}, {row.setting}",
@@ -133,28 +127,14 @@ def show_rows(results: Sequence[Result], uncut: float, photos: int) -> None:
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """For a table."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def plot(curves: Sequence[Curve], uncut: float, path: Path) -> None:
-    """top-1 against bytes as SVG; markers and dashes tell the curves apart without colour."""
-    with svg(path, 9, 6) as figure:
-        draw(figure.subplots(), curves, uncut)
-
-
-def draw(axes: Axes, curves: Sequence[Curve], uncut: float) -> None:
-    """Ours are filled; of each method what no other of its settings beats."""
-    axes.axhline(uncut, label="uncut network", **GREY_LINE)
-    for count, curve in enumerate(curves):
-        line = front(curve.points)
-        look, face = LOOKS[count % len(LOOKS)], "black" if curve.ours else "white"
-        label = curve.name + (f" ({curve.note})" if curve.note else "")
-        x, y = [point.bytes for point in line], [point.top1 for point in line]
-        width = 1.6 if curve.ours else 0.8
-        axes.plot(x, y, look, label=label, color="black", lw=width, markersize=5, markerfacecolor=face)
-    axes.set(xscale="log", xlabel="mean payload bytes a photo", ylabel="top-1, %", ylim=(0, 100))
-    axes.minorticks_off()
-    axes.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
-    axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize="x-small")
+def draw(curves: Sequence[Curve], uncut: float) -> Drawing:
+    """Draw of each method what no other of its settings beats; ours are heavy."""
+    named = {each.name + (f" ({each.note})" if each.note else ""): each for each in curves}
+    drawn = [accuracy.Curve(name, each.points, uncut) for name, each in named.items()]
+    ours = [name for name, each in named.items() if each.ours]
+    return accuracy.accuracy_chart(
+        "Top-1 against bytes; in brackets: photos seen in training", drawn, "top-1, %", bold=ours
+    )

@@ -36,7 +36,7 @@ class Method:
 
 
 def base_config(arguments: argparse.Namespace) -> TrainConfig:
-    """The embedded entropy codec's."""
+    """Configure the embedded entropy codec."""
     return TrainConfig(
         model=arguments.model,
         data=tuple(arguments.train),
@@ -60,7 +60,7 @@ def base_config(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def methods(base: TrainConfig, arguments: argparse.Namespace) -> dict[str, Method]:
-    """All that is trained, by the name of its run; `base` is the embedded entropy codec's configuration."""
+    """List all that is trained, by the name of its run; `base` configures the embedded entropy codec."""
     jpeg = replace(base, codec="jpeg", channels=arguments.jpeg_channels, stride=arguments.jpeg_stride)
     found = {"embedded": Method(EMBEDDED, base, ours)}
     for target in arguments.targets:
@@ -89,17 +89,17 @@ def at_rate(base: TrainConfig, target_bytes: float) -> TrainConfig:
 
 
 def ours(classifier: Classifier, config: TrainConfig) -> BottleNet:
-    """The project's own."""
+    """Return the project's own objective."""
     return insert(classifier, **config.unit_numbers())
 
 
 def cr_bq_of(bits: int) -> Callable[[Classifier, TrainConfig], BottleNet]:
-    """A network that is quantised to so many bits."""
+    """Build a network that is quantised to so many bits."""
     return lambda classifier, config: baselines.cr_bq(classifier, config, bits)
 
 
 def codings(method: Method, net: BottleNet) -> list[Coding]:
-    """What the trained network is measured with."""
+    """List what the trained network is measured with."""
     codec = net.codec
     if isinstance(codec, Jpeg):
         return [Coding(f"quality {quality}", replace(codec, quality=quality)) for quality in QUALITIES]

@@ -73,7 +73,7 @@ class Coding:
         return [self.setting if budget is None else f"{budget} bytes" for budget in self.budgets]
 
     def payloads(self, symbols: Symbols) -> Iterator[list[bytes]]:
-        """(B, C, h, w) -> for each budget the payloads of the batch."""
+        """Encode (B, C, h, w): for each budget the payloads of the batch."""
         whole = [self.codec.encode(one) for one in symbols]
         for budget in self.budgets:
             yield [payload[:budget] for payload in whole]
@@ -101,7 +101,7 @@ class Uncut:
 
 
 def of_net(net: BottleNet, classifier: Classifier) -> Halves:
-    """A network in evaluation mode, by torch, which may take smaller photos than the classifier."""
+    """Run a network in evaluation mode, by torch; it may take smaller photos than the classifier."""
     preprocess = replace(classifier.preprocess, size=net.head_size)
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ def of_net(net: BottleNet, classifier: Classifier) -> Halves:
 
 
 def of_bundle(bundle: Bundle) -> Halves:
-    """A bundle's two graphs."""
+    """Run a bundle's two graphs."""
     head, tail = open_head(bundle), open_tail(bundle)
     return Halves(
         bundle.manifest.preprocess,
@@ -127,7 +127,7 @@ def of_bundle(bundle: Bundle) -> Halves:
 
 
 def uncut_answers(classifier: Classifier, photos: Sequence[Photo], progress: Progress) -> Uncut:
-    """The network that nobody cut, on all photos."""
+    """Run the uncut network on all photos."""
     whole = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module)
     session = open_session(graph_of(whole, classifier.preprocess.size, "scores"))
     labels, answers = [], []
@@ -140,7 +140,7 @@ def uncut_answers(classifier: Classifier, photos: Sequence[Photo], progress: Pro
 def batches(
     photos: Sequence[Photo], preprocess: Preprocess, progress: Progress, name: str
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """(pixels (B, S, S, 3), labels (B,)) of all photos that can be read."""
+    """Yield (pixels (B, S, S, 3), labels (B,)) of all photos that can be read."""
     task = progress.add_task(f"evaluating: {name}", total=len(photos))
     crops = read_crops(photos, preprocess, Damaged(len(photos)))
     while batch := list(islice(crops, BATCH)):
@@ -153,7 +153,7 @@ def batches(
 def measure(
     halves: Halves, codings: Sequence[Coding], photos: Sequence[Photo], uncut: Uncut, progress: Progress, name: str
 ) -> list[Row]:
-    """A row for each coding and budget."""
+    """Measure a row for each coding and budget."""
     names = [one for coding in codings for one in coding.names()]
     sizes: list[list[int]] = [[] for _ in names]
     answers: list[list[int]] = [[] for _ in names]
@@ -184,7 +184,7 @@ def percent(hits: NDArray[np.bool_]) -> float:
 
 
 def with_tables(net: BottleNet, config: TrainConfig, classifier: Classifier, bins: Bins, count: int) -> None:
-    """Gives the entropy codec of a trained network tables, counted on `count` of the photos it was trained on."""
+    """Give the entropy codec of a trained network tables, counted on `count` of its training photos."""
     codec = net.codec
     assert isinstance(codec, Entropy)
     halves = of_net(net, classifier)

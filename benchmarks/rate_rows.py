@@ -9,7 +9,7 @@ from record import RESULTS
 
 
 def rate_figures() -> list[list[str]]:
-    """What, how much, and the command that makes it again."""
+    """List what, how much, and the command that makes it again."""
     rows = []
     if codec := recorded("codec_rate"):
         for one in codec["results"]["rows"]:
@@ -26,7 +26,7 @@ def rate_figures() -> list[list[str]]:
 
 
 def recorded(name: str) -> dict[str, Any] | None:
-    """A record; None where there is none yet."""
+    """Read a record; None where there is none yet."""
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         return None

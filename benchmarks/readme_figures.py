@@ -16,10 +16,9 @@ from bottlenet.demo.run import PHOTOS, PhotoResult, run_demo
 from bottlenet.report.charts import Axis, Drawing, Rule, Scale, Series, line_chart, path, rect, text
 from bottlenet.report.markup import data_url, percent, stretched
 from bottlenet.report.sources import Point, front
-from record import RESULTS, parser, run_script, write_whole
+from record import RESULTS, parser, run_script, write_drawing
 
 DOCS = Path(__file__).parent.parent / "docs"
-MARK = b"<!-- drawn by benchmarks/readme_figures.py -->"
 METHODS = {  # curve in the record -> name in the chart; the order gives colours and markers
     "shipped": "BottleNet, shipped",
     "input codecs": "best of JPEG, WebP, AVIF",
@@ -116,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Draw both and write them."""
     (photo,) = run_demo(Bundle.load("demo"), [PHOTOS / f"{arguments.photo}.jpg"]).photos
     for name, drawing in (("photo-to-answer", photo_figure(photo)), ("bytes-and-accuracy", chart())):
-        write_whole(arguments.out / f"{name}.svg", drawing.document(MARK).encode())
+        write_drawing(arguments.out / f"{name}.svg", drawing)
 
 
 def main() -> None:

@@ -17,12 +17,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from bottlenet.errors import BottleNetError
 from bottlenet.records import without_root
+
+if TYPE_CHECKING:
+    from bottlenet.report.charts import Drawing
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
@@ -42,14 +46,14 @@ Json = None | bool | int | float | str | Sequence["Json"] | dict[str, "Json"]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that knows the one option that all have."""
+    """Make a parser with the one option that all scripts have."""
     made = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
     made.add_argument("--out", type=Path, default=RESULTS, help="folder for the record; results/ beside this script")
     return made
 
 
 def add_network(made: argparse.ArgumentParser) -> None:
-    """Options for a classifier and its cut: those of the shipped bundle, unless others are given."""
+    """Add options for a classifier and its cut: those of the shipped bundle, unless others are given."""
     made.add_argument("--model", default="efficientnet_lite0", help="efficientnet_lite0, or package.module:function")
     made.add_argument("--cut", default="blocks.8", help="a name from `bottlenet cuts`")
 
@@ -88,13 +92,19 @@ def write_whole(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_drawing(path: Path, drawing: Drawing) -> None:
+    """Write a chart as a file of its own, which says what drew it."""
+    mark = f"<!-- drawn by benchmarks/{Path(sys.argv[0]).name} -->"
+    write_whole(path, drawing.document(mark.encode()).encode())
+
+
 def command(arguments: Sequence[str]) -> str:
-    """What was typed; of a path that starts at the root, or at home, only its last part."""
+    """Return what was typed; of a path that starts at the root, or at home, only its last part."""
     return shlex.join(["python", f"benchmarks/{Path(arguments[0]).name}", *(without_root(a) for a in arguments[1:])])
 
 
 def commit() -> str:
-    """The commit that is checked out, "-dirty" where the work tree differs, results aside; "unknown" outside git."""
+    """Return the commit, with "-dirty" where the work tree differs, results aside; "unknown" outside git."""
     root = Path(__file__).parent.parent
     head = git(root, "rev-parse", "--verify", "HEAD")
     if head is None:
@@ -104,7 +114,7 @@ def commit() -> str:
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git or it fails."""
+    """Return what git prints; None where there is no git or it fails."""
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -113,7 +123,9 @@ def git(root: Path, *arguments: str) -> str | None:
 
 
 def machine() -> dict[str, Json]:
-    """The kind of machine, and the libraries that did the work."""
+    """Describe the kind of machine, and the libraries that did the work."""
+    from bottlenet.measure.profile import cpu_model
+
     versions: dict[str, Json] = {}
     for library in LIBRARIES:
         try:
@@ -129,18 +141,8 @@ def machine() -> dict[str, Json]:
     }
 
 
-def cpu_model() -> str:
-    """As the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
-
-
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; the first column is text, the others are numbers."""
+    """Print a table; the first column is text, the others are numbers."""
     console = Console()
     console.print(title, highlight=False)
     table = Table()

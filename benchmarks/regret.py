@@ -4,7 +4,7 @@ The bundles are profiled once, one photo at a time. Then, under each condition (
 speed of the device), the plan chooses from the profile alone, and every partition is measured end to end over the
 shaped link. Regret is the measured latency of the choice over the least that was measured, less 1.
 
-The device's times in the profile are multiplied by its slowdown, as the rig does it with what it computes.
+The device's times in the profile are multiplied by its slowdown, as the workbench does it with what it computes.
 Nothing else may run meanwhile: latencies are by a clock.
 """
 
@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from bottlenet.edge.encoder import CLOUD_ONLY, EDGE_ONLY, codecs_of
 from bottlenet.errors import InputError
-from bottlenet.measure.bench import Conditions, Rig, readable, weights_of
+from bottlenet.measure.bench import Conditions, Workbench, readable, weights_of
 from bottlenet.measure.bench import run as measure
 from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.planner import choose, predict
@@ -46,12 +46,12 @@ def slower(made: Profile, slowdown: float) -> Profile:
 
 
 def one_condition(
-    rig: Rig, made: Profile, paths: Sequence[Path], conditions: Conditions, max_drop: float | None
+    workbench: Workbench, made: Profile, paths: Sequence[Path], conditions: Conditions, max_drop: float | None
 ) -> dict[str, Json] | None:
     """Choice, best, regret; None where nothing that may be chosen was measured."""
     here = slower(made, conditions.device_slowdown)
     link, load = conditions.link, conditions.server_load
-    rows = measure(rig, paths, [conditions], pipelined=False)
+    rows = measure(workbench, paths, [conditions], pipelined=False)
     measured = {row.partition: row.latency_ms for row in rows if row.latency_ms is not None}
     # What can't be measured, such as a photo that takes minutes, can't be chosen either; nor what loses too much.
     known = [each for each in here.candidates if each.name in measured and allowed(each, max_drop)]
@@ -103,7 +103,7 @@ def all_kinds(wins: Collection[str]) -> bool:
 
 
 def show_plans(made: Profile, every: Sequence[Conditions], max_drop: float | None) -> None:
-    """What the plan would choose, and nothing measured: to find conditions under which all kinds win."""
+    """Print what the plan would choose, without measuring: to find conditions under which all kinds win."""
     known = tuple(each for each in made.candidates if allowed(each, max_drop))
     choices = []
     for each in every:
@@ -131,9 +131,10 @@ def run(arguments: argparse.Namespace) -> None:
         show_plans(made, every, arguments.max_drop)
         return
     rows: list[dict[str, Json]] = []
-    with Rig(bundles, codecs=codecs_of(made.candidates)) as rig, Progress(console=Console(stderr=True)) as progress:
+    progress = Progress(console=Console(stderr=True))
+    with progress, Workbench(bundles, codecs=codecs_of(made.candidates)) as workbench:
         for each in progress.track(every, description="conditions"):
-            row = one_condition(rig, made, paths, each, arguments.max_drop)
+            row = one_condition(workbench, made, paths, each, arguments.max_drop)
             if row is not None:
                 rows.append(row)
     show(
@@ -163,7 +164,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     add_bundles(made)
     made.add_argument("--link", action="append", help=f"again for more; {', '.join(LINKS)} if none is given")

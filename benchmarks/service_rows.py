@@ -9,7 +9,7 @@ Rows = tuple[list[str], list[list[str]]]
 
 
 def load_rows(results: dict[str, Any]) -> Rows:
-    """Rates beside what stands next to them, waiting, memory."""
+    """List rates beside what they are compared with, waiting, memory."""
     rows = []
     for one in results["rates"]:
         rates = f"{statistics.median(one['per_s']):,.0f} / {statistics.median(one['beside_per_s']):,.0f} per second"

@@ -50,7 +50,7 @@ class Row:
 
 
 def one_by_one(edge: Edge, link: ShapedLink, photos: Sequence[str]) -> Row:
-    """Each photo waits for the answer to the one before."""
+    """Send each photo when the one before is answered."""
     edge.connect()
     told, agree = [], True
     first = before = link.carried_bytes
@@ -95,7 +95,7 @@ def carried(before: tuple[int, int], after: tuple[int, int]) -> tuple[int, int]:
 
 
 def row_of(way: str, told: Sequence[Prediction], total: tuple[int, int], agree: bool) -> Row:
-    """Means."""
+    """Average the photos."""
 
     def mean(field: str) -> float:
         return statistics.fmean(getattr(one, field) for one in told)
@@ -157,7 +157,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--bundle", default="demo", help="demo: the one in the package")
     made.add_argument("--data", default=str(PHOTOS), help="folder of photos; those of the demo")

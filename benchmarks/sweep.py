@@ -32,7 +32,7 @@ SETTINGS = ("unit", "codec", "photos", "epochs", "crops", "blend", "batch", "lr"
 
 
 def searched(trials: Sequence[Trial], all_figures: Mapping[Trial, Figures], max_drop: float) -> dict[Trial, Figures]:
-    """What `bottlenet sweep` would have trained, had it not been told to train everything."""
+    """Return the trials that `bottlenet sweep` would have trained without --all."""
     found: dict[Trial, Figures] = {}
     while (trial := next_trial(open_trials(trials, found, max_drop))) is not None:
         found[trial] = all_figures[trial]
@@ -40,7 +40,7 @@ def searched(trials: Sequence[Trial], all_figures: Mapping[Trial, Figures], max_
 
 
 def skipping(report: Report) -> dict[str, Json]:
-    """How many trials it would have taken, whether it would have kept the same, and how often its rule was wrong."""
+    """Count the trials that it would have taken, and how often its rule was wrong; compare what it keeps."""
     figures, bound = figures_of(report.results), report.search.max_drop
     found = searched(report.trials, figures, bound)
     pairs = [pair for pair in itertools.permutations(report.trials, 2) if pair[0].is_less_than(pair[1])]
@@ -60,7 +60,6 @@ def skipping(report: Report) -> dict[str, Json]:
 
 
 def row(report: Report, trial: Trial, result: Result) -> dict[str, Json]:
-    """One trial."""
     figures, evaluated = result.figures, result.evaluated
     assert evaluated is not None
     return {
@@ -82,7 +81,7 @@ def row(report: Report, trial: Trial, result: Result) -> dict[str, Json]:
 
 
 def ladder_facts(report: Report) -> dict[str, Json] | None:
-    """What sharing is worth; None: nothing is kept."""
+    """Measure what sharing weights saves; None: nothing is kept."""
     if report.ladder is None:
         return None
     rungs = report.ladder.rungs
@@ -151,7 +150,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", action="append", required=True, help="folder of photos to train on; can be repeated")
     made.add_argument("--eval", required=True, help="folder of labelled photos")

@@ -46,19 +46,18 @@ BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def load(name: str) -> dict[str, Any]:
-    """A record."""
     record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return record
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; columns behind the first are numbers."""
+    """Write a Markdown table; columns behind the first are numbers."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def summary() -> str:
-    """The shipped bundle on the evaluation photos."""
+    """Show the shipped bundle on the evaluation photos."""
     results = load("input_codecs")["results"]
     mine, needed = results["evaluation"], results["same_top1"]["file"]
     rows = [
@@ -76,7 +75,7 @@ def summary() -> str:
 
 
 def sizes(values: dict[str, float]) -> str:
-    """What `measure.evaluate.Sizes` holds."""
+    """Write what `measure.evaluate.Sizes` holds."""
     return f"{values['mean']:,.0f} / {values['p95']:,} / {values['max']:,} bytes"
 
 
@@ -106,17 +105,16 @@ def figures() -> str:
 
 
 def commanded(rows: list[list[str]]) -> str:
-    """What, how much, and the command that makes it again."""
+    """List what, how much, and the command that makes it again."""
     return table(["quantity", "measured", "command"], [[what, value, f"`{command}`"] for what, value, command in rows])
 
 
 def loop_share(results: dict[str, Any]) -> str:
-    """The larger of the two ways to measure it."""
+    """Take the larger of the two ways to measure it."""
     return percent(max(results["codec_share_alone"], results["codec_share_by_difference"]))
 
 
 def percent(share: float) -> str:
-    """0..1 for people."""
     return f"{100 * share:.1f} %"
 
 
@@ -138,7 +136,7 @@ def memory_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def page_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """The browser as a device, beside Python."""
+    """Show the browser as a device, beside Python."""
     photos, took = results["photos"], results["ms"]["head_encode_answer"]
     names = ("same_top1", "payload_equal", "symbols_equal")
     equal = " / ".join(f"{results[name]:,}" for name in names)
@@ -161,7 +159,7 @@ def packing_saves(results: dict[str, Any]) -> str:
 
 
 def training(name: str) -> str:
-    """A run, pass by pass, and at each budget where it has some."""
+    """Show a run, pass by pass, and at each budget where it has some."""
     header = ["pass", "payload bytes", "distillation loss", "agreement with the uncut network"]
     rows = [
         [str(each["epoch"]), f"{each['payload_bytes']:,.0f}", f"{each['distillation']:.3f}", percent(each["agreement"])]
@@ -171,7 +169,7 @@ def training(name: str) -> str:
 
 
 def budgets() -> str:
-    """The shipped bundle, cut to budgets."""
+    """Show the shipped bundle, cut to budgets."""
     rows = [
         [f"{row['largest_bytes']:,}", f"{row['top1']:.1f} %", f"{row['drop']:.1f}", f"{row['agreement']:.1f} %"]
         for result in load("rate_accuracy")["results"]["methods"]
@@ -182,7 +180,7 @@ def budgets() -> str:
 
 
 def methods() -> str:
-    """All that was trained side by side."""
+    """Show all methods that were trained side by side."""
     rows = [
         [
             f"{result['curve']}, {SETTINGS.get(row['setting'], row['setting'])}",
@@ -199,7 +197,7 @@ def methods() -> str:
 
 
 def smaller_head(record: str) -> str:
-    """A head of few of the FLOPs, and what others do with as much."""
+    """Show a head of few of the FLOPs, and what others do with as much."""
     rows = [
         [
             f"{result['curve']}, {SETTINGS.get(row['setting'], row['setting'])}",
@@ -214,7 +212,7 @@ def smaller_head(record: str) -> str:
 
 
 def caltech101() -> str:
-    """The paper's setting; the units learned from its photos alone, or from others too."""
+    """Show the paper's setting; the units learned from its photos alone, or from others too."""
     rows = [
         [
             row["unit"],
@@ -230,7 +228,7 @@ def caltech101() -> str:
 
 
 def same_top1() -> str:
-    """The shipped bundle against the best input codec."""
+    """Compare the shipped bundle with the best input codec."""
     rows = [
         [
             str(row["drop"]),
@@ -243,7 +241,7 @@ def same_top1() -> str:
 
 
 def naive_aware() -> str:
-    """The paper's Fig. 7 in numbers."""
+    """Show the paper's Fig. 7 in numbers."""
     rows = load("naive_aware")["results"]["rows"]
     by_quality: dict[int, dict[str, dict[str, float]]] = {}
     for row in rows:
@@ -258,12 +256,12 @@ def naive_aware() -> str:
 
 
 def cells(row: dict[str, float]) -> tuple[str, str]:
-    """top-1 and bytes of one network at one quality."""
+    """Write top-1 and bytes of one network at one quality."""
     return f"{row['top1']:.1f} %", f"{row['payload_bytes']:,.0f}"
 
 
 def sweep() -> str:
-    """The paper's Table 4 for this network; what is kept stands out."""
+    """Show the paper's Table 4 for this network; what is kept stands out."""
     header = ["cut", "c'", "s", "payload bytes", "top-1", "drop, points", "other answer, held-out photos, %", "result"]
     rows = [
         [
@@ -279,7 +277,7 @@ def sweep() -> str:
 
 
 def privacy() -> str:
-    """What an attacker rebuilds, by cut and budget; beside it what is less work, and a JPEG.
+    """Show what an attacker rebuilds, by cut and budget, beside linear maps and a JPEG.
 
     Where a cut was attacked again by one that learned more, that one counts.
     """
@@ -312,7 +310,7 @@ def adversarial() -> str:
 
 
 def privacy_cells(found: dict[str, float] | None) -> list[str]:
-    """Of one row; dashes where no JPEG fits."""
+    """Write one row; dashes where no JPEG fits."""
     if found is None:
         return ["-"] * 5
     rates = (found[name] for name in ("same_answer", "matched_by_scores", "matched_by_pixels"))
@@ -321,7 +319,7 @@ def privacy_cells(found: dict[str, float] | None) -> list[str]:
 
 
 def engines() -> str:
-    """The one process, and replicas on Ray Serve."""
+    """Compare the one process with replicas on Ray Serve."""
     results = load("engines")["results"]
     added = {(one["engine"], one["way"], one["connections"]): one for one in results["overhead"]}
     rows = []
@@ -336,13 +334,13 @@ def engines() -> str:
 
 
 def networks() -> str:
-    """What `benchmarks/zoo.py` cut."""
+    """List what `benchmarks/zoo.py` cut."""
     names = ["network", "input", "parameters", "cuts", "cuts with a grid", "equal symbols", "score difference"]
     return table(names, [network_cells(row) for row in load("zoo")["results"]["networks"]])
 
 
 def network_cells(row: dict[str, Any]) -> list[str]:
-    """One network; dashes where no bundle was made."""
+    """Write one network; dashes where no bundle was made."""
     made = row["fidelity"]
     cells = ["-", "-"] if made is None else [f"{100 * made['symbols_equal']:.2f} %", f"{made['scores_difference']:.0e}"]
     millions = f"{row['parameters'] / 1e6:.1f} M"
@@ -350,7 +348,7 @@ def network_cells(row: dict[str, Any]) -> list[str]:
 
 
 def large_networks() -> str:
-    """Those of very many blocks."""
+    """List the networks of very many blocks."""
     rows = [
         [row["network"], str(row["blocks"]), str(row["cuts"]), f"{row['cuts_s']:.1f} s", f"{row['split_s']:.1f} s"]
         for row in load("zoo")["results"]["large"]
@@ -359,19 +357,19 @@ def large_networks() -> str:
 
 
 def slowest_networks() -> str:
-    """Those of the list whose split takes longest."""
+    """List the networks whose split takes longest."""
     rows = sorted(load("zoo")["results"]["networks"], key=lambda row: row["split_s"], reverse=True)[:SLOWEST]
     cells = [[row["network"], str(row["cuts"]), f"{row['cuts_s']:.1f} s", f"{row['split_s']:.1f} s"] for row in rows]
     return table(["network", "cuts", "listing cuts with FLOPs", "splitting"], cells)
 
 
 def failing_networks() -> str:
-    """Those of the list that have no cut, and why."""
+    """List the networks that have no cut, and why."""
     return table(["network", "reason"], [[name, why] for name, why in load("zoo")["results"]["failing"].items()])
 
 
 def dense() -> str:
-    """Maps and boxes, to a server and back."""
+    """Show maps and boxes, to a server and back."""
     names = ["network", "cut", "symbols", "payload bytes", "answer bytes", "compared", "match", "chance level"]
     what = {"segmentation": "cells", "detection": "boxes"}
     rows = [
@@ -391,12 +389,11 @@ def dense() -> str:
 
 
 def filled(text: str) -> str:
-    """The page with its tables made anew."""
+    """Make the tables of a page anew."""
     return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
 
 
 def main() -> int:
-    """The command line."""
     made = argparse.ArgumentParser(description=(__doc__ or "").strip())
     made.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not up to date")
     check = made.parse_args().check

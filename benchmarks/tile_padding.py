@@ -66,7 +66,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("--data", required=True, help="folder of labelled photos")
     made.add_argument("--bundle", default="demo")

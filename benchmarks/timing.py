@@ -7,7 +7,7 @@ from time import process_time
 
 
 def processor_ms(call: Callable[[], object]) -> float:
-    """Milliseconds of processor time that a call takes."""
+    """Measure the processor milliseconds that a call takes."""
     started = process_time()
     call()
     return (process_time() - started) * 1e3

@@ -21,7 +21,7 @@ FOLDERS = ("data", "out", "cache")
 
 
 def train_command(config: TrainConfig) -> str:
-    """`bottlenet train` with everything that is not the default."""
+    """Write `bottlenet train` with everything that is not the default."""
     words = ["bottlenet train"]
     for field in fields(config):
         value = getattr(config, field.name)
@@ -36,7 +36,7 @@ def train_command(config: TrainConfig) -> str:
 
 
 def named(folder: str) -> str:
-    """The last part of a path; of a folder inside the training photos the last two."""
+    """Return the last part of a path; of a folder inside the training photos the last two."""
     path = Path(folder)
     return f"{path.parent.name}/{path.name}" if path.parent.name == "train" else without_root(folder)
 
@@ -72,7 +72,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
     made = parser(__doc__)
     made.add_argument("run", type=Path, help="the folder that `bottlenet train --out` filled")
     made.add_argument("--trained-at", required=True, help="commit whose code ran")

@@ -53,7 +53,7 @@ class Row:
 
 
 def measured(name: str, size: int, *, exported: bool) -> Row:
-    """A row, after the network was built."""
+    """Make a row, after the network was built."""
     torch.manual_seed(0)
     classifier = load_model(full_name(name, size))
     gc.collect()  # what the export before left is not this network's time
@@ -84,7 +84,7 @@ def measured(name: str, size: int, *, exported: bool) -> Row:
 
 
 def bundle(classifier: Classifier, cut: str) -> Fidelity:
-    """Exported on noise, and thrown away."""
+    """Export on noise, and throw it away."""
     net = insert(classifier, cut=cut, channels=CHANNELS)
     size = classifier.preprocess.size
     pixels = np.random.default_rng(0).integers(0, 256, (PHOTOS, size, size, 3), dtype=np.uint8)
@@ -95,7 +95,6 @@ def bundle(classifier: Classifier, cut: str) -> Fidelity:
 
 
 def cells(row: Row) -> list[str]:
-    """Of the printed table."""
     exported = "-" if row.export_s is None else f"{row.export_s:.1f}"
     numbers = [f"{row.size}", f"{row.parameters:,}", f"{row.cuts}", f"{row.cuts_s:.2f}", f"{row.split_s:.2f}"]
     return [row.network, *numbers, exported]

@@ -1,4 +1,4 @@
-"""`bottlenet bench`, its rig, and the benchmarks made of it: real server processes, real sockets, a shaped link."""
+"""`bottlenet bench`, its workbench, and the benchmarks made of it: real servers, real sockets, a shaped link."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bottlenet.edge.encoder import EDGE_ONLY, Partition, cloud_only, split
 from bottlenet.edge.meter import open_meter
 from bottlenet.errors import BottleNetError, InputError, LinkError, WireError
 from bottlenet.measure import bench as servers
-from bottlenet.measure.bench import Conditions, Report, Rig, Row, bench, exchange, pipeline, readable, run
+from bottlenet.measure.bench import BenchReport, BenchRow, Conditions, Workbench, ask, bench, pipeline, readable, run
 from bottlenet.plan.link import PRESETS, Link
 from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import NETWORK_INPUT, PHOTO, PROBE, Frame
@@ -50,65 +50,68 @@ def paths(photos: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def rig(bundle: Bundle) -> Iterator[Rig]:
-    with Rig([bundle], codecs=[InputCodec("JPEG", 95)]) as ready:
+def workbench(bundle: Bundle) -> Iterator[Workbench]:
+    with Workbench([bundle], codecs=[InputCodec("JPEG", 95)]) as ready:
         yield ready
 
 
 @pytest.fixture(scope="module")
-def rows(rig: Rig, paths: list[Path]) -> dict[str, Row]:
-    return {row.partition: row for row in run(rig, paths, [Conditions(SLOW)])}
+def rows(workbench: Workbench, paths: list[Path]) -> dict[str, BenchRow]:
+    return {row.partition: row for row in run(workbench, paths, [Conditions(SLOW)])}
 
 
-class TestRig:
-    def test_partitions(self, rig: Rig, bundle: Bundle) -> None:
-        assert rig.partitions == [EDGE_ONLY, cloud_only(InputCodec("JPEG", 95)), split(bundle)]
+class TestWorkbench:
+    def test_partitions(self, workbench: Workbench, bundle: Bundle) -> None:
+        assert workbench.partitions == [EDGE_ONLY, cloud_only(InputCodec("JPEG", 95)), split(bundle)]
 
-    def test_the_server_gives_the_answers_of_this_process(self, rig: Rig, paths: list[Path]) -> None:
+    def test_the_server_gives_the_answers_of_this_process(self, workbench: Workbench, paths: list[Path]) -> None:
         conditions = Conditions(FAST)
-        for partition in rig.partitions[1:]:
-            with rig.connected(partition, conditions) as transport:
+        for partition in workbench.partitions[1:]:
+            with workbench.connected(partition, conditions) as transport:
                 for path in paths:
-                    sent = rig.work(partition, path, 3).result
+                    sent = workbench.work(partition, path, 3).result
                     assert isinstance(sent, Frame)
                     assert (sent.codec == PHOTO) == (partition.kind == "cloud-only")
                     transport.send(sent.to_stream_bytes())
                     answer = parse_answer(transport.receive(10))
                     assert answer.sequence == 3
-                    assert answer.top[0][0] == self.expected(rig, partition, path)
+                    assert answer.top[0][0] == self.expected(workbench, partition, path)
 
     @staticmethod
-    def expected(rig: Rig, partition: Partition, path: Path) -> int:
+    def expected(workbench: Workbench, partition: Partition, path: Path) -> int:
         from bottlenet.measure.profile import Server as Local
 
-        sent = rig.work(partition, path, 0).result
+        sent = workbench.work(partition, path, 0).result
         assert isinstance(sent, Frame)
-        return Local(rig.bundles[0]).answers([sent])[0].top[0][0]
+        return Local(workbench.bundles[0]).answers([sent])[0].top[0][0]
 
-    def test_a_slower_device_is_this_one_asleep(self, rig: Rig, paths: list[Path]) -> None:
-        partition = rig.partitions[2]
-        plain = min(rig.work(partition, paths[0], 0).device_s for _ in range(5))
-        slow = min(rig.work(partition, paths[0], 0, 20.0).device_s for _ in range(5))
+    def test_a_slower_device_is_this_one_asleep(self, workbench: Workbench, paths: list[Path]) -> None:
+        partition = workbench.partitions[2]
+        plain = min(workbench.work(partition, paths[0], 0).device_s for _ in range(5))
+        slow = min(workbench.work(partition, paths[0], 0, 20.0).device_s for _ in range(5))
         assert 10 * plain < slow < 40 * plain * LATE
 
     def test_energy_is_of_computing_and_not_of_sleeping(self, bundle: Bundle, paths: list[Path]) -> None:
-        rig = Rig([bundle], meter=open_meter("model"))
-        one, slow = (rig.work(EDGE_ONLY, paths[0], 0, slowdown).compute_mj for slowdown in (1.0, 30.0))
+        workbench = Workbench([bundle], meter=open_meter("model"))
+        one, slow = (workbench.work(EDGE_ONLY, paths[0], 0, slowdown).compute_mj for slowdown in (1.0, 30.0))
         assert one is not None
         assert slow is not None
         assert 0 < slow < 5 * one
-        assert Rig([bundle]).work(EDGE_ONLY, paths[0], 0).compute_mj is None
+        assert Workbench([bundle]).work(EDGE_ONLY, paths[0], 0).compute_mj is None
 
-    def test_neighbours_keep_the_server_busy_and_go(self, rig: Rig, paths: list[Path]) -> None:
+    def test_neighbours_keep_the_server_busy_and_go(self, workbench: Workbench, paths: list[Path]) -> None:
         def server_s(load: int) -> float:
-            partition = rig.partitions[1]
-            with rig.neighbours(partition, paths[0], load), rig.connected(partition, Conditions(FAST)) as transport:
+            partition = workbench.partitions[1]
+            with (
+                workbench.neighbours(partition, paths[0], load),
+                workbench.connected(partition, Conditions(FAST)) as transport,
+            ):
                 time.sleep(0.1)
-                frame = rig.work(partition, paths[0], 0).result
+                frame = workbench.work(partition, paths[0], 0).result
                 times = []
                 for _ in range(9):
                     started = time.perf_counter()
-                    exchange(transport, frame, FAST)
+                    ask(transport, frame, FAST)
                     times.append(time.perf_counter() - started)
             return sorted(times)[4]
 
@@ -117,12 +120,12 @@ class TestRig:
 
     def test_several_bundles_are_several_cuts(self, bundle: Bundle, make_bundle: Callable[..., Bundle]) -> None:
         other = make_bundle(cut="elsewhere")
-        rig = Rig([bundle, other], codecs=[])
-        assert [each.name for each in rig.partitions] == ["edge-only", "split at patches", "split at elsewhere"]
+        workbench = Workbench([bundle, other], codecs=[])
+        assert [each.name for each in workbench.partitions] == ["edge-only", "split at patches", "split at elsewhere"]
         with pytest.raises(InputError, match="two bundles are cut at patches"):
-            Rig([bundle, make_bundle(setting=20)])
+            Workbench([bundle, make_bundle(setting=20)])
         with pytest.raises(InputError, match="no bundle is given"):
-            Rig([])
+            Workbench([])
 
     @pytest.mark.parametrize(("changes", "message"), [
         ({"server_load": -1}, "server load is -1"),
@@ -166,9 +169,9 @@ class TestRows:
                 assert 0.3 * most < row.photos_per_s < 1.15 * most  # no more than it carries; a busy machine gives less
                 assert row.photos_per_s > 1.5e3 / row.latency_ms  # several were under way
 
-    def test_bytes_are_those_on_the_socket(self, rows: dict, rig: Rig, paths: list[Path]) -> None:
-        for partition in rig.partitions[1:]:
-            frames = [rig.work(partition, path, 0).result for path in paths]
+    def test_bytes_are_those_on_the_socket(self, rows: dict, workbench: Workbench, paths: list[Path]) -> None:
+        for partition in workbench.partitions[1:]:
+            frames = [workbench.work(partition, path, 0).result for path in paths]
             sizes = [len(each.to_stream_bytes()) for each in frames if isinstance(each, Frame)]
             # WebSocket: 2 bytes, a mask of 4, and 2 or more for a length above 125.
             assert rows[partition.name].socket_bytes == pytest.approx(np.mean(sizes) + 8, abs=2)
@@ -184,36 +187,36 @@ class TestRows:
         assert row.compute_mj > 0
         assert row.radio_mj == pytest.approx(row.socket_bytes * 8 / 18.88e6 * 5479.11, rel=1e-4)
 
-    def test_what_is_too_large_or_too_slow_is_skipped(self, rig: Rig, paths: list[Path]) -> None:
-        edge, cloud, cut = run(rig, paths, [Conditions(PRESETS["lorawan"])], seconds=0.5)
+    def test_what_is_too_large_or_too_slow_is_skipped(self, workbench: Workbench, paths: list[Path]) -> None:
+        edge, cloud, cut = run(workbench, paths, [Conditions(PRESETS["lorawan"])], seconds=0.5)
         assert edge.skipped is None
         assert cloud.skipped is not None
         assert "bytes don't fit a message of 222" in cloud.skipped
         assert cut.skipped is not None
-        edge, cloud, cut = run(rig, paths, [Conditions(Link("none", 1000, 1.0))], seconds=1.0)
+        edge, cloud, cut = run(workbench, paths, [Conditions(Link("none", 1000, 1.0))], seconds=1.0)
         assert cloud.skipped is not None
         assert "and 1 s are allowed" in cloud.skipped
         assert (cloud.photos, cloud.latency_ms) == (0, None)
         assert edge.photos == 4
 
-    def test_a_slow_link_has_fewer_photos(self, rig: Rig, paths: list[Path]) -> None:
-        cut = run(rig, paths, [Conditions(Link("l", 1e6, 0.3))], seconds=0.4, pipelined=False)[2]
+    def test_a_slow_link_has_fewer_photos(self, workbench: Workbench, paths: list[Path]) -> None:
+        cut = run(workbench, paths, [Conditions(Link("l", 1e6, 0.3))], seconds=0.4, pipelined=False)[2]
         assert (cut.photos, cut.photos_per_s) == (3, None)
 
-    def test_a_refusal_ends_the_pipeline(self, rig: Rig, paths: list[Path]) -> None:
-        partition = rig.partitions[1]
-        good = rig.work(partition, paths[0], 0).result
+    def test_a_refusal_ends_the_pipeline(self, workbench: Workbench, paths: list[Path]) -> None:
+        partition = workbench.partitions[1]
+        good = workbench.work(partition, paths[0], 0).result
         assert isinstance(good, Frame)
         bad = Frame(PHOTO, NETWORK_INPUT, good.bundle_tag, 1, b"nothing")
-        with rig.connected(partition, Conditions(FAST)) as transport, pytest.raises(BottleNetError):
+        with workbench.connected(partition, Conditions(FAST)) as transport, pytest.raises(BottleNetError):
             pipeline(transport, [good.to_stream_bytes(), bad.to_stream_bytes()] * 50, 10)
 
-    def test_an_answer_that_says_no_class(self, rig: Rig) -> None:
+    def test_an_answer_that_says_no_class(self, workbench: Workbench) -> None:
         """The server's own to a probe."""
-        probe = Frame(PROBE, 0, rig.bundles[0].tag, 5, b"")
+        probe = Frame(PROBE, 0, workbench.bundles[0].tag, 5, b"")
         says = pytest.raises(WireError, match="answer to frame 5 says no class; give it a bundle of one label")
-        with rig.connected(rig.partitions[1], Conditions(FAST)) as transport, says:
-            exchange(transport, probe, FAST)
+        with workbench.connected(workbench.partitions[1], Conditions(FAST)) as transport, says:
+            ask(transport, probe, FAST)
 
 
 class TestArguments:
@@ -272,7 +275,7 @@ class TestCommand:
         assert document["kind"] == "bottlenet bench"
         assert document["conditions"][0]["device_slowdown"] == 1
         assert {row["partition"] for row in document["rows"]} >= {"edge-only", "cloud-only, JPEG 75"}
-        assert set(document) == {"kind", "format_version", "command", *Report.__dataclass_fields__}
+        assert set(document) == {"kind", "format_version", "command", *BenchReport.__dataclass_fields__}
 
     @pytest.mark.parametrize(("arguments", "message"), [
         (["--link", "6g"], 'link "6g" is unknown; give 3g, 4g'),
@@ -292,6 +295,34 @@ class TestCommand:
         assert [each.link for each in conditions_of(["3g", "all"], 0, 0, 1)] == list(PRESETS.values())
         assert conditions_of(["3g"], 0.5, 2, 3) == [Conditions(PRESETS["3g"], 0.5, 2, 3)]
 
+    def test_the_verdict_compares_with_the_best_of_the_others(self) -> None:
+        from bottlenet.cli.bench import sentence
+
+        def row(partition: str, latency_ms: float, socket_bytes: float, photos_per_s: float) -> BenchRow:
+            kind = partition.split(",")[0].split(" ")[0]
+            return BenchRow(
+                "3G", partition, kind, None, 5, latency_ms, socket_bytes=socket_bytes, photos_per_s=photos_per_s
+            )
+
+        edge = row("edge-only", 400, 0, 2.5)
+        large, small = row("cloud-only, JPEG 95", 600, 30_000, 4), row("cloud-only, AVIF 50", 250, 4_000, 30)
+        cut = row("split at a", 200, 610, 120)
+        assert sentence([edge, large, small, cut]) == (
+            "split at a is fastest with 200.0 ms. split at a takes 80% of the time of cloud-only, AVIF 50, and 4 times "
+            "the photos a second get through."
+        )
+        quick = row("edge-only", 20, 0, 50)
+        assert sentence([quick, large, small, cut]) == (
+            "edge-only is fastest with 20.0 ms. split at a takes 10 times the time of edge-only, and 2.4 times the "
+            "photos a second get through."
+        )
+        slow = row("edge-only", 240, 0, 4)
+        assert "of edge-only, and 4 times the photos a second of cloud-only, AVIF 50 get" in sentence(
+            [slow, small, cut]
+        )
+        assert sentence([edge]) == "edge-only is fastest with 400.0 ms."
+        assert sentence([BenchRow("3G", "split at a", "split", "a", 0, skipped="slow")]) == "Nothing was measured here."
+
     def test_help(self, run: Run) -> None:
         done = run("bench", "--help")
         assert "bottlenet bench demo" in done.out
@@ -299,6 +330,7 @@ class TestCommand:
 
 
 class TestBenchmarks:
+    @pytest.mark.slow
     def test_bench(self, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
         arguments = [
             "--server-threads",
@@ -322,6 +354,7 @@ class TestBenchmarks:
         assert all(each["server"].endswith(", 2 threads") for each in got["reports"])
         assert {each.name for each in (tmp_path / "out").iterdir()} == {"bench.json", "bench_x1.svg", "bench_x5.svg"}
 
+    @pytest.mark.slow
     def test_regret(self, bundle: Bundle, make_bundle: Callable[..., Bundle], photos: Path, tmp_path: Path) -> None:
         other = make_bundle(cut="elsewhere", setting=10)
         arguments = ["--data", photos, "--bundle", bundle.path, "--bundle", other.path, "--link", "wifi", "--load", "0"]
@@ -341,8 +374,8 @@ class TestBenchmarks:
         from bench import judged
         from bottlenet.wire.pictures import InputCodec
 
-        def row(partition: str, kind: str, latency_ms: float, photos_per_s: float) -> Row:
-            return Row("3G", partition, kind, None, 5, latency_ms, bound_ms=100.0, photos_per_s=photos_per_s)
+        def row(partition: str, kind: str, latency_ms: float, photos_per_s: float) -> BenchRow:
+            return BenchRow("3G", partition, kind, None, 5, latency_ms, bound_ms=100.0, photos_per_s=photos_per_s)
 
         rows = [
             row("edge-only", "edge-only", 500, 2),
@@ -360,6 +393,7 @@ class TestBenchmarks:
         slower = [*rows[1:4], row("split at b", "split", 111, 60)]
         assert [judged(slower, [])[name] for name in ("latency_met", "rate_met")] == [False, True]
 
+    @pytest.mark.slow
     def test_what_the_plan_would_choose(self, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         arguments = ["--data", photos, "--bundle", bundle.path, "--link", "wifi", "--only-plan", "--out", out]

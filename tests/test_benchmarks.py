@@ -87,8 +87,8 @@ def record(script: str, *arguments: str | Path, out: Path, path: Path | None = N
     return values["results"]
 
 
+@pytest.mark.slow
 def test_input_codecs(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     got = record("input_codecs.py", "--data", photos, "--bundle", bundle.path, "--limit", "6", out=tmp_path / "out")
     assert got["evaluation"]["photos"] == 6
     assert got["evaluation"]["top1"] == evaluate(bundle, photos, limit=6).top1
@@ -126,6 +126,7 @@ def test_encode_overhead(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     assert got["frame_bytes"] == evaluate(bundle, photos).frame_bytes.mean
 
 
+@pytest.mark.slow
 def test_socket_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     got = record("socket_bytes.py", "--data", photos, "--bundle", bundle.path, out=tmp_path / "out")
     assert got["agree"]
@@ -136,6 +137,7 @@ def test_socket_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
 
 
 @needs_mosquitto
+@pytest.mark.slow
 def test_mqtt_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     with broker(tmp_path / "broker") as at:
         arguments = ("--broker", at.url(), "--data", photos, "--bundle", bundle.path)
@@ -147,6 +149,7 @@ def test_mqtt_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     assert got["first_with_opening"]["own"]["up"] > got["rows"][-1]["carried_up_bytes"]
 
 
+@pytest.mark.slow
 def test_load(bundle: Bundle, tmp_path: Path) -> None:
     """How fast it is here and now says nothing."""
     got = record(
@@ -185,6 +188,7 @@ def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_codec_in_loop(photos: Path, tiny_classifier: Path, tmp_path: Path) -> None:
     got = record(
         "codec_in_loop.py", "--data", photos, "--model", "tiny_classifier:build", "--cut", "1", "--batch", "4",
@@ -224,6 +228,7 @@ def test_rates_stand_in_the_table_once_they_are_recorded(tmp_path: Path, monkeyp
     assert [row[1:] for row in rate_rows.rate_figures()] == [["40,000; 12 %", "codec_rate"], ["99", "loader_rate"]]
 
 
+@pytest.mark.slow
 def test_memory_of_device_and_evaluation(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     got = record(
         "memory.py", "--data", photos, "--bundle", bundle.path, "--photos", "5", "15", "--jobs", "device", "evaluate",
@@ -237,6 +242,7 @@ def test_memory_of_device_and_evaluation(bundle: Bundle, photos: Path, tmp_path:
     assert got["evaluate"]["met"]
 
 
+@pytest.mark.slow
 def test_memory_of_training(photos: Path, tiny_classifier: Path, tmp_path: Path) -> None:
     got = record(
         "memory.py", "--data", photos, "--photos", "720", "--jobs", "train", "--train-steps", "20",
@@ -310,8 +316,8 @@ def test_commands_name_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch)
     assert got == "python benchmarks/z.py --data me --out=o --n 3 ../eval secret"
 
 
+@pytest.mark.slow
 def test_naive_aware(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     for label in ("a", "b", "c", "d"):
         save_photos(tmp_path / "photos" / label, 12)
     got = record(
@@ -333,6 +339,7 @@ def test_naive_aware(tmp_path: Path) -> None:
     assert [each["epoch"] for each in runs["passes"]] == [1]
 
 
+@pytest.mark.slow
 def test_privacy(tmp_path: Path) -> None:
     """A bundle that is trained here; a second time nothing is trained again, and the record is the same."""
     save_photos(tmp_path / "photos", 60)
@@ -359,6 +366,7 @@ def test_privacy(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_adversarial(tmp_path: Path) -> None:
     """Two weights; the curve is drawn."""
     save_photos(tmp_path / "photos", 60)
@@ -375,6 +383,7 @@ def test_adversarial(tmp_path: Path) -> None:
     assert "mean photo" in (tmp_path / "out" / "adversarial.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_page(tmp_path: Path) -> None:
     pytest.importorskip("playwright")
     if not shutil.which("chromium"):
@@ -417,6 +426,7 @@ def test_tile_padding(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_engines(bundle: Bundle, tmp_path: Path) -> None:
     """Both engines as commands of their own."""
     little = ("--replicas", "1", "--way", "stream", "--way", "post", "--connections", "2", "--seconds", "0.3")
@@ -435,6 +445,7 @@ def test_engines(bundle: Bundle, tmp_path: Path) -> None:
     assert 20e6 < results["memory_bytes"]["embedded"] < results["memory_bytes"]["ray, 1 replica"]
 
 
+@pytest.mark.slow
 def test_sweep(tmp_path: Path) -> None:
     save_photos(tmp_path / "photos", 100)
     for label in ("a", "b", "c", "d"):

@@ -135,6 +135,7 @@ def launch(photos: Path, work: Path, *more: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.slow
 def test_the_whole_and_again(photos: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     done = launch(photos, work)

@@ -29,6 +29,7 @@ from bottlenet.report.charts import (
     free_box,
     label_heights,
     line_chart,
+    look_numbers,
     overlap,
     percents,
     round_steps,
@@ -109,6 +110,17 @@ class TestLines:
         assert at["high"] < at["low"]
         bold = [each.text for each in root.iter(f"{NAMESPACE}text") if each.get("font-weight") == "bold"]
         assert bold == ["high"]
+
+    def test_a_name_keeps_its_look_from_chart_to_chart(self) -> None:
+        looks: dict[str, int] = {}
+        assert look_numbers(["a", "b"], looks) == [0, 1]
+        assert look_numbers(["c", "b"], looks) == [2, 1]
+        many = look_numbers([f"line {n}" for n in range(12)], looks)
+        assert len(set(many)) == 12
+        assert look_numbers(["line 11", "a"], looks) == [many[11], 0]
+        taken = {"x": 3, "y": 3}  # they met in no chart before
+        assert look_numbers(["x", "y"], taken) == [3, 3 + 8]
+        assert look_numbers(["y"], taken) == [3]
 
     def test_points_are_where_their_values_are(self) -> None:
         axis = Axis("bytes", Scale(1, 100, True))

@@ -5,17 +5,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bottlenet.bundle import Bundle, write_bundle
-from bottlenet.cloud.decoder import Decoder
+from bottlenet.cloud.decoder import Decoder, Scored
 from bottlenet.edge.encoder import Encoder
-from bottlenet.errors import BottleNetError, InputError, PayloadError
+from bottlenet.errors import InputError, PayloadError
 from bottlenet.measure import evaluate as evaluate_module
 from bottlenet.measure.evaluate import BATCH, Evaluation, evaluate
 from bottlenet.photo import photo_to_pixels, prepare, read_photo
@@ -168,14 +169,14 @@ def test_limit(bundle: Bundle, folder: Path) -> None:
 
 def test_progress_and_memory_go_by_batches(bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
-    answers = Decoder.answers
+    scores = Decoder.scores
 
     def watched(self: Decoder, frames: Sequence[object]) -> object:
         nonlocal largest
         largest = max(largest, len(frames))
-        return answers(self, frames)  # type: ignore[arg-type]
+        return scores(self, frames)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Decoder, "answers", watched)
+    monkeypatch.setattr(Decoder, "scores", watched)
     seen: list[tuple[int, int]] = []
     got = evaluate(bundle, folder, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(min(BATCH * n, got.photos), got.photos) for n in (1, 2, 3)]
@@ -204,11 +205,18 @@ class TestDamagedPhotos:
         assert (got.photos, got.skipped) == (99, 1)
         assert "007.jpg" in caplog.text
 
-    def test_two_in_a_hundred_are_an_error(self, bundle: Bundle, many: Path) -> None:
-        for name in ("007.jpg", "055.jpg"):
-            (many / name).unlink()
-            (many / name).write_bytes(b"")
-        with pytest.raises(InputError, match=r"1 ?%.*007\.jpg.*055\.jpg"):
+    def test_one_in_eleven_is_skipped_too(self, bundle: Bundle, many: Path) -> None:
+        for number in range(9):
+            (many / f"{number:03}.jpg").unlink()
+            (many / f"{number:03}.jpg").write_bytes(b"")
+        got = evaluate(bundle, many)
+        assert (got.photos, got.skipped) == (91, 9)
+
+    def test_most_of_them_are_an_error(self, bundle: Bundle, many: Path) -> None:
+        for number in range(51):
+            (many / f"{number:03}.jpg").unlink()
+            (many / f"{number:03}.jpg").write_bytes(b"")
+        with pytest.raises(InputError, match=r"51 of 100 photos are damaged: .*000\.jpg.*001\.jpg"):
             evaluate(bundle, many)
 
     def test_a_whole_batch(self, bundle: Bundle, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,9 +267,12 @@ def test_missing_folder(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_bundle_that_can_not_decode_its_own_frames(
     bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = PayloadError("no picture")
-    answers: list[BottleNetError] = [wrong] * BATCH
-    monkeypatch.setattr(Decoder, "answers", lambda self, frames: answers[: len(frames)])
+    scores = Decoder.scores
+
+    def wrong(self: Decoder, frames: Sequence[Any]) -> Scored:
+        return replace(scores(self, frames), errors=(None, PayloadError("no picture"), *[None] * (len(frames) - 2)))
+
+    monkeypatch.setattr(Decoder, "scores", wrong)
     with pytest.raises(PayloadError, match="no picture"):
         evaluate(bundle, folder)
 

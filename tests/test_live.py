@@ -98,6 +98,7 @@ def asleep(seconds: dict[str, float]) -> object:
     return wrap
 
 
+@pytest.mark.slow
 def test_a_short_day(
     busy: tuple[Server, Others], bundle: Bundle, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +192,7 @@ def test_photos_without_an_answer_are_counted(paths: list[Path]) -> None:
     assert set(used) == {""}
 
 
+@pytest.mark.slow
 def test_the_benchmark(bundle: Bundle, photos: Path, tmp_path: Path) -> None:  # noqa: F811
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(dataclasses.asdict(profile(bundle))))
@@ -207,6 +209,7 @@ def test_the_benchmark(bundle: Bundle, photos: Path, tmp_path: Path) -> None:  #
     assert day["phases"][2]["oracle"] == "edge-only"  # where there is no link
 
 
+@pytest.mark.slow
 def test_heavy_networks(photos: Path, tiny_classifier: Path, tmp_path: Path) -> None:  # noqa: F811
     """A small one stands in: several cuts in a ladder that says what its weights are worth."""
     out = tmp_path / "ladder"

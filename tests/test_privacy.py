@@ -21,9 +21,10 @@ from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.export import export
 from bottlenet.privacy import attacker as attacks
 from bottlenet.privacy.attacker import Inverter, as_input, as_pixels, fit, side_of
+from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.privacy.measure import encoded, fitting_jpeg, nearest, psnr, scan_bytes, ssim, thumbnails
-from bottlenet.privacy.run import TILE, Attack, Report, measure, side_by_side
-from bottlenet.privacy.samples import PrivacyConfig, Samples, divided
+from bottlenet.privacy.run import TILE, Attack, PrivacyReport, run_attack, side_by_side
+from bottlenet.privacy.samples import Samples, divided
 from small import SIZE, photo, pixels, save_photos
 
 BUDGETS = (20, 150)
@@ -57,16 +58,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PrivacyConfig:
 
 
 @pytest.fixture(scope="module")
-def report(small_bundle: Bundle, config: PrivacyConfig) -> Report:
-    return measure(Attack(small_bundle, config))
+def report(small_bundle: Bundle, config: PrivacyConfig) -> PrivacyReport:
+    return run_attack(Attack(small_bundle, config))
 
 
-def test_the_attacker_beats_the_mean_photo(report: Report) -> None:
+def test_the_attacker_beats_the_mean_photo(report: PrivacyReport) -> None:
     for budget in BUDGETS:
         assert report.row("attacker", budget).quality.psnr > report.mean_psnr + 1
         assert report.gain(budget, TILE) > -1  # a linear map is nearly the best for one convolution of photos
 
 
+@pytest.mark.slow
 def test_the_attacker_finds_what_no_linear_map_can(config: PrivacyConfig, tmp_path: Path) -> None:
     """Pixels are how far symbols are from 128, whichever way."""
     samples = Samples(tmp_path / "made.samples", (2, 4, 4), 16)
@@ -81,7 +83,7 @@ def test_the_attacker_finds_what_no_linear_map_can(config: PrivacyConfig, tmp_pa
     assert psnr(found, records["pixels"]) > psnr(linear, records["pixels"]) + 2
 
 
-def test_more_bytes_give_more_away(report: Report) -> None:
+def test_more_bytes_give_more_away(report: PrivacyReport) -> None:
     few, many = (report.row("attacker", budget).quality for budget in BUDGETS)
     assert many.psnr > few.psnr
     assert many.ssim > few.ssim
@@ -89,7 +91,7 @@ def test_more_bytes_give_more_away(report: Report) -> None:
     assert many.matched_by_pixels > 100 / report.originals.photos
 
 
-def test_a_row_says_what_was_sent(report: Report) -> None:
+def test_a_row_says_what_was_sent(report: PrivacyReport) -> None:
     for budget in BUDGETS:
         assert report.row("attacker", budget).sent_bytes <= budget
         jpeg = report.row("jpeg", budget)
@@ -97,13 +99,14 @@ def test_a_row_says_what_was_sent(report: Report) -> None:
         assert jpeg.sent_bytes is None or jpeg.sent_bytes <= budget
 
 
-def test_the_originals_are_what_nothing_beats(report: Report) -> None:
+def test_the_originals_are_what_nothing_beats(report: PrivacyReport) -> None:
     assert report.originals.psnr == 100
     assert report.originals.ssim == pytest.approx(1)
     assert report.originals.matched_by_pixels == 100
     assert report.originals.right_label is None  # the folder has no labels
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_attacker(small_bundle: Bundle, config: PrivacyConfig, tmp_path: Path) -> None:
     short = replace(config, epochs=1)
     first, again, other = (
@@ -115,13 +118,13 @@ def test_the_same_seed_gives_the_same_attacker(small_bundle: Bundle, config: Pri
 
 
 def test_what_is_there_is_not_made_again(
-    small_bundle: Bundle, config: PrivacyConfig, report: Report, monkeypatch: pytest.MonkeyPatch
+    small_bundle: Bundle, config: PrivacyConfig, report: PrivacyReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr("bottlenet.privacy.run.train_attacker", never)
-    assert measure(Attack(small_bundle, config)) == report
+    assert run_attack(Attack(small_bundle, config)) == report
     with pytest.raises(AssertionError, match="trained again"):
         _ = Attack(small_bundle, replace(config, width=4)).attacker
 
@@ -185,7 +188,7 @@ def test_a_network_that_is_not_here(make_bundle, config: PrivacyConfig, tmp_path
 def test_pixels_alone_need_no_network(make_bundle, config: PrivacyConfig, tmp_path: Path) -> None:
     """And a bundle whose payload has one size is attacked at that."""
     alone = replace(config, budgets=(), out=str(tmp_path), perceptual=0.0, epochs=1)
-    found = measure(Attack(make_bundle(codec="raw", setting=0), alone))
+    found = run_attack(Attack(make_bundle(codec="raw", setting=0), alone))
     row = found.row("attacker", None)
     assert row.sent_bytes == 4 * 8 * 8
     assert row.quality.psnr > found.mean_psnr + 1

@@ -195,8 +195,8 @@ def test_bytes_at_the_same_accuracy(compare: ModuleType) -> None:
     assert (above.bytes, above.share) == (None, None)
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     for label in LABELS:
         save_photos(tmp_path / "photos" / label, 12)
     given = (

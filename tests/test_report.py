@@ -22,16 +22,16 @@ from PIL import Image
 import paper
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.errors import InputError
-from bottlenet.measure.bench import Conditions, Report, Row
+from bottlenet.measure.bench import BenchReport, BenchRow, Conditions
 from bottlenet.measure.evaluate import Evaluation
 from bottlenet.plan.link import PRESETS
-from bottlenet.plan.profile import Profile
+from bottlenet.plan.profile import Energy, Profile
 from bottlenet.records import Sizes, command_line, convert, without_root
 from bottlenet.report import page as page_module
 from bottlenet.report.accuracy import curves_in
-from bottlenet.report.page import MAX_PAGE_BYTES, Made, Photos, report
-from bottlenet.report.partitions import Wish
-from bottlenet.report.photos import photo_sections
+from bottlenet.report.page import MAX_PAGE_BYTES, report
+from bottlenet.report.photos import PhotoWish, photo_sections
+from bottlenet.report.sections import Request
 from bottlenet.report.sources import parse_json, read_sources
 from bottlenet.train.sweep import sweep as sweepreport
 from bottlenet.train.sweep.folder import Result, Search, SweepConfig
@@ -43,7 +43,7 @@ from test_demo import NASTY, Reader
 __all__ = ["run"]  # a fixture
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
-MADE = Made("bottlenet report all", "2030-01-01", "0")
+MADE = Request("bottlenet report all", "2030-01-01", "0")
 EVALUATION = Evaluation(
     70.0, 90.0, 80.0, 75.0, 5.0, Sizes(300.0, 310, 320), Sizes(312.0, 322, 332), 0.4, 100, 100, 0
 )  # fmt: skip
@@ -73,12 +73,12 @@ def write_run(folder: Path, epochs: int = 2, **changes: object) -> Path:
 def bench_document(model: str = "small", bundle: str = "ab" * 32, name: str = "split at first") -> dict[str, Any]:
     rows = []
     for link in (PRESETS["3g"], PRESETS["lorawan"]):
-        rows.append(Row(link.name, "edge-only", "edge-only", None, 3, 20.0, 21.0, 20.0, 20.0, 0.0, 0.0, 0.0))
+        rows.append(BenchRow(link.name, "edge-only", "edge-only", None, 3, 20.0, 21.0, 20.0, 20.0, 0.0, 0.0, 0.0))
         skipped = {"skipped": "up to 9 bytes don't fit"} if link.name == "LoRaWAN" else {}
         times = (120.0, 140.0, 115.0, 10.0, 5.0, 350.0, 40.0) if not skipped else ()
-        rows.append(Row(link.name, name, "split", "first", 3, *times, **skipped))
+        rows.append(BenchRow(link.name, name, "split", "first", 3, *times, **skipped))
     conditions = (Conditions(PRESETS["3g"]), Conditions(PRESETS["lorawan"]))
-    made = Report((bundle,), model, "a device", "a server", 3, None, None, conditions, tuple(rows))
+    made = BenchReport((bundle,), model, "a device", "a server", 3, None, None, conditions, tuple(rows))
     return {"kind": "bottlenet bench", "format_version": 1, "command": "bottlenet bench x", **dataclasses.asdict(made)}
 
 
@@ -135,7 +135,7 @@ def given_paths(tmp_path: Path) -> list[Path]:
     record["results"]["config"]["model"] = "small"
     rates = json.loads((RESULTS / "rate_accuracy.json").read_text(encoding="utf-8"))
     rates["results"]["config"]["model"] = "small"
-    rows = {"reports": [{k: v for k, v in bench_document().items() if k in Report.__dataclass_fields__}]}
+    rows = {"reports": [{k: v for k, v in bench_document().items() if k in BenchReport.__dataclass_fields__}]}
     return [
         write_run(tmp_path / "aware"),
         write_run(tmp_path / "naive", naive=True),
@@ -210,7 +210,7 @@ class TestContent:
         made = {section.key: section for section in report(given_paths, MADE).sections}
         (_, evaluated, agreement) = made["accuracy"].figures
         assert [row[1:4] for row in evaluated.table.rows] == [("300", "70.0", "5.0"), ("900", "72.0", "3.0")]
-        assert ("run aware, held out: after pass 2", "400", "70.0", "-", "yes") in agreement.table.rows
+        assert ("run aware, held out: after pass 2", "400", "70.0", "-", "yes", "9") in agreement.table.rows
         assert made["latency"].figures[0].table.rows[1][:6] == (
             *("3G: split at first", "120.0", "140.0", "115.0", "10.0", "5.0"),
         )
@@ -229,14 +229,14 @@ class TestContent:
     def test_flips_and_a_bound_that_nobody_meets(self, tmp_path: Path) -> None:
         file = tmp_path / "paper.json"
         file.write_bytes(profile_of().to_json())
-        made = report([file], MADE, wish=Wish((PRESETS["wifi"],)))
+        made = report([file], dataclasses.replace(MADE, links=(PRESETS["wifi"],)))
         (section,) = [each for each in made.sections if each.key == "plan"]
         flips = [row[2:] for row in section.tables[0].rows]
         assert flips[1][:1] == ("round trip",)
         assert str(flips[1][1]).startswith("above ")
         assert flips[1][2] == "mobile-only"
         assert section.figures[0].command == "bottlenet plan paper.json --link wifi"
-        refused = report([file], MADE, wish=Wish((PRESETS["wifi"],), max_drop=-50))
+        refused = report([file], dataclasses.replace(MADE, links=(PRESETS["wifi"],), max_drop=-50))
         (section,) = [each for each in refused.sections if each.key == "plan"]
         assert not section.figures
         assert "relax the drop" in str(section.tables[0].rows)
@@ -247,7 +247,7 @@ class TestContent:
         assert (source.kind, source.name, source.model) == ("sweep", "mine", "small")
         assert source.command == (
             "bottlenet sweep small --data photos --cuts first,second --channels 1/8,1/4,1/2 --strides 1,2 "
-            "--qualities 20 --max-drop 2"
+            "--qualities 20 --max-drop 2 --out mine"
         )
         (section,) = [each for each in made.sections if each.key == "sweep"]
         (figure,) = section.figures
@@ -259,6 +259,71 @@ class TestContent:
         assert "Kept: first-c8-s1-q20, 500 bytes, 1.5 points lost" in figure.drawing.description
         (front,) = [each for each in made.sections if each.key == "front"]
         assert [row[1] for row in front.figures[0].table.rows] == ["200", "300", "500", "900"]
+
+    def test_the_command_of_a_sweep_has_every_option_that_was_given(self, tmp_path: Path) -> None:
+        folder = write_sweep(tmp_path / "mine")
+        document = json.loads((folder / "candidates.json").read_text(encoding="utf-8"))
+        document["config"] |= {
+            "data": ["/secret/a b", "c"],
+            "unit": "residual",
+            "epochs": 9,
+            "evaluate": "/secret/eval",
+        }
+        document["search"] |= {"everything": True, "minutes": 30.0, "weights": "int8", "threads": 2}
+        write(folder / "candidates.json", document)
+        (source,) = report([folder], MADE).sources
+        assert source.command == (
+            "bottlenet sweep small --data 'a b' --data c --cuts first,second --channels 1/8,1/4,1/2 --strides 1,2 "
+            "--qualities 20 --max-drop 2 --unit residual --epochs 9 --evaluate eval --minutes 30.0 --weights int8 "
+            "--threads 2 --all --out mine"
+        )
+
+    def test_the_command_of_a_profile_has_what_the_profile_says_of_its_options(self, tmp_path: Path) -> None:
+        energy = Energy("given", "--device-power-mw", power_mw=1306.0)
+        first, *rest = paper.profile().candidates
+        file = tmp_path / "p.json"
+        candidates = (dataclasses.replace(first, energy=energy), *rest)
+        file.write_bytes(profile_of(candidates=candidates, max_drop=5.0, photos=40).to_json())
+        (source,) = report([file], MADE).sources
+        assert source.command == (
+            "bottlenet profile BUNDLE --data DIR --limit 40 --max-drop 5 --device-power-mw 1306 -o p.json"
+        )
+
+    def test_rates_say_how_many_photos_they_are_of(self, tmp_path: Path) -> None:
+        few = evaluation_document(top1=None, top1_uncut=None, top1_drop=None, top5=None, agreement=100 / 3, photos=6)
+        paths = [
+            write(tmp_path / "few.json", few),
+            write(tmp_path / "many.json", evaluation_document(labelled=1300)),
+            write_run(tmp_path / "run"),
+            write_sweep(tmp_path / "sweep"),
+        ]
+        made = {section.key: section for section in report(paths, MADE).sections}
+        evaluated, agreement = made["accuracy"].figures
+        assert "Rates are of 1,300 photos." in evaluated.note
+        assert evaluated.table.rows[0][-1] == "1,300"
+        assert {row[0]: row[-1] for row in agreement.table.rows} == {
+            "mine: few": "6",
+            "run run, held out: after pass 2": "9",
+        }
+        assert "Rates are of 6 to 9 photos" in agreement.note
+        assert "Rates are of 9 photos." in made["training"].figures[0].note
+        assert "Rates are of 100 photos." in made["sweep"].figures[0].note
+        assert {row[-1] for row in made["front"].figures[0].table.rows} == {"100", "1,300"}
+
+    def test_a_thing_looks_the_same_in_every_chart(self, given_paths: list[Path], tmp_path: Path) -> None:
+        links = tuple(PRESETS[name] for name in ("3g", "wifi", "nb-iot", "iridium-sbd"))
+        made = report([*given_paths, write_sweep(tmp_path / "sweep")], dataclasses.replace(MADE, links=links))
+        looks: dict[str, set[str]] = {}
+        for section in made.sections:
+            for figure in section.figures:
+                chart = "".join(figure.drawing.body)
+                # A name at the right stands behind the sample of its line, or its marker.
+                found = re.findall(r'class="(?:line|full|open)(\d)"[^>]*/>\n?<text [^>]*>([^<]*)</text>', chart)
+                assert found or section.key != "plan"
+                for number, name in found:
+                    looks.setdefault(name, set()).add(number)
+        assert {"naive", "aware", "mobile-only"} <= set(looks)
+        assert {name: numbers for name, numbers in looks.items() if len(numbers) > 1} == {}
 
     def test_a_sweep_without_labels_is_on_no_front(self, tmp_path: Path) -> None:
         made = report([write_sweep(tmp_path / "mine", "agreement")], MADE)
@@ -275,8 +340,8 @@ class TestContent:
     def test_without_torch(self, given_paths: list[Path]) -> None:
         code = (
             "import sys; from pathlib import Path; from bottlenet.report.page import report\n"
-            "from bottlenet.report.page import Made\n"
-            f"report([Path(p) for p in {[str(path) for path in given_paths]!r}], Made('c', 'd', 'v'))\n"
+            "from bottlenet.report.sections import Request\n"
+            f"report([Path(p) for p in {[str(path) for path in given_paths]!r}], Request('c', 'd', 'v'))\n"
             "assert 'torch' not in sys.modules"
         )
         subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
@@ -309,7 +374,7 @@ class TestHostile:
             write(tmp_path / "r.json", record),
             write(tmp_path / "o.json", other),
         ]
-        for made in (report(paths, MADE), report(paths, Made(evil, evil, evil))):
+        for made in (report(paths, MADE), report(paths, Request(evil, evil, evil))):
             read = Reader(made.html)
             assert {name for name, _ in read.found} <= ALLOWED
             assert not [attributes for _, attributes in read.found if any(name.startswith("on") for name in attributes)]
@@ -319,7 +384,7 @@ class TestHostile:
         bundle = make_bundle(name="<b>name</b>")
         nasty = dataclasses.replace(bundle, labels=tuple(f"{NASTY} {number}" for number in range(10)))
         (photos / "00.png").rename(photos / "a<script>&quot;'.png")
-        made = report([], MADE, photos=Photos(nasty, str(photos), 12, 12))
+        made = report([], MADE, photos=PhotoWish(nasty, str(photos), 12, 12))
         read = Reader(made.html)
         assert {name for name, _ in read.found} <= ALLOWED
         assert "a<script>&quot;'.png" in read.words
@@ -329,7 +394,7 @@ class TestHostile:
     def test_nothing_is_loaded_from_elsewhere(self, given_paths: list[Path], bundle: Bundle, photos: Path) -> None:
         made = report([given_paths[0], *given_paths[6:]], MADE)
         check_self_contained(made.html)
-        check_self_contained(report([], MADE, photos=Photos(bundle, str(photos), 3, 12)).html)
+        check_self_contained(report([], MADE, photos=PhotoWish(bundle, str(photos), 3, 12)).html)
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
     @given(data=st.data())
@@ -397,7 +462,7 @@ def check_self_contained(html: str) -> None:
 
 class TestPhotos:
     def test_rows_are_what_the_bundle_does(self, bundle: Bundle, photos: Path) -> None:
-        shown, failures = photo_sections(bundle, str(photos), shown=4, limit=12)
+        shown, failures = photo_sections(PhotoWish(bundle, str(photos), shown=4, limit=12))
         (table,) = shown.tables
         assert [row[1] for row in table.rows] == [("00.png",), ("03.png",), ("06.png",), ("09.png",)]
         for row in table.rows:
@@ -411,30 +476,30 @@ class TestPhotos:
         matrix = np.random.default_rng(8).normal(0, 0.01, (int(np.prod(LATENT)), CLASSES)).astype(np.float32)
         another_tail = graph_bytes(tail_nodes()[0], [SYMBOLS], [SCORES], {"matrix": matrix})
         bundle = write_bundle(tmp_path / "worse", tiny_manifest(), {**tiny_files(), "tail.onnx": another_tail})
-        _, failures = photo_sections(bundle, str(photos), shown=5, limit=12)
+        _, failures = photo_sections(PhotoWish(bundle, str(photos), shown=5, limit=12))
         lost = [int(str(row[-1]).split()[0]) for row in failures.tables[0].rows]
         assert lost == sorted(lost, reverse=True)
         assert 2 <= len(lost) <= 5
-        every = photo_sections(bundle, str(photos), shown=12, limit=12)[1].tables[0].rows
+        every = photo_sections(PhotoWish(bundle, str(photos), shown=12, limit=12))[1].tables[0].rows
         assert lost == [int(str(row[-1]).split()[0]) for row in every][: len(lost)]
         assert all(row[4][0] != row[5][0] for row in failures.tables[0].rows)  # type: ignore[index]
 
     def test_a_budget_holds(self, bundle: Bundle, photos: Path) -> None:
-        shown, _ = photo_sections(bundle, str(photos), shown=12, limit=12, budget_bytes=60)
+        shown, _ = photo_sections(PhotoWish(bundle, str(photos), shown=12, limit=12, budget_bytes=60))
         assert all(int(str(row[3])) <= 60 for row in shown.tables[0].rows)
 
     def test_a_full_page_leaves_photos_out_and_says_so(
         self, bundle: Bundle, photos: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = report([], MADE, photos=Photos(bundle, str(photos), 12, 12)).html
+        whole = report([], MADE, photos=PhotoWish(bundle, str(photos), 12, 12)).html
         limit = len(whole.encode()) - 3000
         monkeypatch.setattr(page_module, "MAX_PAGE_BYTES", limit)
-        made = report([], MADE, photos=Photos(bundle, str(photos), 12, 12)).html
+        made = report([], MADE, photos=PhotoWish(bundle, str(photos), 12, 12)).html
         assert len(made.encode()) <= limit
         assert made.count("the page is full, so some are left out") >= 1
         monkeypatch.setattr(page_module, "MAX_PAGE_BYTES", 2000)
         with pytest.raises(InputError, match="more than 2,000; give fewer sources"):
-            report([], MADE, photos=Photos(bundle, str(photos), 12, 12))
+            report([], MADE, photos=PhotoWish(bundle, str(photos), 12, 12))
 
 
 class TestCommand:
@@ -533,7 +598,7 @@ class TestBadInput:
             file, "--bundle", bundle.path, "--data", photos
         )
         file = write(tmp_path / "c.json", bench_document("means", bundle=bundle.id.hex()))
-        assert report([file], MADE, photos=Photos(bundle, str(photos), 1, 2)).sections
+        assert report([file], MADE, photos=PhotoWish(bundle, str(photos), 1, 2)).sections
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -635,13 +700,14 @@ class TestCurves:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.slow
 def test_chromium_opens_it_from_disk_without_a_word(
     given_paths: list[Path], bundle: Bundle, photos: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "r.html"
     file.write_text(report(given_paths[4:5], MADE).html, encoding="utf-8")
     shown = tmp_path / "p.html"
-    shown.write_text(report([], MADE, photos=Photos(bundle, str(photos), 2, 4)).html, encoding="utf-8")
+    shown.write_text(report([], MADE, photos=PhotoWish(bundle, str(photos), 2, 4)).html, encoding="utf-8")
     assert CHROMIUM is not None
     for each, tag in ((file, "<svg"), (shown, "<img")):
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]

@@ -18,14 +18,14 @@ from rich.table import Table
 from bottlenet.cli.options import Force, Json, require
 from bottlenet.cli.planning import BENCH_MARK
 from bottlenet.cli.show import clean, facts_table, number_columns, plain_table, text_columns
-from bottlenet.measure.bench import Conditions, Report, Row, by_condition
+from bottlenet.measure.bench import BenchReport, BenchRow, Conditions
 from bottlenet.plan.planner import duration, rate
 from bottlenet.records import command_line
 
 FORMAT_VERSION = 1
 
 
-def bench_renderables(report: Report) -> Iterator[RenderableType]:
+def bench_renderables(report: BenchReport) -> Iterator[RenderableType]:
     """What `bottlenet bench` prints: a table and a sentence for each link."""
     how = {"measured": "measured", "modelled": "modelled, not measured"}
     compute = "not measured: no meter was asked for"
@@ -42,7 +42,7 @@ def bench_renderables(report: Report) -> Iterator[RenderableType]:
             ("radio mJ", "modelled: the paper's power while it sends"),
         ]
     )
-    for each, rows in by_condition(report):
+    for each, rows in report.by_condition():
         yield link_table(each, rows)
         for row in rows:
             if row.skipped is not None:
@@ -50,7 +50,7 @@ def bench_renderables(report: Report) -> Iterator[RenderableType]:
         yield clean(sentence(rows))
 
 
-def link_table(conditions: Conditions, rows: Sequence[Row]) -> Table:
+def link_table(conditions: Conditions, rows: Sequence[BenchRow]) -> Table:
     """One line a partition."""
     link = conditions.link
     more = f", {conditions.server_load} photos of others at the server" if conditions.server_load else ""
@@ -81,23 +81,28 @@ def number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def sentence(rows: Sequence[Row]) -> str:
-    """Who is fastest, and what the split gains over the largest file."""
+def sentence(rows: Sequence[BenchRow]) -> str:
+    """Say what is fastest, and what the best split gains over the best of everything else."""
     done = [each for each in rows if each.latency_ms is not None]
     if not done:
         return "Nothing was measured here."
-    best = min(done, key=lambda each: each.latency_ms or 0.0)
+    best = min(done, key=latency)
     text = f"{best.partition} is fastest with {number(best.latency_ms)} ms."
     splits = [each for each in done if each.kind == "split"]
-    clouds = [each for each in done if each.kind == "cloud-only"]
-    if not splits or not clouds:
+    rivals = [each for each in done if each.kind != "split"]
+    if not splits or not rivals:
         return text
-    split = min(splits, key=lambda each: each.latency_ms or 0.0)
-    largest = max(clouds, key=lambda each: each.socket_bytes or 0.0)
-    text += f" {split.partition} takes {ratio(split.latency_ms, largest.latency_ms)} the time of {largest.partition}"
-    if split.photos_per_s and largest.photos_per_s:
-        text += f", and {ratio(split.photos_per_s, largest.photos_per_s)} the photos a second get through"
+    split, rival = min(splits, key=latency), min(rivals, key=latency)
+    text += f" {split.partition} takes {ratio(split.latency_ms, rival.latency_ms)} the time of {rival.partition}"
+    through = max(rivals, key=lambda each: each.photos_per_s or 0.0)
+    if split.photos_per_s and through.photos_per_s:
+        than = "" if through is rival else f" of {through.partition}"
+        text += f", and {ratio(split.photos_per_s, through.photos_per_s)} the photos a second{than} get through"
     return text + "."
+
+
+def latency(row: BenchRow) -> float:
+    return row.latency_ms or 0.0
 
 
 def ratio(one: float | None, other: float | None) -> str:
@@ -106,7 +111,7 @@ def ratio(one: float | None, other: float | None) -> str:
     return f"{share:.0%} of" if share < 2 else f"{share:.3g} times"
 
 
-def bench_document(report: Report) -> dict[str, object]:
+def bench_document(report: BenchReport) -> dict[str, object]:
     """The same for programs; every quantity's unit is in its name."""
     return {"kind": BENCH_MARK, "format_version": FORMAT_VERSION, "command": command_line(sys.argv), **asdict(report)}
 
@@ -187,8 +192,8 @@ def bench(
     if as_json:
         print_json(document)
         return
-    for part in bench_renderables(report):
-        stdout().print(part)
+    for each in bench_renderables(report):
+        stdout().print(each)
 
 
 def conditions_of(

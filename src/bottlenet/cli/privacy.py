@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bottlenet.cli.options import BundleArgument, Json, require, with_configs
-from bottlenet.privacy.samples import PrivacyConfig
+from bottlenet.privacy.config import PrivacyConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from bottlenet.privacy.measure import Quality
-    from bottlenet.privacy.run import Report
+    from bottlenet.privacy.run import PrivacyReport
 
 
 CAPTION = "Measured against this attacker, with these photos and this much training. Another one may do better."
@@ -50,7 +50,7 @@ def privacy(
     require("privacy", "train")
     from bottlenet.bundle import Bundle
     from bottlenet.cli.show import print_json, say, stdout, training_progress
-    from bottlenet.privacy.run import Attack, measure, show
+    from bottlenet.privacy.run import Attack, draw_pictures, run_attack
 
     loaded = Bundle.load(bundle)
     with training_progress() as bar:
@@ -60,8 +60,8 @@ def privacy(
             config,
             lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
-        report = measure(attack)
-        pictures = show(attack)
+        report = run_attack(attack)
+        pictures = draw_pictures(attack)
     if as_json:
         print_json({**document(report), "pictures": str(pictures)})
     else:
@@ -69,7 +69,7 @@ def privacy(
         say(f"pictures: {pictures}")
 
 
-def document(report: Report) -> dict[str, object]:
+def document(report: PrivacyReport) -> dict[str, object]:
     """For programs."""
     from bottlenet.privacy.run import LINEAR, TILE
 
@@ -83,7 +83,7 @@ def document(report: Report) -> dict[str, object]:
     }
 
 
-def report_table(report: Report) -> Table:
+def report_table(report: PrivacyReport) -> Table:
     """For people."""
     from bottlenet.cli.show import clean, number_columns, plain_table, text_columns
 

@@ -10,7 +10,8 @@ import typer
 from bottlenet.cli.options import Force, Json
 
 if TYPE_CHECKING:
-    from bottlenet.report.page import Photos, ReportPage
+    from bottlenet.report.page import ReportPage
+    from bottlenet.report.photos import PhotoWish
 
 
 REPORT_MARK = b'<meta name="generator" content="BottleNet report">'
@@ -60,9 +61,8 @@ def report(
     from bottlenet.cli.show import print_json, progress, say
     from bottlenet.plan.link import LINKS, parse_link
     from bottlenet.records import command_line, program_version
-    from bottlenet.report.page import Made
     from bottlenet.report.page import report as make
-    from bottlenet.report.partitions import Wish
+    from bottlenet.report.sections import Request
 
     kind = Kind("a report of bottlenet report", MARK_WITHIN_BYTES, lambda found: REPORT_MARK in found)
     target = check_target(output, kind, force=force)
@@ -71,8 +71,7 @@ def report(
     with progress("looking at photos") as step:
         made = make(
             [Path(each) for each in sources or ()],
-            Made(command_line(sys.argv), when, program_version()),
-            wish=Wish(links, max_drop),
+            Request(command_line(sys.argv), when, program_version(), links, max_drop),
             photos=photos_of(bundle, data, photos, limit, budget),
             on_progress=step,
         )
@@ -84,18 +83,18 @@ def report(
         say("\n".join([*summary(made), f"report: {target}, {len(page):,} bytes"]))
 
 
-def photos_of(bundle: str | None, data: str | None, shown: int, limit: int, budget: int | None) -> Photos | None:
+def photos_of(bundle: str | None, data: str | None, shown: int, limit: int, budget: int | None) -> PhotoWish | None:
     """None where no bundle was given. InputError: a folder without a bundle, or the reverse."""
     from bottlenet.bundle import Bundle
     from bottlenet.errors import InputError
-    from bottlenet.report.page import Photos
+    from bottlenet.report.photos import PhotoWish
 
     if (bundle is None) != (data is None):
         given, lacking = ("--data", "--bundle") if bundle is None else ("--bundle", "--data")
         raise InputError(f"{given} is given without {lacking}; photos need both, the rest of a report needs neither")
     if bundle is None or data is None:
         return None
-    return Photos(Bundle.load(bundle), data, shown, limit, budget)
+    return PhotoWish(Bundle.load(bundle), data, shown, limit, budget)
 
 
 def summary(made: ReportPage) -> list[str]:

@@ -1,27 +1,19 @@
-"""End to end, measured: each partition of a bundle over each link, with real sockets and real server processes.
+"""Measure each partition of a bundle end to end, over each link, with real sockets and a real server process.
 
-    link -> partition -> photos one after the other       latency, bytes, energy; and the bound beside it
-                    `--> frames, several in flight        photos a second
+    photo -> Workbench.work -> message -> ShapedLink -> server process -> answer
+              `-> class, where nothing is sent              neighbours -'  other devices, without a link
+
+    one_by_one       the next photo when this one is answered     latency, bytes, energy; and the bound beside it
+    pipelined_rate   frames made before, several in flight        photos a second
 
 The bound is *round trip + socket bytes / bandwidth + compute*: what no implementation beats on that link. Compute is
-the device's, as measured, and the server's, as it says in its answers.
+the device's, as measured, and the server's, as it says in its answers. A slower device is this machine, asleep for as
+long as the slower one would still compute: scaled, and named so.
 
-Real servers, each a process of its own on a free loopback port, which ends with the block.
+The server is a process of its own on a free loopback port, which ends with the block:
 
-this process --stdin--> server      its end is the sign to stop, so that none is left behind
-<--stdout-- {"listening": "ws://127.0.0.1:PORT"}
-
-What a benchmark runs on: devices in this process, a server in a process of its own, a shaped link between them.
-
-    photo -> Rig.work -> message -> ShapedLink -> server process -> answer
-              `-> class, where nothing is sent                neighbours -'  other devices, without a link
-
-A slower device is this one, asleep for as long as the slower one would still compute: scaled, and named so.
-
-Photos through one partition, over one link: one after the other, or as many as the uplink takes.
-
-one_by_one   photo -> device -> link -> server -> link -> answer, then the next photo
-pipelined    frames made before, several under way at once
+    this process --stdin--> server      its end is the sign to stop, so that none is left behind
+    <--stdout-- {"listening": "ws://127.0.0.1:PORT"}
 """
 
 from __future__ import annotations
@@ -52,7 +44,7 @@ from bottlenet.cloud.admission import Limits
 from bottlenet.edge.connection import Transport, open_websocket
 from bottlenet.edge.encoder import EDGE_ONLY, Partition, sides_of
 from bottlenet.edge.meter import Meter, open_meter
-from bottlenet.errors import BottleNetError, InputError, LinkError, PhotoError, WireError
+from bottlenet.errors import BottleNetError, InputError, LinkError, WireError
 from bottlenet.measure.link import ShapedLink
 from bottlenet.measure.profile import cpu_model
 from bottlenet.photo import photo_to_pixels
@@ -65,95 +57,21 @@ from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import STREAM_PATH, Frame
 from bottlenet.wire.pictures import FIXED, InputCodec
 
+LIMIT = 20  # photos
+FEWEST = 3  # photos of a row, however slow the link is
+SECONDS = 10.0  # for a row
+MAX_LOAD = IN_FLIGHT = Limits.max_in_flight  # beyond it the server does not read
+MAX_SLOWDOWN = 1000.0
+OPEN_S = MARGIN_S = 60.0
+PIPELINED_S = 2.0
+PIPELINED = (8, 256)  # frames, at least and at most
 START_S = 120.0  # a small machine may need long for its first imports
 STOP_S = 10.0
 MAX_CHARACTERS = 4096
 MAX_INPUT_BYTES = 2**22  # of a network's input as a picture file
 
-
-@contextlib.contextmanager
-def split_server(bundles: Sequence[Path], start_s: float = START_S, *, threads: int = 1) -> Iterator[int]:
-    """The port of `bottlenet serve` for bundles in these folders. LinkError: it did not start in time."""
-    folders = [str(bundle.resolve()) for bundle in bundles]
-    options = ["--port", "0", "--json", "--stop-with-input", "--max-payload-bytes", str(MAX_INPUT_BYTES)]
-    command = ["bottlenet.cli", "serve", *options, "--threads", str(threads), "--", *folders]
-    with running(command, start_s) as port:
-        yield port
-
-
-@contextlib.contextmanager
-def running(module: Sequence[str], start_s: float = START_S) -> Iterator[int]:
-    """The port of `python -m` this. LinkError: it did not start in time, or ended with an error."""
-    with started(["-m", *module], start_s) as (port, _):
-        yield port
-
-
-@contextlib.contextmanager
-def started(arguments: Sequence[str], start_s: float = START_S) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """The same for any `arguments` of Python, with the process."""
-    # A file in the current folder must not stand in for a module of ours.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    pipe = subprocess.PIPE
-    with (
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(
-            [sys.executable, *arguments], stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True
-        ) as process,
-    ):
-        try:
-            yield listening_port(process, log, start_s), process
-        finally:
-            stop(process)
-
-
-def listening_port(process: subprocess.Popen[str], log: IO[bytes], start_s: float) -> int:
-    """What the server says when it is ready."""
-    said: Queue[str] = Queue()
-    assert process.stdout is not None
-    # A pipe can't be read with a deadline everywhere, so a thread reads it. It ends with the server.
-    threading.Thread(target=read_document, args=(process.stdout, said), daemon=True).start()
-    try:
-        return int(json.loads(said.get(timeout=start_s))["listening"].rpartition(":")[2])
-    except Empty as error:
-        raise LinkError(f"the server did not start within {start_s:g} s; try again on a less busy machine") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise LinkError(f"the server did not start: {last_line(log)}") from error
-
-
-def read_document(stream: IO[str], said: Queue[str]) -> None:
-    """One JSON object, closed by a line with a brace; what was read so far at the end."""
-    text = ""
-    while line := stream.readline(MAX_CHARACTERS):
-        text += line
-        if line.rstrip() == "}" or len(text) > MAX_CHARACTERS:
-            break
-    said.put(text)
-
-
-def last_line(log: IO[bytes]) -> str:
-    """What the server complained about last."""
-    log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_CHARACTERS))
-    lines = log.read(MAX_CHARACTERS).decode(errors="replace").splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "it ended without a word"
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """End of its input first, then more clearly."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-    for more in (process.terminate, process.kill):
-        try:
-            process.wait(STOP_S)
-            return
-        except subprocess.TimeoutExpired:
-            more()
-    process.wait(STOP_S)
-
-
-OPEN_S = 60.0
-MAX_LOAD = Limits.max_in_flight  # beyond it the server does not read
-MAX_SLOWDOWN = 1000.0
+Progress = Callable[[int, int], None]
+"""Called with (partitions done, partitions in all)."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +92,204 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class BenchRow:
+    """One partition on one link. Medians of times, means of bytes and energies; None: nothing of the kind."""
+
+    link: str
+    partition: str
+    kind: str
+    cut: str | None
+    photos: int
+    latency_ms: float | None = None
+    latency_p95_ms: float | None = None
+    bound_ms: float | None = None
+    device_ms: float | None = None
+    server_ms: float | None = None
+    socket_bytes: float | None = None
+    received_bytes: float | None = None
+    compute_mj: float | None = None  # of this machine; its meter is in the report
+    radio_mj: float | None = None  # modelled: the paper's power while it sends
+    photos_per_s: float | None = None  # frames made before, several in flight: what uplink and server take
+    agreement: float | None = None  # photos of 100 with the uncut network's answer
+    skipped: str | None = None  # why it was not measured
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What was measured, and on what."""
+
+    bundles: tuple[str, ...]  # ids, hex
+    model: str
+    device: str
+    server: str
+    photos: int  # at most; a row says how many it has
+    meter: str | None  # of compute_mj; None: none was asked for
+    meter_how: str | None  # "measured" or "modelled"
+    conditions: tuple[Conditions, ...]
+    rows: tuple[BenchRow, ...]  # of each condition all partitions, in the same order
+    weights: str = "trained"  # or what the bundle says of them: of random ones bytes and agreement mean nothing
+
+    def by_condition(self) -> Iterator[tuple[Conditions, Sequence[BenchRow]]]:
+        count = len(self.rows) // len(self.conditions)
+        for number, each in enumerate(self.conditions):
+            yield each, self.rows[number * count : (number + 1) * count]
+
+
+def bench(
+    bundles: Sequence[Bundle],
+    data: str | Path,
+    conditions: Sequence[Conditions],
+    *,
+    codecs: Sequence[InputCodec] = FIXED,
+    limit: int = LIMIT,
+    seconds: float = SECONDS,
+    meter: str | None = None,
+    server_threads: int = 1,
+    on_progress: Progress | None = None,
+) -> BenchReport:
+    """Measure every partition under every condition, on `limit` of the photos below `data`, evenly spread.
+
+    `bundles` are of one network with different cuts; edge-only and cloud-only, with each of `codecs`, are those of the
+    first. `seconds` is about how long each row may take one photo at a time: where a link is slow it has fewer photos,
+    3 at least, and where even one takes longer it is skipped. `meter` is a name that `open_meter` knows.
+
+    InputError: as `evaluate` and `Workbench`, a meter that can't be read, or no time. LinkError: a server does not
+    start, or goes away.
+    """
+    if not 0 < seconds < 1e6:
+        raise InputError(f"seconds is {seconds}; give a time above 0")
+    for bundle in bundles:
+        needs_one_label(bundle.manifest.task, "`bottlenet bench`")
+    paths = readable(bundles[0], data, limit)
+    with ExitStack() as stack:
+        opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))
+        workbench = stack.enter_context(Workbench(bundles, codecs=codecs, meter=opened, server_threads=server_threads))
+        rows = run(workbench, paths, conditions, seconds=seconds, on_progress=on_progress)
+    machine = f"{cpu_model()}, one thread"
+    slowdowns = sorted({each.device_slowdown for each in conditions if each.device_slowdown != 1})
+    scaled = "".join(f", scaled: computes {each:g} times as long" for each in slowdowns)
+    return BenchReport(
+        bundles=tuple(bundle.id.hex() for bundle in bundles),
+        model=bundles[0].manifest.model,
+        device=machine + scaled,
+        server=machine if server_threads == 1 else f"{cpu_model()}, {server_threads} threads",
+        photos=len(paths),
+        meter=None if opened is None else opened.name,
+        meter_how=None if opened is None else opened.how,
+        conditions=tuple(conditions),
+        rows=rows,
+        weights=weights_of(bundles[0]),
+    )
+
+
+def weights_of(bundle: Bundle) -> str:
+    return str(bundle.manifest.extra.get("weights", "trained"))
+
+
+def readable(bundle: Bundle, data: str | Path, limit: int | None) -> list[Path]:
+    """List the photos that can be read. InputError: none, or too many can't."""
+    photos = photos_for(bundle, data, limit)
+    damaged = Damaged(len(photos))
+    paths = []
+    for photo in photos:
+        with damaged.skipping(photo.path):
+            photo_to_pixels(photo.path, bundle.manifest.preprocess)
+            paths.append(photo.path)
+    if not paths:
+        raise InputError(f"{data}: no photo could be read, so there is nothing to measure; give a folder of photos")
+    return paths
+
+
+def run(
+    workbench: Workbench,
+    paths: Sequence[Path],
+    conditions: Sequence[Conditions],
+    *,
+    seconds: float = SECONDS,
+    pipelined: bool = True,
+    on_progress: Progress | None = None,
+) -> tuple[BenchRow, ...]:
+    """Measure the rows. Without `pipelined` there are no photos a second."""
+    uncut = [workbench.work(EDGE_ONLY, path, 0).result for path in paths]
+    rows: list[BenchRow] = []
+    total = len(conditions) * len(workbench.partitions)
+    for each in conditions:
+        for partition in workbench.partitions:
+            rows.append(measure_row(workbench, partition, each, paths, uncut, seconds=seconds, pipelined=pipelined))
+            if on_progress is not None:
+                on_progress(len(rows), total)
+    return tuple(rows)
+
+
+def measure_row(
+    workbench: Workbench,
+    partition: Partition,
+    conditions: Conditions,
+    paths: Sequence[Path],
+    uncut: Sequence[Frame | int],
+    *,
+    seconds: float,
+    pipelined: bool,
+) -> BenchRow:
+    """Measure one partition under one condition, or say why it is skipped."""
+    first = workbench.work(partition, paths[0], 0, conditions.device_slowdown)  # the first run of everything is slower
+    link = conditions.link
+    expected_s = first.device_s
+    if isinstance(first.result, Frame):
+        expected_s += link.exchange_s(len(first.result.payload) + STREAM_OVERHEAD_BYTES)
+    name = (link.name, partition.name, partition.kind, partition.cut)
+    skipped = why_too_large(workbench, partition, link, paths)
+    if skipped is None and expected_s > seconds:
+        skipped = f"a photo takes about {expected_s:,.1f} s, and {seconds:g} s are allowed"
+    if skipped is not None:
+        return BenchRow(*name, 0, skipped=skipped)
+    count = min(len(paths), max(FEWEST, int(seconds / expected_s)))
+    with workbench.neighbours(partition, paths[0], conditions.server_load):
+        timings = list(one_by_one(workbench, partition, conditions, paths[:count]))
+        rate = pipelined_rate(workbench, partition, conditions, paths) if pipelined else None
+    return row_of(name, timings, uncut, link, rate)
+
+
+def why_too_large(workbench: Workbench, partition: Partition, link: Link, paths: Sequence[Path]) -> str | None:
+    """Say why this link does not carry what is sent; None: it does."""
+    if link.max_message_bytes is None or partition.kind == "edge-only":
+        return None
+    results = [workbench.work(partition, path, 0).result for path in paths]
+    largest = max(len(each.payload) for each in results if isinstance(each, Frame)) + FRAME_BYTES
+    if largest <= link.max_message_bytes:
+        return None
+    return f"up to {largest:,} bytes don't fit a message of {link.max_message_bytes:,}"
+
+
+def row_of(
+    name: tuple[str, str, str, str | None],
+    timings: Sequence[Timing],
+    uncut: Sequence[Frame | int],
+    link: Link,
+    rate: float | None,
+) -> BenchRow:
+    latencies = [each.latency_s * 1e3 for each in timings]
+    sent = statistics.fmean(each.socket_bytes for each in timings)
+    energies = [each.compute_mj for each in timings if each.compute_mj is not None]
+    radio_mj = sent * 8 / link.uplink_bps * link.send_mw if sent else 0.0
+    return BenchRow(
+        *name,
+        photos=len(timings),
+        latency_ms=statistics.median(latencies),
+        latency_p95_ms=float(np.percentile(latencies, 95, method="inverted_cdf")),
+        bound_ms=statistics.median(each.bound_s * 1e3 for each in timings),
+        device_ms=statistics.median(each.device_s * 1e3 for each in timings),
+        server_ms=statistics.median(each.server_s * 1e3 for each in timings),
+        socket_bytes=sent,
+        received_bytes=statistics.fmean(each.received_bytes for each in timings),
+        compute_mj=statistics.fmean(energies) if energies else None,
+        radio_mj=None if link.radio is None and sent else radio_mj,
+        photos_per_s=rate,
+        agreement=100 * statistics.fmean(each.answer == want for each, want in zip(timings, uncut, strict=False)),
+    )
+
+
+@dataclass(frozen=True)
 class Worked:
     """One photo on the device."""
 
@@ -182,8 +298,8 @@ class Worked:
     compute_mj: float | None  # of this machine, not scaled; None: no meter
 
 
-class Rig:
-    """Runs the partitions of bundles of one network. Use as a context manager.
+class Workbench:
+    """Runs partitions: devices in this process, a server in its own, a shaped link between. Use as a context manager.
 
     Edge-only and cloud-only are those of the first bundle. InputError: no bundle, one without uncut.onnx, or two that
     are cut at the same place. LinkError: a server does not start.
@@ -206,10 +322,10 @@ class Rig:
 
     @property
     def partitions(self) -> list[Partition]:
-        """All that can be measured."""
+        """Every partition that can be measured."""
         return list(self._sides)
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Workbench:
         paths = [bundle.path for bundle in self.bundles]
         self._port = self._stack.enter_context(split_server(paths, threads=self.server_threads))
         return self
@@ -220,19 +336,17 @@ class Rig:
         self._stack.close()
 
     def work(self, partition: Partition, path: Path, sequence: int, slowdown: float = 1.0) -> Worked:
-        """What the device does with a photo, at its own pace. PhotoError: it can't be read."""
+        """Do what the device does with a photo, at its own pace. PhotoError: it can't be read."""
         before_mj = None if self.meter is None else self.meter.energy_mj()
-        started, computed = perf_counter(), thread_time()
-        made = self._sides[partition].work(path, sequence).result
+        began, computed = perf_counter(), thread_time()
+        result = self._sides[partition].work(path, sequence).result
         computed_s = thread_time() - computed
         spent_mj = None if self.meter is None or before_mj is None else self.meter.energy_mj() - before_mj
-        pause(slowdown, started, computed_s)
-        result = made if isinstance(made, Frame) else made.top[0][0]
-        return Worked(result, perf_counter() - started, spent_mj)
+        pause(slowdown, began, computed_s)
+        return Worked(result if isinstance(result, Frame) else result.top[0][0], perf_counter() - began, spent_mj)
 
     @contextlib.contextmanager
     def connected(self, partition: Partition, conditions: Conditions) -> Iterator[Transport]:
-        """A connection to the server over the link."""
         link = conditions.link
         with ShapedLink("127.0.0.1", self._port, link, jitter_s=conditions.jitter_s, seed=conditions.seed) as shaped:
             transport = open_websocket(self._url(partition, shaped.port), OPEN_S + 3 * link.setup_s)
@@ -241,7 +355,7 @@ class Rig:
 
     @contextlib.contextmanager
     def neighbours(self, partition: Partition, path: Path, count: int) -> Iterator[None]:
-        """While this lasts, `count` photos of others are in the partition's line: each answer brings the next."""
+        """Keep `count` photos of others in the partition's line while this lasts: each answer brings the next."""
         if count == 0 or partition.kind == "edge-only":
             yield
             return
@@ -263,14 +377,14 @@ class Rig:
         return f"ws://127.0.0.1:{port}{STREAM_PATH}?bundle={self._sides[partition].bundle.id.hex()}"
 
 
-def pause(slowdown: float, started: float, computed_s: float) -> None:
-    """Sleep until what began at `started`, and computed for so long, has taken `slowdown` times that."""
+def pause(slowdown: float, began: float, computed_s: float) -> None:
+    """Sleep until what began at `began`, and computed for so long, has taken `slowdown` times that."""
     if slowdown > 1:
-        sleep(max(0.0, slowdown * computed_s - (perf_counter() - started)))
+        sleep(max(0.0, slowdown * computed_s - (perf_counter() - began)))
 
 
 def keep_busy(transport: Transport, message: bytes, count: int, ended: threading.Event) -> None:
-    """`count` in flight until `ended`; then wait for those that are under way."""
+    """Keep `count` in flight until `ended`; then wait for those that are under way."""
     with contextlib.suppress(BottleNetError):  # a server that fails shows at the connection that is measured
         for _ in range(count):
             transport.send(message)
@@ -281,14 +395,8 @@ def keep_busy(transport: Transport, message: bytes, count: int, ended: threading
             transport.receive(OPEN_S)
 
 
-IN_FLIGHT = Limits.max_in_flight
-PIPELINED_S = 2.0
-PIPELINED = (8, 256)  # frames, at least and at most
-MARGIN_S = 60.0
-
-
 @dataclass(frozen=True)
-class Sample:
+class Timing:
     """One photo, from its file to its answer."""
 
     latency_s: float
@@ -301,37 +409,38 @@ class Sample:
     answer: int  # class index
 
 
-def one_by_one(rig: Rig, partition: Partition, conditions: Conditions, paths: Sequence[Path]) -> Iterator[Sample]:
-    """Each photo when the one before it is answered."""
-    slowdown = conditions.device_slowdown
+def one_by_one(
+    workbench: Workbench, partition: Partition, conditions: Conditions, paths: Sequence[Path]
+) -> Iterator[Timing]:
+    """Send each photo when the one before it is answered."""
+    link, slowdown = conditions.link, conditions.device_slowdown
     if partition.kind == "edge-only":
         for path in paths:
-            worked = rig.work(partition, path, 0, slowdown)
+            worked = workbench.work(partition, path, 0, slowdown)
             assert isinstance(worked.result, int)
-            yield Sample(worked.device_s, worked.device_s, worked.device_s, 0.0, 0, 0, worked.compute_mj, worked.result)
+            took_s = worked.device_s
+            yield Timing(took_s, took_s, took_s, 0.0, 0, 0, worked.compute_mj, worked.result)
         return
-    with rig.connected(partition, conditions) as transport:
-        exchange(transport, rig.work(partition, paths[0], 0).result, conditions.link)  # the server's first one
+    with workbench.connected(partition, conditions) as transport:
+        ask(transport, workbench.work(partition, paths[0], 0).result, link)  # the server's first one
         for number, path in enumerate(paths, 1):
-            started = perf_counter()
-            worked = rig.work(partition, path, number % 2**16, slowdown)
-            yield sample(transport, worked, conditions.link, started)
+            began = perf_counter()
+            worked = workbench.work(partition, path, number % 2**16, slowdown)
+            sent, received = transport.sent_bytes, transport.received_bytes
+            answer, server_s = ask(transport, worked.result, link)
+            latency_s = perf_counter() - began
+            sent, received = transport.sent_bytes - sent, transport.received_bytes - received
+            bound_s = link.exchange_s(sent) + worked.device_s + server_s
+            if link.downlink_bps is not None:
+                bound_s += received * 8 / link.downlink_bps
+            yield Timing(latency_s, bound_s, worked.device_s, server_s, sent, received, worked.compute_mj, answer)
 
 
-def sample(transport: Transport, worked: Worked, link: Link, started: float) -> Sample:
-    """Send what the device made of a photo and wait for the answer."""
-    sent, received = transport.sent_bytes, transport.received_bytes
-    answer, server_s = exchange(transport, worked.result, link)
-    latency_s = perf_counter() - started
-    sent, received = transport.sent_bytes - sent, transport.received_bytes - received
-    bound_s = link.exchange_s(sent) + worked.device_s + server_s
-    if link.downlink_bps is not None:
-        bound_s += received * 8 / link.downlink_bps
-    return Sample(latency_s, bound_s, worked.device_s, server_s, sent, received, worked.compute_mj, answer)
+def ask(transport: Transport, frame: Frame | int, link: Link) -> tuple[int, float]:
+    """Send a frame and return (class, seconds of the server).
 
-
-def exchange(transport: Transport, frame: Frame | int, link: Link) -> tuple[int, float]:
-    """(class, seconds of the server) for one frame. FrameError: the server refuses it. WireError: it says no class."""
+    FrameError: the server refuses it. WireError: the answer says no class.
+    """
     assert isinstance(frame, Frame)
     message = frame.to_stream_bytes()
     transport.send(message)
@@ -341,13 +450,13 @@ def exchange(transport: Transport, frame: Frame | int, link: Link) -> tuple[int,
     return answer.top[0][0], (answer.decode_us + answer.tail_us) / 1e6
 
 
-def pipelined_rate(rig: Rig, partition: Partition, conditions: Conditions, paths: Sequence[Path]) -> float:
-    """Photos a second. Edge-only has no uplink: what the device computes."""
+def pipelined_rate(workbench: Workbench, partition: Partition, conditions: Conditions, paths: Sequence[Path]) -> float:
+    """Measure photos a second. Edge-only has no uplink: what the device computes."""
     few = paths[:IN_FLIGHT]
     if partition.kind == "edge-only":
-        times = [rig.work(partition, path, 0, conditions.device_slowdown).device_s for path in few]
+        times = [workbench.work(partition, path, 0, conditions.device_slowdown).device_s for path in few]
         return 1 / statistics.median(times)
-    frames = [frame for path in few if isinstance(frame := rig.work(partition, path, 0).result, Frame)]
+    frames = [frame for path in few if isinstance(frame := workbench.work(partition, path, 0).result, Frame)]
     mean = statistics.fmean(len(frame.payload) for frame in frames)
     low, high = PIPELINED
     count = min(high, max(low, int(PIPELINED_S * conditions.link.uplink_bps / 8 / mean)))
@@ -355,14 +464,14 @@ def pipelined_rate(rig: Rig, partition: Partition, conditions: Conditions, paths
         Frame(frame.codec, frame.setting, frame.bundle_tag, number, frame.payload).to_stream_bytes()
         for number, frame in enumerate(islice(cycle(frames), count))
     ]
-    with rig.connected(partition, conditions) as transport:
+    with workbench.connected(partition, conditions) as transport:
         came = pipeline(transport, messages, MARGIN_S + 3 * conditions.link.exchange_s(mean * IN_FLIGHT))
     # From the first answer on, so that filling the line, a round trip, is not in it.
     return (len(came) - 1) / (came[-1] - came[0])
 
 
 def pipeline(transport: Transport, messages: Sequence[bytes], timeout_s: float) -> list[float]:
-    """When each answer came, with up to IN_FLIGHT frames under way. Errors as for `exchange`."""
+    """Send with up to IN_FLIGHT frames under way, and return when each answer came. Errors as for `ask`."""
     room = Semaphore(IN_FLIGHT)
     failed: list[BottleNetError] = []
 
@@ -392,213 +501,79 @@ def pipeline(transport: Transport, messages: Sequence[bytes], timeout_s: float) 
     return came
 
 
-FEWEST = 3  # photos
-LIMIT = 20
-SECONDS = 10.0
-
-Progress = Callable[[int, int], None]
-"""Called with (partitions done, partitions in all)."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One partition on one link. Medians of times, means of bytes and energies; None: nothing of the kind."""
-
-    link: str
-    partition: str
-    kind: str
-    cut: str | None
-    photos: int
-    latency_ms: float | None = None
-    latency_p95_ms: float | None = None
-    bound_ms: float | None = None
-    device_ms: float | None = None
-    server_ms: float | None = None
-    socket_bytes: float | None = None
-    received_bytes: float | None = None
-    compute_mj: float | None = None  # of this machine; its meter is in the report
-    radio_mj: float | None = None  # modelled: the paper's power while it sends
-    photos_per_s: float | None = None  # frames made before, several in flight: what uplink and server take
-    agreement: float | None = None  # photos of 100 with the uncut network's answer
-    skipped: str | None = None  # why it was not measured
+@contextlib.contextmanager
+def split_server(bundles: Sequence[Path], start_s: float = START_S, *, threads: int = 1) -> Iterator[int]:
+    """Start `bottlenet serve` for bundles in these folders and yield its port. LinkError: it did not start in time."""
+    folders = [str(bundle.resolve()) for bundle in bundles]
+    options = ["--port", "0", "--json", "--stop-with-input", "--max-payload-bytes", str(MAX_INPUT_BYTES)]
+    command = ["bottlenet.cli", "serve", *options, "--threads", str(threads), "--", *folders]
+    with running(command, start_s) as port:
+        yield port
 
 
-@dataclass(frozen=True)
-class Report:
-    """What was measured, and on what."""
-
-    bundles: tuple[str, ...]  # ids, hex
-    model: str
-    device: str
-    server: str
-    photos: int  # at most; a row says how many it has
-    meter: str | None  # of compute_mj; None: none was asked for
-    meter_how: str | None  # "measured" or "modelled"
-    conditions: tuple[Conditions, ...]
-    rows: tuple[Row, ...]  # of each condition all partitions, in the same order
-    weights: str = "trained"  # or what the bundle says of them: of random ones bytes and agreement mean nothing
+@contextlib.contextmanager
+def running(module: Sequence[str], start_s: float = START_S) -> Iterator[int]:
+    """Start `python -m` with these arguments and yield the port it listens on. LinkError: as `server_process`."""
+    with server_process(["-m", *module], start_s) as (port, _):
+        yield port
 
 
-def bench(
-    bundles: Sequence[Bundle],
-    data: str | Path,
-    conditions: Sequence[Conditions],
-    *,
-    codecs: Sequence[InputCodec] = FIXED,
-    limit: int = LIMIT,
-    seconds: float = SECONDS,
-    meter: str | None = None,
-    server_threads: int = 1,
-    on_progress: Progress | None = None,
-) -> Report:
-    """Every partition under every condition, on `limit` of the photos below `data`, evenly spread over the folder.
+@contextlib.contextmanager
+def server_process(arguments: Sequence[str], start_s: float = START_S) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Start Python with these arguments and yield (port, process), which ends with the block.
 
-    `bundles` are of one network with different cuts; edge-only and cloud-only, with each of `codecs`, are those of the
-    first. `seconds` is about how long each row may take one photo at a time: where a link is slow it has fewer photos,
-    3 at least, and where even one takes longer it is skipped. `meter` is a name that `open_meter` knows.
-
-    InputError: as `evaluate` and `Rig`, a meter that can't be read, or no time. LinkError: a server does not start, or
-    goes away.
+    LinkError: it did not start in time, or ended with an error.
     """
-    if not 0 < seconds < 1e6:
-        raise InputError(f"seconds is {seconds}; give a time above 0")
-    for bundle in bundles:
-        needs_one_label(bundle.manifest.task, "`bottlenet bench`")
-    paths = readable(bundles[0], data, limit)
-    with ExitStack() as stack:
-        opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))
-        rig = stack.enter_context(Rig(bundles, codecs=codecs, meter=opened, server_threads=server_threads))
-        rows = run(rig, paths, conditions, seconds=seconds, on_progress=on_progress)
-    machine = f"{cpu_model()}, one thread"
-    slowdowns = sorted({each.device_slowdown for each in conditions if each.device_slowdown != 1})
-    scaled = "".join(f", scaled: computes {each:g} times as long" for each in slowdowns)
-    return Report(
-        bundles=tuple(bundle.id.hex() for bundle in bundles),
-        model=bundles[0].manifest.model,
-        device=machine + scaled,
-        server=machine if server_threads == 1 else f"{cpu_model()}, {server_threads} threads",
-        photos=len(paths),
-        meter=None if opened is None else opened.name,
-        meter_how=None if opened is None else opened.how,
-        conditions=tuple(conditions),
-        rows=rows,
-        weights=weights_of(bundles[0]),
-    )
-
-
-def weights_of(bundle: Bundle) -> str:
-    """What it says of its network's weights."""
-    return str(bundle.manifest.extra.get("weights", "trained"))
-
-
-def readable(bundle: Bundle, data: str | Path, limit: int | None) -> list[Path]:
-    """Photos that can be read. InputError: none, or too many can't."""
-    photos = photos_for(bundle, data, limit)
-    damaged = Damaged(len(photos))
-    paths = []
-    for photo in photos:
+    # A file in the current folder must not stand in for a module of ours.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [sys.executable, *arguments], stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True
+        ) as process,
+    ):
         try:
-            photo_to_pixels(photo.path, bundle.manifest.preprocess)
-            paths.append(photo.path)
-        except PhotoError as error:
-            damaged.add(photo.path, error)
-    if not paths:
-        raise InputError(f"{data}: no photo could be read, so there is nothing to measure; give a folder of photos")
-    return paths
+            yield listening_port(process, log, start_s), process
+        finally:
+            stop(process)
 
 
-def run(
-    rig: Rig,
-    paths: Sequence[Path],
-    conditions: Sequence[Conditions],
-    *,
-    seconds: float = SECONDS,
-    pipelined: bool = True,
-    on_progress: Progress | None = None,
-) -> tuple[Row, ...]:
-    """The rows. Without `pipelined` there are no photos a second."""
-    uncut = [rig.work(EDGE_ONLY, path, 0).result for path in paths]
-    rows: list[Row] = []
-    total = len(conditions) * len(rig.partitions)
-    for each in conditions:
-        for partition in rig.partitions:
-            rows.append(measure(rig, partition, each, paths, uncut, seconds=seconds, pipelined=pipelined))
-            if on_progress is not None:
-                on_progress(len(rows), total)
-    return tuple(rows)
+def listening_port(process: subprocess.Popen[str], log: IO[bytes], start_s: float) -> int:
+    """Wait until the server says that it is ready. LinkError: it does not, or not in time."""
+    said: Queue[str] = Queue()
+    assert process.stdout is not None
+    # A pipe can't be read with a deadline everywhere, so a thread reads it. It ends with the server.
+    threading.Thread(target=read_document, args=(process.stdout, said), daemon=True).start()
+    try:
+        return int(json.loads(said.get(timeout=start_s))["listening"].rpartition(":")[2])
+    except Empty as error:
+        raise LinkError(f"the server did not start within {start_s:g} s; try again on a less busy machine") from error
+    except (ValueError, KeyError, TypeError) as error:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_CHARACTERS))
+        lines = log.read(MAX_CHARACTERS).decode(errors="replace").splitlines() or ["it ended without a word"]
+        raise LinkError(f"the server did not start: {lines[-1].removeprefix('error: ')}") from error
 
 
-def measure(
-    rig: Rig,
-    partition: Partition,
-    conditions: Conditions,
-    paths: Sequence[Path],
-    uncut: Sequence[Frame | int],
-    *,
-    seconds: float,
-    pipelined: bool,
-) -> Row:
-    """One row."""
-    first = rig.work(partition, paths[0], 0, conditions.device_slowdown)  # and the first run of everything is slower
-    link = conditions.link
-    expected_s = first.device_s
-    if isinstance(first.result, Frame):
-        expected_s += link.exchange_s(len(first.result.payload) + STREAM_OVERHEAD_BYTES)
-    name = (link.name, partition.name, partition.kind, partition.cut)
-    skipped = too_large(rig, partition, link, paths)
-    if skipped is None and expected_s > seconds:
-        skipped = f"a photo takes about {expected_s:,.1f} s, and {seconds:g} s are allowed"
-    if skipped is not None:
-        return Row(*name, 0, skipped=skipped)
-    count = min(len(paths), max(FEWEST, int(seconds / expected_s)))
-    with rig.neighbours(partition, paths[0], conditions.server_load):
-        samples = list(one_by_one(rig, partition, conditions, paths[:count]))
-        rate = pipelined_rate(rig, partition, conditions, paths) if pipelined else None
-    return summarise(name, samples, uncut, link, rate)
+def read_document(stream: IO[str], said: Queue[str]) -> None:
+    """Put one JSON object into the queue, up to a line with its last brace; at the end what was read so far."""
+    text = ""
+    while line := stream.readline(MAX_CHARACTERS):
+        text += line
+        if line.rstrip() == "}" or len(text) > MAX_CHARACTERS:
+            break
+    said.put(text)
 
 
-def too_large(rig: Rig, partition: Partition, link: Link, paths: Sequence[Path]) -> str | None:
-    """Why this link does not carry what is sent; None: it does."""
-    if link.max_message_bytes is None or partition.kind == "edge-only":
-        return None
-    results = [rig.work(partition, path, 0).result for path in paths]
-    largest = max(len(each.payload) for each in results if isinstance(each, Frame)) + FRAME_BYTES
-    if largest <= link.max_message_bytes:
-        return None
-    return f"up to {largest:,} bytes don't fit a message of {link.max_message_bytes:,}"
-
-
-def summarise(
-    name: tuple[str, str, str, str | None],
-    samples: Sequence[Sample],
-    uncut: Sequence[Frame | int],
-    link: Link,
-    rate: float | None,
-) -> Row:
-    """Medians and means."""
-    latencies = [each.latency_s * 1e3 for each in samples]
-    sent = statistics.fmean(each.socket_bytes for each in samples)
-    energies = [each.compute_mj for each in samples if each.compute_mj is not None]
-    radio_mj = sent * 8 / link.uplink_bps * link.send_mw if sent else 0.0
-    return Row(
-        *name,
-        photos=len(samples),
-        latency_ms=statistics.median(latencies),
-        latency_p95_ms=float(np.percentile(latencies, 95, method="inverted_cdf")),
-        bound_ms=statistics.median(each.bound_s * 1e3 for each in samples),
-        device_ms=statistics.median(each.device_s * 1e3 for each in samples),
-        server_ms=statistics.median(each.server_s * 1e3 for each in samples),
-        socket_bytes=sent,
-        received_bytes=statistics.fmean(each.received_bytes for each in samples),
-        compute_mj=statistics.fmean(energies) if energies else None,
-        radio_mj=None if link.radio is None and sent else radio_mj,
-        photos_per_s=rate,
-        agreement=100 * statistics.fmean(each.answer == want for each, want in zip(samples, uncut, strict=False)),
-    )
-
-
-def by_condition(report: Report) -> Iterator[tuple[Conditions, Sequence[Row]]]:
-    """Each with its rows."""
-    count = len(report.rows) // len(report.conditions)
-    for number, each in enumerate(report.conditions):
-        yield each, report.rows[number * count : (number + 1) * count]
+def stop(process: subprocess.Popen[str]) -> None:
+    """End its input first; where that is not enough, terminate and kill it."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    for more in (process.terminate, process.kill):
+        try:
+            process.wait(STOP_S)
+            return
+        except subprocess.TimeoutExpired:
+            more()
+    process.wait(STOP_S)

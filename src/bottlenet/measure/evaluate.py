@@ -1,7 +1,7 @@
-"""How good a bundle is and what it costs, on a folder of photos, beside the uncut network on the same photos.
+"""Measure accuracy and bytes of a bundle on a folder of photos, beside the uncut network on the same photos.
 
-    photo ----Encoder------> frame bytes --parse_frame, Decoder--> scores      counted and compared
-      `---photo_to_pixels--> pixels -----------uncut.onnx--------> scores
+    photo ----Encoder------> frame --bytes--> parse_frame, Decoder--> scores      compared and counted
+      `---photo_to_pixels--> pixels -----------uncut.onnx-----------> scores
 
 What is measured is what is deployed: the device's encoder, a frame as it goes over the network, the server's decoder.
 No torch. One batch of photos is in memory at a time, however many there are.
@@ -9,9 +9,8 @@ No torch. One batch of photos is in memory at a time, however many there are.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +19,22 @@ from numpy.typing import NDArray
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
-from bottlenet.errors import BottleNetError, InputError, PhotoError
+from bottlenet.errors import InputError
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import Damaged
-from bottlenet.photos.folders import (
-    Photo,
-    photos_for,
-)
+from bottlenet.photos.folders import Photo, photos_for
 from bottlenet.records import Sizes, percent, sizes
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.task import needs_one_label
-from bottlenet.wire.answer import Answer
-from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame
+from bottlenet.wire.answer import best
+from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, parse_frame
 
-BATCH = 8  # photos that the server's half takes at once; more is no faster on a CPU
-
-log = logging.getLogger(__name__)
+BATCH = 8  # photos that both networks take at once; more is no faster on a CPU
 
 Progress = Callable[[int, int], None]
 """Called after each batch with (photos done, photos in all)."""
+Prepared = tuple[int, bytes, NDArray[np.uint8] | None]
+"""Position of a photo, its frame, and the pixels that the uncut network takes."""
 
 
 @dataclass(frozen=True)
@@ -59,58 +55,62 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came out for some photos."""
+class Comparison:
+    """One photo through the split network and the uncut one."""
 
-    labels: NDArray[np.int64]  # (B,); -1: not known
-    best: NDArray[np.int64]  # (B, 5 or fewer) class indices, best first
-    uncut: NDArray[np.int64] | None  # (B,) the uncut network's answer
-    payload_bytes: NDArray[np.int64]  # (B,)
-    frame_bytes: NDArray[np.int64]  # (B,)
+    position: int  # of the photo in the list
+    frame: Frame = field(repr=False)
+    scores: NDArray[np.float32] = field(repr=False)  # (classes,) logits
+    uncut: NDArray[np.float32] | None = field(repr=False)  # (classes,) logits; None: the bundle has no uncut network
 
 
-class Deployed:
-    """Both halves of a bundle and, where it has it, the whole."""
+class Deployment:
+    """Run the device's half, the server's half and the uncut network of a bundle in this process.
 
-    def __init__(self, bundle: Bundle, threads: int, budget: int | None = None) -> None:
+    With `budget` no payload has more bytes than that. BundleError: a graph can't be loaded or run.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1, budget: int | None = None) -> None:
         self.bundle = bundle
         self.encoder = Encoder(bundle, threads, budget_bytes=None if budget is None else budget + HEADER_BYTES)
         self.decoder = Decoder(bundle, threads)
         self.uncut = open_uncut(bundle, threads) if bundle.uncut_path is not None else None
 
-    def run(self, photos: Sequence[Photo], damaged: Damaged) -> Outcome | None:
-        """The photos of one batch; None where all of them are damaged."""
-        labels: list[int] = []
-        sent: list[bytes] = []
-        pixels: list[NDArray[np.uint8]] = []
-        for photo in photos:
-            try:
-                frame = self.encoder.encode(photo.path, sequence=len(sent)).frame
-                if self.uncut is not None:
-                    pixels.append(photo_to_pixels(photo.path, self.bundle.manifest.uncut_preprocess))
-            except PhotoError as error:
-                damaged.add(photo.path, error)
-                continue
-            sent.append(frame.to_bytes())
-            labels.append(-1 if photo.label is None else photo.label)
-        if not sent:
-            return None
-        frames = [parse_frame(data, max_payload_bytes=MAX_PAYLOAD_BYTES, bundle_tag=self.bundle.tag) for data in sent]
-        best = np.array([self._top(answer) for answer in self.decoder.answers(frames)])
-        uncut = None if self.uncut is None else run_graph(self.uncut, pixels=np.stack(pixels)).argmax(1)
-        return Outcome(
-            np.array(labels),
-            best,
-            uncut,
-            np.array([len(frame.payload) for frame in frames]),
-            np.array([len(data) for data in sent]),
-        )
+    def compare(
+        self, photos: Sequence[Photo], damaged: Damaged, on_progress: Progress | None = None
+    ) -> Iterator[Comparison]:
+        """Yield a comparison for each photo that can be read, BATCH photos at a time.
 
-    @staticmethod
-    def _top(answer: Answer | BottleNetError) -> list[int]:
-        if isinstance(answer, BottleNetError):
-            raise answer  # a server would go on; a bundle that can't decode its own frames has no accuracy
-        return [class_index for class_index, _ in answer.top]
+        InputError: too many are damaged, or a photo's smallest payload is above the budget. BundleError: the server
+        could not answer; there is no accuracy of that.
+        """
+        batch: list[Prepared] = []
+        for position, photo in enumerate(photos):
+            with damaged.skipping(photo.path):
+                data = self.encoder.encode(photo.path).frame.to_bytes()
+                pixels = None
+                if self.uncut is not None:
+                    pixels = photo_to_pixels(photo.path, self.bundle.manifest.uncut_preprocess)
+                batch.append((position, data, pixels))
+            if len(batch) == BATCH or position + 1 == len(photos):
+                yield from self._compare(batch)
+                batch = []
+                if on_progress is not None:
+                    on_progress(position + 1, len(photos))
+
+    def _compare(self, batch: Sequence[Prepared]) -> Iterator[Comparison]:
+        if not batch:
+            return
+        tag, limit = self.bundle.tag, MAX_PAYLOAD_BYTES
+        frames = [parse_frame(data, max_payload_bytes=limit, bundle_tag=tag) for _, data, _ in batch]
+        answered = self.decoder.scores(frames)
+        for error in filter(None, answered.errors):
+            raise error
+        uncut: Iterable[NDArray[np.float32] | None] = [None] * len(batch)
+        if self.uncut is not None:
+            uncut = run_graph(self.uncut, pixels=np.stack([pixels for _, _, pixels in batch if pixels is not None]))
+        for (position, *_), frame, scores, reference in zip(batch, frames, answered.scores, uncut, strict=True):
+            yield Comparison(position, frame, scores, reference)
 
 
 def evaluate(
@@ -122,55 +122,63 @@ def evaluate(
     threads: int = 1,
     on_progress: Progress | None = None,
 ) -> Evaluation:
-    """Runs every photo below the folder `data` through `bundle`, or `limit` of them, evenly spread over the folder.
+    """Run every photo below the folder `data` through `bundle`, or `limit` of them, evenly spread over the folder.
 
     With `budget` no payload has more bytes than that. `data` is a folder as `photos.folders` has it. Damaged photos
     are skipped, counted and named in the log.
 
     InputError: no classifier, no such folder or nothing in it, a label that is none of the bundle's classes, a limit
-    below 1, more than 1 % of the photos are damaged, or a photo whose smallest payload is above the budget.
+    below 1, most of the photos are damaged, or a photo whose smallest payload is above the budget.
     BundleError: a graph that can't be loaded or run.
     """
     needs_one_label(bundle.manifest.task, "`bottlenet evaluate`")
     photos = photos_for(bundle, data, limit)
-    split = Deployed(bundle, threads, budget)
     damaged = Damaged(len(photos))
-    batches: list[Outcome] = []
-    for done, batch in batched(photos):
-        out = split.run(batch, damaged)
-        if out is not None:
-            batches.append(out)
-        if on_progress is not None:
-            on_progress(done, len(photos))
-    return summarise(batches, bundle.manifest.head_flops_share, skipped=len(damaged.paths))
+    labels: list[int] = []
+    answers: list[list[int]] = []
+    uncut: list[int] = []
+    payload_bytes: list[int] = []
+    for each in Deployment(bundle, threads, budget).compare(photos, damaged, on_progress):
+        label = photos[each.position].label
+        labels.append(-1 if label is None else label)
+        answers.append([index for index, _ in best(each.scores)])
+        payload_bytes.append(len(each.frame.payload))
+        if each.uncut is not None:
+            uncut.append(int(each.uncut.argmax()))
+    if not labels:
+        raise InputError(f"{data}: no photo could be read, so there is nothing to report; give a folder of photos")
+    return evaluation_of(
+        np.array(labels),
+        np.array(answers),
+        np.array(uncut) if uncut else None,
+        np.array(payload_bytes),
+        head_flops_share=bundle.manifest.head_flops_share,
+        skipped=len(damaged.paths),
+    )
 
 
-def batched(photos: Sequence[Photo]) -> Iterator[tuple[int, Sequence[Photo]]]:
-    """(photos done after this batch, the batch)."""
-    for start in range(0, len(photos), BATCH):
-        batch = photos[start : start + BATCH]
-        yield start + len(batch), batch
-
-
-def summarise(batches: Sequence[Outcome], head_flops_share: float, *, skipped: int) -> Evaluation:
-    """All batches -> rates and sizes. InputError: there is nothing to summarise."""
-    if not batches:
-        raise InputError("no photo could be read, so there is nothing to report; give a folder of photos")
-    labels = np.concatenate([batch.labels for batch in batches])
-    best = np.concatenate([batch.best for batch in batches])
-    uncut = np.concatenate([batch.uncut for batch in batches if batch.uncut is not None] or [np.empty(0, np.int64)])
+def evaluation_of(
+    labels: NDArray[np.int64],  # (N,); -1: not known
+    answers: NDArray[np.int64],  # (N, 5 or fewer) class indices, best first
+    uncut: NDArray[np.int64] | None,  # (N,) the uncut network's answers
+    payload_bytes: NDArray[np.int64],  # (N,)
+    *,
+    head_flops_share: float,
+    skipped: int,
+) -> Evaluation:
+    """Turn the answers to all photos into rates and sizes."""
     known = labels >= 0
-    hits = best == labels[:, None]
+    hits = answers == labels[:, None]
     top1 = percent(hits[known, 0])
-    top1_uncut = percent((uncut == labels)[known]) if len(uncut) else None
+    top1_uncut = None if uncut is None else percent((uncut == labels)[known])
     return Evaluation(
         top1=top1,
         top5=percent(hits[known].any(1)),
-        agreement=percent(best[:, 0] == uncut) if len(uncut) else None,
+        agreement=None if uncut is None else percent(answers[:, 0] == uncut),
         top1_uncut=top1_uncut,
         top1_drop=None if top1 is None or top1_uncut is None else top1_uncut - top1,
-        payload_bytes=sizes(np.concatenate([batch.payload_bytes for batch in batches])),
-        frame_bytes=sizes(np.concatenate([batch.frame_bytes for batch in batches])),
+        payload_bytes=sizes(payload_bytes),
+        frame_bytes=sizes(payload_bytes + HEADER_BYTES),
         head_flops_share=head_flops_share,
         photos=len(labels),
         labelled=int(known.sum()),

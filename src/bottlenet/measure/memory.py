@@ -1,4 +1,4 @@
-"""How much memory a device's process takes at most that runs one partition and does nothing else.
+"""Measure how much memory a device's process takes at most that runs one partition and does nothing else.
 
     peak_rss_bytes() --> python -m bottlenet.measure.memory BUNDLE KIND FORMAT QUALITY PHOTO --prints--> bytes
 
@@ -24,7 +24,7 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_rss_bytes(bundle: Path, partition: Partition, photo: Path) -> int:
-    """Of a process that turns one photo into what is sent, or into its class. BundleError: it failed."""
+    """Start a process that turns one photo into a frame or a class, and return its peak. BundleError: it failed."""
     codec = partition.codec
     name, quality = ("", 0) if codec is None else (codec.format, codec.quality)
     arguments = [str(bundle.resolve()), partition.kind, name, str(quality), str(photo.resolve())]
@@ -35,13 +35,13 @@ def peak_rss_bytes(bundle: Path, partition: Partition, photo: Path) -> int:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT_S, check=True)
         return int(done.stdout)
     except (subprocess.SubprocessError, ValueError) as error:
-        told = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
-        why = (told or str(error)).strip().splitlines()[-1]
+        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
+        why = (said or str(error)).strip().splitlines()[-1]
         raise BundleError(f"{bundle}: the memory of {partition.name} can't be measured: {why:.200}") from error
 
 
-def work(bundle: str, kind: str, name: str, quality: str, photo: str) -> None:
-    """One photo."""
+def run_partition(bundle: str, kind: str, name: str, quality: str, photo: str) -> None:
+    """Process one photo with as few imports as the partition needs."""
     from bottlenet.bundle import Bundle
 
     loaded = Bundle.load(bundle)
@@ -63,8 +63,8 @@ def work(bundle: str, kind: str, name: str, quality: str, photo: str) -> None:
     run_graph(open_session(loaded.graph("uncut.onnx")), pixels=pixels[None])
 
 
-def peak() -> int:
-    """Bytes. Linux says it of the program alone; `getrusage` there includes what the parent had before."""
+def own_peak_bytes() -> int:
+    """Linux says it of the program alone; `getrusage` there includes what the parent had before."""
     if STATUS.exists():
         fields = dict(line.split(":", 1) for line in STATUS.read_text(encoding="ascii").splitlines() if ":" in line)
         return int(fields["VmHWM"].split()[0]) * 1024
@@ -74,5 +74,5 @@ def peak() -> int:
 
 
 if __name__ == "__main__":
-    work(*sys.argv[1:])
-    print(peak())
+    run_partition(*sys.argv[1:])
+    print(own_peak_bytes())

@@ -1,4 +1,4 @@
-"""What each partition of a bundle or a ladder takes on this machine, measured on photos: a `Profile` for the planner.
+"""Measure what each partition of a bundle or a ladder takes on this machine: a `Profile` for the planner.
 
     photos --uncut network--> answers --> the smallest JPEG, WebP and AVIF within the bound
     photos --each partition--> time, bytes, answer --> Candidate, with its energy and its Detail
@@ -7,15 +7,9 @@ One photo at a time and one thread, as on a device. `device_s` and `server_s` ar
 machine that is what a clock shows, and on a busy one it is still the same. Both sides are measured on this machine, so
 a profile of a device is made on the device. No torch.
 
-The server's side of the partitions in this process, to be measured; the device's is `edge.encoder`. No torch.
-
-frame --Decoder--> answer       split
-`-----Photos---> answer       cloud-only
-
-Where the time of each partition goes on this machine: by threads, by batch, by photos ahead; and its memory.
-
-By a clock, on a few of the photos: on a busy machine these are longer than they have to be, and the profile says how
-busy it was. What a step takes comes from the very code that does it in use: `Encoded`, `Answer`.
+A `Detail` says where the time of a partition goes, by threads, by batch size and by photos ahead in the server's line.
+It is measured by a clock, on a few of the photos: on a busy machine these times are longer than they have to be, and
+the profile says how busy it was. They come from the code that does the work in use: `Encoded`, `Answer`.
 """
 
 from __future__ import annotations
@@ -27,13 +21,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import TypeVar
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
@@ -42,7 +35,7 @@ from bottlenet.cloud.batcher import Batcher
 from bottlenet.cloud.decoder import Decoder, Photos
 from bottlenet.edge.encoder import EDGE_ONLY, Device, Partition, cloud_only, partitions_of, split
 from bottlenet.edge.meter import Meter, open_meter
-from bottlenet.errors import BottleNetError, InputError, PhotoError
+from bottlenet.errors import BottleNetError, InputError
 from bottlenet.measure.evaluate import Progress
 from bottlenet.measure.memory import peak_rss_bytes
 from bottlenet.photo import photo_to_pixels
@@ -53,201 +46,21 @@ from bottlenet.runtime import run_graph
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import PHOTO, Frame
-from bottlenet.wire.pictures import FIXED, QUALITIES, InputCodec, Pixels, available, decode
-
-
-class Server:
-    """What the server does. BundleError: a graph does not load."""
-
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        self._decoder = Decoder(bundle, threads)
-        self._photos = Photos(bundle, threads)
-
-    def answers(self, frames: Sequence[Frame]) -> list[Answer]:
-        """Frames of one kind. PayloadError and so on: one of them does not decode."""
-        side = self._photos if frames[0].codec == PHOTO else self._decoder
-        answers = []
-        for answer in side.answers(frames):
-            if isinstance(answer, BottleNetError):
-                raise answer
-            answers.append(answer)
-        return answers
-
+from bottlenet.wire.pictures import FIXED, QUALITIES, InputCodec, available, decode
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Answering = Callable[[Sequence[Frame]], list[Answer]]
-
-PHOTOS = 16
-BATCHES = (1, 4, 16)
-LOADS = (0, 1, 4, 16)
-REPEATS = 5
-MAX_THREADS = 8
-
-
-class Details:
-    """Measures partitions, one after the other, on the same few photos that can be read."""
-
-    def __init__(self, device: Device, server: Server, photos: Sequence[Path]) -> None:
-        self._server = server
-        self._photos = photos[:PHOTOS]
-        self._devices = {1: device} | {count: Device(device.bundle, count) for count in threads_here() if count > 1}
-        self._whole: tuple[tuple[Row, ...], tuple[Row, ...]] | None = None
-
-    def of(self, partition: Partition) -> Detail:
-        """All there is to know of one."""
-        device = self._devices[1]
-        peak = peak_rss_bytes(device.bundle.path, partition, self._photos[0])
-        if partition.kind == "edge-only":
-            prepare, compute = self._edge_only()
-            return Detail(prepare, compute, None, None, (), (), peak)
-        frames = [frame for path in self._photos if isinstance(frame := device.run(partition, path), Frame)]
-        if partition.codec is None:
-            prepare, compute, encode = self._split()
-            tail, server = by_batch(self._server.answers, frames), by_load(self._server.answers, frames)
-        else:
-            prepare, encode = self._cloud_only(partition.codec.encode)
-            compute = ()
-            tail, server = self._whole_network(frames)
-        decode_us = [self._server.answers([frame])[0].decode_us for frame in frames]
-        return Detail(prepare, compute, encode, spread([each / 1e6 for each in decode_us]), tail, server, peak)
-
-    def _whole_network(self, frames: Sequence[Frame]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-        """Tail and server of cloud-only: the same network whatever the file, so measured once, with the first."""
-        if self._whole is None:
-            self._whole = by_batch(self._server.answers, frames), by_load(self._server.answers, frames)
-        return self._whole
-
-    def _split(self) -> tuple[Spread, tuple[Row, ...], Spread]:
-        """Prepare, head, encode."""
-        rows = []
-        for threads, device in self._devices.items():
-            encoded = [device.encoder.encode(path) for path in self._photos]
-            rows.append(row(threads, [each.head_ms / 1e3 for each in encoded]))
-            if threads == 1:
-                prepare = spread([each.prepare_ms / 1e3 for each in encoded])
-                encode = spread([each.encode_ms / 1e3 for each in encoded])
-        return prepare, tuple(rows), encode
-
-    def _edge_only(self) -> tuple[Spread, tuple[Row, ...]]:
-        """Prepare, the whole network."""
-        preprocess = self._devices[1].bundle.manifest.uncut_preprocess
-        prepare, pixels = timed_each(lambda path: photo_to_pixels(path, preprocess), self._photos)
-        rows = []
-        for threads, device in self._devices.items():
-            times, _ = timed_each(partial(classify, device.uncut), pixels)
-            rows.append(row(threads, times))
-        return spread(prepare), tuple(rows)
-
-    def _cloud_only(self, encode: Callable[[Pixels], bytes]) -> tuple[Spread, Spread]:
-        """Prepare, encode."""
-        preprocess = self._devices[1].bundle.manifest.uncut_preprocess
-        prepare, pixels = timed_each(lambda path: photo_to_pixels(path, preprocess), self._photos)
-        times, _ = timed_each(encode, pixels)
-        return spread(prepare), spread(times)
-
-
-def by_batch(answers: Answering, frames: Sequence[Frame]) -> tuple[Row, ...]:
-    """The tail of a whole batch, by its size."""
-    rows = []
-    for size in BATCHES:
-        batch = [frames[i % len(frames)] for i in range(size)]
-        answers(batch)  # the first of a size is slower
-        rows.append(row(size, [answers(batch)[0].tail_us / 1e6 for _ in range(REPEATS)]))
-    return tuple(rows)
-
-
-def by_load(answers: Answering, frames: Sequence[Frame]) -> tuple[Row, ...]:
-    """Until ours is answered, by how many are ahead: one at work, the others in line, as the server's batches go."""
-    rows = []
-    for load in LOADS:
-        times = [asyncio.run(answered_s(answers, frames[i % len(frames)], load)) for i in range(REPEATS)]
-        rows.append(row(load, times))
-    return tuple(rows)
-
-
-async def answered_s(answers: Answering, frame: Frame, load: int) -> float:
-    """Seconds from when our frame comes, with `load` ahead of it that came just before."""
-    batcher = Batcher(answers)
-    ahead = []
-    for _ in range(load):
-        ahead.append(asyncio.create_task(batcher.answer(frame)))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)  # so that the first is at work when the next one comes
-    started = perf_counter()
-    await batcher.answer(frame)
-    took_s = perf_counter() - started
-    await asyncio.gather(*ahead)
-    await batcher.close()
-    return took_s
-
-
-def threads_here() -> list[int]:
-    """1, 2, 4, 8: as many as this machine has cores, and its number of cores."""
-    cores = min(os.cpu_count() or 1, MAX_THREADS)
-    return sorted({1, cores, *(count for count in (2, 4) if count <= cores)})
-
-
-def classify(uncut: onnxruntime.InferenceSession, pixels: Pixels) -> None:
-    """One photo through the whole network."""
-    run_graph(uncut, pixels=pixels[None])
-
-
-def timed_each(call: Callable[[Item], Result], inputs: Sequence[Item]) -> tuple[list[float], list[Result]]:
-    """(seconds of each but for a first run more, results)."""
-    call(inputs[0])
-    times, results = [], []
-    for one in inputs:
-        started = perf_counter()
-        results.append(call(one))
-        times.append(perf_counter() - started)
-    return times, results
-
-
-def spread(times: Sequence[float]) -> Spread:
-    """Median and 95th percentile, both of them measured values."""
-    median, p95 = np.percentile(times, (50, 95), method="inverted_cdf")
-    return Spread(float(median), float(p95))
-
-
-def row(count: int, times: Sequence[float]) -> Row:
-    """The same, at one number of something."""
-    found = spread(times)
-    return Row(count, found.median_s, found.p95_s)
-
-
 Answers = NDArray[np.int64]
 
 MAX_DROP = 2.0  # points: the paper's bound
 METERED_PHOTOS = 64
 METERED_S = 0.5  # a counter moves in steps of a millisecond: long enough that they don't matter
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One partition on one photo."""
-
-    device_s: float
-    server_s: float
-    payload_bytes: int
-    answer: int  # class index
-
-
-@dataclass(frozen=True)
-class Known:
-    """The photos that can be read, and what is known of them."""
-
-    paths: list[Path]
-    labels: Answers  # (N,); -1: no label
-    uncut: Answers  # (N,) the uncut network's answers
-
-    def drop(self, answers: Answers) -> float:
-        """Points of top-1 that are lost; without labels the share of other answers than the uncut network's."""
-        labelled = self.labels >= 0
-        if not labelled.any():
-            return float((answers != self.uncut).mean()) * 100
-        hits = [(each == self.labels)[labelled].mean() for each in (self.uncut, answers)]
-        return float(hits[0] - hits[1]) * 100
+PHOTOS = 16  # that details are measured on
+BATCHES = (1, 4, 16)
+LOADS = (0, 1, 4, 16)
+REPEATS = 5
+MAX_THREADS = 8
 
 
 def profile(
@@ -260,7 +73,7 @@ def profile(
     max_drop: float = MAX_DROP,
     on_progress: Progress | None = None,
 ) -> Profile:
-    """Measures the partitions of `bundle` on the photos below `data`, or `limit` of them, evenly spread.
+    """Measure the partitions of `bundle` on the photos below `data`, or `limit` of them, evenly spread.
 
     A ladder has a split for each of its rungs; edge-only and cloud-only are those of the first.
 
@@ -272,19 +85,19 @@ def profile(
     InputError: as `evaluate`, a power that is none, a meter that can't be read, both of them, or a bundle without
     uncut.onnx. BundleError: a graph does not run.
     """
-    for each in bundle.rungs if isinstance(bundle, Ladder) else (bundle,):
-        needs_one_label(each.manifest.task, "`bottlenet profile`")
-    energy = given_energy(device_power_mw, meter)
+    first, *more = bundle.rungs if isinstance(bundle, Ladder) else (bundle,)
+    for rung in (first, *more):
+        needs_one_label(rung.manifest.task, "`bottlenet profile`")
+    energy = energy_of_power(device_power_mw, meter)
     with ExitStack() as stack:
-        opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))
+        source = energy if meter is None else stack.enter_context(closing(open_meter(meter)))
         load = load_per_core()
-        first, *others = bundle.rungs if isinstance(bundle, Ladder) else (bundle,)
         device = Device(first)
         known = read(device, photos_for(first, data, limit))
         partitions = partitions_of(first, (*FIXED, *smallest(device, known, max_drop)))
-        candidates = candidates_of(device, known, partitions, opened or energy, on_progress)
-        for rung in others:
-            candidates += candidates_of(Device(rung), known, [split(rung)], opened or energy, on_progress)
+        candidates = candidates_of(device, known, partitions, source, on_progress)
+        for rung in more:
+            candidates += candidates_of(Device(rung), known, [split(rung)], source, on_progress)
     machine = f"{cpu_model()}, one thread"
     return Profile(
         bundle_id=bundle.id.hex(),
@@ -300,30 +113,8 @@ def profile(
     )
 
 
-def candidates_of(
-    device: Device,
-    known: Known,
-    partitions: Sequence[Partition],
-    energy: Meter | Energy | None,
-    on_progress: Progress | None,
-) -> tuple[Candidate, ...]:
-    """These partitions, measured. `energy` is known, or measured here."""
-    server = Server(device.bundle)
-    columns = measure(device, server, partitions, known.paths, on_progress)
-    details = Details(device, server, known.paths)
-    candidates = []
-    for partition, samples in zip(partitions, columns, strict=True):
-        spent: Energy | None
-        if energy is None or isinstance(energy, Energy):
-            spent = energy
-        else:
-            spent = metered(energy, device, partition, known.paths)
-        candidates.append(summarise(partition, samples, known, spent, details))
-    return tuple(candidates)
-
-
-def given_energy(device_power_mw: float | None, meter: str | None) -> Energy | None:
-    """InputError: no power, or both."""
+def energy_of_power(device_power_mw: float | None, meter: str | None) -> Energy | None:
+    """InputError: no power, or a meter as well."""
     if device_power_mw is None:
         return None
     if meter is not None:
@@ -333,29 +124,42 @@ def given_energy(device_power_mw: float | None, meter: str | None) -> Energy | N
     return Energy("given", "--device-power-mw", power_mw=device_power_mw)
 
 
+@dataclass(frozen=True)
+class Known:
+    """The photos that can be read, and what is known of them."""
+
+    paths: list[Path]
+    labels: Answers  # (N,); -1: no label
+    uncut: Answers  # (N,) the uncut network's answers
+
+    def drop(self, answers: Answers) -> float:
+        """Return the points of top-1 that are lost; without labels the share of answers that differ from uncut's."""
+        labelled = self.labels >= 0
+        if not labelled.any():
+            return float((answers != self.uncut).mean()) * 100
+        hits = [(each == self.labels)[labelled].mean() for each in (self.uncut, answers)]
+        return float(hits[0] - hits[1]) * 100
+
+
 def read(device: Device, photos: Sequence[Photo]) -> Known:
-    """Those that can be read, with the uncut network's answers. InputError: too many can't, or none can."""
+    """Keep the photos that can be read, with the uncut network's answers. InputError: too many can't, or none can."""
     damaged = Damaged(len(photos))
-    paths: list[Path] = []
-    labels: list[int] = []
-    answers: list[int] = []
-    for photo in photos:
-        try:
-            answer = device.run(EDGE_ONLY, photo.path)
-        except PhotoError as error:
-            damaged.add(photo.path, error)
-            continue
-        assert isinstance(answer, int)
-        paths.append(photo.path)
-        answers.append(answer)
-        labels.append(-1 if photo.label is None else photo.label)
-    if not paths:
+    answers = {}
+    for position, photo in enumerate(photos):
+        with damaged.skipping(photo.path):
+            answers[position] = device.run(EDGE_ONLY, photo.path)
+    if not answers:
         raise InputError("no photo could be read, so there is nothing to measure; give a folder of photos")
-    return Known(paths, np.array(labels, np.int64), np.array(answers, np.int64))
+    labels = [photos[position].label for position in answers]
+    return Known(
+        [photos[position].path for position in answers],
+        np.array([-1 if label is None else label for label in labels], np.int64),
+        np.array(list(answers.values()), np.int64),
+    )
 
 
 def smallest(device: Device, known: Known, max_drop: float) -> list[InputCodec]:
-    """Each format at the lowest of QUALITIES that is within the bound; not at all where none is.
+    """Find each format's lowest of QUALITIES within the bound; a format that has none is left out.
 
     InputError: a bound that is none.
     """
@@ -372,7 +176,7 @@ def smallest(device: Device, known: Known, max_drop: float) -> list[InputCodec]:
 
 
 def answers_with(device: Device, codec: InputCodec, paths: Sequence[Path]) -> Answers:
-    """(N,) what the uncut network makes of the files."""
+    """Return what the uncut network answers to the photos as files of that codec, (N,)."""
     size = device.bundle.manifest.uncut_preprocess.size
     answers = []
     for path in paths:
@@ -382,36 +186,77 @@ def answers_with(device: Device, codec: InputCodec, paths: Sequence[Path]) -> An
     return np.array(answers, np.int64)
 
 
-def measure(
+class Server:
+    """Answers frames and photos in this process, as the server does. BundleError: a graph does not load."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        self._decoder = Decoder(bundle, threads)
+        self._photos = Photos(bundle, threads)
+
+    def answers(self, frames: Sequence[Frame]) -> list[Answer]:
+        """Answer frames of one kind. PayloadError and so on: one of them does not decode."""
+        side = self._photos if frames[0].codec == PHOTO else self._decoder
+        answers = []
+        for answer in side.answers(frames):
+            if isinstance(answer, BottleNetError):
+                raise answer
+            answers.append(answer)
+        return answers
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One partition on one photo."""
+
+    device_s: float
+    server_s: float
+    payload_bytes: int
+    answer: int  # class index
+
+
+def candidates_of(
     device: Device,
-    server: Server,
+    known: Known,
     partitions: Sequence[Partition],
-    paths: Sequence[Path],
+    energy: Meter | Energy | None,
     on_progress: Progress | None,
-) -> list[list[Sample]]:
-    """Each partition's samples; they take turns on each photo."""
+) -> tuple[Candidate, ...]:
+    """Measure these partitions, which take turns on each photo. `energy` is known, or measured here."""
+    server = Server(device.bundle)
     columns: list[list[Sample]] = [[] for _ in partitions]
-    for each in partitions:
-        run(device, server, each, paths[0])  # the first run of everything is slower
-    for done, path in enumerate(paths, 1):
-        for column, each in zip(columns, partitions, strict=True):
-            column.append(run(device, server, each, path))
+    for partition in partitions:
+        run(device, server, partition, known.paths[0])  # the first run of everything is slower
+    for done, path in enumerate(known.paths, 1):
+        for column, partition in zip(columns, partitions, strict=True):
+            column.append(run(device, server, partition, path))
         if on_progress is not None:
-            on_progress(done, len(paths))
-    return columns
+            on_progress(done, len(known.paths))
+    details = Details(device, server, known.paths)
+    candidates = []
+    for partition, samples in zip(partitions, columns, strict=True):
+        spent: Energy | None
+        if energy is None or isinstance(energy, Energy):
+            spent = energy
+        else:
+            spent = metered(energy, device, partition, known.paths)
+        candidates.append(candidate_of(partition, samples, known, spent, details.of(partition)))
+    return tuple(candidates)
 
 
 def run(device: Device, server: Server, partition: Partition, path: Path) -> Sample:
-    """One photo through one partition."""
-    sent, device_s = timed(partial(device.run, partition, path))
+    """Send one photo through one partition, by processor time."""
+    started = process_time()
+    sent = device.run(partition, path)
+    device_s = process_time() - started
     if isinstance(sent, int):
         return Sample(device_s, 0.0, 0, sent)
-    answers, server_s = timed(partial(server.answers, [sent]))
-    return Sample(device_s, server_s, len(sent.payload), answers[0].top[0][0])
+    started = process_time()
+    (answer,) = server.answers([sent])
+    return Sample(device_s, process_time() - started, len(sent.payload), answer.top[0][0])
 
 
 def metered(meter: Meter, device: Device, partition: Partition, paths: Sequence[Path]) -> Energy:
-    """Of one photo, over as many as it takes to know it well."""
+    """Measure the energy of a photo, over as many as it takes to know it well."""
     before, started, count = meter.energy_mj(), process_time(), 0
     while count < METERED_PHOTOS and (count == 0 or process_time() - started < METERED_S):
         device.run(partition, paths[count % len(paths)])
@@ -419,10 +264,9 @@ def metered(meter: Meter, device: Device, partition: Partition, paths: Sequence[
     return Energy(meter.how, meter.name, energy_mj=(meter.energy_mj() - before) / count)
 
 
-def summarise(
-    partition: Partition, samples: Sequence[Sample], known: Known, energy: Energy | None, details: Details
+def candidate_of(
+    partition: Partition, samples: Sequence[Sample], known: Known, energy: Energy | None, detail: Detail
 ) -> Candidate:
-    """Medians, bytes, drop, and the rest."""
     sizes = [sample.payload_bytes for sample in samples]
     return Candidate(
         name=partition.name,
@@ -436,19 +280,129 @@ def summarise(
         drop_of="top1" if (known.labels >= 0).any() else "agreement",
         energy=energy,
         payload_bytes_p95=int(np.percentile(sizes, 95, method="inverted_cdf")),
-        detail=details.of(partition),
+        detail=detail,
     )
 
 
-def timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """(what it gives, seconds of processor time)."""
-    started = process_time()
-    result = call()
-    return result, process_time() - started
+class Details:
+    """Measures partitions, one after the other, on the same few photos that can be read."""
+
+    def __init__(self, device: Device, server: Server, paths: Sequence[Path]) -> None:
+        self._server = server
+        self._paths = paths[:PHOTOS]
+        self._devices = {1: device} | {count: Device(device.bundle, count) for count in threads_here() if count > 1}
+        # Tail and server of cloud-only are the same network whatever the file, so they are measured with the first.
+        self._whole: tuple[tuple[Row, ...], tuple[Row, ...]] | None = None
+
+    def of(self, partition: Partition) -> Detail:
+        device = self._devices[1]
+        peak = peak_rss_bytes(device.bundle.path, partition, self._paths[0])
+        if partition.kind == "edge-only":
+            prepare, _ = self._prepared
+            return Detail(prepare, self._uncut_by_threads(), None, None, (), (), peak)
+        frames = [frame for path in self._paths if isinstance(frame := device.run(partition, path), Frame)]
+        if partition.codec is None:
+            prepare, compute, encode = self._split()
+            tail, server = by_batch(self._server.answers, frames), by_load(self._server.answers, frames)
+        else:
+            prepare, pixels = self._prepared
+            compute = ()
+            encode = spread(timed_each(partition.codec.encode, pixels)[0])
+            if self._whole is None:
+                self._whole = by_batch(self._server.answers, frames), by_load(self._server.answers, frames)
+            tail, server = self._whole
+        decode_us = [self._server.answers([frame])[0].decode_us for frame in frames]
+        return Detail(prepare, compute, encode, spread([each / 1e6 for each in decode_us]), tail, server, peak)
+
+    @cached_property
+    def _prepared(self) -> tuple[Spread, list[NDArray[np.uint8]]]:
+        preprocess = self._devices[1].bundle.manifest.uncut_preprocess
+        times, pixels = timed_each(lambda path: photo_to_pixels(path, preprocess), self._paths)
+        return spread(times), pixels
+
+    def _split(self) -> tuple[Spread, tuple[Row, ...], Spread]:
+        rows = []
+        for threads, device in self._devices.items():
+            encoded = [device.encoder.encode(path) for path in self._paths]
+            rows.append(row(threads, [each.head_ms / 1e3 for each in encoded]))
+            if threads == 1:
+                prepare = spread([each.prepare_ms / 1e3 for each in encoded])
+                encode = spread([each.encode_ms / 1e3 for each in encoded])
+        return prepare, tuple(rows), encode
+
+    def _uncut_by_threads(self) -> tuple[Row, ...]:
+        _, pixels = self._prepared
+        rows = []
+        for threads, device in self._devices.items():
+            times, _ = timed_each(lambda one, uncut=device.uncut: run_graph(uncut, pixels=one[None]), pixels)  # type: ignore[misc]
+            rows.append(row(threads, times))
+        return tuple(rows)
+
+
+def by_batch(answers: Answering, frames: Sequence[Frame]) -> tuple[Row, ...]:
+    rows = []
+    for size in BATCHES:
+        batch = [frames[i % len(frames)] for i in range(size)]
+        answers(batch)  # the first of a size is slower
+        rows.append(row(size, [answers(batch)[0].tail_us / 1e6 for _ in range(REPEATS)]))
+    return tuple(rows)
+
+
+def by_load(answers: Answering, frames: Sequence[Frame]) -> tuple[Row, ...]:
+    """Measure how long a frame waits for its answer, by how many photos are ahead: one at work, the rest in line."""
+    rows = []
+    for load in LOADS:
+        times = [asyncio.run(answered_s(answers, frames[i % len(frames)], load)) for i in range(REPEATS)]
+        rows.append(row(load, times))
+    return tuple(rows)
+
+
+async def answered_s(answers: Answering, frame: Frame, load: int) -> float:
+    """Return the seconds until a frame is answered that comes right behind `load` others."""
+    batcher = Batcher(answers)
+    ahead = []
+    for _ in range(load):
+        ahead.append(asyncio.create_task(batcher.answer(frame)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # so that the first is at work when the next one comes
+    started = perf_counter()
+    await batcher.answer(frame)
+    took_s = perf_counter() - started
+    await asyncio.gather(*ahead)
+    await batcher.close()
+    return took_s
+
+
+def threads_here() -> list[int]:
+    """Return 1, 2, 4, 8 as far as this machine has cores, and its number of cores."""
+    cores = min(os.cpu_count() or 1, MAX_THREADS)
+    return sorted({1, cores, *(count for count in (2, 4) if count <= cores)})
+
+
+def timed_each(call: Callable[[Item], Result], inputs: Sequence[Item]) -> tuple[list[float], list[Result]]:
+    """Return (seconds of each call, results), after a first call that does not count."""
+    call(inputs[0])
+    times, results = [], []
+    for one in inputs:
+        started = perf_counter()
+        results.append(call(one))
+        times.append(perf_counter() - started)
+    return times, results
+
+
+def spread(times: Sequence[float]) -> Spread:
+    """Return median and 95th percentile, both of them measured values."""
+    median, p95 = np.percentile(times, (50, 95), method="inverted_cdf")
+    return Spread(float(median), float(p95))
+
+
+def row(count: int, times: Sequence[float]) -> Row:
+    found = spread(times)
+    return Row(count, found.median_s, found.p95_s)
 
 
 def load_per_core() -> float | None:
-    """Of the last minute: what ran or wanted to, for each core. None: this system does not say."""
+    """Return the load of the last minute for each core; None: this system does not say."""
     try:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     except (AttributeError, OSError):
@@ -456,7 +410,7 @@ def load_per_core() -> float | None:
 
 
 def cpu_model() -> str:
-    """As the system calls it; of the machine, its kind alone."""
+    """Return the processor's name as the system has it; it tells a kind of machine, never which one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

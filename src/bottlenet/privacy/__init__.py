@@ -1,1 +1,1 @@
-"""An attacker, and what it rebuilds from what is sent."""
+"""Train an attacker who rebuilds photos from payloads, and measure how much of a photo comes back."""

@@ -1,23 +1,19 @@
-"""Trains the attacker: pixels that are near, and that look near to the network itself.
+"""Train an attacker who rebuilds photos: pixels that are near, and that look near to the network itself.
 
-sent -> inverter -> photo_hat --+--> squared error of each photo, its logarithm -------+
-                                `--> head -> features, against those of the photo -----+--> loss
+    sent (C + 1, h, w) --+--> linear map, as fitted ------------------------------------> tiles -----+
+                         |                                                                           + -> photo_hat
+                         `--> stem -> [blocks -> twice the size]* -> blocks -> tiles ----------------'
 
-The baselines that an attacker has to beat, and what it starts from: the best linear maps from symbols to pixels.
+    photo_hat --+--> squared error of each photo, its logarithm -------+
+                `--> head -> features, against those of the photo -----+--> loss
 
-    symbols_hat (C, h, w) -> one place, or 3 x 3 places around it, and the payload's size -> a tile of side / h pixels
+The baselines that an attacker has to beat, and what it starts from, are the best linear maps from symbols to pixels:
+ridge regression from one place, or 3 x 3 places around it, and the payload's size to a tile of side / h pixels, with
+the weight of the penalty that does best on photos that were not fitted.
 
-Ridge regression, with the weight of the penalty that does best on photos that were not fitted.
-
-The attacker's network: what was sent -> the photo.
-
-    sent (C + 1, h, w) --+--> linear, as fitted ---------------------------------------> tiles -----+
-                         |                                                                          + -> photo
-                         `--> stem -> [blocks -> twice the size]* -> blocks -> tiles ---------------'
-
-The linear map is the best there is, and stays as it is; the network learns what it leaves over, from next to nothing at
-the start. Most work is done where the picture is small, as most of the error is there: width * 4 channels and all of
-the blocks at 1/16 of the side, width and a few at a quarter.
+The linear map stays as it is; the network learns what it leaves over, from next to nothing at the start. Most work is
+done where the picture is small, as most of the error is there: width * 4 channels and all of the blocks at 1/16 of the
+side, width and a few at a quarter.
 """
 
 from __future__ import annotations
@@ -40,7 +36,8 @@ from bottlenet.errors import InputError
 from bottlenet.files import part_of
 from bottlenet.net.cut import split
 from bottlenet.net.models import Classifier
-from bottlenet.privacy.samples import PrivacyConfig, Records, Samples
+from bottlenet.privacy.config import PrivacyConfig
+from bottlenet.privacy.samples import Records, Samples
 from bottlenet.train.objective import learning_rate
 from bottlenet.train.runs import Averaged
 from bottlenet.wire.entropy import ZERO
@@ -48,178 +45,7 @@ from bottlenet.wire.entropy import ZERO
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the standardised inputs, for each row
 REACH = 3  # places a side that a tile is made of
 BYTES_SCALE = 16.0  # log2 of a payload's bytes is up to that
-
-Batch = tuple[Tensor, Tensor]
-"""What was sent (B, C + 1, h, w), as `as_input` gives it, and pixels (B, 3, side, side), 0..1."""
-
-
-def as_input(symbols: NDArray[np.uint8], payload_bytes: NDArray[np.integer], scale: Tensor) -> Tensor:
-    """(B, C, h, w) and (B,) -> (B, C + 1, h, w) float32: symbols over `scale` (C,), and a plane of the size."""
-    values = (torch.from_numpy(symbols).float() - ZERO) / scale[:, None, None]
-    sizes = torch.from_numpy(np.log2(payload_bytes.astype(np.float32) + 1) / BYTES_SCALE)
-    return torch.cat([values, sizes[:, None, None, None].expand(-1, 1, *values.shape[2:])], 1)
-
-
-def as_pixels(pixels: NDArray[np.uint8]) -> Tensor:
-    """(B, side, side, 3) uint8 -> (B, 3, side, side), 0..1."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A fitted map."""
-
-    weight: Tensor  # (3 * tile * tile, C + 1, REACH, REACH) float32, channels as pixel_shuffle takes them
-    bias: Tensor  # (3 * tile * tile,)
-    penalty: float
-
-    def __call__(self, sent: Tensor) -> Tensor:
-        """(B, C + 1, h, w) -> (B, 3, side, side), about 0..1."""
-        tile = round((len(self.bias) / 3) ** 0.5)
-        return F.pixel_shuffle(F.conv2d(padded(sent), self.weight, self.bias), tile)
-
-
-@dataclass(frozen=True)
-class Fits:
-    """Two maps that were fitted on the same photos."""
-
-    tile: Linear  # a tile of what is sent for its place alone
-    around: Linear  # and for the places around it
-
-
-@torch.no_grad()
-def fit(batches: Iterable[Batch], held_out: Sequence[Batch]) -> Fits:
-    """Reads `batches` once; the penalty is that of the least squared error on `held_out`."""
-    rows, products, outputs = 0, torch.zeros(()), torch.zeros(())
-    channels = 0
-    for sent, pixels in batches:
-        channels, tile = sent.shape[1], pixels.shape[2] // sent.shape[2]
-        x, y = patches(sent), tiles(pixels, tile)
-        rows += len(x)
-        products = products + (x.T @ x).double()
-        outputs = outputs + (x.T @ y).double()
-    assert rows, "nothing to fit"
-    every = torch.arange(len(products))
-    alone = torch.cat([torch.arange(channels) * REACH**2 + REACH**2 // 2, every[-1:]])
-    tile_map, around = (
-        best([solve(products / rows, outputs / rows, penalty, kept) for penalty in PENALTIES], held_out)
-        for kept in (alone, every)
-    )
-    return Fits(tile_map, around)
-
-
-def best(maps: Sequence[Linear], held_out: Sequence[Batch]) -> Linear:
-    """The one with the least squared error."""
-    return min(maps, key=lambda made: sum(F.mse_loss(made(sent).clamp(0, 1), seen).item() for sent, seen in held_out))
-
-
-def solve(products: Tensor, outputs: Tensor, penalty: float, kept: Tensor) -> Linear:
-    """Means of x x' (d + 1, d + 1) and x y' (d + 1, 3 * tile * tile), the last of x being 1 -> the map that takes
-    the inputs `kept` alone, of which the last is that 1.
-    """
-    weights = torch.full((len(kept),), penalty, dtype=torch.float64, device=products.device)
-    weights[-1] = 1e-9  # the mean is free
-    made = torch.zeros_like(outputs)
-    made[kept] = torch.linalg.solve(products[kept][:, kept] + torch.diag(weights), outputs[kept])
-    weight = made[:-1].T.reshape(outputs.shape[1], -1, REACH, REACH)
-    return Linear(weight.float().contiguous(), made[-1].float(), penalty)
-
-
-def patches(sent: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B * h * w, C * REACH * REACH + 1), the last of them 1."""
-    x = F.unfold(padded(sent), REACH).transpose(1, 2).flatten(0, 1)
-    return torch.cat([x, x.new_ones(len(x), 1)], 1)
-
-
-def tiles(pixels: Tensor, tile: int) -> Tensor:
-    """(B, 3, side, side) -> (B * h * w, 3 * tile * tile), where h is side / tile."""
-    return F.pixel_unshuffle(pixels, tile).flatten(2).transpose(1, 2).flatten(0, 1)
-
-
-def padded(sent: Tensor) -> Tensor:
-    """Its edges once more."""
-    return F.pad(sent, (REACH // 2,) * 4, mode="replicate")
-
-
 MOST_TIMES = 4  # width, in the smallest sizes
-
-
-class Block(nn.Module):
-    """Two convolutions, between them what the whole picture has on average, and what came in."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.GroupNorm(8 if channels % 8 == 0 else 1, channels)
-        self.whole = nn.Conv2d(channels, channels, 1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        with torch.no_grad():
-            self.second.weight.mul_(0.1)  # many blocks start as what came in, or nearly
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
-        inner = F.gelu(self.norm(self.first(x)))
-        inner = inner + self.whole(inner.mean((2, 3), keepdim=True))
-        made: Tensor = x + self.second(inner)
-        return made
-
-
-class Larger(nn.Module):
-    """(B, channels, h, w) -> (B, fewer, 2h, 2w)."""
-
-    def __init__(self, channels: int, fewer: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, 4 * fewer, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Four channels are four pixels."""
-        return F.gelu(F.pixel_shuffle(self.conv(x), 2))
-
-
-class Inverter(nn.Module):
-    """See the drawing above. `grid` and `side` are heights of what was sent and of the photo, a power of 2 apart."""
-
-    def __init__(self, linear: Linear, grid: int, side: int, *, width: int, blocks: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", linear.weight)
-        self.register_buffer("bias", linear.bias)
-        self.penalty = linear.penalty
-        sizes = [grid]
-        while sizes[-1] * 8 <= side:
-            sizes.append(sizes[-1] * 2)
-        channels = [width * min(MOST_TIMES, max(1, side // (4 * size))) for size in sizes]
-        parts: list[nn.Module] = [nn.Conv2d(linear.weight.shape[1], channels[0], 3, padding=1), nn.GELU()]
-        for number, count in enumerate(channels):
-            if number:
-                parts.append(Larger(channels[number - 1], count))
-            parts += [Block(count) for _ in range(max(1, blocks >> number))]
-        tile = side // sizes[-1]
-        last = nn.Conv2d(channels[-1], 3 * tile * tile, 3, padding=1)
-        nn.init.normal_(last.weight, std=1e-3)  # of zeros, the other layers' first gradients would be nothing
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.learned = nn.Sequential(*parts, last, nn.PixelShuffle(tile))
-
-    @property
-    def fitted(self) -> Linear:
-        """The linear map."""
-        return Linear(self.get_buffer("weight"), self.get_buffer("bias"), self.penalty)
-
-    def forward(self, sent: Tensor) -> Tensor:
-        """(B, C + 1, grid, grid) -> (B, 3, side, side), about 0..1."""
-        with torch.no_grad():
-            start = self.fitted(sent)
-        made: Tensor = start + self.learned(sent)
-        return made
-
-
-def side_of(grid: int, most: int) -> int:
-    """The largest side that is `grid` doubled so many times, and not above `most`; `grid` at least."""
-    side = grid
-    while side * 2 <= most:
-        side *= 2
-    return side
-
-
 FIT_BATCH = 32  # records that a linear map is fitted on at once
 MEASURED = 8  # such batches at most are kept out of the fit, to choose the penalty by
 SCALE_RECORDS = 512  # that the symbols' loudness is taken from
@@ -228,85 +54,25 @@ LEAST_ERROR = 1e-5  # 50 dB: nearer is near enough
 PERCEIVED = 0.25  # share of a batch that is shown to the network: all of it would take as long as everything else
 DECAY = 0.998  # of the average of the weights
 
+Batch = tuple[Tensor, Tensor]
+"""What was sent (B, C + 1, h, w), as `as_input` gives it, and pixels (B, 3, side, side), 0..1."""
+
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Attacker:
-    """What rebuilds photos, and how it was made."""
+    """A trained network with all that it needs to rebuild photos."""
 
     inverter: Inverter
     scale: Tensor  # (C,) the symbols' loudness
     steps: int
 
 
-def to_pixels(made: Tensor) -> np.ndarray:
-    """(B, 3, side, side), about 0..1 -> (B, side, side, 3) uint8."""
-    pixels: np.ndarray = (made.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    return pixels
-
-
-class Perceived:
-    """How far two photos are apart for the network: its features at the bundle's cut, over their spread.
-
-    Photos keep the size they have: the layers before a cut take any. The head has no gradient, its input has.
-    """
-
-    def __init__(self, classifier: Classifier, cut: str, side: int) -> None:
-        size = classifier.preprocess.size
-        self.head = split(classifier.module, cut, (3, size, size)).head.eval().requires_grad_(False)
-        self.mean = torch.tensor(classifier.mean)[:, None, None] / 255
-        self.std = torch.tensor(classifier.std)[:, None, None] / 255
-        try:
-            with torch.no_grad():
-                self.features(torch.zeros(1, 3, side, side))
-        except (RuntimeError, AssertionError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{classifier.name}: its head takes no photos of {side} x {side} ({reason}); give --perceptual 0"
-            ) from error
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """(B, 3, side, side), 0..1 -> whatever is at the cut."""
-        found: Tensor = self.head((pixels - self.mean) / self.std)
-        return found
-
-    def __call__(self, made: Tensor, pixels: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = self.features(pixels)
-        return F.l1_loss(self.features(made), wanted) / wanted.std().clamp_min(1e-6)
-
-
-def log_error(made: Tensor, pixels: Tensor) -> Tensor:
-    """Mean over the photos of the logarithm of their squared error: the mean PSNR, but for sign and unit."""
-    errors = F.mse_loss(made, pixels, reduction="none").mean((1, 2, 3))
-    return (errors + LEAST_ERROR).log().mean()
-
-
-def loudness(samples: Samples) -> Tensor:
-    """(C,) standard deviation around 0 of the symbols, so that all channels start alike; 1 for one that is silent."""
-    records = next(samples.batches(SCALE_RECORDS))
-    values = records["symbols"].astype(np.float32) - ZERO
-    scale = np.sqrt((values**2).mean((0, 2, 3)))
-    return torch.from_numpy(np.where(scale > 0.1, scale, 1.0).astype(np.float32))
-
-
-def batch_of(records: Records, scale: Tensor) -> Batch:
-    """As the linear map and the inverter take them."""
-    return as_input(records["symbols_hat"], records["payload_bytes"], scale), as_pixels(records["pixels"])
-
-
-def fit_linear(batches: Iterable[Batch], count: int) -> Fits:
-    """On `count` batches, a few of which choose the penalty; where there is one alone, it does both."""
-    left = iter(batches)
-    held_out = list(islice(left, max(1, min(MEASURED, count // 4))))
-    return fit(left if count > 1 else held_out, held_out)
-
-
 def train_attacker(
     samples: Samples, config: PrivacyConfig, perceived: Perceived | None, on_progress: Progress | None = None
 ) -> Attacker:
-    """`config.epochs` passes over `samples`. The same samples, numbers and seed give the same attacker."""
+    """Make `config.epochs` passes over `samples`. The same samples, numbers and seed give the same attacker."""
     torch.manual_seed(config.seed)
     scale = loudness(samples)
     _, grid, _ = samples.dtype["symbols"].shape
@@ -331,7 +97,7 @@ def minimise(
     perceived: Perceived | None,
     on_progress: Progress | None,
 ) -> int:
-    """The loop; leaves averaged weights, and says how many steps it took."""
+    """Run the training loop; leaves averaged weights, and returns the number of steps."""
     optimizer = torch.optim.AdamW(inverter.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=1e-4)
     averaged = Averaged(inverter, DECAY)
     perceivable = max(1, round(config.batch * PERCEIVED))
@@ -341,10 +107,11 @@ def minimise(
         sent, pixels = batch_of(records, scale)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * learning_rate(step / total)
-        made = inverter(sent.contiguous(memory_format=torch.channels_last))
-        loss = log_error(made, pixels)
+        photo_hat = inverter(sent.contiguous(memory_format=torch.channels_last))
+        errors = F.mse_loss(photo_hat, pixels, reduction="none").mean((1, 2, 3))
+        loss = (errors + LEAST_ERROR).log().mean()  # the mean PSNR of the photos, but for sign and unit
         if perceived is not None:
-            loss = loss + config.perceptual * perceived(made[:perceivable], pixels[:perceivable])
+            loss = loss + config.perceptual * perceived(photo_hat[:perceivable], pixels[:perceivable])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(inverter.parameters(), 1.0)
@@ -357,25 +124,236 @@ def minimise(
 
 
 def shuffled(samples: Samples, config: PrivacyConfig, per_epoch: int) -> Iterator[Records]:
-    """Batches of every pass, each pass in another order."""
+    """Yield batches of every pass, each pass in another order."""
     for epoch in range(config.epochs):
         order = np.random.default_rng((config.seed, 2, epoch)).permutation(len(samples))
         for step in range(per_epoch):
             yield samples.read(order[step * config.batch : (step + 1) * config.batch].tolist())
 
 
+def loudness(samples: Samples) -> Tensor:
+    """Compute the symbols' standard deviation around 0, (C,); 1 for a channel that is silent."""
+    records = next(samples.batches(SCALE_RECORDS))
+    values = records["symbols"].astype(np.float32) - ZERO
+    scale = np.sqrt((values**2).mean((0, 2, 3)))
+    return torch.from_numpy(np.where(scale > 0.1, scale, 1.0).astype(np.float32))
+
+
+def batch_of(records: Records, scale: Tensor) -> Batch:
+    """Turn records into what the linear map and the inverter take."""
+    return as_input(records["symbols_hat"], records["payload_bytes"], scale), as_pixels(records["pixels"])
+
+
+class Perceived:
+    """Measures how far two photos are apart for the network: its features at the bundle's cut, over their spread.
+
+    Photos keep the size they have: the layers before a cut take any. The head has no gradient, its input has.
+    """
+
+    def __init__(self, classifier: Classifier, cut: str, side: int) -> None:
+        size = classifier.preprocess.size
+        self.head = split(classifier.module, cut, (3, size, size)).head.eval().requires_grad_(False)
+        self.mean = torch.tensor(classifier.mean)[:, None, None] / 255
+        self.std = torch.tensor(classifier.std)[:, None, None] / 255
+        try:
+            with torch.no_grad():
+                self.features(torch.zeros(1, 3, side, side))
+        except (RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{classifier.name}: its head takes no photos of {side} x {side} ({reason}); give --perceptual 0"
+            ) from error
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Compute what is at the cut, of (B, 3, side, side), 0..1."""
+        found: Tensor = self.head((pixels - self.mean) / self.std)
+        return found
+
+    def __call__(self, photo_hat: Tensor, pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.features(pixels)
+        return F.l1_loss(self.features(photo_hat), wanted) / wanted.std().clamp_min(1e-6)
+
+
+def as_input(symbols: NDArray[np.uint8], payload_bytes: NDArray[np.integer], scale: Tensor) -> Tensor:
+    """Divide symbols (B, C, h, w) by `scale` (C,), and add a plane of the sizes (B,) -> (B, C + 1, h, w) float32."""
+    values = (torch.from_numpy(symbols).float() - ZERO) / scale[:, None, None]
+    sizes = torch.from_numpy(np.log2(payload_bytes.astype(np.float32) + 1) / BYTES_SCALE)
+    return torch.cat([values, sizes[:, None, None, None].expand(-1, 1, *values.shape[2:])], 1)
+
+
+def as_pixels(pixels: NDArray[np.uint8]) -> Tensor:
+    """Turn (B, side, side, 3) uint8 into (B, 3, side, side), 0..1."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fitted linear map from what was sent to pixels."""
+
+    weight: Tensor  # (3 * tile * tile, C + 1, REACH, REACH) float32, channels as pixel_shuffle takes them
+    bias: Tensor  # (3 * tile * tile,)
+    penalty: float
+
+    def __call__(self, sent: Tensor) -> Tensor:
+        """Map (B, C + 1, h, w) to (B, 3, side, side), about 0..1."""
+        tile = round((len(self.bias) / 3) ** 0.5)
+        return F.pixel_shuffle(F.conv2d(padded(sent), self.weight, self.bias), tile)
+
+
+def fit_linear(batches: Iterable[Batch], count: int) -> Fits:
+    """Fit on `count` batches, a few of which choose the penalty; where there is one alone, it does both."""
+    left = iter(batches)
+    held_out = list(islice(left, max(1, min(MEASURED, count // 4))))
+    return fit(left if count > 1 else held_out, held_out)
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Two maps that were fitted on the same photos."""
+
+    tile: Linear  # a tile of what is sent for its place alone
+    around: Linear  # and for the places around it
+
+
+@torch.no_grad()
+def fit(batches: Iterable[Batch], held_out: Sequence[Batch]) -> Fits:
+    """Fit both maps, reading `batches` once; the penalty is that of the least squared error on `held_out`."""
+    rows, products, outputs = 0, torch.zeros(()), torch.zeros(())
+    channels = 0
+    for sent, pixels in batches:
+        channels, tile = sent.shape[1], pixels.shape[2] // sent.shape[2]
+        x, y = patches(sent), tiles(pixels, tile)
+        rows += len(x)
+        products = products + (x.T @ x).double()
+        outputs = outputs + (x.T @ y).double()
+    assert rows, "nothing to fit"
+
+    def error(linear: Linear) -> float:
+        return sum(F.mse_loss(linear(sent).clamp(0, 1), pixels).item() for sent, pixels in held_out)
+
+    every = torch.arange(len(products))
+    alone = torch.cat([torch.arange(channels) * REACH**2 + REACH**2 // 2, every[-1:]])
+    tile_map, around = (
+        min((solve(products / rows, outputs / rows, penalty, kept) for penalty in PENALTIES), key=error)
+        for kept in (alone, every)
+    )
+    return Fits(tile_map, around)
+
+
+def solve(products: Tensor, outputs: Tensor, penalty: float, kept: Tensor) -> Linear:
+    """Solve means of x x' (d + 1, d + 1) and x y' (d + 1, 3 * tile * tile), the last of x being 1, for the map that
+    takes the inputs `kept` alone, of which the last is that 1.
+    """
+    weights = torch.full((len(kept),), penalty, dtype=torch.float64, device=products.device)
+    weights[-1] = 1e-9  # the mean is free
+    solved = torch.zeros_like(outputs)
+    solved[kept] = torch.linalg.solve(products[kept][:, kept] + torch.diag(weights), outputs[kept])
+    weight = solved[:-1].T.reshape(outputs.shape[1], -1, REACH, REACH)
+    return Linear(weight.float().contiguous(), solved[-1].float(), penalty)
+
+
+def patches(sent: Tensor) -> Tensor:
+    """Unfold (B, C, h, w) to (B * h * w, C * REACH * REACH + 1), the last of them 1."""
+    x = F.unfold(padded(sent), REACH).transpose(1, 2).flatten(0, 1)
+    return torch.cat([x, x.new_ones(len(x), 1)], 1)
+
+
+def tiles(pixels: Tensor, tile: int) -> Tensor:
+    """Cut (B, 3, side, side) into (B * h * w, 3 * tile * tile), where h is side / tile."""
+    return F.pixel_unshuffle(pixels, tile).flatten(2).transpose(1, 2).flatten(0, 1)
+
+
+def padded(sent: Tensor) -> Tensor:
+    return F.pad(sent, (REACH // 2,) * 4, mode="replicate")
+
+
+class Inverter(nn.Module):
+    """The network drawn above. `grid` and `side` are the heights of input and photo, a power of 2 apart."""
+
+    def __init__(self, linear: Linear, grid: int, side: int, *, width: int, blocks: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", linear.weight)
+        self.register_buffer("bias", linear.bias)
+        self.penalty = linear.penalty
+        sizes = [grid]
+        while sizes[-1] * 8 <= side:
+            sizes.append(sizes[-1] * 2)
+        channels = [width * min(MOST_TIMES, max(1, side // (4 * size))) for size in sizes]
+        layers: list[nn.Module] = [nn.Conv2d(linear.weight.shape[1], channels[0], 3, padding=1), nn.GELU()]
+        for number, count in enumerate(channels):
+            if number:
+                layers.append(Larger(channels[number - 1], count))
+            layers += [Block(count) for _ in range(max(1, blocks >> number))]
+        tile = side // sizes[-1]
+        last = nn.Conv2d(channels[-1], 3 * tile * tile, 3, padding=1)
+        nn.init.normal_(last.weight, std=1e-3)  # of zeros, the other layers' first gradients would be nothing
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.learned = nn.Sequential(*layers, last, nn.PixelShuffle(tile))
+
+    @property
+    def fitted(self) -> Linear:
+        """The linear map that the network starts from."""
+        return Linear(self.get_buffer("weight"), self.get_buffer("bias"), self.penalty)
+
+    def forward(self, sent: Tensor) -> Tensor:
+        """Rebuild (B, C + 1, grid, grid) as (B, 3, side, side), about 0..1."""
+        with torch.no_grad():
+            linear = self.fitted(sent)
+        photo_hat: Tensor = linear + self.learned(sent)
+        return photo_hat
+
+
+class Block(nn.Module):
+    """Two convolutions with the mean of the whole picture between them, around which the input is added."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.GroupNorm(8 if channels % 8 == 0 else 1, channels)
+        self.whole = nn.Conv2d(channels, channels, 1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.second.weight.mul_(0.1)  # so that many blocks begin as the identity, or nearly
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.gelu(self.norm(self.first(x)))
+        inner = inner + self.whole(inner.mean((2, 3), keepdim=True))
+        output: Tensor = x + self.second(inner)
+        return output
+
+
+class Larger(nn.Module):
+    """Twice the size: (B, channels, h, w) -> (B, fewer, 2h, 2w)."""
+
+    def __init__(self, channels: int, fewer: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4 * fewer, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(F.pixel_shuffle(self.conv(x), 2))
+
+
+def side_of(grid: int, most: int) -> int:
+    """Double `grid` as often as it stays at `most` or below."""
+    side = grid
+    while side * 2 <= most:
+        side *= 2
+    return side
+
+
 def rebuilt(rebuild: Callable[[Tensor], Tensor], scale: Tensor, sent: Records) -> np.ndarray:
-    """(N,) records -> (N, side, side, 3)."""
-    made = []
+    """Rebuild (N,) records as pixels (N, side, side, 3)."""
+    photos = []
     with torch.no_grad():
         for start in range(0, len(sent), REBUILT_BATCH):
             arrived, _ = batch_of(sent[start : start + REBUILT_BATCH], scale)
-            made.append(to_pixels(rebuild(arrived)))
-    return np.concatenate(made)
+            pixels = (rebuild(arrived).clamp(0, 1) * 255).round().to(torch.uint8)
+            photos.append(pixels.permute(0, 2, 3, 1).contiguous().numpy())
+    return np.concatenate(photos)
 
 
 def save_attacker(path: Path, attacker: Attacker) -> None:
-    """One safetensors file, whole or not at all."""
     tensors = {name: value.contiguous().clone() for name, value in attacker.inverter.state_dict().items()}
     tensors["scale"] = attacker.scale
     about = {"steps": attacker.steps, "penalty": attacker.inverter.penalty}
@@ -384,7 +362,7 @@ def save_attacker(path: Path, attacker: Attacker) -> None:
 
 
 def load_attacker(path: Path, samples: Samples, config: PrivacyConfig) -> Attacker:
-    """The one of an earlier run. InputError: the file is damaged, or another network's."""
+    """Load the attacker of an earlier run. InputError: the file is damaged, or another network's."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict

@@ -1,10 +1,9 @@
-"""A JPEG of the same size, to look at beside: what who listens has where the photo itself is sent in as many bytes.
+"""Measure how much of a photo is in a rebuilt one: pixels, structure, and whether one can tell what, or which, it was.
 
-Only the scan is counted, as of the bundle's own JPEG payloads: what stands before it depends on size and quality alone,
-and both sides can make it. Colour at 4:2:0; photos are made smaller until they fit, and the setting is kept that comes
+A JPEG of the same size stands beside it: what an eavesdropper has where the photo itself is sent in as many bytes. Only
+the scan is counted, as of the bundle's own JPEG payloads: what stands before it depends on size and quality alone, and
+both sides can make it. Colour at 4:2:0; photos are made smaller until they fit, and the setting is kept that comes
 nearest to the photo.
-
-How much of a photo is in a rebuilt one: pixels, structure, and whether somebody can tell what, or which, it was.
 """
 
 from __future__ import annotations
@@ -28,6 +27,9 @@ BATCH = 16
 THUMBNAIL = 14  # pixels a side, that photos are matched by
 WINDOW, SIGMA = 11, 1.5  # of SSIM, as in its paper
 LEVELS = 255.0
+SIDES = (224, 160, 112, 80, 56, 40, 28, 20, 16)  # pixels of a JPEG, those that are not above the photo's
+QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
+START_OF_SCAN = b"\xff\xda"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Originals:
-    """What rebuilt photos are compared with."""
+    """Photos that rebuilt ones are compared with."""
 
     pixels: Pixels  # (N, side, side, 3)
     scores: Values  # (N, classes) of the uncut network, on the photos as large as it takes them
@@ -54,13 +56,13 @@ class Originals:
 
 
 class Judge:
-    """Compares with `originals`. `uncut` takes pixels (B, size, size, 3)."""
+    """Compares rebuilt photos with `originals`. `uncut` takes pixels (B, size, size, 3)."""
 
     def __init__(self, originals: Originals, uncut: onnxruntime.InferenceSession, size: int) -> None:
         self.originals, self.uncut, self.size = originals, uncut, size
 
     def scores(self, pixels: Pixels) -> Values:
-        """(N, side, side, 3) -> (N, classes), made as large as the uncut network takes them."""
+        """Run the uncut network on (N, side, side, 3), made as large as it takes them: (N, classes)."""
         found = [
             run_graph(self.uncut, pixels=np.stack([resized(one, self.size) for one in pixels[start : start + BATCH]]))
             for start in range(0, len(pixels), BATCH)
@@ -68,15 +70,15 @@ class Judge:
         scores: Values = np.concatenate(found)
         return scores
 
-    def judge(self, made: Pixels, which: Sequence[int] | None = None) -> Quality:
-        """(n, side, side, 3), rebuilt of the originals `which`, or of all; matched among all of them."""
+    def judge(self, photos: Pixels, which: Sequence[int] | None = None) -> Quality:
+        """Judge (n, side, side, 3), rebuilt of the originals `which`, or of all; they are matched among all."""
         chosen = np.arange(len(self.originals.pixels)) if which is None else np.array(which)
         originals, labels = self.originals.pixels[chosen], self.originals.labels[chosen]
-        scores = self.scores(made)
+        scores = self.scores(photos)
         answers = scores.argmax(1)
         known = labels >= 0
         by_scores = nearest(unit(scores), unit(self.originals.scores))
-        by_pixels = nearest(thumbnails(made), thumbnails(self.originals.pixels))
+        by_pixels = nearest(thumbnails(photos), thumbnails(self.originals.pixels))
         same, first, second = (
             percent(one == other)
             for one, other in (
@@ -89,28 +91,28 @@ class Judge:
         assert first is not None
         assert second is not None
         return Quality(
-            psnr=float(np.mean([psnr(a, b) for a, b in zip(made, originals, strict=True)])),
-            ssim=float(np.mean([ssim(a, b) for a, b in zip(made, originals, strict=True)])),
+            psnr=float(np.mean([psnr(a, b) for a, b in zip(photos, originals, strict=True)])),
+            ssim=float(np.mean([ssim(a, b) for a, b in zip(photos, originals, strict=True)])),
             same_answer=same,
             right_label=percent((answers == labels)[known]),
             matched_by_scores=first,
             matched_by_pixels=second,
-            photos=len(made),
+            photos=len(photos),
         )
 
 
-def psnr(made: Pixels, original: Pixels) -> float:
-    """Two photos of one shape -> dB; 100 where they are the same."""
-    error = float(np.mean((made.astype(np.float32) - original) ** 2))
+def psnr(photo: Pixels, original: Pixels) -> float:
+    """Compare two photos of one shape, in dB; 100 where they are the same."""
+    error = float(np.mean((photo.astype(np.float32) - original) ** 2))
     return 100.0 if error == 0 else float(10 * np.log10(LEVELS**2 / error))
 
 
-def ssim(made: Pixels, original: Pixels) -> float:
-    """Of the luma of two photos (H, W, 3), with a Gaussian window (Wang et al., "Image quality assessment", 2004).
+def ssim(photo: Pixels, original: Pixels) -> float:
+    """Compare the luma of two photos (H, W, 3) in a Gaussian window (Wang et al., "Image quality assessment", 2004).
 
     Photos smaller than the window have a window as large as they are.
     """
-    a, b = luma(made), luma(original)
+    a, b = luma(photo), luma(original)
     window = gaussian(min(WINDOW, *a.shape))
     mean_a, mean_b = blurred(a, window), blurred(b, window)
     var_a = blurred(a * a, window) - mean_a**2
@@ -122,13 +124,12 @@ def ssim(made: Pixels, original: Pixels) -> float:
 
 
 def luma(pixels: Pixels) -> NDArray[np.float64]:
-    """(H, W, 3) -> (H, W), 0..255."""
     grey: NDArray[np.float64] = pixels.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     return grey
 
 
 def gaussian(size: int) -> NDArray[np.float64]:
-    """(size,), its sum 1."""
+    """Compute a Gaussian (size,) whose sum is 1."""
     places = np.arange(size) - (size - 1) / 2
     values = np.exp(-(places**2) / (2 * SIGMA**2))
     weights: NDArray[np.float64] = values / values.sum()
@@ -136,47 +137,41 @@ def gaussian(size: int) -> NDArray[np.float64]:
 
 
 def blurred(grey: NDArray[np.float64], window: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows, then columns, where the window fits."""
+    """Filter rows, then columns, where the window fits."""
     size = len(window)
     views = np.lib.stride_tricks.sliding_window_view
-    made: NDArray[np.float64] = views(views(grey, size, 1) @ window, size, 0) @ window
-    return made
+    filtered: NDArray[np.float64] = views(views(grey, size, 1) @ window, size, 0) @ window
+    return filtered
 
 
 def thumbnails(pixels: Pixels) -> Values:
-    """(N, side, side, 3) -> (N, d): small, without their own mean, of length 1."""
+    """Shrink (N, side, side, 3) to vectors (N, d) without their own mean, of length 1."""
     small = np.stack([resized(one, min(THUMBNAIL, one.shape[0])) for one in pixels]).reshape(len(pixels), -1)
     return unit(small.astype(np.float32))
 
 
 def unit(values: Values) -> Values:
-    """(N, d) without each row's mean, of length 1; 0 where all are the same."""
+    """Subtract each row's mean from (N, d), and make it of length 1; 0 where all values are the same."""
     centred = values - values.mean(1, keepdims=True)
-    made: Values = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
-    return made
+    normed: Values = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+    return normed
 
 
-def nearest(made: Values, originals: Values) -> NDArray[np.int64]:
-    """(n, d), (N, d) -> for each of the first the most like of the second, (n,)."""
-    found: NDArray[np.int64] = (made @ originals.T).argmax(1)
+def nearest(vectors: Values, originals: Values) -> NDArray[np.int64]:
+    """Find for each of (n, d) the most similar of (N, d), (n,)."""
+    found: NDArray[np.int64] = (vectors @ originals.T).argmax(1)
     return found
 
 
-def resized(pixels: Pixels, size: int) -> Pixels:
-    """(S, S, 3) -> (size, size, 3)."""
+def resized(pixels: Pixels, size: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> Pixels:
     if pixels.shape[0] == size:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
-
-
-SIDES = (224, 160, 112, 80, 56, 40, 28, 20, 16)  # pixels, those that are not above the photo's
-QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
-START_OF_SCAN = b"\xff\xda"
+    return np.asarray(Image.fromarray(pixels).resize((size, size), how))
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """A JPEG that fits, and how it was made."""
+    """A JPEG that fits a budget, and its settings."""
 
     pixels: Pixels  # (side, side, 3), as large as it is compared
     scan_bytes: int
@@ -185,7 +180,7 @@ class Fitting:
 
 
 def fitting_jpeg(pixels: Pixels, budget: int, side: int) -> Fitting | None:
-    """(S, S, 3) -> the JPEG of at most `budget` bytes that, made `side` pixels large, has the highest PSNR.
+    """Find the JPEG of (S, S, 3) of at most `budget` bytes that, resized to `side` pixels, has the highest PSNR.
 
     None: no size and quality fits.
     """
@@ -194,18 +189,18 @@ def fitting_jpeg(pixels: Pixels, budget: int, side: int) -> Fitting | None:
     for jpeg_side in SIDES:
         if jpeg_side > len(pixels):
             continue
-        smaller = np.ascontiguousarray(shrunk(pixels, jpeg_side))
+        smaller = np.ascontiguousarray(resized(pixels, jpeg_side, Image.Resampling.LANCZOS))
         quality = finest(smaller, budget)
         if quality is None:
             continue
         file = encoded(smaller, quality)
-        made = resized(simplejpeg.decode_jpeg(file), side)
-        found.append((psnr(made, wanted), Fitting(made, scan_bytes(file), jpeg_side, quality)))
+        decoded = resized(simplejpeg.decode_jpeg(file), side)
+        found.append((psnr(decoded, wanted), Fitting(decoded, scan_bytes(file), jpeg_side, quality)))
     return max(found, key=lambda each: each[0])[1] if found else None
 
 
 def finest(pixels: Pixels, budget: int) -> int | None:
-    """The highest of QUALITIES that fits, by halving: bytes rise with quality, or nearly so."""
+    """Find the highest of QUALITIES that fits, by halving: bytes rise with quality, or nearly so."""
     low, high = 0, len(QUALITIES)
     while low < high:
         middle = (low + high) // 2
@@ -214,20 +209,12 @@ def finest(pixels: Pixels, budget: int) -> int | None:
 
 
 def encoded(pixels: Pixels, quality: int) -> bytes:
-    """A whole file."""
     file: bytes = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
     return file
 
 
 def scan_bytes(file: bytes) -> int:
-    """Bytes behind the last header, up to the end mark."""
+    """Count the bytes behind the last header, up to the end mark."""
     start = file.rindex(START_OF_SCAN)
     length = int.from_bytes(file[start + 2 : start + 4], "big")
     return len(file) - (start + 2 + length) - 2
-
-
-def shrunk(pixels: Pixels, side: int) -> Pixels:
-    """Smaller, with the filter that suits that best."""
-    if len(pixels) == side:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))

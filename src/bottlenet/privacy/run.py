@@ -1,15 +1,12 @@
-"""One picture to look at: a photo a row; the original, what the attacker makes of each budget, a JPEG of as many bytes.
-
-Photos are those that come with BottleNet, unless a folder is given, so that the picture may be passed on.
-
-The whole attack on one bundle: learn, rebuild photos that were not learned from, measure, beside JPEG of the same
-size.
+"""Attack one bundle: learn, rebuild photos that were not learned from, and measure, beside JPEG of the same size.
 
     config.data -> samples -> linear, attacker ---.
     test photos -> payloads of each budget -------+--> rebuilt photos --judge--> rows
                 `-> JPEG of as many bytes --------'
 
-What a folder holds already, samples and attacker, is not made again.
+What a folder holds already, samples and attacker, is not made again. The pictures show a photo a row: the original,
+what the attacker makes of each budget, a JPEG of as many bytes. Their photos are those that come with BottleNet, unless
+a folder is given, so that the pictures may be passed on.
 """
 
 from __future__ import annotations
@@ -44,13 +41,13 @@ from bottlenet.privacy.attacker import (
     side_of,
     train_attacker,
 )
+from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.privacy.measure import Judge, Originals, Quality, fitting_jpeg, resized
 from bottlenet.privacy.samples import (
     Divided,
-    Link,
-    PrivacyConfig,
     Records,
     Samples,
+    Tap,
     centre_records,
     crop_records,
     divided,
@@ -63,13 +60,18 @@ from bottlenet.task import needs_one_label
 ATTACKER, TILE, LINEAR, JPEG = "attacker", "linear, tile by tile", "linear", "jpeg"
 LINEAR_RECORDS = 3000  # that the linear map of one budget is fitted on
 JPEG_SIDE = 224  # of the crop that a JPEG is made of
+TRAINED_BY = ("model", "width", "blocks", "epochs", "batch", "lr", "perceptual", "seed")
+OWN_PHOTOS = DEMO.parent / "photos"
+GAP, LINE = 4, 34  # pixels between photos, and above them for two lines of words
+WEBP_QUALITY = 82
 
+Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all)."""
 
 
 @dataclass(frozen=True)
-class Row:
+class Rebuilt:
     """One way to get photos back, at one budget."""
 
     what: str  # one of the four above
@@ -88,7 +90,7 @@ class Intended:
 
 
 @dataclass(frozen=True)
-class Report:
+class PrivacyReport:
     """One bundle under this attack."""
 
     bundle: str
@@ -100,17 +102,16 @@ class Report:
     left_out: int  # photos that were given to learn from and are to be rebuilt as well
     samples: int
     steps: int
-    rows: tuple[Row, ...]
+    rows: tuple[Rebuilt, ...]
     intended: tuple[Intended, ...]
     originals: Quality  # the test photos themselves, `side` pixels large: the most that can be had
     mean_psnr: float  # of the training photos' mean, which needs no payload
 
-    def row(self, what: str, budget: int | None) -> Row:
-        """The one of that kind and budget."""
+    def row(self, what: str, budget: int | None) -> Rebuilt:
         return next(row for row in self.rows if (row.what, row.budget) == (what, budget))
 
     def gain(self, budget: int | None, what: str = LINEAR) -> float:
-        """dB by which the attacker beats a linear map."""
+        """Return the dB by which the attacker beats a linear map."""
         attacker, linear = (self.row(each, budget).quality for each in (ATTACKER, what))
         assert attacker is not None
         assert linear is not None
@@ -118,7 +119,7 @@ class Report:
 
 
 class Attack:
-    """Samples, attacker and test photos of one bundle, in one folder.
+    """Holds samples, attacker and test photos of one bundle, in one folder.
 
     InputError: folders or numbers that can't be, a bundle without uncut.onnx, or a latent that is not square.
     """
@@ -132,14 +133,19 @@ class Attack:
             raise InputError(f"the latent is {height} x {width}; only square ones can be attacked: choose another cut")
         self.side = side_of(height, min(config.side, bundle.manifest.preprocess.size))
         self.uncut = open_uncut(bundle)
-        self.link = Link(bundle)
-        self.budgets: tuple[int | None, ...] = tuple(sorted(set(config.budgets))) or (self.link.own_budget,)
+        self.tap = Tap(bundle)
+        self.budgets: tuple[int | None, ...] = tuple(sorted(set(config.budgets))) or (
+            bundle.manifest.budget_bytes or None,
+        )
         self.photos: Divided = divided(bundle, config)
-        make_folder(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: can't make this folder ({error.strerror}); give another --out") from error
 
     @cached_property
     def attacker(self) -> Attacker:
-        """Trained, or the one that is there."""
+        """The attacker: trained now, or the one that is there."""
         samples = self.samples
         numbers = {name: value for name, value in asdict(self.config).items() if name in TRAINED_BY}
         path = self.folder / f"attacker-{key_of(samples.path.name, sorted(numbers.items()))}.safetensors"
@@ -149,27 +155,26 @@ class Attack:
         if self.config.perceptual:
             classifier = load_model(self.config.model or self.bundle.manifest.model)
             perceived = Perceived(classifier, self.bundle.manifest.cut, self.side)
-        made = train_attacker(samples, self.config, perceived, self.step("training the attacker"))
-        save_attacker(path, made)
-        return made
+        attacker = train_attacker(samples, self.config, perceived, self.step("training the attacker"))
+        save_attacker(path, attacker)
+        return attacker
 
     @cached_property
     def samples(self) -> Samples:
-        """To learn from."""
         config, train = self.config, self.photos.train
         files = [(str(photo.path), photo.path.stat().st_size) for photo in train]
         key = key_of(self.bundle.id, self.side, config.crops, config.seed, self.budgets, files)
         samples = Samples(self.folder / f"learned-{key}.samples", self.latent, self.side)
-        records = crop_records(self.link, samples, train, crops=config.crops, budgets=self.budgets, seed=config.seed)
+        records = crop_records(self.tap, samples, train, crops=config.crops, budgets=self.budgets, seed=config.seed)
         samples.make(records, len(train) * config.crops, self.step("making samples"))
         return samples
 
     def test(self) -> tuple[Records, Originals]:
-        """To rebuild."""
+        """Read the photos to rebuild."""
         photos = self.photos.test
         scratch = Samples(self.folder / "none", self.latent, self.side)
         batches = []
-        for batch in centre_records(self.link, scratch, photos):
+        for batch in centre_records(self.tap, scratch, photos):
             batches.append(batch)
             self.step("reading photos to rebuild")(sum(map(len, batches)), len(photos))
         records = np.concatenate(batches)
@@ -188,14 +193,14 @@ class Attack:
         return channels, height, width
 
     def sent(self, records: Records, budget: int | None) -> Records:
-        """The same, with what arrives within `budget`."""
-        made = records.copy()
-        for record in made:
-            record["payload_bytes"], record["symbols_hat"] = self.link.sent(record["symbols"], budget)
-        return made
+        """Return the records with what arrives within `budget`."""
+        arrived = records.copy()
+        for record in arrived:
+            record["payload_bytes"], record["symbols_hat"] = self.tap.sent(record["symbols"], budget)
+        return arrived
 
     def intended(self, sent: Records, originals: Originals) -> float:
-        """Percent of the photos to which the server gives the uncut network's answer."""
+        """Return the percent of photos to which the server gives the uncut network's answer."""
         tail = open_tail(self.bundle)
         answers = np.concatenate([run_graph(tail, symbols=one["symbols_hat"][None]) for one in sent]).argmax(1)
         same = percent(answers == originals.scores.argmax(1))
@@ -203,41 +208,29 @@ class Attack:
         return same
 
     def step(self, what: str) -> Callable[[int, int], None]:
-        """Progress of one stage."""
         return lambda done, total: self.on_progress(what, done, total) if self.on_progress is not None else None
 
 
-TRAINED_BY = ("model", "width", "blocks", "epochs", "batch", "lr", "perceptual", "seed")
-
-
-def make_folder(folder: Path) -> None:
-    """InputError: it can't be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: can't make this folder ({error.strerror}); give another --out") from error
-
-
-def measure(attack: Attack) -> Report:
-    """Trains what is not there yet, and says what the attacker gets. It is this attacker: another may do better.
+def run_attack(attack: Attack) -> PrivacyReport:
+    """Train what is not there yet, and measure what this attacker gets; another may do better.
 
     InputError: a budget that nothing fits, or a model that can't be had.
     """
     samples, attacker, bundle = attack.samples, attack.attacker, attack.bundle
     records, originals = attack.test()
     judge = Judge(originals, attack.uncut, bundle.manifest.uncut_preprocess.size)
-    rows: list[Row] = []
+    rows: list[Rebuilt] = []
     intended = []
     for budget in attack.budgets:
         sent = attack.sent(records, budget)
         size = float(sent["payload_bytes"].mean())
         linear = linear_for(attack, samples, attacker, budget)
         for what, rebuild in ((ATTACKER, attacker.inverter), (TILE, linear.tile), (LINEAR, linear.around)):
-            rows.append(Row(what, budget, size, judge.judge(rebuilt(rebuild, attacker.scale, sent)), 0))
+            rows.append(Rebuilt(what, budget, size, judge.judge(rebuilt(rebuild, attacker.scale, sent)), 0))
         rows.append(jpeg_row(attack, originals, judge, budget, round(size) if budget is None else budget))
         intended.append(Intended(budget, attack.intended(sent, originals)))
     mean = mean_photo(samples)
-    return Report(
+    return PrivacyReport(
         bundle=bundle.manifest.name,
         bundle_id=bundle.id.hex(),
         cut=bundle.manifest.cut,
@@ -255,7 +248,7 @@ def measure(attack: Attack) -> Report:
 
 
 def linear_for(attack: Attack, samples: Samples, attacker: Attacker, budget: int | None) -> Fits:
-    """The best linear maps for this one budget: they need not serve the others, as the attacker does."""
+    """Fit the best linear maps for this one budget: they need not serve the others, as the attacker does."""
 
     def batches() -> Iterator[Batch]:
         for records in samples.batches(FIT_BATCH, 0, LINEAR_RECORDS):
@@ -264,8 +257,8 @@ def linear_for(attack: Attack, samples: Samples, attacker: Attacker, budget: int
     return fit_linear(batches(), -(-min(LINEAR_RECORDS, len(samples)) // FIT_BATCH))
 
 
-def jpeg_row(attack: Attack, originals: Originals, judge: Judge, budget: int | None, most: int) -> Row:
-    """Photos as JPEG of at most `most` bytes; those that don't fit are missing."""
+def jpeg_row(attack: Attack, originals: Originals, judge: Judge, budget: int | None, most: int) -> Rebuilt:
+    """Encode photos as JPEG of at most `most` bytes; those that don't fit are missing."""
     found = {}
     preprocess = replace(attack.bundle.manifest.preprocess, size=JPEG_SIDE)
     for number, position in enumerate(originals.positions):
@@ -275,14 +268,14 @@ def jpeg_row(attack: Attack, originals: Originals, judge: Judge, budget: int | N
         attack.step("fitting JPEG")(number + 1, len(originals.pixels))
     missing = len(originals.pixels) - len(found)
     if not found:
-        return Row(JPEG, budget, None, None, missing)
-    made = np.stack([jpeg.pixels for jpeg in found.values()])
+        return Rebuilt(JPEG, budget, None, None, missing)
+    photos = np.stack([jpeg.pixels for jpeg in found.values()])
     size = float(np.mean([jpeg.scan_bytes for jpeg in found.values()]))
-    return Row(JPEG, budget, size, judge.judge(made, list(found)), missing)
+    return Rebuilt(JPEG, budget, size, judge.judge(photos, list(found)), missing)
 
 
 def mean_photo(samples: Samples) -> NDArray[np.uint8]:
-    """(side, side, 3) of all samples."""
+    """Average all samples to (side, side, 3)."""
     total, count = np.zeros(samples.dtype["pixels"].shape), 0
     for records in samples.batches(FIT_BATCH):
         total += records["pixels"].sum(0, dtype=np.float64)
@@ -291,18 +284,12 @@ def mean_photo(samples: Samples) -> NDArray[np.uint8]:
     return mean
 
 
-OWN_PHOTOS = DEMO.parent / "photos"
-GAP, LINE = 4, 34  # pixels between photos, and above them for two lines of words
-WEBP_QUALITY = 82
-Pixels = NDArray[np.uint8]
-
-
-def show(attack: Attack) -> Path:
-    """Writes pictures.webp into the attack's folder."""
+def draw_pictures(attack: Attack) -> Path:
+    """Write pictures.webp into the attack's folder."""
     attacker = attack.attacker
     photos = choose(list_photos(attack.config.show or OWN_PHOTOS), attack.config.shown)
     scratch = Samples(attack.folder / "none", attack.latent, attack.side)
-    records = np.concatenate(list(centre_records(attack.link, scratch, photos)))
+    records = np.concatenate(list(centre_records(attack.tap, scratch, photos)))
     preprocess = replace(attack.bundle.manifest.preprocess, size=JPEG_SIDE)
     large = [photo_to_pixels(photos[position].source(), preprocess) for position in records["position"]]
     columns: list[tuple[str, Sequence[Pixels | None]]] = [("original", list(records["pixels"]))]
@@ -318,7 +305,7 @@ def show(attack: Attack) -> Path:
 
 
 def side_by_side(columns: Sequence[tuple[str, Sequence[Pixels | None]]], side: int) -> bytes:
-    """Columns with their names above, as a WebP file; None is a photo that there is not."""
+    """Draw columns with their names above, as a WebP file; None is a photo that is missing."""
     cell = max(side, 96)
     rows = len(columns[0][1])
     size = (GAP + len(columns) * (cell + GAP), LINE + rows * (cell + GAP))

@@ -1,23 +1,20 @@
-"""What the attacker learns from: crops of photos, and what a server would have got of them. On disk, read by position.
+"""Make what the attacker learns from: crops of photos, and what a server would have got of them.
 
     photo -> crop -> head.onnx -> symbols -> codec, within a budget -> payload -> codec -> symbols_hat
                 `--> pixels, small                                                              |
     a record: payload bytes, symbols, symbols_hat, pixels                        <--------------'
 
-A record is one fixed number of bytes, so that memory does not depend on how many there are.
-
-What an attack is told.
-
-Which photos an attacker learns from, and which it has to rebuild: never the same.
+Records lie on disk and are read by position. Each has one fixed number of bytes, so that memory does not depend on how
+many there are. Photos that an attacker has to rebuild are never among those it learns from.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,75 +25,23 @@ from bottlenet.errors import InputError
 from bottlenet.files import part_of
 from bottlenet.photos.crops import Damaged, Views, centre_views, is_held_out, read_views
 from bottlenet.photos.folders import Photo, check_labels, choose, list_photos
+from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.runtime import open_head, run_graph
 from bottlenet.wire.codecs import encode_within
 
-LIMITS = {  # name: (at least, at most)
-    "side": (16, 512),
-    "width": (4, 512),
-    "blocks": (1, 32),
-    "epochs": (1, 10**4),
-    "crops": (1, 100),
-    "batch": (1, 4096),
-    "photos": (0, 10**7),
-    "held_out": (2, 10**6),
-    "limit": (2, 10_000),
-    "shown": (1, 16),
-    "seed": (0, 2**31),
-}
-MAX_BUDGETS = 12
-
-
-@dataclass(frozen=True)
-class PrivacyConfig:
-    """One attack on one bundle. A field's comment is the help of its option.
-
-    InputError: numbers that can't be.
-    """
-
-    data: tuple[str, ...]  # folders of photos that the attacker learns from; no labels needed
-    out: str  # folder for samples, attacker and pictures; what is there is not made again
-    budgets: tuple[int, ...] = ()  # bytes of a payload, at most; none: the bundle's own
-    test: str = ""  # folder of other photos to rebuild; empty: the photos of data that are held out
-    model: str = ""  # the network of perceptual, as train names it; empty: as the bundle calls its own
-    show: str = ""  # folder of photos for the pictures; empty: those that come with BottleNet
-    shown: int = 4  # so many of them
-    limit: int = 1000  # photos that are rebuilt and matched, at most
-    photos: int = 0  # so many of the photos of data, evenly spread; 0: all
-    held_out: int = 10  # without test: one photo of this many is not learned from, but rebuilt
-    side: int = 112  # of a rebuilt photo, pixels, at most
-    width: int = 48  # channels of the attacker at a quarter of that side; twice as many at half of it, and so on
-    blocks: int = 4  # residual blocks at the smallest size; half as many at twice the size, and so on
-    crops: int = 2  # of each photo: that of a device, and random ones
-    epochs: int = 6  # passes over all crops
-    batch: int = 32  # crops a step
-    lr: float = 1e-3  # peak learning rate
-    perceptual: float = 0.05  # weight of what the network itself sees, beside the pixels; 0: pixels alone
-    seed: int = 0  # of crops, budgets, order and weights
-
-    def __post_init__(self) -> None:
-        for name, (least, most) in LIMITS.items():
-            if not least <= (value := getattr(self, name)) <= most:
-                raise InputError(f"{name} is {value}; give {least} to {most}")
-        for name in ("lr", "perceptual"):
-            if not 0 <= (weight := getattr(self, name)) < math.inf:
-                raise InputError(f"{name} is {weight}; give a number that is not below 0")
-        if self.lr == 0:
-            raise InputError("lr is 0: with that nothing would be learned; give more")
-        if not self.data:
-            raise InputError("no folder of photos to learn from; give one or more by --data")
-        if len(self.budgets) > MAX_BUDGETS:
-            raise InputError(f"{len(self.budgets)} budgets; give up to {MAX_BUDGETS}")
-        if any(budget < 1 for budget in self.budgets):
-            raise InputError(f"a budget of {min(self.budgets)} bytes; give 1 or more")
-
-
 FEWEST = 8  # photos to learn from
+HEAD_BATCH = 16
+
+Records = NDArray[np.void]
+Symbols = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+Send = Callable[[Symbols], tuple[int, Symbols]]
+"""(C, H, W) -> payload bytes, symbols_hat."""
 
 
 @dataclass(frozen=True)
 class Divided:
-    """Both lists, and how many of `data` were left out as they are to be rebuilt, too."""
+    """Photos to learn from and to rebuild, and how many of `data` were left out as they are to be rebuilt."""
 
     train: Sequence[Photo]
     test: Sequence[Photo]
@@ -104,7 +49,7 @@ class Divided:
 
 
 def divided(bundle: Bundle, config: PrivacyConfig) -> Divided:
-    """By `config.test`, or else by what is held out of `config.data`. A photo is known again by what is in its file.
+    """Divide photos by `config.test`, or by what is held out of `config.data`; the same file is the same photo.
 
     InputError: a folder that can't be used, or too few photos on one side.
     """
@@ -116,8 +61,8 @@ def divided(bundle: Bundle, config: PrivacyConfig) -> Divided:
     else:
         test = choose([photo for photo in photos if is_held_out(photo, config.held_out)], config.limit)
         train = [photo for photo in photos if not is_held_out(photo, config.held_out)]
-    rebuilt = {content(photo) for photo in test}
-    kept = [photo for photo in train if content(photo) not in rebuilt]
+    rebuilt = {digest(photo) for photo in test}
+    kept = [photo for photo in train if digest(photo) not in rebuilt]
     where = ", ".join(config.data)
     if len(kept) < FEWEST:
         raise InputError(f"{where}: {len(kept)} photos to learn from that are not to be rebuilt; give {FEWEST} or more")
@@ -127,45 +72,32 @@ def divided(bundle: Bundle, config: PrivacyConfig) -> Divided:
 
 
 def labelled(bundle: Bundle, folder: str) -> Sequence[Photo]:
-    """The photos of a folder, without labels where these are not the bundle's classes."""
+    """List the photos of a folder, without labels where these are not the bundle's classes."""
     return check_labels(list_photos(folder), bundle, folder)
 
 
-def content(photo: Photo) -> str:
-    """Of the file. InputError: it can't be read."""
+def digest(photo: Photo) -> str:
+    """Hash a photo's file. InputError: it can't be read."""
     try:
         return hashlib.sha256(photo.path.read_bytes()).hexdigest()
     except OSError as error:
-        raise InputError(f"{photo.path}: it can't be read; remove it, or mend it") from error
+        raise InputError(f"{photo.path}: can't be read; remove it, or repair it") from error
 
 
-Records = NDArray[np.void]
-Symbols = NDArray[np.uint8]
-Progress = Callable[[int, int], None]
-Send = Callable[[Symbols], tuple[int, Symbols]]
-"""(C, H, W) -> payload bytes, symbols_hat."""
-HEAD_BATCH = 16
-
-
-class Link:
-    """A bundle as who listens meets it: pixels -> symbols -> what is left of them within a budget."""
+class Tap:
+    """A bundle as an eavesdropper meets it: pixels -> symbols -> what is left of them within a budget."""
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
         self._head = open_head(bundle, threads)
 
-    @property
-    def own_budget(self) -> int | None:
-        """The bundle's; None where it has none."""
-        return self.bundle.manifest.budget_bytes or None
-
     def symbols(self, pixels: NDArray[np.uint8]) -> Symbols:
-        """(B, size, size, 3) -> (B, C, H, W)."""
+        """Run the head: (B, size, size, 3) -> (B, C, H, W)."""
         found: Symbols = run_graph(self._head, pixels=pixels)
         return found
 
     def sent(self, symbols: Symbols, budget: int | None) -> tuple[int, Symbols]:
-        """One photo's (C, H, W) -> payload bytes, and symbols_hat as the server has them.
+        """Encode one photo's (C, H, W): return payload bytes, and symbols_hat as the server has them.
 
         `budget` None: a payload as large as it gets. InputError: nothing fits.
         """
@@ -196,7 +128,7 @@ class Samples:
         return self.path.stat().st_size // self.dtype.itemsize
 
     def make(self, records: Iterator[Records], total: int, on_progress: Progress | None) -> None:
-        """Writes all of `records`, each (n,) of `dtype`, unless the file is there."""
+        """Write all of `records`, each (n,) of `dtype`, unless the file is there."""
         if self.path.exists():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +143,7 @@ class Samples:
             os.fsync(file.fileno())
 
     def read(self, positions: Sequence[int]) -> Records:
-        """(n,) records, in that order."""
+        """Read records, in that order."""
         records = np.empty(len(positions), self.dtype)
         size = self.dtype.itemsize
         with self.path.open("rb") as file:
@@ -220,65 +152,55 @@ class Samples:
         return records
 
     def batches(self, size: int, first: int = 0, last: int | None = None) -> Iterator[Records]:
-        """`first` to `last`, or to the end, in their order."""
+        """Yield records `first` to `last`, or to the end, in their order."""
         end = len(self) if last is None else min(last, len(self))
         for start in range(first, end, size):
             yield self.read(range(start, min(start + size, end)))
 
 
 def crop_records(
-    link: Link, samples: Samples, photos: Sequence[Photo], *, crops: int, budgets: Sequence[int | None], seed: int
+    tap: Tap, samples: Samples, photos: Sequence[Photo], *, crops: int, budgets: Sequence[int | None], seed: int
 ) -> Iterator[Records]:
-    """Of every photo the crop that a device makes, and random ones up to `crops`, each within one of `budgets`, by
-    chance. In an order that `seed` decides, crop by crop.
+    """Yield of every photo the crop that a device makes, and random ones up to `crops`.
+
+    Each is within one of `budgets`, by chance; `seed` decides the order, crop by crop.
     """
     rng = np.random.default_rng((seed, 1))
     shuffled = [photos[position] for position in rng.permutation(len(photos))]
 
     def send(symbols: Symbols) -> tuple[int, Symbols]:
-        return link.sent(symbols, budgets[int(rng.integers(len(budgets)))])
+        return tap.sent(symbols, budgets[int(rng.integers(len(budgets)))])
 
-    yield from in_records(link, samples, centre_crops(link, samples, shuffled), send)
-    size, side = link.bundle.manifest.preprocess.size, samples.dtype["pixels"].shape[0]
+    yield from in_records(tap, samples, centre_crops(tap, samples, shuffled), send)
+    size, side = tap.bundle.manifest.preprocess.size, samples.dtype["pixels"].shape[0]
     for crop in range(1, crops):
         views = read_views(shuffled, (size, side), Damaged(len(photos)), seed=seed * 1000 + crop)
-        yield from in_records(link, samples, views, send)
+        yield from in_records(tap, samples, views, send)
 
 
-def centre_records(link: Link, samples: Samples, photos: Sequence[Photo]) -> Iterator[Records]:
-    """The crop that a device makes of every photo. Nothing is sent yet: `symbols_hat` are the symbols, of 0 bytes."""
-    yield from in_records(link, samples, centre_crops(link, samples, photos), lambda symbols: (0, symbols))
+def centre_records(tap: Tap, samples: Samples, photos: Sequence[Photo]) -> Iterator[Records]:
+    """Yield the crop that a device makes of every photo. Nothing is sent yet: `symbols_hat` are the symbols."""
+    yield from in_records(tap, samples, centre_crops(tap, samples, photos), lambda symbols: (0, symbols))
 
 
-def centre_crops(link: Link, samples: Samples, photos: Sequence[Photo]) -> Iterator[tuple[int, Views]]:
-    """(position in `photos`, (head's pixels, small pixels)). InputError: more than 1 % of them are damaged."""
-    preprocess = link.bundle.manifest.preprocess
+def centre_crops(tap: Tap, samples: Samples, photos: Sequence[Photo]) -> Iterator[tuple[int, Views]]:
+    """Yield (position in `photos`, (head's pixels, small pixels)). InputError: most of them are damaged."""
+    preprocess = tap.bundle.manifest.preprocess
     sizes = (preprocess.size, samples.dtype["pixels"].shape[0])
     return centre_views(photos, sizes, Damaged(len(photos)), preprocess)
 
 
-def in_records(link: Link, samples: Samples, views: Iterator[tuple[int, Views]], send: Send) -> Iterator[Records]:
-    """(position, (head's pixels, small pixels)) -> records, HEAD_BATCH at a time."""
-    batch: list[tuple[int, Views]] = []
-    for each in views:
-        batch.append(each)
-        if len(batch) == HEAD_BATCH:
-            yield as_records(link, samples, batch, send)
-            batch = []
-    if batch:
-        yield as_records(link, samples, batch, send)
+def in_records(tap: Tap, samples: Samples, views: Iterator[tuple[int, Views]], send: Send) -> Iterator[Records]:
+    """Turn (position, (head's pixels, small pixels)) into records, HEAD_BATCH at a time."""
+    while batch := list(islice(views, HEAD_BATCH)):
+        records = np.empty(len(batch), samples.dtype)
+        symbols = tap.symbols(np.stack([head_pixels for _, (head_pixels, _) in batch]))
+        for row, (position, (_, pixels)) in enumerate(batch):
+            payload_bytes, symbols_hat = send(symbols[row])
+            records[row] = (position, payload_bytes, symbols[row], symbols_hat, pixels)
+        yield records
 
 
-def as_records(link: Link, samples: Samples, batch: Sequence[tuple[int, Views]], send: Send) -> Records:
-    """One batch through head and codec."""
-    records = np.empty(len(batch), samples.dtype)
-    symbols = link.symbols(np.stack([views[0] for _, views in batch]))
-    for row, (position, (_, pixels)) in enumerate(batch):
-        payload_bytes, symbols_hat = send(symbols[row])
-        records[row] = (position, payload_bytes, symbols[row], symbols_hat, pixels)
-    return records
-
-
-def key_of(*parts: object) -> str:
-    """A name for what is made of `parts`."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+def key_of(*ingredients: object) -> str:
+    """Name what is made of these."""
+    return hashlib.sha256(repr(ingredients).encode()).hexdigest()[:16]

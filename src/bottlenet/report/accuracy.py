@@ -1,6 +1,6 @@
-"""Accuracy against bytes, source by source; and over all of them what no other beats.
+"""Draw accuracy against bytes: a figure for each record, one for all evaluations, and what no setting of all beats.
 
-Bytes against accuracy, out of any source: `Curve`s of points, and what no point beats.
+    Source --curves_of--> Curve, ... of Point, ... --front--> the points that no other beats
 
 A record is whatever its benchmark wrote, so it is searched: each object with a number of bytes and a top-1 is a point,
 and its curve is named by what it says it is, or by what it stands in.
@@ -8,34 +8,26 @@ and its curve is named by what it says it is, or by what it stands in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from bottlenet.plan.profile import Profile
-from bottlenet.report.charts import Axis, Rule, Series, line_chart, percents, spanning
-from bottlenet.report.sections import Figure, Section, Table, number, quoted
-from bottlenet.report.sources import (
-    Evaluated,
-    Pass,
-    Point,
-    Record,
-    Run,
-    Source,
-    Sweep,
-    Tried,
-    front,
-    is_number,
-    sweep_figure,
-)
-from bottlenet.report.training import is_naive_aware
+from bottlenet.report.charts import Axis, Drawing, Rule, Series, line_chart, percents, spanning
+from bottlenet.report.sections import Figure, Request, Section, limited, number, of_photos
+from bottlenet.report.sources import KEPT, Evaluated, Point, Record, Run, Source, Sweep, front, is_number
+from bottlenet.report.training import record_rows
+from bottlenet.train.sweep.grid import Figures
 
 BYTES = ("payload_bytes", "bytes", "bare_bytes", "file_bytes")  # the first that a row has
 CURVE = ("curve", "training", "codec", "method", "align")  # what says of which curve a row is
 POINT = ("setting", "name", "quality", "budget_bytes", "side")  # what tells the rows of a curve apart
 MOST_DEEP = 6
 MOST_POINTS = 2000
+MOST_CURVES = 12  # in one chart
+FAR = 30.0  # points of drop beyond which nobody looks
+NOTE = "Each line is what no other setting of its curve beats. The heavy line has most of what no other curve beats."
 
 
 @dataclass(frozen=True)
@@ -45,60 +37,121 @@ class Curve:
     name: str
     points: tuple[Point, ...]
     uncut: float | None = None  # top-1 of the uncut network on the same photos, percent
+    photos: int | None = None  # that the rates are of; None: the source does not say
 
     @property
     def line(self) -> list[Point]:
-        """Those that no other of the curve beats, from few bytes to many."""
+        """The points that no other of the curve beats, from few bytes to many."""
         return front(self.points)
 
 
+def accuracy_section(sources: Sequence[Source], request: Request) -> Section:
+    """Draw one figure a record, one for all evaluations, one for agreement with the uncut network."""
+    figures = []
+    for source in sources:
+        curves = curves_of(source)
+        if isinstance(source.content, Record) and curves and not record_rows(source.content):
+            title = f"Top-1 against bytes: “{source.name}”"
+            figures.append(accuracy_figure(title, curves, source.command, "top-1, %", request))
+    evaluated = [source for source in sources if isinstance(source.content, Evaluated)]
+    curves = joined([curve for source in evaluated for curve in curves_of(source)])
+    if curves:
+        commands = "; ".join(dict.fromkeys(source.command for source in evaluated))
+        title = "Top-1 against bytes: evaluated bundles"
+        figures.append(accuracy_figure(title, curves, commands, "top-1, %", request))
+    same = joined([curve for source in sources for curve in agreement_of(source)])
+    if same:
+        title = "Same answer as the uncut network, against bytes"
+        figures.append(accuracy_figure(title, same, request.command, "same answer, %", request))
+    return Section("accuracy", "Accuracy against bytes", "The best place is high on the left.", tuple(figures))
+
+
+def front_section(sources: Sequence[Source], request: Request) -> Section:
+    """Compare points of drop, since photos may differ from source to source; of one network."""
+    found: dict[Point, tuple[str, str]] = {}
+    network = next((source.model for source in sources if source.model), "")
+    for source in sources:
+        for curve in curves_of(source) if source.model in ("", network) else ():
+            if curve.uncut is not None:
+                for point in curve.points:
+                    name = f"{curve.name}: {point.name}" if point.name and point.name != curve.name else curve.name
+                    key = Point(point.bytes, point.top1 - curve.uncut, name)
+                    found.setdefault(key, (source.name, number(curve.photos)))
+    best = front(list(found))
+    figures = (front_figure(best, found, request),) if len(best) > 1 else ()
+    intro = "What nothing else beats in both bytes and accuracy, over all sources."
+    silent = [
+        each.name
+        for source in sources
+        if isinstance(source.content, Profile)
+        for each in source.content.candidates
+        if each.payload_bytes_mean == 0  # which a logarithmic scale can't show
+    ]
+    if silent:
+        intro += f" Not on it: {', '.join(dict.fromkeys(silent))}, which sends nothing."
+    return Section("front", "Pareto front", intro, figures)
+
+
+def sweep_section(sources: Sequence[Source], request: Request) -> Section:
+    found = [sweep_figure(source, source.content, request) for source in sources if isinstance(source.content, Sweep)]
+    intro = "Bottlenecks of many sizes at several cuts, each trained for a short time."
+    return Section("sweep", "Sweeps", intro, tuple(figure for figure in found if figure is not None))
+
+
 def curves_of(source: Source) -> list[Curve]:
-    """Of top-1; none where the source has no labelled photos, or nothing of the kind."""
+    """Return curves of top-1; none where the source has no labelled photos, or nothing of the kind."""
     content = source.content
     if isinstance(content, Record):
-        return curves_in(content.results)
+        return [replace(curve, photos=content.photos) for curve in curves_in(content.results)]
     if isinstance(content, Sweep):
-        cuts = {cut: [point for point, tried in content.of_cut(cut) if of_top1(tried)] for cut in content.cuts}
-        return [Curve(f"{source.name}, {cut}", tuple(points), 0.0) for cut, points in cuts.items() if points]
+        curves = []
+        for cut in content.cuts:
+            rows = [(point, tried.figures) for point, tried in content.of_cut(cut) if tried.figures is not None]
+            labelled = [(point, figures) for point, figures in rows if figures.drop_of == "top1"]
+            if labelled:
+                points, photos = tuple(point for point, _ in labelled), labelled[0][1].labelled
+                curves.append(Curve(f"{source.name}, {cut}", points, 0.0, photos))
+        return curves
     if isinstance(content, Profile):
         points = tuple(
             Point(each.payload_bytes_mean, -each.top1_drop, each.name)
             for each in content.candidates
             if each.payload_bytes_mean > 0
         )
-        return [Curve(source.name, points, 0.0)] if points else []
-    if isinstance(content, Evaluated) and content.result.top1 is not None:
-        mean = content.result.payload_bytes.mean
-        return [
-            Curve(evaluated_name(source), (Point(mean, content.result.top1, source.name),), content.result.top1_uncut)
-        ]
+        return [Curve(source.name, points, 0.0, content.labelled or content.photos)] if points else []
+    if isinstance(content, Evaluated) and (top1 := content.result.top1) is not None:
+        result, origin = content.result, content.origin
+        name = f"{origin.name} ({origin.bundle[:12]})" if origin.bundle else source.name  # one curve a bundle
+        point = Point(result.payload_bytes.mean, top1, source.name)
+        return [Curve(name, (point,), result.top1_uncut, result.labelled)]
     return []
 
 
-def of_top1(tried: Tried) -> bool:
-    """Whether its drop is of labelled photos."""
-    return tried.figures is not None and tried.figures.drop_of == "top1"
-
-
-def evaluated_name(source: Source) -> str:
-    """Evaluations of one bundle are one curve."""
-    assert isinstance(source.content, Evaluated)
-    origin = source.content.origin
-    return f"{origin.name} ({origin.bundle[:12]})" if origin.bundle else source.name
+def agreement_of(source: Source) -> list[Curve]:
+    """Return curves of what was measured without labels; a run's is of photos that it held out."""
+    content = source.content
+    if isinstance(content, Run) and content.passes:
+        end = max(each.epoch for each in content.passes)
+        rows = [each for each in content.passes if each.epoch == end and each.payload_bytes > 0]
+        points = tuple(Point(each.payload_bytes, 100 * each.agreement, f"after pass {end}") for each in rows)
+        return [Curve(f"run {source.name}, held out", points, photos=rows[0].photos)] if points else []
+    if isinstance(content, Evaluated) and content.result.top1 is None and content.result.agreement is not None:
+        point = Point(content.result.payload_bytes.mean, content.result.agreement, source.name)
+        return [Curve(content.origin.name or source.name, (point,), photos=content.result.photos)]
+    return []
 
 
 def joined(curves: Sequence[Curve]) -> list[Curve]:
-    """Those of one name, and measured on photos of the same difficulty, as one."""
-    found: dict[tuple[str, float | None], Curve] = {}
+    """Join curves of one name that were measured on photos of the same number and difficulty."""
+    found: dict[tuple[str, float | None, int | None], Curve] = {}
     for curve in curves:
-        key = curve.name, curve.uncut
+        key = curve.name, curve.uncut, curve.photos
         before = found[key].points if key in found else ()
         found[key] = replace(curve, points=tuple(dict.fromkeys((*before, *curve.points))))
     return list(found.values())
 
 
 def curves_in(results: object) -> list[Curve]:
-    """Of a record."""
     uncut = next(top1_uncut(results, 0), None)
     found: dict[str, list[Point]] = {}
     for name, point in islice(points_in(results, "results", 0), MOST_POINTS):
@@ -107,7 +160,7 @@ def curves_in(results: object) -> list[Curve]:
 
 
 def points_in(value: object, name: str, depth: int) -> Iterator[tuple[str, Point]]:
-    """(curve, point) of everything in there."""
+    """Yield (curve, point) of everything in there."""
     if depth > MOST_DEEP:
         return
     if isinstance(value, list):
@@ -126,31 +179,29 @@ def points_in(value: object, name: str, depth: int) -> Iterator[tuple[str, Point
 
 
 def point_of(row: dict[str, Any]) -> Point | None:
-    """None: it is no setting with bytes and a top-1."""
+    """Return a setting's point; None: it has no bytes or no top-1."""
     size = next((row[key] for key in BYTES if row.get(key) is not None), None)
     if isinstance(size, dict):
         size = size.get("mean")
     if size is None or not is_number(size) or size <= 0 or not is_number(row.get("top1")):
         return None
-    words = [f"{'' if key in ('setting', 'name') else key + ' '}{row[key]}" for key in POINT if scalar(row.get(key))]
+    words = [f"{'' if key in ('setting', 'name') else key + ' '}{row[key]}" for key in POINT if is_scalar(row.get(key))]
     return Point(size, row["top1"], ", ".join(words))
 
 
 def curve_name(row: dict[str, Any], inherited: str) -> str:
-    """Of which curve a row is."""
-    key = next((key for key in CURVE if scalar(row.get(key))), None)
+    key = next((key for key in CURVE if is_scalar(row.get(key))), None)
     if key is None:
         return inherited
     return f"{key} {row[key]}" if is_number(row[key]) else str(row[key])
 
 
-def scalar(value: object) -> bool:
-    """Something to be said."""
+def is_scalar(value: object) -> bool:
     return isinstance(value, str) or is_number(value)
 
 
 def top1_uncut(value: object, depth: int) -> Iterator[float]:
-    """Of the uncut network, wherever it stands."""
+    """Yield the uncut network's top-1, wherever it stands."""
     if depth > MOST_DEEP or not isinstance(value, dict):
         return
     if is_number(value.get("top1_uncut")):
@@ -159,89 +210,13 @@ def top1_uncut(value: object, depth: int) -> Iterator[float]:
         yield from top1_uncut(each, depth + 1)
 
 
-def last_pass(passes: Sequence[Pass]) -> list[Pass]:
-    """What a run came to."""
-    return [each for each in passes if each.epoch == max(one.epoch for one in passes)]
-
-
-MOST_CURVES = 12  # in one chart
-MOST_ROWS = 120  # of a table
-FAR = 30.0  # points of drop beyond which nobody looks
-NOTE = "Each line is what no other setting of its curve beats. The heavy line has most of what no other curve beats."
-
-
-def accuracy_section(sources: Sequence[Source], command: str) -> Section:
-    """One figure a record, one for all evaluations, one for agreement with the uncut network."""
-    figures = []
-    for source in sources:
-        curves = curves_of(source)
-        if isinstance(source.content, Record) and curves and not is_naive_aware(source.content):
-            title = f"Top-1 against bytes: {quoted(source.name)}"
-            figures.append(accuracy_figure(title, curves, source.command, "top-1, %"))
-    evaluated = [source for source in sources if isinstance(source.content, Evaluated)]
-    curves = joined([curve for source in evaluated for curve in curves_of(source)])
-    if curves:
-        commands = "; ".join(dict.fromkeys(source.command for source in evaluated))
-        figures.append(accuracy_figure("Top-1 against bytes: evaluated bundles", curves, commands, "top-1, %"))
-    agreeing = [source for source in sources if isinstance(source.content, Run | Evaluated)]
-    same = joined([curve for source in agreeing for curve in agreement_of(source)])
-    if same:
-        title = "Same answer as the uncut network, against bytes"
-        figures.append(accuracy_figure(title, same, command, "same answer, %"))
-    return Section("accuracy", "Accuracy against bytes", "Few bytes and a high place are good.", tuple(figures))
-
-
-def agreement_of(source: Source) -> list[Curve]:
-    """Of what was measured without labels; a run's is of photos that it held out."""
-    content = source.content
-    if isinstance(content, Run) and content.passes:
-        rows = last_pass(content.passes)
-        points = [Point(each.payload_bytes, 100 * each.agreement, f"after pass {each.epoch}") for each in rows]
-        known = tuple(point for point in points if point.bytes > 0)
-        return [Curve(f"run {source.name}, held out", known)] if known else []
-    if isinstance(content, Evaluated) and content.result.top1 is None and content.result.agreement is not None:
-        point = Point(content.result.payload_bytes.mean, content.result.agreement, source.name)
-        return [Curve(content.origin.name or source.name, (point,))]
-    return []
-
-
-def accuracy_figure(title: str, curves: Sequence[Curve], command: str, what: str) -> Figure:
-    """Bytes are on a logarithmic scale."""
-    best = heaviest(curves)
+def accuracy_figure(title: str, curves: Sequence[Curve], command: str, what: str, request: Request) -> Figure:
+    """Draw curves, the best as a heavy line; the table has all of their points."""
+    unbeaten = set(front([point for curve in curves for point in curve.points]))
+    best = max(curves, key=lambda curve: len(unbeaten & set(curve.points))) if len(curves) > 1 else None
     shown = sorted(curves, key=lambda curve: curve is not best)[:MOST_CURVES]
-    points = [point for curve in shown for point in curve.line]
-    uncut = next((curve.uncut for curve in curves if curve.uncut is not None), None)
-    rates = [point.top1 for point in points] + ([] if uncut is None else [uncut])
-    y = Axis(what, percents(rates))
-    x = Axis("mean payload bytes a photo", spanning([point.bytes for point in points], log=True, margin=0.04))
-    series = [
-        Series(curve.name, tuple((point.bytes, point.top1) for point in curve.line), bold=curve is best)
-        for curve in shown
-    ]
-    rules = [] if uncut is None else [Rule(uncut, f"uncut network, {uncut:.1f} %", upright=False)]
     hidden = f" {len(curves) - len(shown)} more curves are in the table alone." if len(curves) > len(shown) else ""
-    drawing = line_chart(title, describe(shown, what), series, x, y, rules=rules)
-    return Figure(title, drawing, accuracy_table(curves, what), command, NOTE + hidden)
-
-
-def heaviest(curves: Sequence[Curve]) -> Curve | None:
-    """The one with most points on the front of all; None: there is but one."""
-    best = set(front([point for curve in curves for point in curve.points]))
-    return max(curves, key=lambda curve: len(best & set(curve.points))) if len(curves) > 1 else None
-
-
-def describe(curves: Sequence[Curve], what: str) -> str:
-    """For those who can't see the lines."""
-    parts = [
-        f"{curve.name}: {curve.line[0].top1:.1f} at {curve.line[0].bytes:,.0f} bytes"
-        + (f" to {curve.line[-1].top1:.1f} at {curve.line[-1].bytes:,.0f}" if len(curve.line) > 1 else "")
-        for curve in curves
-    ]
-    return f"{what}. {'; '.join(parts)}."
-
-
-def accuracy_table(curves: Sequence[Curve], what: str) -> Table:
-    """All points, the first of very many."""
+    drawing = accuracy_chart(title, shown, what, bold=[] if best is None else [best.name], looks=request.looks)
     rows = [
         (
             f"{curve.name}: {point.name}" if point.name else curve.name,
@@ -249,77 +224,108 @@ def accuracy_table(curves: Sequence[Curve], what: str) -> Table:
             number(point.top1, 1),
             number(None if curve.uncut is None else curve.uncut - point.top1, 1),
             "yes" if point in curve.line else "",
+            number(curve.photos),
         )
         for curve in curves
         for point in sorted(curve.points, key=lambda each: each.bytes)
     ]
-    more = f"; {len(rows) - MOST_ROWS} more rows are left out" if len(rows) > MOST_ROWS else ""
-    columns = ("curve: setting", "bytes", what, "points below uncut", "on its line")
-    return Table(f"The numbers{more}", columns, tuple(rows[:MOST_ROWS]))
+    columns = ("curve: setting", "bytes", what, "points below uncut", "on its line", "photos")
+    note = NOTE + hidden + of_photos([curve.photos for curve in curves])
+    return Figure(title, drawing, limited("The numbers", columns, rows), command, note)
 
 
-def sweep_section(sources: Sequence[Source]) -> Section:
-    """One figure a sweep."""
-    sweeps = [(source, source.content) for source in sources if isinstance(source.content, Sweep)]
-    found = [sweep_figure(source.name, sweep, source.command) for source, sweep in sweeps]
-    intro = "Bottlenecks of many sizes at several cuts, each trained for a short time."
-    return Section("sweep", "Sweeps", intro, tuple(figure for figure in found if figure is not None))
-
-
-def front_section(sources: Sequence[Source], command: str) -> Section:
-    """Points of drop are compared, since photos may differ from source to source; of one network."""
-    found: dict[Point, str] = {}
-    network = next((source.model for source in sources if source.model), "")
-    for source in sources:
-        if source.model not in ("", network):
-            continue
-        for curve in curves_of(source):
-            if curve.uncut is not None:
-                for point in curve.points:
-                    name = f"{curve.name}: {point.name}" if point.name and point.name != curve.name else curve.name
-                    found.setdefault(Point(point.bytes, point.top1 - curve.uncut, name), source.name)
-    best = front(list(found))
-    figures = (front_figure(list(found), best, found, command),) if len(best) > 1 else ()
-    rest = kept_at_home(sources)
-    intro = "What nothing else beats in both bytes and accuracy, over everything that was given." + rest
-    return Section("front", "Pareto front", intro, figures)
-
-
-def kept_at_home(sources: Sequence[Source]) -> str:
-    """What a logarithmic scale can't show."""
-    names = [
-        each.name
-        for source in sources
-        if isinstance(source.content, Profile)
-        for each in source.content.candidates
-        if each.payload_bytes_mean == 0
+def accuracy_chart(
+    title: str, curves: Sequence[Curve], what: str, *, bold: Collection[str] = (), looks: dict[str, int] | None = None
+) -> Drawing:
+    """Draw what no other setting of its curve beats, with bytes on a logarithmic scale; `bold` names heavy lines."""
+    points = [point for curve in curves for point in curve.line]
+    uncut = next((curve.uncut for curve in curves if curve.uncut is not None), None)
+    y = Axis(what, percents([point.top1 for point in points] + ([] if uncut is None else [uncut])))
+    x = Axis("mean payload bytes a photo", spanning([point.bytes for point in points], log=True, margin=0.04))
+    series = [
+        Series(curve.name, tuple((point.bytes, point.top1) for point in curve.line), bold=curve.name in bold)
+        for curve in curves
     ]
-    return f" Not on it: {', '.join(dict.fromkeys(names))}, which sends nothing." if names else ""
+    rules = [] if uncut is None else [Rule(uncut, f"uncut network, {uncut:.1f} %", upright=False)]
+    return line_chart(title, describe(curves, what), series, x, y, rules=rules, looks=looks)
 
 
-def front_figure(points: list[Point], best: list[Point], of: dict[Point, str], command: str) -> Figure:
-    """The front is the heavy line; what it beats are open markers."""
+def describe(curves: Sequence[Curve], what: str) -> str:
+    words = [
+        f"{curve.name}: {curve.line[0].top1:.1f} at {curve.line[0].bytes:,.0f} bytes"
+        + (f" to {curve.line[-1].top1:.1f} at {curve.line[-1].bytes:,.0f}" if len(curve.line) > 1 else "")
+        for curve in curves
+    ]
+    return f"{what}. {'; '.join(words)}."
+
+
+def front_figure(best: list[Point], found: dict[Point, tuple[str, str]], request: Request) -> Figure:
+    """Draw the front as the heavy line, and what it beats as open markers. `found` has each point's source, photos."""
     near = [point for point in best if point.top1 >= -FAR] or best
     lowest = min(point.top1 for point in near)
-    beaten = [point for point in points if point not in set(best) and point.top1 >= lowest]
+    beaten = [point for point in found if point not in set(best) and point.top1 >= lowest]
     shown = [*near, *beaten]
     x = Axis("mean payload bytes a photo", spanning([point.bytes for point in shown], log=True, margin=0.04))
     y = Axis("top-1 against uncut, points", spanning([*(point.top1 for point in shown), 0.0], margin=0.06))
     title = "What no other setting beats in bytes and top-1"
     words = "; ".join(f"{point.bytes:,.0f} bytes: {-point.top1:.1f} points lost, {point.name}" for point in near)
     series = [
-        Series("the front", places(near), tuple(point.name for point in near), bold=True),
-        *([Series("beaten by another", places(beaten), joined=False)] if beaten else []),
+        Series(name, tuple((point.bytes, point.top1) for point in points), notes, joined=bold, bold=bold)
+        for name, points, notes, bold in (
+            ("the front", near, tuple(point.name for point in near), True),
+            ("beaten by another", beaten, (), False),
+        )
+        if points
     ]
-    hidden = len(points) - len(shown)
+    hidden = len(found) - len(shown)
     far = f" {hidden} that lose more than {-lowest:.0f} points are left out." if hidden else ""
     note = "Points below the uncut network on the same photos; sources may have different photos." + far
-    rows = tuple((point.name, number(point.bytes), number(-point.top1, 1), of[point]) for point in best[:MOST_ROWS])
-    table = Table("The front", ("what", "bytes", "points lost", "source"), rows)
-    drawing = line_chart(title, f"From few bytes to many. {words}.", series, x, y)
-    return Figure(title, drawing, table, command, note)
+    rows = [(point.name, number(point.bytes), number(-point.top1, 1), *found[point]) for point in best]
+    table = limited("The front", ("what", "bytes", "points lost", "source", "photos"), rows)
+    drawing = line_chart(title, f"From few bytes to many. {words}.", series, x, y, looks=request.looks)
+    return Figure(title, drawing, table, request.command, note)
 
 
-def places(points: Sequence[Point]) -> tuple[tuple[float, float], ...]:
-    """In the chart."""
-    return tuple((point.bytes, point.top1) for point in points)
+def sweep_figure(source: Source, sweep: Sweep, request: Request) -> Figure | None:
+    """Draw a line a cut; None: no trial ran."""
+    found = {cut: sweep.of_cut(cut) for cut in sweep.cuts}
+    points = [point for rows in found.values() for point, _ in rows]
+    if not points:
+        return None
+    series = []
+    for cut, rows in found.items():
+        line = front([point for point, _ in rows])
+        kept = {point for point, tried in rows if tried.status == KEPT}
+        notes = tuple("kept" if point in kept else "" for point in line)
+        series.append(Series(cut, tuple((point.bytes, point.top1) for point in line), notes))
+    x = Axis("mean payload bytes a photo", spanning([point.bytes for point in points], log=True, margin=0.04))
+    y = Axis("against uncut, points", spanning([*(point.top1 for point in points), 0.0, -sweep.max_drop], margin=0.06))
+    bound = Rule(-sweep.max_drop, f"the bound, {sweep.max_drop:g} points", upright=False)
+    title = f"A sweep, cut by cut: “{source.name}”"
+    kept_words = "; ".join(
+        f"{tried.trial.name}, {point.bytes:,.0f} bytes, {-point.top1:.1f} points lost"
+        for rows in found.values()
+        for point, tried in rows
+        if tried.status == KEPT
+    )
+    drawing = line_chart(title, f"Kept: {kept_words or 'nothing'}.", series, x, y, rules=[bound], looks=request.looks)
+    columns = ("trial", "bytes", "points lost", "of", "bytes, evaluated", "points lost", "what became of it")
+    trials = [
+        (
+            each.trial.name,
+            *cells(each.figures),
+            each.figures.drop_of if each.figures else "",
+            *cells(each.evaluated),
+            each.status,
+        )
+        for each in sweep.trials
+    ]
+    table = limited(f"All {len(sweep.trials)} trials", columns, trials, numeric=False)
+    note = "Each line is what no other trial of its cut beats; of each cut the smallest within the bound is kept."
+    figures = [each.figures for each in sweep.trials if each.figures is not None]
+    note += of_photos([each.labelled if each.drop_of == "top1" else each.photos for each in figures])
+    return Figure(title, drawing, table, source.command, note)
+
+
+def cells(figures: Figures | None) -> Sequence[str]:
+    return ("-", "-") if figures is None else (number(figures.payload_bytes.mean), number(figures.top1_drop, 1))

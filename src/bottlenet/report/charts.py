@@ -1,12 +1,11 @@
-"""Bars of several parts, one behind the other, in groups. Each group has a scale of its own, from 0.
+"""Draw charts as SVG text, inside a page or as a file of its own: legible in black and white, in light and in dark.
 
-Values on an axis: where they are, and where its ticks are.
+    Series, ... and Rule, ... over x: Axis and y: Axis --line_chart--> Drawing
+    Group, ... of Bar, ...                              --bar_chart---> Drawing
 
-A drawing as SVG text: inside a page, or a file of its own. Legible in black and white, in light and in dark.
-
-Points and lines over two axes. Each line has a marker, dashes and, at the right, its name in words.
-
-Series, ... and Rule, ... over x: Axis and y: Axis --line_chart--> Drawing
+Each line has a marker, dashes, a colour and, at the right, its name in words. A thing that is in several charts looks
+the same in all of them where they share `looks`: name -> number of its look. Bars have several segments, one behind the
+other; each group of them has a scale of its own, from 0.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 from bottlenet.report.markup import words
 from bottlenet.wire.answer import one_line
@@ -24,14 +23,14 @@ FEWEST = 1e-12  # a logarithmic scale has no zero
 
 @dataclass(frozen=True)
 class Scale:
-    """From `low` to `high`, which differ; logarithmic ones are above 0."""
+    """Values of an axis, from `low` to `high`, which differ; logarithmic ones are above 0."""
 
     low: float
     high: float
     log: bool = False
 
     def share(self, value: float) -> float:
-        """0 at its low end, 1 at its high end; what is beyond an end is at it."""
+        """Return where a value is: 0 at the low end and before it, 1 at the high end and beyond it."""
         if self.log:
             value = math.log(max(value, FEWEST) / self.low) / math.log(self.high / self.low)
         else:
@@ -39,18 +38,17 @@ class Scale:
         return min(1.0, max(0.0, value))
 
     def ticks(self) -> list[float]:
-        """Round numbers within."""
         return decades(self.low, self.high) if self.log else round_steps(self.low, self.high)
 
 
 def percents(values: Iterable[float]) -> Scale:
-    """For rates of 0 to 100."""
+    """Span rates of 0 to 100."""
     scale = spanning(values, margin=0.08)
     return Scale(max(0.0, scale.low), min(100.0, scale.high))
 
 
 def spanning(values: Iterable[float], *, log: bool = False, margin: float = 0.0) -> Scale:
-    """From the least of the values to the greatest, with a share of that as margin; 1 to 10, or 0 to 1, of none."""
+    """Span the values, with a share of that as margin; 1 to 10, or 0 to 1, where there are none."""
     found = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
     if not found:
         return Scale(1.0, 10.0, True) if log else Scale(0.0, 1.0)
@@ -63,7 +61,7 @@ def spanning(values: Iterable[float], *, log: bool = False, margin: float = 0.0)
 
 
 def decades(low: float, high: float) -> list[float]:
-    """1, 10, 100 ... within; with 2 and 5 where those are few; and even steps where those are."""
+    """List 1, 10, 100 ... within; with 2 and 5 where those are few; and even steps where those are, too."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1,) if last - first > 3 else (1, 2, 5)
     ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
@@ -72,7 +70,7 @@ def decades(low: float, high: float) -> list[float]:
 
 
 def round_steps(low: float, high: float, at_most: int = 7) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten."""
+    """List multiples of 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10((high - low) / at_most))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * at_most >= high - low)
     first = math.ceil(low / step - 1e-9)
@@ -99,7 +97,7 @@ SHAPES = {
 }
 LIGHT = {"ink": "#1b1f27", "soft": "#58606d", "grid": "#dfddd6", "back": "#ffffff", "shade": "#b4bac3"}
 DARK = {"ink": "#e9ebee", "soft": "#a3abb7", "grid": "#30363f", "back": "#1b1f25", "shade": "#6b7684"}
-FILLS = {"ink": ("ink", "black"), "shade": ("shade", "#b4bac3"), "plain": ("back", "white")}  # parts of bars
+FILLS = {"ink": ("ink", "black"), "shade": ("shade", "#b4bac3"), "plain": ("back", "white")}  # segments of bars
 HUES = (  # a second sign beside markers and dashes: light, dark
     ("#0b7a70", "#35c4b5"),
     ("#b4450b", "#f2975a"),
@@ -114,7 +112,7 @@ HUES = (  # a second sign beside markers and dashes: light, dark
 
 @dataclass(frozen=True)
 class Drawing:
-    """`body` is SVG from here; title and description are plain words, from anywhere."""
+    """A chart. `body` is SVG made here; title and description are plain words, from anywhere."""
 
     title: str
     description: str
@@ -123,7 +121,7 @@ class Drawing:
     body: Sequence[str]
 
     def inline(self, name: str) -> str:
-        """For a page that has `style()` in it; `name` is unique there."""
+        """Return an element for a page that has `style()` in it; `name` is unique there."""
         return (
             f'<svg class="chart" role="img" aria-labelledby="{name}-title {name}-desc" '
             f'viewBox="0 0 {self.width:g} {self.height:g}" {FONT}>'
@@ -132,7 +130,7 @@ class Drawing:
         )
 
     def document(self, mark: bytes) -> str:
-        """A file of its own, with the title above; `mark` is a comment that says whose it is."""
+        """Return a file of its own, with the title above; `mark` is a comment that says whose it is."""
         height = self.height + TITLE_ROOM
         return "\n".join(
             [
@@ -153,12 +151,11 @@ class Drawing:
 
 
 def style() -> str:
-    """CSS of all drawings. What a reader without CSS sees is black on white."""
+    """Return the CSS of all drawings. A reader without CSS sees black on white."""
     return rules(LIGHT, 0) + "@media (prefers-color-scheme: dark){" + rules(DARK, 1) + "}"
 
 
 def rules(shades: dict[str, str], hue: int) -> str:
-    """Of one of the two."""
     kinds = {
         "text": f"fill:{shades['ink']}",
         ".soft": f"fill:{shades['soft']}",
@@ -176,14 +173,14 @@ def rules(shades: dict[str, str], hue: int) -> str:
 
 
 def text(x: float, y: float, content: str, *, anchor: str = "start", kind: str = "", bold: bool = False) -> str:
-    """A line of text, from anywhere; `kind` is a class of the style."""
+    """Write a line of text, from anywhere; `kind` is a class of the style."""
     attributes = (f' text-anchor="{anchor}"' if anchor != "start" else "") + (f' class="{kind}"' if kind else "")
     weight = ' font-weight="bold"' if bold else ""
     return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}{weight}>{words(content)}</text>'
 
 
 def path(data: str, kind: str, dashes: str = "", width: float = 1.0) -> str:
-    """A line; black for who can't read the style."""
+    """Draw a line; black for a reader without CSS."""
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
     heavy = f' stroke-width="{width:g}"' if width != 1 else ""
     colour = "white" if kind == "halo" else "black"
@@ -191,13 +188,13 @@ def path(data: str, kind: str, dashes: str = "", width: float = 1.0) -> str:
 
 
 def rect(x: float, y: float, width: float, height: float, kind: str) -> str:
-    """A part of a bar; `kind` is one of `FILLS`."""
+    """Draw a segment of a bar; `kind` is one of `FILLS`."""
     shape = f'x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}"'
     return f'<rect {shape} fill="{FILLS[kind][1]}" stroke="black" class="{kind}"/>'
 
 
 def marker(x: float, y: float, number: int, *, full: bool = True) -> str:
-    """The marker of line number `number`: full, or open."""
+    """Draw the marker of look number `number`: full, or open."""
     shape = SHAPES[MARKERS[number % len(MARKERS)]]
     kind = f"{'full' if full else 'open'}{number % len(HUES)}"
     fill = "black" if full else "white"
@@ -205,14 +202,13 @@ def marker(x: float, y: float, number: int, *, full: bool = True) -> str:
 
 
 def shortened(content: str, room: float) -> str:
-    """As much of it as fits so many pixels."""
     most = max(2, int(room / LETTER))
     clean = one_line(content)
     return clean if len(clean) <= most else clean[: most - 1] + "…"
 
 
 def label_heights(wanted: Sequence[float], top: float, bottom: float) -> list[float]:
-    """As near to what is wanted as lines of text can be between `top` and `bottom`, in the same order."""
+    """Place lines of text as near to `wanted` as they can be between `top` and `bottom`, in the same order."""
     heights = [0.0] * len(wanted)
     free = top
     for index in sorted(range(len(wanted)), key=lambda i: wanted[i]):
@@ -231,7 +227,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """What is along it."""
+    """An axis of a chart."""
 
     name: str  # with its unit
     scale: Scale
@@ -262,30 +258,52 @@ class Rule:
 
 @dataclass(frozen=True)
 class Plane:
-    """Both axes, in pixels."""
+    """The area between both axes."""
 
     x: Axis
     y: Axis
     height: float = HEIGHT
 
     def at(self, point: Point) -> Point:
-        """Pixels."""
         across, down = self.x.scale.share(point[0]), self.y.scale.share(point[1])
         return LEFT + (WIDTH - LEFT - RIGHT) * across, self.height - BOTTOM - (self.height - TOP - BOTTOM) * down
 
 
 def line_chart(
-    title: str, description: str, series: Sequence[Series], x: Axis, y: Axis, *, rules: Sequence[Rule] = ()
+    title: str,
+    description: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    *,
+    rules: Sequence[Rule] = (),
+    looks: dict[str, int] | None = None,
 ) -> Drawing:
-    """As high as its names need."""
+    """Draw lines, as high as their names need; `looks` keeps how each name looks from one chart to the next."""
     height = max(HEIGHT, TOP + BOTTOM + LINE_ROOM * (len(series) + 1))
     plane = Plane(x, y, height)
-    body = [*grid(plane), *straight(plane, rules), *curves(plane, series), *names(plane, series)]
+    lines = list(zip(look_numbers([each.name for each in series], {} if looks is None else looks), series, strict=True))
+    body = [*grid(plane), *straight(plane, rules), *curves(plane, lines), *names(plane, lines)]
     return Drawing(title, description, WIDTH, height, body)
 
 
+def look_numbers(names: Sequence[str], looks: dict[str, int]) -> list[int]:
+    """Give each name the look that it has, or one that no other name has, or none in this chart at least."""
+    numbers: list[int] = []
+    for name in names:
+        if name not in looks:
+            here = {looks[each] for each in names if each in looks}
+            unused = [number for number in range(len(HUES)) if number not in looks.values()]
+            looks[name] = unused[0] if unused else next(number for number in count() if number not in here)
+        number = looks[name]
+        while number in numbers:  # two things that met in no chart before: the same colour, other dashes
+            number += len(HUES)
+        numbers.append(number)
+    return numbers
+
+
 def grid(plane: Plane) -> Iterator[str]:
-    """Grid, ticks, and what the axes are."""
+    """Draw axes, ticks, and what the axes are."""
     bottom, right = plane.height - BOTTOM, WIDTH - RIGHT
     for value in plane.x.scale.ticks():
         x, _ = plane.at((value, plane.y.scale.low))
@@ -302,7 +320,6 @@ def grid(plane: Plane) -> Iterator[str]:
 
 
 def straight(plane: Plane, rules: Sequence[Rule]) -> Iterator[str]:
-    """Those within the axes, with their names."""
     row = 0
     for rule in rules:
         scale = plane.x.scale if rule.upright else plane.y.scale
@@ -321,39 +338,40 @@ def straight(plane: Plane, rules: Sequence[Rule]) -> Iterator[str]:
             yield text(LEFT + 6, y - 4, rule.name, kind="soft")
 
 
-def curves(plane: Plane, series: Sequence[Series]) -> Iterator[str]:
-    """Lines, markers, and the notes that find room."""
+def curves(plane: Plane, lines: Sequence[tuple[int, Series]]) -> Iterator[str]:
+    """Draw lines, markers, and the notes that find room."""
     taken: list[Box] = []
-    for number, each in enumerate(series):
+    for number, each in lines:
         places = [plane.at(point) for point in each.points]
         if each.joined and len(places) > 1:
             points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            yield f'<polyline points="{points}" {look(number, each)}/>'
+            yield f'<polyline points="{points}" {line_style(number, each)}/>'
             taken += along(places)
         if each.marked:
             yield from (marker(x, y, number, full=each.bold) for x, y in places)
             taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
-    for each in series:
+    for _, each in lines:
         for point, note in zip(each.points, each.notes, strict=False):
             if note and (box := free_box(plane.at(point), note, taken)) is not None:
                 taken.append(box)
                 yield text(box[0], box[3] - 2, note, kind="soft")
 
 
-def look(number: int, each: Series) -> str:
-    """Of a line."""
-    dashes, width = DASHES[number % len(DASHES)], 2.5 if each.bold else 1.3
+def line_style(number: int, each: Series) -> str:
+    """Return a line's attributes. Looks with the same colour and marker differ in their dashes."""
+    dashes = DASHES[(number + number // len(HUES)) % len(DASHES)]
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    width = 2.5 if each.bold else 1.3
     return f'fill="none" stroke="black" class="line{number % len(HUES)}" stroke-width="{width}"{dashed}'
 
 
 def free_box(place: Point, note: str, taken: Sequence[Box]) -> Box | None:
-    """Where a note covers nothing, near its point; None: nowhere."""
+    """Find a place for a note where it covers nothing, near its point; None: there is none."""
     width, height = LETTER * 0.92 * len(note), 13.0
     x, y = place
-    beside = ((x + 7, y - 7), (x - width - 7, y - 7), (x - width / 2, y - 21), (x - width / 2, y + 8))
-    apart = ((x - width - 5, y - 18), (x + 5, y + 5), (x + 5, y - 18), (x - width - 5, y + 5))
-    for left, top in (*beside, *apart):
+    level = ((x + 7, y - 7), (x - width - 7, y - 7), (x - width / 2, y - 21), (x - width / 2, y + 8))
+    diagonal = ((x - width - 5, y - 18), (x + 5, y + 5), (x + 5, y - 18), (x - width - 5, y + 5))
+    for left, top in (*level, *diagonal):
         box = (left, top, left + width, top + height)
         inside = left > LEFT and box[2] < WIDTH - RIGHT + 40 and top > TOP and box[3] < HEIGHT - BOTTOM
         if inside and not any(overlap(box, other) for other in taken):
@@ -362,29 +380,28 @@ def free_box(place: Point, note: str, taken: Sequence[Box]) -> Box | None:
 
 
 def along(places: Sequence[Point]) -> list[Box]:
-    """Small boxes, one behind the other, on a line."""
+    """Cover a line with small boxes."""
     boxes = []
     for (x1, y1), (x2, y2) in pairwise(places):
-        count = 1 + int(max(abs(x2 - x1), abs(y2 - y1)) / 6)
-        for step in range(count):
-            x, y = x1 + (x2 - x1) * step / count, y1 + (y2 - y1) * step / count
+        steps = 1 + int(max(abs(x2 - x1), abs(y2 - y1)) / 6)
+        for step in range(steps):
+            x, y = x1 + (x2 - x1) * step / steps, y1 + (y2 - y1) * step / steps
             boxes.append((x - 2, y - 2, x + 2, y + 2))
     return boxes
 
 
 def overlap(one: Box, other: Box) -> bool:
-    """Whether they have anything in common."""
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def names(plane: Plane, series: Sequence[Series]) -> Iterator[str]:
-    """At the right, in the order of the lines' ends, each with a sample of its line."""
-    wanted = [plane.at(each.points[-1])[1] + 4 if each.points else plane.height for each in series]
+def names(plane: Plane, lines: Sequence[tuple[int, Series]]) -> Iterator[str]:
+    """Write the names at the right, in the order of the lines' ends, each with a sample of its line."""
+    wanted = [plane.at(each.points[-1])[1] + 4 if each.points else plane.height for _, each in lines]
     heights = label_heights(wanted, TOP + 12.0, plane.height - BOTTOM)
     x = WIDTH - RIGHT + 8
-    for number, (each, y) in enumerate(zip(series, heights, strict=True)):
+    for (number, each), y in zip(lines, heights, strict=True):
         if each.joined and len(each.points) > 1:
-            yield f'<path d="M{x} {y - 4:.1f}h{SAMPLE - 4}" {look(number, each)}/>'
+            yield f'<path d="M{x} {y - 4:.1f}h{SAMPLE - 4}" {line_style(number, each)}/>'
         if each.marked:
             yield marker(x + SAMPLE / 2 - 2, y - 4, number, full=each.bold)
         yield text(x + SAMPLE + 2, y, shortened(each.name, RIGHT - SAMPLE - 10), bold=each.bold)
@@ -392,15 +409,15 @@ def names(plane: Plane, series: Sequence[Series]) -> Iterator[str]:
 
 BARS_WIDTH, BARS_LEFT, BARS_RIGHT, BARS_TOP = 760, 178, 196, 34
 LINE, BAND, FOOT = 20, 30, 34  # height of a bar with its gap; of a group's name; of its ticks
-KINDS = ("shade", "plain", "ink")  # of the first, second and third part
+KINDS = ("shade", "plain", "ink")  # of the first, second and third segment
 
 
 @dataclass(frozen=True)
 class Bar:
-    """From 0 to the sum of its parts."""
+    """A bar from 0 to the sum of its segments."""
 
     name: str
-    parts: tuple[float, ...]
+    segments: tuple[float, ...]
     note: str  # behind it, in words
     whisker: float | None = None  # a thin line up to here
     mark: float | None = None  # a line across
@@ -408,23 +425,22 @@ class Bar:
 
     @property
     def end(self) -> float:
-        """Where everything of it ends."""
-        return max(sum(self.parts), self.whisker or 0.0, self.mark or 0.0)
+        return max(sum(self.segments), self.whisker or 0.0, self.mark or 0.0)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Bars to be compared."""
+    """Bars that are compared with each other."""
 
     name: str
     bars: tuple[Bar, ...]
     missing: tuple[tuple[str, str], ...] = ()  # what has no bar, and why
 
 
-def bar_chart(title: str, description: str, groups: Sequence[Group], parts: Sequence[str], unit: str) -> Drawing:
-    """`parts` are the names of a bar's parts, at most three; `unit` is written at each scale."""
+def bar_chart(title: str, description: str, groups: Sequence[Group], segments: Sequence[str], unit: str) -> Drawing:
+    """Draw bars. `segments` names their segments, at most three; `unit` is written at each scale."""
     bars = [bar for group in groups for bar in group.bars]
-    body = list(legend(parts, bars))
+    body = list(legend(segments, bars))
     y = float(BARS_TOP)
     for group in groups:
         y += BAND
@@ -433,10 +449,9 @@ def bar_chart(title: str, description: str, groups: Sequence[Group], parts: Sequ
     return Drawing(title, description, BARS_WIDTH, y + 4, body)
 
 
-def legend(parts: Sequence[str], bars: Sequence[Bar]) -> Iterator[str]:
-    """What the shades and lines are."""
+def legend(segments: Sequence[str], bars: Sequence[Bar]) -> Iterator[str]:
     x = 12.0
-    for kind, name in zip(KINDS, parts, strict=False):
+    for kind, name in zip(KINDS, segments, strict=False):
         yield rect(x, 10, 22, 12, kind)
         yield text(x + 28, 20, name)
         x += 28 + LETTER * len(name) + 26
@@ -450,10 +465,13 @@ def legend(parts: Sequence[str], bars: Sequence[Bar]) -> Iterator[str]:
 
 
 def drawn_group(group: Group, y: float, unit: str) -> Iterator[str]:
-    """All of its bars, their scale, and what has none."""
+    """Draw the bars over their scale, and say what has none."""
     scale = Scale(0.0, (max((bar.end for bar in group.bars), default=1.0) or 1.0) * 1.02)
     height = LINE * len(group.bars)
-    yield from bars_grid(scale, y, height, unit)
+    for value in scale.ticks() if group.bars else ():
+        x = at(value, scale)
+        yield path(f"M{x:.1f} {y:.1f}v{height + 4:.1f}", "grid")
+        yield text(x, y + height + 16, f"{value:,g}{' ' + unit if value == 0 else ''}", anchor="middle", kind="soft")
     for number, bar in enumerate(group.bars):
         yield from drawn(bar, y + LINE * number, scale)
     y += height + (FOOT if group.bars else 0)
@@ -463,28 +481,17 @@ def drawn_group(group: Group, y: float, unit: str) -> Iterator[str]:
         yield text(BARS_LEFT + 4, line, shortened(why, BARS_WIDTH - BARS_LEFT - 8), kind="soft")
 
 
-def bars_grid(scale: Scale, top: float, height: float, unit: str) -> Iterator[str]:
-    """Ticks below the bars."""
-    if not height:
-        return
-    for value in scale.ticks():
-        x = at(value, scale)
-        yield path(f"M{x:.1f} {top:.1f}v{height + 4:.1f}", "grid")
-        yield text(x, top + height + 16, f"{value:,g}{' ' + unit if value == 0 else ''}", anchor="middle", kind="soft")
-
-
 def at(value: float, scale: Scale) -> float:
-    """Pixels."""
     return BARS_LEFT + (BARS_WIDTH - BARS_LEFT - BARS_RIGHT) * scale.share(value)
 
 
 def drawn(bar: Bar, y: float, scale: Scale) -> Iterator[str]:
-    """Name, parts, whisker, mark, and in words what it was."""
+    """Draw name, segments, whisker, mark, and the note."""
     middle, x = y + (LINE - 6) / 2, float(BARS_LEFT)
     yield text(BARS_LEFT - 8, middle + 4, shortened(bar.name, BARS_LEFT - 16), anchor="end", bold=bar.bold)
     total = 0.0
-    for kind, part in zip(KINDS, bar.parts, strict=False):
-        total += part
+    for kind, segment in zip(KINDS, bar.segments, strict=False):
+        total += segment
         end = at(total, scale)
         if end - x >= 0.5:  # pixels
             yield rect(x, y, end - x, LINE - 6, kind)
@@ -493,6 +500,6 @@ def drawn(bar: Bar, y: float, scale: Scale) -> Iterator[str]:
         yield path(f"M{x:.1f} {middle:.1f}H{at(bar.whisker, scale):.1f}", "axis", width=1.5)
     if bar.mark is not None:
         line = f"M{at(bar.mark, scale):.1f} {y - 2:.1f}v{LINE - 2}"
-        yield path(line, "halo", width=6)  # else it is not seen on a dark part
+        yield path(line, "halo", width=6)  # else it is not seen on a dark segment
         yield path(line, "axis", width=2.5)
     yield text(at(bar.end, scale) + 8, middle + 4, bar.note, bold=bar.bold)

@@ -1,4 +1,4 @@
-"""What HTML pages are made of: words and pictures, escaped and inside the page, and the style of all of them."""
+"""Write words and pictures for HTML pages: escaped, inside the page, and in one style."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ STRETCH = (0.5, 99.5)  # percentiles of a mosaic that become black and white
 
 
 def words(text: str) -> str:
-    """Words from anywhere, for HTML and SVG."""
+    """Escape words from anywhere, for HTML and SVG."""
     return html.escape(one_line(text))
 
 
 def percent(share: float) -> str:
-    """0..1 for people."""
+    """Write a share of 0..1 for people."""
     return "&lt;1%" if share < 0.005 else f"{share:.0%}"
 
 
 def stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """With its contrast spread over black to white. What is flat stays grey."""
+    """Spread a picture's contrast over black to white. What is flat stays grey."""
     low, high = np.percentile(picture, STRETCH)
     if high <= low:
         return np.full_like(picture, 128)
@@ -37,17 +37,14 @@ def stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def data_url(pixels: NDArray[np.uint8], format_: str, **settings: int) -> str:
-    """A picture, inside the page."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format_, **settings)
     return f"data:image/{format_.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def template(package: str, name: str) -> Template:
-    """A file of a package."""
     return Template(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def style() -> str:
-    """CSS of all pages."""
     return resources.files("bottlenet.report").joinpath("page.css").read_text(encoding="utf-8").strip()

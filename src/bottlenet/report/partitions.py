@@ -1,8 +1,7 @@
-"""What each partition takes on each link, measured and computed; the plan, and where it flips.
+"""Draw what each partition takes on each link, measured and computed; the plan, and where it flips.
 
-A plan, drawn: what each candidate of a profile takes over the uplink's bandwidth, and where the choice flips.
-
-Latency of a photo as bars, a group a link: measured by `bottlenet bench`, or computed from a profile.
+    bench's report --draw_measured--> bars, a group a link       profile --draw_predicted--> the same, computed
+    profile, plan --draw_flips--> what each candidate takes over the uplink's bandwidth, and where the choice flips
 
 Medians do not add up: of what was measured, the part of the link is what device and server leave of the latency.
 """
@@ -10,13 +9,12 @@ Medians do not add up: of what was measured, the part of the link is what device
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 
 from bottlenet.errors import InputError
-from bottlenet.measure.bench import Report, Row, by_condition
-from bottlenet.plan import planner as constraints
-from bottlenet.plan.link import LINKS, PRESETS, Link
+from bottlenet.measure.bench import BenchReport, BenchRow
+from bottlenet.plan.link import PRESETS, Link
 from bottlenet.plan.planner import Plan, choose, duration, flip_words, predict, rate
 from bottlenet.plan.profile import Candidate, Profile
 from bottlenet.report.charts import (
@@ -32,147 +30,56 @@ from bottlenet.report.charts import (
     line_chart,
     spanning,
 )
-from bottlenet.report.sections import Figure, Section, Table, number, quoted
+from bottlenet.report.sections import Figure, Request, Section, Table, number, of_photos
 from bottlenet.report.sources import Record, Source, parse_report
 
 SPAN = 100  # times the link's bandwidth, to either side
 POINTS = 81
 LINES = 8  # candidates: as many as can be told apart
-
-
-def draw_flips(profile: Profile, plan: Plan, *, connected: bool) -> Drawing:
-    """Latency, or energy where the plan's objective is energy; the choice is the heavy line."""
-    curves = {each.name: curve(each, plan, connected=connected) for each in shown_candidates(profile, plan)}
-    what, unit = ("device energy", "mJ") if plan.objective == "energy" else ("latency", "ms")
-    bandwidths = Scale(plan.link.uplink_bps / SPAN, plan.link.uplink_bps * SPAN, True)
-    values = spanning([y for points in curves.values() for _, y in points], log=True)
-    here = Rule(plan.link.uplink_bps, plan.link.name, dashes="")
-    flips = [Rule(flip.value, "flip") for flip in plan.flips if flip.quantity == "uplink_bps"]
-    round_trip = f"round trip {plan.link.round_trip_s * 1e3:g} ms"
-    return line_chart(
-        f"{what.capitalize()} of a photo over the uplink's bandwidth, {round_trip}",
-        f"{plan.reason} {describe(plan)}",
-        [
-            Series(name, tuple(point for point in points if point[1] > 0), marked=False, bold=name == plan.choice.name)
-            for name, points in curves.items()
-        ],
-        Axis("uplink", bandwidths, rate),
-        Axis(f"{what}, {unit}", values),
-        rules=[here, *flips],
-    )
-
-
-def describe(plan: Plan) -> str:
-    """For those who can't see the lines."""
-    flips = [flip_words(flip) for flip in plan.flips if flip.quantity == "uplink_bps"]
-    return f"Flips: {', '.join(flips)}." if flips else "No bandwidth changes the choice."
-
-
-def shown_candidates(profile: Profile, plan: Plan) -> Sequence[Candidate]:
-    """The choice, the winners of the flips, the runner-up, the front, and the fastest of each kind."""
-    names = [plan.choice.name, *(flip.winner for flip in plan.flips)]
-    names += [each.name for each in [*([plan.runner_up] if plan.runner_up else []), *plan.front]]
-    by_name = {each.name: each for each in profile.candidates}
-    fastest = sorted(profile.candidates, key=lambda each: predict(each, plan.link, plan.server_load).latency_s)
-    names += {each.kind: each.name for each in reversed(fastest)}.values()
-    return [by_name[name] for name in dict.fromkeys(names) if name is not None][:LINES]
-
-
-def curve(candidate: Candidate, plan: Plan, *, connected: bool) -> list[Point]:
-    """(bit/s, ms or mJ)."""
-    points = []
-    for index in range(POINTS):
-        bps = plan.link.uplink_bps * SPAN ** (2 * index / (POINTS - 1) - 1)
-        link = dataclasses.replace(plan.link, uplink_bps=bps)
-        there = predict(candidate, link, plan.server_load, connected=connected)
-        value = there.device_energy_mj if plan.objective == "energy" else there.latency_s * 1e3
-        points.append((bps, value or 0.0))
-    return points
-
-
-PARTS = ("device", "link", "server")
-
-
-def draw_measured(report: Report) -> Drawing:
-    """The median's parts, the 95th percentile, the bound."""
-    groups = []
-    for conditions, rows in by_condition(report):
-        bars = tuple(bar for row in rows if (bar := measured(row)) is not None)
-        missing = tuple((row.partition, row.skipped or "not measured") for row in rows if measured(row) is None)
-        groups.append(Group(link_words(conditions.link), bars, missing))
-    title = "Latency of a photo, end to end, ms"
-    fastest = [f"on {group.name} {best(group)}" for group in groups if group.bars]
-    words = f"Device: {report.device}. Fastest: {'; '.join(fastest) or 'nothing was measured'}."
-    return bar_chart(title, words, groups, PARTS, "ms")
-
-
-def measured(row: Row) -> Bar | None:
-    """None: it was skipped."""
-    if row.latency_ms is None or row.device_ms is None or row.server_ms is None:
-        return None
-    device, server = min(row.device_ms, row.latency_ms), row.server_ms
-    parts = (device, max(0.0, row.latency_ms - device - server), server)
-    note = f"{row.latency_ms:,.1f} ms" + (f", {row.socket_bytes:,.0f} bytes" if row.socket_bytes else "")
-    return Bar(row.partition, parts, note, row.latency_p95_ms, row.bound_ms)
-
-
-def draw_predicted(profile: Profile, links: Sequence[Link]) -> Drawing:
-    """What the planner computes with."""
-    groups = []
-    for link in links:
-        bars = []
-        for candidate in profile.candidates:
-            made = predict(candidate, link)
-            device, server = made.device_s * 1e3, made.server_s * 1e3
-            parts = (device, made.latency_s * 1e3 - device - server, server)
-            note = f"{sum(parts):,.1f} ms" + (f", {made.uplink_bytes:,.0f} bytes" if made.uplink_bytes else "")
-            bars.append(Bar(candidate.name, parts, note))
-        groups.append(Group(link_words(link), tuple(bars)))
-    words = f"Device: {profile.device}. Fastest: {'; '.join(f'on {group.name} {best(group)}' for group in groups)}."
-    return bar_chart("Latency of a photo, computed from the profile, ms", words, groups, PARTS, "ms")
-
-
-def best(group: Group) -> str:
-    """In words."""
-    bar = min(group.bars, key=lambda each: sum(each.parts))
-    return f"{bar.name}, {bar.note}"
-
-
-def link_words(link: Link) -> str:
-    """3G: 1.1 Mbit/s up, round trip 100 ms."""
-    return f"{link.name}: {rate(link.uplink_bps)} up, round trip {link.round_trip_s * 1e3:g} ms"
-
-
+SEGMENTS = ("device", "link", "server")
 LATENCY_COLUMNS = ("link: partition", "ms", "95 of 100", "bound", "device", "server", "bytes", "photos/s")
-UNITS = {"uplink_bps": "uplink", "round_trip_s": "round trip", "server_load": "server load"}
+UNITS: dict[str, tuple[str, Callable[[float], str]]] = {  # how a quantity that flips the choice is called and written
+    "uplink_bps": ("uplink", rate),
+    "round_trip_s": ("round trip", duration),
+    "server_load": ("server load", "{:.3g} photos ahead".format),
+}
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What the plan is made for. InputError: a bound that `bottlenet plan` refuses, too."""
-
-    links: tuple[Link, ...] = tuple(LINKS.values())
-    max_drop: float | None = None  # points
-
-    def __post_init__(self) -> None:
-        constraints.Wish("latency", self.max_drop)
-
-
-def latency_section(sources: Sequence[Source], wish: Wish, command: str) -> Section:
-    """What `bottlenet bench` measured; of a profile what the planner computes."""
+def latency_section(sources: Sequence[Source], request: Request) -> Section:
     figures = []
     for source in sources:
-        for report in reports_of(source):
-            figures.append(measured_figure(source, report))
+        figures += [measured_figure(source, report) for report in reports_of(source)]
         if isinstance(source.content, Profile):
-            figures.append(predicted_figure(source, source.content, wish, command))
+            figures.append(predicted_figure(source, source.content, request))
     intro = "From the photo to the answer: what device, link and server take. Each link has a scale of its own."
     return Section("latency", "Latency on each link", intro, tuple(figures))
 
 
-def reports_of(source: Source) -> Iterator[Report]:
-    """A bench is one, a record of benchmarks/bench.py has one for each speed of the device. InputError: damaged."""
-    if isinstance(source.content, Report):
+def plan_section(sources: Sequence[Source], request: Request) -> Section:
+    """Draw one figure a profile and link, and list all flips."""
+    figures, tables = [], []
+    for source in sources:
+        if not isinstance(source.content, Profile):
+            continue
+        flips: list[tuple[str, ...]] = []
+        for link in request.links:
+            try:
+                plan = choose(source.content, link, max_drop=request.max_drop)
+            except InputError as error:  # nothing meets the constraints here, which is an answer too
+                flips.append((link.name, "-", f"{error}", "", ""))
+                continue
+            figures.append(plan_figure(source, source.content, plan, request))
+            flips += flip_rows(plan)
+        columns = ("link", "choice", "flips with", "at", "to")
+        tables.append(Table(f"Choices and flips of “{source.name}”", columns, tuple(flips), numeric=False))
+    bound = "" if request.max_drop is None else f", among those that lose at most {request.max_drop:g} points"
+    intro = f"Which partition is fastest{bound}, and at which bandwidth, round trip or load another one wins."
+    return Section("plan", "The plan and its flip points", intro, tuple(figures), tuple(tables))
+
+
+def reports_of(source: Source) -> Iterator[BenchReport]:
+    """Yield a bench, or of a record of benchmarks/bench.py one for each speed of the device. InputError: damaged."""
+    if isinstance(source.content, BenchReport):
         yield source.content
     elif isinstance(source.content, Record) and isinstance(source.content.results, dict):
         found = source.content.results.get("reports")
@@ -183,8 +90,7 @@ def reports_of(source: Source) -> Iterator[Report]:
                 raise InputError(f"{source.path}: {error}") from error
 
 
-def measured_figure(source: Source, report: Report) -> Figure:
-    """Medians; of the bars the link is what device and server leave."""
+def measured_figure(source: Source, report: BenchReport) -> Figure:
     rows = tuple(
         (
             f"{conditions.link.name}: {row.partition}",
@@ -192,66 +98,84 @@ def measured_figure(source: Source, report: Report) -> Figure:
             *(number(value, 1) for value in (row.device_ms, row.server_ms)),
             *(number(row.socket_bytes), number(row.photos_per_s, 1)),
         )
-        for conditions, rows in by_condition(report)
+        for conditions, rows in report.by_condition()
         for row in rows
     )
     note = (
         f"Measured, with real sockets and a shaped link. Device: {report.device}. Server: {report.server}. Link: what "
         "device and server leave of the median. The bound: round trip + bytes / bandwidth + computing."
     )
-    title = f"Latency of a photo, measured: {quoted(source.name)}, {report.device}"
+    title = f"Latency of a photo, measured: “{source.name}”, {report.device}"
     table = Table("The numbers, ms", LATENCY_COLUMNS, rows)
     return Figure(title, draw_measured(report), table, source.command, note)
 
 
-def predicted_figure(source: Source, profile: Profile, wish: Wish, command: str) -> Figure:
-    """What the planner computes with."""
+def draw_measured(report: BenchReport) -> Drawing:
+    """Draw the median's parts, the 95th percentile and the bound of every row."""
+    groups = []
+    for conditions, rows in report.by_condition():
+        bars = tuple(bar for row in rows if (bar := measured_bar(row)) is not None)
+        missing = tuple((row.partition, row.skipped or "not measured") for row in rows if measured_bar(row) is None)
+        groups.append(Group(link_words(conditions.link), bars, missing))
+    fastest = [f"on {group.name} {fastest_words(group)}" for group in groups if group.bars]
+    words = f"Device: {report.device}. Fastest: {'; '.join(fastest) or 'nothing was measured'}."
+    return bar_chart("Latency of a photo, end to end, ms", words, groups, SEGMENTS, "ms")
+
+
+def measured_bar(row: BenchRow) -> Bar | None:
+    """Make a row's bar; None: it was skipped."""
+    if row.latency_ms is None or row.device_ms is None or row.server_ms is None:
+        return None
+    device, server = min(row.device_ms, row.latency_ms), row.server_ms
+    segments = (device, max(0.0, row.latency_ms - device - server), server)
+    note = f"{row.latency_ms:,.1f} ms" + (f", {row.socket_bytes:,.0f} bytes" if row.socket_bytes else "")
+    return Bar(row.partition, segments, note, row.latency_p95_ms, row.bound_ms)
+
+
+def predicted_figure(source: Source, profile: Profile, request: Request) -> Figure:
     rows = []
-    for link in wish.links:
+    for link in request.links:
         for each in profile.candidates:
-            made = predict(each, link)
-            times = (made.latency_s, made.device_s, made.send_s, made.round_trip_s, made.server_s)
-            cells = (*(number(value * 1e3, 1) for value in times), number(made.uplink_bytes))
+            there = predict(each, link)
+            times = (there.latency_s, there.device_s, there.send_s, there.round_trip_s, there.server_s)
+            cells = (*(number(value * 1e3, 1) for value in times), number(there.uplink_bytes))
             rows.append((f"{link.name}: {each.name}", *cells, number(each.top1_drop, 1)))
     columns = ("link: partition", "ms", "device", "sending", "round trip", "server", "bytes", "points lost")
     note = f"Computed, not measured, from times on {profile.device} for the device and {profile.server} for the server."
-    title = f"Latency of a photo, computed from the profile {quoted(source.name)}"
-    return Figure(
-        title, draw_predicted(profile, wish.links), Table("The numbers, ms", columns, tuple(rows)), command, note
-    )
+    note += of_photos([profile.labelled or profile.photos])
+    title = f"Latency of a photo, computed from the profile “{source.name}”"
+    table = Table("The numbers, ms", columns, tuple(rows))
+    return Figure(title, draw_predicted(profile, request.links), table, request.command, note)
 
 
-def plan_section(sources: Sequence[Source], wish: Wish) -> Section:
-    """One figure a profile and link, and a table of all flips."""
-    figures, tables = [], []
-    for source in sources:
-        if not isinstance(source.content, Profile):
-            continue
-        flips: list[tuple[str, ...]] = []
-        for link in wish.links:
-            drop = "" if wish.max_drop is None else f" --max-drop {wish.max_drop:g}"
-            command = f"bottlenet plan {source.path.name} --link {link_argument(link)}{drop}"
-            try:
-                plan = choose(source.content, link, max_drop=wish.max_drop)
-            except InputError as error:  # nothing meets the constraints here, which is an answer too
-                flips.append((link.name, "-", f"{error}", "", ""))
-                continue
-            figures.append(plan_figure(source, source.content, plan, command))
-            flips += flip_rows(plan)
-        columns = ("link", "choice", "flips with", "at", "to")
-        tables.append(Table(f"Choices and flips of {quoted(source.name)}", columns, tuple(flips), numeric=False))
-    bound = "" if wish.max_drop is None else f", among those that lose at most {wish.max_drop:g} points"
-    intro = f"Which partition is fastest{bound}, and at which bandwidth, round trip or load another one wins."
-    return Section("plan", "The plan and its flip points", intro, tuple(figures), tuple(tables))
+def draw_predicted(profile: Profile, links: Sequence[Link]) -> Drawing:
+    groups = []
+    for link in links:
+        bars = []
+        for candidate in profile.candidates:
+            there = predict(candidate, link)
+            device, server = there.device_s * 1e3, there.server_s * 1e3
+            segments = (device, there.latency_s * 1e3 - device - server, server)
+            note = f"{sum(segments):,.1f} ms" + (f", {there.uplink_bytes:,.0f} bytes" if there.uplink_bytes else "")
+            bars.append(Bar(candidate.name, segments, note))
+        groups.append(Group(link_words(link), tuple(bars)))
+    fastest = "; ".join(f"on {group.name} {fastest_words(group)}" for group in groups)
+    words = f"Device: {profile.device}. Fastest: {fastest}."
+    return bar_chart("Latency of a photo, computed from the profile, ms", words, groups, SEGMENTS, "ms")
 
 
-def link_argument(link: Link) -> str:
-    """As `--link` takes it."""
-    return next((name for name, each in PRESETS.items() if each == link), link.name)
+def fastest_words(group: Group) -> str:
+    bar = min(group.bars, key=lambda each: sum(each.segments))
+    return f"{bar.name}, {bar.note}"
 
 
-def plan_figure(source: Source, profile: Profile, plan: Plan, command: str) -> Figure:
-    """The candidates over the bandwidth; beside them the front of this link."""
+def link_words(link: Link) -> str:
+    """Write a link as "3G: 1.1 Mbit/s up, round trip 100 ms"."""
+    return f"{link.name}: {rate(link.uplink_bps)} up, round trip {link.round_trip_s * 1e3:g} ms"
+
+
+def plan_figure(source: Source, profile: Profile, plan: Plan, request: Request) -> Figure:
+    """Show the candidates over the bandwidth; beside them the front of this link."""
     shown = {each.name: each for each in (plan.choice, *plan.front)}
     rows = tuple(
         (
@@ -266,28 +190,70 @@ def plan_figure(source: Source, profile: Profile, plan: Plan, command: str) -> F
     columns = ("partition", "ms", "device", "server", "bytes", "mJ", "points lost")
     title = f"The plan on {plan.link.name}: {plan.choice.name}"
     table = Table(f"Pareto front on {plan.link.name}.{energy}", columns, rows)
-    note = f"{plan.reason} The upright lines: this link, and the flips. Of the profile {quoted(source.name)}."
-    return Figure(title, draw_flips(profile, plan, connected=True), table, command, note)
+    note = f"{plan.reason} The upright lines: this link, and the flips. Of the profile “{source.name}”."
+    note += of_photos([profile.labelled or profile.photos])
+    link = next((name for name, each in PRESETS.items() if each == plan.link), plan.link.name)
+    drop = "" if request.max_drop is None else f" --max-drop {request.max_drop:g}"
+    command = f"bottlenet plan {shlex.quote(source.path.name)} --link {shlex.quote(link)}{drop}"
+    drawing = draw_flips(profile, plan, connected=True, looks=request.looks)
+    return Figure(title, drawing, table, command, note)
+
+
+def draw_flips(profile: Profile, plan: Plan, *, connected: bool, looks: dict[str, int] | None = None) -> Drawing:
+    """Draw latency, or energy where the plan's objective is energy; the choice is the heavy line."""
+    curves = {each.name: curve(each, plan, connected=connected) for each in shown_candidates(profile, plan)}
+    what, unit = ("device energy", "mJ") if plan.objective == "energy" else ("latency", "ms")
+    bandwidths = Scale(plan.link.uplink_bps / SPAN, plan.link.uplink_bps * SPAN, True)
+    values = spanning([y for points in curves.values() for _, y in points], log=True)
+    here = Rule(plan.link.uplink_bps, plan.link.name, dashes="")
+    flips = [flip for flip in plan.flips if flip.quantity == "uplink_bps"]
+    words = f"Flips: {', '.join(map(flip_words, flips))}." if flips else "No bandwidth changes the choice."
+    return line_chart(
+        f"{what.capitalize()} of a photo over the uplink's bandwidth, round trip {plan.link.round_trip_s * 1e3:g} ms",
+        f"{plan.reason} {words}",
+        [
+            Series(name, tuple(point for point in points if point[1] > 0), marked=False, bold=name == plan.choice.name)
+            for name, points in curves.items()
+        ],
+        Axis("uplink", bandwidths, rate),
+        Axis(f"{what}, {unit}", values),
+        rules=[here, *(Rule(flip.value, "flip") for flip in flips)],
+        looks=looks,
+    )
+
+
+def shown_candidates(profile: Profile, plan: Plan) -> Sequence[Candidate]:
+    """Choose the winner, the winners of the flips, the runner-up, the front, and the fastest of each kind."""
+    names = [plan.choice.name, *(flip.winner for flip in plan.flips)]
+    names += [each.name for each in [*([plan.runner_up] if plan.runner_up else []), *plan.front]]
+    by_name = {each.name: each for each in profile.candidates}
+    fastest = sorted(profile.candidates, key=lambda each: predict(each, plan.link, plan.server_load).latency_s)
+    names += {each.kind: each.name for each in reversed(fastest)}.values()
+    return [by_name[name] for name in dict.fromkeys(names) if name is not None][:LINES]
+
+
+def curve(candidate: Candidate, plan: Plan, *, connected: bool) -> list[Point]:
+    """Compute points of (bit/s, ms or mJ)."""
+    points = []
+    for index in range(POINTS):
+        bps = plan.link.uplink_bps * SPAN ** (2 * index / (POINTS - 1) - 1)
+        link = dataclasses.replace(plan.link, uplink_bps=bps)
+        there = predict(candidate, link, plan.server_load, connected=connected)
+        value = there.device_energy_mj if plan.objective == "energy" else there.latency_s * 1e3
+        points.append((bps, value or 0.0))
+    return points
 
 
 def flip_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """One a flip, or one that says there is none."""
     if not plan.flips:
         return [(plan.link.name, plan.choice.name, "nothing", "", "")]
     return [
         (
             plan.link.name if number == 0 else "",
             plan.choice.name if number == 0 else "",
-            UNITS[flip.quantity],
-            f"{flip.side} {flip_value(flip.quantity, flip.value)}",
+            UNITS[flip.quantity][0],
+            f"{flip.side} {UNITS[flip.quantity][1](flip.value)}",
             flip.winner or "nothing meets the constraints",
         )
         for number, flip in enumerate(plan.flips)
     ]
-
-
-def flip_value(quantity: str, value: float) -> str:
-    """With its unit."""
-    if quantity == "uplink_bps":
-        return rate(value)
-    return duration(value) if quantity == "round_trip_s" else f"{value:.3g} photos ahead"

@@ -1,7 +1,7 @@
-"""Photos through a bundle: what is sent for each, what is answered, and where the answer suffers most.
+"""Show photos through a bundle: what is sent for each, what is answered, and where the answer suffers most.
 
-    photo --Encoder--> frame --Decoder--> scores      beside those of uncut.onnx
-            `--> mosaic, as the server decodes it
+    photo --Deployment.compare--> frame, scores      beside those of the uncut network
+                      `--> mosaic, as the server decodes it
 
 How much an answer suffers: the probability that the uncut network gives its own answer, less what is left of it.
 """
@@ -9,7 +9,7 @@ How much an answer suffers: the probability that the uncut network gives its own
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.decoder import Decoder
-from bottlenet.edge.encoder import Encoder
-from bottlenet.errors import PhotoError
+from bottlenet.errors import InputError
+from bottlenet.measure.evaluate import Comparison, Deployment, Progress
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import Damaged
 from bottlenet.photos.folders import Photo, choose, photos_for
 from bottlenet.report.markup import data_url, stretched
-from bottlenet.report.sections import Picture, Section, Table
-from bottlenet.runtime import open_uncut, run_graph
+from bottlenet.report.sections import Cell, Picture, Section, Table
+from bottlenet.runtime import open_uncut
 from bottlenet.task import needs_one_label
-from bottlenet.wire.frame import HEADER_BYTES, Frame
+from bottlenet.wire.answer import best
+from bottlenet.wire.frame import Frame
 
 SHOWN, MOST_SHOWN = 8, 60  # photos in each of the two tables
 LIMIT = 200  # photos among which the worst are looked for
@@ -35,13 +35,29 @@ SIDE = 112  # pixels of a photo in the report
 MOST_PIXELS = 512  # along a side of a mosaic
 QUALITY = 78
 ANSWERS = 3
-
-Progress = Callable[[int, int], None]
+COLUMNS = ("photo", "file", "what is sent", "bytes", "split", "uncut", "answers")
 
 
 @dataclass(frozen=True)
-class Looked:
-    """One photo, without its pictures."""
+class PhotoWish:
+    """Whose photos are shown. InputError: a number out of range."""
+
+    bundle: Bundle
+    data: str
+    shown: int = SHOWN
+    limit: int = LIMIT
+    budget_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shown <= MOST_SHOWN:
+            raise InputError(f"photos is {self.shown}; give 1 to {MOST_SHOWN}")
+        if self.limit < self.shown:
+            raise InputError(f"limit is {self.limit}; give at least the {self.shown} photos that are shown")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One photo with both answers, without its pictures."""
 
     photo: Photo
     frame: Frame = field(repr=False)
@@ -51,124 +67,52 @@ class Looked:
 
     @property
     def same(self) -> bool:
-        """Whether both give the same answer."""
+        """True where both networks give the same answer."""
         return self.split[0][0] == self.uncut[0][0]
 
 
-class Looker:
-    """A bundle's two halves and the whole. InputError: it has no uncut.onnx, or no room for a budget."""
-
-    def __init__(self, bundle: Bundle, budget_bytes: int | None) -> None:
-        self.bundle = bundle
-        frame_bytes = None if budget_bytes is None else budget_bytes + HEADER_BYTES
-        self.encoder, self.decoder = Encoder(bundle, budget_bytes=frame_bytes), Decoder(bundle)
-        self.uncut = open_uncut(bundle)
-
-    def look(self, photo: Photo) -> Looked:
-        """PhotoError: it can't be used. InputError: no frame of it fits the budget."""
-        frame = self.encoder.encode(photo.path).frame
-        split = shares(self.decoder.scores([frame]).scores[0])
-        pixels = photo_to_pixels(photo.path, self.bundle.manifest.uncut_preprocess)
-        uncut = shares(run_graph(self.uncut, pixels=pixels[None])[0])
-        answer = int(uncut.argmax())
-        return Looked(photo, frame, best(split), best(uncut), float(uncut[answer] - split[answer]))
-
-    def row(self, looked: Looked) -> tuple[Picture | str | tuple[str, ...], ...]:
-        """For a table."""
-        name = looked.photo.path.name
-        small = within(photo_to_pixels(looked.photo.path, self.bundle.manifest.uncut_preprocess), SIDE)
-        mosaic = self.bundle.mosaic.tile(self.decoder.decode([looked.frame])[0])
-        rows, columns = mosaic.shape
-        scale = SIDE / max(rows, columns)
-        label = looked.photo.label
-        known = () if label is None else (f"labelled: {self.bundle.labels[label]}",)
-        return (
-            Picture(data_url(small, "JPEG", quality=QUALITY), f"The photo {name}", small.shape[1], small.shape[0]),
-            (name, *known),
-            Picture(
-                data_url(within(stretched(mosaic), MOST_PIXELS), "PNG", optimize=True),
-                f"What is sent for {name}: a grey mosaic of {columns} by {rows} pixels",
-                *(max(1, round(columns * scale)), max(1, round(rows * scale)), True),
-            ),
-            f"{len(looked.frame.payload):,}",
-            self.answers(looked.split),
-            self.answers(looked.uncut),
-            "same" if looked.same else "other",
-        )
-
-    def answers(self, top: Sequence[tuple[int, float]]) -> tuple[str, ...]:
-        """In words."""
-        return tuple(f"{self.bundle.labels[index]}, {share:.0%}" for index, share in top)
-
-
-def within(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """(H, W, 3) or (H, W), made smaller where a side is longer."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return np.asarray(image)
-
-
-def shares(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits -> probabilities."""
-    powers: NDArray[np.float64] = np.exp(scores.astype(np.float64) - scores.max())
-    powers /= powers.sum()
-    return powers
-
-
-def best(probabilities: NDArray[np.float64]) -> tuple[tuple[int, float], ...]:
-    """The first few."""
-    order = np.argsort(-probabilities, kind="stable")[:ANSWERS]
-    return tuple((int(index), float(probabilities[index])) for index in order)
-
-
-def photo_sections(
-    bundle: Bundle,
-    data: str,
-    *,
-    shown: int = SHOWN,
-    limit: int = LIMIT,
-    budget_bytes: int | None = None,
-    on_progress: Progress | None = None,
-) -> tuple[Section, Section]:
-    """Some photos, evenly spread over the folder; and those of `limit` that suffer most.
+def photo_sections(wish: PhotoWish, on_progress: Progress | None = None) -> tuple[Section, Section]:
+    """Show some photos, evenly spread over the folder, and those of `limit` that suffer most.
 
     InputError: as `measure.evaluate.evaluate`, or a bundle without its uncut network.
     """
+    bundle = wish.bundle
     needs_one_label(bundle.manifest.task, "`bottlenet report`")
-    looker = Looker(bundle, budget_bytes)
-    photos = photos_for(bundle, data, limit)
-    damaged = Damaged(len(photos))
-    spread = {photo.path for photo in choose(photos, min(shown, len(photos)))}
-    some: list[Looked] = []
-    worst: list[tuple[float, int, Looked]] = []
+    if bundle.uncut_path is None:
+        open_uncut(bundle)  # says what to do
+    deployment = Deployment(bundle, budget=wish.budget_bytes)
+    photos = photos_for(bundle, wish.data, wish.limit)
+    spread = {photo.path for photo in choose(photos, min(wish.shown, len(photos)))}
+    some: list[Answered] = []
+    worst: list[tuple[float, int, Answered]] = []
     same = count = 0
-    for number, photo in enumerate(photos):
-        try:
-            looked = looker.look(photo)
-        except PhotoError as error:
-            damaged.add(photo.path, error)
-            continue
-        count, same = count + 1, same + looked.same
-        if photo.path in spread:
-            some.append(looked)
-        heapq.heappush(worst, (looked.lost, -number, looked))
-        if len(worst) > shown:
+    for each in deployment.compare(photos, Damaged(len(photos)), on_progress):
+        answered = answered_of(photos[each.position], each)
+        count, same = count + 1, same + answered.same
+        if answered.photo.path in spread:
+            some.append(answered)
+        heapq.heappush(worst, (answered.lost, -each.position, answered))
+        if len(worst) > wish.shown:
             heapq.heappop(worst)
-        if on_progress is not None:
-            on_progress(number + 1, len(photos))
     failures = [each for lost, _, each in sorted(worst, reverse=True) if lost > 0 and not each.same]
-    of = f"{same:,} of {count:,} photos get the uncut network's answer"
-    return table_section(looker, some, of), failure_section(looker, failures, of)
+    counted = f"{same:,} of {count:,} photos get the uncut network's answer"
+    return table_section(deployment, some, counted), failure_section(deployment, failures, counted)
 
 
-COLUMNS = ("photo", "file", "what is sent", "bytes", "split", "uncut", "answers")
+def answered_of(photo: Photo, compared: Comparison) -> Answered:
+    """Turn scores into answers, and say how much the uncut network's answer suffers."""
+    assert compared.uncut is not None
+    split, uncut = best(compared.scores), best(compared.uncut)
+    answer, probability = uncut[0]
+    left = np.exp(compared.scores.astype(np.float64) - compared.scores.max())
+    lost = probability - float(left[answer] / left.sum())
+    return Answered(photo, compared.frame, split[:ANSWERS], uncut[:ANSWERS], lost)
 
 
-def table_section(looker: Looker, some: Sequence[Looked], of: str) -> Section:
-    """With pictures."""
-    manifest = looker.bundle.manifest
-    caption = f"Bundle {manifest.name} ({looker.bundle.id.hex()[:12]}), cut at {manifest.cut}; {of}"
-    table = Table(caption, COLUMNS, tuple(looker.row(each) for each in some), numeric=False)
+def table_section(deployment: Deployment, some: Sequence[Answered], counted: str) -> Section:
+    bundle = deployment.bundle
+    caption = f"Bundle {bundle.manifest.name} ({bundle.id.hex()[:12]}), cut at {bundle.manifest.cut}; {counted}"
+    table = Table(caption, COLUMNS, tuple(row(deployment, each) for each in some), numeric=False)
     intro = (
         "The photo stays on the device. What is sent is drawn as one grey picture, a tile a channel, as the server "
         "decodes it, its contrast stretched. This is no measure of privacy."
@@ -176,12 +120,45 @@ def table_section(looker: Looker, some: Sequence[Looked], of: str) -> Section:
     return Section("photos", "Photos, what is sent of them, and the answers", intro, tables=(table,))
 
 
-def failure_section(looker: Looker, failures: Sequence[Looked], of: str) -> Section:
-    """Worst first."""
+def failure_section(deployment: Deployment, failures: Sequence[Answered], counted: str) -> Section:
     columns = (*COLUMNS[:-1], "lost")
-    rows = tuple((*looker.row(each)[:-1], f"{100 * each.lost:.0f} points") for each in failures)
+    rows = tuple((*row(deployment, each)[:-1], f"{100 * each.lost:.0f} points") for each in failures)
     intro = (
         "Photos with another answer than the uncut network's, worst first: most of its answer's probability is lost."
     )
-    tables = (Table(f"Worst first; {of}", columns, rows, numeric=False),) if rows else ()
+    tables = (Table(f"Worst first; {counted}", columns, rows, numeric=False),) if rows else ()
     return Section("failures", "The worst failures", intro, tables=tables)
+
+
+def row(deployment: Deployment, answered: Answered) -> tuple[Cell, ...]:
+    """Make a row of a table, with both pictures."""
+    bundle, path, label = deployment.bundle, answered.photo.path, answered.photo.label
+    small = within(photo_to_pixels(path, bundle.manifest.uncut_preprocess), SIDE)
+    mosaic = bundle.mosaic.tile(deployment.decoder.decode([answered.frame])[0])
+    rows, columns = mosaic.shape
+    scale = SIDE / max(rows, columns)
+    known = () if label is None else (f"labelled: {bundle.labels[label]}",)
+    split, uncut = (
+        tuple(f"{bundle.labels[index]}, {share:.0%}" for index, share in top)
+        for top in (answered.split, answered.uncut)
+    )
+    return (
+        Picture(data_url(small, "JPEG", quality=QUALITY), f"The photo {path.name}", small.shape[1], small.shape[0]),
+        (path.name, *known),
+        Picture(
+            data_url(within(stretched(mosaic), MOST_PIXELS), "PNG", optimize=True),
+            f"What is sent for {path.name}: a grey mosaic of {columns} by {rows} pixels",
+            *(max(1, round(columns * scale)), max(1, round(rows * scale)), True),
+        ),
+        f"{len(answered.frame.payload):,}",
+        split,
+        uncut,
+        "same" if answered.same else "other",
+    )
+
+
+def within(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Make (H, W, 3) or (H, W) smaller where a side is longer."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image)

@@ -1,15 +1,20 @@
-"""What a report is put together from: tables, figures, sections, as plain data; page.py makes HTML of them."""
+"""Hold a report's tables, figures and sections as plain data; page.py makes HTML of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
+from bottlenet.plan import planner
+from bottlenet.plan.link import LINKS, Link
 from bottlenet.report.charts import Drawing
+
+MOST_ROWS = 120  # of a table; further ones are counted
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Inside the page."""
+    """A picture inside the page."""
 
     url: str  # data:
     alt: str
@@ -23,7 +28,7 @@ Cell = str | Picture | tuple[str, ...]  # words, a picture, or lines of words
 
 @dataclass(frozen=True)
 class Table:
-    """The first column names a row; cells are words from anywhere."""
+    """A table whose first column names a row; cells are words from anywhere."""
 
     caption: str
     columns: tuple[str, ...]
@@ -44,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report; one without figures and tables is left out."""
+    """A section of the report; one without figures and tables is left out."""
 
     key: str  # its anchor
     title: str
@@ -53,11 +58,36 @@ class Section:
     tables: tuple[Table, ...] = ()
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a report is asked for. InputError: a bound that `bottlenet plan` refuses, too."""
+
+    command: str  # that makes the report
+    date: str
+    version: str  # of this program
+    links: tuple[Link, ...] = tuple(LINKS.values())  # for plans
+    max_drop: float | None = None  # points, for plans
+    looks: dict[str, int] = field(default_factory=dict)  # how a thing looks in every chart: see charts.py
+
+    def __post_init__(self) -> None:
+        planner.Wish("latency", self.max_drop)
+
+
+def limited(caption: str, columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]], *, numeric: bool = True) -> Table:
+    """Make a table of the first MOST_ROWS rows, whose caption says how many are left out."""
+    more = f"; {len(rows) - MOST_ROWS} more rows are left out" if len(rows) > MOST_ROWS else ""
+    return Table(caption + more, columns, tuple(rows[:MOST_ROWS]), numeric)
+
+
 def number(value: float | None, digits: int = 0) -> str:
-    """A dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def quoted(name: str) -> str:
-    """For a title."""
-    return f"“{name}”"
+def of_photos(counts: Collection[int | None]) -> str:
+    """Say how many photos rates are of, for a note; empty where no source says it."""
+    known = sorted({each for each in counts if each is not None})
+    if not known:
+        return ""
+    if len(known) == 1:
+        return f" Rates are of {known[0]:,} {'photo' if known[0] == 1 else 'photos'}."
+    return f" Rates are of {known[0]:,} to {known[-1]:,} photos; see the numbers."

@@ -1,14 +1,9 @@
-"""What a report is made of: files and folders of other commands, told apart by what is in them.
+"""Read what a report is made of: files and folders of other commands, told apart by what is in them. No torch.
 
-path --expand--> runs and JSON files --READERS--> Source, ...    all of one network, or InputError
+    path --expand--> runs and JSON files --READERS--> Source, ...    all of one network, or InputError
 
-Bytes against accuracy: which points of many settings count, and what lies between them.
-
-JSON from anywhere -> frozen dataclasses: every field there, of its type, and no other.
-
-A run's folder, as `train/runs.py` writes it, read without torch: what it was told, its log, and what it held out.
-
-A sweep's candidates.json: every trial, what was kept, and what was skipped and why.
+A run is the folder that `train/runs.py` writes; a sweep's candidates.json has every trial, what was kept, and what was
+skipped and why; a record of `benchmarks/` holds whatever its script measured.
 """
 
 from __future__ import annotations
@@ -24,14 +19,31 @@ from typing import Any
 
 from bottlenet.errors import InputError
 from bottlenet.files import read_at_most
-from bottlenet.measure.bench import Report
+from bottlenet.measure.bench import BenchReport
 from bottlenet.measure.evaluate import Evaluation
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
 from bottlenet.records import check_number, check_text, convert, shown, without_root
-from bottlenet.report.charts import Axis, Rule, Series, line_chart, spanning
-from bottlenet.report.sections import Figure, Table, number, quoted
-from bottlenet.train.sweep.folder import parse_figures
+from bottlenet.train.sweep.folder import Search, SweepConfig, parse_figures
 from bottlenet.train.sweep.grid import Figures, Trial
+
+MAX_JSON_BYTES = 2**24
+MAX_RUN_BYTES = 2**20
+MAX_LOG_BYTES = 2**26
+MAX_SOURCES = 200
+MOST_STEPS = 400  # that are drawn: more than pixels
+RUN, LOG, CANDIDATES = "run.json", "log.jsonl", "candidates.json"  # in the folder of a run, of a sweep
+RUNS_DEPTH = 3  # folders below the one that was given
+KNOWN = "the folder of a run or a sweep, or the JSON of bottlenet evaluate, profile or bench, or a record of benchmarks"
+RECORD = {"command", "commit", "date", "machine", "results"}
+BENCH, EVALUATE, SWEEP = "bottlenet bench", "bottlenet evaluate", "bottlenet sweep"  # `kind` in their documents
+OUTSIDE = {"kind", "format_version", "command"}  # of what was measured
+FOLDERS = ("data", "out", "cache")
+STEP = ("steps", "loss", "distillation", "payload_bytes")
+PASS = ("distillation", "agreement", "payload_bytes")
+KEPT = "kept"
+SWEPT = ("cuts", "channels", "strides", "qualities")
+
+Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class Needed:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both bytes and top-1, from few bytes to many."""
+    """Keep the points that no other beats in both bytes and top-1, from few bytes to many."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.bytes, -p.top1)):
         if not best or point.top1 > best[-1].top1:
@@ -61,7 +73,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def bytes_needed(points: Sequence[Point], top1: float) -> Needed:
-    """Bytes at `top1` on the front, linear in log bytes between its points.
+    """Read off the bytes at `top1` on the front, linear in log bytes between its points.
 
     Nothing is guessed beyond its ends: below the lowest the answer would flatter, above the highest there is none.
     """
@@ -74,59 +86,9 @@ def bytes_needed(points: Sequence[Point], top1: float) -> Needed:
     return Needed(None, ())
 
 
-MOST_ITEMS = 100_000  # of a list
-LARGEST = 1e300
-AGAIN = "make the file again with this version of bottlenet"
-
-
-def read_json(path: Path, limit_bytes: int) -> Any:
-    """What a file says. InputError: can't be read, larger than that, no JSON, or a number that is none."""
-    try:
-        with open(path, "rb") as file:
-            data = read_at_most(file, limit_bytes + 1)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror or error}; give another file") from error
-    if len(data) > limit_bytes:
-        raise InputError(f"{path}: it has more than the {limit_bytes:,} bytes that are allowed; give another file")
-    try:
-        return parse_json(data.decode())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: it is no text in UTF-8, so no JSON; give another file") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def parse_json(text: str) -> Any:
-    """InputError: no JSON, nested too deeply, or NaN and its like in it."""
-
-    def refused(name: str) -> float:
-        raise ValueError(f"{name} is no number")
-
-    try:
-        return json.loads(text, parse_constant=refused)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100}); give another file") from error
-
-
-def is_number(value: object) -> bool:
-    """Whether it is one, and finite."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and -LARGEST < value < LARGEST
-
-
-RUN, LOG = "run.json", "log.jsonl"
-MAX_RUN_BYTES = 2**20
-MAX_LOG_BYTES = 2**26
-MOST_STEPS = 400  # that are drawn: more than pixels
-FOLDERS = ("data", "out", "cache")
-STEP = ("steps", "loss", "distillation", "payload_bytes")
-PASS = ("distillation", "agreement", "payload_bytes")
-
-Scalar = str | int | float | bool
-
-
 @dataclass(frozen=True)
 class Step:
-    """A line of the log: means since the line before."""
+    """A line of a run's log: means since the line before."""
 
     steps: float
     loss: float
@@ -143,6 +105,7 @@ class Pass:
     distillation: float
     agreement: float  # with the uncut network, 0..1
     payload_bytes: float
+    photos: int | None = None  # that were held out; None: the log does not say
 
 
 @dataclass(frozen=True)
@@ -155,97 +118,8 @@ class Run:
 
     @property
     def command(self) -> str:
-        """`bottlenet train` with everything that it was told, folders without their places."""
-        parts = ["bottlenet", "train"]
-        for name, value in self.config.items():
-            flag = "--" + name.replace("_", "-")
-            if name in FOLDERS:
-                parts += [f"{flag} {shlex.quote(without_root(str(each)))}" for each in listed(value)]
-            elif value is True:
-                parts.append(flag)
-            elif value is not False and value != "":
-                parts.append(f"{flag} {shlex.quote(str(value))}")
-        return " ".join(parts)
-
-
-def listed(value: object) -> list[object]:
-    """A folder, or folders."""
-    return value if isinstance(value, list) else [value]
-
-
-def read_run(path: Path) -> Run:
-    """InputError: its files can't be read, or are not a run's. A run without a log has only begun."""
-    config = read_json(path / RUN, MAX_RUN_BYTES)
-    if (
-        not isinstance(config, dict)
-        or not {"model", "cut", "codec"} <= set(config)
-        or not all(map(plain, config.items()))
-    ):
-        raise InputError(f"{path / RUN}: it is {shown(config)}, which no run was told; give the folder of a run")
-    passes: list[Pass] = []
-    steps: list[Step] = []
-    for count, line in enumerate(log_lines(path / LOG), 1):
-        where = f"{path / LOG}, line {count}"
-        if "held_out" in line:
-            passes += parse_passes(line["held_out"], line.get("epoch"), where)
-        else:
-            steps.append(Step(**numbers(line, STEP, where)))
-    every = max(1, -(-len(steps) // MOST_STEPS))
-    return Run(config, tuple(passes), tuple(steps[::every]))
-
-
-def plain(item: tuple[str, object]) -> bool:
-    """Whether a setting is what `TrainConfig` can hold."""
-    name, value = item
-    return isinstance(value, Scalar) or (name == "data" and isinstance(value, list))
-
-
-def log_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Its objects; the last line may be half of one, where the run was killed. InputError: anything else."""
-    if not path.exists():
-        return
-    try:
-        if path.stat().st_size > MAX_LOG_BYTES:
-            raise InputError(f"{path}: it has more than the {MAX_LOG_BYTES:,} bytes that are allowed; give another run")
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read ({error}); give another run") from error
-    for count, line in enumerate(lines[:-1], 1):  # what is behind the last line's end is not whole
-        try:
-            made = parse_json(line)
-        except InputError as error:
-            raise InputError(f"{path}, line {count}: {error}") from error
-        if not isinstance(made, dict):
-            raise InputError(f"{path}, line {count}: it is {shown(made)}; give the folder of a run")
-        yield made
-
-
-def parse_passes(rows: object, epoch: object, where: str) -> list[Pass]:
-    """What is behind `held_out`, or in a record of benchmarks/training.py. InputError: something else."""
-    if not isinstance(rows, list) or len(rows) > MOST_ITEMS or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{where}: held_out is {shown(rows)}; give the folder of a run")
-    made = []
-    for row in rows:
-        at = row.get("epoch", epoch)
-        budget = row.get("budget")
-        if not isinstance(at, int) or not (budget is None or is_number(budget)):
-            raise InputError(f"{where}: epoch {shown(at)}, budget {shown(budget)}: give numbers")
-        if row.get("photos") != 0:  # too few for any to be held out
-            made.append(Pass(at, budget, **numbers(row, PASS, where)))
-    return made
-
-
-def numbers(row: dict[str, Any], names: tuple[str, ...], where: str) -> dict[str, float]:
-    """InputError: one of them is none."""
-    for name in names:
-        if not is_number(row.get(name)):
-            raise InputError(f"{where}: {name} is {shown(row.get(name))}; a number is needed: is it a run's log?")
-    return {name: row[name] for name in names}
-
-
-KEPT = "kept"
-LISTS = ("cuts", "channels", "strides", "qualities")
-MOST_ROWS = 200
+        """`bottlenet train` with all of its options, folders without their places."""
+        return " ".join(["bottlenet", "train", *options_of(self.config)])
 
 
 @dataclass(frozen=True)
@@ -269,118 +143,15 @@ class Sweep:
 
     @property
     def cuts(self) -> list[str]:
-        """In their order."""
         return list(dict.fromkeys(each.trial.cut for each in self.trials))
 
     def of_cut(self, cut: str) -> list[tuple[Point, Tried]]:
-        """Those that ran, as points: bytes, and points of top-1 against the uncut network."""
+        """List the trials that ran, as points: bytes, and points of top-1 against the uncut network."""
         return [
             (Point(each.figures.payload_bytes.mean, -each.figures.top1_drop, each.trial.name), each)
             for each in self.trials
             if each.trial.cut == cut and each.figures is not None and each.figures.payload_bytes.mean > 0
         ]
-
-
-def parse_sweep(document: dict[str, Any]) -> Sweep:
-    """InputError: not as `bottlenet sweep` writes it."""
-    model, search, rows = document.get("model"), document.get("search"), document.get("trials")
-    check_text("model", model)
-    if not isinstance(search, dict) or not isinstance(rows, list) or len(rows) > MOST_ITEMS:
-        raise InputError(f"its search is {shown(search)} and its trials are {shown(rows)}; {AGAIN}")
-    check_number("max_drop", search.get("max_drop"), -100, 100)
-    trials = tuple(parse_tried(row) for row in rows)
-    return Sweep(str(model), search["max_drop"], trials, command_of(document))
-
-
-def parse_tried(row: object) -> Tried:
-    """InputError: no trial."""
-    if not isinstance(row, dict):
-        raise InputError(f"a trial is {shown(row)}; {AGAIN}")
-    names = [field.name for field in fields(Trial)]
-    trial = convert(Trial, {name: row[name] for name in names if name in row}, AGAIN)
-    status = row.get("status")
-    check_text("status", status, 1000)
-    found = [None if row.get(name) is None else finite_figures(row[name]) for name in ("figures", "evaluated")]
-    return Tried(trial, str(status), *found)
-
-
-def finite_figures(values: object) -> Figures:
-    """InputError: as `parse_figures`, or a number that JSON can spell and nobody can draw."""
-    figures = parse_figures(values)
-    if not is_number(figures.payload_bytes.mean) or not is_number(figures.top1_drop):
-        raise InputError(f"figures: {figures.payload_bytes.mean} bytes, drop {figures.top1_drop}; {AGAIN}")
-    return figures
-
-
-def command_of(document: dict[str, Any]) -> str:
-    """`bottlenet sweep`, as far as the file says what it was told."""
-    search, config = document["search"], document.get("config")
-    parts = ["bottlenet", "sweep", shlex.quote(str(document["model"]))]
-    folders = config.get("data") if isinstance(config, dict) else None
-    for folder in folders if isinstance(folders, list) else ["DIR"]:
-        parts += ["--data", shlex.quote(without_root(str(folder)))]
-    for name in LISTS:
-        if isinstance(search.get(name), list):
-            parts += [f"--{name}", shlex.quote(",".join(map(str, search[name])))]
-    return " ".join([*parts, "--max-drop", f"{search['max_drop']:g}"])
-
-
-def sweep_figure(name: str, sweep: Sweep, command: str) -> Figure | None:
-    """A line a cut; None: nothing ran."""
-    found = {cut: sweep.of_cut(cut) for cut in sweep.cuts}
-    points = [point for rows in found.values() for point, _ in rows]
-    if not points:
-        return None
-    series = []
-    for cut, rows in found.items():
-        line = front([point for point, _ in rows])
-        kept = {point for point, tried in rows if tried.status == KEPT}
-        notes = tuple("kept" if point in kept else "" for point in line)
-        series.append(Series(cut, tuple((point.bytes, point.top1) for point in line), notes))
-    x = Axis("mean payload bytes a photo", spanning([point.bytes for point in points], log=True, margin=0.04))
-    y = Axis("against uncut, points", spanning([*(point.top1 for point in points), 0.0, -sweep.max_drop], margin=0.06))
-    bound = Rule(-sweep.max_drop, f"the bound, {sweep.max_drop:g} points", upright=False)
-    title = f"A sweep, cut by cut: {quoted(name)}"
-    kept_words = "; ".join(
-        f"{tried.trial.name}, {point.bytes:,.0f} bytes, {-point.top1:.1f} points lost"
-        for rows in found.values()
-        for point, tried in rows
-        if tried.status == KEPT
-    )
-    drawing = line_chart(title, f"Kept: {kept_words or 'nothing'}.", series, x, y, rules=[bound])
-    note = "Each line is what no other trial of its cut beats; of each cut the smallest within the bound is kept."
-    return Figure(title, drawing, sweep_table(sweep), command, note)
-
-
-def sweep_table(sweep: Sweep) -> Table:
-    """Every trial, those that were skipped too."""
-    columns = ("trial", "bytes", "points lost", "of", "bytes, evaluated", "points lost", "what became of it")
-    rows = tuple(
-        (each.trial.name, *cells(each.figures), kind(each.figures), *cells(each.evaluated), each.status)
-        for each in sweep.trials[:MOST_ROWS]
-    )
-    hidden = len(sweep.trials) - len(rows)
-    more = f"; {hidden} more are left out" if hidden else ""
-    return Table(f"All {len(sweep.trials)} trials{more}", columns, rows, numeric=False)
-
-
-def cells(figures: Figures | None) -> Sequence[str]:
-    """Bytes and drop."""
-    return ("-", "-") if figures is None else (number(figures.payload_bytes.mean), number(figures.top1_drop, 1))
-
-
-def kind(figures: Figures | None) -> str:
-    """What the drop is of."""
-    return "" if figures is None else figures.drop_of
-
-
-MAX_JSON_BYTES = 2**24
-MAX_SOURCES = 200
-RUN, CANDIDATES = "run.json", "candidates.json"  # in the folder of a run, of a sweep
-RUNS_DEPTH = 3  # folders below the one that was given
-KNOWN = "the folder of a run or a sweep, or the JSON of bottlenet evaluate, profile or bench, or a record of benchmarks"
-RECORD = {"command", "commit", "date", "machine", "results"}
-BENCH, EVALUATE, SWEEP = "bottlenet bench", "bottlenet evaluate", "bottlenet sweep"  # `kind` in their documents
 
 
 @dataclass(frozen=True)
@@ -413,34 +184,40 @@ class Record:
 
     @property
     def model(self) -> str:
-        """Of which network it is; empty: it does not say."""
+        """The network; empty: the record does not say."""
         places = [self.results, self.results.get("config")] if isinstance(self.results, dict) else []
         found = [place.get("model") for place in places if isinstance(place, dict)]
         return next((each for each in found if isinstance(each, str)), "")
 
+    @property
+    def photos(self) -> int | None:
+        """The number of photos that its rates are of; None: the record does not say."""
+        places = [self.results, self.results.get("evaluation")] if isinstance(self.results, dict) else []
+        found = [place.get("photos") for place in places if isinstance(place, dict)]
+        return next((each for each in found if isinstance(each, int)), None)
 
-Content = Run | Evaluated | Profile | Report | Record | Sweep
+
+Content = Run | Evaluated | Profile | BenchReport | Record | Sweep
 
 
 @dataclass(frozen=True)
 class Source:
-    """One of what was given."""
+    """A file or folder that a report is made of."""
 
     path: Path
-    kind: str  # a key of COMMANDS
+    kind: str  # run, sweep, evaluation, profile, bench or record
     content: Content
     command: str  # that made it; in capitals what the file does not say
     model: str  # the network; empty: it does not say
 
     @property
     def name(self) -> str:
-        """For people."""
         path = self.path.parent if self.path.name == CANDIDATES else self.path
         return path.name.removesuffix(".json")
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
-    """Every source of these paths, in their order.
+    """Read every source of these paths, in their order.
 
     InputError: a path that is none, a folder without any, too many, or networks that are mixed.
     """
@@ -459,7 +236,7 @@ def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
 
 
 def expand(path: Path) -> Iterator[Source]:
-    """A file, a run, or what a folder holds. InputError: there is none in it."""
+    """Yield a file, a run, or what a folder holds. InputError: there is none in it."""
     if not path.is_dir():
         yield read_file(path)
         return
@@ -483,7 +260,6 @@ def expand(path: Path) -> Iterator[Source]:
 
 
 def read_run_source(path: Path) -> Source:
-    """InputError: it can't be read."""
     run = read_run(path)
     return Source(path, "run", run, run.command, str(run.config.get("model", "")))
 
@@ -500,14 +276,17 @@ def read_file(path: Path) -> Source:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     whose = content.origin if isinstance(content, Evaluated) else content
-    command = content.command if isinstance(content, Sweep) else document.get("command")
-    if not command or not isinstance(command, str):
+    if isinstance(content, Sweep):
+        command = content.command
+    elif isinstance(content, Profile):
+        command = profile_command(content, path.name)
+    elif not isinstance(command := document.get("command"), str) or not command:
         command = COMMANDS[kind].format(name=path.name)
     return Source(path, kind, content, command, whose.model)
 
 
 def kind_of(document: object) -> str | None:
-    """A key of READERS; None: something else."""
+    """Return a key of READERS; None: it is something else."""
     if not isinstance(document, dict):
         return None
     if document.get("kind") == BENCH:
@@ -522,7 +301,7 @@ def kind_of(document: object) -> str | None:
 
 
 def read_evaluation(document: dict[str, Any], path: Path) -> Evaluated:
-    """InputError: as `typed`."""
+    """InputError: not as `bottlenet evaluate --json` writes it."""
     names = {field.name for field in fields(Evaluation)}
     result = {name: value for name, value in document.items() if name in names}
     rest = {name: value for name, value in document.items() if name not in names | OUTSIDE}
@@ -536,14 +315,28 @@ def read_profile(document: dict[str, Any], path: Path) -> Profile:
         return parse_profile(read_at_most(file, MAX_PROFILE_BYTES + 1))
 
 
-def read_bench(document: dict[str, Any], path: Path) -> Report:
+def profile_command(profile: Profile, name: str) -> str:
+    """Write `bottlenet profile` with all that a profile says of its options."""
+    parts = ["bottlenet", "profile", "BUNDLE", "--data", "DIR", "--limit", f"{profile.photos}"]
+    if profile.max_drop is not None:
+        parts += ["--max-drop", f"{profile.max_drop:g}"]
+    energy = next((each.energy for each in profile.candidates if each.energy is not None), None)
+    if energy is not None and energy.how == "given" and energy.power_mw is not None:
+        parts += ["--device-power-mw", f"{energy.power_mw:g}"]
+    elif energy is not None:
+        parts += ["--meter", "model" if energy.how == "modelled" else "METER"]
+    return " ".join([*parts, "-o", shlex.quote(name)])
+
+
+def read_bench(document: dict[str, Any], path: Path) -> BenchReport:
     """InputError: as `parse_report`."""
-    return parse_report({name: value for name, value in document.items() if name in REPORT_FIELDS})
+    names = {field.name for field in fields(BenchReport)}
+    return parse_report({name: value for name, value in document.items() if name in names})
 
 
-def parse_report(values: object) -> Report:
+def parse_report(values: object) -> BenchReport:
     """InputError: not as `bottlenet bench` writes it."""
-    report: Report = convert(Report, values, AGAIN)
+    report: BenchReport = convert(BenchReport, values, AGAIN)
     if not report.conditions or not report.rows or len(report.rows) % len(report.conditions):
         raise InputError(
             f"bench: {len(report.rows)} rows for {len(report.conditions)} links; make it again with bottlenet bench"
@@ -553,27 +346,197 @@ def parse_report(values: object) -> Report:
 
 def read_record(document: dict[str, Any], path: Path) -> Record:
     """InputError: not as a benchmark writes it."""
-    words = {name: document[name] for name in ("commit", "date")}
-    for name, value in words.items():
-        if not isinstance(value, str):
-            raise InputError(f"{name} is {shown(value)}; make the record again with its benchmark")
+    for name in ("commit", "date"):
+        if not isinstance(document[name], str):
+            raise InputError(f"{name} is {shown(document[name])}; make the record again with its benchmark")
     machine = document["machine"]
-    parts = [f"{value}" for value in machine.values() if isinstance(value, str)] if isinstance(machine, dict) else []
-    return Record(**words, machine=", ".join(parts), results=document["results"])
+    words = [value for value in machine.values() if isinstance(value, str)] if isinstance(machine, dict) else []
+    return Record(document["commit"], document["date"], machine=", ".join(words), results=document["results"])
 
 
-OUTSIDE = {"kind", "format_version", "command"}  # of what was measured
-REPORT_FIELDS = {field.name for field in fields(Report)}
+def read_run(path: Path) -> Run:
+    """InputError: its files can't be read, or are not a run's. A run without a log has only begun."""
+    config = read_json(path / RUN, MAX_RUN_BYTES)
+    if (
+        not isinstance(config, dict)
+        or not {"model", "cut", "codec"} <= set(config)
+        or not all(
+            isinstance(value, Scalar) or (name == "data" and isinstance(value, list)) for name, value in config.items()
+        )
+    ):
+        raise InputError(f"{path / RUN}: it is {shown(config)}, which no run was told; give the folder of a run")
+    passes: list[Pass] = []
+    steps: list[Step] = []
+    for count, line in enumerate(log_lines(path / LOG), 1):
+        where = f"{path / LOG}, line {count}"
+        if "held_out" in line:
+            passes += parse_passes(line["held_out"], line.get("epoch"), where)
+        else:
+            steps.append(Step(**numbers(line, STEP, where)))
+    every = max(1, -(-len(steps) // MOST_STEPS))
+    return Run(config, tuple(passes), tuple(steps[::every]))
+
+
+def log_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield a log's objects; the last line may be half of one, where the run was killed. InputError: anything else."""
+    if not path.exists():
+        return
+    try:
+        if path.stat().st_size > MAX_LOG_BYTES:
+            raise InputError(f"{path}: it has more than the {MAX_LOG_BYTES:,} bytes that are allowed; give another run")
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read ({error}); give another run") from error
+    for count, line in enumerate(lines[:-1], 1):  # what is behind the last line's end is not whole
+        try:
+            values = parse_json(line)
+        except InputError as error:
+            raise InputError(f"{path}, line {count}: {error}") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{path}, line {count}: it is {shown(values)}; give the folder of a run")
+        yield values
+
+
+def parse_passes(rows: object, epoch: object, where: str) -> list[Pass]:
+    """Parse `held_out` of a log, or the passes of benchmarks/training.py. InputError: something else."""
+    if not isinstance(rows, list) or len(rows) > MOST_ITEMS or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{where}: held_out is {shown(rows)}; give the folder of a run")
+    passes = []
+    for row in rows:
+        at = row.get("epoch", epoch)
+        budget = row.get("budget")
+        if not isinstance(at, int) or not (budget is None or is_number(budget)):
+            raise InputError(f"{where}: epoch {shown(at)}, budget {shown(budget)}: give numbers")
+        photos = row.get("photos")
+        if photos != 0:  # too few for any to be held out
+            count = photos if isinstance(photos, int) else None
+            passes.append(Pass(at, budget, **numbers(row, PASS, where), photos=count))
+    return passes
+
+
+def numbers(row: dict[str, Any], names: tuple[str, ...], where: str) -> dict[str, float]:
+    """InputError: one of them is none."""
+    for name in names:
+        if not is_number(row.get(name)):
+            raise InputError(f"{where}: {name} is {shown(row.get(name))}; a number is needed: is it a run's log?")
+    return {name: row[name] for name in names}
+
+
+def parse_sweep(document: dict[str, Any], path: Path) -> Sweep:
+    """InputError: not as `bottlenet sweep` writes it."""
+    model, search, rows = document.get("model"), document.get("search"), document.get("trials")
+    check_text("model", model)
+    if not isinstance(search, dict) or not isinstance(rows, list) or len(rows) > MOST_ITEMS:
+        raise InputError(f"its search is {shown(search)} and its trials are {shown(rows)}; {AGAIN}")
+    check_number("max_drop", search.get("max_drop"), -100, 100)
+    trials = tuple(parse_tried(row) for row in rows)
+    return Sweep(str(model), search["max_drop"], trials, sweep_command(document, path.resolve().parent.name))
+
+
+def parse_tried(row: object) -> Tried:
+    """InputError: no trial."""
+    if not isinstance(row, dict):
+        raise InputError(f"a trial is {shown(row)}; {AGAIN}")
+    names = [field.name for field in fields(Trial)]
+    trial = convert(Trial, {name: row[name] for name in names if name in row}, AGAIN)
+    status = row.get("status")
+    check_text("status", status, 1000)
+    found = [None if row.get(name) is None else finite_figures(row[name]) for name in ("figures", "evaluated")]
+    return Tried(trial, str(status), *found)
+
+
+def finite_figures(values: object) -> Figures:
+    """InputError: as `parse_figures`, or a number that JSON can spell and nobody can draw."""
+    figures = parse_figures(values)
+    if not is_number(figures.payload_bytes.mean) or not is_number(figures.top1_drop):
+        raise InputError(f"figures: {figures.payload_bytes.mean} bytes, drop {figures.top1_drop}; {AGAIN}")
+    return figures
+
+
+def sweep_command(document: dict[str, Any], out: str) -> str:
+    """Write `bottlenet sweep` with all that the file says of its options; those at their defaults are left out."""
+    search, config = document["search"], document.get("config")
+    settings = {field.name: field.default for field in fields(SweepConfig)} | {
+        field.name: field.default for field in fields(Search) if field.name not in (*SWEPT, "max_drop")
+    }
+    told = {**(config if isinstance(config, dict) else {}), **search}
+    changed = {
+        name: told[name]
+        for name, default in settings.items()
+        if name not in ("model", "data") and told.get(name) not in (None, default)
+    }
+    if "everything" in changed:
+        changed["all"] = changed.pop("everything")
+    values = {
+        "data": told.get("data", "DIR"),
+        **{name: ",".join(map(str, search[name])) for name in SWEPT if isinstance(search.get(name), list)},
+        "max_drop": f"{search['max_drop']:g}",
+        **changed,
+        "out": out,
+    }
+    return " ".join(["bottlenet", "sweep", shlex.quote(str(document["model"])), *options_of(values)])
+
+
+def options_of(values: dict[str, Any]) -> Iterator[str]:
+    """Yield settings as options of a command, folders without their places; what is off or empty is left out."""
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        if name in FOLDERS or name == "evaluate":
+            folders = value if isinstance(value, list) else [value]
+            yield from (f"{flag} {shlex.quote(without_root(str(each)))}" for each in folders if each != "")
+        elif value is True:
+            yield flag
+        elif value is not False and value != "":
+            yield f"{flag} {shlex.quote(str(value))}"
+
+
 READERS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "evaluation": read_evaluation,
     "profile": read_profile,
     "bench": read_bench,
     "record": read_record,
-    "sweep": lambda document, path: parse_sweep(document),
+    "sweep": parse_sweep,
 }
 COMMANDS = {
     "evaluation": "bottlenet evaluate BUNDLE --data DIR --json > {name}",
-    "profile": "bottlenet profile BUNDLE --data DIR -o {name}",
     "bench": "bottlenet bench BUNDLE --data DIR -o {name}",
     "record": "python benchmarks/SCRIPT",
 }
+
+
+MOST_ITEMS = 100_000  # of a list
+LARGEST = 1e300
+AGAIN = "make the file again with this version of bottlenet"
+
+
+def read_json(path: Path, limit_bytes: int) -> Any:
+    """Read a file. InputError: can't be read, larger than that, no JSON, or a number that is not finite."""
+    try:
+        with open(path, "rb") as file:
+            data = read_at_most(file, limit_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror or error}; give another file") from error
+    if len(data) > limit_bytes:
+        raise InputError(f"{path}: it has more than the {limit_bytes:,} bytes that are allowed; give another file")
+    try:
+        return parse_json(data.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: it is no text in UTF-8, so no JSON; give another file") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """InputError: no JSON, nested too deeply, or NaN and its like in it."""
+
+    def refused(name: str) -> float:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        return json.loads(text, parse_constant=refused)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON ({' '.join(str(error).split()):.100}); give another file") from error
+
+
+def is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and -LARGEST < value < LARGEST
