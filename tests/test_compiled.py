@@ -1,4 +1,4 @@
-"""The entropy codec's compiled walk: built from the source beside it or not taken, and missed by nobody."""
+"""The compiled entropy codec: only a library of the source beside it is used, and none has to be there."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The codec `entropy`: exact when whole, as exact as can be when cut, and never worse with more bytes.
 
-Every test runs twice, with the compiled walk and with Python's.
+Every test runs twice: compiled, and in Python.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def realistic() -> tuple[Entropy, np.ndarray]:
 
 
 @pytest.fixture(params=["compiled", "python"], autouse=True, scope="module")
-def walk(request: pytest.FixtureRequest) -> Iterator[str]:
+def coder(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "compiled" and compiled.LIBRARY is None:
         pytest.skip("the codec is not compiled: python hatch_build.py")
     with pytest.MonkeyPatch.context() as patch:
@@ -151,9 +151,9 @@ class TestCut:
         for budget in range(1, len(payload) + 3):
             assert codec.encode(symbols, budget=budget) == payload[:budget]
 
-    def test_a_budget_saves_work(self, walk: str, realistic: tuple[Entropy, np.ndarray]) -> None:
+    def test_a_budget_saves_work(self, coder: str, realistic: tuple[Entropy, np.ndarray]) -> None:
         codec, symbols = realistic
-        encode = codec._compiled.encode if walk == "compiled" else codec._encode
+        encode = codec._compiled.encode if coder == "compiled" else codec._encode
         assert encode(symbols, 30).size < encode(symbols, None).size / 2
 
     @pytest.mark.parametrize("seed", range(100))
@@ -212,7 +212,7 @@ def rounded(symbols: np.ndarray, step: int) -> np.ndarray:
 
 @quick
 @given(seeds)
-def test_the_compiled_walk_changes_nothing(seed: int) -> None:
+def test_compiling_changes_nothing(seed: int) -> None:
     """benchmarks/entropy_identity.py does the same 10,000 times."""
     codec, symbols = random_entropy(seed)
     payload = codec.encode(symbols)
@@ -359,7 +359,7 @@ def test_equal_tables_make_equal_codecs() -> None:
 
 
 def test_a_copy_codes_as_well(realistic: tuple[Entropy, np.ndarray]) -> None:
-    """What the compiled walk points to belongs to each codec alone."""
+    """What the compiled codec points to belongs to each codec alone."""
     codec, symbols = realistic
     payload = codec.encode(symbols)
     other = copy.deepcopy(codec)

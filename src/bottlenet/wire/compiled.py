@@ -1,7 +1,7 @@
-"""The walk of the codec `entropy` in compiled code: entropy.c, dozens of times as fast as Python, to the same bytes.
+"""The compiled form of the codec `entropy`: entropy.c produces the same bytes as entropy.py, dozens of times faster.
 
-The library is built where there is a C compiler, see hatch_build.py. Where it is missing, or was built from another
-entropy.c than the one beside it, LIBRARY is None, and the Python of entropy.py does the work.
+hatch_build.py builds the library if there is a C compiler. If it is missing, or was built from another entropy.c than
+the one beside it, LIBRARY is None and entropy.py is used.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class TablesStruct(ctypes.Structure):
     )
 
 
-class CompiledWalk:
-    """Symbols of `shape` (C, H, W) to payloads and back. Safe to use from several threads, which it does not block."""
+class CompiledEntropy:
+    """Encoder and decoder for symbols of `shape` (C, H, W). Safe to use from several threads."""
 
     def __init__(self, shape: tuple[int, int, int], evens: int, arrays: dict[str, Any]) -> None:
-        """Take the ARRAYS, of those in PAIRS two each; `evens` positions of a channel are in the first half."""
+        """Keep the ARRAYS, two for each name in PAIRS; `evens` positions of a channel are in the first half."""
         self._arguments = shape, evens, arrays
         channels, height, width = shape
         lane = (height + 2) * (width + 2)
@@ -64,11 +64,11 @@ class CompiledWalk:
         self._tables = ctypes.addressof(self._struct)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy by building anew: pointers can't be copied."""
-        return CompiledWalk, self._arguments
+        """Copy and pickle as the arguments, because pointers can't be copied."""
+        return CompiledEntropy, self._arguments
 
     def encode(self, symbols: NDArray[np.uint8], budget: int | None) -> Interval:
-        """Send all passes, or as many as `budget` bytes take."""
+        """Encode all passes, or as many as `budget` bytes need."""
         assert LIBRARY is not None
         symbols, state = np.ascontiguousarray(symbols), np.empty(2, np.uint64)
         count, capacity = FULL, (budget or symbols.size) // 4 + 2 * self._area + 64
@@ -81,7 +81,7 @@ class CompiledWalk:
         return interval_behind(words[:count].astype(">u4").tobytes(), low, width)
 
     def decode(self, payload: bytes) -> tuple[NDArray[np.uint8], Interval | None]:
-        """Receive what is certain, and the interval where that is all passes. PayloadError: no encoder wrote this."""
+        """Decode what is certain; return the interval too if no pass is missing. PayloadError: not from an encoder."""
         assert LIBRARY is not None
         symbols, work = np.empty(self._shape, np.uint8), np.zeros(self._work_size, np.int16)
         state = np.empty(4, np.uint64)
@@ -96,7 +96,7 @@ class CompiledWalk:
 
 
 def load_library(built: Path = BUILT, source: Path = SOURCE) -> ctypes.CDLL | None:
-    """Load the compiled walk; None where it is missing, for another machine, or built from another source."""
+    """Load the library; return None if it is missing, for another machine, or built from another source."""
     try:
         library = ctypes.CDLL(str(built))
         digest = (ctypes.c_char * 65).in_dll(library, "bottlenet_source").value.decode()

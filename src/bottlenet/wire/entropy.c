@@ -1,14 +1,14 @@
-/* The walk of the codec `entropy` in C: what entropy.py does in Python, decision by decision, to the same bytes.
+/* The codec `entropy` in C. It produces the same bytes as entropy.py, decision by decision.
  *
- *     symbols --walk--> decisions --range coder--> words        encode
- *     payload --range coder--> decisions --walk--> symbols      decode
+ *     symbols --passes--> decisions --range coder--> words        encode
+ *     payload --range coder--> decisions --passes--> symbols      decode
  *
  * docs/wire.md specifies both; compiled.py calls them. Nothing here allocates, writes to a global or trusts a payload.
  * hatch_build.py compiles this file without Python's headers, so one library serves every version of Python.
  */
 
+#include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #ifndef SOURCE_SHA256
 #define SOURCE_SHA256 "unknown"

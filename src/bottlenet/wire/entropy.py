@@ -1,4 +1,4 @@
-"""The learned codec `entropy`: symbols as passes, most important first, and a payload that may be cut anywhere.
+"""The learned codec `entropy`: symbols as passes, most important first, and a payload that can be truncated anywhere.
 
     symbols --Contexts--> cuts, outcomes --range coder--> payload --cut--> symbols_hat, coarser where it ends
 
@@ -6,7 +6,7 @@ A symbol stands for symbol - 128, which is -121..121 or five balanced trits with
 sends one trit, -1, 0 or 1, of every position of one channel, and takes its values from one step to the next finer
 one. What a cut payload does not reach stays as coarse as it was, and 128 where nothing was sent.
 
-This is the definition. Where compiled.py has its library, that does the same in less time: all but fitting.
+This file defines the codec. If compiled.py has its library, that encodes and decodes to the same bytes in less time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bottlenet.errors import InputError, PayloadError, WireError
 from bottlenet.wire import compiled
-from bottlenet.wire.compiled import CompiledWalk
+from bottlenet.wire.compiled import CompiledEntropy
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.range_coder import WHOLE, Cuts, Interval, Outcomes, RangeDecoder, RangeEncoder, reserved_flag
 from bottlenet.wire.tables import PLANES, STEPS, TOTAL, Bins, Tables
@@ -40,9 +40,9 @@ Counts = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Entropy:
-    """Embedded: any first bytes of a payload are a payload, of a coarser latent. `setting` is 0.
+    """Embedded codec: the first bytes of a payload are the payload of a coarser latent. `setting` is 0.
 
-    Lossless for the planes that `tables` list, see `quantized`. Takes symbols from 7 to 249.
+    It is lossless for the planes that `tables` list, see `quantized`, and takes symbols from 7 to 249.
 
     InputError: tables for latents of another size.
     """
@@ -60,7 +60,7 @@ class Entropy:
             raise InputError(f"entropy: the tables are for symbols of shape {shape}, the latent has {latent}")
 
     def encode(self, symbols: Symbols, budget: int | None = None) -> bytes:
-        """(C, H, W) uint8 -> payload; with `budget`, its first `budget` bytes, which takes less time than all.
+        """Encode (C, H, W) uint8 as a payload, or its first `budget` bytes, which takes less time.
 
         InputError: another shape or dtype, a symbol outside 7..249, a budget below 1.
         """
@@ -72,7 +72,7 @@ class Entropy:
         return encode(symbols, budget).shortest()[:budget]
 
     def decode(self, payload: bytes) -> Symbols:
-        """Payload, whole or cut -> (C, H, W) uint8: exactly what is certain whatever bytes were cut off.
+        """Decode a whole or truncated payload to (C, H, W) uint8, as far as the missing bytes can't change it.
 
         PayloadError: no bytes, bytes after the end, or bytes that no encoder writes.
         """
@@ -84,7 +84,7 @@ class Entropy:
         return symbols
 
     def decode_all(self, payloads: Sequence[bytes]) -> list[Symbols | PayloadError]:
-        """Decode each, or say why it can't be."""
+        """Decode several payloads; an error stands in the place of what does not decode."""
         found: list[Symbols | PayloadError] = []
         for payload in payloads:
             try:
@@ -94,17 +94,17 @@ class Entropy:
         return found
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
-        """(B, C, H, W) uint8 -> what whole payloads decode to, and their bytes (B,) int64."""
+        """Return what whole payloads of (B, C, H, W) uint8 decode to, and payload bytes (B,) int64."""
         self.mosaic.check_batch(symbols)
         return self.quantized(symbols), np.array([len(self.encode(one)) for one in symbols], np.int64)
 
     def quantized(self, symbols: Symbols) -> Symbols:
-        """(..., C, H, W) -> the same, rounded to the finest step that `tables` list for each channel."""
+        """Round symbols (..., C, H, W) to the finest step that `tables` list for each channel."""
         check_range(symbols)
         return np.take(self._rounded, symbols + self._depth_keys)
 
     def _encode(self, symbols: Symbols, budget: int | None) -> Interval:
-        """Send all passes, or as many as `budget` bytes take."""
+        """Encode all passes, or as many as `budget` bytes need."""
         lanes = self._contexts.padded(symbols)
         energy: Counts = np.zeros(len(self._contexts.places), np.uint16)
         encoder = RangeEncoder(budget)
@@ -116,7 +116,7 @@ class Entropy:
         return encoder.interval()
 
     def _decisions(self, lanes: Lanes, energy: Counts, chunk: slice) -> tuple[Outcomes, Outcomes, Counts]:
-        """Give rows and outcomes of the passes in `chunk`, and the energy (H * W,), in coded order, after them."""
+        """Return rows and outcomes of the passes in `chunk`, and the energy (H * W,), in coded order, after them."""
         contexts, pass_rows = self._contexts, self._cuts.shape[1]
         channels, planes = self._pass_arrays[chunk].T
         lanes = lanes.take(channels, axis=0)  # (passes, places)
@@ -140,7 +140,7 @@ class Entropy:
         return rows, outcomes, after[-1] if len(after) else energy
 
     def _decode(self, payload: bytes) -> tuple[Symbols, Interval | None]:
-        """Receive what is certain, and the interval where that is all passes. PayloadError: no encoder wrote this."""
+        """Decode what is certain; return the interval too if no pass is missing. PayloadError: not from an encoder."""
         decoder, latent = RangeDecoder(payload), Latent(self._contexts)
         for number, (channel, _) in enumerate(self.tables.passes):
             cuts: list[list[int]] = self._cuts[number].tolist()
@@ -157,7 +157,7 @@ class Entropy:
 
     @cached_property
     def _cuts(self) -> Cuts:
-        """(passes, rows, 2): the flag's row, then those of the trits. A flag's last unit of 2^-24 is reserved."""
+        """Cuts (passes, rows, 2): the flag's row, then those of the trits. A flag's last unit of 2^-24 is reserved."""
         cuts = np.empty((len(self.tables.passes), 1 + self.tables.bins.rows, 2), np.uint32)
         cuts[:, 0, 0] = self.tables.flags[:, 0]
         cuts[:, 1:] = self.tables.frequencies[..., :2].cumsum(axis=-1, dtype=np.uint32)
@@ -166,7 +166,7 @@ class Entropy:
         return cuts
 
     @cached_property
-    def _compiled(self) -> CompiledWalk:
+    def _compiled(self) -> CompiledEntropy:
         contexts, (pass_channel, pass_plane) = self._contexts, self._pass_arrays.T
         arrays = {
             "pass_channel": pass_channel,
@@ -179,7 +179,7 @@ class Entropy:
             "activity": (contexts.activity_even, contexts.activity_odd),
             "energy": contexts.energy,
         }
-        return CompiledWalk(self.mosaic.symbols_shape, len(contexts.even_places), arrays)
+        return CompiledEntropy(self.mosaic.symbols_shape, len(contexts.even_places), arrays)
 
     @cached_property
     def _pass_arrays(self) -> NDArray[np.intp]:
@@ -187,7 +187,7 @@ class Entropy:
 
     @cached_property
     def _rounded(self) -> Symbols:
-        """((1 + 5) * 256,): symbol + 256 * planes known -> symbol."""
+        """Map symbol + 256 * planes known to the rounded symbol: ((1 + 5) * 256,)."""
         steps = np.array([0, *STEPS])[:, None]
         values = np.concatenate([known(0)[:1], known(1)]) * steps
         rounded: Symbols = (values + ZERO).astype(np.uint8).ravel()
@@ -199,14 +199,14 @@ class Entropy:
 
 
 def accepted(found: Symbols | WireError) -> Symbols:
-    """One of what `decode_all` gives. WireError: it is that."""
+    """Return an entry of `decode_all`, or raise it if it is an error."""
     if isinstance(found, WireError):
         raise found
     return found
 
 
 def check_range(symbols: Symbols) -> None:
-    """InputError unless all lie in 7..249."""
+    """Raise InputError unless all symbols lie in 7..249."""
     low, high = ZERO - MAX_VALUE, ZERO + MAX_VALUE
     if symbols.size and not low <= symbols.min() <= symbols.max() <= high:
         raise InputError(
@@ -215,7 +215,7 @@ def check_range(symbols: Symbols) -> None:
 
 
 class Contexts:
-    """What a trit's distribution depends on, as look-up tables, for latents of (C, H, W) and contexts cut by `bins`.
+    """Look-up tables for the contexts of trits: which row of the tables each trit takes, in latents of (C, H, W).
 
     A *lane* is one channel of one latent at one plane, padded by one position on each side, as numbers
 
@@ -262,13 +262,13 @@ class Contexts:
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:
-        """For the decoder in Python: the positions with y + x even, then those with y + x odd."""
+        """Tables for the decoder, of the positions with y + x even and of those with y + x odd."""
         even = (self.even_places, self.state_even, self.activity_even, self.energy)
         odd = (self.odd_places, self.state_odd, self.activity_odd, self.energy)
         return Half(*(each.tolist() for each in even)), Half(*(each.tolist() for each in odd))
 
     def padded(self, symbols: NDArray[np.uint8]) -> Lanes:
-        """(..., C, H, W) uint8 -> (..., C, (H + 2) * (W + 2)): keys of plane 0, which 256 a plane is added to."""
+        """Convert symbols (..., C, H, W) to keys of plane 0, (..., C, (H + 2) * (W + 2)); a plane adds 256."""
         lead = symbols.shape[:-2]
         height, width = symbols.shape[-2:]
         keys = np.full((*lead, height + 2, width + 2), ZERO, np.intp)
@@ -276,7 +276,7 @@ class Contexts:
         return keys.reshape(*lead, self.lane_places)
 
     def codes(self, lanes: Lanes, energy: Counts) -> Counts:
-        """Lanes (L, places) and, in coded order, the energy before each (L, H * W) -> codes (L, H * W), coded order."""
+        """Look up codes (L, H * W) for lanes (L, places) and the energy before each, (L, H * W), in coded order."""
         even = self.code_even.take(lanes.take(self.even_places, axis=1))
         odd = self.code_odd.take(lanes.take(self.odd_places, axis=1))
         even += 4 * self.activity_even.take(self.around(self.before.take(lanes)).take(self.even_places, axis=1))
@@ -286,7 +286,7 @@ class Contexts:
         return codes
 
     def around(self, magnitudes: Counts) -> Counts:
-        """(..., places) -> sum over the 8 neighbours; what stands on the padding means nothing."""
+        """Sum (..., places) over the 8 neighbours; values on the padding are meaningless."""
         flat, row = magnitudes.ravel(), self.row_places
         sums = np.zeros_like(flat)
         three = flat[:-2] + flat[1:-1]
@@ -298,7 +298,7 @@ class Contexts:
         return sums.reshape(magnitudes.shape)
 
     def beside(self, magnitudes: Counts) -> Counts:
-        """(..., places) -> sum over the 4 neighbours that share a side; the padding means nothing."""
+        """Sum (..., places) over the 4 neighbours that share a side; values on the padding are meaningless."""
         flat, row = magnitudes.ravel(), self.row_places
         sums = np.zeros_like(flat)
         inner = sums[row + 1 : -row - 1]
@@ -309,7 +309,7 @@ class Contexts:
 
 
 class Half(NamedTuple):
-    """The look-up tables of one half of a pass, as lists, which a loop reads faster."""
+    """Look-up tables of one half of a pass, as lists, which a loop reads faster than arrays."""
 
     places: list[int]
     state: list[int]
@@ -318,7 +318,7 @@ class Half(NamedTuple):
 
 
 class Latent:
-    """What a decoder knows so far: of each channel that is not all 0, magnitudes and signs, in lanes of lists."""
+    """State of a decoder: magnitudes and signs, in lanes, of each channel that is not all 0."""
 
     def __init__(self, contexts: Contexts) -> None:
         self._contexts = contexts
@@ -327,7 +327,7 @@ class Latent:
         self._energy = [0] * contexts.lane_places  # channels that are not 0 there
 
     def refine(self, channel: int, live: bool, cuts: list[list[int]], decoder: RangeDecoder) -> bool:
-        """Take a channel one plane further, by trits that are all 0 unless `live`; say whether all were there."""
+        """Decode a pass, whose trits are all 0 unless `live`; return whether all of them were certain."""
         self._depths[channel] += 1
         if channel in self._lanes:
             before, signs = self._lanes[channel]
@@ -360,7 +360,7 @@ class Latent:
         cuts: list[list[int]],
         decoder: RangeDecoder,
     ) -> bool:
-        """Take one half further, given its neighbours' sums; say whether all trits were there."""
+        """Decode one half, given the sums over its neighbours; return whether all trits were certain."""
         state, activity, energy, energies = half.state, half.activity, self._energy, half.energy
         outcomes = decoder.decode(
             [
@@ -378,7 +378,7 @@ class Latent:
         return len(outcomes) == len(sums)
 
     def symbols(self) -> Symbols:
-        """(C, H, W)."""
+        """Return the latent (C, H, W) as far as it is known."""
         channels, height, width = self._contexts.shape
         symbols = np.full((channels, height * width), ZERO, np.uint8)
         for channel, (magnitudes, signs) in self._lanes.items():
@@ -388,12 +388,12 @@ class Latent:
 
 
 def binned(values: NDArray[np.intp], thresholds: tuple[int, ...]) -> NDArray[np.intp]:
-    """How many thresholds each value reaches."""
+    """Count the thresholds that each value reaches."""
     return np.searchsorted(np.array(thresholds, np.intp), values, side="right")
 
 
 def known(planes: int) -> NDArray[np.intp]:
-    """(5, 256): each symbol's value as it is known after `planes` more planes, in units of the last one's step.
+    """Tabulate (5, 256) each symbol's value as known after `planes` more planes, in units of the last one's step.
 
     Row p is about plane p: 0 gives q_prev / 3d, 1 gives q / d. Steps are odd, so there is no tie to round.
     """

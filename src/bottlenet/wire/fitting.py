@@ -1,4 +1,4 @@
-"""Tables from symbols: counts, streamed, and what to do where there are few."""
+"""Fitting of the codec's tables to symbols: counts, smoothed where there are few."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Totals = NDArray[np.int64]
 def fit_tables(
     symbols: Iterable[NDArray[np.uint8]], passes: Sequence[Pass], *, bins: Bins = DEFAULT_BINS, pull: float = 8.0
 ) -> Tables:
-    """Tables that code `symbols`, and what is like them, in few bytes.
+    """Fit tables that code `symbols`, and latents like them, in few bytes.
 
     `symbols` are batches (B, C, H, W) uint8, 7..249, read once, one at a time. `passes` are (channel, plane) by
     importance. A distribution with few counts is drawn to a guess that weighs `pull` counts: how its pass differs
@@ -48,7 +48,7 @@ def fit_tables(
 
 
 class Counter:
-    """How often each flag and each trit came in each context."""
+    """Counts of each flag and of each trit in each context."""
 
     def __init__(self, contexts: Contexts, passes: Sequence[Pass]) -> None:
         check_sizes(*contexts.shape)
@@ -58,7 +58,7 @@ class Counter:
         self.trits: Totals = np.zeros((len(passes), contexts.rows, 3), np.int64)
 
     def add(self, symbols: NDArray[np.uint8]) -> None:
-        """(B, C, H, W) uint8, 7..249."""
+        """Count a batch (B, C, H, W) uint8, 7..249."""
         contexts = self.contexts
         batch = contexts.padded(symbols).swapaxes(0, 1)  # (C, B, places)
         energy = np.zeros((len(symbols), len(contexts.places)), np.uint16)
@@ -81,7 +81,7 @@ class Counter:
 
 
 def smoothed(counts: Totals, planes: NDArray[np.intp], pull: float) -> Floats:
-    """(passes, rows, 3) counts -> shares of 1, none of them 0."""
+    """Turn counts (passes, rows, 3) into shares of 1, none of them 0."""
     by_plane = np.stack([counts[planes == plane].sum(axis=0) for plane in range(PLANES)])  # (5, rows, 3)
     plane = shares(by_plane.sum(axis=1), np.full((PLANES, 3), 1 / 3), 3.0)  # (5, 3)
     context = shares(by_plane, plane[:, None], pull)  # (5, rows, 3)
@@ -91,13 +91,13 @@ def smoothed(counts: Totals, planes: NDArray[np.intp], pull: float) -> Floats:
 
 
 def shares(counts: Totals, guess: Floats, pull: float) -> Floats:
-    """Counts (..., 3), and `pull` more spread as `guess`, as shares of 1."""
+    """Turn counts (..., 3), and `pull` more distributed as `guess`, into shares of 1."""
     result: Floats = (counts + pull * guess) / (counts.sum(axis=-1, keepdims=True) + pull)
     return result
 
 
 def integers(shares: Floats) -> NDArray[np.uint16]:
-    """(..., n) shares of 1 -> frequencies, each at least 1, that sum to 2^16."""
+    """Round shares of 1 (..., n) to frequencies, each at least 1, that sum to 2^16."""
     whole = 1 + np.floor(shares * (TOTAL - shares.shape[-1])).astype(np.int64)
     rest = TOTAL - whole.sum(axis=-1, keepdims=True)
     largest = whole.argmax(axis=-1)[..., None]

@@ -35,7 +35,7 @@ class Interval:
     size: int
 
     def shortest(self) -> bytes:
-        """The fewest bytes that lie in the interval whatever follows them; the smallest such."""
+        """Return the fewest bytes that lie in the interval whatever follows them, and the smallest such."""
         count = self.size - (self.width.bit_length() - 1) // 8
         while True:
             shift = 8 * (self.size - count)
@@ -57,17 +57,17 @@ def interval_before(payload: bytes, read: int, point: int, width: int) -> Interv
 
 
 def leads_past(payload: bytes) -> PayloadError:
-    """Say that a payload lies outside all intervals."""
+    """Make the error for a payload that lies outside all intervals."""
     return PayloadError(f"entropy payload of {len(payload)} bytes is none: it leads past the last row")
 
 
 def reserved_flag(payload: bytes, pass_number: int) -> PayloadError:
-    """Say that a payload has an outcome that no encoder sends."""
+    """Make the error for a payload with an outcome that no encoder sends."""
     return PayloadError(f"entropy payload of {len(payload)} bytes has a reserved flag in pass {pass_number}")
 
 
 class RangeEncoder:
-    """Decisions -> interval; with a `budget`, no more of them than its bytes need.
+    """Encoder of decisions into an interval; it stops where the first `budget` bytes are settled.
 
     `_low` and `_width` are the window; words that left it may still take a carry.
     """
@@ -78,7 +78,7 @@ class RangeEncoder:
         self._low, self._width = 0, WINDOW - 1
 
     def encode(self, cuts: Cuts, outcomes: Outcomes) -> None:
-        """Take (n, 2) cuts, 0 < a < b < 2^24, and (n,) outcomes, 0..2."""
+        """Encode decisions: cuts (n, 2), 0 < a < b < 2^24, and outcomes (n,), 0..2."""
         count = len(outcomes)
         edges = np.zeros((count, 4), np.int64)
         edges[:, 1:3], edges[:, 3] = cuts, WHOLE
@@ -107,7 +107,7 @@ class RangeEncoder:
 
     @property
     def settled(self) -> bool:
-        """Whether the bytes of the budget can't change any more: a word behind them takes any carry."""
+        """True if no carry can change the bytes of the budget any more, because a word behind them takes it."""
         return self._budget is not None and any(word < WORD - 1 for word in self._words[-(-self._budget // 4) :])
 
     def interval(self) -> Interval:
@@ -116,7 +116,7 @@ class RangeEncoder:
 
 
 class RangeDecoder:
-    """Payload -> decisions. Its missing tail may be anything, and an outcome counts if it holds for all of them.
+    """Decoder of a payload whose missing tail can be anything: an outcome counts if it holds for every tail.
 
     `_point` is the window's content, with 0 for what is missing, less the interval's low end; `_unknown` is by how
     much what is missing could raise it.
@@ -129,14 +129,14 @@ class RangeDecoder:
         self._point, self._unknown = high << 32 | low, high_unknown << 32 | low_unknown
 
     def _take(self) -> tuple[int, int]:
-        """Take the next word, and what its missing bytes could add."""
+        """Read the next word, and what its missing bytes could add."""
         word = self._payload[self._next : self._next + 4]
         self._next += 4
         missing = 4 - len(word)
         return int.from_bytes(word, "big") << 8 * missing, (1 << 8 * missing) - 1
 
     def decode(self, cuts: Sequence[Sequence[int]]) -> list[int]:
-        """Give the outcomes of decisions, fewer than there are cuts where the payload was cut off.
+        """Decode decisions; return fewer outcomes than there are cuts if the payload ends before.
 
         PayloadError: no encoder wrote this.
         """

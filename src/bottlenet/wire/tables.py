@@ -34,7 +34,7 @@ Pass = tuple[int, int]  # (channel, plane)
 
 @dataclass(frozen=True)
 class Bins:
-    """How the four contexts of a trit are cut into few bins: thresholds, rising, 1..65535, at most 15 of each kind.
+    """Thresholds that cut the four contexts of a trit into few bins: rising, 1..65535, at most 15 of each kind.
 
     A value falls into the bin whose number is how many thresholds it reaches; `()` drops the context. With d the step
     of the pass, q_prev the value known before it and q the value known after it:
@@ -75,7 +75,7 @@ class Bins:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """What a bundle knows about its symbols. Two are equal when their files are.
+    """Passes, contexts and frequencies of a bundle's symbols. Two are equal when their files are.
 
     `passes` lists (channel, plane) by importance. The planes of a channel come in order from 0 and without a gap;
     those that are not listed are never sent, and the receiver's symbols stay that coarse.
@@ -114,7 +114,7 @@ class Tables:
 
     @cached_property
     def depths(self) -> NDArray[np.intp]:
-        """(C,): how many planes of each channel are ever sent, 0..5."""
+        """Number of planes of each channel that are ever sent: (C,), 0..5."""
         return np.bincount([channel for channel, _ in self.passes], minlength=self.channels)
 
     @cached_property
@@ -134,12 +134,12 @@ class Tables:
         )
 
     def to_bytes(self) -> bytes:
-        """The content of tables.bin."""
+        """Return the content of tables.bin."""
         return self._bytes
 
 
 def parse_tables(data: bytes) -> Tables:
-    """The content of tables.bin -> Tables. BundleError: not such a file, another length, or a value not allowed."""
+    """Parse the content of tables.bin. BundleError: not such a file, another length, or a value that is not allowed."""
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise BundleError(f"tables of {len(data)} bytes are no tables of BottleNet; export the bundle again")
     _, version, channels, height, width, passes, *counts = HEADER.unpack_from(data)
@@ -161,13 +161,13 @@ def parse_tables(data: bytes) -> Tables:
 
 
 def tables_bytes(passes: int, bins: Bins) -> int:
-    """The exact length of tables.bin."""
+    """Compute the exact length of tables.bin."""
     thresholds = sum(bins.sizes) - 4
     return HEADER.size + 2 * thresholds + passes * (3 + 4 + 6 * bins.rows)
 
 
 def read_thresholds(data: bytes, counts: Sequence[int]) -> list[tuple[int, ...]]:
-    """The lists of thresholds that follow the header. InputError: the data ends before."""
+    """Read the lists of thresholds that follow the header. InputError: the data ends before."""
     if len(data) < HEADER.size + 2 * sum(counts):
         raise InputError(f"tables of {len(data)} bytes end within their thresholds")
     thresholds, start = [], HEADER.size
@@ -178,13 +178,13 @@ def read_thresholds(data: bytes, counts: Sequence[int]) -> list[tuple[int, ...]]
 
 
 def rising(values: tuple[int, ...]) -> bool:
-    """Whether `values` are integers from 1 to 65535, each above the one before."""
+    """Return whether `values` are integers from 1 to 65535, each above the one before."""
     whole = all(type(value) is int and 1 <= value <= MAX_U16 for value in values)
     return whole and list(values) == sorted(set(values))
 
 
 def check_sizes(channels: int, height: int, width: int) -> None:
-    """InputError unless the latent's sizes fit the file and the mosaic."""
+    """Raise InputError unless the latent's sizes fit the file and the mosaic."""
     sizes = (channels, height, width)
     if not all(type(size) is int and 1 <= size <= MAX_U16 for size in sizes) or channels * height * width > MAX_SYMBOLS:
         raise InputError(
@@ -194,7 +194,7 @@ def check_sizes(channels: int, height: int, width: int) -> None:
 
 
 def check_passes(passes: Sequence[Pass], channels: int) -> None:
-    """InputError unless every channel's planes come in order from 0, without a gap, each once."""
+    """Raise InputError unless every channel's planes come in order from 0, without a gap, each once."""
     if not 1 <= len(passes) <= MAX_U16:
         raise InputError(f"tables list {len(passes)} passes; give 1 to {MAX_U16}")
     following = [0] * channels
@@ -213,7 +213,7 @@ def check_passes(passes: Sequence[Pass], channels: int) -> None:
 
 
 def check_distributions(name: str, values: NDArray[np.uint16], shape: tuple[int, ...]) -> None:
-    """InputError unless `values` are uint16 of `shape`, at least 1, and sum to 2^16 along the last axis."""
+    """Raise InputError unless `values` are uint16 of `shape`, at least 1, and sum to 2^16 along the last axis."""
     if values.dtype != np.uint16 or values.shape != shape:
         raise InputError(f"tables: {name} are {values.dtype} of shape {values.shape}; give uint16 of shape {shape}")
     if not values.all():
