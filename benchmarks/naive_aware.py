@@ -9,7 +9,7 @@ At one quality the two don't send the same number of bytes, so the table and the
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from bottlenet.errors import InputError
 from bottlenet.net.model import BottleNet
 from bottlenet.photos.crops import Damaged, read_crops
 from bottlenet.photos.folders import Photo, choose, list_photos
+from bottlenet.report.charts import Drawing
 from bottlenet.report.sections import Request
 from bottlenet.report.training import Rate, naive_figure
 from bottlenet.train.train import TrainConfig, train
@@ -124,9 +125,14 @@ def run(arguments: argparse.Namespace) -> None:
     }
     write_record(arguments.name, results, arguments.out)
     rates = [Rate(row.training, row.quality, row.payload_bytes, row.top1) for row in rows]
-    axes, request = ("mean payload bytes", "top-1, %"), Request("", "", "")
-    figure = naive_figure("Top-1 against bytes, naive and aware", rates, axes, "", len(photos), request)
-    write_drawing(arguments.out / f"{arguments.name}.svg", figure.drawing)
+    write_drawing(arguments.out / f"{arguments.name}.svg", *draw(rates, len(photos)))
+
+
+def draw(rates: Sequence[Rate], photos: int) -> Iterator[Drawing]:
+    """Draw top-1 against quality, as in the paper, and against bytes."""
+    for axis in ("JPEG quality", "mean payload bytes"):
+        title, axes = "Top-1, naive and aware of the codec", (axis, "top-1, %")
+        yield naive_figure(title, rates, axes, "", photos, Request("", "", "")).drawing
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -92,10 +93,15 @@ def write_whole(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_drawing(path: Path, drawing: Drawing) -> None:
-    """Write a chart as a file of its own, which says what drew it."""
+def write_drawing(path: Path, *drawings: Drawing) -> None:
+    """Write charts, one below the other, as a file of its own, which says what drew it."""
+    whole, *more = drawings
+    for each in more:
+        body = [*whole.body, f'<g transform="translate(0 {whole.height:g})">', *each.body, "</g>"]
+        words = f"{whole.description} {each.description}"
+        whole = replace(whole, description=words, height=whole.height + each.height, body=body)
     mark = f"<!-- drawn by benchmarks/{Path(sys.argv[0]).name} -->"
-    write_whole(path, drawing.document(mark.encode()).encode())
+    write_whole(path, whole.document(mark.encode()).encode())
 
 
 def command(arguments: Sequence[str]) -> str:
