@@ -3,6 +3,7 @@
 #   make demo PHOTOS="cat.jpg dog.jpg"     your own photos
 #   make test PYTHON=python3.12            another Python
 #   make test PYTEST_ARGS="-k frame -x"    some of the tests
+#   make test-all                          all of them, as CI does
 
 ifndef PYTHON
 PYTHON := $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
@@ -16,7 +17,7 @@ AXE := tests/vendor/axe.min.js
 PIP_INSTALL = -m pip install -qq --no-input --disable-pip-version-check --only-binary=:all: --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo page docs test test-zoo lint format setup setup-demo setup-docs clean
+.PHONY: help demo page docs test test-all test-zoo lint format setup setup-demo setup-docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,8 +30,11 @@ page: $(PAGE_VENDOR) ## fetch with npm what the server's page runs the network i
 docs: .venv-docs/.ready ## the documentation as a site in site/; a link to nothing is an error
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean --config-file website/mkdocs.yml
 
+test: .venv/.ready lint ## lint, types, and the tests that are not marked slow
+	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
+
 # Without npm the tests of the page are skipped.
-test: .venv/.ready lint ## lint, types, every test, coverage
+test-all: .venv/.ready lint ## lint, types, every test, coverage
 	-@$(MAKE) --no-print-directory $(PAGE_VENDOR) $(AXE)
 	.venv/bin/python -m pytest --cov -n 2 --dist loadfile $(PYTEST_ARGS)
 

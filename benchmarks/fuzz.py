@@ -122,7 +122,7 @@ def is_enough(found: list[Found], inputs: int, seconds: float) -> bool:
 def run(arguments: argparse.Namespace) -> None:
     """Fuzz, show, write."""
     if importlib.util.find_spec("atheris") is None:
-        raise InputError('atheris is not installed: pip install "bottlenet[dev]", on Linux with an x86-64 processor')
+        raise InputError('atheris is not installed: pip install ".[dev]", on Linux with an x86-64 processor')
     names = sorted(targets(), key=lambda name: (name in SLOWEST_LAST, name))
     if unknown := set(arguments.target) - set(names):
         raise InputError(f"there is no target {min(unknown)!r}; give some of {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Photos that no bad link loses: a spool on disk, while the server is away, and when it is back.
+"""Send photos that no bad link loses: a spool on disk, while the server is away, and when it is back.
 
 A frame leaves the spool when its answer is stored, and not before; run it again after a power cut, and it goes on.
 """
@@ -16,7 +16,7 @@ from bottlenet.measure.bench import split_server
 
 
 def send(bundle: Bundle, spool: Spool, photos: list[str], url: str, patience_s: float) -> int:
-    """How many were answered before the patience was over."""
+    """Send until all is answered or the patience is over, and count the answers."""
     answered = 0
     with Edge(bundle, url, timeout_s=5) as edge:
         sender = Sender(edge, spool, backoff=Backoff(deadline_s=patience_s))
@@ -28,7 +28,6 @@ def send(bundle: Bundle, spool: Spool, photos: list[str], url: str, patience_s: 
 
 
 def main(photos: list[str], folder: Path) -> None:
-    """First without a server, then with one."""
     bundle = Bundle.load("demo")
     with Spool(folder, bundle) as spool:
         send(bundle, spool, photos, "ws://127.0.0.1:9", patience_s=1)  # nobody listens there

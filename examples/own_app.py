@@ -1,4 +1,4 @@
-"""The server inside an ASGI application of one's own, below a path, beside routes of one's own.
+"""Mount the server in your own ASGI application, below a path and beside other routes.
 
 Its start and stop are those of `create_app`'s lifespan, so the outer application has to run it.
 """
@@ -24,12 +24,10 @@ from bottlenet.demo.run import shipped_photos
 
 
 async def front_page(request: Request) -> PlainTextResponse:
-    """A route of one's own."""
     return PlainTextResponse("cameras send to /vision")
 
 
 def build() -> Starlette:
-    """The outer application."""
     vision = create_app([Bundle.load("demo")], Limits(max_waiting=64), page=False)
 
     @contextlib.asynccontextmanager
@@ -41,7 +39,7 @@ def build() -> Starlette:
 
 
 def main(photos: list[Path]) -> None:
-    """The application on a free port, and a device that finds it below /vision."""
+    """Run the application on a free port, with a device that finds it below /vision."""
     # No pings, and messages no larger than a frame may be: what `bottlenet serve` sets for itself.
     config = uvicorn.Config(build(), port=0, log_level="warning", ws_ping_interval=None, ws_max_size=2**17)
     server = uvicorn.Server(config)

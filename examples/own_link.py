@@ -1,4 +1,4 @@
-"""Which partition is best on a link of one's own? And on a thousand of them, as a phone meets them in a day?
+"""Choose the best partition on your own link, and on a thousand links, as a phone meets them in a day.
 
 A profile says what each partition takes; here it is written down, `bottlenet profile` measures one.
 """
@@ -17,7 +17,7 @@ from bottlenet.plan.profile import Candidate, Profile
 
 
 def candidate(name: str, cut: str | None, times_s: tuple[float, float], payload: int, drop: float) -> Candidate:
-    """One partition, by what it takes on device and server."""
+    """Describe a partition by what it takes on device and server."""
     kind = "split" if cut else "cloud-only" if payload else "edge-only"
     return Candidate(name, kind, cut, *times_s, payload, payload, drop, "top1")
 
@@ -39,7 +39,6 @@ SATELLITE = Link("our satellite", uplink_bps=9_600, round_trip_s=1.4, loss=0.01,
 
 
 def main() -> None:
-    """A choice with its reason; then a thousand choices."""
     plan = choose(PROFILE, SATELLITE, max_drop=2)
     print(plan.reason)
     try:

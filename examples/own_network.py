@@ -1,4 +1,4 @@
-"""A classifier of one's own, cut in two, trained through the real codec with a loop of one's own, and exported.
+"""Cut your own classifier in two, train it through the real codec with your own loop, and export it.
 
 The loop needs no labels: the uncut network is the teacher. `bottlenet train` does the same for folders of any size,
 with what makes it fast and good; this is what is inside.
@@ -13,20 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from bottlenet import Edge, insert
-from bottlenet.bundle import Preprocess
+from bottlenet import Classifier, Edge, Preprocess, export, insert
 from bottlenet.demo.run import shipped_photos
 from bottlenet.measure.bench import split_server
 from bottlenet.net.build import start_from_components
-from bottlenet.net.export import export
-from bottlenet.net.models import Classifier
 from bottlenet.photo import photo_to_pixels
 
 STEPS = 30
 
 
 def classifier() -> Classifier:
-    """Yours, trained; this one has random weights. Any that torch.fx can trace will do."""
+    """Return your trained classifier; this one has random weights. Any that torch.fx can trace will do."""
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Sequential(nn.Conv2d(3, 64, 8, stride=8), nn.ReLU6()),
@@ -40,7 +37,6 @@ def classifier() -> Classifier:
 
 
 def main(photos: list[Path], folder: Path) -> None:
-    """Cut, train, export, serve, ask."""
     mine = classifier()
     pixels = np.stack([photo_to_pixels(photo, mine.preprocess) for photo in photos])  # (B, 64, 64, 3) uint8
     batch = torch.from_numpy(pixels)

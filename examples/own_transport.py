@@ -1,4 +1,4 @@
-"""A photo over a transport of one's own: here UDP, one datagram each way.
+"""Send a photo over your own transport: here UDP, one datagram each way.
 
 BottleNet makes the frame and reads the answer; how the bytes travel is nobody's business but yours.
 """
@@ -22,7 +22,7 @@ MAX_FRAME_BYTES = 65_507  # of a datagram
 
 
 def serve(bundle: Bundle, server: socket.socket) -> None:
-    """Answers each datagram, until an empty one comes."""
+    """Answer each datagram, until an empty one comes."""
     decoder = Decoder(bundle)
     while True:
         data, device = server.recvfrom(MAX_FRAME_BYTES)
@@ -39,7 +39,6 @@ def serve(bundle: Bundle, server: socket.socket) -> None:
 
 
 def main(photos: list[Path]) -> None:
-    """Device and server, in two threads."""
     bundle = Bundle.load("demo")
     with socket.socket(type=socket.SOCK_DGRAM) as server, socket.socket(type=socket.SOCK_DGRAM) as device:
         server.bind(("127.0.0.1", 0))

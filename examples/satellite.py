@@ -1,4 +1,4 @@
-"""A photo as one message of a satellite modem, which takes 340 bytes, or of LoRaWAN, which takes 222.
+"""Send a photo as one message of a satellite modem, which takes 340 bytes, or of LoRaWAN, which takes 222.
 
 No frame is larger than its budget; what does not fit at all is an error, and nothing is sent.
 """
@@ -19,7 +19,6 @@ BUDGETS = {"whole payload": 20_000, "Iridium SBD": 340, "LoRaWAN, DR5": 222, "Lo
 
 
 def main(photos: list[Path]) -> None:
-    """Every photo at every budget."""
     bundle = Bundle.load("demo")
     decoder = Decoder(bundle)
     for photo in photos:

@@ -1,4 +1,4 @@
-"""What a photo takes over a slow link, tried on one machine: a device, a server process, and a shaped link in between.
+"""Measure a photo over a slow link on one machine: a device, a server process, and a shaped link in between.
 
 The link has the rate and the round trip of `--link` of `bottlenet plan`, and needs no root.
 """
@@ -18,7 +18,7 @@ LINKS = ("wifi", "3g", "100k,300ms")
 
 
 def main(photos: list[Path]) -> None:
-    """Each photo on each link; the round trip is from sending to the answer."""
+    """Try each photo on each link; the round trip is from sending to the answer."""
     bundle = Bundle.load("demo")
     with split_server([bundle.path]) as port:
         for name in LINKS:

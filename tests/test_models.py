@@ -199,7 +199,7 @@ def test_a_missing_package_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf'{package}.* pip install "bottlenet\[{extra}\]"'):
+    with pytest.raises(MissingExtraError, match=rf'{package}.* pip install "\.\[{extra}\]"'):
         load_model(name)
 
 

@@ -241,7 +241,7 @@ def test_a_missing_extra_says_how_to_install_it(
     name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf'^{name} .*: pip install "bottlenet\[{extra}\]"$'):
+    with pytest.raises(MissingExtraError, match=rf'^{name} .*: pip install "\.\[{extra}\]"'):
         load_model(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import bottlenet
 from bottlenet import cli
 from bottlenet.bundle import Bundle
-from bottlenet.cli.options import field_comments, parameters_of, run_command
+from bottlenet.cli.options import Json, field_comments, parameters_of, with_configs
+from bottlenet.train.config import TrainConfig
 
 NETWORK = """
 from torch import nn
@@ -63,36 +66,61 @@ class TestOptions:
         required = [each.name for each in parameters_of(Config) if each.default is each.empty]
         assert required == ["data", "out"]
 
-    def parse(self, *arguments: str) -> tuple[Small, bool]:
-        made: list[tuple[Small, bool]] = []
-        with pytest.raises(SystemExit) as ended:
-            run_command(Small, lambda config, json: made.append((config, json)), arguments, name="small", text="Help.")
-        assert ended.value.code == 0
-        return made[0]
+    @pytest.fixture
+    def run_small(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[tuple[Small, bool]]]]:
+        """Runs a command `small` with these options: its exit code, and what it was called with."""
+        calls: list[tuple[Small, bool]] = []
 
-    def test_options_become_a_config(self) -> None:
-        assert self.parse("--data", "a") == (Small(("a",)), False)
-        assert self.parse("--data", "a", "--data", "b", "--batch", "3", "--naive", "--no-averaged", "--json") == (
-            Small(("a", "b"), 3, True, False),
-            True,
-        )
+        @with_configs(config=Small)
+        def small(as_json: Json = False, *, config: Small) -> None:
+            """Help."""
+            calls.append((config, as_json))
 
-    def test_help(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit):
-            run_command(Small, lambda config, json: None, ["--help"], name="small", text="Help.")
+        app = typer.Typer(rich_markup_mode="rich")
+        app.callback()(lambda: None)
+        app.command()(small)
+        monkeypatch.setattr(cli, "app", app)
+
+        def run(*arguments: str) -> tuple[int, list[tuple[Small, bool]]]:
+            monkeypatch.setattr(sys, "argv", ["bottlenet", "small", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            return ended.value.code, calls
+
+        return run
+
+    def test_options_become_a_config(self, run_small: Callable) -> None:
+        assert run_small("--data", "a") == (0, [(Small(("a",)), False)])
+        code, calls = run_small("--data", "a", "--data", "b", "--batch", "3", "--naive", "--no-averaged", "--json")
+        assert (code, calls[1]) == (0, (Small(("a", "b"), 3, True, False), True))
+
+    def test_help(self, run_small: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+        run_small("--help")
         out = capsys.readouterr().out
         assert "[not markup]" in out
         assert "bottlenet small" in out
 
     @pytest.mark.parametrize("arguments", [[], ["--data", "a", "--batch", "many"], ["--data", "a", "--nothing"]])
-    def test_wrong_usage_is_2(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit) as ended:
-            run_command(Small, lambda config, json: None, arguments, name="small", text="Help.")
-        assert ended.value.code == 2
+    def test_wrong_usage_is_2(
+        self, arguments: list[str], run_small: Callable, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run_small(*arguments) == (2, [])
         err = capsys.readouterr().err
         assert err.startswith("error: ")
         assert err.endswith("; see bottlenet small --help\n")
         assert err.count("\n") == 1
+
+
+def test_train_and_insert_have_the_same_defaults() -> None:
+    """Twice in the source, as the options of `train` need no torch."""
+    pytest.importorskip("torch")
+    from bottlenet.net.build import UnitConfig
+    from bottlenet.photos.crops import HELD_OUT
+
+    defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
+    unit = {each.name: each.default for each in dataclasses.fields(UnitConfig) if each.name != "cut"}
+    assert unit.items() <= defaults.items()
+    assert defaults["held_out"] == HELD_OUT
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +176,7 @@ def test_no_such_network(fail: Callable[..., str]) -> None:
     assert "efficientnet_lite0" in fail("cuts", "efficientnet_lite9")
 
 
+@pytest.mark.slow
 def test_train_export_evaluate(folder: Path) -> None:
     pytest.importorskip("torch")
     source = Path(bottlenet.__file__).parents[1]

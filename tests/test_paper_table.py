@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bottlenet.bundle import Preprocess
-from bottlenet.cli.show import paper_table
+from bottlenet.cli.network import paper_table
 from bottlenet.errors import InputError
 from bottlenet.net.build import BLOCKS, BYTES, PLACES, paper_cuts
 from bottlenet.net.models import Classifier

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 import paper
 from bottlenet.bundle import Bundle
 from bottlenet.cli.planning import PLOT_MARK
+from bottlenet.errors import InputError
 from bottlenet.plan.link import PRESETS
 from bottlenet.plan.planner import choose
 from bottlenet.plan.profile import Profile, parse_profile
@@ -64,6 +66,12 @@ class TestHelp:
         assert done.code == 2
         assert done.out == ""
         assert done.error.endswith(" --help\n")
+
+
+@pytest.mark.parametrize("profile", ["x.json", Path("x.json"), {"candidates": []}, None])
+def test_choose_says_what_a_profile_is(profile: Any) -> None:
+    with pytest.raises(InputError, match=r"profile is .*; give a Profile: parse_profile"):
+        choose(profile, "3g")
 
 
 @pytest.mark.usefixtures("no_footprint")

@@ -94,6 +94,7 @@ class TestReference:
         assert reference.part_of(target) == part
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MKDOCS.exists(), reason="needs .venv-docs: make setup-docs")
 class TestBuild:
     @pytest.fixture

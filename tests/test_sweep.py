@@ -430,7 +430,7 @@ class TestEngines:
 
     def test_without_ray(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
-        with Progress(disable=True) as progress, pytest.raises(MissingExtraError, match=r"bottlenet\[ray\]"):
+        with Progress(disable=True) as progress, pytest.raises(MissingExtraError, match=r"\.\[ray\]"):
             open_engine("ray", progress)
 
     @needs_ray

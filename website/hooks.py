@@ -1,4 +1,4 @@
-"""What MkDocs is told beside mkdocs.yml: README.md is the front page, and whatever a page links to is in the site.
+"""MkDocs hooks: README.md becomes the front page, and whatever a page links to is in the site.
 
 README.md, docs/*.md                             pages
 other Markdown of the repository that is linked  pages too, under their own path
@@ -43,7 +43,7 @@ LAST = ["CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the front page, what is linked from anywhere, and the reference; then makes the navigation."""
+    """Add the front page, all files that are linked, and the reference; then make the navigation."""
     repository = {FRONT: "index.md"}
     pages = {file.src_uri: ROOT / "docs" / file.src_uri for file in files.documentation_pages()}
     waiting = [FRONT, *(f"docs/{uri}" for uri in pages)]
@@ -67,7 +67,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def navigation(pages: list[str], parts: list[str]) -> list[dict[str, list[str]]]:
-    """What there is, in order; titles are those of the pages."""
+    """Put the pages in order; their titles are their own."""
     known = [uri for uris in ORDER.values() for uri in uris]
     nav = [{name: [uri for uri in uris if uri in pages]} for name, uris in ORDER.items()]
     others = sorted(uri for uri in pages if uri not in (*known, *LAST))
@@ -79,7 +79,7 @@ def navigation(pages: list[str], parts: list[str]) -> list[dict[str, list[str]]]
 
 
 def linked(source: str) -> Iterator[str]:
-    """Files of the repository that a page links to. PluginError: one that is not there."""
+    """Find the files of the repository that a page links to. PluginError: one that is not there."""
     text = CODE.sub("", (ROOT / source).read_text(encoding="utf-8"))
     for match in LINK.finditer(text):
         target = resolved(source, match[2])
@@ -88,7 +88,7 @@ def linked(source: str) -> Iterator[str]:
 
 
 def resolved(source: str, link: str) -> str | None:
-    """What of the repository a link in `source` means; None: nothing of it. PluginError: nothing at all."""
+    """Resolve a link to a file of the repository; None if it leads elsewhere. PluginError: it leads to nothing."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc or not parts.path:
         return None
@@ -106,7 +106,7 @@ def resolved(source: str, link: str) -> str | None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links as they are in the repository become links of the site."""
+    """Turn links of the repository into links of the site."""
     uri = page.file.src_uri
     if uri.startswith("reference/"):
         return markdown
@@ -131,7 +131,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def place(target: str) -> tuple[str, str]:
-    """(page or file of the site, anchor) of a file of the repository."""
+    """Find the page or file of the site, and the anchor, for a file of the repository."""
     if target == FRONT:
         return "index.md", ""
     if target.startswith("docs/"):
@@ -143,7 +143,7 @@ def place(target: str) -> tuple[str, str]:
 
 
 class Loaded(HTMLParser):
-    """Everything that a page loads without being asked."""
+    """Addresses that a page loads by itself."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -151,7 +151,6 @@ class Loaded(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Of each element."""
         values = dict(attrs)
         relation = values.get("rel") or ""
         loads = values.get("src") or (values.get("href") if tag == "link" and "canonical" not in relation else None)
@@ -160,7 +159,7 @@ class Loaded(HTMLParser):
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """PluginError: a page loads something from elsewhere, or that is not there."""
+    """Raise PluginError where a page loads something from elsewhere, or that is not there."""
     site = Path(config.site_dir)
     for file in sorted(site.rglob("*.html")):
         for link in Loaded(file.read_text(encoding="utf-8")).found:

@@ -1,4 +1,4 @@
-"""The reference: every public name of the package with its docstring, read from the source and never imported.
+"""Make the reference: every public name of the package with its docstring, read from the source and never imported.
 
 Docstrings are sentences, drawings and tables, and are shown as that; of a dataclass, its fields with their comments.
 """
@@ -32,7 +32,7 @@ MOST_LINES = 40  # of a class's fields
 
 
 def pages(package: Path) -> dict[str, str]:
-    """Page -> Markdown."""
+    """Write the Markdown of each page."""
     made = {}
     for part, title in PARTS.items():
         folder = package / part
@@ -43,12 +43,11 @@ def pages(package: Path) -> dict[str, str]:
 
 
 def page_of(part: str) -> str:
-    """Its place in the site."""
     return f"reference/{part or PACKAGE}.md"
 
 
 def part_of(target: str) -> tuple[str, str] | None:
-    """(page, anchor) of a file of the repository; None: it is none of the package's modules."""
+    """Find the page and anchor of a module of the package, or None for any other file."""
     if not target.startswith(SOURCE) or not target.endswith(".py"):
         return None
     folders = target.removeprefix(SOURCE).split("/")[:-1]
@@ -57,12 +56,12 @@ def part_of(target: str) -> tuple[str, str] | None:
 
 
 def dotted(path: str) -> str:
-    """edge/client.py -> bottlenet.edge.client."""
+    """Turn edge/client.py into bottlenet.edge.client."""
     return ".".join([PACKAGE, *path.removesuffix(".py").removesuffix("__init__").strip("/").split("/")]).strip(".")
 
 
 def of_module(file: Path, package: Path) -> str | None:
-    """One module; None: it is private."""
+    """Describe a module; None if it is private."""
     name = dotted(file.relative_to(package).as_posix())
     if file.name == "__main__.py":
         return None
@@ -76,14 +75,13 @@ def of_module(file: Path, package: Path) -> str | None:
 
 
 def is_public(name: str) -> bool:
-    """Whether it is for others."""
     return not name.startswith("_")
 
 
 def of_definition(
     node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, inside: str, lines: list[str]
 ) -> Iterator[str]:
-    """A class with its fields and methods, or a function."""
+    """Describe a class with its fields and methods, or a function."""
     name = f"{inside}.{node.name}"
     yield f"### {node.name} {{ #{name} }}"
     if not isinstance(node, ast.ClassDef):
@@ -100,7 +98,7 @@ def of_definition(
 
 
 def class_lines(node: ast.ClassDef, lines: list[str]) -> Iterator[str]:
-    """Its decorators, its bases, its constructor, and its fields as they are in the source."""
+    """Give decorators, bases, constructor, and fields as they are in the source."""
     yield from (f"@{ast.unparse(decorator)}" for decorator in node.decorator_list)
     bases = ", ".join(ast.unparse(base) for base in node.bases)
     yield f"class {node.name}({bases}):" if bases else f"class {node.name}:"
@@ -114,7 +112,7 @@ def class_lines(node: ast.ClassDef, lines: list[str]) -> Iterator[str]:
 
 
 def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """On one line, or a line an argument."""
+    """Write a signature on one line, or each argument on its own."""
     start = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     whole = f"{start} {node.name}({ast.unparse(node.args)}){returns}"
@@ -126,7 +124,7 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def split_arguments(arguments: ast.arguments) -> list[str]:
-    """Each as it is written; none of ours are positional only."""
+    """Write each argument; none of ours are positional only."""
     required = len(arguments.args) - len(arguments.defaults)
     words = [
         argument(each, arguments.defaults[number - required] if number >= required else None)
@@ -139,12 +137,11 @@ def split_arguments(arguments: ast.arguments) -> list[str]:
 
 
 def argument(each: ast.arg, default: ast.expr | None) -> str:
-    """With its type and its default."""
     return ast.unparse(each) + (f" = {ast.unparse(default)}" if default is not None else "")
 
 
 def docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """Sentences as text, drawings and tables as they are drawn."""
+    """Give sentences as text, drawings and tables as they are drawn."""
     blocks: list[str] = []
     for block in (ast.get_docstring(node) or "").split("\n\n"):
         drawn = any(line.startswith("    ") or "   " in line or "-->" in line for line in block.splitlines())
@@ -156,11 +153,10 @@ def docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunct
 
 
 def sentences(block: str) -> str:
-    """Text, whatever is in it; what stands in backticks is code."""
+    """Escape text for Markdown, except code in backticks."""
     parts = re.split(r"(`[^`]+`)", block)
     return "".join(part if part.startswith("`") else SPECIAL.sub(r"\\\g<0>", part) for part in parts)
 
 
 def fenced(content: str, language: str) -> str:
-    """Code."""
     return f"{FENCE}{language}\n{content}\n{FENCE}"

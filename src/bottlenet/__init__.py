@@ -1,11 +1,12 @@
-"""BottleNet: a photo classifier cut in two. The device sends a few hundred bytes, the server answers.
+"""Photo classifiers cut in two: the device sends a few hundred bytes, the server answers.
 
     from bottlenet import Edge                            # the device: numpy, onnxruntime, no torch
     with Edge("my.bundle", "ws://server:8000") as edge:
         print(edge.classify("photo.jpg").label)
 
-    from bottlenet import choose                          # which partition, on which link: needs numpy
-    from bottlenet import cuts, insert, split             # a network of one's own: needs bottlenet[train]
+    from bottlenet import choose                          # the best partition for a link
+    from bottlenet import Classifier, Preprocess          # your own network, with torch:
+    from bottlenet import cuts, export, insert, split     # the optional part "train"
 
 Names are imported when they are first used, so that `import bottlenet` costs nothing.
 """
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle as Bundle
+    from bottlenet.bundle import Preprocess as Preprocess
     from bottlenet.bundle.ladder import Ladder as Ladder
     from bottlenet.edge import Edge as Edge
     from bottlenet.net.build import insert as insert
     from bottlenet.net.cut import cuts as cuts
     from bottlenet.net.cut import split as split
+    from bottlenet.net.export import export as export
+    from bottlenet.net.models import Classifier as Classifier
     from bottlenet.plan.planner import choose as choose
 
-__all__ = ["Bundle", "Edge", "Ladder", "choose", "cuts", "insert", "split"]
+__all__ = ["Bundle", "Classifier", "Edge", "Ladder", "Preprocess", "choose", "cuts", "export", "insert", "split"]
 
 
 def __getattr__(name: str) -> object:
@@ -49,10 +53,13 @@ def __dir__() -> list[str]:
 
 MODULES = {
     "Bundle": "bottlenet.bundle",
+    "Classifier": "bottlenet.net.models",
     "Edge": "bottlenet.edge",
     "Ladder": "bottlenet.bundle.ladder",
+    "Preprocess": "bottlenet.bundle",
     "choose": "bottlenet.plan.planner",
     "cuts": "bottlenet.net.cut",
+    "export": "bottlenet.net.export",
     "insert": "bottlenet.net.build",
     "split": "bottlenet.net.cut",
 }

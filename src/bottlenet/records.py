@@ -24,8 +24,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic_core import PydanticCustomError
@@ -33,6 +31,8 @@ from pydantic_core import PydanticCustomError
 from bottlenet.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from typing_extensions import dataclass_transform
 else:
 
@@ -288,5 +288,7 @@ def percent(hits: NDArray[np.bool_]) -> float | None:
 
 def sizes(lengths: NDArray[np.int64]) -> Sizes:
     """Summarise (N,) bytes. The 95th percentile is one of the lengths."""
+    import numpy as np  # here, as commands take their options from files that import this one
+
     p95 = int(np.percentile(lengths, 95, method="inverted_cdf"))
     return Sizes(mean=float(lengths.mean()), p95=p95, max=int(lengths.max()))

@@ -1,4 +1,4 @@
-"""onnxruntime, as both sides use it: one place that opens a graph, checks it, runs it and translates its errors.
+"""onnxruntime on both sides: open a graph, check it, run it, and translate its errors.
 
     bundle --open_head, open_tail, open_uncut--> session --run_graph--> array in, array out
 
@@ -7,34 +7,41 @@ The settings are for a small device: one thread, no spinning, and no memory kept
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import BundleError, InputError
 from bottlenet.task import Port
 
+# onnxruntime's wheels for Linux report to Microsoft: when it is imported, it writes a device id and a database in the
+# home folder, and looks for a host to send them to. Its own disable_telemetry_events() comes too late for that. No
+# other file imports it when it runs; tests/test_quiet.py watches a device and a server.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+from onnxruntime import InferenceSession as InferenceSession
+from onnxruntime import SessionOptions
+
 LOG_ERRORS_ONLY = 3
 
 
-def open_head(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
-    """pixels -> symbols. BundleError: see `open_graph`."""
+def open_head(bundle: Bundle, threads: int = 1) -> InferenceSession:
+    """Open the device's half: pixels -> symbols. BundleError: see `open_graph`."""
     symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
     return open_graph(bundle, "head.onnx", pixels_port(bundle.manifest.preprocess.size), symbols, threads)
 
 
-def open_tail(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
-    """symbols -> what the bundle's task gives. BundleError: see `open_graph`."""
+def open_tail(bundle: Bundle, threads: int = 1) -> InferenceSession:
+    """Open the server's half: symbols -> the output of the bundle's task. BundleError: see `open_graph`."""
     symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
     return open_graph(bundle, "tail.onnx", symbols, bundle.manifest.output, threads)
 
 
-def open_uncut(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession:
-    """The whole network: pixels -> the same. InputError: the bundle comes without it. BundleError: see `open_graph`."""
+def open_uncut(bundle: Bundle, threads: int = 1) -> InferenceSession:
+    """Open the uncut network: pixels -> the same output. InputError: the bundle has none. BundleError: as above."""
     if bundle.uncut_path is None:
         raise InputError(f"bundle {bundle.manifest.name} has no uncut.onnx to compare with; export it again")
     size = bundle.manifest.uncut_preprocess.size
@@ -42,21 +49,19 @@ def open_uncut(bundle: Bundle, threads: int = 1) -> onnxruntime.InferenceSession
 
 
 def pixels_port(size: int) -> Port:
-    """As `photo_to_pixels` gives them."""
+    """Describe the output of `photo_to_pixels`."""
     return Port("pixels", "tensor(uint8)", (size, size, 3))
 
 
-def open_session(
-    graph: str | Path | bytes, threads: int = 1, *, name: str | None = None
-) -> onnxruntime.InferenceSession:
-    """A session on the CPU for an ONNX file, or for the bytes of one, which messages call `name`.
+def open_session(graph: str | Path | bytes, threads: int = 1, *, name: str | None = None) -> InferenceSession:
+    """Open an ONNX file, or the bytes of one, on the CPU. Messages call it `name`.
 
     `threads` work on one operation; 1 starts no thread at all. InputError: threads below 1. BundleError:
     onnxruntime can't load the graph.
     """
     if threads < 1:
         raise InputError(f"threads is {threads}; give 1 or more")
-    options = onnxruntime.SessionOptions()
+    options = SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = LOG_ERRORS_ONLY
@@ -67,7 +72,7 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen kinds, with no base of their own
         called = name or ("graph" if isinstance(graph, bytes) else str(graph))
         raise BundleError(
@@ -75,8 +80,8 @@ def open_session(
         ) from error
 
 
-def open_graph(bundle: Bundle, name: str, takes: Port, gives: Port, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session for the graph `name` of a bundle, which has just this input, of uint8, and this output.
+def open_graph(bundle: Bundle, name: str, takes: Port, gives: Port, threads: int = 1) -> InferenceSession:
+    """Open the graph `name` of a bundle, which has just this input, of uint8, and this output.
 
     Both are (B, *shape) with any B.
 
@@ -98,16 +103,16 @@ def open_graph(bundle: Bundle, name: str, takes: Port, gives: Port, threads: int
         )
         if not fits or isinstance(batch, int):
             raise BundleError(f"{path}: its {kind} has shape {ports[0].shape}, not {wanted}; export the bundle again")
-    given = run_graph(session, **{takes.name: np.zeros((1, *takes.shape), np.uint8)})
-    if given.shape != (1, *gives.shape):
+    output = run_graph(session, **{takes.name: np.zeros((1, *takes.shape), np.uint8)})
+    if output.shape != (1, *gives.shape):
         raise BundleError(
-            f"{path}: it gives {gives.name} of shape {given.shape}, not {wanted}; export the bundle again"
+            f"{path}: it gives {gives.name} of shape {output.shape}, not {wanted}; export the bundle again"
         )
     return session
 
 
-def run_graph(session: onnxruntime.InferenceSession, **inputs: NDArray[np.uint8]) -> NDArray[Any]:
-    """The graph's one output. BundleError: onnxruntime can't run it on these inputs."""
+def run_graph(session: InferenceSession, **inputs: NDArray[np.uint8]) -> NDArray[Any]:
+    """Compute the graph's one output. BundleError: onnxruntime can't run it on these inputs."""
     try:
         output: NDArray[Any] = session.run(None, inputs)[0]
     except Exception as error:  # as above
@@ -116,5 +121,5 @@ def run_graph(session: onnxruntime.InferenceSession, **inputs: NDArray[np.uint8]
 
 
 def one_line(error: Exception) -> str:
-    """What onnxruntime says, without its line breaks, and not all of it."""
+    """Shorten what onnxruntime says to one line of 300 characters."""
     return " ".join(str(error).split())[:300]

@@ -75,7 +75,7 @@ class Bundle:
             labels = read_labels(folder, manifest.num_classes)
             return cls(folder, manifest, labels, read_tables(folder, manifest), store)
         except OSError as error:
-            raise BundleError(f"bundle {folder}: can't read {error.filename}: {error.strerror}") from error
+            raise BundleError(f"bundle {folder}: can't read {error.filename or 'a file'}: {error.strerror}") from error
 
     @cached_property
     def id(self) -> bytes:
@@ -165,7 +165,7 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
             sync_folder(fresh)
             bundle = Bundle.load(fresh)
     except OSError as error:
-        raise BundleError(f"bundle {target}: can't write {error.filename}: {error.strerror}") from error
+        raise BundleError(f"bundle {target}: can't be written: {error.strerror}; give another path") from error
     return dataclasses.replace(bundle, path=target)
 
 

@@ -60,7 +60,7 @@ class Ladder:
         except InputError as error:
             raise BundleError(f"ladder {folder}: {LADDER} can't be used: {error}") from error
         except OSError as error:
-            raise BundleError(f"ladder {folder}: can't read {error.filename}: {error.strerror}") from error
+            raise BundleError(f"ladder {folder}: can't read {error.filename or 'a file'}: {error.strerror}") from error
         rungs = tuple(Bundle.load(folder / rung.folder) for rung in contents.rungs)
         for rung, bundle in zip(contents.rungs, rungs, strict=True):
             if bundle.id.hex() != rung.id or bundle.store is None:
@@ -132,7 +132,7 @@ def write_ladder(path: str | Path, bundles: Iterable[Bundle], name: str | None =
             fill(fresh, rungs, name or rungs[0].manifest.model)
             Ladder.load(fresh)
     except OSError as error:
-        raise BundleError(f"ladder {target}: can't write {error.filename}: {error.strerror}") from error
+        raise BundleError(f"ladder {target}: can't be written: {error.strerror}; give another path") from error
     return Ladder.load(target)
 
 

@@ -1,50 +1,34 @@
-"""The command line: one function a command. Each imports what it needs inside, so that `--help` is quick and a device
-needs no torch.
+"""Command line: one function for each command, in the file of the machine that it is for.
 
     main -> command -> the library -> tables for people, or one JSON document
 
-device.py     demo, classify, send, encode; sending.py sends
-server.py     serve, decode; serving.py runs the server, access.py says who may; replicas.py, cluster.py and engines.py
-              run many of it on Ray
-network.py    cuts, train, export, evaluate
-sweeping.py   sweep; sweep_tables.py what it shows
-ladders.py    ladder, show
-planning.py   profile, plan; plan_tables.py, profile_tables.py and plan_files.py what they show and write
-bench.py      bench; bench_tables.py what it shows
-report.py     report
-privacy.py    privacy
-arguments.py  options in common
-options.py    a command from a dataclass
-usage.py      from arguments to an exit code
-files.py      what is written: whole or not at all
-show.py       tables, JSON, progress; demo_tables.py those of the demo; answers.py of other tasks than one label
-
-Exit codes: 0, done; 2, wrong usage, or a BottleNetError or what the system refused, which is one line on stderr; 130,
-interrupted; send has codes of its own, see its help.
+Commands import what they need inside, so that `--help` is quick and a device needs no torch. Exit codes: 0, done; 2,
+wrong usage, or a BottleNetError or an error of the system, in one line on stderr; 130, interrupted; send has codes of
+its own, see its help.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from bottlenet.cli import bench, device, network, planning, privacy, report, server
-from bottlenet.cli import network as ladders
-from bottlenet.cli import sweep as sweeping
-from bottlenet.cli.show import run_app
-from bottlenet.errors import BottleNetError
+from bottlenet.cli import bench, demo, device, network, planning, privacy, report, server, sweep
+from bottlenet.cli.show import print_error, say
+from bottlenet.errors import BottleNetError, InputError, how_to_install
 
 app = typer.Typer(
     name="bottlenet",
-    help="A photo classifier cut in two: the device sends a few hundred bytes, the server answers.\n\n"
+    help="Photo classifiers cut in two: the device sends a few hundred bytes, the server answers.\n\n"
     "Start with [bold]bottlenet demo[/]. Each command has a [bold]--help[/] of its own, with examples.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -53,44 +37,65 @@ def bottlenet(version: Annotated[bool, typer.Option("--version", help="Print the
     if version:
         from bottlenet.records import program_version
 
-        print(f"bottlenet {program_version()}")
+        say(f"bottlenet {program_version()}")
         raise typer.Exit
 
 
-def main() -> None:
-    """The entry point."""
-    try:
-        run_app(app, name="bottlenet")
-    except BottleNetError as error:
-        from bottlenet.cli.show import print_error
-
-        print_error(error)
-        sys.exit(2)
-    except OSError as error:  # what has no better words by now: the disk is full, the terminal is gone
-        from bottlenet.cli.show import print_error
-
-        print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "On the device": (device.demo, device.classify, device.send, device.encode),
+    "On the device": (demo.demo, device.classify, device.send, device.encode),
     "On the server": (server.serve, server.decode),
     "Choosing what runs where": (planning.profile, planning.plan, bench.bench),
     "Making a split network": (
-        *(network.cuts, sweeping.sweep, network.export, network.evaluate),
-        *(ladders.ladder, ladders.show),
+        *(network.cuts, network.train, sweep.sweep, network.export, network.evaluate),
+        *(network.ladder, network.show),
     ),
     "Showing results": (report.report, privacy.privacy),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
-# It hands its arguments on to a command that is made from TrainConfig, which torch has to be there for.
-app.command(
-    rich_help_panel=panel,
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(network.train)
+        extra = getattr(command, "needs", None)
+        epilog = None if extra is None else f"Needs {how_to_install(extra)}.".replace("[", r"\[")
+        app.command(rich_help_panel=panel, epilog=epilog)(command)
+
+# typer's versions have it from other packages, and under no name of their own.
+WRONG_USAGE: Any = typer.BadParameter.__mro__[1]
+
+
+def main() -> None:
+    """Run the command that is typed, and end with its exit code."""
+    try:
+        prepare_streams()
+        group: Any = typer.main.get_command(app)
+        code = group.main(prog_name="bottlenet", standalone_mode=False) or 0
+    except WRONG_USAGE as error:
+        code = error.exit_code
+        if message := error.format_message().strip().rstrip("."):  # none where help was shown
+            command = error.ctx.command_path if error.ctx is not None else "bottlenet"
+            print_error(f"{message[0].lower()}{message[1:]}; see {command} --help")
+    except BottleNetError as error:
+        code = 2
+        print_error(error)
+    except OSError as error:  # what has no better words by now: the disk is full, the terminal is gone
+        code = 2
+        print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    sys.exit(code)
+
+
+def prepare_streams() -> None:
+    """Make stdout write every name, and put /dev/null where a stream is closed: else the next file takes its place.
+
+    InputError: stdout is closed, so that answers would be lost.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+    closed = sys.stdout is None
+    if closed:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if closed:
+        raise InputError("standard output is closed, and answers go there; redirect it to a file, or to /dev/null")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

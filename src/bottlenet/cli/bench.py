@@ -1,7 +1,4 @@
-"""`bottlenet bench`: every partition end to end, over links of one's choice.
-
-`bottlenet bench` in a terminal, or as one JSON document.
-"""
+"""`bottlenet bench`: every partition end to end, over links of one's choice."""
 
 from __future__ import annotations
 
@@ -9,29 +6,32 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
-from rich.table import Table
 
-from bottlenet.cli.options import Force, Json, require
-from bottlenet.cli.planning import BENCH_MARK
-from bottlenet.cli.show import clean, facts_table, number_columns, plain_table, text_columns
-from bottlenet.measure.bench import BenchReport, BenchRow, Conditions
-from bottlenet.plan.planner import duration, rate
+from bottlenet.cli.options import Force, Json, MeterOption, check_target, marked, needs, write_whole
+from bottlenet.cli.show import Cell, Grid, clean, facts, number, print_json, progress, stdout
 from bottlenet.records import command_line
 
+if TYPE_CHECKING:
+    from bottlenet.measure.bench import BenchReport, BenchRow, Conditions
+
 FORMAT_VERSION = 1
+BENCH_MARK = "bottlenet bench"
+BENCH = marked("a report of bottlenet bench", BENCH_MARK.encode())
+BENCH_PLOT_MARK = b"<!-- bottlenet bench -->"
+BENCH_PLOT = marked("a plot of bottlenet bench", BENCH_PLOT_MARK)
 
 
 def bench_renderables(report: BenchReport) -> Iterator[RenderableType]:
-    """What `bottlenet bench` prints: a table and a sentence for each link."""
+    """List what is printed: a table and a sentence for each link."""
     how = {"measured": "measured", "modelled": "modelled, not measured"}
     compute = "not measured: no meter was asked for"
     if report.meter_how is not None:
         compute = f"{how[report.meter_how]}, by {report.meter}; of this machine, not scaled"
-    yield facts_table(
+    yield facts(
         [
             ("network", f"{report.model}; weights: {report.weights}"),
             ("device", report.device),
@@ -50,35 +50,33 @@ def bench_renderables(report: BenchReport) -> Iterator[RenderableType]:
         yield clean(sentence(rows))
 
 
-def link_table(conditions: Conditions, rows: Sequence[BenchRow]) -> Table:
-    """One line a partition."""
+def link_table(conditions: Conditions, rows: Sequence[BenchRow]) -> Grid:
+    from bottlenet.plan.planner import duration, rate
+
     link = conditions.link
     more = f", {conditions.server_load} photos of others at the server" if conditions.server_load else ""
     more += f", loss {link.loss:.2g}" if link.loss else ""
     more += f", jitter {duration(conditions.jitter_s)}" if conditions.jitter_s else ""
-    table = plain_table(
-        f"{link.name}: {rate(link.uplink_bps)} up, round trip {duration(link.round_trip_s)}{more}",
-        "ms: median; bound: the median of the same photos' bounds. photos/s: frames made before, several in flight; "
-        "edge-only: what the device computes. same: photos of 100 with the uncut network's answer.",
-    )
-    text_columns(table, "partition")
-    number_columns(table, "ms", "p95", "bound", "device", "server", "socket\nbytes", "compute\nmJ", "radio\nmJ")
-    number_columns(table, "photos/s", "same")
+    numbers = (">ms", ">p95", ">bound", ">device", ">server", ">socket\nbytes", ">compute\nmJ", ">radio\nmJ")
+    cells: list[list[Cell]] = []
     for each in rows:
-        values = (each.latency_ms, each.latency_p95_ms, each.bound_ms, each.device_ms, each.server_ms)
-        table.add_row(
-            clean(each.partition, "bold"),
-            *(number(value) for value in values),
-            number(each.socket_bytes, 0),
-            *(number(value) for value in (each.compute_mj, each.radio_mj, each.photos_per_s)),
-            number(each.agreement, 0),
+        times = (each.latency_ms, each.latency_p95_ms, each.bound_ms, each.device_ms, each.server_ms)
+        cells.append(
+            [
+                clean(each.partition, "bold"),
+                *(number(value) for value in times),
+                number(each.socket_bytes, 0),
+                *(number(value) for value in (each.compute_mj, each.radio_mj, each.photos_per_s)),
+                number(each.agreement, 0),
+            ]
         )
-    return table
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    """A dash where there is none."""
-    return "-" if value is None else f"{value:,.{digits}f}"
+    return Grid(
+        ("partition", *numbers, ">photos/s", ">same"),
+        cells,
+        title=f"{link.name}: {rate(link.uplink_bps)} up, round trip {duration(link.round_trip_s)}{more}",
+        caption="ms: median; bound: the median of the same photos' bounds. photos/s: frames encoded beforehand, "
+        "several in flight; edge-only: what the device computes. same: photos of 100 with the uncut network's answer.",
+    )
 
 
 def sentence(rows: Sequence[BenchRow]) -> str:
@@ -106,66 +104,63 @@ def latency(row: BenchRow) -> float:
 
 
 def ratio(one: float | None, other: float | None) -> str:
-    """One of the other: in percent, or how many times."""
+    """Write `one` as a share of `other`: in percent, or as a factor."""
     share = (one or 0.0) / (other or 1.0)
     return f"{share:.0%} of" if share < 2 else f"{share:.3g} times"
 
 
 def bench_document(report: BenchReport) -> dict[str, object]:
-    """The same for programs; every quantity's unit is in its name."""
     return {"kind": BENCH_MARK, "format_version": FORMAT_VERSION, "command": command_line(sys.argv), **asdict(report)}
 
 
+@needs("cloud")
 def bench(
     bundle: Annotated[
         list[str],
         typer.Argument(help="Folders of bundles or of a ladder, or [bold]demo[/]: cuts of one network."),
     ],
-    data: Annotated[str, typer.Option("--data", help="A folder of photos.")],
+    data: Annotated[str, typer.Option("--data", help="Folder of photos.")],
     link: Annotated[
         list[str] | None,
         typer.Option(
             "--link",
             metavar="NAME|BPS,RTT,LOSS",
-            help="3g, 4g, wifi (these if none is given), 5g, lte-m, nb-iot, lorawan, iridium-sbd, all; or such as "
-            "[bold]1.1M,100ms,1%[/]. Again for more.",
+            help="3g, 4g, wifi (the default: these three), 5g, lte-m, nb-iot, lorawan, iridium-sbd, all; or numbers "
+            "such as [bold]1.1M,100ms,1%[/]. Can be repeated.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="So many photos, spread over the folder.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Number of photos, spread over the folder.")] = 20,
     seconds: Annotated[
-        float, typer.Option("--seconds", help="For each link and partition; slow ones have fewer photos.")
+        float, typer.Option("--seconds", help="Time for each link and partition; slow ones send fewer photos.")
     ] = 10.0,
-    jitter: Annotated[float, typer.Option("--jitter", metavar="MS", help="Delay that comes and goes, each way.")] = 0.0,
-    server_load: Annotated[int, typer.Option("--server-load", help="Photos of others always at the server.")] = 0,
+    jitter: Annotated[float, typer.Option("--jitter", metavar="MS", help="Varying delay, in each direction.")] = 0.0,
+    server_load: Annotated[
+        int, typer.Option("--server-load", help="Photos of other devices that are always at the server.")
+    ] = 0,
     device_slowdown: Annotated[
-        float, typer.Option("--device-slowdown", help="Let computing on the device take so many times as long.")
+        float, typer.Option("--device-slowdown", help="Times by which the device is slower than this machine.")
     ] = 1.0,
     server_threads: Annotated[
-        int, typer.Option("--server-threads", min=1, max=1024, help="Of the server's networks.")
+        int, typer.Option("--server-threads", min=1, max=1024, help="Threads for one operation on the server.")
     ] = 1,
-    meter: Annotated[
-        str | None, typer.Option("--meter", help="What measures energy: rapl, jetson, nvml, model, auto.")
-    ] = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Also write JSON.")] = None,
+    meter: MeterOption = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Also write JSON here.")] = None,
     plot: Annotated[str | None, typer.Option("--plot", metavar="FILE.svg", help="Draw the latencies.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     r"""Measure each partition end to end, with real sockets, servers and a shaped link.
 
-    Edge-only, cloud-only with JPEG and WebP, and the split: latency of a photo
-    beside its bound, bytes, energy, and photos a second on a full uplink.
-    Needs [bold]pip install "bottlenet\[cloud]"[/].
+    Measures edge-only, cloud-only with JPEG and WebP, and the split: latency
+    of a photo beside its bound, bytes, energy, and photos per second on a full
+    uplink.
 
     Examples:
       bottlenet bench demo --data photos
-      bottlenet bench my.bundle --data photos --link 3g --link 5M,20ms --device-slowdown 10 --plot bench.svg
+      bottlenet bench my.bundle --data photos --link 3g --link 5M,20ms \
+        --device-slowdown 10 --plot bench.svg
     """
-    require("bench", "cloud")
     from bottlenet.bundle.ladder import load_rungs
-    from bottlenet.cli.options import check_target, write_whole
-    from bottlenet.cli.planning import BENCH, BENCH_PLOT, BENCH_PLOT_MARK
-    from bottlenet.cli.show import print_json, progress, stdout
     from bottlenet.measure.bench import bench as measure
     from bottlenet.report.partitions import draw_measured
 
@@ -199,7 +194,7 @@ def bench(
 def conditions_of(
     links: list[str] | None, jitter_s: float, server_load: int, device_slowdown: float
 ) -> list[Conditions]:
-    """One for each link that was asked for. InputError: an unknown one, or a number out of range."""
+    """Make the conditions of each link. InputError: an unknown link, or a number out of range."""
     from bottlenet.measure.bench import Conditions
     from bottlenet.plan.link import LINKS, PRESETS, parse_link
 

@@ -1,23 +1,66 @@
-"""`bottlenet demo` in a terminal: three tables and a summary, or one JSON document."""
+"""`bottlenet demo`: three tables and a summary, or one JSON document; and a page to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from bottlenet.cli.show import clean, number_columns, plain_table, text_columns
-from bottlenet.demo.run import INPUT_CODECS, REFERENCE, DemoResult, PhotoResult
+from bottlenet.cli.options import BundleOption, Force, Json, check_target, marked, needs, write_whole
+from bottlenet.cli.show import Grid, clean, print_json, progress, say, stdout
 from bottlenet.plan.link import LINKS, Link
 
-Value = Callable[[PhotoResult], float]
+if TYPE_CHECKING:
+    from bottlenet.demo.run import DemoResult, PhotoResult
+
+PAGE = marked("a page of bottlenet demo", b'<meta name="generator" content="BottleNet demo">')
+
+
+@needs("cloud")
+def demo(
+    photo: Annotated[list[str] | None, typer.Argument(help="Your photos; without any, those in the package.")] = None,
+    bundle: BundleOption = "demo",
+    output: Annotated[str, typer.Option("--output", "-o", help="The page to write.")] = "bottlenet-demo.html",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """See it work: a device process, a socket, a server process, and real photos.
+
+    Starts a server of its own on a free loopback port, classifies the photos
+    over a real socket, prints what they cost beside JPEG and WebP, and writes
+    a page to look at.
+
+    Examples:
+      bottlenet demo
+      bottlenet demo cat.jpg dog.jpg -o pets.html
+    """
+    from bottlenet.bundle import Bundle
+    from bottlenet.demo.page import page
+    from bottlenet.demo.run import run_demo, shipped_photos
+
+    target = check_target(output, PAGE, force=force)
+    sources = [Path(one) for one in photo] if photo else shipped_photos()
+    loaded = Bundle.load(bundle)
+    with progress("classifying") as step:
+        result = run_demo(loaded, sources, step)
+    write_whole(target, page(result).encode())
+    if as_json:
+        return print_json({**document(result), "page": str(target)})
+    for each in renderables(result):
+        stdout().print(each)
+        say("")
+    say(f"Open in a browser: {target}")
 
 
 def renderables(result: DemoResult) -> Iterator[RenderableType]:
-    """What `bottlenet demo` prints, in order."""
+    """List what is printed, in order."""
     manifest = result.bundle.manifest
     yield Text.assemble(
         ("BottleNet demo", "bold"),
@@ -30,88 +73,86 @@ def renderables(result: DemoResult) -> Iterator[RenderableType]:
     yield Text(summary(result), style="bold")
 
 
-def answers_table(result: DemoResult) -> Table:
-    """What both say."""
-    table = plain_table("Answers")
-    text_columns(table, "photo", "cut in two")
-    number_columns(table, "sure")
-    text_columns(table, "uncut network")
-    number_columns(table, "sure", "same?")
-    for photo in result.photos:
-        same = Text("yes") if photo.same_answer else Text("no", "bold red")
-        table.add_row(
-            clean(photo.name),
+def answers_table(result: DemoResult) -> Grid:
+    rows = [
+        (
+            photo.name,
             clean(photo.prediction.label, "bold"),
             f"{photo.prediction.score:.0%}",
-            clean(photo.uncut[0].label),
+            photo.uncut[0].label,
             f"{photo.uncut[0].score:.0%}",
-            same,
+            Text("yes") if photo.same_answer else Text("no", "bold red"),
         )
-    return table
-
-
-def bytes_table(result: DemoResult) -> Table:
-    """What is sent for one photo."""
-    size = result.bundle.manifest.preprocess.size
-    table = plain_table(
-        "Bytes for one photo",
-        f"Payload: the features. Frame: with its header. Socket: all that the socket was given. JPEG and WebP: files "
-        f"of the same {size}x{size} pixels, quality behind the name; these lose less accuracy.",
-    )
-    text_columns(table, "photo")
-    number_columns(table, "payload", "frame", "socket", *(codec.name for codec in INPUT_CODECS.values()))
-    sent: list[Value] = [
-        lambda photo: photo.prediction.payload_bytes,
-        lambda photo: photo.prediction.frame_bytes,
-        lambda photo: photo.prediction.socket_bytes,
+        for photo in result.photos
     ]
-    values = [*sent, *(coded_bytes(name) for name in INPUT_CODECS)]
-    for photo in result.photos:
-        table.add_row(clean(photo.name), *(f"{value(photo):,.0f}" for value in values))
-    table.add_section()
-    table.add_row("mean", *(f"{result.mean(value):,.0f}" for value in values), style="bold")
-    return table
+    columns = ("photo", "cut in two", ">score", "uncut network", ">score", ">same?")
+    return Grid(columns, rows, title="Answers")
 
 
-def times_table(result: DemoResult) -> Table:
-    """Milliseconds, measured and computed."""
+def bytes_table(result: DemoResult) -> Grid:
+    from bottlenet.demo.run import INPUT_CODECS
+
+    size = result.bundle.manifest.preprocess.size
+    shown = ("payload_bytes", "frame_bytes", "socket_bytes", *(f"{name}_bytes" for name in INPUT_CODECS))
+
+    def row(name: str, values: dict[str, float]) -> list[str]:
+        return [name, *(f"{values[each]:,.0f}" for each in shown)]
+
+    return Grid(
+        ("photo", ">payload", ">frame", ">socket", *(f">{codec.name}" for codec in INPUT_CODECS.values())),
+        [row(photo.name, figures(photo)) for photo in result.photos],
+        title="Bytes for one photo",
+        caption="Payload: the features. Frame: with its header. Socket: all bytes written to it. JPEG and WebP: files "
+        f"of the same {size}x{size} pixels at the quality behind the name; these lose less accuracy.",
+        total=row("mean", means(result)),
+    )
+
+
+def times_table(result: DemoResult) -> Grid:
+    from bottlenet.demo.run import INPUT_CODECS, REFERENCE
+
+    def row(name: str, mean: Callable[[Callable[[PhotoResult], float]], float]) -> list[str]:
+        cells = [name, f"{mean(lambda photo: photo.device_ms):.1f}", f"{mean(lambda photo: photo.server_ms):.1f}"]
+        for link in LINKS.values():
+            split, whole = partial(split_ms, link), partial(whole_ms, link)
+            cells.append(f"{mean(split):.0f} / {mean(whole):.0f}")
+        return cells
+
     reference = INPUT_CODECS[REFERENCE].name
     assumed = ", ".join(
         f"{link.name} {link.uplink_bps / 1e6:g} Mbit/s and {link.round_trip_s * 1e3:.0f} ms" for link in LINKS.values()
     )
-    table = plain_table(
-        f"Milliseconds for one photo; on a link: split / {reference}",
-        "Device: prepare, head, encode. Server: decode, tail. Both measured, on the same machine here. On a link: "
+    return Grid(
+        ("photo", ">device", ">server", *(f">{link.name}" for link in LINKS.values())),
+        [row(photo.name, lambda value, photo=photo: value(photo)) for photo in result.photos],  # type: ignore[misc]
+        title=f"Milliseconds for one photo; on a link: split / {reference}",
+        caption="Device: prepare, head, encode. Server: decode, tail. Both are measured, on this machine. On a link: "
         f"computed, round trip + bytes * 8 / uplink + computing; {reference} goes to an uncut network on the server. "
-        f"Uplinks are the paper's, round trips assumed: {assumed}.",
+        f"Uplinks are the paper's, round trips are assumed: {assumed}.",
+        total=row("mean", result.mean),
     )
-    text_columns(table, "photo")
-    number_columns(table, "device", "server", *(link.name for link in LINKS.values()))
-    for photo in result.photos:
-        table.add_row(clean(photo.name), *times_row(lambda value, photo=photo: value(photo)))  # type: ignore[misc]
-    table.add_section()
-    table.add_row("mean", *times_row(result.mean), style="bold")
-    return table
 
 
-def times_row(of: Callable[[Value], float]) -> Iterator[str]:
-    """Device, server and each link, of one photo or on average."""
-    yield f"{of(lambda photo: photo.device_ms):.1f}"
-    yield f"{of(lambda photo: photo.server_ms):.1f}"
-    for link in LINKS.values():
-        yield f"{of(split_ms(link)):.0f} / {of(whole_ms(link)):.0f}"
+def split_ms(link: Link, photo: PhotoResult) -> float:
+    return photo.with_split(link)
+
+
+def whole_ms(link: Link, photo: PhotoResult) -> float:
+    from bottlenet.demo.run import REFERENCE
+
+    return photo.without_split(link, REFERENCE)
 
 
 def summary(result: DemoResult) -> str:
     """Write the means, and the accuracy where it is known, in a few sentences."""
-    payload = result.mean(lambda photo: photo.prediction.payload_bytes)
-    frame = result.mean(lambda photo: photo.prediction.frame_bytes)
-    link, reference = LINKS["3g"], INPUT_CODECS[REFERENCE].name
-    count, known = len(result.photos), result.accuracy
+    from bottlenet.demo.run import INPUT_CODECS, REFERENCE
+
+    mean, link, count, known = means(result), LINKS["3g"], len(result.photos), result.accuracy
     text = (
         f"{count} {'photo' if count == 1 else 'photos'}: {result.same_answers} answered as by the uncut network; "
-        f"on average {payload:,.0f} bytes of payload and {frame:,.0f} a frame, and on {link.name} "
-        f"{result.mean(split_ms(link)):.0f} ms instead of {result.mean(whole_ms(link)):.0f} with {reference}."
+        f"on average {mean['payload_bytes']:,.0f} bytes of payload and {mean['frame_bytes']:,.0f} a frame, and on "
+        f"{link.name} {result.mean(partial(split_ms, link)):.0f} ms instead of "
+        f"{result.mean(partial(whole_ms, link)):.0f} with {INPUT_CODECS[REFERENCE].name}."
     )
     if known is None:
         return f"{text} How accurate this bundle is, bottlenet evaluate measures on labelled photos."
@@ -122,31 +163,25 @@ def summary(result: DemoResult) -> str:
     )
 
 
-def coded_bytes(name: str) -> Value:
-    """Bytes of the pixels in that format."""
-    return lambda photo: photo.inputs[name].size_bytes
+def figures(photo: PhotoResult) -> dict[str, float]:
+    """Collect the figures of which the JSON document has the means."""
+    return {
+        "payload_bytes": photo.prediction.payload_bytes,
+        "frame_bytes": photo.prediction.frame_bytes,
+        "socket_bytes": photo.prediction.socket_bytes,
+        "device_ms": photo.device_ms,
+        "server_ms": photo.server_ms,
+        **{f"{name}_bytes": coded.size_bytes for name, coded in photo.inputs.items()},
+    }
 
 
-def split_ms(link: Link) -> Value:
-    """ms on that link."""
-    return lambda photo: photo.with_split(link)
-
-
-def whole_ms(link: Link) -> Value:
-    """ms on that link, with what most would send."""
-    return lambda photo: photo.without_split(link, REFERENCE)
+def means(result: DemoResult) -> dict[str, float]:
+    rows = [figures(photo) for photo in result.photos]
+    return {name: fmean(row[name] for row in rows) for name in rows[0]}
 
 
 def document(result: DemoResult) -> dict[str, object]:
-    """The same for programs; times in ms."""
-    means: list[tuple[str, Value]] = [
-        ("payload_bytes", lambda photo: photo.prediction.payload_bytes),
-        ("frame_bytes", lambda photo: photo.prediction.frame_bytes),
-        ("socket_bytes", lambda photo: photo.prediction.socket_bytes),
-        ("device_ms", lambda photo: photo.device_ms),
-        ("server_ms", lambda photo: photo.server_ms),
-        *((f"{name}_bytes", coded_bytes(name)) for name in INPUT_CODECS),
-    ]
+    """Make the JSON document; times are in ms."""
     manifest = result.bundle.manifest
     return {
         "bundle": {"id": result.bundle.id.hex(), "name": manifest.name, "model": manifest.model, "cut": manifest.cut},
@@ -154,12 +189,11 @@ def document(result: DemoResult) -> dict[str, object]:
         "photos": [photo_document(photo) for photo in result.photos],
         "same_answers": result.same_answers,
         "accuracy": None if result.accuracy is None else asdict(result.accuracy),
-        "means": {name: result.mean(value) for name, value in means},
+        "means": means(result),
     }
 
 
 def photo_document(photo: PhotoResult) -> dict[str, object]:
-    """One photo, without its pixels."""
     return {
         "photo": photo.name,
         **asdict(photo.prediction),
@@ -172,7 +206,7 @@ def photo_document(photo: PhotoResult) -> dict[str, object]:
         "links": {
             name: {
                 "split_ms": photo.with_split(link),
-                "without_split_ms": {codec: photo.without_split(link, codec) for codec in INPUT_CODECS},
+                "without_split_ms": {codec: photo.without_split(link, codec) for codec in photo.inputs},
             }
             for name, link in LINKS.items()
         },

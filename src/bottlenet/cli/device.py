@@ -1,92 +1,62 @@
-"""Commands for the device: `demo`, `classify`, `send`, `encode`."""
+"""Commands for the device: `classify`, `send`, `encode`; and predictions of every task, for people and programs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from bottlenet.cli.options import BundleOption, Force, Json, require
+from bottlenet.cli.options import BundleOption, Force, Json, Kind, check_target, is_frame, write_whole
+from bottlenet.cli.show import Cell, Grid, clean, facts, print_error, print_json, say, stdout
+from bottlenet.errors import InputError
 
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle
     from bottlenet.cli.sending import AutoOptions
     from bottlenet.edge import Edge, Prediction
+    from bottlenet.edge.prediction import Findings, Object, Segments
+    from bottlenet.task import Task
+    from bottlenet.wire.frame import Frame
 
 
 To: TypeAlias = Annotated[
     str,
     typer.Option(
         "--to",
-        help="The server: ws://host:port, as [bold]bottlenet serve[/] prints it; or mqtt://user@host:port, a broker.",
+        help="Server, ws://HOST:PORT as [bold]bottlenet serve[/] prints it; or broker, mqtt://USER@HOST.",
     ),
 ]
 Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
 Budget: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--budget", metavar="BYTES", help="No frame is larger: 340 for an Iridium SBD message, 222 or 51 for LoRaWAN."
+        "--budget",
+        metavar="BYTES",
+        help="Largest frame, such as 340 for an Iridium SBD message, 222 or 51 for LoRaWAN.",
     ),
 ]
 Fallback: TypeAlias = Annotated[
-    str | None, typer.Option("--fallback", metavar="local", help="Answer here where the server can't.")
+    str | None,
+    typer.Option("--fallback", metavar="local", help="Run the whole network here while the server can't answer."),
 ]
 TokenFile: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--token-file",
         metavar="FILE",
-        help="Holds the bearer token, or the broker's password; else the environment's BOTTLENET_TOKEN does.",
+        help="File with the bearer token or the broker's password. Default: the variable BOTTLENET_TOKEN.",
     ),
 ]
 CaFile: TypeAlias = Annotated[
     str | None,
-    typer.Option("--ca", metavar="FILE", help="Certificates to trust with wss:// and mqtts://; else the system's."),
+    typer.Option(
+        "--ca", metavar="FILE", help="Certificates to trust for wss:// and mqtts://, PEM. Default: the system's."
+    ),
 ]
-
-
-def demo(
-    photo: Annotated[list[str] | None, typer.Argument(help="Your photos. Without any: some that come with it.")] = None,
-    bundle: BundleOption = "demo",
-    output: Annotated[str, typer.Option("--output", "-o", help="The page to write.")] = "bottlenet-demo.html",
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    r"""See it work: a device process, a socket, a server process, and real photos.
-
-    Starts a server of its own on a free loopback port, classifies the photos
-    over a real socket, prints what they cost beside JPEG and WebP, and writes a
-    page to look at. Needs [bold]pip install "bottlenet\[cloud]"[/].
-
-    Examples:
-      bottlenet demo
-      bottlenet demo cat.jpg dog.jpg -o pets.html
-    """
-    require("demo", "cloud")
-    from bottlenet.bundle import Bundle
-    from bottlenet.cli.demo import document, renderables
-    from bottlenet.cli.options import PAGE, check_target, write_whole
-    from bottlenet.cli.show import print_json, progress, say, stdout
-    from bottlenet.demo.page import page
-    from bottlenet.demo.run import run_demo, shipped_photos
-
-    target = check_target(output, PAGE, force=force)
-    sources = [Path(one) for one in photo] if photo else shipped_photos()
-    loaded = Bundle.load(bundle)
-    with progress("classifying") as step:
-        result = run_demo(loaded, sources, step)
-    write_whole(target, page(result).encode())
-    if as_json:
-        print_json({**document(result), "page": str(target)})
-        return
-    for part in renderables(result):
-        stdout().print(part)
-        say("")
-    say(f"To look at: {target}")
 
 
 def classify(
@@ -99,27 +69,25 @@ def classify(
     token_file: TokenFile = None,
     ca: CaFile = None,
     maps: Annotated[
-        str | None, typer.Option("--maps", metavar="DIR", help="Of a segmentation: write PHOTO.png there, the map.")
+        str | None,
+        typer.Option("--maps", metavar="DIR", help="Write each photo's segmentation map to PHOTO.png in this folder."),
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Classify photos with the help of a server.
+    r"""Classify photos with the help of a server.
 
-    The head of the bundle runs here and its tail there; both sides need the
-    same bundle. A bundle of another task answers with several labels, with
-    the share of each class in the square that the network sees, or with boxes
-    in the photo's pixels.
+    The head of the bundle runs here and its tail on the server; both need the
+    same bundle. Depending on the bundle's task, an answer is one label,
+    several labels, the share of each class in the square that the network
+    sees, or boxes in the photo's pixels.
 
     Examples:
       bottlenet classify cat.jpg --to ws://127.0.0.1:8000
-      bottlenet classify *.jpg --to wss://photos.example --bundle my.bundle --json
-      bottlenet classify street.jpg --to ws://127.0.0.1:8000 --bundle segments.bundle --maps .
+      bottlenet classify *.jpg --to wss://photos.example --bundle my.bundle
+      bottlenet classify street.jpg --to ws://127.0.0.1:8000 \
+        --bundle segments.bundle --maps .
     """
-    from bottlenet.cli.answers import map_targets, write_map
-    from bottlenet.cli.show import print_error
-    from bottlenet.errors import InputError
-
     secrets = Secrets(token_file, ca)
     done, unusable = [], []
     with open_edge(bundle, to, secrets, timeout_s=timeout, budget_bytes=budget, fallback=fallback) as edge:
@@ -141,22 +109,34 @@ def classify(
 
 
 def show_classified(bundle: Bundle, done: Sequence[tuple[str, Prediction]], as_json: bool) -> None:
-    """What came back, and what it cost."""
-    from bottlenet.cli.answers import found_table, is_plain, prediction_document
-    from bottlenet.cli.show import classified_table, print_json, say, stdout
     from bottlenet.edge.prediction import LOCAL
-    from bottlenet.wire.answer import one_line
 
     task = bundle.manifest.task
     if as_json:
-        told = {"bundle": bundle.id.hex()} | ({} if is_plain(task) else {"task": task.name})
-        print_json({**told, "photos": [{"photo": name, **prediction_document(p)} for name, p in done]})
+        head = {"bundle": bundle.id.hex()} | ({} if is_plain(task) else {"task": task.name})
+        print_json({**head, "photos": [{"photo": name, **prediction_document(each)} for name, each in done]})
     elif done:
         if not is_plain(task):
             stdout().print(found_table(task, done))
-        stdout().print(classified_table(done))
+        stdout().print(costs_table(done))
         if here := [name for name, prediction in done if prediction.answered_by == LOCAL]:
-            say(f"Answered here, as the server couldn't: {', '.join(map(one_line, here))}")
+            say(f"Answered here, as the server couldn't: {clean(', '.join(here))}")
+
+
+def costs_table(done: Sequence[tuple[str, Prediction]]) -> Grid:
+    rows = [
+        (
+            Path(photo).name,
+            clean(prediction.label or "nothing", "bold"),
+            f"{prediction.score:.0%}",
+            f"{prediction.payload_bytes:,}",
+            f"{prediction.socket_bytes:,}",
+            f"{prediction.times.prepare_ms + prediction.times.head_ms + prediction.times.encode_ms:.1f}",
+            f"{prediction.times.decode_ms + prediction.times.tail_ms:.1f}",
+        )
+        for photo, prediction in done
+    ]
+    return Grid(("photo", "answer", ">score", ">payload\nbytes", ">socket\nbytes", ">device\nms", ">server\nms"), rows)
 
 
 def send(
@@ -196,7 +176,7 @@ def send(
     ca: CaFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON a photo.")] = False,
 ) -> None:
-    """Have photos classified, however bad the link: none is lost.
+    r"""Have photos classified, however bad the link: none is lost.
 
     Each is encoded once, and waits on disk until its answer is there. A line a
     photo, as it is answered. Run it again, after a power cut for example: what
@@ -206,10 +186,14 @@ def send(
 
     Examples:
       bottlenet send cat.jpg dog.jpg --spool spool --to ws://127.0.0.1:8000
-      bottlenet send photos --watch --spool spool --to wss://photos.example --token-file token
-      bottlenet send photos --spool spool --to ws://sat.example --budget 340 --fallback local
-      bottlenet send photos --watch --spool spool --to mqtts://camera-1@broker.example --token-file password
-      bottlenet send photos --spool spool --to ws://127.0.0.1:8000 --partition auto --profile demo.profile.json
+      bottlenet send photos --watch --spool spool --to wss://photos.example \
+        --token-file token
+      bottlenet send photos --spool spool --to ws://sat.example --budget 340 \
+        --fallback local
+      bottlenet send photos --watch --spool spool \
+        --to mqtts://camera-1@broker.example --token-file password
+      bottlenet send photos --spool spool --to ws://127.0.0.1:8000 \
+        --partition auto --profile demo.profile.json
     """
     from bottlenet.cli.sending import ONE_SHOT_DEADLINE_S, How, auto_options
     from bottlenet.cli.sending import send as run
@@ -232,7 +216,7 @@ def send(
 
 @dataclass(frozen=True)
 class Secrets:
-    """Files that say who the device is, and whom it trusts."""
+    """Files with the device's token or password, and with the certificates that it trusts."""
 
     token: str | None
     ca: str | None
@@ -248,7 +232,7 @@ def open_edge(
     budget_bytes: int | None,
     fallback: str | None,
 ) -> Edge:
-    """As the options say; the server's HTTP address will do too."""
+    """Open the device's end as the options say; the server's HTTP address will do too."""
     from bottlenet.cloud.admission import trust
     from bottlenet.edge import Edge
     from bottlenet.edge.client import find_token
@@ -271,30 +255,139 @@ def open_edge(
 
 def encode(
     photo: Annotated[str, typer.Argument(help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF.")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where the frame goes.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The frame to write.")],
     bundle: BundleOption = "demo",
     budget: Budget = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a photo into a frame, in a file: what a device would send.
+    r"""Write the frame that a device would send for a photo to a file.
 
-    Any transport may carry it. [bold]bottlenet decode[/] answers it here, a
-    POST to /v1/classify on a server.
+    Any transport can carry it. [bold]bottlenet decode[/] answers it on this
+    machine, a POST to /v1/classify on a server.
 
     Examples:
       bottlenet encode cat.jpg -o cat.frame
-      curl --data-binary @cat.frame -o cat.answer http://127.0.0.1:8000/v1/classify
+      curl --data-binary @cat.frame -o cat.answer \
+        http://127.0.0.1:8000/v1/classify
     """
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.options import FRAME, check_target, write_whole
-    from bottlenet.cli.show import encoded_document, encoded_table, print_json, stdout
     from bottlenet.edge import Encoder
+    from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES
 
-    target = check_target(output, FRAME, force=force)
+    target = check_target(output, Kind("a frame", HEADER_BYTES + MAX_PAYLOAD_BYTES + 1, is_frame), force=force)
     encoded = Encoder(Bundle.load(bundle), budget_bytes=budget).encode(photo)
     write_whole(target, encoded.frame.to_bytes())
     if as_json:
-        print_json({"photo": photo, "file": str(target), **encoded_document(encoded)})
+        times = {"prepare_ms": encoded.prepare_ms, "head_ms": encoded.head_ms, "encode_ms": encoded.encode_ms}
+        print_json({"photo": photo, "file": str(target), **frame_document(encoded.frame), "times": times})
     else:
-        stdout().print(encoded_table(photo, target, encoded))
+        took = f"prepare {encoded.prepare_ms:.1f} ms, head {encoded.head_ms:.1f} ms, encode {encoded.encode_ms:.2f} ms"
+        rows = [("photo", photo), ("frame", str(target)), *frame_rows(encoded.frame), ("took", took)]
+        stdout().print(facts(rows))
+
+
+def frame_document(frame: Frame) -> dict[str, object]:
+    from bottlenet.wire.codecs import CODES
+
+    return {
+        "codec": CODES.get(frame.codec, str(frame.codec)),
+        "setting": frame.setting,
+        "bundle_tag": frame.bundle_tag.hex(),
+        "sequence": frame.sequence,
+        "payload_bytes": len(frame.payload),
+        "frame_bytes": len(frame.to_bytes()),
+    }
+
+
+def frame_rows(frame: Frame) -> list[tuple[str, Cell]]:
+    header = frame_document(frame)
+    return [
+        ("codec", f"{header['codec']}, setting {frame.setting}"),
+        ("bundle", frame.bundle_tag.hex()),
+        ("bytes", f"{header['frame_bytes']:,} with header, {len(frame.payload):,} of payload"),
+    ]
+
+
+SHOWN = 10  # lines a photo
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG = Kind("a PNG", len(SIGNATURE), lambda data: data == SIGNATURE)
+
+
+def is_plain(task: Task) -> bool:
+    """Tell if an answer is one label, which the table of costs has."""
+    return task.name == "classification"
+
+
+def prediction_document(prediction: Prediction) -> dict[str, object]:
+    """Make the JSON of a prediction, without a map's places, and without what only other tasks have."""
+    values = asdict(replace(prediction, segments=None))
+    del values["segments"]
+    if prediction.segments is not None:
+        values["segments"] = segments_document(prediction.segments)
+    if not prediction.objects:
+        del values["objects"]
+    return values
+
+
+def segments_document(segments: Segments) -> dict[str, object]:
+    shares = [asdict(each) for each in segments.shares]
+    square = None if segments.square is None else asdict(segments.square)
+    return {"shares": shares, "rows": segments.map.rows, "columns": segments.map.columns, "square": square}
+
+
+def findings_document(found: Findings) -> dict[str, object]:
+    """Make the JSON of an answer without its photo."""
+    values: dict[str, object] = {"top": [asdict(each) for each in found.top]}
+    if found.objects:
+        values["objects"] = [asdict(each) for each in found.objects]
+    if found.segments is not None:
+        values["segments"] = segments_document(found.segments)
+    return values
+
+
+def found_table(task: Task, done: Sequence[tuple[str, Prediction | Findings]]) -> Grid:
+    """List what is in the photos, at most ten lines each; a detection's with edges."""
+    boxes = task.name == "detection"
+    edges = (">left", ">top", ">right", ">bottom") if boxes else ()
+    lines: list[list[Cell]] = []
+    for photo, found in done:
+        name = Path(photo).name
+        rows = found.objects if boxes else found.segments.shares if found.segments else found.top
+        for row in rows[:SHOWN]:
+            numbers = edges_of(row) if boxes else []  # type: ignore[arg-type]
+            lines.append([name, clean(row.label, "bold"), f"{row.score:.1%}", *numbers])
+        if len(rows) > SHOWN or not rows:
+            rest = f"and {len(rows) - SHOWN} more" if rows else "nothing"
+            lines.append([name, rest, "", *("" for _ in edges)])
+    return Grid(("photo", "class", ">share" if task.name == "segmentation" else ">score", *edges), lines)
+
+
+def edges_of(one: Object) -> list[str]:
+    """Write the edges of a box: in pixels, or in shares of the square where that is all there is."""
+    edges = (one.left, one.top, one.right, one.bottom)
+    return [f"{edge:.3f}" if max(edges) <= 1 else f"{edge:,.0f}" for edge in edges]
+
+
+def map_targets(folder: str | None, photos: Sequence[str], task: Task, force: bool) -> dict[str, Path]:
+    """Find where each photo's map goes. InputError: no segmentation, or no place for a file."""
+    if folder is None:
+        return {}
+    needs_map(task)
+    names = [f"{Path(photo).name}.png" for photo in photos]
+    if len(set(names)) < len(set(photos)):
+        raise InputError("two of the photos have the same name, and so would their maps; give them one by one")
+    return {
+        photo: check_target(Path(folder) / name, PNG, force=force) for photo, name in zip(photos, names, strict=True)
+    }
+
+
+def needs_map(task: Task) -> None:
+    """Refuse a bundle whose network gives no maps, with InputError."""
+    if task.name != "segmentation":
+        raise InputError(f"this bundle's task is {task.name}, which gives no map; give one of a segmentation")
+
+
+def write_map(target: Path, found: Prediction | Findings) -> None:
+    assert found.segments is not None, "a segmentation without a map"
+    write_whole(target, found.segments.png())

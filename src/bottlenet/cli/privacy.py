@@ -7,53 +7,59 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bottlenet.cli.options import BundleArgument, Json, require, with_configs
+from bottlenet.cli.options import BundleArgument, Json, needs, with_configs
+from bottlenet.cli.show import Grid, number, print_json, progress_bar, say, stdout
 from bottlenet.privacy.config import PrivacyConfig
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from bottlenet.privacy.measure import Quality
     from bottlenet.privacy.run import PrivacyReport
 
-
 CAPTION = "Measured against this attacker, with these photos and this much training. Another one may do better."
+NAMES = {
+    "attacker": "payload, attacker",
+    "linear, tile by tile": "payload, linear map of each tile",
+    "linear": "payload, linear map of 3 x 3",
+    "jpeg": "JPEG",
+}
 
 
+@needs("train")
 @with_configs(config=PrivacyConfig)
 def privacy(
     bundle: BundleArgument,
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="For samples, attacker, pictures.")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for samples, attacker and pictures.")
+    ],
     budgets: Annotated[
         list[int],
-        typer.Option("--budget", metavar="BYTES", min=1, help="No payload has more; again for more. Or the bundle's."),
+        typer.Option(
+            "--budget", metavar="BYTES", min=1, help="Largest payload; can be repeated. Default: the bundle's own."
+        ),
     ] = [],  # noqa: B006 - typer's way to say none
     as_json: Json = False,
     *,
     config: PrivacyConfig,
 ) -> None:
-    r"""Train an attacker who rebuilds photos from payloads, and measure what it gets.
+    r"""Train an attacker who rebuilds photos from payloads, and measure its success.
 
     One attacker serves all budgets. It is measured on photos that it has not
-    learned from, beside a linear map and beside a JPEG of as many bytes: how
-    near the pixels are, whether the uncut network recognises the class, and
-    how often the original is found among all photos. It says what this
-    attacker can do, not what another can't. What is done stays in the folder,
-    first the samples, then the attacker, and is not done again. Needs
-    [bold]pip install "bottlenet\[train]"[/].
+    learned from, beside a linear map and a JPEG of as many bytes: how close the
+    pixels are, whether the uncut network recognises the class, and how often
+    the original is found among all photos. That is what this attacker can do,
+    not what every attacker can. Samples and attacker are kept in the folder,
+    and used again the next time.
 
     Examples:
       bottlenet privacy demo --data photos --out attacks/demo
       bottlenet privacy demo --data photos --test other_photos \
         --budget 200 --budget 600 --budget 1200 --out attacks/demo --json
     """
-    require("privacy", "train")
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.show import print_json, say, stdout, training_progress
     from bottlenet.privacy.run import Attack, draw_pictures, run_attack
 
     loaded = Bundle.load(bundle)
-    with training_progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("", total=None)
         attack = Attack(
             loaded,
@@ -70,7 +76,6 @@ def privacy(
 
 
 def document(report: PrivacyReport) -> dict[str, object]:
-    """For programs."""
     from bottlenet.privacy.run import LINEAR, TILE
 
     return {
@@ -83,36 +88,23 @@ def document(report: PrivacyReport) -> dict[str, object]:
     }
 
 
-def report_table(report: PrivacyReport) -> Table:
-    """For people."""
-    from bottlenet.cli.show import clean, number_columns, plain_table, text_columns
-
-    table = plain_table(f"{report.bundle}: {report.originals.photos} photos rebuilt, {report.side} pixels", CAPTION)
-    text_columns(table, "from")
-    number_columns(table, "bytes", "PSNR\ndB", "SSIM", "same\nanswer", "right\nlabel", "found by\nscores", "by\npixels")
+def report_table(report: PrivacyReport) -> Grid:
+    rows = []
     for row in report.rows:
-        size = "-" if row.sent_bytes is None else f"{row.sent_bytes:,.0f}"
         missing = f", {row.missing} do not fit" if row.missing else ""
-        table.add_row(clean(NAMES[row.what] + missing), size, *quality_cells(row.quality))
-    table.add_row(clean("the original"), "", *quality_cells(report.originals))
-    return table
+        rows.append([NAMES[row.what] + missing, number(row.sent_bytes, 0), *quality_cells(row.quality)])
+    numbers = (">bytes", ">PSNR\ndB", ">SSIM", ">same\nanswer", ">right\nlabel", ">found by\nscores", ">by\npixels")
+    return Grid(
+        ("from", *numbers),
+        [*rows, ["the original", "", *quality_cells(report.originals)]],
+        title=f"{report.bundle}: {report.originals.photos} photos rebuilt, {report.side} pixels",
+        caption=CAPTION,
+    )
 
 
 def quality_cells(quality: Quality | None) -> list[str]:
-    """Dashes where there is none."""
     if quality is None:
         return ["-"] * 6
     rates = (quality.same_answer, quality.right_label, quality.matched_by_scores, quality.matched_by_pixels)
-    return [
-        f"{quality.psnr:.1f}",
-        f"{quality.ssim:.2f}",
-        *("-" if rate is None else f"{rate:.1f} %" for rate in rates),
-    ]
-
-
-NAMES = {
-    "attacker": "payload, attacker",
-    "linear, tile by tile": "payload, linear map of each tile",
-    "linear": "payload, linear map of 3 x 3",
-    "jpeg": "JPEG",
-}
+    percents = ("-" if rate is None else f"{rate:.1f} %" for rate in rates)
+    return [f"{quality.psnr:.1f}", f"{quality.ssim:.2f}", *percents]

@@ -1,7 +1,4 @@
-"""Commands for the server: `serve`, `decode`.
-
-What answers frames, this process or replicas on a Ray cluster, and which options go with which.
-"""
+"""Commands for the server: `serve`, by this process or by replicas on a Ray cluster, and `decode`."""
 
 from __future__ import annotations
 
@@ -9,31 +6,46 @@ import dataclasses
 import os
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bottlenet.cli.options import BundleOption, Force, Json, require, with_configs
+from bottlenet.cli.device import (
+    PNG,
+    findings_document,
+    found_table,
+    frame_document,
+    frame_rows,
+    is_plain,
+    needs_map,
+    write_map,
+)
+from bottlenet.cli.options import BundleOption, Force, Json, check_target, needs, require, with_configs
+from bottlenet.cli.show import clean, facts, print_json, say, stdout
 from bottlenet.cloud.admission import Access, Limits, Mqtt
 from bottlenet.cloud.logs import LEVELS
-from bottlenet.errors import InputError
+from bottlenet.errors import BottleNetError, FrameError, InputError
+from bottlenet.files import read_at_most
 from bottlenet.records import check_choice
+
+if TYPE_CHECKING:
+    from bottlenet.wire.frame import Frame
 
 EMBEDDED, RAY = "embedded", "ray"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """How many replicas there are, and where."""
+    """Options of --engine ray."""
 
-    replicas: int = 1  # With --engine ray: processes that answer, at least
-    max_replicas: int | None = None  # With --engine ray: at most; above --replicas their number follows the load
-    replica_frames: float = 2.0  # With --engine ray: frames without an answer beyond which a replica needs another
-    ray_address: str | None = None  # With --engine ray: cluster to join, host:port or auto; without it one is started
+    replicas: int = 1  # With --engine ray: fewest processes that answer
+    max_replicas: int | None = None  # With --engine ray: most of them; above --replicas the number follows the load
+    replica_frames: float = 2.0  # With --engine ray: unanswered frames per replica that add a replica
+    ray_address: str | None = None  # With --engine ray: cluster to join, HOST:PORT or auto; default: start one
 
 
 def check_options(engine: str, access: Access, mqtt: Mqtt, limits: Limits, cluster: Cluster) -> None:
-    """InputError: no such engine, none for this system, or an option that it can't honour."""
+    """Raise InputError for an engine that there is not, or not on this system, and for options that it can't honour."""
     check_choice("--engine", engine, (EMBEDDED, RAY))
     if engine == EMBEDDED:
         for field in dataclasses.fields(cluster):
@@ -49,7 +61,6 @@ def check_options(engine: str, access: Access, mqtt: Mqtt, limits: Limits, clust
 
 
 def option(field: str) -> str:
-    """Of the command line."""
     return "--" + field.replace("_", "-")
 
 
@@ -67,31 +78,29 @@ NOT_FOR_RAY = {
 }
 
 
-def absolute(path: str | None) -> str | None:
-    """Where it is whatever folder a process is in."""
-    return None if path is None else os.path.abspath(path)
-
-
+@needs("cloud")
 @with_configs(access=Access, mqtt=Mqtt, limits=Limits, cluster=Cluster)
 def serve(
     bundle: Annotated[list[str] | None, typer.Argument(help="Folders of bundles or ladders, or [bold]demo[/].")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
     watch: Annotated[
         str | None, typer.Option("--watch", help="Also serve the bundles in this folder, as they come and go.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for one operation of the network.")] = 1,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Frames that are decoded together.")] = 16,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for one operation of a network.")] = 1,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Most frames to answer together.")] = 16,
     page: Annotated[
-        bool, typer.Option("--page/--no-page", help="The page at /, where a browser is the device.")
+        bool, typer.Option("--page/--no-page", help="Offer a page at /, where the browser is the device.")
     ] = True,
     log_level: Annotated[str, typer.Option("--log-level", help=f"{', '.join(LEVELS)}.")] = "warning",
-    log_json: Annotated[bool, typer.Option("--log-json", help="One JSON object a line on standard error.")] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Log JSON to standard error, one object a line.")
+    ] = False,
     stop_with_input: Annotated[
-        bool, typer.Option("--stop-with-input", help="Also stop when standard input ends: never outlive the parent.")
+        bool, typer.Option("--stop-with-input", help="Also stop at the end of standard input.")
     ] = False,
     engine: Annotated[
-        str, typer.Option("--engine", help="[bold]embedded[/], this process, or [bold]ray[/], replicas on Ray Serve.")
+        str, typer.Option("--engine", help="[bold]embedded[/]: this process. [bold]ray[/]: replicas on Ray Serve.")
     ] = "embedded",
     as_json: Json = False,
     *,
@@ -102,27 +111,27 @@ def serve(
 ) -> None:
     r"""Answer the frames of devices, until Ctrl-C or SIGTERM.
 
-    Prints its URL as soon as it takes connections; what was taken is answered before it ends.
-    Needs [bold]pip install "bottlenet\[cloud]"[/], and [bold]"bottlenet\[ray]"[/] for that engine.
+    Prints its URL as soon as it takes connections. Before it ends, it answers
+    every frame that it has taken. --engine ray needs the optional part ray,
+    --mqtt the part mqtt; without them the error says how to install them.
 
     Examples:
       bottlenet serve demo
-      bottlenet serve a.bundle b.bundle --host 0.0.0.0 --tokens tokens.txt --tls-cert cert.pem --tls-key key.pem
+      bottlenet serve a.bundle b.bundle --host 0.0.0.0 --tokens tokens.txt \
+        --tls-cert cert.pem --tls-key key.pem
       bottlenet serve --watch bundles --log-json --log-level info
-      bottlenet serve a.bundle --mqtt mqtts://server@broker.example --mqtt-password password.txt
+      bottlenet serve a.bundle --mqtt mqtts://server@broker.example \
+        --mqtt-password password.txt
       bottlenet serve demo --engine ray --replicas 2 --max-replicas 8
     """
     check_options(engine, access, mqtt, limits, cluster)
-    require("serve", "cloud")
+    check_choice("--log-level", log_level, LEVELS)
     if mqtt.mqtt is not None:
         require("serve --mqtt", "mqtt")
     from bottlenet.bundle.ladder import load_rungs
-    from bottlenet.cli.show import print_json, say
     from bottlenet.cloud.logs import set_up_logging
     from bottlenet.cloud.vendor import COMMAND, RUNTIME, installed
 
-    if log_level not in LEVELS:
-        raise InputError(f"--log-level is {log_level!a}; give one of {', '.join(LEVELS)}")
     loaded = [rung for one in bundle or [] for rung in load_rungs(one)]
     tls = "s" if access.tls_cert else ""
 
@@ -145,8 +154,8 @@ def serve(
 
         deployed = Deployed(
             bundles=tuple(str(one.path.resolve()) for one in loaded),
-            tokens=absolute(access.tokens),
-            watch=absolute(watch),
+            tokens=access.tokens and os.path.abspath(access.tokens),
+            watch=watch and os.path.abspath(watch),
             threads=threads,
             max_batch=max_batch,
             page=page,
@@ -169,26 +178,22 @@ def decode(
     file: Annotated[str, typer.Argument(help="A frame, as [bold]bottlenet encode[/] writes it.")],
     bundle: BundleOption = "demo",
     map_file: Annotated[
-        str | None, typer.Option("--map", metavar="FILE", help="Of a segmentation: the map goes there, a PNG.")
+        str | None, typer.Option("--map", metavar="FILE", help="Write the segmentation map to this PNG.")
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Answer one frame from a file: what a server would do.
+    """Answer one frame from a file, as a server would.
 
-    Boxes have edges in shares of the square that the network saw, as the
+    Boxes have edges as shares of the square that the network sees, as the
     photo is not at hand.
 
     Example:
       bottlenet decode cat.frame
     """
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.answers import PNG, findings_document, found_table, is_plain, needs_map, write_map
-    from bottlenet.cli.options import check_target, read_frame
-    from bottlenet.cli.show import decoded_document, decoded_table, print_json, stdout
     from bottlenet.cloud.decoder import Decoder
     from bottlenet.edge.prediction import read_answer
-    from bottlenet.errors import BottleNetError
 
     loaded = Bundle.load(bundle)
     task = loaded.manifest.task
@@ -202,9 +207,25 @@ def decode(
     found = read_answer(answer, loaded)
     if target is not None:
         write_map(target, found)
+    times = {"decode_ms": answer.decode_us / 1e3, "tail_ms": answer.tail_us / 1e3}
     if as_json:
-        print_json({"file": file, **decoded_document(frame, answer, findings_document(found))})
-    else:
-        stdout().print(decoded_table(file, frame, answer, found))
-        if not is_plain(task):
-            stdout().print(found_table(task, [(file, found)]))
+        return print_json({"file": file, **frame_document(frame), **findings_document(found), "times": times})
+    took = f"decode {times['decode_ms']:.2f} ms, tail {times['tail_ms']:.1f} ms"
+    choices = [(f"{each.score:.1%}", clean(each.label, "" if rank else "bold")) for rank, each in enumerate(found.top)]
+    stdout().print(facts([("frame", file), *frame_rows(frame), ("took", took), *choices]))
+    if not is_plain(task):
+        stdout().print(found_table(task, [(file, found)]))
+
+
+def read_frame(path: str, bundle_tag: bytes) -> Frame:
+    """Read the frame in a file. InputError: it can't be read, is damaged, is no frame or is of another bundle."""
+    from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame
+
+    try:
+        with open(path, "rb") as file:
+            data = read_at_most(file, HEADER_BYTES + MAX_PAYLOAD_BYTES + 1)
+        return parse_frame(data, max_payload_bytes=MAX_PAYLOAD_BYTES, bundle_tag=bundle_tag)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}; give a file that bottlenet encode wrote") from error
+    except FrameError as error:
+        raise InputError(f"{path}: {error}") from error

@@ -118,7 +118,7 @@ class Access:
 class Mqtt:
     """A broker that devices send their frames to."""
 
-    mqtt: str | None = None  # Also take frames from a broker: mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS
+    mqtt: str | None = None  # Also take frames from a broker: mqtt://USER@HOST, or mqtts:// for TLS
     mqtt_password: str | None = None  # File with the user's password there
     mqtt_ca: str | None = None  # File of certificates to trust there, PEM; else the system's
     mqtt_group: str = GROUP  # Servers of one group share the frames; better a secret one, see docs/operating.md

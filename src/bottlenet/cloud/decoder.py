@@ -17,13 +17,12 @@ from time import perf_counter_ns
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import BottleNetError, BundleError, FrameError, InputError, PayloadError, PhotoError, WireError
 from bottlenet.photo import photo_to_pixels
-from bottlenet.runtime import open_tail, open_uncut, run_graph
+from bottlenet.runtime import InferenceSession, open_tail, open_uncut, run_graph
 from bottlenet.task import Port, Task, answer_of
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds
 from bottlenet.wire.entropy import accepted
@@ -166,7 +165,7 @@ class Photos:
         self.bundle = bundle
         self._threads = threads
         self._lock = threading.Lock()
-        self._uncut: onnxruntime.InferenceSession | None = None
+        self._uncut: InferenceSession | None = None
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
         """Answer each photo frame, or give the error that says why there is no answer."""
@@ -208,7 +207,7 @@ class Photos:
         except PhotoError as error:
             raise PayloadError(str(error)) from error
 
-    def _open(self) -> onnxruntime.InferenceSession:
+    def _open(self) -> InferenceSession:
         """Load the network, once. InputError: the bundle has no uncut.onnx. BundleError: it does not load."""
         with self._lock:
             if self._uncut is None:

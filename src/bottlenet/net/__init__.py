@@ -1,4 +1,4 @@
-"""The network that is cut and trained. Everything here needs torch: `pip install "bottlenet[train]"`.
+"""The network that is cut and trained. Everything here needs torch: `pip install ".[train]"`.
 
 models.py  names -> classifiers with their preprocessing and labels
 named.py   what stands behind the name of a classifier from elsewhere, and what is asked for

@@ -520,7 +520,7 @@ def needed(package: str, named: Named) -> Any:
         what = str(error).strip().partition("\n")[0]
         raise InputError(
             f"{named.whole}: {name} is installed but does not import ({what}); it and torch must be a pair: "
-            f'pip install --upgrade torch "bottlenet[{name}]"'
+            f'pip install --upgrade torch ".[{name}]"'
         ) from error
 
 

@@ -467,6 +467,8 @@ def choose(
 
     InputError: no candidate meets the constraints (it says which to relax), or an argument that can't be used.
     """
+    if not isinstance(profile, Profile):
+        raise InputError(f"profile is {profile!r:.80}; give a Profile: parse_profile(Path(FILE).read_bytes())")
     link = parse_link(link) if isinstance(link, str) else link
     wish = Wish(objective, max_drop, deadline_s, budget_bytes, prices)
     check_load(server_load)

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
 from bottlenet.records import percent
-from bottlenet.runtime import run_graph
+from bottlenet.runtime import InferenceSession, run_graph
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -58,7 +57,7 @@ class Originals:
 class Judge:
     """Compares rebuilt photos with `originals`. `uncut` takes pixels (B, size, size, 3)."""
 
-    def __init__(self, originals: Originals, uncut: onnxruntime.InferenceSession, size: int) -> None:
+    def __init__(self, originals: Originals, uncut: InferenceSession, size: int) -> None:
         self.originals, self.uncut, self.size = originals, uncut, size
 
     def scores(self, pixels: Pixels) -> Values:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bottlenet.errors import InputError
-from bottlenet.net.build import UnitConfig
-from bottlenet.photos.crops import HELD_OUT
 
 NOT_NEGATIVE = (
     "lr",
@@ -37,7 +35,7 @@ PRECISIONS = ("float32", "bf16")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. A field's comment is the help of its option.
+    """One training run. A field's comment is the help of its option, so this file needs no torch.
 
     InputError: numbers that can't be, or a rate asked for without the jpeg codec in the loop.
     """
@@ -46,14 +44,14 @@ class TrainConfig:
     data: tuple[str, ...]  # folders of photos; a folder given twice counts twice
     out: str  # folder of the run: run.json, log.jsonl, checkpoint.safetensors
     cut: str  # where the network is cut: a name from `bottlenet cuts`
-    head_size: int = UnitConfig.head_size  # side of the photo that the head takes, pixels; 0: as the uncut network
-    tail_size: int = UnitConfig.tail_size  # side of the photo whose features the tail takes, pixels; 0: as the head
-    learn_from: str = UnitConfig.learn_from  # the head learns too, behind this cut; empty: all of it stays as it is
-    unit: str = UnitConfig.unit  # residual | paper
-    channels: int = UnitConfig.channels  # c', channels of the latent; 0: 48, or as many as the features have
-    stride: int = UnitConfig.stride  # s, spatial reduction
-    codec: str = UnitConfig.codec  # jpeg | webp | deflate | raw | entropy
-    quality: int = UnitConfig.quality  # of jpeg and webp; level of deflate
+    head_size: int = 0  # side of the photo that the head takes, pixels; 0: as the uncut network
+    tail_size: int = 0  # side of the photo whose features the tail takes, pixels; 0: as the head
+    learn_from: str = ""  # the head learns too, behind this cut; empty: all of it stays as it is
+    unit: str = "residual"  # residual | paper
+    channels: int = 0  # c', channels of the latent; 0: 48, or as many as the features have
+    stride: int = 1  # s, spatial reduction
+    codec: str = "jpeg"  # jpeg | webp | deflate | raw | entropy
+    quality: int = 50  # of jpeg and webp; level of deflate
     naive: bool = False  # train without the codec in the loop
     epochs: int = 8  # passes over the photos
     crops: int = 8  # sets of random crops that the passes take in turn
@@ -74,7 +72,7 @@ class TrainConfig:
     feature_weight: float = 0.1  # weight of the features' relative squared error
     adversarial: float = 0.0  # weight of an adversary who rebuilds photos as the unit learns; needs no_cache; 0: none
     photos: int = 0  # so many of the photos, evenly spread over the folders; 0: all
-    held_out: int = HELD_OUT  # one photo of this many is not trained on, but kept for the reports
+    held_out: int = 50  # one photo of this many is not trained on, but kept for the reports
     seed: int = 0  # of crops, order and weights
     cache: str = "cache"  # folder for head features, a few GB
     no_cache: bool = False  # decode photos and run the head in every pass, instead of keeping head features on disk
