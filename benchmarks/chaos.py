@@ -28,6 +28,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import Decoder
 from bottlenet.edge import Encoder
 from bottlenet.edge.prediction import SERVER, Answered, parse_outcome
+from bottlenet.edge.spool import ANSWERED, Record, is_spool, records
 from bottlenet.errors import InputError
 from bottlenet.measure.link import ShapedLink
 from bottlenet.plan.link import Link
@@ -45,20 +46,20 @@ IN_MEMORY = "/dev/shm"
 PYTHON = [sys.executable, "-W", "error"]
 # `bottlenet send`, whose spool finds no room at each 53rd write, and notes that in a file.
 DEVICE = """
-import errno, itertools, os, sys
+import itertools, os, sqlite3, sys
 from bottlenet import cli
 from bottlenet.edge.spool import Spool
-from bottlenet.files import write_whole
 
-def write(path, data):
-    if next(count) % 53 == 0:
-        os.write(full, b"x")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    write_whole(path, data)
+class Disk(sqlite3.Connection):
+    def execute(self, sql, *values):
+        if sql == "COMMIT" and next(count) % 53 == 0:
+            os.write(full, b"x")
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(sql, *values)
 
 full = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 count = itertools.count(os.getpid() % 53)
-Spool.__init__.__kwdefaults__["write"] = write
+Spool.__init__.__kwdefaults__["connection"] = Disk
 cli.main()
 """
 
@@ -93,8 +94,8 @@ class Device:
     """`bottlenet send`, with all photos of the album; what it says is in out and err."""
 
     def __init__(self, bundle: Bundle, url: str, folder: Path) -> None:
-        self.folder, self.answers = folder, folder / "spool" / "answers"
-        options = ["--to", url, "--spool", folder / "spool", "--bundle", bundle.path, "--timeout", TIMEOUT_S]
+        self.folder, self.spool = folder, folder / "spool"
+        options = ["--to", url, "--spool", self.spool, "--bundle", bundle.path, "--timeout", TIMEOUT_S]
         command = [
             *PYTHON,
             "-c",
@@ -125,12 +126,16 @@ class Device:
     def wait_for(self, count: int) -> None:
         """Until so many answers are stored. InputError: they aren't, or the process ended."""
         ends = time.monotonic() + STUCK_S
-        while not self.answers.is_dir() or len(os.listdir(self.answers)) < count:
+        while (there := len(answers_in(self.spool))) < count:
             if self.process.poll() is not None or time.monotonic() > ends:
-                there = len(os.listdir(self.answers)) if self.answers.is_dir() else 0
                 end = (self.folder / "err").read_text(encoding="utf-8")[-500:]
                 raise InputError(f"{there} answers are stored where {count} should be: {' '.join(end.split())}")
-            time.sleep(0.02)
+            time.sleep(0.05)
+
+
+def answers_in(spool: Path) -> list[Record]:
+    """List what is stored, also while a device is at work."""
+    return [record for record in records(spool) if record.status == ANSWERED] if is_spool(spool) else []
 
 
 def make_album(folder: Path, count: int) -> list[Path]:
@@ -186,8 +191,7 @@ def live(device: Device, server: Server, photos: int, kills: int) -> None:
 
 def judge(device: Device, right: dict[str, Top]) -> dict[str, int]:
     """Find out what became of the photos, from the spool and from the device's last run."""
-    spool = device.answers.parent
-    stored = [parse_outcome(path.read_bytes()) for path in device.answers.iterdir()]
+    stored = [parse_outcome(json.dumps(record.outcome).encode()) for record in answers_in(device.spool)]
     names = [one.photo for one in stored]
     lines = [json.loads(line) for line in (device.folder / "out").read_text(encoding="utf-8").splitlines()]
     return {
@@ -197,7 +201,7 @@ def judge(device: Device, right: dict[str, Top]) -> dict[str, int]:
         "wrong": sum(
             not isinstance(one, Answered) or one.photo not in right or not same(one, right[one.photo]) for one in stored
         ),
-        "left_over": sum(len(os.listdir(spool / name)) for name in ("frames", "failed", "aside")),
+        "left_over": sum(record.status != ANSWERED for record in records(device.spool)),
         "said_answered": len({line["photo"] for line in lines if line["status"] == "answered"}),
         "different_answers": len(set(right.values())),  # so many photos' answers would show if they were another's
     }

@@ -10,14 +10,14 @@ import pytest
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Answered, AutoSender, Backoff, Edge, Encoder, Failed, Move, Outcome, Spool
 from bottlenet.edge.encoder import EDGE_ONLY, Device
-from bottlenet.edge.folder import read_file
+from bottlenet.edge.photo_files import read_file
 from bottlenet.edge.prediction import FULL, LOCAL, SERVER, UNUSABLE
 from bottlenet.errors import InputError
 from bottlenet.wire.frame import Frame
 from conftest import MakeBundle, Server
 from network import make_album
 from test_auto import CLOUD, QUICK, profile, server, slow_device  # noqa: F401
-from test_spool import FullDisk
+from test_spool import Disk, disk_with, in_spool
 
 NOWHERE = "ws://127.0.0.1:1"
 pytestmark = pytest.mark.usefixtures("slow_device")
@@ -36,14 +36,14 @@ class Setup:
         self.moves: list[Move] = []
         self.told: list[str] = []
         self.slept: list[float] = []
-        self.disk: FullDisk | None = None
+        self.disk: type[Disk] | None = None
         self.waiting: list[str] = []
 
     def send(self, photos: Sequence[Path | None], url: str = NOWHERE, *, patient: bool = True) -> list[Outcome]:
         disk = Backoff(first_s=1.0, deadline_s=5.0, clock=lambda: 1000.0 + sum(self.slept), rng=lambda: 1.0)
-        write = {} if self.disk is None else {"write": self.disk}
+        disk_of = {} if self.disk is None else {"connection": self.disk}
         edge = Edge(self.bundle, url, partition="auto", profile=profile(self.bundle), policy=QUICK)
-        with edge, Spool(self.folder, self.bundle, **write) as spool:
+        with edge, Spool(self.folder, self.bundle, **disk_of) as spool:
             edge.connect()
             sender = AutoSender(
                 edge, spool, disk=disk, moved=self.moves.append, tell=self.told.append, sleep=self.slept.append
@@ -103,7 +103,7 @@ def test_what_waited_before_is_answered_by_the_device(setup: Setup, photos: list
     assert again.photo == waited.photo
     assert new.by == SERVER
     assert not setup.waiting
-    assert not list((setup.folder / "frames").iterdir())
+    assert in_spool(setup.folder, "waiting") == []
 
 
 def test_a_frame_of_another_bundle_goes_when_its_photo_is_answered(
@@ -114,12 +114,12 @@ def test_a_frame_of_another_bundle_goes_when_its_photo_is_answered(
     setup.bundle = mine
     (outcome,) = answers(setup.send(photos[:1]))
     assert not outcome.again
-    assert not list((setup.folder / "frames").iterdir())
+    assert in_spool(setup.folder, "waiting") == []
 
 
 def test_a_full_disk(setup: Setup, photos: list[Path]) -> None:
     """Waits for room until the deadline. The photo is still there for the next time."""
-    setup.disk = FullDisk(room=1)
+    setup.disk = disk_with(1)
     one, two = setup.send(photos[:2])
     assert isinstance(one, Answered)
     assert isinstance(two, Failed)
@@ -132,7 +132,7 @@ def test_a_full_disk(setup: Setup, photos: list[Path]) -> None:
 
 
 def test_a_full_disk_and_no_patience(setup: Setup, photos: list[Path]) -> None:
-    setup.disk = FullDisk()
+    setup.disk = disk_with(0)
     outcomes = setup.send(photos[:2], patient=False)
     assert [outcome.why for outcome in outcomes if isinstance(outcome, Failed)] == [FULL, FULL]
     assert not setup.slept

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from bottlenet.bundle import Bundle, write_bundle
-from bottlenet.edge.prediction import SERVER, Choice, Findings, answered_now, outcome_bytes
+from bottlenet.edge import Spool
+from bottlenet.edge.prediction import SERVER, Choice, Findings, Photo, answered_now
 from bottlenet.wire.answer import Top
 from conftest import SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_manifest
 from test_benchmarks import load, record
@@ -64,14 +65,13 @@ def test_what_is_counted(
     counted: dict[str, int],
 ) -> None:
     chaos = load("chaos", monkeypatch)
-    for name in ("answers", "frames", "failed", "aside"):
-        (tmp_path / "spool" / name).mkdir(parents=True)
-    for name, (photo, top) in stored.items():
-        choices = tuple(Choice(str(index), index, score) for index, score in top)
-        answer = answered_now(photo, SERVER, Findings(choices), frame_bytes=100, tries=1)
-        (tmp_path / "spool" / "answers" / f"{name}.json").write_bytes(outcome_bytes(answer))
+    with Spool(tmp_path / "spool") as spool:
+        for number, (photo, top) in enumerate(stored.values()):
+            choices = tuple(Choice(str(index), index, score) for index, score in top)
+            answer = answered_now(photo, SERVER, Findings(choices), frame_bytes=100, tries=1)
+            spool.store(Photo(photo, f"{number:064x}"), answer)
     (tmp_path / "out").write_text("".join(f'{{"photo": "{photo}", "status": "answered"}}\n' for photo in RIGHT))
-    found = chaos.judge(Namespace(folder=tmp_path, answers=tmp_path / "spool" / "answers"), RIGHT)
+    found = chaos.judge(Namespace(folder=tmp_path, spool=tmp_path / "spool"), RIGHT)
     plain = {"stored": 2, "missing": 0, "duplicates": 0, "wrong": 0, "left_over": 0}
     assert found == {**plain, "said_answered": 2, "different_answers": 2, **counted}
     assert chaos.is_well(found, 2) == (not counted)

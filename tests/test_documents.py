@@ -26,10 +26,12 @@ from PIL import Image
 
 from bottlenet import cli
 from bottlenet.bundle import Bundle, Preprocess
+from bottlenet.edge.spool import is_spool
 from bottlenet.measure import profile as detail
 from documents import PAGES, ROOT, Block, blocks_of, inline_commands, options_of, without_comment
 from processes import BOTTLENET, Process, serving, write_certificate
 from test_cli import Run, run
+from test_spool import in_spool
 
 __all__ = ["run"]  # a fixture
 
@@ -131,12 +133,12 @@ class Reader:
 
     def watch(self, words: list[str]) -> None:
         """Until one more photo is answered."""
-        answers = self.desk / words[words.index("--spool") + 1] / "answers"
-        before = len(list(answers.glob("*.json")))
+        spool = self.desk / words[words.index("--spool") + 1]
+        before = len(in_spool(spool, "answered")) if is_spool(spool) else 0
         with subprocess.Popen([*BOTTLENET, *words], cwd=self.desk, stderr=subprocess.PIPE, text=True) as popen:
             try:
                 deadline = time.monotonic() + LIMIT_S
-                while len(list(answers.glob("*.json"))) <= before:
+                while not is_spool(spool) or len(in_spool(spool, "answered")) <= before:
                     assert popen.poll() is None, popen.stderr and popen.stderr.read()
                     assert time.monotonic() < deadline, words
                     time.sleep(0.05)

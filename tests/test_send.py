@@ -24,12 +24,14 @@ from bottlenet.bundle import Bundle
 from bottlenet.cli import sending
 from bottlenet.cloud import create_app
 from bottlenet.edge import Edge, Spool, encoder
+from bottlenet.edge.photo_files import SUFFIXES
+from bottlenet.edge.spool import is_spool
 from bottlenet.runtime import run_graph
 from bottlenet.wire.answer import Answer
 from conftest import Server
 from network import make_album
 from test_auto import profile
-from test_spool import files_in
+from test_spool import damage, in_spool
 
 COUNT = 12
 
@@ -197,7 +199,7 @@ class TestCommand:
             assert "no frame fits 14 bytes, 12 of them its header" in ran.err
         ran = bottlenet("send", one, "--to", server, "--spool", tmp_path / "t", "--budget", 14, "--json")
         assert (ran.code, ran.lines[0]["status"]) == (2, "unusable")
-        assert files_in(tmp_path / "t" / "frames") == []
+        assert in_spool(tmp_path / "t") == []
 
     def test_token(
         self,
@@ -239,7 +241,7 @@ class TestCommand:
             """A camera, and whoever stops the service."""
             for number in (1, 2):
                 deadline = time.monotonic() + 30
-                while len(list((spool / "answers").glob("*.json"))) < number:
+                while not is_spool(spool) or len(in_spool(spool, "answered")) < number:
                     if time.monotonic() > deadline:
                         problems.append(f"no answer to photo {number - 1}")
                         break
@@ -257,7 +259,7 @@ class TestCommand:
         assert (ran.code, ran.err) == (0, "")
         # An answer is stored first and told then, and the signal may come between the two.
         assert [Path(line["photo"]).name for line in ran.lines] in (["0.png"], ["0.png", "1.png"])
-        assert len(files_in(spool / "answers")) == 2
+        assert len(in_spool(spool, "answered")) == 2
         assert signal.getsignal(signal.SIGTERM) is before
 
     def test_told_to_stop_while_the_network_runs(
@@ -289,7 +291,7 @@ class TestCommand:
         monkeypatch.setattr(sending, "told_to_stop", told_to_stop)
         ran = bottlenet("send", folder, "--watch", "--spool", tmp_path / "spool", "--to", server)
         assert (ran.code, ran.err) == (0, "")
-        assert files_in(tmp_path / "spool" / "answers") == []
+        assert in_spool(tmp_path / "spool") == []
 
     def test_watch_takes_one_folder(
         self, bottlenet: Callable[..., Ran], server: str, album: Path, photos: list[Path], tmp_path: Path
@@ -304,21 +306,83 @@ class TestCommand:
         self, bottlenet: Callable[..., Ran], nobody: str, album: Path, tmp_path: Path
     ) -> None:
         ran = bottlenet(
-            "send", album, "--watch", "--spool", tmp_path / "s", "--to", nobody, "--spool-bytes", 900, "--deadline", 3
+            "send", album, "--watch", "--spool", tmp_path / "s", "--to", nobody, "--spool-bytes", 5000, "--deadline", 3
         )
         assert ran.code == 1
-        taken = len(files_in(tmp_path / "s" / "frames"))
+        taken = len(in_spool(tmp_path / "s", "waiting"))
         assert 0 < taken < COUNT
         assert ran.err.count("error: full: ") == COUNT - taken
         assert ran.out.count("waits in the spool") == taken
+
+    def test_nothing_to_send(self, bottlenet: Callable[..., Ran], nobody: str, tmp_path: Path) -> None:
+        """An empty folder is named; where there is nothing to send, there is no spool either."""
+        (tmp_path / "empty" / "deeper").mkdir(parents=True)
+        (tmp_path / "empty" / "notes.txt").write_text("hello")
+        spool = ("--spool", tmp_path / "spool", "--to", nobody)
+        ran = bottlenet("send", tmp_path / "empty", *spool)
+        assert (ran.code, ran.out) == (0, "")
+        assert ran.err == f"{tmp_path}/empty: there are no photos in it; their names end in {', '.join(SUFFIXES)}\n"
+        assert not (tmp_path / "spool").exists()
+        ran = bottlenet("send", tmp_path / "phtos", tmp_path / "empty", *spool, "--json")
+        assert (ran.code, [line["status"] for line in ran.lines]) == (2, ["unusable"])
+        assert f"{tmp_path}/phtos: there is no such file" in ran.err
+        assert not (tmp_path / "spool").exists()
+        ran = bottlenet("send", *spool)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"{tmp_path}/spool: there is no spool, and so nothing that waits" in ran.err
+        assert not (tmp_path / "spool").exists()
+
+    def test_an_empty_folder_and_what_waits(
+        self, bottlenet: Callable[..., Ran], nobody: str, server: str, album: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        bottlenet("send", album / "0000.png", "--spool", tmp_path / "s", "--to", nobody, "--deadline", 0.1)
+        ran = bottlenet("send", tmp_path / "empty", "--spool", tmp_path / "s", "--to", server)
+        assert (ran.code, ran.out.count("0000.png: class"), ran.err.count("there are no photos")) == (0, 1, 1)
+
+    def test_a_folder_that_cannot_be_listed(
+        self,
+        bottlenet: Callable[..., Ran],
+        server: str,
+        album: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        folder = tmp_path / "in"
+        (folder / "closed").mkdir(parents=True)
+        (folder / "0.png").write_bytes((album / "0000.png").read_bytes())
+        (folder / "closed" / "1.png").write_bytes((album / "0001.png").read_bytes())
+        closed, scandir = str(folder / "closed"), os.scandir
+
+        def fails(path: Any = ".") -> Any:
+            if path == closed:
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", fails)
+        ran = bottlenet("send", folder, "--spool", tmp_path / "s", "--to", server, "--json")
+        assert ran.code == 2
+        assert {(Path(line["photo"]).name, line["status"]) for line in ran.lines} == {
+            ("0.png", "answered"),
+            ("closed", "unreadable"),
+        }
+        assert (
+            f"error: unreadable: {closed}: it can't be looked at (Permission denied), and nothing in it is" in ran.err
+        )
+        assert ran.err.count("\n") == 1
+        monkeypatch.undo()
+        (folder / "0.png").unlink()
+        (folder / "2.png").symlink_to(tmp_path / "nowhere")
+        ran = bottlenet("send", folder, "--spool", tmp_path / "s", "--to", server)
+        assert (ran.code, ran.out.count("1.png"), f"{folder}/2.png: it can't be looked at" in ran.err) == (2, 1, True)
 
     def test_what_was_in_the_spool(
         self, bottlenet: Callable[..., Ran], bundle: Bundle, server: str, album: Path, nobody: str, tmp_path: Path
     ) -> None:
         spool = tmp_path / "s"
         bottlenet("send", album / "0000.png", "--spool", spool, "--to", nobody, "--deadline", 0.1)
-        (frame,) = (spool / "frames").iterdir()
-        frame.write_bytes(frame.read_bytes()[:-1])
+        damage(spool, "UPDATE photos SET frame = substr(frame, 2)")
+        (spool / "frames").mkdir()
         (spool / "frames" / "stranger").write_text("hello")
         ran = bottlenet("send", album / "0000.png", "--spool", spool, "--to", server, "--json")
         assert [line["status"] for line in ran.lines] == ["damaged", "answered"]

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
 import os
+import random
+import resource
+import shutil
 import signal
+import sqlite3
 import stat
+import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +31,7 @@ from hypothesis import strategies as st
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Answered, Choice, Failed, Spool
 from bottlenet.edge.prediction import DAMAGED, DROPPED, REFUSED, Object, Photo, outcome_bytes, parse_outcome
+from bottlenet.edge.spool import records
 from bottlenet.errors import InputError
 from bottlenet.files import write_whole
 from bottlenet.wire.answer import MAX_BOXES
@@ -42,14 +53,16 @@ def answer(number: int) -> Answered:
     return Answered(photo(number).name, "server", (Choice("class 3", 3, 0.5),), 100, 104, 1, 1.5)
 
 
-def entry_size(bundle: Bundle) -> int:
-    """Bytes of a spooled `frame`."""
-    line = json.dumps({"photo": photo(0).name, "sha256": DIGESTS[0], "bundle": bundle.id.hex()})
-    return len(line) + 1 + 12 + 100
+PAGE = 1024  # that each small frame takes, alone
 
 
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def in_spool(folder: Path, *status: str) -> list[str]:
+    """Photos with one of these statuses, or of any, in the order in which they came."""
+    return [record.photo for record in records(folder) if not status or record.status in status]
 
 
 def test_the_longest_answer_comes_back(bundle: Bundle, tmp_path: Path) -> None:
@@ -58,22 +71,34 @@ def test_the_longest_answer_comes_back(bundle: Bundle, tmp_path: Path) -> None:
     found = tuple(Object(label, 65535, third, third, third, third, third) for _ in range(MAX_BOXES))
     longest = replace(answer(0), objects=found)
     with Spool(tmp_path, bundle) as spool:
-        spool.keep(photo(0), longest)
+        spool.store(photo(0), longest)
         assert len(outcome_bytes(longest)) > 6_000_000
         assert spool.outcome(photo(0)) == replace(longest, again=True)
 
 
-class FullDisk:
-    """Writes as long as `room` lasts, counted in files."""
+class Fast(sqlite3.Connection):
+    """Does not wait for the disk."""
 
-    def __init__(self, room: int = 0) -> None:
-        self.room = room
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute("PRAGMA synchronous = OFF" if sql == "PRAGMA synchronous = FULL" else sql, *values)
 
-    def __call__(self, path: Path, data: bytes) -> None:
-        if self.room <= 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.room -= 1
-        write_whole(path, data)
+
+class Disk(Fast):
+    """A disk that is full once so much was written."""
+
+    room = 0  # transactions
+    error = "database or disk is full"
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            if type(self).room <= 0:
+                raise sqlite3.OperationalError(type(self).error)
+            type(self).room -= 1
+        return super().execute(sql, *values)
+
+
+def disk_with(room: int) -> type[Disk]:
+    return type("DiskOfTest", (Disk,), {"room": room})
 
 
 class TestThereAndBack:
@@ -84,7 +109,7 @@ class TestThereAndBack:
         with Spool(tmp_path / "new" / "spool", bundle) as spool:
             assert [entry.photo for entry in spool.waiting] == [photo(2), photo(0), photo(1)]
             assert [spool.frame(entry) for entry in spool.waiting] == [frame(bundle, number) for number in (2, 0, 1)]
-            assert spool.used_bytes == 3 * entry_size(bundle)
+            assert spool.used_bytes == 3 * PAGE
             assert spool.holds(photo(2))
             assert not spool.holds(photo(3))
             later = spool.put(photo(3), frame(bundle, 3)).entry
@@ -96,10 +121,9 @@ class TestThereAndBack:
             entry = spool.put(photo(1), frame(bundle, 1)).entry
             assert entry is not None
             assert spool.outcome(photo(1)) is None
-            spool.store(entry, answer(1))
+            spool.store(entry.photo, answer(1))
             assert (len(spool), spool.used_bytes) == (0, 0)
-        assert files_in(tmp_path / "frames") == []
-        assert files_in(tmp_path / "answers") == [f"{photo(1).key}.json"]
+        assert in_spool(tmp_path, "answered") == in_spool(tmp_path) == [photo(1).name]
         with Spool(tmp_path, bundle) as spool:
             assert spool.outcome(photo(1)) == replace(answer(1), again=True)
             assert not spool.waiting
@@ -108,8 +132,8 @@ class TestThereAndBack:
         with Spool(tmp_path, bundle) as spool:
             entry = spool.put(photo(1), frame(bundle, 1)).entry
             assert entry is not None
-            spool.store(entry, answer(1))
-            spool.store(entry, replace(answer(1), top=(Choice("class 4", 4, 0.9),)))
+            spool.store(entry.photo, answer(1))
+            spool.store(entry.photo, replace(answer(1), top=(Choice("class 4", 4, 0.9),)))
             assert spool.outcome(photo(1)) == replace(answer(1), again=True)
             assert (len(spool), spool.used_bytes) == (0, 0)
 
@@ -118,15 +142,31 @@ class TestThereAndBack:
         with Spool(tmp_path, bundle) as spool:
             entry = spool.put(photo(1), frame(bundle, 1)).entry
             assert entry is not None
-            name = files_in(tmp_path / "frames")[0]
-            spool.store(entry, failed)
+            spool.store(entry.photo, failed)
             assert spool.outcome(photo(1)) == replace(failed, again=True)
-        assert files_in(tmp_path / "failed") == [f"{photo(1).key}.frame", f"{photo(1).key}.json"]
-        # Moved back by hand, it is tried again.
-        os.rename(tmp_path / "failed" / f"{photo(1).key}.frame", tmp_path / "frames" / name)
-        os.unlink(tmp_path / "failed" / f"{photo(1).key}.json")
+        (record,) = records(tmp_path)
+        assert (record.status, record.frame) == (REFUSED, frame(bundle, 1).to_bytes())
         with Spool(tmp_path, bundle) as spool:
+            assert not spool.waiting
+            spool.requeue([record.number])
             assert [spool.frame(entry) for entry in spool.waiting] == [frame(bundle, 1)]
+            assert spool.used_bytes == PAGE
+            assert spool.outcome(photo(1)) is None
+
+    def test_what_is_forgotten_may_come_again(self, bundle: Bundle, tmp_path: Path) -> None:
+        with Spool(tmp_path, bundle) as spool:
+            for number in range(20):
+                spool.put(photo(number), frame(bundle, number, 3000))
+            for number in range(15):
+                spool.store(photo(number), answer(number))
+            before = (tmp_path / "spool.db").stat().st_size
+            spool.forget([record.number for record in records(tmp_path)])
+            assert (tmp_path / "spool.db").stat().st_size < before  # the disk has its blocks again
+            assert spool.outcome(photo(1)) is None
+            assert [entry.photo for entry in spool.waiting] == [
+                photo(number) for number in range(15, 20)
+            ]  # what waits stays
+            assert spool.put(photo(1), frame(bundle, 1)).entry is not None
 
     def test_a_photo_is_its_name_and_its_content(self) -> None:
         assert len({Photo(name, digest).key for name in "ab" for digest in DIGESTS}) == 2 * len(DIGESTS)
@@ -139,7 +179,7 @@ class TestThereAndBack:
         with Spool(tmp_path, bundle) as spool:
             (entry,) = spool.waiting
             assert entry.photo == odd
-            spool.store(entry, replace(answer(0), photo=odd.name))
+            spool.store(entry.photo, replace(answer(0), photo=odd.name))
             outcome = spool.outcome(odd)
             assert outcome is not None
             assert outcome.photo == odd.name
@@ -150,37 +190,43 @@ class TestThereAndBack:
             Photo(name, DIGESTS[0])
 
 
-class TestOrder:
-    def test_of_what_goes_to_the_disk(self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A kill leaves what the system holds in memory, so only the order tells what a power cut would leave."""
-        calls: list[str] = []
-        fsync, rename, unlink = os.fsync, os.replace, os.unlink
+class TestOnTheDisk:
+    def test_what_is_done_is_synced(self, bundle: Bundle, tmp_path: Path) -> None:
+        """A kill leaves what the system holds in memory, so only SQLite's own settings tell what a power cut leaves."""
+        seen = []
 
-        def synced(handle: int) -> None:
-            is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
-            calls.append(f"sync {Path(os.readlink(f'/proc/self/fd/{handle}')).name}" if is_folder else "sync file")
-            fsync(handle)
+        class Connection(sqlite3.Connection):
+            def close(self) -> None:
+                seen.extend(self.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode"))
+                super().close()
 
-        def renamed(source: Path, target: Path) -> None:
-            calls.append(f"rename into {target.parent.name}")
-            rename(source, target)
+        with Spool(tmp_path, bundle, connection=Connection) as spool:
+            assert spool.put(photo(1), frame(bundle, 1)).entry is not None
+        assert seen == [2, "persist"]  # FULL
 
-        def unlinked(self: Path, missing_ok: bool = False) -> None:
-            calls.append(f"unlink in {self.parent.name}")
-            unlink(self)
+    def test_only_its_owner_can_read_it(self, bundle: Bundle, tmp_path: Path) -> None:
+        before = os.umask(0)
+        try:
+            with Spool(tmp_path / "spool", bundle) as spool:
+                spool.put(photo(1), frame(bundle, 1))
+                spool.store(photo(1), answer(1))
+                paths = [tmp_path / "spool", *(tmp_path / "spool").rglob("*")]
+                assert len(paths) >= 4
+                for path in paths:
+                    assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+        finally:
+            os.umask(before)
 
-        if not Path("/proc/self/fd").exists():
-            pytest.skip("asks Linux which folder an open file is")
-        with Spool(tmp_path, bundle) as spool:
-            monkeypatch.setattr(os, "fsync", synced)
-            monkeypatch.setattr(os, "replace", renamed)
-            monkeypatch.setattr(Path, "unlink", unlinked)
-            entry = spool.put(photo(1), frame(bundle, 1)).entry
-            assert calls == ["sync file", "rename into frames", "sync frames"]
-            calls.clear()
-            assert entry is not None
-            spool.store(entry, answer(1))
-            assert calls == ["sync file", "rename into answers", "sync answers", "unlink in frames"]
+    def test_frames_take_no_more_of_the_disk_than_they_may(self, bundle: Bundle, tmp_path: Path) -> None:
+        for size in (0, 100, 800, 900, 1500, 5000):
+            folder = tmp_path / str(size)
+            with Spool(folder, bundle, max_bytes=200_000) as spool:
+                for number in itertools.count():
+                    one = Photo(f"/photos/{number}.jpg", f"{number:064x}")
+                    if spool.put(one, Frame(2, 90, bundle.tag, 1, bytes(size))).refused:
+                        break
+                assert 150_000 < spool.used_bytes <= 200_000
+                assert 100_000 < (folder / "spool.db").stat().st_size < 220_000  # an index, and where pages are
 
 
 def in_a_child_that_is_killed_at(line: int, work: Callable[[Callable[[str], None]], None]) -> list[str]:
@@ -194,7 +240,7 @@ def in_a_child_that_is_killed_at(line: int, work: Callable[[Callable[[str], None
 
         def trace(frame: FrameType, event: str, argument: object) -> object:
             nonlocal count
-            if not frame.f_code.co_filename.endswith(("spool.py", "files.py")):
+            if not frame.f_code.co_filename.endswith(("edge/spool.py", "files.py")):
                 return None
             if event == "line":
                 count += 1
@@ -220,9 +266,9 @@ def test_kill_at_any_instant(bundle: Bundle, tmp_path: Path) -> None:
     """One photo is put and answered, another put, a third refused; at each line of the code the process may end."""
     fast = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
     seen = set()
-    line = 0
+    line = -1
     while True:
-        line += 1
+        line += 5
         folder = fast / f"bottlenet-{os.getpid()}-{line}"
 
         def work(tell: Callable[[str], None], folder: Path = folder) -> None:
@@ -234,9 +280,9 @@ def test_kill_at_any_instant(bundle: Bundle, tmp_path: Path) -> None:
             third = spool.put(photo(3), frame(bundle, 3)).entry
             assert first is not None
             assert third is not None
-            spool.store(first, answer(1))
+            spool.store(first.photo, answer(1))
             tell("stored-1")
-            spool.store(third, Failed(photo(3).name, REFUSED, "no"))
+            spool.store(third.photo, Failed(photo(3).name, REFUSED, "no"))
             tell("failed-3")
 
         try:
@@ -257,30 +303,67 @@ def test_kill_at_any_instant(bundle: Bundle, tmp_path: Path) -> None:
                 if "stored-1" in said:
                     assert outcomes[1] is not None
                 if outcomes[3] is not None:
-                    assert f"{photo(3).key}.frame" in files_in(folder / "failed")
-                assert (spool.notes, spool.damaged) == ([], [])
+                    assert [record.frame for record in records(folder)][2] == frame(bundle, 3).to_bytes()
+                assert spool.notes == []
                 seen.add((len(said), len(waiting)))
-            for part in ("frames", "answers", "failed"):
-                assert not [name for name in files_in(folder / part) if name.startswith(".")], "left over"
         finally:
-            remove(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         if said and said[-1] == "end":
             break
     assert line > 100
     assert {(0, 0), (0, 1), (1, 2), (2, 3), (2, 2), (3, 1)} <= seen
 
 
-def remove(folder: Path) -> None:
-    import shutil
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork of this process")
+def test_kill_at_any_moment(bundle: Bundle, tmp_path: Path) -> None:
+    """The same spool for twenty processes: each puts and answers photos until it is killed, in SQLite most likely."""
+    rng = random.Random(7)
+    count = 0
+    done: dict[int, str] = {}  # what was said to be on the disk
+    for _ in range(20):
+        told, telling = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            child = os.fork()
+        if child == 0:
+            try:
+                put_and_answer(tmp_path, bundle, count, telling)
+            finally:
+                os._exit(1)
+        os.close(telling)
+        with os.fdopen(told) as file:
+            first = file.readline()
+            time.sleep(rng.uniform(0, 0.03))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            said = [line.split() for line in [first, *file]]
+        done.update((int(number), what) for what, number in said)
+        there = {int(Path(record.photo).stem): record.status for record in records(tmp_path)}
+        assert all(there[number] in (what, "answered") for number, what in done.items())
+        with Spool(tmp_path, bundle) as spool:
+            assert spool.notes == []
+            assert len([spool.frame(entry) for entry in spool.waiting]) == len(spool)
+        count = max(there) + 1
+    assert count >= 20
 
-    shutil.rmtree(folder, ignore_errors=True)
+
+def put_and_answer(folder: Path, bundle: Bundle, first: int, telling: int) -> None:
+    """Photo after photo, without end; each third one stays without an answer."""
+    with Spool(folder, bundle) as spool:
+        for number in itertools.count(first):
+            one = Photo(f"/photos/{number}.jpg", f"{number:064x}")
+            assert spool.put(one, Frame(2, 90, bundle.tag, number % 2**16, bytes(number % 2000))).entry
+            os.write(telling, f"waiting {number}\n".encode())
+            if number % 3:
+                spool.store(one, replace(answer(0), photo=one.name))
+                os.write(telling, f"answered {number}\n".encode())
 
 
 class TestFull:
     @pytest.fixture
     def limits(self, bundle: Bundle) -> dict[str, int]:
         """Room for two frames."""
-        return {"max_bytes": 2 * entry_size(bundle)}
+        return {"max_bytes": 2 * PAGE}
 
     def put(self, spool: Spool, bundle: Bundle, *numbers: int) -> None:
         for number in numbers:
@@ -297,9 +380,9 @@ class TestFull:
             assert f"{tmp_path} is full" in put.refused
             assert "2 photos wait" in put.refused
             assert self.names(spool) == [photo(1).name, photo(2).name]
-            spool.store(spool.waiting[0], answer(1))
+            spool.store(photo(1), answer(1))
             self.put(spool, bundle, 3)  # offered again
-        assert files_in(tmp_path / "failed") == []
+        assert in_spool(tmp_path) == [photo(number).name for number in (1, 2, 3)]
 
     def test_drop_oldest(self, bundle: Bundle, tmp_path: Path, limits: dict[str, int]) -> None:
         with Spool(tmp_path, bundle, **limits, when_full="drop-oldest") as spool:
@@ -343,8 +426,8 @@ class TestFull:
             assert self.names(spool) == [photo(1).name]
 
     def test_a_full_disk_refuses(self, bundle: Bundle, tmp_path: Path) -> None:
-        disk = FullDisk(1)
-        with Spool(tmp_path, bundle, write=disk) as spool:
+        disk = disk_with(1)
+        with Spool(tmp_path, bundle, connection=disk) as spool:
             self.put(spool, bundle, 1)
             put = spool.put(photo(2), frame(bundle, 2))
             assert "No space left on device" in put.refused
@@ -352,33 +435,44 @@ class TestFull:
             disk.room = 1
             self.put(spool, bundle, 2)
 
-    def test_a_full_disk_drops_one_and_no_more(self, bundle: Bundle, tmp_path: Path) -> None:
-        disk = FullDisk(3)
-        with Spool(tmp_path, bundle, write=disk, when_full="drop-oldest") as spool:
+    def test_nothing_is_dropped_for_what_is_not_taken(self, bundle: Bundle, tmp_path: Path) -> None:
+        disk = disk_with(3)
+        with Spool(tmp_path, bundle, connection=disk, when_full="drop-oldest") as spool:
             self.put(spool, bundle, 1, 2, 3)
-            put = spool.put(photo(4), frame(bundle, 4))  # the note about the one that goes has no room either
-            assert [failed.photo for failed in put.dropped] == [photo(1).name]
+            put = spool.put(photo(4), frame(bundle, 4))  # however many go, there is no room
+            assert (put.entry, put.dropped) == (None, ())
             assert "No space left" in put.refused
-            assert self.names(spool) == [photo(2).name, photo(3).name]
+            assert self.names(spool) == [photo(1).name, photo(2).name, photo(3).name]
+
+    @pytest.mark.parametrize("when_full", ["refuse", "drop-oldest", "drop-newest"])
+    def test_another_fault_of_the_disk_drops_nothing(self, bundle: Bundle, tmp_path: Path, when_full: str) -> None:
+        disk = disk_with(2)
+        with Spool(tmp_path, bundle, connection=disk, when_full=when_full) as spool:
+            self.put(spool, bundle, 1, 2)
+            disk.error = "disk I/O error"
+            put = spool.put(photo(3), frame(bundle, 3))
+            assert (put.entry, put.dropped, put.never) == (None, (), False)
+            assert "disk I/O error; try again" in put.refused
+            disk.room = 2
+            self.put(spool, bundle, 3)
+        assert in_spool(tmp_path, "waiting") == [photo(number).name for number in (1, 2, 3)]
 
     def test_no_room_for_an_answer(self, bundle: Bundle, tmp_path: Path) -> None:
-        disk = FullDisk(1)
-        with Spool(tmp_path, bundle, write=disk) as spool:
+        disk = disk_with(1)
+        with Spool(tmp_path, bundle, connection=disk) as spool:
             self.put(spool, bundle, 1)
             (entry,) = spool.waiting
             with pytest.raises(InputError, match="No space left on device; make room"):
-                spool.store(entry, answer(1))
+                spool.store(entry.photo, answer(1))
             assert spool.waiting == [entry]
             assert spool.outcome(photo(1)) is None
             disk.room = 1
-            spool.store(entry, answer(1))
+            spool.store(entry.photo, answer(1))
             assert not spool.waiting
 
     @pytest.mark.parametrize("room_bytes", [0, 1, 200])
     def test_a_file_that_breaks_off_leaves_nothing(self, bundle: Bundle, tmp_path: Path, room_bytes: int) -> None:
-        """The real `write_whole`, on a disk that takes some of it."""
-        import resource
-
+        """SQLite itself, on a disk that takes some of it."""
         with Spool(tmp_path, bundle) as spool:
             before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -388,7 +482,7 @@ class TestFull:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
                 signal.signal(signal.SIGXFSZ, before)
-            assert files_in(tmp_path / "frames") == []
+            assert in_spool(tmp_path) == []
             assert spool.used_bytes == 0
             self.put(spool, bundle, 1)
 
@@ -398,8 +492,8 @@ class TestFull:
         self, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
     ) -> None:
         when_full = data.draw(st.sampled_from(["refuse", "drop-oldest", "drop-newest"]))
-        max_bytes = data.draw(st.integers(entry_size(bundle), 5 * entry_size(bundle)))
-        limits = {"max_bytes": max_bytes, "when_full": when_full, "write": fast_write}
+        max_bytes = data.draw(st.integers(PAGE, 5 * PAGE))
+        limits = {"max_bytes": max_bytes, "when_full": when_full, "connection": Fast}
         folder = tmp_path_factory.mktemp("spool")
         spool = Spool(folder, bundle, **limits)  # type: ignore[arg-type]
         fate: dict[int, str] = {}
@@ -413,12 +507,12 @@ class TestFull:
             elif step == "store" and spool.waiting:
                 entry = data.draw(st.sampled_from(spool.waiting))
                 number = int(Path(entry.photo.name).stem)
-                spool.store(entry, answer(number))
+                spool.store(entry.photo, answer(number))
                 fate[number] = "answered"
             else:
                 spool.close()
                 spool = Spool(folder, bundle, **limits)  # type: ignore[arg-type]
-            assert spool.used_bytes == sum(path.stat().st_size for path in (folder / "frames").iterdir()) <= max_bytes
+            assert spool.used_bytes == PAGE * len(spool) <= max_bytes
             for number, what in fate.items():
                 outcome = spool.outcome(photo(number))
                 assert spool.holds(photo(number)) == (what == "waits")
@@ -427,95 +521,238 @@ class TestFull:
         spool.close()
 
 
-def fast_write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def on_a_small_disk(folder: Path, kib: int) -> bool:
+    """Mount one; False: this user may not."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
+    return not subprocess.run(command, check=False, capture_output=True).returncode
+
+
+class TestFullDisk:
+    """A file system that the spool fills itself."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Iterator[Path]:
+        folder = tmp_path / "disk"
+        try:
+            if not on_a_small_disk(folder, 256):
+                pytest.skip("may not mount a file system")
+        except FileNotFoundError:
+            pytest.skip("mounts a file system as Linux does")
+        yield folder / "spool"
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+    def photo(self, number: int) -> Photo:
+        return Photo(f"/photos/{number}.jpg", f"{number:064x}")
+
+    def put(self, spool: Spool, bundle: Bundle, count: int) -> Counter[str]:
+        """Offer so many, each of another size."""
+        done: Counter[str] = Counter()
+        for number in range(count):
+            put = spool.put(self.photo(number), frame(bundle, number % 200, 50 + number * 7 % 400))
+            done["taken"] += put.entry is not None
+            done["refused"] += bool(put.refused)
+            done["dropped"] += len(put.dropped)
+        return done
+
+    @pytest.mark.parametrize(
+        ("again", "answer_bytes"), [(False, 500), (True, 10)], ids=["same process", "next process"]
+    )
+    @pytest.mark.parametrize("when_full", ["refuse", "drop-oldest", "drop-newest"])
+    def test_each_that_waits_is_answered(
+        self, bundle: Bundle, folder: Path, when_full: str, again: bool, answer_bytes: int
+    ) -> None:
+        spool = Spool(folder, bundle, when_full=when_full)
+        done = self.put(spool, bundle, 220)
+        assert done["refused" if when_full == "refuse" else "dropped"] > 20
+        assert done["taken"] > 100 if when_full != "drop-oldest" else done["taken"] == 220
+        if again:
+            spool.close()
+            spool = Spool(folder, bundle, when_full=when_full)
+        waiting = spool.waiting
+        assert len(waiting) > 50
+        for entry in waiting:
+            spool.frame(entry)
+            found = replace(answer(0), photo=entry.photo.name, top=(Choice("x" * answer_bytes, 3, 0.5),))
+            spool.store(entry.photo, found)
+        assert len(spool) == 0
+        one = Photo("/photos/new.jpg", f"{1000:064x}")
+        assert isinstance(spool.outcome(waiting[0].photo), Answered)
+        spool.put(one, frame(bundle, 1))
+        spool.forget([record.number for record in records(folder)])
+        assert spool.put(one, frame(bundle, 1)).entry is not None  # and it goes on
+        spool.close()
+
+    def test_the_oldest_go_and_the_newest_stay(self, bundle: Bundle, folder: Path) -> None:
+        with Spool(folder, bundle, when_full="drop-oldest") as spool:
+            done = self.put(spool, bundle, 300)
+            assert done["taken"] == 300
+            left = [entry.photo for entry in spool.waiting]
+            assert len(left) > 40
+            assert left == [self.photo(number) for number in range(300 - len(left), 300)]
+            assert done["dropped"] == 300 - len(left)
+
+    def test_others_fill_the_disk_and_make_room_again(self, bundle: Bundle, folder: Path) -> None:
+        other = folder.parent / "other"
+        with Spool(folder, bundle) as spool:
+            spool.put(self.photo(0), frame(bundle, 0))
+            with contextlib.suppress(OSError), open(other, "wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            for number in range(1, 20):
+                spool.put(self.photo(number), frame(bundle, number))
+            assert spool.put(self.photo(20), frame(bundle, 20)).refused
+            for entry in spool.waiting:
+                spool.store(entry.photo, answer(0))
+            other.unlink()
+            assert spool.put(self.photo(20), frame(bundle, 20)).entry is not None
+
+
+def damage(folder: Path, sql: str, *values: object) -> None:
+    """Change the database from outside."""
+    with contextlib.closing(sqlite3.connect(folder / "spool.db", isolation_level=None)) as db:
+        db.execute(sql, values)
 
 
 class TestForeign:
     """What is in the folder and should not be."""
 
     @pytest.fixture
-    def spooled(self, bundle: Bundle, tmp_path: Path) -> Path:
+    def spooled(self, bundle: Bundle, tmp_path: Path) -> bytes:
         """The one frame in a spool."""
         with Spool(tmp_path, bundle) as spool:
             spool.put(photo(1), frame(bundle, 1))
-        (path,) = (tmp_path / "frames").iterdir()
-        return path
+        return frame(bundle, 1).to_bytes()
 
-    def test_damaged_frames_are_set_aside(self, bundle: Bundle, tmp_path: Path, spooled: Path) -> None:
-        whole = spooled.read_bytes()
-        changes: list[bytes] = [b"", whole[:-1], whole + b"x", b"{}\n" + whole, b"[1]\n", b"\xff\xfe\n", b"[" * 60000]
-        for position in (3, 20, whole.index(b"\n") + 1, len(whole) - 1):
-            changed = bytearray(whole)
-            changed[position] ^= 0x04
-            changes.append(bytes(changed))
-        for number, data in enumerate(changes, 1):
-            spooled.write_bytes(data)
+    def test_a_frame_that_is_damaged_while_it_waits(self, bundle: Bundle, tmp_path: Path, spooled: bytes) -> None:
+        flipped = spooled[:-1] + bytes([spooled[-1] ^ 4])
+        for data in (b"", b"x", spooled[:-1], spooled + b"x", flipped, "text", 7):
+            with Spool(tmp_path, bundle) as spool:  # found by the next process
+                damage(tmp_path, "UPDATE photos SET frame = ?", data)
             with Spool(tmp_path, bundle) as spool:
-                assert not spool.waiting
                 (failed,) = spool.damaged
-                assert failed.why == DAMAGED
-                assert spooled.name in failed.reason
-            assert len(files_in(tmp_path / "aside")) == number
-            assert files_in(tmp_path / "frames") == []
-
-    def test_a_frame_that_is_damaged_while_it_waits(self, bundle: Bundle, tmp_path: Path, spooled: Path) -> None:
-        with Spool(tmp_path, bundle) as spool:
-            (entry,) = spool.waiting
-            spooled.write_bytes(spooled.read_bytes()[:-1])
-            with pytest.raises(InputError, match=r"/photos/1\.jpg: its frame in the spool can't be used"):
-                spool.frame(entry)
-            assert (len(spool), spool.used_bytes, spool.holds(photo(1))) == (0, 0, False)
-            assert files_in(tmp_path / "aside") == [spooled.name]
-            assert spool.put(photo(1), frame(bundle, 1)).entry is not None  # it may come again
-
-    @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
-    def test_a_frame_that_cannot_be_read_just_now_stays(
-        self, bundle: Bundle, tmp_path: Path, spooled: Path, monkeypatch: pytest.MonkeyPatch, number: int
-    ) -> None:
-        """Too many open files say nothing about this one."""
-
-        def fails(*arguments: object) -> int:
-            raise OSError(number, os.strerror(number))
-
-        with Spool(tmp_path, bundle) as spool:
-            (entry,) = spool.waiting
-            with monkeypatch.context() as patched:
-                patched.setattr(os, "open", fails)
-                with pytest.raises(OSError, match=os.strerror(number)):
+                assert (failed.photo, failed.why) == (photo(1).name, DAMAGED)
+                assert (len(spool), spool.used_bytes) == (0, 0)
+                assert spool.put(photo(1), frame(bundle, 1)).entry is not None
+            with Spool(tmp_path, bundle) as spool:  # and by this one
+                (entry,) = spool.waiting
+                damage(tmp_path, "UPDATE photos SET frame = ?", data)
+                with pytest.raises(InputError, match=r"/photos/1\.jpg: its frame in the spool can't be used"):
                     spool.frame(entry)
-            assert spool.waiting == [entry]
-            assert files_in(tmp_path / "aside") == []
-            assert spool.frame(entry) == frame(bundle, 1)
+                assert (len(spool), spool.used_bytes, spool.holds(photo(1))) == (0, 0, False)
+                assert (spool.outcome(photo(1)), in_spool(tmp_path, "damaged")) == (None, [photo(1).name])
+                assert spool.put(photo(1), frame(bundle, 1)).entry is not None  # it may come again
 
-    def test_strangers_are_set_aside_and_named(self, bundle: Bundle, tmp_path: Path, spooled: Path) -> None:
-        frames = tmp_path / "frames"
-        (frames / "README.txt").write_text("hello")
-        (frames / "folder").mkdir()
-        (frames / f"{7:012d}-{'0' * 32}.frame").symlink_to("/etc/passwd")
-        os.mkfifo(frames / "pipe")
-        (frames / ".bottlenet-0123abcd.part").write_bytes(b"half")
+    @pytest.mark.parametrize("why", ["disk I/O error", "unable to open database file", "database is locked"])
+    def test_what_cannot_be_read_just_now_stays(self, bundle: Bundle, tmp_path: Path, why: str) -> None:
+        """An I/O error says nothing about what is in a file."""
+
+        class Failing(sqlite3.Connection):
+            fails = False
+
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                if Failing.fails:
+                    raise sqlite3.OperationalError(why)
+                return super().execute(sql, *values)
+
+        with Spool(tmp_path, bundle, connection=Failing) as spool:
+            spool.put(photo(1), frame(bundle, 1))
+            spool.put(photo(2), frame(bundle, 2))
+            spool.store(photo(2), answer(2))
+            (entry,) = spool.waiting
+            Failing.fails = True
+            for read in (
+                lambda: spool.frame(entry),
+                lambda: spool.outcome(photo(2)),
+                lambda: spool.holds(photo(1)),
+                lambda: spool.waiting,
+            ):
+                with pytest.raises(OSError, match=why):
+                    read()
+            Failing.fails = False
+            assert spool.waiting == [entry]
+            assert spool.frame(entry) == frame(bundle, 1)
+            assert spool.outcome(photo(2)) == replace(answer(2), again=True)
+            assert in_spool(tmp_path, "damaged") == []
+
+    @pytest.mark.parametrize("place", [0, 16, 100, 3000, 20_000, 60_000, "all", "cut"])
+    def test_a_database_that_is_damaged(self, bundle: Bundle, tmp_path: Path, place: int | str) -> None:
+        """What can be read of it goes on; the photos of the rest may come again."""
+        database = tmp_path / "spool.db"
+        with Spool(tmp_path, bundle) as spool:
+            for number in range(100):
+                spool.put(Photo(f"/photos/{number}.jpg", f"{number:064x}"), frame(bundle, number))
+        whole = database.read_bytes()
+        if place == "all":
+            database.write_bytes(b"\xff" * 1000)
+        elif place == "cut":
+            database.write_bytes(whole[: len(whole) // 2])
+        else:
+            assert isinstance(place, int)
+            database.write_bytes(whole[:place] + b"\xff" * 2000 + whole[place + 2000 :])
+        for _ in range(2):
+            with Spool(tmp_path, bundle) as spool:
+                for number in range(100):
+                    one = Photo(f"/photos/{number}.jpg", f"{number:064x}")
+                    with contextlib.suppress(OSError):  # as it is found out, and saved
+                        spool.outcome(one)
+                    if not spool.holds(one):
+                        assert spool.put(one, frame(bundle, number)).entry is not None
+                for entry in spool.waiting:
+                    with contextlib.suppress(InputError):
+                        spool.frame(entry)
+        with Spool(tmp_path, bundle) as spool:
+            good = {entry.photo.name for entry in spool.waiting}
+        assert len(good) >= 98
+
+    def test_a_damaged_database_stays_while_there_is_no_room_to_save_it(self, bundle: Bundle, tmp_path: Path) -> None:
+        database = tmp_path / "spool.db"
+        with Spool(tmp_path, bundle) as spool:
+            for number in range(100):
+                spool.put(Photo(f"/photos/{number}.jpg", f"{number:064x}"), frame(bundle, number))
+        whole = database.read_bytes()
+        database.write_bytes(whole[:60_000] + b"\xff" * 2000 + whole[62_000:])
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+            with pytest.raises(InputError, match="can't be repaired: disk I/O error; try again"):
+                Spool(tmp_path, bundle)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+        with Spool(tmp_path, bundle) as spool:
+            assert len(spool) >= 96
+            assert "photos could be read and were kept" in spool.notes[0]
+
+    def test_strangers_are_left_alone(self, bundle: Bundle, tmp_path: Path, spooled: bytes) -> None:
+        (tmp_path / "README.txt").write_text("hello")
         with Spool(tmp_path, bundle) as spool:
             assert [entry.photo for entry in spool.waiting] == [photo(1)]
-            said = "\n".join([*spool.notes, *(failed.reason for failed in spool.damaged)])
-        for name in ("README.txt", "folder", "pipe", f"{7:012d}-{'0' * 32}.frame"):
-            assert name in said
-            assert name in files_in(tmp_path / "aside")
-        assert files_in(frames) == [spooled.name]
-        assert Path("/etc/passwd").exists()
+        assert (tmp_path / "README.txt").exists()
 
     @pytest.mark.parametrize(
-        "content", [b"", b"{}", b"not json", b"\xff", b"[]", b'{"photo": 1}', b"[" * 60000, b"{" * 70000]
+        "content", [b"", b"{}", b"not json", b"\xff", b"[]", b'{"photo": 1}', b"[" * 60000, b"{" * 70000, None]
     )
-    def test_a_damaged_answer_is_none(self, bundle: Bundle, tmp_path: Path, content: bytes) -> None:
+    def test_a_damaged_answer_is_none(self, bundle: Bundle, tmp_path: Path, content: bytes | None) -> None:
         with Spool(tmp_path, bundle) as spool:
-            (tmp_path / "answers" / f"{photo(1).key}.json").write_bytes(content)
+            spool.store(photo(1), answer(1))
+            damage(tmp_path, "UPDATE photos SET outcome = ?", content)
             assert spool.outcome(photo(1)) is None
-            assert files_in(tmp_path / "aside") == [f"{photo(1).key}.json"]
-            assert photo(1).key in spool.notes[0]
+            assert photo(1).name in spool.notes[0]
+            spool.store(photo(1), answer(1))
+            assert spool.outcome(photo(1)) == replace(answer(1), again=True)
+
+    def test_databases_of_others(self, bundle: Bundle, tmp_path: Path) -> None:
+        damage(tmp_path, "CREATE TABLE mine (x)")
+        with pytest.raises(InputError, match="is no spool of this version; give another folder"):
+            Spool(tmp_path, bundle)
+        damage(tmp_path, "PRAGMA application_id = 1")
+        with pytest.raises(InputError, match="is no spool of this version"):
+            list(records(tmp_path))
 
     def test_frames_of_another_bundle_wait(
-        self, bundle: Bundle, make_bundle: MakeBundle, tmp_path: Path, spooled: Path
+        self, bundle: Bundle, make_bundle: MakeBundle, tmp_path: Path, spooled: bytes
     ) -> None:
         other = make_bundle(name="other")
         with Spool(tmp_path, other) as spool:
@@ -528,7 +765,7 @@ class TestForeign:
         with Spool(tmp_path, other) as spool:  # the photo itself is still there, and comes again
             spool.put(photo(1), frame(other, 1))
             assert [entry.photo for entry in spool.waiting] == [photo(1)]
-            assert len(files_in(tmp_path / "frames")) == 1
+            assert in_spool(tmp_path) == [photo(1).name]
 
     def test_a_folder_of_other_things(self, bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "cat.jpg").write_bytes(b"")
@@ -549,6 +786,149 @@ class TestForeign:
     def test_limits(self, bundle: Bundle, tmp_path: Path, limits: dict[str, object]) -> None:
         with pytest.raises(InputError, match="give"):
             Spool(tmp_path, bundle, **limits)  # type: ignore[arg-type]
+
+
+class TestOld:
+    """A spool of a version that used files is taken over."""
+
+    def write(self, folder: Path, bundle: Bundle, number: int, place: str = "frames", payload_bytes: int = 100) -> Path:
+        one = photo(number)
+        line = json.dumps({"photo": one.name, "sha256": one.sha256, "bundle": bundle.id.hex()})
+        name = f"{number:012d}-{one.key}.frame" if place == "frames" else f"{one.key}.frame"
+        path = folder / place / name
+        path.write_bytes(line.encode() + b"\n" + frame(bundle, number, payload_bytes).to_bytes())
+        return path
+
+    @pytest.fixture
+    def old(self, bundle: Bundle, tmp_path: Path) -> Path:
+        """Three that wait, one that is answered though its frame was not removed yet, one refused, one dropped."""
+        folder = tmp_path / "old"
+        for name in ("frames", "answers", "failed", "aside"):
+            (folder / name).mkdir(parents=True)
+        for number in (3, 2, 1, 4):
+            self.write(folder, bundle, number)
+        for number in (4, 5):
+            (folder / "answers" / f"{photo(number).key}.json").write_bytes(outcome_bytes(answer(number)))
+        for number, why in ((6, REFUSED), (7, DROPPED)):
+            failed = Failed(photo(number).name, why, "no")
+            (folder / "failed" / f"{photo(number).key}.json").write_bytes(outcome_bytes(failed))
+        self.write(folder, bundle, 6, "failed")
+        return folder
+
+    def check(self, old: Path, bundle: Bundle) -> None:
+        with Spool(old, bundle) as spool:
+            assert spool.notes == []
+            assert [entry.photo for entry in spool.waiting] == [photo(1), photo(2), photo(3)]
+            assert [spool.frame(entry) for entry in spool.waiting] == [frame(bundle, number) for number in (1, 2, 3)]
+            for number in (4, 5):
+                assert spool.outcome(photo(number)) == replace(answer(number), again=True)
+            for number, why in ((6, REFUSED), (7, DROPPED)):
+                assert spool.outcome(photo(number)) == Failed(photo(number).name, why, "no", again=True)
+        refused = next(record for record in records(old) if record.status == REFUSED)
+        assert refused.frame == frame(bundle, 6).to_bytes()
+
+    def test_all_of_it(self, bundle: Bundle, old: Path) -> None:
+        self.check(old, bundle)
+        assert files_in(old) == ["aside", "lock", "spool.db", "spool.db-journal"]
+        self.check(old, bundle)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork of this process")
+    def test_kill_at_any_instant(self, bundle: Bundle, old: Path, tmp_path: Path) -> None:
+        line = 0
+        said: list[str] = []
+        while not said:
+            line += 7
+            copy = tmp_path / str(line)
+            shutil.copytree(old, copy)
+            said = in_a_child_that_is_killed_at(line, lambda tell, copy=copy: Spool(copy, bundle).close())  # type: ignore[misc]
+            self.check(copy, bundle)
+        assert line > 100
+
+    @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE, errno.ENOMEM])
+    def test_files_that_cannot_be_read_just_now_stay(
+        self, bundle: Bundle, old: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        opens = os.open
+
+        def fails(path: Any, *arguments: Any) -> int:
+            if str(path).endswith((".frame", ".json")):
+                raise OSError(number, os.strerror(number))
+            return opens(path, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", fails)
+            with pytest.raises(InputError, match=f"{os.strerror(number)}; try again"):
+                Spool(old, bundle)
+        self.check(old, bundle)
+
+    @pytest.mark.parametrize("number", ["000000000001", "999999999999", "\u0660" * 12])
+    def test_numbers_that_people_gave(self, bundle: Bundle, old: Path, number: str) -> None:
+        """As the documentation had it for frames that are to be tried again."""
+        path = self.write(old, bundle, 8)
+        path.rename(path.with_name(f"{number}-{photo(8).key}.frame"))
+        for _ in range(2):
+            with Spool(old, bundle) as spool:
+                assert {entry.photo for entry in spool.waiting} == {photo(number) for number in (1, 2, 3, 8)}
+                assert all(spool.frame(entry) for entry in spool.waiting)
+                assert spool.notes == []
+                assert spool.put(photo(9), frame(bundle, 9)).entry is not None
+                spool.store(photo(9), answer(9))
+
+    def test_damaged_files_are_set_aside(self, bundle: Bundle, old: Path) -> None:
+        path = self.write(old, bundle, 8)
+        whole = path.read_bytes()
+        changes: list[bytes] = [b"", whole[:-1], whole + b"x", b"{}\n" + whole, b"[1]\n", b"\xff\xfe\n", b"[" * 60000]
+        for position in (3, 20, whole.index(b"\n") + 1, len(whole) - 1):
+            changed = bytearray(whole)
+            changed[position] ^= 0x04
+            changes.append(bytes(changed))
+        for number, data in enumerate(changes, 1):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+            with Spool(old, bundle) as spool:
+                assert len(spool) == 3
+                (note,) = spool.notes
+                assert path.name in note
+            assert len(files_in(old / "aside")) == number
+
+    def test_strangers_are_set_aside_and_named(self, bundle: Bundle, old: Path) -> None:
+        frames = old / "frames"
+        (frames / "README.txt").write_text("hello")
+        (frames / "folder").mkdir()
+        (frames / f"{7:012d}-{'0' * 32}.frame").symlink_to("/etc/passwd")
+        os.mkfifo(frames / "pipe")
+        (frames / ".bottlenet-0123abcd.part").write_bytes(b"half")
+        (old / "answers" / f"{photo(9).key}.json").write_bytes(b"{")
+        with Spool(old, bundle) as spool:
+            assert len(spool) == 3
+            said = "\n".join(spool.notes)
+        for name in ("README.txt", "folder", "pipe", f"{7:012d}-{'0' * 32}.frame", f"{photo(9).key}.json"):
+            assert name in said
+            assert name in files_in(old / "aside")
+        assert Path("/etc/passwd").exists()
+
+    def test_on_a_full_disk(self, bundle: Bundle, tmp_path: Path) -> None:
+        folder = tmp_path / "disk"
+        if not on_a_small_disk(folder, 256):
+            pytest.skip("may not mount a file system")
+        try:
+            for name in ("frames", "answers", "failed", "aside"):
+                (folder / "spool" / name).mkdir(parents=True)
+            count = 0
+            with contextlib.suppress(OSError):
+                for count in itertools.count():
+                    one = Photo(f"/photos/{count}.jpg", f"{count:064x}")
+                    path = folder / "spool" / "answers" / f"{one.key}.json"
+                    write_whole(path, outcome_bytes(replace(answer(0), photo=one.name)))
+            for name in files_in(path.parent)[:8]:
+                (path.parent / name).unlink()
+            count -= 8
+            assert count > 40
+            with Spool(folder / "spool", bundle) as spool:
+                assert spool.notes == []
+            assert len(in_spool(folder / "spool", "answered")) == count
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 texts = st.text(max_size=30)

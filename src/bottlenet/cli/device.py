@@ -141,7 +141,12 @@ def costs_table(done: Sequence[tuple[str, Prediction]]) -> Grid:
 
 def send(
     to: To,
-    spool: Annotated[str, typer.Option("--spool", metavar="DIR", help="What waits, and the answers, are kept here.")],
+    spool: Annotated[
+        str,
+        typer.Option(
+            "--spool", metavar="DIR", help="What waits, and the answers, are kept here; see [bold]bottlenet spool[/]."
+        ),
+    ],
     photo: Annotated[
         list[str] | None, typer.Argument(help="Photos and folders of them. Without any: what waits in the spool.")
     ] = None,
@@ -162,7 +167,9 @@ def send(
         float | None, typer.Option("--max-drop", metavar="POINTS", help="For auto: of top-1 that may be lost.")
     ] = None,
     in_flight: Annotated[int, typer.Option("--in-flight", help="Photos on the way at once; one with auto.")] = 8,
-    spool_bytes: Annotated[int, typer.Option("--spool-bytes", help="The most that waiting frames may have.")] = 2**26,
+    spool_bytes: Annotated[
+        int, typer.Option("--spool-bytes", help="The most that waiting photos may take of the disk.")
+    ] = 2**26,
     when_full: Annotated[
         str,
         typer.Option("--when-full", metavar="refuse|drop-oldest|drop-newest", help="What goes if that is not enough."),
@@ -182,7 +189,8 @@ def send(
     photo, as it is answered. Run it again, after a power cut for example: what
     has an answer is not sent again.
 
-    Exit codes: 0, all are answered; 1, some still wait; 2, some can't be.
+    Exit codes: 0, all are answered, or there was none in the folders; 1, some
+    still wait; 2, some can't be answered, or could not be read.
 
     Examples:
       bottlenet send cat.jpg dog.jpg --spool spool --to ws://127.0.0.1:8000
@@ -197,19 +205,15 @@ def send(
     """
     from bottlenet.cli.sending import ONE_SHOT_DEADLINE_S, How, auto_options
     from bottlenet.cli.sending import send as run
-    from bottlenet.edge import Spool
 
     if deadline is None:
         deadline = math.inf if watch or fallback else ONE_SHOT_DEADLINE_S
-    how = How(watch, in_flight, deadline, as_json)
+    how = How(watch, in_flight, deadline, as_json, spool_bytes, when_full)
     auto = auto_options(partition, profile, max_drop)
-    with (
-        open_edge(
-            bundle, to, Secrets(token_file, ca), auto, timeout_s=timeout, budget_bytes=budget, fallback=fallback
-        ) as edge,
-        Spool(spool, edge.bundle, max_bytes=spool_bytes, when_full=when_full) as opened,
-    ):
-        code = run(edge, opened, photo or [], how)
+    with open_edge(
+        bundle, to, Secrets(token_file, ca), auto, timeout_s=timeout, budget_bytes=budget, fallback=fallback
+    ) as edge:
+        code = run(edge, spool, photo or [], how)
     if code:
         raise typer.Exit(code)
 

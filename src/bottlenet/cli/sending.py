@@ -34,7 +34,9 @@ from bottlenet.edge import (
     Spool,
 )
 from bottlenet.edge.auto import AUTO
-from bottlenet.edge.prediction import FULL
+from bottlenet.edge.photo_files import SUFFIXES
+from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE
+from bottlenet.edge.spool import DEFAULT_MAX_BYTES, REFUSE, is_spool
 from bottlenet.errors import InputError
 from bottlenet.plan.profile import Profile
 from bottlenet.wire.answer import one_line
@@ -52,6 +54,8 @@ class How:
     in_flight: int = 8
     deadline_s: float = math.inf  # without success, after which to give up
     as_json: bool = False
+    max_bytes: int = DEFAULT_MAX_BYTES  # of the spool
+    when_full: str = REFUSE
 
 
 class Stopped(BaseException):
@@ -67,7 +71,7 @@ class AutoOptions(TypedDict, total=False):
 
 
 def auto_options(partition: str | None, profile: str | None, max_drop: float | None) -> AutoOptions:
-    """Of the command line. InputError: another partition, no profile or one that can't be read, half of the options."""
+    """Read the command line. InputError: another partition, no profile, half of the options."""
     if partition is None:
         if profile is not None or max_drop is not None:
             raise InputError("--profile and --max-drop are for --partition auto; give that, too")
@@ -79,12 +83,37 @@ def auto_options(partition: str | None, profile: str | None, max_drop: float | N
     return {"partition": partition, "profile": read_profile(Path(profile)), "policy": Policy(max_drop=max_drop)}
 
 
-def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
-    """Send photos and folders of photos; gives the exit code. InputError: no such folder, or more than one to watch."""
-    folders = {path: Folder(path) for path in photos if os.path.isdir(path)}
+def send(edge: Edge, spool: str, photos: Sequence[str], how: How) -> int:
+    """Send photos and folders of photos; gives the exit code.
+
+    Where there is nothing to send there is no spool either. InputError: no such folder, more than one to watch, or
+    neither photos nor a spool.
+    """
+    report = Report(how.as_json)
+    folders = {path: Folder(path, unlisted=report.unlisted) for path in photos if os.path.isdir(path)}
     if how.watch and (len(photos) != 1 or not folders):
         raise InputError(f"--watch takes one folder, not {', '.join(photos) or 'nothing'}; give one that is there")
-    report = Report(how.as_json)
+    if not photos and not is_spool(spool):
+        raise InputError(f"{spool}: there is no spool, and so nothing that waits; give photos, or another --spool")
+    if not how.watch and not is_spool(spool) and not any(map(os.path.exists, named(photos, folders, report))):
+        for path in photos:
+            if path not in folders:
+                report.outcome(Failed(path, UNUSABLE, f"{path}: there is no such file; give the path of a photo"))
+        return SOME_FAILED if report.failed else ALL_RIGHT
+    with Spool(spool, edge.bundle, max_bytes=how.max_bytes, when_full=how.when_full) as opened:
+        watched = folders[photos[0]] if how.watch else None
+        send_through(opened, edge, watched.watch() if watched else named(photos, folders, report), how, report, watched)
+    if how.watch and report.stopped:
+        return ALL_RIGHT  # as it should be, whatever waits: it is there when the service starts again
+    if report.failed and not how.watch:
+        return SOME_FAILED
+    return SOME_WAIT if report.waits else ALL_RIGHT
+
+
+def send_through(
+    spool: Spool, edge: Edge, photos: Iterator[str | None], how: How, report: Report, watched: Folder | None
+) -> None:
+    """Send photos, and report each."""
     server, disk = Backoff(deadline_s=how.deadline_s), Backoff(deadline_s=how.deadline_s)
     sender: Sender | AutoSender
     if edge.is_auto:
@@ -95,31 +124,28 @@ def send(edge: Edge, spool: Spool, photos: Sequence[str], how: How) -> int:
     report.notes(spool)
     for failed in spool.damaged:
         report.outcome(failed)
-    folder = folders.get(photos[0]) if how.watch else None
-    stopped = True
+    report.stopped = True
     with contextlib.suppress(Stopped), told_to_stop():
-        for outcome in sender.send(folder.watch() if folder else named(photos, folders), patient=folder is None):
+        for outcome in sender.send(photos, patient=watched is None):
             report.outcome(outcome)
             report.notes(spool)
-            if folder and isinstance(outcome, Failed) and outcome.why == FULL:
-                folder.again(outcome.photo)
-        stopped = False
+            if watched and isinstance(outcome, Failed) and outcome.why in (FULL, UNREADABLE, DAMAGED):
+                watched.again(outcome.photo)
+        report.stopped = False
     for name in sender.waiting:
         report.waiting(name)
-    if how.watch and stopped:
-        return ALL_RIGHT  # as it should be, whatever waits: it is there when the service starts again
-    if report.failed and not how.watch:
-        return SOME_FAILED
-    return SOME_WAIT if sender.waiting else ALL_RIGHT
 
 
-def named(photos: Sequence[str], folders: dict[str, Folder]) -> Iterator[str | Path]:
-    """Photos, and those in folders."""
+def named(photos: Sequence[str], folders: dict[str, Folder], report: Report) -> Iterator[str]:
+    """List photos, and those in folders."""
     for path in photos:
-        if path in folders:
-            yield from folders[path].photos()
+        found = folders[path].photos() if path in folders else iter([path])
+        first = next(found, None)
+        if first is None:
+            report.empty(path)
         else:
-            yield path
+            yield first
+            yield from found
 
 
 class Report:
@@ -127,21 +153,24 @@ class Report:
 
     def __init__(self, as_json: bool) -> None:
         self.failed = False
+        self.waits = False
+        self.stopped = False  # by SIGTERM
         self._as_json = as_json
-        self._full: set[str] = set()  # photos for which there was no room when they were last offered
+        self._again: set[str] = set()  # photos that could not be taken when they were last offered
+        self._empty: set[str] = set()
         self._last_trouble = ""
 
     def outcome(self, outcome: Outcome) -> None:
-        """Answered: on stdout. Failed: on stderr, and with JSON on stdout too."""
+        """Print an answer on stdout, a failure on stderr, and with JSON on stdout too."""
         if isinstance(outcome, Answered):
             self._answered(outcome)
             return
-        if outcome.why == FULL and outcome.photo in self._full:
-            return  # it is offered again and again
-        if outcome.why == FULL:
-            if len(self._full) >= MAX_NAMES:
-                self._full.clear()
-            self._full.add(outcome.photo)
+        if outcome.why in (FULL, UNREADABLE):
+            if outcome.photo in self._again:
+                return  # it is offered again and again
+            if len(self._again) >= MAX_NAMES:
+                self._again.clear()
+            self._again.add(outcome.photo)
         self.failed = True
         before = " (before)" if outcome.again else ""
         print_error(f"{outcome.why}{before}: {outcome.reason}")
@@ -150,31 +179,43 @@ class Report:
                 {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason, "again": outcome.again}
             )
 
+    def unlisted(self, path: str, why: str) -> None:
+        """Name a folder, or a file in one, that can't be looked at."""
+        self.outcome(Failed(path, UNREADABLE, f"{path}: it can't be looked at ({why}), and nothing in it is sent"))
+
+    def empty(self, path: str) -> None:
+        """Say of a folder that it has no photos, once."""
+        if path not in self._empty:
+            self._empty.add(path)
+            line = f"{path}: there are no photos in it; their names end in {', '.join(SUFFIXES)}"
+            print(one_line(line), file=sys.stderr, flush=True)
+
     def notes(self, spool: Spool) -> None:
-        """What was found in the spool and set aside since."""
+        """Print what was found in the spool since."""
         while spool.notes:
             print_error(spool.notes.pop(0))
 
     def trouble(self, line: str) -> None:
-        """A try failed. The same trouble is told once, until it is another or over."""
+        """Print why a try failed, once until it is for another reason or over."""
         trouble = line.partition(";")[0]
         if trouble != self._last_trouble:
             self._last_trouble = trouble
             print_error(line)
 
     def moved(self, move: Move) -> None:
-        """From one partition to another, and why: on stderr."""
+        """Print a move from one partition to another on stderr, and why."""
         print(one_line(f"{move.source} -> {move.target}: {move.reason}"), file=sys.stderr, flush=True)
 
     def waiting(self, name: str) -> None:
-        """It is in the spool, for the next time."""
+        """Say that it is in the spool, for the next time."""
+        self.waits = True
         if self._as_json:
             self._line({"photo": name, "status": "waiting"})
         else:
             say(f"{shown(name)}: waits in the spool; run this again")
 
     def _answered(self, answered: Answered) -> None:
-        self._full.discard(answered.photo)
+        self._again.discard(answered.photo)
         if not answered.again:
             self._last_trouble = ""
         if self._as_json:
@@ -195,14 +236,14 @@ class Report:
 
 
 def shown(name: str) -> str:
-    """A path as short as it can be, on one line."""
+    """Shorten a path as far as possible, on one line."""
     inside = os.path.relpath(name)
     return one_line(name if inside.startswith(os.pardir) else inside)
 
 
 @contextlib.contextmanager
 def told_to_stop() -> Iterator[None]:
-    """SIGTERM raises Stopped in the block. Nothing is lost: the spool is good at any instant."""
+    """Raise Stopped in the block when SIGTERM comes. Nothing is lost: the spool is good at any instant."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped

@@ -11,20 +11,18 @@ prediction.py  what an answer means for the photo, and what becomes of photos in
 auto.py        whichever partition is best just now; pilot.py says when to move, and what the link is like
 meter.py       what computing takes in energy
 
-sender.py      photos that must not be lost: `Sender`
-autosender.py  the same where nothing has to wait: `AutoSender`
-spool.py       what was not answered yet, on disk; spoolfiles.py its files
-folder.py      photos as they come into a folder
+sender.py      photos that must not be lost: `Sender`; the same where nothing has to wait: `AutoSender`
+spool.py       what was not answered yet, on disk; old_spool.py what older versions kept in files
+photo_files.py photos on disk, and as they come into a folder
 """
 
-from bottlenet.edge.autosender import AutoSender
 from bottlenet.edge.client import Edge
 from bottlenet.edge.connection import Backoff, Connect, Transport, open_websocket
 from bottlenet.edge.encoder import Encoded, Encoder
-from bottlenet.edge.folder import Folder
+from bottlenet.edge.photo_files import Folder
 from bottlenet.edge.pilot import Move, Policy
 from bottlenet.edge.prediction import Answered, Choice, Failed, Object, Outcome, Prediction, Segments, Times
-from bottlenet.edge.sender import Sender
+from bottlenet.edge.sender import AutoSender, Sender
 from bottlenet.edge.spool import Spool
 from bottlenet.photo import photo_to_pixels, prepare, read_photo
 

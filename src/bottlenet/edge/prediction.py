@@ -32,6 +32,7 @@ REFUSED = "refused"  # the server can't take it; its frame is kept
 DROPPED = "dropped"  # to make room for others
 DAMAGED = "damaged"  # its frame was, in the spool
 UNUSABLE = "unusable"  # no photo, or its frame does not fit the budget; nothing is kept
+UNREADABLE = "unreadable"  # just now, as is a folder; nothing is kept, offer it again
 FULL = "full"  # the spool is; nothing is kept, offer it again
 
 MAX_NAME_BYTES = 4096

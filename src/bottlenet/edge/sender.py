@@ -14,26 +14,27 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
-from bottlenet.edge.client import Edge, check_in_flight, helped_out
+from bottlenet.edge.client import Edge, LocalTail, check_in_flight, helped_out
 from bottlenet.edge.connection import Backoff, hint_s, too_large
-from bottlenet.edge.folder import read_file, unusable
+from bottlenet.edge.photo_files import read_file, unreadable, unusable
+from bottlenet.edge.pilot import Move
 from bottlenet.edge.prediction import (
     DAMAGED,
     FULL,
     REFUSED,
     SERVER,
+    UNREADABLE,
     UNUSABLE,
+    Answered,
     Failed,
     Outcome,
     Photo,
     answered_now,
     read_answer,
 )
-from bottlenet.edge.spool import Spool
-from bottlenet.edge.spoolfiles import Entry
+from bottlenet.edge.spool import Entry, Spool
 from bottlenet.errors import BottleNetError, BusyError, InputError, LinkError, WireError
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
@@ -75,6 +76,7 @@ class Sender:
         self._queue = deque(spool.waiting)  # the next one first
         self._flying: dict[int, Entry] = {}  # by the number that its Reply will have
         self._unsaved: list[tuple[Entry, Outcome]] = []  # for which the disk had no room
+        self._unread: list[str] = []  # photos for which the system had an error
         self._tries: Counter[int] = Counter()  # of entries, by their number
         self._refusals: Counter[int] = Counter()  # the same
         self._allowed = in_flight  # now; a link that was lost gets one frame to begin with, as more would be wasted
@@ -98,7 +100,8 @@ class Sender:
         for. Ends when all of them have an outcome, or a deadline has passed: see `gave_up` and `waiting`.
 
         Where the spool is full and refuses, a photo waits for room until a deadline has passed; unless `patient` is
-        false, when it fails as soon as the server can't be reached.
+        false, when it fails as soon as the server can't be reached. A photo that can't be read is tried once more, when
+        all others were taken; unless `patient` is false, when it fails at once.
         """
         try:
             for photo in photos:
@@ -108,6 +111,9 @@ class Sender:
                     yield from self._slice()
                 else:
                     break
+            self._pause(SLICE_S if self._unread else 0)
+            for name in self._unread:
+                yield from self._take(name, patient, last=True)
             while self._busy and not self.gave_up:
                 self._pause(self._wait_s())
                 yield from self._turn()
@@ -119,7 +125,7 @@ class Sender:
         return bool(self._queue or self._flying or self._unsaved)
 
     def _slice(self) -> Iterator[Outcome]:
-        """A second for what waits."""
+        """Work on what waits for a second."""
         clock = self._backoff.clock
         ends = clock() + SLICE_S
         while self._busy and not self.gave_up and clock() + self._wait_s() < ends:
@@ -128,27 +134,34 @@ class Sender:
         self._pause(ends - clock())
 
     def _wait_s(self) -> float:
-        """Seconds until `_turn` can do something."""
+        """Count the seconds until `_turn` can do something."""
         if self._unsaved:
             return self._disk.wait_s
-        if self._flying or not self._queue or self._edge.local is not None:
+        if self._flying or not self._queue:
             return 0.0
-        return self._backoff.wait_s
+        return self._disk.wait_s or (self._backoff.wait_s if self._edge.local is None else 0.0)
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
             self._sleep(seconds)
 
-    def _take(self, name: str, patient: bool) -> Iterator[Outcome]:
-        """One photo into the spool, and on its way if there is room on it."""
+    def _take(self, name: str, patient: bool, last: bool = False) -> Iterator[Outcome]:
+        """Put one photo into the spool, and send it if it may fly now. An error at the `last` try is its fate."""
         try:
             photo, data = read_file(name)
+            outcome, held = self._spool.outcome(photo), self._spool.holds(photo)
         except InputError as error:
             yield Failed(name, UNUSABLE, str(error))
             return
-        if (outcome := self._spool.outcome(photo)) is not None:
-            yield replace(outcome, again=True)
-        elif not self._spool.holds(photo):
+        except OSError as error:
+            if patient and not last:
+                self._unread.append(name)
+            else:
+                yield unreadable(name, error)
+            return
+        if outcome is not None:
+            yield outcome
+        elif not held:
             try:
                 frame = self._edge.encoder.encode(data).frame
             except InputError as error:
@@ -159,15 +172,13 @@ class Sender:
                 yield from self._turn(block=False)
 
     def _put(self, photo: Photo, frame: Frame, patient: bool) -> Iterator[Outcome]:
-        """Into the spool; where that is full, work until there is room, or no hope."""
+        """Put a frame into the spool; if that is full, work until there is room, or no hope."""
         while True:
             put = self._spool.put(photo, frame, keep=self._at_work())
-            if put.dropped:
-                held = {entry.number for entry in self._spool.waiting}
-                self._queue = deque(entry for entry in self._queue if entry.number in held)
-                for counts in (self._tries, self._refusals):
-                    for number in counts.keys() - held:
-                        del counts[number]
+            self._queue = deque(entry for entry in self._queue if entry.number not in put.numbers)
+            for counts in (self._tries, self._refusals):
+                for number in put.numbers:
+                    counts.pop(number, None)
             yield from put.dropped
             if put.entry is not None:
                 self._disk.worked()
@@ -184,21 +195,21 @@ class Sender:
             yield from self._turn()
 
     def _at_work(self) -> set[int]:
-        """Numbers of entries that must stay in the spool: an answer is on its way, or has come."""
+        """Collect the numbers of entries that must stay in the spool: an answer is on its way, or has come."""
         return {entry.number for entry in (*self._flying.values(), *(entry for entry, _ in self._unsaved))}
 
     def _turn(self, block: bool = True) -> Iterator[Outcome]:
-        """The next thing that can be done. It waits for an answer only if `block`, or where no more may fly."""
+        """Do the next thing that can be done; wait for an answer only if `block`, or where no more may fly."""
         if self._unsaved:
             while self._unsaved and self._disk.wait_s == 0:
                 yield from self._keep(*self._unsaved.pop(0))
         elif self._backoff.wait_s > 0:
-            if self._queue and self._edge.local is not None:
+            if self._queue and self._edge.local is not None and self._disk.wait_s == 0:
                 yield from self._help_out(self._queue.popleft())
             elif self._flying and block:
                 yield from self._receive()
         else:
-            while self._queue and len(self._flying) < self._allowed and self._backoff.wait_s == 0:
+            while self._queue and len(self._flying) < self._allowed and not self._backoff.wait_s + self._disk.wait_s:
                 yield from self._send_next()
             if self._flying and (block or len(self._flying) >= self._allowed):
                 yield from self._receive()
@@ -210,6 +221,9 @@ class Sender:
         except InputError as error:
             self._queue.popleft()
             yield Failed(entry.photo.name, DAMAGED, str(error))
+            return
+        except OSError as error:
+            self._disk_failed(error)
             return
         try:
             number = self._stream.send(frame)
@@ -246,7 +260,7 @@ class Sender:
             yield from self._refused(entry, outcome)
 
     def _lost(self, error: BottleNetError) -> Iterator[Outcome]:
-        """The connection, and with it what was in flight."""
+        """Queue again what was in flight on a connection that is lost."""
         flying, self._flying = list(self._flying.values()), {}
         self._allowed = 1
         if too_large(error) and len(flying) == 1:  # else it isn't known which; sooner or later it is alone
@@ -261,7 +275,7 @@ class Sender:
         self._tell(f"{error}; {len(self.waiting)} photos wait; next try in {wait_s:.1f} s")
 
     def _refused(self, entry: Entry, error: BottleNetError) -> Iterator[Outcome]:
-        """This frame, by a server that takes others; or answered with what does not fit the bundle."""
+        """Try a refused frame again, a few times; an answer that does not fit the bundle counts as a refusal."""
         self._refusals[entry.number] += 1
         if self._edge.local is not None:
             yield from self._help_out(entry)
@@ -279,6 +293,10 @@ class Sender:
         except InputError as error:
             yield Failed(name, DAMAGED, str(error))
             return
+        except OSError as error:
+            self._queue.appendleft(entry)
+            self._disk_failed(error)
+            return
         assert self._edge.local is not None
         outcome = helped_out(self._edge.local, frame, name, tries=self._tries[entry.number])
         yield from self._keep(entry, outcome)
@@ -286,13 +304,151 @@ class Sender:
     def _keep(self, entry: Entry, outcome: Outcome) -> Iterator[Outcome]:
         """Put an outcome on disk; only then it is one."""
         try:
-            self._spool.store(entry, outcome)
+            self._spool.store(entry.photo, outcome)
         except InputError as error:
             self._unsaved.append((entry, outcome))
-            wait_s = self._disk.failed()
-            self._tell(f"{error}; next try in {wait_s:.1f} s")
+            self._disk_failed(error)
             return
         self._disk.worked()
         self._tries.pop(entry.number, None)
         self._refusals.pop(entry.number, None)
         yield outcome
+
+    def _disk_failed(self, error: Exception) -> None:
+        """Leave the spool alone for a while."""
+        wait_s = self._disk.failed()
+        self._tell(f"{error}; next try in {wait_s:.1f} s")
+
+
+class AutoSender:
+    """Answers photos at once, by whichever partition is best just now, and keeps the answers. For one thread.
+
+        photo -> Edge(partition="auto") -> Spool.store -> Answered
+
+    Nothing waits for a server here: where there is none, the device answers. Until its answer is on disk a photo is
+    where it was, in its file. What waits in the spool, from a run of `Sender`, is answered by the device, too. `disk`
+    says when to try again where an answer can't be written, and when to give up.
+
+        with Edge(ladder, url, partition="auto", profile=profile) as edge, Spool("spool", edge.bundle) as spool:
+            for outcome in AutoSender(edge, spool).send(["cat.jpg", "dog.jpg"]):
+                print(outcome)
+
+    `moved` gets each move from one partition to another, with its reason; `tell` a line for people when a try fails.
+
+    InputError: an `edge` without `partition="auto"`.
+    """
+
+    def __init__(
+        self,
+        edge: Edge,
+        spool: Spool,
+        *,
+        disk: Backoff | None = None,
+        moved: Callable[[Move], None] = lambda move: None,
+        tell: Callable[[str], None] = lambda line: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not edge.is_auto:
+            raise InputError("this edge sends to a server alone; make it with partition='auto', or use a Sender")
+        self._edge, self._spool = edge, spool
+        self._disk = disk or Backoff()
+        self._on_move, self._tell, self._sleep = moved, tell, sleep
+        self._last: Move | None = None  # that was told
+
+    @property
+    def waiting(self) -> list[str]:
+        """Names of photos without an outcome: those of frames that could not be answered yet."""
+        return [entry.photo.name for entry in self._spool.waiting]
+
+    def send(self, photos: Iterable[str | os.PathLike[str] | None], *, patient: bool = True) -> Iterator[Outcome]:
+        """Answer what waits in the spool, and photos, each a path; gives what became of each.
+
+        A photo that has an outcome already is given `again`. None among the photos means that there is none just now.
+        An answer that the disk has no room for is tried again until a deadline has passed; unless `patient` is false,
+        when its photo fails at once.
+        """
+        yield from self._waiting(patient)
+        unread: list[str] = []
+        for photo in photos:
+            if photo is None:
+                self._sleep(SLICE_S)
+                continue
+            outcome = self._one(os.path.abspath(photo), patient)
+            if patient and isinstance(outcome, Failed) and outcome.why == UNREADABLE:
+                unread.append(outcome.photo)
+            else:
+                yield outcome
+            self._moved()
+        if unread:
+            self._sleep(SLICE_S)
+        for name in unread:
+            yield self._one(name, patient)
+
+    def _one(self, name: str, patient: bool) -> Outcome:
+        try:
+            photo, data = read_file(name)
+            outcome = self._spool.outcome(photo)
+        except InputError as error:
+            return Failed(name, UNUSABLE, str(error))
+        except OSError as error:
+            return unreadable(name, error)
+        if outcome is not None:
+            return outcome
+        try:
+            prediction = self._edge.classify(data)
+        except InputError as error:
+            return unusable(name, data, error)
+        answered = Answered(
+            name,
+            prediction.answered_by,
+            prediction.top,
+            prediction.payload_bytes,
+            prediction.frame_bytes,
+            tries=1 if prediction.socket_bytes else 0,
+            unix_s=time.time(),
+        )
+        return self._kept(lambda: self._spool.store(photo, answered), answered, patient)
+
+    def _waiting(self, patient: bool) -> Iterator[Outcome]:
+        """Answer the frames of this bundle, the oldest first."""
+        if entries := self._spool.waiting:
+            tail = LocalTail(self._edge.bundle)
+            for entry in entries:
+                yield self._helped_out(tail, entry, patient)
+
+    def _helped_out(self, tail: LocalTail, entry: Entry, patient: bool) -> Outcome:
+        name = entry.photo.name
+        try:
+            frame = self._spool.frame(entry)
+        except InputError as error:
+            return Failed(name, DAMAGED, str(error))
+        except OSError as error:
+            return unreadable(name, error)
+        outcome = helped_out(tail, frame, name, tries=0)
+        return self._kept(lambda: self._spool.store(entry.photo, outcome), outcome, patient)
+
+    def _kept(self, write: Callable[[], None], outcome: Outcome, patient: bool) -> Outcome:
+        """Give the outcome once it is on disk; or that it can't be."""
+        while True:
+            try:
+                write()
+            except InputError as error:
+                wait_s = self._disk.failed()
+                if not patient or self._disk.expired:
+                    return Failed(outcome.photo, FULL, f"{outcome.photo}: its answer is not kept: {error}")
+                self._tell(f"{error}; next try in {wait_s:.1f} s")
+                self._sleep(wait_s)
+            else:
+                self._disk.worked()
+                return outcome
+
+    def _moved(self) -> None:
+        """Report the moves since the last time."""
+        new: list[Move] = []
+        for move in reversed(self._edge.moves):
+            if move is self._last:
+                break
+            new.append(move)
+        for move in reversed(new):
+            self._on_move(move)
+            self._last = move
