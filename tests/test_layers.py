@@ -58,6 +58,7 @@ OUTSIDE = {
     "edge": {"numpy", "PIL", "websockets", "paho"},
     "cloud": {
         "numpy",
+        "pydantic",
         "onnxruntime",
         "starlette",
         "prometheus_client",
