@@ -22,7 +22,7 @@ from bottlenet.edge import Edge
 from conftest import Server, tiny_files, tiny_manifest
 
 PACKAGE = Path(bottlenet.__file__).parent
-MAX_FILES, MAX_FUNCTIONS = 22, 110
+MAX_FILES, MAX_FUNCTIONS = 22, 100
 
 Step = tuple[str, str]  # file below bottlenet/, function
 
