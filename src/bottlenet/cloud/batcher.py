@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import math
 import queue
@@ -185,7 +184,8 @@ class Batcher:
                 continue
             if isinstance(result, Answer):
                 queue_us = min(int(waited_s * 1e6), MAX_US)
-                one.future.set_result(dataclasses.replace(result, queue_us=queue_us, load=load))
+                times = (result.sequence, result.decode_us, result.tail_us)
+                one.future.set_result(Answer(*times, result.top, queue_us, load, result.result))
             else:
                 one.future.set_exception(result)
 
