@@ -26,7 +26,7 @@ from bottlenet.runtime import open_tail, run_graph
 from idle_streams import PHOTO, server
 from load import CONNECTIONS, UNLIMITED, go
 from load_client import STREAM, Asked, closed
-from record import Json, parser, run_script, show, write_record
+from record import Json, git, parser, run_script, show, write_record
 
 BATCHES = (1, 2, 4, 8, 16)
 TARGET_TAIL, TARGET_BEFORE = 0.9, 1.6  # times what stands beside it
@@ -94,6 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
     results: Json = {
         "connections": CONNECTIONS,
         "rounds": arguments.rounds,
+        "photos": arguments.photos,
+        "before_commit": git(arguments.before, "rev-parse", "HEAD") if arguments.before else None,
         "photos_per_processor_s": {name: list(each) for name, each in rates.items()},
         "rows": rows,
         "met": all(row["share"] >= row["target"] for row in rows),
