@@ -62,6 +62,7 @@ OUTSIDE = {
         "onnxruntime",
         "starlette",
         "prometheus_client",
+        "pydantic",
         "paho",
         "uvicorn",
         "websockets",
