@@ -166,7 +166,9 @@ class TestRows:
         for row in rows.values():
             if row.kind != "edge-only":
                 most = SLOW.uplink_bps / 8 / row.socket_bytes
-                assert 0.03 * most < row.photos_per_s < 1.15 * most  # no more than it carries; a busy machine gives less
+                assert (
+                    0.03 * most < row.photos_per_s < 1.15 * most
+                )  # no more than it carries; a busy machine gives less
                 assert row.photos_per_s > 1.5e3 / row.latency_ms  # several were under way
 
     def test_bytes_are_those_on_the_socket(self, rows: dict, workbench: Workbench, paths: list[Path]) -> None:

@@ -62,7 +62,6 @@ OUTSIDE = {
         "onnxruntime",
         "starlette",
         "prometheus_client",
-        "pydantic",
         "paho",
         "uvicorn",
         "websockets",
