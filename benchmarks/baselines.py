@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError, PayloadError
-from bottlenet.net.build import UnitConfig, build
+from bottlenet.net.build import insert
 from bottlenet.net.cut import split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize
 from bottlenet.net.unit import Quantizer
 from bottlenet.train.config import TrainConfig
-from bottlenet.train.objective import WHOLE, Part, Step, distillation, relative_error, steer
+from bottlenet.train.objective import WHOLE, Slice, Step, distillation, relative_error, steer
 from bottlenet.train.runs import Position
 from bottlenet.wire.codecs import Deflate
 from bottlenet.wire.mosaic import Mosaic
@@ -165,7 +165,12 @@ class Reduced(WithFeatures):
     """What `cr_bq` minimises: the distortion; its bytes are fixed."""
 
     def step(
-        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+        self,
+        features: Tensor,
+        uncut: Tensor,
+        labels: Sequence[int | None],
+        share: float,
+        batch_slice: Slice = WHOLE,
     ) -> Step:
         output = self.net.forward_features(features)
         loss, distilled = self.distortion((output.scores, output.features_hat), features, uncut)
@@ -179,7 +184,12 @@ class Entropic(WithFeatures):
     """
 
     def step(
-        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+        self,
+        features: Tensor,
+        uncut: Tensor,
+        labels: Sequence[int | None],
+        share: float,
+        batch_slice: Slice = WHOLE,
     ) -> Step:
         net, prior = self.net, self.net.prior
         assert prior is not None
@@ -218,7 +228,7 @@ def own_layers_before(net: BottleNet, config: TrainConfig) -> nn.Module:
 
 def cr_bq(classifier: Classifier, config: TrainConfig, bits: int) -> BottleNet:
     """Our unit with `config.channels` channels, quantised to `bits` bits that are sent as they are."""
-    net = build(classifier, UnitConfig(**{**config.unit_numbers(), "codec": "raw", "quality": 0}))
+    net = insert(classifier, **{**config.unit_numbers(), "codec": "raw", "quality": 0})
     net.quantizer = ChannelQuantizer(bits, net.codec.mosaic.channels)
     net.codec = Packed(net.codec.mosaic, bits)
     return net

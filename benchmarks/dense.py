@@ -22,7 +22,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.edge import Edge, Prediction
 from bottlenet.errors import InputError
 from bottlenet.measure.bench import split_server
-from bottlenet.net.export import OVERLAP, found
+from bottlenet.net.export import OVERLAP, share_found
 from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels
 from bottlenet.task import Detection
@@ -77,7 +77,7 @@ def detected(name: str, folder: Path, sources: Sequence[np.ndarray]) -> tuple[Ro
     count = sum(map(len, wanted))
     shares = []
     for theirs in (wanted, [*wanted[1:], wanted[0]]):
-        shares.append(sum(found(a, b) * len(a) for a, b in zip(theirs, mine, strict=True)) / count)
+        shares.append(sum(share_found(a, b) * len(a) for a, b in zip(theirs, mine, strict=True)) / count)
     return row_of(name, bundle, answers, count, (shares[0], shares[1])), answers
 
 

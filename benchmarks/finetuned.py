@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from bottlenet.errors import InputError
 from bottlenet.net.cut import Split, split
-from bottlenet.net.models import Classifier, Normalize, load_model
+from bottlenet.net.models import Classifier, Normalize, fingerprint, load_model
 from bottlenet.photos.folders import list_photos
 from bottlenet.runtime import open_session, run_graph
-from bottlenet.train.features import FeatureCache, Frozen, divided, fingerprint, graph_of, read
+from bottlenet.train.features import FeatureCache, Frozen, graph_of, read_features, train_and_held_out
 from bottlenet.train.objective import learning_rate
 from bottlenet.train.runs import Averaged
 from record import write_whole
@@ -138,7 +138,7 @@ def learn(
     for epoch in range(tuning.epochs):
         crop_set = epoch % tuning.crops
         fill(cache, crop_set, start, progress)
-        train_set, held_out = divided(cache)
+        train_set, held_out = train_and_held_out(cache)
         per_epoch = len(train_set) // tuning.batch
         if not per_epoch:
             raise InputError(f"{len(train_set)} photos to learn from, fewer than a batch of {tuning.batch}; give more")
@@ -150,7 +150,7 @@ def learn(
             positions = order[step * tuning.batch : (step + 1) * tuning.batch]
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(steps / (per_epoch * tuning.epochs))
-            scores = halves.tail(read(cache, crop_set, positions)[0])
+            scores = halves.tail(read_features(cache, crop_set, positions)[0])
             loss = F.cross_entropy(scores, labels_of(cache, positions), label_smoothing=SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -225,7 +225,7 @@ def judged(tail: nn.Module, cache: FeatureCache, held_out: np.ndarray) -> dict[s
     loss, right = 0.0, 0
     for start in range(0, len(held_out), 32):
         positions = held_out[start : start + 32]
-        scores, labels = tail(read(cache, 0, positions)[0]), labels_of(cache, positions)
+        scores, labels = tail(read_features(cache, 0, positions)[0]), labels_of(cache, positions)
         loss += F.cross_entropy(scores, labels, reduction="sum").item()
         right += int((scores.argmax(1) == labels).sum())
     count = max(1, len(held_out))

@@ -17,7 +17,7 @@ from rich.progress import track
 from bottlenet.demo.run import PHOTOS as DEMO_PHOTOS
 from bottlenet.photos.folders import list_photos
 from bottlenet.train.config import TrainConfig
-from bottlenet.train.features import Photos, Request, Wanted
+from bottlenet.train.features import PhotoDataset, Request, Selection
 from record import parser, run_script, show, write_record
 from timing import processor_ms
 
@@ -25,11 +25,11 @@ from timing import processor_ms
 def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write. The first batch warms up."""
     listed = list_photos(arguments.data)
-    photos = Photos(listed, (arguments.size,), 0, TrainConfig.blend)
+    photos = PhotoDataset(listed, (arguments.size,), 0, TrainConfig.blend)
     taken = []
     for number in track(range(arguments.batches + 1), description="decode"):
         positions = (number * arguments.batch + np.arange(arguments.batch)) % len(listed)
-        request = Request(1, Wanted(positions, int(positions[0] - 1) % len(listed)), mixed=True)
+        request = Request(1, Selection(positions, int(positions[0] - 1) % len(listed)), mixed=True)
         taken.append(processor_ms(lambda request=request: photos[request]))
     per_s = 1e3 * arguments.batch / statistics.median(taken[1:])
     show(f"{arguments.size} x {arguments.size} crops", ["", "photos/s"], [["one worker", f"{per_s:,.0f}"]])

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from bottlenet.errors import InputError
 from bottlenet.train.sweep.folder import Result, Search, SweepConfig
-from bottlenet.train.sweep.grid import Figures, Trial, kept, next_trial, open_trials, ruled_out
+from bottlenet.train.sweep.grid import Figures, Trial, next_trial, open_trials, ruled_out, winners
 from bottlenet.train.sweep.sweep import Report, figures_of, nothing_kept, open_engine, sweep
 from record import Json, parser, run_script, show, write_record
 
@@ -47,7 +47,7 @@ def skipping(report: Report) -> dict[str, Json]:
     return {
         "trained": len(found),
         "skipped": len(report.trials) - len(found),
-        "same_kept": kept(report.trials, found, bound) == dict(report.kept),
+        "same_kept": winners(report.trials, found, bound) == dict(report.kept),
         "reasons": {trial.name: ruled_out(trial, found, bound) for trial in report.trials if trial not in found},
         "pairs": len(pairs),
         "pairs_with_fewer_bytes_for_more": sum(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from bottlenet.bundle import Preprocess
+from bottlenet.edge.photo_files import Folder
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.net.build import insert
 from bottlenet.net.models import load_model
@@ -82,6 +85,46 @@ class TestFolders:
         with pytest.raises(InputError, match=r"no photos in it.*\.jpg") as error:
             list_photos(tmp_path)
         one_line(error)
+
+
+class TestWhatCounts:
+    """What is a photo, a folder and a class is decided in one place."""
+
+    def test_what_unpacking_leaves_is_no_class(self, tmp_path: Path) -> None:
+        for name in ("cat/1.jpg", "dog/1.jpg"):
+            save(tmp_path / name)
+        for name in ("__MACOSX/cat/1.jpg", ".thumbnails/1.jpg", "@eaDir/1.jpg", "$RECYCLE.BIN/1.jpg", "dog/.2.jpg"):
+            save(tmp_path / name)
+        assert named(list_photos(tmp_path), tmp_path) == {"cat/1.jpg": 0, "dog/1.jpg": 1}
+
+    def test_a_folder_that_can_not_be_listed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        save(tmp_path / "cat" / "1.jpg")
+        (tmp_path / "dog").mkdir()
+        listed = os.scandir
+
+        def scandir(path: Path) -> object:
+            if Path(path).name == "dog":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return listed(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        with pytest.raises(InputError, match=r"dog: can't list it \(Permission denied\); make it readable") as error:
+            list_photos(tmp_path)
+        one_line(error)
+
+    def test_links_are_followed_but_not_in_circles(self, tmp_path: Path) -> None:
+        save(tmp_path / "elsewhere" / "1.jpg")
+        save(tmp_path / "photos" / "cat" / "1.jpg")
+        (tmp_path / "photos" / "dog").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "photos" / "cat" / "up").symlink_to(tmp_path / "photos")
+        (tmp_path / "photos" / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+        found = named(list_photos(tmp_path / "photos"), tmp_path / "photos")
+        assert found == {"cat/1.jpg": 0, "dog/1.jpg": 1, "dog/gone.jpg": 1}  # the last is damaged, and is said to be
+
+    def test_the_device_sends_the_same(self, tmp_path: Path) -> None:
+        for name in ("1.jpg", "2.gif", "3.AVIF", "4.txt", ".5.jpg"):
+            (tmp_path / name).write_bytes(b"x")
+        assert list(Folder(tmp_path).photos()) == [photo.path for photo in list_photos(tmp_path)]
 
 
 class TestLabelsCsv:

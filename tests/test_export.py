@@ -12,7 +12,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import BundleError, InputError
-from bottlenet.net.export import Fidelity, check, export
+from bottlenet.net.export import Fidelity, check_fidelity, export
 from bottlenet.photo import prepare
 from bottlenet.runtime import open_session
 from small import LABELS, classifier, photo, pixels
@@ -72,11 +72,11 @@ def test_int8_weights_are_said_to_agree(tmp_path):
 
 def test_a_bundle_that_differs_is_refused():
     with pytest.raises(BundleError, match=r"1\.00%.*no bundle was written"):
-        check(Fidelity(10, 0.99, 0.0, 1.0, 1.0))
+        check_fidelity(Fidelity(10, 0.99, 0.0, 1.0, 1.0))
     with pytest.raises(BundleError, match=r"0\.01.*no bundle was written"):
-        check(Fidelity(10, 1.0, 0.01, 1.0, 1.0))
+        check_fidelity(Fidelity(10, 1.0, 0.01, 1.0, 1.0))
     with pytest.raises(BundleError):
-        check(Fidelity(10, float("nan"), 0.0, 1.0, 1.0))
+        check_fidelity(Fidelity(10, float("nan"), 0.0, 1.0, 1.0))
 
 
 def test_scores_that_are_no_numbers_are_refused(tmp_path):

@@ -11,14 +11,24 @@ from hypothesis import strategies as st
 from bottlenet.errors import InputError
 from bottlenet.records import Sizes
 from bottlenet.train.sweep.folder import Search, SweepConfig
-from bottlenet.train.sweep.grid import Figures, Trial, beaten, grid, kept, nearest, next_trial, open_trials, ruled_out
+from bottlenet.train.sweep.grid import (
+    Figures,
+    Trial,
+    beaten,
+    grid,
+    least_loss,
+    next_trial,
+    open_trials,
+    ruled_out,
+    winners,
+)
 
 CHANNELS, STRIDES, QUALITIES = (1, 2, 4, 8), (1, 2), (10, 20)
 CUTS = {"a": 8, "b": 8}  # channels of each
 
 
 def figures(size: float, drop: float) -> Figures:
-    return Figures(100, 0, Sizes(size, int(size), int(size)), 100 - drop, None, None, drop, "agreement", 0.1)
+    return Figures(100, 0, Sizes(size, int(size), int(size)), max(0, 100 - drop), None, None, drop, "agreement", 0.1)
 
 
 def world(trial: Trial, loss: float) -> Figures:
@@ -46,7 +56,7 @@ def test_what_is_skipped_could_not_win(losses: dict[str, float], max_drop: float
     trials = grid(CUTS, CHANNELS, STRIDES, QUALITIES)
     everything = {trial: world(trial, losses[trial.cut]) for trial in trials}
     found = searched(trials, losses, max_drop)
-    best, wanted = kept(trials, found, max_drop), kept(trials, everything, max_drop)
+    best, wanted = winners(trials, found, max_drop), winners(trials, everything, max_drop)
     assert best.keys() == wanted.keys()
     for cut, trial in best.items():
         assert everything[trial].payload_bytes == everything[wanted[cut]].payload_bytes
@@ -113,9 +123,9 @@ def test_the_smallest_within_the_bound_is_kept() -> None:
     trials = grid(CUTS, (1, 2, 3), (1,), (20,))
     drops = {trials[0]: (10, 5.0), trials[1]: (20, 2.0), trials[2]: (15, 1.0), trials[3]: (1, 2.1)}
     results = {trial: figures(*values) for trial, values in drops.items()}
-    assert kept(trials, results, 2) == {"a": trials[2]}
-    assert kept(trials, results, 0.5) == {}
-    assert nearest(trials, results) == {"a": trials[2], "b": trials[3]}
+    assert winners(trials, results, 2) == {"a": trials[2]}
+    assert winners(trials, results, 0.5) == {}
+    assert least_loss(trials, results) == {"a": trials[2], "b": trials[3]}
 
 
 def test_only_what_can_not_be_kept_is_beaten() -> None:
@@ -129,9 +139,9 @@ def test_only_what_can_not_be_kept_is_beaten() -> None:
 def test_what_is_kept_is_never_beaten(values: list[tuple[int, int]], max_drop: int) -> None:
     trials = grid({"a": 8}, tuple(range(1, 9)), (1,), (20,))
     results = {trial: figures(*each) for trial, each in zip(trials, values, strict=False)}
-    best = kept(trials, results, max_drop)
+    best = winners(trials, results, max_drop)
     left = {trial: each for trial, each in results.items() if trial not in beaten(results)}
-    again = kept(trials, left, max_drop)
+    again = winners(trials, left, max_drop)
     assert {cut: results[trial].payload_bytes for cut, trial in best.items()} == {
         cut: results[trial].payload_bytes for cut, trial in again.items()
     }

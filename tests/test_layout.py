@@ -78,7 +78,7 @@ def test_extra_tokens_are_a_learned_one_and_what_the_places_tell() -> None:
     restoration = GridRestoration(Layout("tokens", (4, 3, 3), 2), nn.Identity())
     batches = [torch.randn(5, 11, 4), torch.randn(3, 11, 4)]
     with torch.no_grad():
-        grids = list(restoration.started(batches))
+        grids = list(restoration.note_extra_tokens(batches))
     assert torch.equal(grids[1], restoration.layout.to_grid(batches[1]))
     made = restoration(torch.randn(2, 4, 3, 3))
     mean = torch.cat(batches)[:, :2].mean(0)

@@ -23,10 +23,10 @@ from bottlenet.net.models import (
     Classifier,
     Metadata,
     assemble,
-    checked,
+    check_classifier,
     load_model,
     load_weights,
-    parse,
+    parse_name,
     safe_download,
 )
 
@@ -49,7 +49,7 @@ def classifier(classes: int = 2) -> Classifier:
 )
 def test_a_name_is_its_parts(network: str, weights: str, settings: dict[str, str]) -> None:
     rest = network + (f":{weights}" if weights else "") + "".join(f",{key}={value}" for key, value in settings.items())
-    named = parse(f"timm/{rest}", "timm", rest)
+    named = parse_name(f"timm/{rest}", "timm", rest)
     assert (named.network, named.weights, named.settings) == (network, weights, settings)
     assert named.whole == f"timm/{rest}"
 
@@ -66,12 +66,12 @@ def test_a_name_is_its_parts(network: str, weights: str, settings: dict[str, str
 )
 def test_a_name_that_is_none(rest: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        parse(f"timm/{rest}", "timm", rest)
+        parse_name(f"timm/{rest}", "timm", rest)
     assert "\n" not in str(caught.value)
 
 
 def assembled(settings: str, metadata: Metadata = SAID) -> Classifier:
-    return assemble(parse(f"timm/x{settings}", "timm", f"x{settings}"), small(), metadata)
+    return assemble(parse_name(f"timm/x{settings}", "timm", f"x{settings}"), small(), metadata)
 
 
 def test_settings_go_before_what_the_weights_say(tmp_path: Path) -> None:
@@ -132,15 +132,15 @@ def test_labels_that_are_none(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_bundle_tells_no_folder() -> None:
-    named = parse("x", "timm", "resnet18:/home/me/pets.safetensors,labels=/home/me/pets.txt")
+    named = parse_name("x", "timm", "resnet18:/home/me/pets.safetensors,labels=/home/me/pets.txt")
     assert named.short == "timm/resnet18:pets.safetensors"
-    assert parse("x", "hf", "/home/me/vit").short == "hf/vit"
+    assert parse_name("x", "hf", "/home/me/vit").short == "hf/vit"
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt"])
 def test_a_pickle_is_refused(suffix: str) -> None:
     with pytest.raises(InputError, match="holds a pickle, which can run any code; write its tensors with safetensors"):
-        _ = parse("x", "timm", f"resnet18:mine{suffix}").weights_file
+        _ = parse_name("x", "timm", f"resnet18:mine{suffix}").weights_file
 
 
 def test_weights_of_ones_own(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_file_that_holds_no_weights(tmp_path: Path) -> None:
 
 def test_a_download_that_fails_is_one_line() -> None:
     message = "its weights can't be had .OSError: no route.; without a network give weights of your own"
-    with pytest.raises(InputError, match=message) as caught, safe_download(parse("timm/x", "timm", "x")):
+    with pytest.raises(InputError, match=message) as caught, safe_download(parse_name("timm/x", "timm", "x")):
         raise OSError("no route\nto host")
     assert "\n" not in str(caught.value)
 
@@ -213,20 +213,20 @@ def test_a_download_runs_no_code(tmp_path: Path) -> None:
     """Whatever a library asks for, torch reads tensors and nothing else."""
     file = tmp_path / "weights.pth"
     torch.save({"weights": Path()}, file)
-    named = parse("timm/x", "timm", "x")
+    named = parse_name("timm/x", "timm", "x")
     with pytest.raises(InputError, match="weights can't be had .UnpicklingError"), safe_download(named):
         torch.load(file, weights_only=False)
     torch.load(file, weights_only=False)  # what follows is as it was
 
 
 def test_labels_are_as_many_as_scores() -> None:
-    assert checked(classifier(3)).labels == ("class 0", "class 1", "class 2")
+    assert check_classifier(classifier(3)).labels == ("class 0", "class 1", "class 2")
     with pytest.raises(InputError, match="small: 3 labels, but the network gives 2 scores; give one label a score"):
-        checked(dataclasses.replace(classifier(3), module=small(2)))
+        check_classifier(dataclasses.replace(classifier(3), module=small(2)))
     with pytest.raises(InputError, match=r"the network gives \(2, 4, 30, 30\) for 2 photos"):
-        checked(dataclasses.replace(classifier(), module=nn.Conv2d(3, 4, 3)))
+        check_classifier(dataclasses.replace(classifier(), module=nn.Conv2d(3, 4, 3)))
     with pytest.raises(InputError, match="does not run on 2 photos of 32 x 32 pixels .RuntimeError: "):
-        checked(dataclasses.replace(classifier(), module=nn.Linear(5, 2)))
+        check_classifier(dataclasses.replace(classifier(), module=nn.Linear(5, 2)))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ NEXT = {"image_processor_type": "ConvNextImageProcessor", "do_center_crop": Fals
 
 
 def test_a_processor_is_read() -> None:
-    found = from_transformers.described(NAMED, PROCESSOR)
+    found = from_transformers.metadata_of(NAMED, PROCESSOR)
     assert (found.size, found.crop, found.interpolation) == (224, 0.875, "bicubic")
     assert found.mean == pytest.approx((0.5, 0.4, 0.3))
     assert (found.labels, found.remark) == (("cat", "dog"), "")
@@ -287,7 +287,7 @@ def test_a_processor_is_read() -> None:
 def test_what_a_centre_crop_is_not(
     changes: dict[str, object], size: int | None, crop: float | None, remark: str
 ) -> None:
-    found = from_transformers.described(NAMED, {**PROCESSOR, **changes})
+    found = from_transformers.metadata_of(NAMED, {**PROCESSOR, **changes})
     assert (found.size, found.crop) == (size, crop)
     assert remark in found.remark
     assert bool(remark) == bool(found.remark)
@@ -305,7 +305,7 @@ def test_what_a_centre_crop_is_not(
     ],
 )
 def test_normalisation(changes: dict[str, object], mean: object, std: object) -> None:
-    found = from_transformers.described(NAMED, {**PROCESSOR, **changes})
+    found = from_transformers.metadata_of(NAMED, {**PROCESSOR, **changes})
     assert found.mean == (mean and pytest.approx(mean))
     assert found.std == (std and pytest.approx(std))
 
@@ -318,6 +318,6 @@ def test_classes_without_names_have_no_labels(config: dict[str, object]) -> None
 
 
 def test_without_a_processor_everything_is_asked_for() -> None:
-    found = from_transformers.described(NAMED, {})
+    found = from_transformers.metadata_of(NAMED, {})
     assert (found.size, found.crop, found.mean, found.std) == (None,) * 4
     assert found.remark == "it has no preprocessor_config.json"

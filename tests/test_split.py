@@ -486,7 +486,7 @@ def test_control_flow_on_values_is_refused() -> None:
 
 
 def test_wrong_input_size_says_where_it_stops() -> None:
-    with pytest.raises(InputError, match=r"input of \(3, 40, 40\) .*: at `4`: .*give the input_size"):
+    with pytest.raises(InputError, match=r"input of \(3, 40, 40\) .*: at `4`: .*give the size that it was made for"):
         cuts(made("chain"), (3, 40, 40))
 
 

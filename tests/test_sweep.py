@@ -25,10 +25,10 @@ from bottlenet.measure.evaluate import evaluate
 from bottlenet.net.models import load_model
 from bottlenet.photos.crops import is_held_out
 from bottlenet.plan.profile import parse_profile, parse_trained, with_trained
-from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder
+from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder, check_photos
 from bottlenet.train.sweep.grid import Trial
 from bottlenet.train.sweep.sweep import Job, Local, Report, open_engine, sweep
-from bottlenet.train.sweep.trial import check_trial, held_out_photos, summarise
+from bottlenet.train.sweep.trial import check_trial, figures_from, held_out_photos
 from conftest import needs_ray, until
 from small import LABELS, save_photos
 from test_cli import Run, run
@@ -96,7 +96,7 @@ class Idle:
 
     slots = 1
 
-    def start(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         raise AssertionError(f"{job.trial.name} was finished or ruled out")
 
     def wait(self) -> tuple[Job, Result | None]:
@@ -110,7 +110,7 @@ class Stuck(Idle):
 
     job: Job | None = None
 
-    def start(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         self.job = job
 
     def wait(self) -> tuple[Job, Result | None]:
@@ -207,12 +207,14 @@ class TestGoingOn:
         assert report.ladder is not None
         assert [rung.manifest.cut for rung in report.ladder.rungs] == ["stem"]
 
+    @pytest.mark.slow
     def test_everything_and_more_channels(self, copy: Path, config: SweepConfig, done: tuple[Report, Path]) -> None:
         report = swept(config, copy, cuts=("stem",), channels=(Fraction(2), Fraction(3), Fraction(6)), everything=True)
         assert len(report.results) == len(report.trials) == 6
         assert not report.skipped
         assert {trial for trial in done[0].results if trial.cut == "stem"} <= report.results.keys()
 
+    @pytest.mark.slow
     def test_killed_and_gone_on(self, config: SweepConfig, done: tuple[Report, Path], tmp_path: Path) -> None:
         """What was finished before it was killed is as it was; what was not comes to the same as without a kill."""
         out, trials = tmp_path / "sweep", tmp_path / "sweep" / "trials"
@@ -248,6 +250,7 @@ class TestGoingOn:
         assert not part.exists()
 
 
+@pytest.mark.slow
 def test_the_entropy_codec_aims_at_bytes(config: SweepConfig, tmp_path: Path) -> None:
     """Its quality is the payload that is asked for."""
     learned = replace(config, codec="entropy", evaluate="", lr=1e-2, epochs=4)
@@ -374,9 +377,10 @@ class TestImpossible:
         assert not (tmp_path / "sweep").exists()
 
     def test_too_few_photos_to_measure_on(self, config: SweepConfig) -> None:
-        classifier = load_model(config.model)
-        with pytest.raises(InputError, match=r"of 140 photos are held out, too few"):
-            held_out_photos(replace(config, held_out=50), classifier)
+        with pytest.raises(InputError, match=r"of 140 photos are held out, too few.*about 1000, or a smaller held_out"):
+            check_photos(replace(config, held_out=50))
+        with pytest.raises(InputError, match=r"\d+ of 140 photos to train on, fewer than one batch of 139"):
+            check_photos(replace(config, batch=139))
 
 
 class TestFigures:
@@ -384,17 +388,17 @@ class TestFigures:
         rng = np.random.default_rng(0)
         labels, uncut = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
         answers = np.where(rng.random(200) < 0.5, uncut, labels)
-        enough = summarise(labels, answers, uncut, np.arange(1, 201), distilled=0.5)
+        enough = figures_from(labels, answers, uncut, np.arange(1, 201), distilled=0.5)
         assert enough.drop_of == "top1"
         assert enough.top1_drop == pytest.approx(100 * ((uncut == labels).mean() - (answers == labels).mean()))
         assert enough.payload_bytes.max == 200
-        few = summarise(np.where(np.arange(200) < 99, labels, -1), answers, uncut, np.arange(200), distilled=0.5)
+        few = figures_from(np.where(np.arange(200) < 99, labels, -1), answers, uncut, np.arange(200), distilled=0.5)
         assert (few.drop_of, few.labelled) == ("agreement", 99)
         assert few.top1_drop == pytest.approx(100 * (answers != uncut).mean())
 
     def test_an_answer_that_is_no_number(self) -> None:
         nothing = np.zeros(30, np.int64)
-        assert summarise(nothing - 1, nothing, nothing + 1, nothing, distilled=float("nan")).distillation is None
+        assert figures_from(nothing - 1, nothing, nothing + 1, nothing, distilled=float("nan")).distillation is None
 
 
 def test_a_trial_that_goes_astray_is_measured_as_all_others(

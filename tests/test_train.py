@@ -15,8 +15,15 @@ from rich.progress import Progress
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.measure.evaluate import evaluate
-from bottlenet.train.features import fingerprint
-from bottlenet.train.objective import cross_entropy, distillation, learning_rate, relative_error, scores_error, steered
+from bottlenet.net.models import fingerprint
+from bottlenet.train.objective import (
+    cross_entropy,
+    distillation,
+    learning_rate,
+    next_lmbda,
+    relative_error,
+    scores_error,
+)
 from bottlenet.train.runs import CHECKPOINT, export_run, read_config, read_tensors
 from bottlenet.train.train import AstrayError, train
 from small import classifier, config_of, save_photos
@@ -62,6 +69,7 @@ def test_scores_that_differ_by_a_constant_are_the_same_answer():
     assert scores_error(torch.zeros(2, 3), uncut).item() == pytest.approx(5 / 6, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_training_learns(base, tmp_path):
     """Without a rate to pay, a few steps bring a paper's unit of random weights nearer to the uncut network."""
     config = replace(base, out=str(tmp_path / "run"), unit="paper", target_bytes=0.0, epochs=12, lr=1e-2)
@@ -81,6 +89,7 @@ def test_a_papers_unit_starts_nearer_at_components(base, tmp_path, monkeypatch):
     assert first[1] < 0.7 * first[0]
 
 
+@pytest.mark.slow
 def test_steering_brings_bytes_down(base, tmp_path):
     loud = replace(base, out=str(tmp_path / "loud"), target_bytes=0.0, epochs=10, lr=1e-2)
     quiet = replace(loud, out=str(tmp_path / "quiet"), target_bytes=20.0, lmbda=0.05)
@@ -104,17 +113,15 @@ class Stopping(Progress):
             raise Stop
 
 
-def test_a_run_that_was_stopped_goes_on_exactly(base, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_exactly(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("bottlenet.train.train.LOG_STEPS", 1)
-    whole = replace(base, out=str(tmp_path / "whole"), checkpoint_minutes=0.0)
-    run(whole)
-    stopped = replace(whole, out=str(tmp_path / "stopped"))
+    stopped = replace(trained, out=str(tmp_path / "stopped"), checkpoint_minutes=0.0)
     with pytest.raises(Stop), Stopping(disable=True) as progress:
         train(stopped, progress)
     position = json.loads(read_tensors(tmp_path / "stopped")[1]["at"])
     assert position["step"] > 0  # in mid-epoch
     run(stopped)
-    expected, found = (read_tensors(tmp_path / name)[0] for name in ("whole", "stopped"))
+    expected, found = (read_tensors(Path(config.out))[0] for config in (trained, stopped))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -190,16 +197,14 @@ def test_an_embedded_run_is_reported_at_several_budgets(embedded):
     assert all(row["payload_bytes"] <= row["budget"] for row in rows)
 
 
+@pytest.mark.slow
 def test_an_embedded_run_goes_on_exactly(embedded, tmp_path, monkeypatch):
     monkeypatch.setattr("bottlenet.train.train.LOG_STEPS", 1)
-    whole, stopped = (
-        replace(embedded, out=str(tmp_path / name), checkpoint_minutes=0.0) for name in ("whole", "stopped")
-    )
-    run(whole)
+    stopped = replace(embedded, out=str(tmp_path / "stopped"), checkpoint_minutes=0.0)
     with pytest.raises(Stop), Stopping(disable=True) as progress:
         train(stopped, progress)
     run(stopped)
-    expected, found = (read_tensors(Path(config.out)) for config in (whole, stopped))
+    expected, found = (read_tensors(Path(config.out)) for config in (embedded, stopped))
     assert expected[1]["at"] == found[1]["at"]
     assert all(torch.equal(expected[0][name], found[0][name]) for name in expected[0])
 
@@ -223,6 +228,7 @@ def test_the_end_of_the_head_learns_and_its_start_does_not(embedded):
     assert not any(name.startswith("net.head.") for name in tensors)
 
 
+@pytest.mark.slow
 def test_a_tail_may_have_features_of_the_size_that_it_learned_at(embedded, base, tmp_path):
     config = replace(embedded, out=str(tmp_path / "run"), tail_size=32, kernels=True, scores_weight=1.0, epochs=1)
     run(config)
@@ -233,6 +239,7 @@ def test_a_tail_may_have_features_of_the_size_that_it_learned_at(embedded, base,
     assert evaluate(bundle, base.data[0], limit=20).payload_bytes.max <= 100
 
 
+@pytest.mark.slow
 def test_a_fixed_rate_comes_down_to_its_target(embedded, tmp_path):
     sizes = []
     for target in (1000.0, 5.0):
@@ -395,6 +402,6 @@ class TestLosses:
         assert learning_rate(1) == pytest.approx(0.01)
 
     def test_bytes_get_dearer_where_there_are_too_many(self):
-        assert steered(1e-3, 1200, 1000, 1.0) > 1e-3
-        assert steered(1e-3, 900, 1000, 1.0) < 1e-3
-        assert steered(1e-3, 1900, 1000, 0.0) < 1e-3  # the aim starts at twice the target
+        assert next_lmbda(1e-3, 1200, 1000, 1.0) > 1e-3
+        assert next_lmbda(1e-3, 900, 1000, 1.0) < 1e-3
+        assert next_lmbda(1e-3, 1900, 1000, 0.0) < 1e-3  # the aim starts at twice the target

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bottlenet.errors import InputError
-from bottlenet.net.build import components, start_paper_unit
+from bottlenet.net.build import components, init_paper_unit
 from bottlenet.net.unit import (
     Enlarged,
     PaperReduction,
@@ -70,7 +70,7 @@ def test_a_papers_unit_can_start_near_principal_components(stride, channels):
     reduction, restoration = PaperReduction(spec), PaperRestoration(spec)
     before = relative_error(restoration(reduction(features)), features).item()
     mean, variances, directions = found = components([features], stride, channels)
-    start_paper_unit(reduction, restoration, found)
+    init_paper_unit(reduction, restoration, found)
     kept = directions.T.float()
     kept = kept[:7] if stride > 1 else kept
     patches = torch.nn.functional.unfold(features, stride, stride=stride).transpose(1, 2) - mean.float()

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
 from bottlenet.bundle import Preprocess
-from bottlenet.errors import PhotoError
+from bottlenet.errors import InputError, PhotoError
 
 MIN_SIDE = 8
 MAX_PIXELS = 100_000_000
@@ -422,3 +422,40 @@ MARKER = re.compile(
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 WHITE_IS_ZERO, UNSIGNED = 0, 1
+
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
+SYSTEM_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+
+
+def is_photo_name(name: str) -> bool:
+    """Tell by its suffix if a file is taken for a photo."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def is_system_name(name: str) -> bool:
+    """Tell if a file or folder is a system's and not its user's: hidden ones, and those that unpacking leaves."""
+    return name.startswith(".") or name in SYSTEM_NAMES
+
+
+def photo_files(folder: Path, inside: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Yield the photo files of a folder and of those in it, by name; links are followed, system folders are not.
+
+    A file that can't be read is among them. InputError: a folder that can't be listed.
+    """
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"{folder}: can't list it ({error.strerror}); make it readable, or move it away") from error
+    here = (status.st_dev, status.st_ino)
+    if here in inside:
+        return  # a link to a folder that it is in
+    for entry in entries:
+        if is_system_name(entry.name):
+            continue
+        path = folder / entry.name
+        if entry.is_dir():
+            yield from photo_files(path, (*inside, here))
+        elif is_photo_name(entry.name):
+            yield path

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -131,29 +131,34 @@ def train(as_json: Json = False, *, config: TrainConfig) -> None:
       bottlenet train --model efficientnet_lite0 --cut blocks.8 \
         --data photos --out runs/first --target-bytes 1000
     """
-    from bottlenet.train.team import launch, started_by_launcher, this_is_main
+    config.check_folders()
+    from bottlenet.train.runs import LOG, summary
+    from bottlenet.train.team import is_main_process, launch, launched, main_reports_first
     from bottlenet.train.train import train as run
 
-    if config.processes > 1 and not started_by_launcher():
+    if config.processes > 1 and not launched():
         if code := launch(config.processes, [sys.executable, "-m", "bottlenet.cli", *sys.argv[1:]]):
             raise typer.Exit(code)
         return
-    with progress_bar(hidden=not this_is_main()) as bar:
+    with progress_bar(hidden=not is_main_process()) as bar, main_reports_first():
         run(config, bar)
-    if not this_is_main():
+    if not is_main_process():
         return
+    last = last_record(Path(config.out) / LOG)
+    text, reached = summary(config, last["held_out"])
     if as_json:
-        print_json({"run": config.out, "last": last_record(Path(config.out) / "log.jsonl")})
+        print_json({"run": config.out, "last": last, "reached": reached})
     else:
-        say(f"trained: {config.out}\nnext: bottlenet export {config.out} -o my.bundle")
+        say(f"trained: {config.out}\n{text}\nnext: bottlenet export {config.out} -o my.bundle")
 
 
-def last_record(log: Path) -> object:
+def last_record(log: Path) -> dict[str, Any]:
     """Read the last line of a run's log, which says how good it was at the end."""
     with open(log, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_RECORD_BYTES))
         lines = file.read(MAX_RECORD_BYTES).splitlines()
-    return json.loads(lines[-1]) if lines else None
+    record: dict[str, Any] = json.loads(lines[-1])
+    return record
 
 
 @needs("train")
@@ -183,7 +188,16 @@ def export(
     """
     from bottlenet.train.runs import export_run
 
-    bundle, fidelity = export_run(run, output, weights=weights, align=align, budget_bytes=budget)
+    with progress_bar() as bar:
+        task = bar.add_task("exporting", total=None)
+        bundle, fidelity = export_run(
+            run,
+            output,
+            weights=weights,
+            align=align,
+            budget_bytes=budget,
+            say=lambda what: bar.update(task, description=f"exporting: {what}"),
+        )
     if as_json:
         return print_json({"bundle": str(bundle.path), "id": bundle.id.hex(), "fidelity": asdict(fidelity)})
     say(f"bundle {bundle.id.hex()[:12]}: {bundle.path}")

@@ -34,10 +34,10 @@ from bottlenet.edge import (
     Spool,
 )
 from bottlenet.edge.auto import AUTO
-from bottlenet.edge.photo_files import SUFFIXES
 from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE
 from bottlenet.edge.spool import DEFAULT_MAX_BYTES, REFUSE, is_spool
 from bottlenet.errors import InputError
+from bottlenet.photo import SUFFIXES
 from bottlenet.plan.profile import Profile
 from bottlenet.wire.answer import one_line
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,7 +17,7 @@ from typing import TypeAlias
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -63,10 +64,31 @@ def progress(task: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def progress_bar(*, hidden: bool = False) -> Progress:
-    """Make a bar with count and time left, which goes when it is done."""
+    """Make a bar with count and time left, which goes when it is done; without a terminal, a plain line a minute."""
     console = Console(stderr=True)
+    if not hidden and not console.is_terminal:
+        return PlainProgress(console)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal)
+
+
+class PlainProgress(Progress):
+    """Progress as plain lines, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console=console, disable=True)
+        self.printed = time.monotonic()
+
+    def update(self, task_id: TaskID, **values: object) -> None:
+        super().update(task_id, **values)  # type: ignore[arg-type]
+        if time.monotonic() - self.printed >= LINE_S:
+            self.printed = time.monotonic()
+            task = next(task for task in self.tasks if task.id == task_id)
+            of = "" if task.total is None else f", {task.completed:,.0f} of {task.total:,.0f}"
+            self.console.print(f"{task.description}{of}", markup=False, highlight=False, soft_wrap=True)
+
+
+LINE_S = 60.0  # between lines of progress where there is no terminal
 
 
 def facts(rows: Iterable[tuple[str, Cell]]) -> Table:

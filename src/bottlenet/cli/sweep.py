@@ -13,10 +13,13 @@ from bottlenet.cli.options import Json, needs, with_configs
 from bottlenet.cli.planning import DROP_NAMES
 from bottlenet.cli.show import Cell, Grid, clean, number, print_error, print_json, progress_bar, say, stdout
 from bottlenet.errors import InputError
-from bottlenet.train.sweep.folder import Search, SweepConfig
+from bottlenet.train.sweep.folder import Search, SweepConfig, check_photos
 
 if TYPE_CHECKING:
     from bottlenet.train.sweep.sweep import Report
+
+
+USUAL_QUALITIES = {"raw": (0,), "deflate": (9,)}  # of the others the paper's
 
 
 @needs("train")
@@ -65,6 +68,7 @@ def sweep(
       bottlenet plan my.profile.json --sweep sweeps/first/candidates.json \
         --link 3g
     """
+    check_photos(config)
     from bottlenet.train.sweep.sweep import document_of, nothing_kept, open_engine
     from bottlenet.train.sweep.sweep import sweep as run
 
@@ -72,7 +76,9 @@ def sweep(
         cuts=tuple(split_list(cuts)),
         channels=Search.channels if channels is None else tuple(map(share, split_list(channels))),
         strides=Search.strides if strides is None else tuple(map(whole, split_list(strides))),
-        qualities=Search.qualities if qualities is None else tuple(map(whole, split_list(qualities))),
+        qualities=USUAL_QUALITIES.get(config.codec, Search.qualities)
+        if qualities is None
+        else tuple(map(whole, split_list(qualities))),
         max_drop=max_drop,
         everything=everything,
         minutes=math.inf if minutes is None else minutes,

@@ -16,9 +16,8 @@ from pathlib import Path
 from bottlenet.edge.prediction import UNREADABLE, UNUSABLE, Failed, Photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import read_at_most
-from bottlenet.photo import MAX_FILE_BYTES, name_of, open_source
+from bottlenet.photo import MAX_FILE_BYTES, is_photo_name, name_of, open_source
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
 SETTLED_S = 2.0  # a file that has been the same for so long is whole
 REST = 50  # a look at every file takes a fiftieth of the time at most
 # What the system says of a path that leads to no photo; all else may be over in a moment.
@@ -136,7 +135,7 @@ class Folder:
             entries = self._list(folder, folder in changed)
             folders += [entry.path for entry in reversed(entries) if is_folder(entry) and not entry.is_symlink()]
             linked += [entry.path for entry in entries if is_folder(entry) and entry.is_symlink()]
-            yield from (entry for entry in entries if is_photo(entry.name) and not is_folder(entry))
+            yield from (entry for entry in entries if is_photo_name(entry.name) and not is_folder(entry))
 
     def _list(self, folder: str, known: bool) -> list[os.DirEntry[str]]:
         """Sort what is in a folder, but hidden names. Nothing if it can't be listed, or was, under another name."""
@@ -162,10 +161,6 @@ class Folder:
         if self._failing.get(path) != why:
             self._failing[path] = why
             self._unlisted(path, why)
-
-
-def is_photo(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

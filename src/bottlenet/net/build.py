@@ -1,19 +1,19 @@
-"""The paper's Table 4 beside the structure of a network: `paper_cuts(classifier)`.
+"""The one place that knows numbers: from a classifier and a cut to a BottleNet, and where its unit starts.
 
-BottleNet (arXiv 1902.01000v1) cuts ResNet-50 after each of its 16 residual blocks and states c', s and the bytes of the
-payload. Of VGG-19 it has no figures: cut after each pooling, its units take the c' that the paper has for features of
-that side, and there is none for the first, whose 112 pixels ResNet-50 does not have.
-
-The one place that knows numbers: from a classifier and a cut to a BottleNet.
-
-A paper's unit that starts as a projection to principal components and back, as nearly as its shape allows.
+A unit of random weights learns nothing for an epoch; `start_from_components` starts it as a projection to the principal
+components of the features and back. A paper's unit does so as nearly as its shape allows:
 
     convolution -> norm -> ReLU6 -> 1x1 -> norm -> ReLU6 ~~~ 1x1 -> norm -> ReLU6 -> transposed convolution
     components     to 3 +- 1        pass   3 +- share        pass   to 3 +- 1        components, as loud as they were
 
 A norm that gives 3 +- 1 puts three standard deviations on either side inside ReLU6's 0 to 6, where it is linear. The
-paper starts from random weights, and trains 90 epochs on 51,000 photos; so does anybody who has the time. On a few
-thousand photos such a unit learns next to nothing.
+paper starts from random weights, and trains 90 epochs on 51,000 photos. On a few thousand photos such a unit learns
+next to nothing.
+
+`paper_cuts` sets the paper's Table 4 beside the structure of a network. BottleNet (arXiv 1902.01000v1) cuts ResNet-50
+after each of its 16 residual blocks and states c', s and the bytes of the payload. Of VGG-19 it has no figures: cut
+after each pooling, its units take the c' that the paper has for features of that side, and there is none for the first,
+whose 112 pixels ResNet-50 does not have.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
-from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, count_flops, cuts, split
+from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split, count_flops, cuts, split
 from bottlenet.net.model import BottleNet, Origin
-from bottlenet.net.models import Classifier, Normalize, load_model
+from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
 from bottlenet.net.unit import (
     Enlarged,
     LearnedReduction,
@@ -53,128 +53,144 @@ from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import STEPS
 
 USUAL_CHANNELS = 48
+USUAL_QUALITY = {"deflate": 9, "raw": 0}  # of the others 50
 MAX_PATCH = 8192  # numbers of a patch: the covariance of more has gigabytes
-
-
-@dataclass(frozen=True)
-class UnitConfig:
-    """What `insert` may be told, what it means, and what holds unless told otherwise; training takes these over."""
-
-    cut: str  # a name from `bottlenet cuts MODEL`
-    unit: str = "residual"  # residual | paper
-    channels: int = 0  # c', channels of the latent; 0: 48, or where the features have fewer, as many as those
-    stride: int = 1  # s, spatial reduction of the latent
-    codec: str = "jpeg"  # jpeg | webp | deflate | raw | entropy
-    quality: int = 50  # of jpeg and webp; level of deflate
-    head_size: int = 0  # side of the photo that the head takes, pixels; 0: as the uncut network
-    tail_size: int = 0  # side of the photo whose features the tail takes, pixels; 0: as the head
-    learn_from: str = ""  # the head learns behind this cut, and becomes part of the unit; empty: none of it does
 
 
 def insert(
     model: Classifier | str,
     *,
     cut: str,
-    unit: str = UnitConfig.unit,
-    channels: int = UnitConfig.channels,
-    stride: int = UnitConfig.stride,
-    codec: str = UnitConfig.codec,
-    quality: int = UnitConfig.quality,
-    head_size: int = UnitConfig.head_size,
-    tail_size: int = UnitConfig.tail_size,
-    learn_from: str = UnitConfig.learn_from,
+    unit: str = "residual",
+    channels: int = 0,
+    stride: int = 1,
+    codec: str = "jpeg",
+    quality: int | None = None,
+    head_size: int = 0,
+    tail_size: int = 0,
+    learn_from: str = "",
 ) -> BottleNet:
-    """A trainable BottleNet around a copy of `model`, which stays as it is.
+    """Put a trainable bottleneck unit into a copy of `model`, which stays as it is.
 
-    The numbers are those of `UnitConfig`. InputError: an unknown model, cut, unit or codec, or numbers out of range.
+    cut: where the network is cut, a name from `cuts` or `bottlenet cuts MODEL`.
+    unit: "residual" or "paper".
+    channels: c', channels of the latent; 0: 48, or where the features have fewer, as many as those.
+    stride: s, the spatial reduction of the latent, 1 or more.
+    codec: "jpeg", "webp", "deflate", "raw" or "entropy".
+    quality: 1 to 100 of jpeg and webp, the level 1 to 9 of deflate, 0 of raw; None: 50, 9, 0.
+    head_size: side of the photo that the head takes, 8 to 4096 pixels; 0: as the uncut network.
+    tail_size: side of the photo whose features the tail takes, pixels; 0: as the head.
+    learn_from: the head learns behind this cut, and becomes part of the unit; empty: none of it does.
+
+    InputError: an unknown model, cut, unit or codec, a classifier that gives no answer, or numbers out of range.
     """
-    config = UnitConfig(cut, unit, channels, stride, codec, quality, head_size, tail_size, learn_from)
-    return build(load_model(model) if isinstance(model, str) else model, config)
-
-
-def build(classifier: Classifier, config: UnitConfig) -> BottleNet:
-    """What `insert` does, told in one piece."""
-    if config.unit not in UNITS:
-        raise InputError(f"unit {config.unit!r}: one of {', '.join(UNITS)} is possible")
-    size = config.head_size or classifier.preprocess.size
-    own = f"0 for the {classifier.preprocess.size} of {classifier.name}"
-    for name, given, none in (("head_size", size, own), ("tail_size", config.tail_size or size, "0 for the head's")):
-        if not 8 <= given <= 4096:
-            raise InputError(f"{name} is {given}; give 8 to 4096 pixels, or {none}")
-        if given != classifier.preprocess.size and is_dense(classifier.task):
-            raise InputError(f"{name} is {given}; a {classifier.task.name} is about places in one size: give {none}")
-    whole = copy.deepcopy(classifier.module)
-    halves = split(whole, config.cut, (3, size, size))
+    classifier = load_model(model) if isinstance(model, str) else check_classifier(model)
+    if unit not in UNITS:
+        raise InputError(f"unit {unit!r}: one of {', '.join(UNITS)} is possible")
+    size = head_size or classifier.preprocess.size
+    check_sizes(classifier, size, tail_size or size)
+    whole = copy_of(classifier)
+    halves = split(whole, cut, (3, size, size))
     layout = halves.cut.layout
     if layout is None:
-        raise InputError(f"cut {config.cut!r} has shape {halves.cut.shape}: a unit needs channels, height and width")
+        raise InputError(f"cut {cut!r} has shape {halves.cut.shape}: a unit needs channels, height and width")
     c, height, width = layout.grid
-    channels = config.channels or min(USUAL_CHANNELS, c * config.stride**2)
-    spec = UnitSpec(c, channels, config.stride, (height, width))
-    head, learned = divided(halves.head, config, size)
-    reduction, restoration = UNITS[config.unit](spec)
+    channels = channels or min(USUAL_CHANNELS, c * stride**2)
+    spec = UnitSpec(c, channels, stride, (height, width))
+    head, learned = split_head(halves.head, learn_from, cut, size)
+    reduction, restoration = UNITS[unit](spec)
     if layout.kind != "planes":
         reduction, restoration = GridReduction(layout, reduction), GridRestoration(layout, restoration)
     tail = halves.tail
-    if config.tail_size not in (0, size):
-        restoration, tail = enlarged(restoration, whole, config, layout)
-    mosaic = Mosaic(*spec.latent_shape)
+    if tail_size not in (0, size):
+        restoration, tail = enlarged(restoration, split(whole, cut, (3, tail_size, tail_size)), layout)
     net = BottleNet(
         nn.Sequential(Normalize(classifier.mean, classifier.std), head),
         reduction if learned is None else LearnedReduction(learned, reduction),
-        quantizer_of(config),
-        codec_of(config, mosaic),
+        quantizer_of(codec, unit),
+        codec_of(codec, quality, Mosaic(*spec.latent_shape)),
         restoration,
         tail,
-        Prior(torch.ones(channels)) if config.codec == "entropy" else None,
+        Prior(torch.ones(channels)) if codec == "entropy" else None,
     )
     net.head_size = size
-    net.origin = Origin(classifier, halves.cut, config.unit)
+    net.origin = Origin(classifier, halves.cut, unit)
+    net.keep_strides()
     return net
 
 
-def enlarged(
-    restoration: nn.Module, whole: nn.Module, config: UnitConfig, layout: Layout
-) -> tuple[nn.Module, nn.Module]:
-    """The restoration of features as large as those of a photo of `tail_size`, and the tail that takes them.
+def check_sizes(classifier: Classifier, head_size: int, tail_size: int) -> None:
+    """Raise InputError for sides that no network takes, or that the classifier's task does not allow."""
+    own = f"0 for the {classifier.preprocess.size} of {classifier.name}"
+    for name, size, none in (("head_size", head_size, own), ("tail_size", tail_size, "0 for the head's")):
+        if not 8 <= size <= 4096:
+            raise InputError(f"{name} is {size}; give 8 to 4096 pixels, or {none}")
+        if size != classifier.preprocess.size and is_dense(classifier.task):
+            raise InputError(f"{name} is {size}; a {classifier.task.name} is about places in one size: give {none}")
+
+
+def copy_of(classifier: Classifier) -> nn.Module:
+    """Copy the network. InputError: it holds something that can't be copied, such as an old `weight_norm`."""
+    try:
+        return copy.deepcopy(classifier.module)
+    except Exception as error:  # code that is not ours
+        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise InputError(
+            f"{classifier.name}: the network can't be copied ({what:.200}); take weight_norm of "
+            "torch.nn.utils.parametrizations if it has that of torch.nn.utils, or remove_weight_norm"
+        ) from error
+
+
+def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> tuple[nn.Module, nn.Module]:
+    """Enlarge the restoration to the features of a larger photo, with the tail that takes them.
 
     InputError: the features are no maps.
     """
-    size = config.tail_size
     if layout.kind != "planes":
-        raise InputError(f"tail_size is {size}, but the features at cut {config.cut!r} are no maps; give 0")
-    halves = split(whole, config.cut, (3, size, size))
-    channels, height, width = halves.cut.shape
-    return Enlarged(restoration, channels, (height, width)), halves.tail
+        raise InputError(f"the features at cut {larger.cut.name!r} are no maps, so tail_size can't differ; give 0")
+    channels, height, width = larger.cut.shape
+    return Enlarged(restoration, channels, (height, width)), larger.tail
 
 
-def codec_of(config: UnitConfig, mosaic: Mosaic) -> Codec:
-    """The entropy codec's tables are counted on the trained network's symbols; until then they expect silence."""
-    if config.codec != "entropy":
-        return make_codec(config.codec, mosaic, config.quality)
+def split_head(head: nn.Module, learn_from: str, cut: str, size: int) -> tuple[nn.Module, nn.Module | None]:
+    """Divide the head into a frozen part, and a part that learns with the unit.
+
+    InputError: `learn_from` is no cut before `cut`.
+    """
+    if not learn_from:
+        return head, None
+    if learn_from == cut:
+        raise InputError(f"learn_from is the cut itself, {cut}; give a cut before it, or none")
+    try:
+        halves = split(head, learn_from, (3, size, size))
+    except InputError as error:
+        raise InputError(f"learn_from must be a cut before {cut}: {error}") from error
+    return halves.head, halves.tail
+
+
+def quantizer_of(codec: str, unit: str) -> Quantizer | NestedQuantizer:
+    """Make the quantizer: nested for the entropy codec, else with the range of its unit."""
+    if codec == "entropy":
+        return NestedQuantizer()
+    if unit == "paper":
+        return Quantizer()
+    # zero lies on a level, so that what is silent decodes to silence: 8 levels a unit, and zero is 128
+    return Quantizer(fixed_range=(-16.0, 15.875))
+
+
+def codec_of(name: str, quality: int | None, mosaic: Mosaic) -> Codec:
+    """Make the codec. The entropy codec's tables are counted on the trained network's symbols; until then they expect
+    silence.
+    """
+    if name != "entropy":
+        return make_codec(name, mosaic, USUAL_QUALITY.get(name, 50) if quality is None else quality)
     silence = np.full((1, *mosaic.symbols_shape), ZERO, np.uint8)
     return Entropy(mosaic, fit_tables([silence], all_passes(mosaic.channels)))
 
 
 def all_passes(channels: int) -> list[tuple[int, int]]:
-    """(channel, plane) as `nested` has them: step by step, and within a step channel by channel."""
+    """List (channel, plane) as `NestedQuantizer` has them: step by step, and within a step channel by channel."""
     return [(channel, plane) for plane in range(len(STEPS)) for channel in range(channels)]
-
-
-def divided(head: nn.Module, config: UnitConfig, size: int) -> tuple[nn.Module, nn.Module | None]:
-    """What of the head stays as it is, and what learns with the unit.
-
-    InputError: `learn_from` is no cut before `cut`.
-    """
-    if not config.learn_from:
-        return head, None
-    if config.learn_from == config.cut:
-        raise InputError(f"learn_from is the cut itself, {config.cut}; give a cut before it, or none")
-    try:
-        halves = split(head, config.learn_from, (3, size, size))
-    except InputError as error:
-        raise InputError(f"learn_from must be a cut before {config.cut}: {error}") from error
-    return halves.head, halves.tail
 
 
 def _paper(spec: UnitSpec) -> tuple[nn.Module, nn.Module]:
@@ -185,21 +201,14 @@ def _residual(spec: UnitSpec) -> tuple[nn.Module, nn.Module]:
     return ResidualReduction(spec), ResidualRestoration(spec)
 
 
-def quantizer_of(config: UnitConfig) -> Quantizer | NestedQuantizer:
-    """The entropy codec's is nested; another codec's has the range of its unit."""
-    if config.codec == "entropy":
-        return NestedQuantizer()
-    if config.unit == "paper":
-        return Quantizer()
-    # zero lies on a level, so that what is silent decodes to silence: 8 levels a unit, and zero is 128
-    return Quantizer(fixed_range=(-16.0, 15.875))
+UNITS = {"paper": _paper, "residual": _residual}
 
 
 @torch.no_grad()
 def start_from_components(
     net: BottleNet, batches: Iterable[Tensor], *, amplitude: float = 0.0, paper: bool = False
 ) -> None:
-    """Sets a residual unit's linear paths to the principal components of `batches`, what its frozen head gives.
+    """Set a residual unit's linear paths to the principal components of `batches`, the output of its frozen head.
 
     A unit of random weights learns nothing for an epoch; one that starts as a projection and its transpose starts with
     what a linear code keeps. `amplitude` is the standard deviation of the first component; 0: 4, or 20 for the entropy
@@ -215,10 +224,10 @@ def start_from_components(
     if isinstance(restoration, Enlarged):
         restoration = restoration.restoration
     if isinstance(reduction, GridReduction) and isinstance(restoration, GridRestoration):
-        grids = restoration.started(grids)
+        grids = restoration.note_extra_tokens(grids)
         reduction, restoration = reduction.reduction, restoration.restoration
     if paper and isinstance(reduction, PaperReduction) and isinstance(restoration, PaperRestoration):
-        start_paper_unit(reduction, restoration, components(grids, reduction.stride, reduction.channels))
+        init_paper_unit(reduction, restoration, components(grids, reduction.stride, reduction.channels))
     if not isinstance(reduction, ResidualReduction) or not isinstance(restoration, ResidualRestoration):
         return
     s = reduction.linear.stride[0]
@@ -231,44 +240,41 @@ def start_from_components(
     restoration.linear.weight.copy_(kernel / scale**2)
     restoration.linear.bias.copy_(mean.reshape(-1, s * s).mean(1))  # type: ignore[union-attr]
     if net.prior is not None:
-        net.prior.start_at((variances.sqrt() * scale).float())
+        net.prior.reset((variances.sqrt() * scale).float())
 
 
 def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of patches of `stride` of the features (B, c, H, W): mean (d,), the `count` largest variances (count,) and their
-    directions (d, count), where d is c * stride * stride. All float64.
+    """Find the principal components of patches of `stride` of the features (B, c, H, W): mean (d,), the `count` largest
+    variances (count,) and their directions (d, count), where d is c * stride * stride. All float64.
 
     InputError: features that are no numbers, or as `check_patch`.
     """
-    patches_seen, total, products = 0, torch.zeros(()), torch.zeros(())
+    count_of_patches, total, products = 0, torch.zeros(()), torch.zeros(())
     for features in batches:
         check_patch(features.shape[1], stride)
         padded = pad_to_multiple(features, stride)
         patches = nn.functional.unfold(padded, stride, stride=stride).transpose(1, 2).flatten(0, 1).double()
-        patches_seen += len(patches)
+        count_of_patches += len(patches)
         total = total + patches.sum(0)
         products = products + patches.T @ patches
     if not bool(total.isfinite().all()):
         raise InputError(
             "the features at the cut are not all numbers; give another cut, or a network that gives numbers"
         )
-    mean = total / patches_seen
-    variances, vectors = torch.linalg.eigh(products / patches_seen - torch.outer(mean, mean))
+    mean = total / count_of_patches
+    variances, vectors = torch.linalg.eigh(products / count_of_patches - torch.outer(mean, mean))
     order = variances.argsort(descending=True)[:count]
     # Of features that do not span their space, such as those of dead channels, some are 0 but for rounding.
     return mean, variances[order].clamp_min(0), vectors[:, order]
 
 
 def check_patch(channels: int, stride: int) -> None:
-    """InputError: a patch of `stride` of so many channels has more numbers than principal components are found for."""
+    """Raise InputError where a patch of `stride` has more numbers than principal components are found for."""
     if (numbers := channels * stride**2) > MAX_PATCH:
         raise InputError(
             f"stride {stride} on {channels} channels: a patch has {numbers:,} numbers, too many to find principal "
             f"components for; give a smaller stride, for {MAX_PATCH:,} or fewer"
         )
-
-
-UNITS = {"paper": _paper, "residual": _residual}
 
 
 MIDDLE = 3.0  # of ReLU6
@@ -277,11 +283,11 @@ Components = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
-def start_paper_unit(reduction: PaperReduction, restoration: PaperRestoration, found: Components) -> None:
-    """`found` are the components of the features' patches of the unit's stride, c' of them or fewer, largest first."""
+def init_paper_unit(reduction: PaperReduction, restoration: PaperRestoration, found: Components) -> None:
+    """Start a paper's unit at the components of patches of its stride, at most c' of them, largest first."""
     s = reduction.stride
-    parts: list[Any] = [*reduction, *restoration]  # the drawing above, from left to right
-    spatial, norm, _, channel, latent_norm, _, back_channel, back_norm, _, back_spatial = parts
+    layers: list[Any] = [*reduction, *restoration]  # the drawing above, from left to right
+    spatial, norm, _, channel, latent_norm, _, back_channel, back_norm, _, back_spatial = layers
     c = spatial.in_channels
     # The convolutions have c channels in the middle; of patches one of them has to hold what all places have in common.
     count = min(found[1].numel(), c if s == 1 else c - 1)
@@ -340,7 +346,7 @@ class PaperCut:
 
 
 def paper_cuts(classifier: Classifier) -> tuple[PaperCut, ...]:
-    """ResNet-50 cut after RB1 to RB16, or VGG-19 after its five poolings, with the paper's unit.
+    """Describe ResNet-50 cut after RB1 to RB16, or VGG-19 after its five poolings, with the paper's unit.
 
     InputError: another network, by its name, or one that has no such cuts or takes photos of another size.
     """
@@ -362,7 +368,7 @@ def paper_cuts(classifier: Classifier) -> tuple[PaperCut, ...]:
 
 
 def paper_cut(name: str, cut: Cut, paper_bytes: int | None) -> PaperCut:
-    """One of them, its reduction counted and its symbols encoded."""
+    """Describe one of them: count its reduction's FLOPs, and encode its symbols."""
     total = cut.head_flops / cut.head_flops_share
     c, height, width = cut.shape
     channels = CHANNELS.get(height)
@@ -379,7 +385,7 @@ def paper_cut(name: str, cut: Cut, paper_bytes: int | None) -> PaperCut:
 
 
 def residual_blocks() -> dict[str, str]:
-    """RB1 .. RB16 -> the blocks, as torchvision and timm call them: a stage's last is the stage."""
+    """Map RB1 .. RB16 to the blocks, as torchvision and timm call them: a stage's last is the stage."""
     paths = []
     for stage, blocks in enumerate(BLOCKS, 1):
         paths += [f"layer{stage}.{block}" for block in range(blocks - 1)] + [f"layer{stage}"]

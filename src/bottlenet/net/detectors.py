@@ -1,21 +1,18 @@
 """Detectors of torchvision as modules from tensor to tensor, with their own layers, and names for them.
 
     SsdDetector      photo -> backbone -> head -> boxes -> rows
-    FasterDetector   photo -> backbone -> proposals -> each a part of the features -> boxes -> rows
+    FasterDetector   photo -> backbone -> proposals -> the features of each -> boxes -> rows
 
 torchvision's own forward takes lists of photos of any size and gives lists of boxes, as many as there are. Here all
 photos have one size, and all answers too, so that they can be traced, cut, exported and run in batches. What comes out
-is the same but for rounding.
+is the same but for rounding. Behind a detector's layers, a photo gives the rows of a detection (`task.py`):
 
-Non-maximum suppression as one operation that both runtimes have: `kept(boxes, scores, overlap, least)`.
+    corrections of anchors -> decoded -> boxes (B, N, 4) ----.
+    scores (B, C, N) --------------------> the surest of each -> kept -> best_boxes -> rows (B, K, 6)
 
-In torch it is written out; ONNX has NonMaxSuppression. Both give a mask of a shape that doesn't depend on what is in
-the photo, so that a batch of photos goes through, and a network around it can be traced and cut.
-
-What stands behind a detector's layers, so that a photo gives the rows of a detection (`task.py`).
-
-corrections of anchors -> decoded -> boxes (B, N, 4) ----.
-scores (B, C, N) --------------------> the surest of each -> kept -> best_boxes -> rows (B, K, 6)
+`kept` is non-maximum suppression as one operation that both runtimes have. In torch it is written out; ONNX has
+NonMaxSuppression. Both give a mask whose shape doesn't depend on the photo, so that a batch of photos goes through,
+and a network around it can be traced and cut.
 """
 
 from __future__ import annotations
@@ -28,122 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-SCHEMA = "(Tensor boxes, Tensor scores, float overlap, float least) -> Tensor"
-
-
-def kept_in_torch(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> Tensor:
-    """boxes (B, N, 4), scores (B, C, N) -> (B, C, N) float: 1 where a box stays, class by class, else 0.
-
-    From the surest down, a box stays if its score is above `least` and it has no more than `overlap` (intersection over
-    union) in common with any that stays. Boxes are left, top, right, bottom.
-    """
-    classes = scores.shape[1]
-    most = int((scores > least).sum(2).max()) if scores.numel() else 0
-    mask = torch.zeros_like(scores)
-    if most == 0:
-        return mask
-    values, order = scores.topk(most, dim=2)  # (B, C, most)
-    corners = boxes[:, None].expand(-1, classes, -1, -1).gather(2, order[..., None].expand(-1, -1, -1, 4))
-    stays = values > least
-    for number in range(classes):  # the table of all pairs is large
-        here = stays[:, number]
-        free = ~covered(corners[:, number], overlap)  # (B, most, most)
-        for first in range(most - 1):
-            here[:, first + 1 :] &= free[:, first, first + 1 :] | ~here[:, first : first + 1]
-    return mask.scatter(2, order, stays.to(scores.dtype))
-
-
-def covered(boxes: Tensor, overlap: float) -> Tensor:
-    """(B, N, 4) -> (B, N, N): which of them have more than `overlap` in common."""
-    sides = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    sides = (sides - torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])).clamp_min(0)
-    common = sides[..., 0] * sides[..., 1]
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(2)
-    return common > overlap * (areas[:, :, None] + areas[:, None, :] - common)
-
-
-kept = torch.library.custom_op("bottlenet::kept", kept_in_torch, mutates_args=(), schema=SCHEMA)
-
-
-@kept.register_fake
-def _(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> Tensor:
-    return torch.empty_like(scores)
-
-
-def kept_in_onnx(boxes: Any, scores: Any, overlap: float, least: float) -> Any:
-    """The same, for the exporter."""
-    import onnxscript
-
-    op: Any = onnxscript.opset18
-    numbers = [op.Constant(value_float=value) for value in (overlap, least)]
-    every = op.Reshape(op.Gather(op.Shape(scores), op.Constant(value_ints=[2])), op.Constant(value_ints=[1]))
-    selected = op.NonMaxSuppression(boxes, scores, every, *numbers)  # (M, 3): photo, class, box
-    rows = op.Gather(op.Shape(selected), op.Constant(value_ints=[0]))
-    ones = op.Expand(op.Constant(value_float=1.0), rows)
-    return op.ScatterND(op.Mul(scores, op.Constant(value_float=0.0)), selected, ones)
-
-
-def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For `torch.onnx.export`."""
-    return {torch.ops.bottlenet.kept.default: kept_in_onnx}
-
-
-LARGEST = math.log(1000 / 16)  # of the logarithm of a correction of a side, as torchvision has it
-
-
-def decoded(corrections: Tensor, anchors: Tensor, weights: tuple[float, float, float, float], side: float) -> Tensor:
-    """(..., N, 4) of anchors (..., N, 4) -> left, top, right, bottom, within 0..side.
-
-    A correction moves the anchor's centre by a share of its sides, and stretches these by an exponential.
-    """
-    sides = anchors[..., 2:] - anchors[..., :2]
-    centres = anchors[..., :2] + 0.5 * sides
-    moves = corrections / corrections.new_tensor(weights)
-    centres = moves[..., :2] * sides + centres
-    halves = 0.5 * moves[..., 2:].clamp(max=LARGEST).exp() * sides
-    return torch.cat((centres - halves, centres + halves), -1).clamp(0, side)
-
-
-def surest(scores: Tensor, most: int) -> Tensor:
-    """(B, C, N), and 0 for all but the `most` largest of each class."""
-    if most >= scores.shape[2]:
-        return scores
-    least = scores.topk(most, dim=2).values[..., -1:]
-    return torch.where(scores >= least, scores, torch.zeros_like(scores))
-
-
-def large(boxes: Tensor, least: float) -> Tensor:
-    """(..., 4) -> (...): 1 where both sides have `least` pixels or more, else 0."""
-    sides = boxes[..., 2:] - boxes[..., :2]
-    return (sides.amin(-1) >= least).to(boxes.dtype)
-
-
-def best_boxes(
-    boxes: Tensor, scores: Tensor, *, overlap: float, least: float, most: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """boxes (B, N, 4), scores (B, C, N) -> those that suppression keeps, at most `most`, best first: boxes
-    (B, most, 4), scores (B, most), class indices (B, most); a score of 0 where there are fewer.
-    """
-    count = scores.shape[2]
-    alive = (scores * kept(boxes, scores, overlap, least)).flatten(1)
-    values, at = alive.topk(min(most, alive.shape[1]))
-    picked = boxes.gather(1, (at % count)[..., None].expand(-1, -1, 4))
-    return picked, values, torch.div(at, count, rounding_mode="floor")
-
-
-def rows(boxes: Tensor, values: Tensor, classes: Tensor, side: float) -> Tensor:
-    """(B, K, 6), all 0 where the score is."""
-    columns = (boxes / side, values[..., None], classes.to(boxes.dtype)[..., None])
-    return torch.cat(columns, -1) * (values > 0).to(boxes.dtype)[..., None]
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """What torchvision's anchors are made for."""
-
-    tensors: Tensor
-    image_sizes: list[tuple[int, int]]
 
 
 class SsdDetector(nn.Module):
@@ -178,7 +59,7 @@ class FasterDetector(nn.Module):
     """A Faster R-CNN of torchvision.
 
     (B, 3, S, S) -> backbone -> features of some scales -> rpn.head -> the surest P places
-                                    `-> those parts -> roi_heads -> corrections, logits -> rows (B, K, 6)
+                                    `-> their features -> roi_heads -> corrections, logits -> rows (B, K, 6)
     """
 
     anchors: Tensor
@@ -222,8 +103,8 @@ class FasterDetector(nn.Module):
         return rows(*best[:2], best[2] + 1, self.side)
 
     def proposals(self, objectness: list[Tensor], corrections: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(B, A, h, w) and (B, 4 * A, h, w) of each scale -> the surest boxes (B, P, 4), and 1 for those that are
-        sure enough (B, P).
+        """Turn (B, A, h, w) and (B, 4 * A, h, w) of each scale into the surest boxes (B, P, 4), with 1 for those that
+        are sure enough (B, P).
         """
         boxes, scores, first, ahead = [], [], 0, 0
         for sure, moves, count in zip(objectness, corrections, self.anchor_counts, strict=True):
@@ -247,7 +128,7 @@ class FasterDetector(nn.Module):
         return best[0], (best[1] > 0).to(best[0].dtype)
 
     def parts_of(self, features: list[Tensor], proposals: Tensor) -> Tensor:
-        """Of each proposal (B, P, 4) its part of the features (B * P, c, 7, 7), of the scale that fits its size."""
+        """Cut each proposal (B, P, 4) out of the features (B * P, c, 7, 7), at the scale that fits its size."""
         photo = torch.ones_like(proposals[..., :1]).cumsum(0) - 1
         places = torch.cat((photo, proposals), -1).flatten(0, 1)  # (B * P, 5)
         sides = places[:, 3:] - places[:, 1:3]
@@ -266,9 +147,126 @@ class FasterDetector(nn.Module):
         return parts
 
 
+@dataclass(frozen=True)
+class ImageList:
+    """The argument of torchvision's anchor generators."""
+
+    tensors: Tensor
+    image_sizes: list[tuple[int, int]]
+
+
 def features_of(network: Any, side: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """A photo of nothing, and what the backbone makes of it."""
+    """Run an empty photo through the backbone: the photo, and its features."""
     photos = torch.zeros(1, 3, side, side)
     with torch.no_grad():
         features: dict[str, Tensor] = network.backbone(photos)
     return photos, features
+
+
+LARGEST = math.log(1000 / 16)  # of the logarithm of a correction of a side, as torchvision has it
+
+
+def decoded(corrections: Tensor, anchors: Tensor, weights: tuple[float, float, float, float], side: float) -> Tensor:
+    """Apply corrections (..., N, 4) to anchors (..., N, 4): left, top, right, bottom, within 0..side.
+
+    A correction moves the anchor's centre by a share of its sides, and stretches these by an exponential.
+    """
+    sides = anchors[..., 2:] - anchors[..., :2]
+    centres = anchors[..., :2] + 0.5 * sides
+    moves = corrections / corrections.new_tensor(weights)
+    centres = moves[..., :2] * sides + centres
+    halves = 0.5 * moves[..., 2:].clamp(max=LARGEST).exp() * sides
+    return torch.cat((centres - halves, centres + halves), -1).clamp(0, side)
+
+
+def surest(scores: Tensor, most: int) -> Tensor:
+    """Set all of (B, C, N) to 0 but the `most` largest of each class."""
+    if most >= scores.shape[2]:
+        return scores
+    least = scores.topk(most, dim=2).values[..., -1:]
+    return torch.where(scores >= least, scores, torch.zeros_like(scores))
+
+
+def large(boxes: Tensor, least: float) -> Tensor:
+    """Mark boxes (..., 4) with 1 where both sides have `least` pixels or more, else 0: (...)."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return (sides.amin(-1) >= least).to(boxes.dtype)
+
+
+def best_boxes(
+    boxes: Tensor, scores: Tensor, *, overlap: float, least: float, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Select those of boxes (B, N, 4) with scores (B, C, N) that suppression keeps, at most `most`, best first: boxes
+    (B, most, 4), scores (B, most), class indices (B, most); a score of 0 where there are fewer.
+    """
+    count = scores.shape[2]
+    alive = (scores * kept(boxes, scores, overlap, least)).flatten(1)
+    values, at = alive.topk(min(most, alive.shape[1]))
+    picked = boxes.gather(1, (at % count)[..., None].expand(-1, -1, 4))
+    return picked, values, torch.div(at, count, rounding_mode="floor")
+
+
+def rows(boxes: Tensor, values: Tensor, classes: Tensor, side: float) -> Tensor:
+    """Join the columns of a detection: (B, K, 6), all 0 where the score is."""
+    columns = (boxes / side, values[..., None], classes.to(boxes.dtype)[..., None])
+    return torch.cat(columns, -1) * (values > 0).to(boxes.dtype)[..., None]
+
+
+SCHEMA = "(Tensor boxes, Tensor scores, float overlap, float least) -> Tensor"
+
+
+def kept_in_torch(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> Tensor:
+    """Mark the boxes (B, N, 4) with scores (B, C, N) that stay, class by class: (B, C, N) float, 1 or 0.
+
+    From the surest down, a box stays if its score is above `least` and it has no more than `overlap` (intersection over
+    union) in common with any that stays. Boxes are left, top, right, bottom.
+    """
+    classes = scores.shape[1]
+    most = int((scores > least).sum(2).max()) if scores.numel() else 0
+    mask = torch.zeros_like(scores)
+    if most == 0:
+        return mask
+    values, order = scores.topk(most, dim=2)  # (B, C, most)
+    corners = boxes[:, None].expand(-1, classes, -1, -1).gather(2, order[..., None].expand(-1, -1, -1, 4))
+    stays = values > least
+    for number in range(classes):  # the table of all pairs is large
+        here = stays[:, number]
+        free = ~covered(corners[:, number], overlap)  # (B, most, most)
+        for first in range(most - 1):
+            here[:, first + 1 :] &= free[:, first, first + 1 :] | ~here[:, first : first + 1]
+    return mask.scatter(2, order, stays.to(scores.dtype))
+
+
+def covered(boxes: Tensor, overlap: float) -> Tensor:
+    """Tell which of the boxes (B, N, 4) have more than `overlap` in common: (B, N, N)."""
+    sides = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    sides = (sides - torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])).clamp_min(0)
+    common = sides[..., 0] * sides[..., 1]
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(2)
+    return common > overlap * (areas[:, :, None] + areas[:, None, :] - common)
+
+
+kept = torch.library.custom_op("bottlenet::kept", kept_in_torch, mutates_args=(), schema=SCHEMA)
+
+
+@kept.register_fake
+def _(boxes: Tensor, scores: Tensor, overlap: float, least: float) -> Tensor:
+    return torch.empty_like(scores)
+
+
+def kept_in_onnx(boxes: Any, scores: Any, overlap: float, least: float) -> Any:
+    """Write the same for the exporter."""
+    import onnxscript
+
+    op: Any = onnxscript.opset18
+    numbers = [op.Constant(value_float=value) for value in (overlap, least)]
+    every = op.Reshape(op.Gather(op.Shape(scores), op.Constant(value_ints=[2])), op.Constant(value_ints=[1]))
+    selected = op.NonMaxSuppression(boxes, scores, every, *numbers)  # (M, 3): photo, class, box
+    rows = op.Gather(op.Shape(selected), op.Constant(value_ints=[0]))
+    ones = op.Expand(op.Constant(value_float=1.0), rows)
+    return op.ScatterND(op.Mul(scores, op.Constant(value_float=0.0)), selected, ones)
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Map the operation to its ONNX form, for `torch.onnx.export`."""
+    return {torch.ops.bottlenet.kept.default: kept_in_onnx}

@@ -18,24 +18,17 @@ from bottlenet.net.models import (
     Named,
     assemble,
     imagenet_labels,
+    import_extra,
     load_weights,
-    nearest,
-    needed,
     safe_download,
+    suggestions,
     unknown_network,
 )
 
-SUBSETS = {  # what a tag says -> the sets of classes that go by that
-    "1k": ("imagenet-1k",),
-    "12k": ("imagenet-12k",),
-    "21k": ("imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k"),
-    "22k": ("imagenet-22k", "imagenet-22k-ms"),
-}
-
 
 def load(named: Named) -> Classifier:
-    """The classifier. InputError: an unknown network or weights, or see `load_model`."""
-    timm = needed("timm", named)
+    """Load a classifier. InputError: an unknown network or weights, or see `load_model`."""
+    timm = import_extra("timm", named)
     network, _, tag = named.network.partition(".")
     if not timm.is_model(network):
         raise unknown_network(named, timm.list_models())
@@ -43,11 +36,13 @@ def load(named: Named) -> Classifier:
     name = f"{network}.{tag}" if tag else network
     if named.weights not in ("", "DEFAULT", "random") and file is None:
         name = f"{network}.{named.weights}"
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False) if known(timm, network, name, named) else None
+    config = (
+        timm.get_pretrained_cfg(name, allow_unregistered=False) if has_metadata(timm, network, name, named) else None
+    )
     options: dict[str, Any] = {}
     if config is not None and config.fixed_input_size and named.size:
         options["img_size"] = named.size
-    metadata = described(config)
+    metadata = metadata_of(config)
     if file is None and named.weights != "random":
         with safe_download(named):
             return assemble(named, timm.create_model(name, pretrained=True, **options), metadata)
@@ -66,20 +61,20 @@ def load(named: Named) -> Classifier:
     return classifier
 
 
-def known(timm: Any, network: str, name: str, named: Named) -> bool:
-    """Whether timm knows anything about the weights. InputError: it has none of that name, but others."""
+def has_metadata(timm: Any, network: str, name: str, named: Named) -> bool:
+    """Tell if timm knows anything about the weights. InputError: it has none of that name, but others."""
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{network}.*")]
     tag = name.partition(".")[2]
     if tag and tag not in tags:
         raise InputError(
-            f"{named.whole}: {network} has no weights {tag!r}{nearest(tag, tags)}; give "
+            f"{named.whole}: {network} has no weights {tag!r}{suggestions(tag, tags)}; give "
             f"{', '.join([*tags, 'random'])}, or a .safetensors file"
         )
     return timm.get_pretrained_cfg(network) is not None
 
 
-def described(config: Any) -> Metadata:
-    """What timm says about the weights; nothing where it knows none."""
+def metadata_of(config: Any) -> Metadata:
+    """Collect what timm says about the weights; nothing where it knows none."""
     if config is None:
         return Metadata(remark="timm has no weights for it")
     centre = config.crop_mode in (None, "center")
@@ -95,8 +90,16 @@ def described(config: Any) -> Metadata:
     )
 
 
+SUBSETS = {  # what a tag says -> the sets of classes that go by that
+    "1k": ("imagenet-1k",),
+    "12k": ("imagenet-12k",),
+    "21k": ("imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k"),
+    "22k": ("imagenet-22k", "imagenet-22k-ms"),
+}
+
+
 def labels_of(config: Any) -> tuple[str, ...] | None:
-    """The labels, where the weights name them or the data that they are of."""
+    """Return the labels, where the weights name them or the data that they are of."""
     if config.label_names:
         described = config.label_descriptions or {}
         return tuple(str(described.get(name, name)) for name in config.label_names)

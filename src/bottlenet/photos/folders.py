@@ -1,27 +1,26 @@
-"""Folders of photos: what is in them.
+"""List the photos of a folder, and their classes.
 
 A folder is one of:
 - with `labels.csv` (columns `file,class_index`; files under the folder or its `images/`): those photos are labelled,
   any other photo below the folder is unlabelled;
-- without it, with sub-folders that hold photos: a sub-folder is a class, in the order of their names;
-- without either: unlabelled photos.
+- without it, with sub-folders that hold photos: a sub-folder is a class, in the order of their names; hidden folders
+  and those of a system (`__MACOSX`) are none, links are followed, and one that can't be listed is an error;
+- without either: unlabelled photos;
+- to train on, shards: tar files as WebDataset has them. A sample is a photo and, where its class is known, a `.cls`
+  file of the same name with the class index as text:
 
-To train on, a folder may hold shards in their place, tar files as WebDataset has them: see shards.py.
+      000000.tar:  n01440764/10026.jpg  n01440764/10026.cls  n01440764/10027.jpg ...
 
-Photos in shards: tar files as WebDataset has them, read where they are.
-
-A sample is a photo and, where its class is known, a `.cls` file of the same name with the class index as text:
-
-    000000.tar:  n01440764/10026.jpg  n01440764/10026.cls  n01440764/10027.jpg ...
-
-Only the headers are read, once; a photo is then read from its place in the file. So photos come in any order, and
-nothing is ever unpacked: what a name in a shard says about folders leads nowhere.
+  Only the headers are read, once; a photo is then read from its place in the file. So photos come in any order, and
+  nothing is ever unpacked: whatever a name in a shard says about folders leads nowhere.
 """
 
 from __future__ import annotations
 
 import csv
 import logging
+import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,104 +28,13 @@ from pathlib import Path
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError, PhotoError
-from bottlenet.photo import MAX_FILE_BYTES
+from bottlenet.photo import MAX_FILE_BYTES, SUFFIXES, is_photo_name, is_system_name, photo_files
 
-SHARD, CLASS = ".tar", ".cls"
-MAX_SAMPLES = 100_000_000  # in all shards of a folder
-MAX_CLASS_BYTES = 32
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Where in a shard a photo is."""
-
-    shard: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """The photo's file. PhotoError: the shard is gone, or shorter than it was."""
-        try:
-            with self.shard.open("rb") as file:
-                file.seek(self.offset)
-                data = file.read(self.size)
-        except OSError as error:
-            raise PhotoError(f"{self.shard}: can't read it ({error.strerror})") from error
-        if len(data) < self.size:
-            raise PhotoError(f"{self.shard}: it ends before the photo at byte {self.offset} does")
-        return data
-
-
-def shards_of(folder: Path) -> list[Path]:
-    """The tar files in a folder, by name; none where it is no folder of shards."""
-    return sorted(path for path in folder.glob(f"*{SHARD}") if path.is_file())
-
-
-def read_shards(shards: Sequence[Path], suffixes: set[str]) -> Iterator[tuple[str, int | None, Piece]]:
-    """(name, class index or None, place) of each photo whose name ends in one of `suffixes`, in the order of the files.
-
-    InputError: a shard that is no plain tar file or is cut off, a class that is no whole number, too many photos.
-    """
-    found = 0
-    for shard in shards:
-        photos: dict[str, tuple[str, Piece]] = {}  # by key: a sample's files stand together, but in any order
-        labels: dict[str, int] = {}
-        for name, piece in read_headers(shard):
-            key, suffix = divided(name)
-            if suffix in suffixes:
-                if key in photos:
-                    raise InputError(f"{shard}: two photos are called {key!r:.200}; give each sample its own name")
-                if piece.size > MAX_FILE_BYTES:
-                    raise InputError(
-                        f"{shard}: {name!r:.200} has {piece.size} bytes; up to {MAX_FILE_BYTES} are allowed"
-                    )
-                photos[key] = (name, piece)
-            elif suffix == CLASS:
-                labels[key] = class_of(name, piece)
-        found += len(photos)
-        if found > MAX_SAMPLES:
-            raise InputError(f"{shard.parent}: more than {MAX_SAMPLES} photos; divide the folder")
-        for key, (name, piece) in photos.items():
-            yield name, labels.get(key), piece
-
-
-def divided(name: str) -> tuple[str, str]:
-    """What a sample's files have in common, and the rest in small letters: at the first dot behind the last slash."""
-    folder, slash, last = name.rpartition("/")
-    stem, dot, suffix = last.partition(".")
-    return f"{folder}{slash}{stem}", f"{dot}{suffix}".lower()
-
-
-def read_headers(shard: Path) -> Iterator[tuple[str, Piece]]:
-    """Name and place of each plain file of a shard; links, folders and devices are passed over."""
-    try:
-        length = shard.stat().st_size
-        with tarfile.open(shard, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined] # it would keep all of them
-                if not member.isreg() or member.issparse():
-                    continue
-                if member.offset_data + member.size > length:
-                    raise InputError(f"{shard}: it ends within {member.name!r:.200}; copy it again")
-                yield member.name, Piece(shard, member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise InputError(f"{shard} is no plain tar file ({error}); give shards that are not compressed") from error
-    except OSError as error:
-        raise InputError(f"{shard}: can't read it ({error.strerror}); give a readable file") from error
-
-
-def class_of(name: str, piece: Piece) -> int:
-    """The class index in a .cls file. InputError: it holds something else."""
-    text = b"" if piece.size > MAX_CLASS_BYTES else piece.read().strip()
-    if not text.isdigit():
-        raise InputError(f"{piece.shard}: {name!r:.200} holds no class; a {CLASS} file is a whole number as text")
-    return int(text)
-
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
-SUFFIXES_TEXT = ", ".join(sorted(SUFFIXES))
+KINDS = ", ".join(sorted(SUFFIXES))
 LABELS_CSV = "labels.csv"
 LARGEST_LABELS_CSV = 256 * 2**20  # bytes; ImageNet-1k's training list is 60 MB
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,34 +47,36 @@ class Photo:
 
     @property
     def file(self) -> Path:
-        """What it is in, on disk."""
+        """The file on disk that holds it."""
         return self.path if self.piece is None else self.piece.shard
 
     def source(self) -> Path | bytes:
-        """What `read_photo` takes. PhotoError: the shard is gone or was cut off."""
+        """Return the argument for `read_photo`. PhotoError: the shard is gone or was cut off."""
         return self.path if self.piece is None else self.piece.read()
 
 
 def list_samples(folder: Path | str) -> list[Photo]:
-    """Every photo to train on: those in the shards of `folder`, or where it has none, of `list_photos`.
+    """List every photo to train on: those in the shards of `folder`, or where it has none, of `list_photos`.
 
     InputError: none, or a shard that can't be used.
     """
     shards = shards_of(Path(folder))
     if not shards:
         return list_photos(folder)
-    photos = [Photo(piece.shard / name, label, piece) for name, label, piece in read_shards(shards, SUFFIXES)]
+    photos = [Photo(piece.shard / name, label, piece) for name, label, piece in read_shards(shards)]
     if not photos:
-        raise InputError(f"{folder}: no photos in its {len(shards)} shards; {SUFFIXES_TEXT} are looked for")
+        raise InputError(f"{folder}: no photos in its {len(shards)} shards; {KINDS} are looked for")
     return photos
 
 
 def list_photos(folder: Path | str) -> list[Photo]:
-    """Every photo below `folder`, sorted by path. InputError for a missing or empty folder or a bad labels.csv."""
+    """List every photo below `folder`, sorted by path. InputError for a missing or empty folder or a bad
+    labels.csv.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder of photos")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(photo_files(root))
     labels_csv = root / LABELS_CSV
     if labels_csv.exists():
         labels = _read_labels(labels_csv)
@@ -182,7 +92,7 @@ def list_photos(folder: Path | str) -> list[Photo]:
         labelled = len(classes) > 1
         photos = [Photo(path, index.get(path.parent) if labelled else None) for path in found]
     if not photos:
-        raise InputError(f"{root}: no photos in it; {SUFFIXES_TEXT} are looked for, in sub-folders too")
+        raise InputError(f"{root}: no photos in it; {KINDS} are looked for, in sub-folders too")
     return photos
 
 
@@ -193,7 +103,9 @@ def _key(path: Path, root: Path) -> str:
 
 
 def _read_labels(path: Path) -> dict[str, int]:
-    """File name as `_key` makes it -> class index. UTF-8, with or without a byte-order mark. InputError: all else."""
+    """Map file names as `_key` makes them to class indices. UTF-8, with or without a byte-order mark. InputError: all
+    else.
+    """
     labels: dict[str, int] = {}
     try:
         if (size := path.stat().st_size) > LARGEST_LABELS_CSV:
@@ -222,30 +134,19 @@ def _read_labels(path: Path) -> dict[str, int]:
 
 
 def _read_row(row: dict[str, str], where: str) -> tuple[str, int]:
-    """File name and class index. InputError: there are none in it."""
-    given = f"{row}"
+    """Read file name and class index. InputError: there are none in it."""
+    text = f"{row}"
     try:
         name, label = row["file"].removeprefix("images/"), int(row["class_index"])
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{where}: {given:.200} is not a file and a whole number; give both, as in a.jpg,7") from error
+        raise InputError(f"{where}: {text:.200} is not a file and a whole number; give both, as in a.jpg,7") from error
     if label < 0:
-        raise InputError(f"{where}: {given:.200}; classes are 0 and up: leave out a file that has none")
+        raise InputError(f"{where}: {text:.200}; classes are 0 and up: leave out a file that has none")
     return name, label
 
 
-def count_sub_folders(photos: Sequence[Photo], folder: Path | str) -> int | None:
-    """How many sub-folders were taken for classes; None if none were. `photos` are what `list_samples(folder)` gives.
-
-    Unless they are as many as a network has classes, their order is not the network's: class 3 would be somebody's
-    fourth folder.
-    """
-    if (Path(folder) / LABELS_CSV).exists() or any(photo.piece for photo in photos):
-        return None
-    return len({photo.label for photo in photos} - {None}) or None
-
-
 def choose(photos: Sequence[Photo], limit: int | None) -> Sequence[Photo]:
-    """At most `limit` of them, evenly spread: a folder is sorted, and its start may be one class."""
+    """Select at most `limit` of them, evenly spread: a folder is sorted, and its start may be one class."""
     if limit is None or limit >= len(photos):
         return photos
     if limit < 1:
@@ -253,13 +154,19 @@ def choose(photos: Sequence[Photo], limit: int | None) -> Sequence[Photo]:
     return [photos[i * len(photos) // limit] for i in range(limit)]
 
 
+def photos_for(bundle: Bundle, data: str | Path, limit: int | None) -> Sequence[Photo]:
+    """List the photos that `evaluate` takes. InputError: as there."""
+    return choose(check_labels(list_photos(data), bundle, data), limit)
+
+
 def check_labels(photos: Sequence[Photo], bundle: Bundle, data: str | Path) -> Sequence[Photo]:
-    """As `known_labels`, for the bundle's classes."""
+    """Call `known_labels` with the bundle's classes."""
     return known_labels(photos, data, bundle.manifest.num_classes, f"bundle {bundle.manifest.name}")
 
 
 def known_labels(photos: Sequence[Photo], data: str | Path, classes: int, whose: str) -> Sequence[Photo]:
-    """The photos, without labels where those can't be of `whose` classes. InputError: a label that is none of them.
+    """Return the photos, without labels where those can't be of `whose` classes. InputError: a label that is none of
+    them.
 
     Sub-folders count as classes only if there are as many as classes; else the accuracy would be nonsense.
     """
@@ -279,9 +186,124 @@ def known_labels(photos: Sequence[Photo], data: str | Path, classes: int, whose:
     return photos
 
 
-log = logging.getLogger(__name__)
+def count_sub_folders(photos: Sequence[Photo], folder: Path | str) -> int | None:
+    """Count the sub-folders that were taken for classes; None if none were. `photos` come from `list_samples(folder)`.
+
+    Unless they are as many as a network has classes, their order is not the network's: class 3 would be somebody's
+    fourth folder.
+    """
+    if (Path(folder) / LABELS_CSV).exists() or any(photo.piece for photo in photos):
+        return None
+    return len({photo.label for photo in photos} - {None}) or None
 
 
-def photos_for(bundle: Bundle, data: str | Path, limit: int | None) -> Sequence[Photo]:
-    """The photos that `evaluate` takes. InputError: as there."""
-    return choose(check_labels(list_photos(data), bundle, data), limit)
+SHARD, CLASS = ".tar", ".cls"
+COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$")
+MAX_SAMPLES = 100_000_000  # in all shards of a folder
+MAX_CLASS_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where in a shard a photo is."""
+
+    shard: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Read the photo's file. PhotoError: the shard is gone, or shorter than it was."""
+        try:
+            with self.shard.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise PhotoError(f"{self.shard}: can't read it ({error.strerror})") from error
+        if len(data) < self.size:
+            raise PhotoError(f"{self.shard}: it ends before the photo at byte {self.offset} does")
+        return data
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """List the tar files in a folder, by name; none where it is no folder of shards.
+
+    InputError: one is compressed, or the folder can't be listed.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{folder}: can't list it ({error.strerror}); make it readable") from error
+    names = [name for name in names if not is_system_name(name)]
+    shards = [folder / name for name in names if name.lower().endswith(SHARD) and (folder / name).is_file()]
+    if shards and (packed := [name for name in names if COMPRESSED.search(name.lower())]):
+        raise InputError(f"{folder / packed[0]} is no plain tar file; give shards that are not compressed")
+    return shards
+
+
+def read_shards(shards: Sequence[Path]) -> Iterator[tuple[str, int | None, Piece]]:
+    """Yield (name, class index or None, place) of each photo, in the order of the files.
+
+    As WebDataset has it, a sample's name ends at the first dot of its files' names: `10.jpg` beside `10.depth.png` is
+    its photo. Where it has no such file, `10.left.jpg` and `10.right.jpg` are photos of it, each with the class of
+    `10.cls`, or of `10.left.cls`.
+
+    InputError: a shard that is no plain tar file or is cut off, a class that is no whole number, too many photos.
+    """
+    found = 0
+    for shard in shards:
+        photos: dict[str, tuple[str, Piece]] = {}  # by key: a sample's files stand together, but in any order
+        labels: dict[str, int] = {}
+        for name, piece in read_headers(shard):
+            key, suffix = os.path.splitext(name)
+            if suffix.lower() == CLASS:
+                labels[key] = class_of(name, piece)
+            elif is_photo_name(name):
+                if key in photos:
+                    raise InputError(f"{shard}: two photos are called {key!r:.200}; give each sample its own name")
+                if piece.size > MAX_FILE_BYTES:
+                    raise InputError(
+                        f"{shard}: {name!r:.200} has {piece.size} bytes; up to {MAX_FILE_BYTES} are allowed"
+                    )
+                photos[key] = (name, piece)
+        samples = {key: sample_of(key) for key in photos}
+        taken = [key for key, sample in samples.items() if key == sample or sample not in photos]
+        if len(taken) < len(photos):
+            log.warning("%s: left out %d pictures that are not a sample's photo", shard, len(photos) - len(taken))
+        found += len(taken)
+        if found > MAX_SAMPLES:
+            raise InputError(f"{shard.parent}: more than {MAX_SAMPLES} photos; divide the folder")
+        for key in taken:
+            yield photos[key][0], labels.get(key, labels.get(samples[key])), photos[key][1]
+
+
+def sample_of(key: str) -> str:
+    """Return the sample's name: up to the first dot behind the last slash."""
+    folder, slash, last = key.rpartition("/")
+    return f"{folder}{slash}{last.partition('.')[0]}"
+
+
+def read_headers(shard: Path) -> Iterator[tuple[str, Piece]]:
+    """Yield name and place of each plain file of a shard; links, folders and devices are passed over."""
+    try:
+        length = shard.stat().st_size
+        with tarfile.open(shard, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined] # it would keep all of them
+                system = any(is_system_name(folder) for folder in member.name.split("/") if folder not in (".", ".."))
+                if system or not member.isreg() or member.issparse():
+                    continue
+                if member.offset_data + member.size > length:
+                    raise InputError(f"{shard}: it ends within {member.name!r:.200}; copy it again")
+                yield member.name, Piece(shard, member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise InputError(f"{shard} is no plain tar file ({error}); give shards that are not compressed") from error
+    except OSError as error:
+        raise InputError(f"{shard}: can't read it ({error.strerror}); give a readable file") from error
+
+
+def class_of(name: str, piece: Piece) -> int:
+    """Read the class index in a .cls file. InputError: it holds something else."""
+    text = b"" if piece.size > MAX_CLASS_BYTES else piece.read().strip()
+    if not text.isdigit():
+        raise InputError(f"{piece.shard}: {name!r:.200} holds no class; a {CLASS} file is a whole number as text")
+    return int(text)

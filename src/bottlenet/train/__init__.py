@@ -1,1 +1,1 @@
-"""Where something learns."""
+"""Training of units, and of the tails behind them."""

@@ -1,4 +1,4 @@
-"""Who rebuilds photos while a unit learns, so that the unit learns to give less away.
+"""An adversary that rebuilds photos while a unit learns, so that the unit learns to give less away.
 
     latent_hat, photos of this step and those before -> moments -> the best linear map, of 3 x 3 places
     latent_hat of this step -> that map -> photos_hat, small -> e -> -weight * e / (1 + e)
@@ -18,7 +18,7 @@ from bottlenet.net.model import BottleNet, in_float32
 from bottlenet.privacy.attacker import REACH, Linear, patches, solve, tiles
 
 SIDE = 28  # of a rebuilt photo, pixels, or as large as the latent
-KEPT = 0.98  # of the moments, when those of a step come
+MOMENTS_DECAY = 0.98  # of the moments, when those of a step come
 PENALTY = 1e-3  # of the map, where the latent's values are about 1
 
 
@@ -40,32 +40,32 @@ class Adversary(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
 
     def forward(self, latent_hat: Tensor, pixels: Tensor) -> Tensor:
-        """(B, C, h, w) and the photos (B, S, S, 3) uint8 -> what the loss gets."""
+        """Return the adversary's share of the loss, for (B, C, h, w) and the photos (B, S, S, 3) uint8."""
         with in_float32(latent_hat):
             known = latent_hat.float() / loudness(latent_hat)
             size = [self.tile * side for side in known.shape[2:]]
-            wanted = F.interpolate(pixels.permute(0, 3, 1, 2).float() / 255, size, mode="area")
-            made = self.fitted(known.detach(), wanted)(known)
-            share = F.mse_loss(made, wanted) / wanted.var().clamp_min(1e-6)
+            target = F.interpolate(pixels.permute(0, 3, 1, 2).float() / 255, size, mode="area")
+            photos_hat = self.fitted(known.detach(), target)(known)
+            share = F.mse_loss(photos_hat, target) / target.var().clamp_min(1e-6)
             return -self.weight * share / (1 + share)
 
     @torch.no_grad()
-    def fitted(self, known: Tensor, wanted: Tensor) -> Linear:
-        """The best map up to now."""
-        x, y = patches(known), tiles(wanted, self.tile)
-        self.products.lerp_((x.T @ x).double() / len(x), 1 - KEPT)
-        self.outputs.lerp_((x.T @ y).double() / len(x), 1 - KEPT)
-        self.seen.lerp_(torch.ones_like(self.seen), 1 - KEPT)
+    def fitted(self, known: Tensor, target: Tensor) -> Linear:
+        """Fit the best map up to now."""
+        x, y = patches(known), tiles(target, self.tile)
+        self.products.lerp_((x.T @ x).double() / len(x), 1 - MOMENTS_DECAY)
+        self.outputs.lerp_((x.T @ y).double() / len(x), 1 - MOMENTS_DECAY)
+        self.seen.lerp_(torch.ones_like(self.seen), 1 - MOMENTS_DECAY)
         every = torch.arange(len(self.products), device=x.device)
         return solve(self.products / self.seen, self.outputs / self.seen, PENALTY, every)
 
 
 def loudness(latent_hat: Tensor) -> Tensor:
-    """Of all of it, so that one channel may become quiet, and a constant."""
+    """Measure the latent as a whole, so that one channel may become quiet, as a constant."""
     return latent_hat.detach().float().square().mean().sqrt().clamp_min(1e-3)
 
 
 def add_adversary(net: BottleNet, weight: float) -> None:
-    """Where `weight` is 0, none."""
+    """Add an adversary with that weight; with 0, none."""
     mosaic = net.codec.mosaic
     net.adversary = Adversary((mosaic.channels, mosaic.height, mosaic.width), weight) if weight else None

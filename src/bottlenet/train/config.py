@@ -1,12 +1,14 @@
-"""What a training run is told."""
+"""The options of a training run."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bottlenet.errors import InputError
+from bottlenet.wire.codecs import CODECS
 
 NOT_NEGATIVE = (
     "lr",
@@ -31,6 +33,7 @@ NOT_NEGATIVE = (
 COUNTS = {"epochs": 10**6, "crops": 10**6, "batch": 10**6, "accumulate": 10**4, "processes": 256}  # name: at most
 MAX_WORKERS = 256
 PRECISIONS = ("float32", "bf16")
+USUAL_QUALITY = {"deflate": 9, "raw": 0}  # of the others 50
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class TrainConfig:
     channels: int = 0  # c', channels of the latent; 0: 48, or as many as the features have
     stride: int = 1  # s, spatial reduction
     codec: str = "jpeg"  # jpeg | webp | deflate | raw | entropy
-    quality: int = 50  # of jpeg and webp; level of deflate
+    quality: int = -1  # of jpeg and webp; level of deflate; -1: 50, or 9 of deflate, 0 of raw
     naive: bool = False  # train without the codec in the loop
     epochs: int = 8  # passes over the photos
     crops: int = 8  # sets of random crops that the passes take in turn
@@ -82,6 +85,10 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0  # between checkpoints
 
     def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise InputError(f"there is no codec {self.codec!r:.60}; choose one of {', '.join(CODECS)}")
+        if self.quality == -1:
+            object.__setattr__(self, "quality", USUAL_QUALITY.get(self.codec, 50))
         for name, most in COUNTS.items():
             if not 1 <= (count := getattr(self, name)) <= most:
                 raise InputError(f"{name} is {count}; give 1 or more, up to {most}")
@@ -115,6 +122,12 @@ class TrainConfig:
                 "smallest_bytes, and more than that for largest_bytes"
             )
 
+    def check_folders(self) -> None:
+        """Raise InputError where a folder of photos is missing; called before torch is imported."""
+        for folder in self.data:
+            if not Path(folder).is_dir():
+                raise InputError(f"{folder}: no such folder; give a folder of photos")
+
     @property
     def first_lmbda(self) -> float:
         """Weight of a byte, nats, where the steering starts: what a byte is worth at the target, where it is known."""
@@ -133,6 +146,6 @@ class TrainConfig:
         return self.learn_from or self.cut
 
     def unit_numbers(self) -> dict[str, Any]:
-        """What `net.build.insert` wants to know."""
+        """Return the arguments of `net.build.insert`."""
         names = ("cut", "unit", "channels", "stride", "codec", "quality", "head_size", "tail_size", "learn_from")
         return {name: getattr(self, name) for name in names}

@@ -1,20 +1,16 @@
-"""Photos decoded by workers and run through the frozen network in every pass: no cache, so no limit on how many.
+"""What a run trains on: features of its photos at the cut, and the uncut network's scores for them.
+
+`Cached` computes them once for each set of random crops and keeps them on disk, in one file a crop set: a record for
+each photo, features and scores in float16, in the order of the list. Records are read one by one, never mapped: the
+memory used does not depend on how many there are.
+
+`Direct` computes them anew in every pass, so there is no limit on how many photos there are:
 
     files or shards -> workers: crop, mix -> pixels -> frozen head and uncut network -> features, scores
 
-All that is random comes from (seed, epoch, position): a photo's crop is the same whoever decodes it, and whenever. So
-neither workers nor processes nor an interruption change what a run learns from.
-
-The frozen head's work, done once: features and uncut scores of crops, on disk.
-
-One file a crop set: a record for each photo, features and scores in float16, in the order of the list. Records are
-read one by one, never mapped: the memory used does not depend on how many there are.
-
-What does not learn, as fast as this machine can run it: the start of the head, and the uncut network's scores.
-
-What a run trains on: features of its photos, and the uncut network's scores for them; `Cached`, from disk.
-
-`direct.Direct` gives the same without a cache. Where several processes train together each asks for its own parts.
+There all that is random comes from (seed, epoch, position): a photo's crop is the same whoever decodes it, and
+whenever. So neither workers nor processes nor an interruption change what a run learns from. Where several processes
+train together each asks for its own slices of a batch.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ from bottlenet.files import part_of, write_whole
 from bottlenet.net.cut import split
 from bottlenet.net.export import to_onnx
 from bottlenet.net.model import BottleNet
-from bottlenet.net.models import Classifier, Normalize, load_model
+from bottlenet.net.models import Classifier, Normalize, fingerprint, load_model
 from bottlenet.photo import read_photo
 from bottlenet.photos.crops import HELD_OUT, Damaged, Views, blend, centre_views, is_held_out, random_views, read_views
 from bottlenet.photos.folders import LABELS_CSV, Photo, choose, count_sub_folders, list_samples
@@ -50,6 +46,276 @@ from bottlenet.runtime import open_session, run_graph
 from bottlenet.task import is_dense
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.team import Team
+
+COMPONENT_PHOTOS = 1024  # whose features the principal components are of
+LARGE_PHOTOS = 128  # the same where an answer is about places: photos are larger, and each has thousands of them
+REPORTED = 64  # held-out photos that go through the network together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos to learn from, or a slice of a step's."""
+
+    features: Tensor  # (B, c, H, W) float32, channels last
+    uncut_scores: Tensor  # (B, classes) float32; (B, 0) where an answer is about places
+    labels: list[int | None]
+    pixels: Tensor | None = None  # (B, S, S, 3) uint8 as the head had them; None where only features are kept
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Positions of photos in the source's list, and of the one that the first may be mixed with."""
+
+    positions: NDArray[np.int64]
+    before: int
+
+
+class Source(Protocol):
+    """Photos of `train_set` and `held_out`, which are positions in its list."""
+
+    train_set: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+    def batches(self, epoch: int, wanted: Iterable[Selection]) -> Iterator[Batch]:
+        """Yield random crops, others in each epoch, in the order of `wanted`."""
+
+    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Yield the same crops of the same photos at each call. A photo that is damaged may be missing."""
+
+
+class Cached:
+    """A source with a cache on disk, which the main process fills where it lacks something."""
+
+    def __init__(self, config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, bar: Progress) -> None:
+        self.config, self.team, self.bar = config, team, bar
+        self.cache = open_cache(config, classifier, net)
+        self.fill(0)
+        self.train_set, self.held_out = train_and_held_out(self.cache)
+
+    def fill(self, crop_set: int) -> None:
+        with self.team.main_first():
+            fill_cache(self.cache, crop_set, self.config, self.bar)
+
+    def batches(self, epoch: int, wanted: Iterable[Selection]) -> Iterator[Batch]:
+        crop_set = epoch % self.config.crops
+        self.fill(crop_set)
+        return (self.batch(crop_set, each.positions) for each in wanted)
+
+    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        return (self.batch(0, positions) for positions in chunks)
+
+    def batch(self, crop_set: int, positions: NDArray[np.int64]) -> Batch:
+        features, uncut_scores = read_features(self.cache, crop_set, positions)
+        device = self.team.device
+        return Batch(
+            features.to(device), uncut_scores.to(device), [self.cache.photos[i].label for i in positions.tolist()]
+        )
+
+
+PREFETCHED = 2  # batches that each worker has ready
+
+
+class Direct:
+    """A source without a cache."""
+
+    def __init__(self, config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team) -> None:
+        self.photos = training_photos(config, classifier)
+        self.team = team
+        out = np.asarray([is_held_out(photo, config.held_out) for photo in self.photos], bool)
+        self.train_set, self.held_out = np.flatnonzero(~out), np.flatnonzero(out)
+        self.damaged, self.counted = Damaged(len(self.photos)), set[int]()
+        sizes = (classifier.preprocess.size, net.head_size)
+        self.shared = sizes[0] == sizes[1]  # one size of pixels serves both
+        self.frozen = frozen_of(config, classifier, net.head_size, team)
+        self.requests = Requests()
+        workers = config.workers
+        self.loader: DataLoader[Decoded] = DataLoader(
+            PhotoDataset(self.photos, sizes[: 1 if self.shared else 2], config.seed, config.blend),
+            batch_size=None,
+            sampler=self.requests,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=PREFETCHED if workers else None,
+        )
+
+    def batches(self, epoch: int, wanted: Iterable[Selection]) -> Iterator[Batch]:
+        return self.loaded(Request(epoch, each, mixed=True) for each in wanted)
+
+    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        return self.loaded(Request(0, Selection(positions, 0), mixed=False) for positions in chunks)
+
+    def loaded(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """Yield batches. InputError: most of the photos are damaged."""
+        self.requests.next = requests
+        for decoded in self.loader:
+            for position, what in decoded.damaged:
+                if position not in self.counted:
+                    self.counted.add(position)
+                    self.damaged.add(self.photos[position].path, PhotoError(what))
+            if decoded.positions:
+                features, scores = self.frozen(decoded.pixels[0], decoded.pixels[-1])
+                labels = [self.photos[i].label for i in decoded.positions]
+                yield Batch(features, scores, labels, decoded.pixels[-1])
+
+
+@dataclass(frozen=True)
+class Request:
+    """A worker's next task."""
+
+    epoch: int
+    wanted: Selection
+    mixed: bool  # some with the one before
+
+
+class Requests:
+    """The loader's sampler: hands the next requests to its workers."""
+
+    def __init__(self) -> None:
+        self.next: Iterable[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.next)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A worker's result. A damaged photo is left out, or where photos are mixed, the one before it stands in."""
+
+    pixels: tuple[Tensor, ...]  # (n, S, S, 3) uint8, for each size
+    positions: list[int]
+    damaged: list[tuple[int, str]]  # position, and what is wrong
+
+
+class PhotoDataset(Dataset[Decoded]):
+    """Requests -> pixels, in a worker."""
+
+    def __init__(self, photos: Sequence[Photo], sizes: Sequence[int], seed: int, blended: float) -> None:
+        self.photos, self.sizes, self.seed, self.blended = photos, sizes, seed, blended
+
+    def __getitem__(self, request: Request) -> Decoded:
+        damaged: list[tuple[int, str]] = []
+        views, positions = [], []
+        # Damaged, it counts where it is itself asked for.
+        before = self.views(request, request.wanted.before, []) if request.mixed else None
+        for position in request.wanted.positions.tolist():
+            mine = self.views(request, position, damaged)
+            if mine is not None:
+                views.append(self.mixed(request, position, mine, before))
+                positions.append(position)
+                before = mine
+            elif request.mixed and before is not None:
+                views.append(before)
+                positions.append(position)
+        stacked = tuple(torch.from_numpy(np.stack(each)) for each in zip(*views, strict=True))
+        return Decoded(stacked, positions, damaged)
+
+    def views(self, request: Request, position: int, damaged: list[tuple[int, str]]) -> Views | None:
+        """Crop at random; None where the photo can't be read."""
+        rng = np.random.default_rng((self.seed, request.epoch, position))
+        try:
+            return random_views(read_photo(self.photos[position].source()), self.sizes, rng)
+        except PhotoError as error:
+            damaged.append((position, str(error)))
+            return None
+
+    def mixed(self, request: Request, position: int, views: Views, before: Views | None) -> Views:
+        """Mix with the one before, perhaps."""
+        if not request.mixed or before is None:
+            return views
+        rng = np.random.default_rng((self.seed, request.epoch, position, 1))
+        return blend(views, before, rng.uniform(0.5, 1)) if rng.random() < self.blended else views
+
+
+def training_photos(config: TrainConfig, classifier: Classifier) -> list[Photo]:
+    """List all folders' photos, in the order of the folders. InputError: labels that can't be the model's."""
+    photos: list[Photo] = []
+    for folder in config.data:
+        found = list_samples(folder)
+        if config.label_weight:
+            check_labels(found, folder, len(classifier.labels), config.model)
+        photos += found
+    return list(choose(photos, config.photos or None))
+
+
+def check_labels(photos: Sequence[Photo], folder: str, classes: int, model: str) -> None:
+    """Raise InputError where sub-folders are not as many as the model's classes, or a label is beyond those."""
+    knows = f"{model} knows 0 to {classes - 1}"
+    sub_folders = count_sub_folders(photos, folder)
+    if sub_folders is not None and sub_folders != classes:
+        raise InputError(
+            f"{folder}: its {sub_folders} sub-folders would be label 0 to label {sub_folders - 1}; {knows}: "
+            f"give one sub-folder for each class, a {LABELS_CSV}, or label_weight 0"
+        )
+    for photo in photos:
+        if photo.label is not None and photo.label >= classes:
+            raise InputError(f"{photo.path} has label {photo.label}; {knows}: give its classes, or label_weight 0")
+
+
+def components_of(train_set: NDArray[np.int64], classifier: Classifier) -> list[NDArray[np.int64]]:
+    """Select the photos whose principal components a run starts at, 64 at a time."""
+    most = LARGE_PHOTOS if is_dense(classifier.task) else COMPONENT_PHOTOS
+    chosen = np.random.default_rng(0).permutation(train_set)[:most]
+    return [chosen[first : first + 64] for first in range(0, len(chosen), 64)]
+
+
+def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> FeatureCache:
+    """Open the cache of all folders' photos. InputError: labels that can't be the model's."""
+    photos = training_photos(config, classifier)
+    size = net.head_size
+    with torch.no_grad():
+        device = next(net.parameters()).device
+        _, *shape = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device)).shape
+    return FeatureCache(
+        Path(config.cache),
+        photos,
+        (classifier.preprocess.size, size),
+        network=f"{config.frozen_to} {fingerprint(classifier)}",
+        shape=tuple(shape),
+        classes=0 if is_dense(classifier.task) else len(classifier.labels),
+        seed=config.seed,
+        blended=config.blend,
+        held_out=config.held_out,
+    )
+
+
+def fill_cache(
+    cache: FeatureCache,
+    crop_set: int,
+    config: TrainConfig,
+    progress: Progress,
+    frozen: Callable[[], Frozen] | None = None,
+) -> None:
+    """Compute head features and uncut scores of one set of crops, where they are not on disk yet.
+
+    `frozen` gives the network that computes them, if the caller has it.
+    """
+    if cache.has(crop_set):
+        return
+    network = frozen() if frozen else frozen_network(load_model(config.model), config.frozen_to, cache.sizes[1])
+    task = progress.add_task(f"head features, crops {crop_set + 1} of {config.crops}", total=len(cache.photos))
+    try:
+        for done in cache.fill(crop_set, network):
+            progress.update(task, completed=done)
+    except OSError as error:
+        raise InputError(
+            f"{cache.folder}: features can't be kept there ({error.strerror}); make room, or give another cache or "
+            "no_cache"
+        ) from error
+    progress.remove_task(task)
+
+
+def train_and_held_out(cache: FeatureCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide the photos into those to train on, and those held out."""
+    readable = np.asarray(cache.positions(0), np.int64)
+    out = np.asarray([is_held_out(cache.photos[i], cache.held_out) for i in readable], bool)
+    return readable[~out], readable[out]
+
+
+def read_features(cache: FeatureCache, crop_set: int, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Read features (B, c, H, W) and the uncut network's scores (B, classes) as tensors."""
+    features, uncut = (torch.from_numpy(array) for array in cache.read(crop_set, positions.tolist()))
+    return features, uncut
+
 
 # pixels for the uncut network (B, S, S, 3) uint8 and for the head (B, T, T, 3)
 #   -> features (B, ...), scores (B, classes)
@@ -85,30 +351,29 @@ class FeatureCache:
         self.shape, self.classes = shape, classes
         self.record_values = int(np.prod(shape)) + classes
         self.record_bytes = 2 * self.record_values
-        stats = [(photo.path, photo.file.stat()) for photo in photos]
-        names = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+        names = "\n".join(f"{photo.path} {stamp_of(photo.file)}" for photo in photos)
         crops = f"{seed} {blended}" if held_out == HELD_OUT else f"{seed} {blended} {held_out}"
         crops = crops if centre is None else f"{centre}"
         key = hashlib.sha256(f"{network} {sizes} {crops}\n{names}".encode()).hexdigest()[:16]
         self.folder = folder / key
 
     def path(self, crop_set: int) -> Path:
-        """Where a set of random crops is kept."""
+        """Return where a set of random crops is kept."""
         return self.folder / f"random-{crop_set:03}.f16"
 
     def has(self, crop_set: int) -> bool:
-        """True once the set is there as a whole."""
+        """Tell if the set is there as a whole."""
         return self.path(crop_set).exists()
 
-    def remove_parts(self) -> None:
-        """What a `fill` left that was killed. Only while nobody else fills this cache."""
-        for part in self.folder.glob("*.part*"):
-            part.unlink(missing_ok=True)
+    def remove_unfinished(self) -> None:
+        """Remove the files of a `fill` that was killed. Only while nobody else fills this cache."""
+        for file in self.folder.glob("*.part*"):
+            file.unlink(missing_ok=True)
 
     def fill(self, crop_set: int, frozen: Frozen) -> Iterator[int]:
-        """Makes a crop set, yielding how many photos are done. Whole or not at all.
+        """Compute a crop set, yielding how many photos are done. Whole or not at all.
 
-        InputError: more than 1 % of the photos are damaged; fewer are left out and named in the log. Or the network
+        InputError: most of the photos are damaged; fewer are left out and named in the log. Or the network
         gives what float16 can't hold.
         """
         path = self.path(crop_set)
@@ -129,7 +394,7 @@ class FeatureCache:
             write_whole(path.with_suffix(".json"), json.dumps({"missing": sorted(missing)}).encode())
 
     def _records(self, frozen: Frozen, damaged: Damaged, crop_set: int) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Positions, and (B, values) float16. InputError: features or scores that are no such numbers."""
+        """Yield positions, and (B, values) float16. InputError: features or scores that are no such numbers."""
         for positions, uncut_pixels, head_pixels in batched(self._views(damaged, hash_seed(self.seed, crop_set))):
             records = as_records(*frozen(uncut_pixels, head_pixels))
             if not (good := np.isfinite(records).all(axis=1)).all():
@@ -145,12 +410,12 @@ class FeatureCache:
         return read_views(self.photos, self.sizes, damaged, seed=seed, blended=self.blended, held_out=self.held_out)
 
     def positions(self, crop_set: int) -> list[int]:
-        """The photos of the set that could be read."""
+        """List the photos of the set that could be read."""
         missing = set(json.loads(self.path(crop_set).with_suffix(".json").read_text())["missing"])
         return [i for i in range(len(self.photos)) if i not in missing]
 
     def read(self, crop_set: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """features (n, *shape) float32 and uncut scores (n, classes) float32."""
+        """Read features (n, *shape) float32 and uncut scores (n, classes) float32."""
         records = np.empty((len(positions), self.record_values), np.float32)
         with self.path(crop_set).open("rb") as file:
             for row, position in enumerate(positions):
@@ -160,39 +425,36 @@ class FeatureCache:
         return records[:, :count].reshape(-1, *self.shape), records[:, count:]
 
 
+def stamp_of(path: Path) -> str:
+    """Return size and time of a file; zeros where it is gone, as it is then damaged for whoever reads it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "0 0"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def as_records(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(B, values) float16, as they are kept; infinite where float16 can't hold a number."""
+    """Convert to (B, values) float16, as they are kept; infinite where float16 can't hold a number."""
     with np.errstate(over="ignore"):
         return np.concatenate([features.reshape(len(features), -1), scores], axis=1).astype(np.float16)
 
 
-def hash_seed(*parts: int) -> int:
-    """A seed, 32 bits, that other parts don't have but by chance; (0, 1) and (1, 0) are others."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+def hash_seed(*numbers: int) -> int:
+    """Make a seed of 32 bits that other numbers have only by chance; (0, 1) and (1, 0) are others."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "big")
 
 
 def batched(crops: Iterator[tuple[int, Views]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """Positions, pixels for the uncut network and for the head, BATCH at a time; the last one may be smaller."""
+    """Yield positions, pixels for the uncut network and for the head, BATCH at a time; the last one may be smaller."""
     while batch := list(itertools.islice(crops, BATCH)):
         positions, views = zip(*batch, strict=True)
         uncut_pixels, head_pixels = (np.stack(pixels) for pixels in zip(*views, strict=True))
         yield list(positions), uncut_pixels, head_pixels
 
 
-class FeaturesAndScores(nn.Module):
-    """pixels (B, S, S, 3) uint8 -> features at a cut (B, c, H, W), scores (B, classes)."""
-
-    def __init__(self, head: nn.Module, tail: nn.Module) -> None:
-        super().__init__()
-        self.head, self.tail = head, tail
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.head(pixels)
-        return features, self.tail(features)
-
-
 def frozen_network(classifier: Classifier, cut: str, head_size: int) -> Frozen:
-    """The classifier through onnxruntime, three times as fast as torch: features at `cut` of pixels of `head_size`,
+    """Run the classifier through onnxruntime, three times as fast as torch: features at `cut` of pixels of `head_size`,
     scores of pixels of the classifier's own size, (B, 0) where its answers are about places. Where both sizes are the
     same the head runs once.
     """
@@ -224,287 +486,58 @@ def frozen_network(classifier: Classifier, cut: str, head_size: int) -> Frozen:
 
 
 def graph_of(module: nn.Module, size: int, *outputs: str) -> bytes:
-    """As ONNX, for pixels of `size`."""
+    """Convert to ONNX, for pixels of `size`."""
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     return to_onnx(module.eval(), example, inputs=["pixels"], outputs=outputs)
 
 
-COMPONENT_PHOTOS = 1024  # whose features the principal components are of
-LARGE_PHOTOS = 128  # the same where an answer is about places: photos are larger, and each has thousands of them
-REPORTED = 64  # held-out photos that go through the network together
+class FeaturesAndScores(nn.Module):
+    """pixels (B, S, S, 3) uint8 -> features at a cut (B, c, H, W), scores (B, classes)."""
+
+    def __init__(self, head: nn.Module, tail: nn.Module) -> None:
+        super().__init__()
+        self.head, self.tail = head, tail
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.head(pixels)
+        return features, self.tail(features)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Photos to learn from, or a part of a step's."""
-
-    features: Tensor  # (B, c, H, W) float32, channels last
-    uncut_scores: Tensor  # (B, classes) float32; (B, 0) where an answer is about places
-    labels: list[int | None]
-    pixels: Tensor | None = None  # (B, S, S, 3) uint8 as the head had them; None where only features are kept
+def frozen_of(config: TrainConfig, classifier: Classifier, head_size: int, team: Team) -> OnCpu | OnGpu:
+    """Build the frozen network where this process computes."""
+    if team.device.type == "cpu":
+        return OnCpu(frozen_network(classifier, config.frozen_to, head_size))
+    return OnGpu(FrozenOnDevice(config, classifier, head_size), team, (classifier.preprocess.size, head_size))
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Positions of photos in the source's list, and of what the first may be mixed with: the one before it."""
+class OnCpu:
+    """The frozen network in onnxruntime, which on a CPU is three times as fast."""
 
-    positions: NDArray[np.int64]
-    before: int
+    def __init__(self, frozen: Frozen) -> None:
+        self.frozen = frozen
 
-
-class Source(Protocol):
-    """Photos of `train_set` and `held_out`, which are positions in its list."""
-
-    train_set: NDArray[np.int64]
-    held_out: NDArray[np.int64]
-
-    def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
-        """Random crops, other ones in each epoch, in the order of `wanted`."""
-
-    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
-        """The same crops of the same photos at each call. A photo that is damaged may be missing."""
+    def __call__(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features, scores = self.frozen(uncut_pixels.numpy(), head_pixels.numpy())
+        return torch.from_numpy(features), torch.from_numpy(scores)
 
 
-class Cached:
-    """From a cache on disk, which the main process fills where it lacks something."""
+class OnGpu:
+    """The frozen network on the GPU, in the precision of the run."""
 
-    def __init__(self, config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, bar: Progress) -> None:
-        self.config, self.team, self.bar = config, team, bar
-        self.cache = open_cache(config, classifier, net)
-        self.filled(0)
-        self.train_set, self.held_out = divided(self.cache)
-
-    def filled(self, crop_set: int) -> None:
-        with self.team.main_first():
-            fill(self.cache, crop_set, self.config, self.bar)
-
-    def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
-        crop_set = epoch % self.config.crops
-        self.filled(crop_set)
-        return (self.batch(crop_set, each.positions) for each in wanted)
-
-    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
-        return (self.batch(0, positions) for positions in chunks)
-
-    def batch(self, crop_set: int, positions: NDArray[np.int64]) -> Batch:
-        features, uncut_scores = read(self.cache, crop_set, positions)
-        device = self.team.device
-        return Batch(
-            features.to(device), uncut_scores.to(device), [self.cache.photos[i].label for i in positions.tolist()]
-        )
-
-
-def components_of(train_set: NDArray[np.int64], classifier: Classifier) -> list[NDArray[np.int64]]:
-    """Photos whose principal components a run starts at, 64 at a time."""
-    most = LARGE_PHOTOS if is_dense(classifier.task) else COMPONENT_PHOTOS
-    chosen = np.random.default_rng(0).permutation(train_set)[:most]
-    return [chosen[first : first + 64] for first in range(0, len(chosen), 64)]
-
-
-def listed(config: TrainConfig, classifier: Classifier) -> list[Photo]:
-    """All folders' photos, in the order they were given. InputError: labels that can't be the model's."""
-    photos: list[Photo] = []
-    for folder in config.data:
-        found = list_samples(folder)
-        if config.label_weight:
-            check_labels(found, folder, len(classifier.labels), config.model)
-        photos += found
-    return list(choose(photos, config.photos or None))
-
-
-def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> FeatureCache:
-    """The cache of all folders' photos, in the order they were given. InputError: labels that can't be the model's."""
-    photos = listed(config, classifier)
-    size = net.head_size
-    with torch.no_grad():
-        device = next(net.parameters()).device
-        _, *shape = net.head(torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device)).shape
-    return FeatureCache(
-        Path(config.cache),
-        photos,
-        (classifier.preprocess.size, size),
-        network=f"{config.frozen_to} {fingerprint(classifier)}",
-        shape=tuple(shape),
-        classes=0 if is_dense(classifier.task) else len(classifier.labels),
-        seed=config.seed,
-        blended=config.blend,
-        held_out=config.held_out,
-    )
-
-
-def fingerprint(classifier: Classifier) -> str:
-    """Of weights and normalisation: features of the same name from other weights are other features."""
-    digest = hashlib.sha256(f"{classifier.mean} {classifier.std}".encode())
-    for name, value in classifier.module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def check_labels(photos: Sequence[Photo], folder: str, classes: int, model: str) -> None:
-    """InputError: sub-folders that are not as many as the model's classes, or a label beyond those."""
-    knows = f"{model} knows 0 to {classes - 1}"
-    sub_folders = count_sub_folders(photos, folder)
-    if sub_folders is not None and sub_folders != classes:
-        raise InputError(
-            f"{folder}: its {sub_folders} sub-folders would be label 0 to label {sub_folders - 1}; {knows}: "
-            f"give one sub-folder for each class, a {LABELS_CSV}, or label_weight 0"
-        )
-    for photo in photos:
-        if photo.label is not None and photo.label >= classes:
-            raise InputError(f"{photo.path} has label {photo.label}; {knows}: give its classes, or label_weight 0")
-
-
-def fill(
-    cache: FeatureCache,
-    crop_set: int,
-    config: TrainConfig,
-    progress: Progress,
-    frozen: Callable[[], Frozen] | None = None,
-) -> None:
-    """Head features and uncut scores of one set of crops, where they are not on disk yet.
-
-    `frozen` gives the network that makes them, if the caller has it.
-    """
-    if cache.has(crop_set):
-        return
-    network = frozen() if frozen else frozen_network(load_model(config.model), config.frozen_to, cache.sizes[1])
-    task = progress.add_task(f"head features, crops {crop_set + 1} of {config.crops}", total=len(cache.photos))
-    for done in cache.fill(crop_set, network):
-        progress.update(task, completed=done)
-    progress.remove_task(task)
-
-
-def divided(cache: FeatureCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Photos to train on, and those held out."""
-    readable = np.asarray(cache.positions(0), np.int64)
-    out = np.asarray([is_held_out(cache.photos[i], cache.held_out) for i in readable], bool)
-    return readable[~out], readable[out]
-
-
-def read(cache: FeatureCache, crop_set: int, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """features (B, c, H, W) and the uncut network's scores (B, classes)."""
-    features, uncut = (torch.from_numpy(array) for array in cache.read(crop_set, positions.tolist()))
-    return laid_out(features), uncut
-
-
-def laid_out(features: Tensor) -> Tensor:
-    """Maps of features as convolutions are fastest on; rows of tokens as they are."""
-    return features.to(memory_format=torch.channels_last) if features.ndim == 4 else features
-
-
-PREFETCHED = 2  # batches that each worker has ready
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a worker is asked for."""
-
-    epoch: int
-    wanted: Wanted
-    mixed: bool  # some with the one before
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What it gives back. A damaged photo is left out, or where photos are mixed, the one before it stands in."""
-
-    pixels: tuple[Tensor, ...]  # (n, S, S, 3) uint8, for each size
-    positions: list[int]
-    damaged: list[tuple[int, str]]  # position, and what is wrong
-
-
-class Photos(Dataset[Decoded]):
-    """Requests -> pixels, in a worker."""
-
-    def __init__(self, photos: Sequence[Photo], sizes: Sequence[int], seed: int, blended: float) -> None:
-        self.photos, self.sizes, self.seed, self.blended = photos, sizes, seed, blended
-
-    def __getitem__(self, request: Request) -> Decoded:
-        damaged: list[tuple[int, str]] = []
-        views, positions = [], []
-        # Damaged, it counts where it is itself asked for.
-        before = self.views(request, request.wanted.before, []) if request.mixed else None
-        for position in request.wanted.positions.tolist():
-            mine = self.views(request, position, damaged)
-            if mine is not None:
-                views.append(self.mixed(request, position, mine, before))
-                positions.append(position)
-                before = mine
-            elif request.mixed and before is not None:
-                views.append(before)
-                positions.append(position)
-        stacked = tuple(torch.from_numpy(np.stack(each)) for each in zip(*views, strict=True))
-        return Decoded(stacked, positions, damaged)
-
-    def views(self, request: Request, position: int, damaged: list[tuple[int, str]]) -> Views | None:
-        """A random crop; None where the photo can't be read."""
-        rng = np.random.default_rng((self.seed, request.epoch, position))
+    def __init__(self, module: FrozenOnDevice, team: Team, sizes: tuple[int, int]) -> None:
+        self.module, self.team = module.to(team.device), team
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         try:
-            return random_views(read_photo(self.photos[position].source()), self.sizes, rng)
-        except PhotoError as error:
-            damaged.append((position, str(error)))
-            return None
+            self(*(torch.zeros(2, side, side, 3, dtype=torch.uint8) for side in sizes))
+        except RuntimeError:  # such as of a `view`, see `BottleNet.use_channels_last`
+            self.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
-    def mixed(self, request: Request, position: int, views: Views, before: Views | None) -> Views:
-        """As it is, or with the one before."""
-        if not request.mixed or before is None:
-            return views
-        rng = np.random.default_rng((self.seed, request.epoch, position, 1))
-        return blend(views, before, rng.uniform(0.5, 1)) if rng.random() < self.blended else views
-
-
-class Requests:
-    """What the loader's workers are asked for next."""
-
-    def __init__(self) -> None:
-        self.next: Iterable[Request] = ()
-
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.next)
-
-
-class Direct:
-    """A source without a cache."""
-
-    def __init__(self, config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team) -> None:
-        self.photos = listed(config, classifier)
-        self.team = team
-        out = np.asarray([is_held_out(photo, config.held_out) for photo in self.photos], bool)
-        self.train_set, self.held_out = np.flatnonzero(~out), np.flatnonzero(out)
-        self.damaged, self.seen = Damaged(len(self.photos)), set[int]()
-        sizes = (classifier.preprocess.size, net.head_size)
-        self.shared = sizes[0] == sizes[1]  # one size of pixels serves both
-        self.frozen = frozen_of(config, classifier, net.head_size, team)
-        self.requests = Requests()
-        workers = config.workers
-        self.loader: DataLoader[Decoded] = DataLoader(
-            Photos(self.photos, sizes[: 1 if self.shared else 2], config.seed, config.blend),
-            batch_size=None,
-            sampler=self.requests,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=PREFETCHED if workers else None,
-        )
-
-    def batches(self, epoch: int, wanted: Iterable[Wanted]) -> Iterator[Batch]:
-        return self.asked(Request(epoch, each, mixed=True) for each in wanted)
-
-    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
-        return self.asked(Request(0, Wanted(positions, 0), mixed=False) for positions in chunks)
-
-    def asked(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """InputError: more than 1 % of the photos are damaged."""
-        self.requests.next = requests
-        for decoded in self.loader:
-            for position, what in decoded.damaged:
-                if position not in self.seen:
-                    self.seen.add(position)
-                    self.damaged.add(self.photos[position].path, PhotoError(what))
-            if decoded.positions:
-                features, scores = self.frozen(decoded.pixels[0], decoded.pixels[-1])
-                labels = [self.photos[i].label for i in decoded.positions]
-                yield Batch(features, scores, labels, decoded.pixels[-1])
+    @torch.no_grad()
+    def __call__(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
+        uncut_pixels, head_pixels = (pixels.to(self.team.device) for pixels in (uncut_pixels, head_pixels))
+        with self.team.precision():
+            features, scores = self.module(uncut_pixels, head_pixels)
+        return features.float(), scores.float()
 
 
 class FrozenOnDevice(nn.Module):
@@ -520,42 +553,9 @@ class FrozenOnDevice(nn.Module):
         self.dense = is_dense(classifier.task)
 
     def forward(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `features.Frozen`, of tensors."""
         if self.dense:
             return self.head(head_pixels), head_pixels.new_empty(len(head_pixels), 0, dtype=torch.float32)
         if self.both is not None:
             features, scores = self.both(uncut_pixels)
             return features, scores
         return self.head(head_pixels), self.whole(uncut_pixels)
-
-
-class OnCpu:
-    """The same by onnxruntime, which is three times as fast there."""
-
-    def __init__(self, frozen: Frozen) -> None:
-        self.frozen = frozen
-
-    def __call__(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features, scores = self.frozen(uncut_pixels.numpy(), head_pixels.numpy())
-        return laid_out(torch.from_numpy(features)), torch.from_numpy(scores)
-
-
-class OnGpu:
-    """Takes pixels there, and computes in the precision that the run was told."""
-
-    def __init__(self, module: FrozenOnDevice, team: Team) -> None:
-        self.module, self.team = module.to(team.device).to(memory_format=torch.channels_last), team  # type: ignore[call-overload]
-
-    @torch.no_grad()
-    def __call__(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
-        uncut_pixels, head_pixels = (pixels.to(self.team.device) for pixels in (uncut_pixels, head_pixels))
-        with self.team.precision():
-            features, scores = self.module(uncut_pixels, head_pixels)
-        return laid_out(features.float()), scores.float()
-
-
-def frozen_of(config: TrainConfig, classifier: Classifier, head_size: int, team: Team) -> OnCpu | OnGpu:
-    """What does not learn, where this process computes."""
-    if team.device.type == "cpu":
-        return OnCpu(frozen_network(classifier, config.frozen_to, head_size))
-    return OnGpu(FrozenOnDevice(config, classifier, head_size), team)

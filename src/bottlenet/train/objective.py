@@ -1,20 +1,10 @@
-"""What a training step minimises, by codec.
+"""What a training step minimises, by codec: distillation from the uncut network, and the price of the bytes.
 
-`CodecInLoop`: one payload a photo, made by the real codec; a weight of a byte that is steered to a mean size.
-`Embedded`: payloads of the entropy codec cut at random sizes; a byte weighs what another byte would bring.
-`FixedRate`: whole payloads of the entropy codec.
+    CodecInLoop   one payload a photo, made by the real codec; the weight of a byte is steered to a mean size
+    Embedded      payloads of the entropy codec cut at random sizes; a byte weighs what another byte would bring
+    FixedRate     whole payloads of the entropy codec
 
-All of them: distillation from the uncut network's scores, or as `targets.py` has it for the task, and what the bytes
-cost.
-
-A batch may come in parts, some of them in other processes. So a step only computes; what one step leaves for the next,
-such as the weight of a byte, changes in `after`, by what was measured on the whole batch.
-
-Where in the batch of a step some photos are, when it is divided among processes and computed in parts.
-
-What training minimises: distillation, features, labels; and how the weight of a byte is steered.
-
-What a unit learns from, by task, and how near its answers come to those of the uncut network.
+What a unit learns from, and how near its answers come to those of the uncut network, is up to the task:
 
     task             learns from                                                    agreement
     classification   the uncut network's distribution over the classes              photos with the same answer
@@ -23,6 +13,9 @@ What a unit learns from, by task, and how near its answers come to those of the 
     detection        the features at the cut alone; the tail stays as it is         boxes that are found again
 
 Where the tail stays as it is, tail(features) is what the uncut network says, so that nothing but features is kept.
+
+A batch may come in slices, some of them in other processes. So a step only computes; what one step leaves for the next,
+such as the weight of a byte, changes in `after`, by what was measured on the whole batch.
 """
 
 from __future__ import annotations
@@ -39,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.net.export import answering, same
+from bottlenet.net.export import answer_layer, same_answers
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.unit import JpegRate, joined_bytes
 from bottlenet.task import Classification, Multilabel, Task, is_dense
@@ -50,135 +43,28 @@ Values = TypeVar("Values", NDArray[np.int64], Tensor)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Part `number` of `count`, equally large."""
+class Slice:
+    """Slice `number` of `count`, equally large, of a step's batch that several processes and passes share."""
 
     number: int = 0
     count: int = 1
 
     def of(self, batch: Values) -> Values:
-        """Its share of something that has one value a photo."""
+        """Take the slice of something that has one value a photo."""
         size = len(batch) // self.count
         return batch[self.number * size : (self.number + 1) * size]
 
     def before(self, batch: NDArray[np.int64]) -> int:
-        """The value before its first; before the first of all, the last."""
+        """Return the value before its first; before the first of all, the last."""
         return int(batch[self.number * (len(batch) // self.count) - 1])
 
 
-WHOLE = Part()
-
-
-def distillation(scores: Tensor, uncut: Tensor) -> Tensor:
-    """KL divergence of our distribution over the classes from the uncut network's, nats a photo (B,).
-
-    Both (B, classes).
-    """
-    return F.kl_div(scores.log_softmax(1), uncut.log_softmax(1), reduction="none", log_target=True).sum(1)
-
-
-def binary_distillation(scores: Tensor, uncut: Tensor) -> Tensor:
-    """The same where each class stands for itself: KL divergence of our probability of it, summed, nats (B,).
-
-    Binary cross-entropy against the uncut network's sigmoid, less what that has with itself. Both (B, classes).
-    """
-    wanted = uncut.sigmoid()
-    least = F.binary_cross_entropy_with_logits(uncut, wanted, reduction="none")
-    return (F.binary_cross_entropy_with_logits(scores, wanted, reduction="none") - least).sum(1)
-
-
-def features_error(features_hat: Tensor, features: Tensor) -> Tensor:
-    """Squared error of each photo's features as a share of the batch's variance (B,): 0 is perfect, 1 is their mean."""
-    squared = (features_hat - features).square().flatten(1).mean(1)
-    return squared / features.var().clamp_min(1e-6)
-
-
-def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
-    """Squared error as a share of the features' variance: 0 is perfect, 1 is their mean everywhere."""
-    return F.mse_loss(features_hat, features) / features.var().clamp_min(1e-6)
-
-
-def scores_error(scores: Tensor, uncut: Tensor) -> Tensor:
-    """Squared error of the scores less their mean over the classes, as a share of the uncut network's variance.
-
-    Where the uncut network is sure, its distribution over the classes says little; its scores still say all. Both
-    (B, classes).
-    """
-    centred, wanted = (each - each.mean(1, keepdim=True) for each in (scores, uncut))
-    return F.mse_loss(centred, wanted) / wanted.var().clamp_min(1e-6)
-
-
-def cross_entropy(scores: Tensor, labels: Sequence[int | None]) -> Tensor:
-    """Mean over the photos that have a label; 0 where none has."""
-    known = torch.tensor([-1 if label is None else label for label in labels], device=scores.device)
-    if not (known >= 0).any():
-        return scores.sum() * 0
-    return F.cross_entropy(scores, known, ignore_index=-1)
-
-
-def steered(lmbda: float, mean_bytes: float, target_bytes: float, share: float) -> float:
-    """The next weight of a byte: up where payloads are too large, down where they are too small.
-
-    `share` of the run is done: the aim falls from twice the target to the target over the first third, so that the
-    network first learns what is worth sending. Two percent of the (log) miss a step is slow enough not to swing.
-    """
-    aim = target_bytes * math.pow(2, max(0.0, 1 - 3 * share))
-    return min(max(lmbda * math.pow(mean_bytes / aim, 0.02), 2e-5), 0.1)
-
-
-def learning_rate(share: float) -> float:
-    """Factor on the peak: linear up over the first 2 % of the run, then half a cosine down to 1 %."""
-    if share < 0.02:
-        return share / 0.02
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - 0.02) / 0.98))
-
-
-def check_target(task: Task, config: TrainConfig) -> None:
-    """InputError: something that a run of that task can't do."""
-    if config.label_weight and not isinstance(task, Classification):
-        raise InputError(
-            f"label_weight is for networks that give one label, and this one's task is {task.name}; give 0"
-        )
-    if config.learn_from and is_dense(task):
-        raise InputError(f"a {task.name} learns from the features at the cut, so its head stays: leave out learn_from")
-
-
-def task_of(net: BottleNet) -> Task:
-    """Classification where nobody said."""
-    return Classification() if net.origin is None else net.origin.classifier.task
-
-
-def missed(task: Task, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
-    """(B,), 0 where nothing is missed: nats, or of features the squared error as a share of their variance."""
-    if is_dense(task):
-        return features_error(output.features_hat, features)
-    if isinstance(task, Multilabel):
-        return binary_distillation(output.scores, uncut)
-    return distillation(output.scores, uncut)
-
-
-@torch.no_grad()
-def agreement(net: BottleNet, output: Output, features: Tensor, uncut: Tensor) -> float:
-    """Summed over the photos, 0..1 each. A map is large, so that one photo at a time goes through a dense tail."""
-    task = task_of(net)
-    if not is_dense(task):
-        return same(task, output.scores.cpu().numpy(), uncut.cpu().numpy())
-    finish = answering(task)
-    total = 0.0
-    for mine, whole in zip(output.features_hat[:, None], features[:, None], strict=True):
-        answers = (finish(net.tail(each).float()).cpu().numpy() for each in (whole, mine))
-        total += same(task, *answers)
-    return total
-
-
-BINS = 8  # of budgets, equal steps of their logarithm, for the curve of distillation over bytes
-EARLY_PLENTY = 4.0  # times the budgets that a run starts with
-KEPT = 0.98  # of a bin's mean, when a new value comes
+WHOLE = Slice()
 
 
 @dataclass(frozen=True)
 class Step:
-    """The loss of a batch or a part of it, and what was measured on the way."""
+    """The loss of a batch or a slice of it, and what was measured on the way."""
 
     loss: Tensor
     distillation: Tensor  # (B,) nats
@@ -187,7 +73,7 @@ class Step:
 
     @staticmethod
     def of(loss: Tensor, distilled: Tensor, output: Output) -> Step:
-        """Of the loss, and of (B,) that may still have a gradient."""
+        """Take the loss, and (B,) that may still have a gradient."""
         distilled = distilled.detach()
         size = output.payload_bytes
         size = torch.zeros_like(distilled) if size is None else size.detach().to(distilled)
@@ -195,15 +81,41 @@ class Step:
 
 
 class Objective(Protocol):
-    """`share` (0..1) of the run is done; `labels` are those of the photos where they are known."""
+    """Called at each step; `share` (0..1) of the run is done, `labels` are those of the photos where they are
+    known.
+    """
 
     def step(
-        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+        self,
+        features: Tensor,
+        uncut: Tensor,
+        labels: Sequence[int | None],
+        share: float,
+        batch_slice: Slice = WHOLE,
     ) -> Step:
-        """features (B, c, H, W), the uncut network's scores (B, classes) -> the loss of that part of the batch."""
+        """Compute the loss of that slice of the batch, of features (B, c, H, W) and the uncut network's scores (B,
+        classes).
+        """
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        """What the step of a whole batch measured, (B,) each on the CPU, in the batch's order."""
+        """Learn from a step of the whole batch, (B,) each on the CPU, in the batch's order."""
+
+
+def objective_of(net: BottleNet, config: TrainConfig, at: Position) -> Objective:
+    """Choose the objective that the configuration asks for."""
+    if config.codec != "entropy":
+        return CodecInLoop(net, config, at)
+    return Embedded(net, config, at) if config.embedded else FixedRate(net, config, at)
+
+
+def check_task(task: Task, config: TrainConfig) -> None:
+    """Raise InputError for something that a run of that task can't do."""
+    if config.label_weight and not isinstance(task, Classification):
+        raise InputError(
+            f"label_weight is for networks that give one label, and this one's task is {task.name}; give 0"
+        )
+    if config.learn_from and is_dense(task):
+        raise InputError(f"a {task.name} learns from the features at the cut, so its head stays: leave out learn_from")
 
 
 class CodecInLoop:
@@ -216,12 +128,17 @@ class CodecInLoop:
             self.rate = JpegRate(net.codec.mosaic, config.quality).to(next(net.parameters()).device)
 
     def step(
-        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+        self,
+        features: Tensor,
+        uncut: Tensor,
+        labels: Sequence[int | None],
+        share: float,
+        batch_slice: Slice = WHOLE,
     ) -> Step:
         config = self.config
         dense = is_dense(self.task)
         output = self.net.forward_features(features, codec_in_loop=not config.naive, with_tail=not dense)
-        distilled = missed(self.task, output, features, uncut)
+        distilled = target_error(self.task, output, features, uncut)
         loss = distilled.mean() + labels_loss(config, output, labels)
         if output.features_hat.shape == features.shape and not dense:
             loss = loss + config.feature_weight * relative_error(output.features_hat, features)
@@ -240,12 +157,17 @@ class FixedRate:
         self.net, self.config, self.at, self.task = net, config, at, task_of(net)
 
     def step(
-        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+        self,
+        features: Tensor,
+        uncut: Tensor,
+        labels: Sequence[int | None],
+        share: float,
+        batch_slice: Slice = WHOLE,
     ) -> Step:
         all_bytes = features.new_full((len(features),), math.inf)
         output = self.net.forward_within(features, all_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
-        distilled = missed(self.task, output, features, uncut)
+        distilled = target_error(self.task, output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
         return Step.of(distilled.mean() + cost + labels_loss(self.config, output, labels), distilled, output)
 
@@ -253,9 +175,14 @@ class FixedRate:
         steer(self.at, self.config.target_bytes, payload_bytes, share)
 
 
+BINS = 8  # of budgets, equal steps of their logarithm, for the curve of distillation over bytes
+FIRST_BUDGETS = 4.0  # times the budgets that a run starts with
+CURVE_DECAY = 0.98  # of a bin's mean, when a new value comes
+
+
 class Embedded:
-    """Payloads cut to budgets between `smallest_bytes` and `largest_bytes`, all sizes (their logarithm) alike; four
-    times as much at the start, falling over the first third: what never gets through can't learn to be worth it.
+    """Payloads cut to budgets between `smallest_bytes` and `largest_bytes`, uniform in their logarithm; four times as
+    much at the start, falling over the first third: what never gets through can't learn to be worth it.
 
     A byte costs what it brings: the slope of distillation over bytes, at that photo's budget, on a curve through the
     last few hundred steps. With less, the latent would grow beyond what any budget holds; with more, shrink below it.
@@ -270,21 +197,26 @@ class Embedded:
         self.centres = self.low + (np.arange(BINS) + 0.5) * (self.high - self.low) / BINS
 
     def places(self, count: int) -> Tensor:
-        """The logarithms of the budgets of this step's `count` photos, (count,) on the CPU."""
+        """Draw the logarithms of the budgets of this step's `count` photos, (count,) on the CPU."""
         self.random.manual_seed(self.at.steps)  # so that a run that was stopped goes on as it would have
         return self.low + (self.high - self.low) * torch.rand(count, generator=self.random)
 
     def step(
-        self, features: Tensor, uncut: Tensor, labels: Sequence[int | None], share: float, part: Part = WHOLE
+        self,
+        features: Tensor,
+        uncut: Tensor,
+        labels: Sequence[int | None],
+        share: float,
+        batch_slice: Slice = WHOLE,
     ) -> Step:
-        whole = self.places(len(features) * part.count)
+        whole = self.places(len(features) * batch_slice.count)
         heights, slopes = self.height_and_slope(whole)
         budget_bytes, height, slope = (
-            part.of(each).to(features.device) for each in (whole.exp() * plenty(share), heights, slopes)
+            batch_slice.of(each).to(features.device) for each in (whole.exp() * budget_factor(share), heights, slopes)
         )
         output = self.net.forward_within(features, budget_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
-        each = missed(self.task, output, features, uncut)
+        each = target_error(self.task, output, features, uncut)
         cost = slope / budget_bytes * output.payload_bytes
         loss = ((each + cost) / height).mean() * heights.mean().item() + labels_loss(self.config, output, labels)
         if self.config.scores_weight:
@@ -292,22 +224,24 @@ class Embedded:
         return Step.of(loss, each, output)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        self.note(self.places(len(distilled)), distilled)
+        self.update_curve(self.places(len(distilled)), distilled)
 
-    def note(self, places: Tensor, distilled: Tensor) -> None:
-        """Keeps the curve: a moving mean of the distillation in each bin of budgets; NaN where none was yet."""
+    def update_curve(self, places: Tensor, distilled: Tensor) -> None:
+        """Move the mean of the distillation in each bin of budgets; NaN where there was none yet."""
         curve = self.at.curve or [math.nan] * BINS
         numbers = ((places - self.low) / (self.high - self.low) * BINS).long().clamp(0, BINS - 1)
         for number in range(BINS):
             here = distilled[numbers == number]
             if len(here):
                 mean = here.mean().item()
-                curve[number] = mean if math.isnan(curve[number]) else KEPT * curve[number] + (1 - KEPT) * mean
+                curve[number] = (
+                    mean if math.isnan(curve[number]) else CURVE_DECAY * curve[number] + (1 - CURVE_DECAY) * mean
+                )
         self.at.curve = curve
 
     def height_and_slope(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """At log budgets (B,): the distillation, nats, and what e times the bytes would save of it; by a parabola
-        through the curve's logarithm.
+        """Evaluate at log budgets (B,) the distillation, nats, and what e times the bytes would save of it; by a
+        parabola through the curve's logarithm.
         """
         if not self.at.curve or any(math.isnan(value) for value in self.at.curve):
             return torch.ones_like(places), self.config.first_lmbda * places.exp()
@@ -317,31 +251,122 @@ class Embedded:
         return height, height * steepness.clamp(0.15, 2)
 
 
-def plenty(share: float) -> float:
-    """How many times the budgets hold when `share` of the run is done."""
-    return math.pow(EARLY_PLENTY, max(0.0, 1 - 3 * share))
+def budget_factor(share: float) -> float:
+    """Return how many times the budgets hold when `share` of the run is done."""
+    return math.pow(FIRST_BUDGETS, max(0.0, 1 - 3 * share))
 
 
 def labels_loss(config: TrainConfig, output: Output, labels: Sequence[int | None]) -> Tensor:
-    """Weighted cross-entropy; 0 without a weight."""
+    """Weigh the cross-entropy; 0 without a weight."""
     if not config.label_weight:
         return output.scores.new_zeros(())
     return config.label_weight * cross_entropy(output.scores, labels)
 
 
 def steer(at: Position, target_bytes: float, payload_bytes: Tensor, share: float) -> None:
-    """One step of the weight of a byte, by a mean over about the last ten batches; 0 stands for none yet. Without a
-    target it stays.
+    """Move the weight of a byte by one step, by a mean over about the last ten batches; 0 stands for none yet. Without
+    a target it stays.
     """
     if not target_bytes:
         return
     size = payload_bytes.mean().item()
     at.mean_bytes = 0.9 * at.mean_bytes + 0.1 * size if at.mean_bytes else size
-    at.lmbda = steered(at.lmbda, at.mean_bytes, target_bytes, share)
+    at.lmbda = next_lmbda(at.lmbda, at.mean_bytes, target_bytes, share)
 
 
-def objective_of(net: BottleNet, config: TrainConfig, at: Position) -> Objective:
-    """The one that the configuration asks for."""
-    if config.codec != "entropy":
-        return CodecInLoop(net, config, at)
-    return Embedded(net, config, at) if config.embedded else FixedRate(net, config, at)
+def next_lmbda(lmbda: float, mean_bytes: float, target_bytes: float, share: float) -> float:
+    """Move the weight of a byte up where payloads are too large, down where they are too small.
+
+    `share` of the run is done: the aim falls from twice the target to the target over the first third, so that the
+    network first learns what is worth sending. Two percent of the (log) miss a step is slow enough not to swing.
+    """
+    aim = target_bytes * math.pow(2, max(0.0, 1 - 3 * share))
+    return min(max(lmbda * math.pow(mean_bytes / aim, 0.02), 2e-5), 0.1)
+
+
+def learning_rate(share: float) -> float:
+    """Return the factor on the peak: linear up over the first 2 % of the run, then half a cosine down to 1 %."""
+    if share < 0.02:
+        return share / 0.02
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - 0.02) / 0.98))
+
+
+def task_of(net: BottleNet) -> Task:
+    """Return the network's task, classification where it has no origin."""
+    return Classification() if net.origin is None else net.origin.classifier.task
+
+
+def target_error(task: Task, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
+    """Measure how far each photo is from the uncut network (B,): nats, or of features the squared error as a share of
+    their variance.
+    """
+    if is_dense(task):
+        return features_error(output.features_hat, features)
+    if isinstance(task, Multilabel):
+        return binary_distillation(output.scores, uncut)
+    return distillation(output.scores, uncut)
+
+
+@torch.no_grad()
+def agreement(net: BottleNet, output: Output, features: Tensor, uncut: Tensor) -> float:
+    """Add up over the photos, 0..1 each, how well the answers agree. A map is large, so that one photo at a time goes
+    through a dense tail.
+    """
+    task = task_of(net)
+    if not is_dense(task):
+        return same_answers(task, output.scores.cpu().numpy(), uncut.cpu().numpy())
+    finish = answer_layer(task)
+    total = 0.0
+    for mine, whole in zip(output.features_hat[:, None], features[:, None], strict=True):
+        answers = (finish(net.scores(each)).cpu().numpy() for each in (whole, mine))
+        total += same_answers(task, *answers)
+    return total
+
+
+def distillation(scores: Tensor, uncut: Tensor) -> Tensor:
+    """Compute the KL divergence of our distribution over the classes from the uncut network's, nats a photo (B,). Both
+    (B, classes).
+    """
+    return F.kl_div(scores.log_softmax(1), uncut.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def binary_distillation(scores: Tensor, uncut: Tensor) -> Tensor:
+    """Compute the same where each class stands for itself: KL divergence of our probability of it, summed, nats (B,).
+
+    Binary cross-entropy against the uncut network's sigmoid, less what that has with itself. Both (B, classes).
+    """
+    wanted = uncut.sigmoid()
+    least = F.binary_cross_entropy_with_logits(uncut, wanted, reduction="none")
+    return (F.binary_cross_entropy_with_logits(scores, wanted, reduction="none") - least).sum(1)
+
+
+def features_error(features_hat: Tensor, features: Tensor) -> Tensor:
+    """Compute the squared error of each photo's features as a share of the batch's variance (B,): 0 is perfect, 1 is
+    their mean.
+    """
+    squared = (features_hat - features).square().flatten(1).mean(1)
+    return squared / features.var().clamp_min(1e-6)
+
+
+def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
+    """Compute the squared error as a share of the features' variance: 0 is perfect, 1 is their mean everywhere."""
+    return F.mse_loss(features_hat, features) / features.var().clamp_min(1e-6)
+
+
+def scores_error(scores: Tensor, uncut: Tensor) -> Tensor:
+    """Compute the squared error of the scores less their mean over the classes, as a share of the uncut network's
+    variance.
+
+    Where the uncut network is sure, its distribution over the classes says little; its scores still say all. Both (B,
+    classes).
+    """
+    centred, wanted = (each - each.mean(1, keepdim=True) for each in (scores, uncut))
+    return F.mse_loss(centred, wanted) / wanted.var().clamp_min(1e-6)
+
+
+def cross_entropy(scores: Tensor, labels: Sequence[int | None]) -> Tensor:
+    """Average over the photos that have a label; 0 where none has."""
+    known = torch.tensor([-1 if label is None else label for label in labels], device=scores.device)
+    if not (known >= 0).any():
+        return scores.sum() * 0
+    return F.cross_entropy(scores, known, ignore_index=-1)

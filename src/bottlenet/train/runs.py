@@ -1,14 +1,17 @@
-"""A run's folder: whose it is, its log, and the bundle that is made of it.
+"""A run's folder: its configuration, its log, its checkpoint, and the bundle that is exported from it.
 
-Everything a run needs to go on exactly where it was, in one safetensors file; and the average of its weights.
+run.json                 the configuration that the folder belongs to
+log.jsonl                a line every few steps, and one a pass
+checkpoint.safetensors   everything a run needs to go on exactly where it was, with the average of its weights
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,6 +39,82 @@ from bottlenet.wire.tables import Bins
 
 CHECKPOINT = "checkpoint.safetensors"
 
+RUN, LOG = "run.json", "log.jsonl"
+NEAR_TARGET = 0.1  # above what was asked for, as a share, that counts as reached
+FREE = ("processes", "workers")  # what a run may go on with otherwise: neither changes what it learns from
+COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
+TABLE_PHOTOS = 6000  # of the same, on whose symbols the entropy codec's tables are counted
+
+# What all channels do at a place is worth a tenth of a percent of the bytes on real latents, and makes the file four
+# times as large.
+TABLE_BINS = Bins(energy=())
+
+
+def check_run(run: Path, config: TrainConfig) -> None:
+    """Check that the folder is free, or belongs to this configuration; going on with another one would mix two runs.
+
+    InputError: `run` holds another run, or something else.
+    """
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        return
+    if not (run / RUN).is_file():
+        raise InputError(f"{run} is there already and holds no run; give a new folder")
+    there, mine = asdict(read_config(run)), asdict(config)
+    if different := [name for name in mine if name not in FREE and there[name] != mine[name]]:
+        name = different[0]
+        raise InputError(f"{run} holds a run with {name} {there[name]!r}, not {mine[name]!r}; give a new folder")
+
+
+def claim(run: Path, config: TrainConfig) -> None:
+    """Write down whose folder it is, whole or not at all, where `check_run` found nothing. InputError: it can't."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / RUN).exists():
+            write_whole(run / RUN, json.dumps(asdict(config), indent=1).encode() + b"\n")
+    except OSError as error:
+        raise InputError(f"{run}: no run can be kept there ({error.strerror}); give another folder") from error
+
+
+def summary(config: TrainConfig, held_out: Sequence[Mapping[str, float]]) -> tuple[str, bool | None]:
+    """Describe a run's last report, and tell if it reached its target of bytes; None without one."""
+    row = held_out[-1]
+    size, asked = row["payload_bytes"], config.target_bytes
+    text = (
+        f"on {row['photos']:,.0f} photos held out: {size:,.0f} bytes, {row['agreement']:.1%} with the uncut network's "
+        f"answer, loss {row['distillation']:.3f}"
+    )
+    if not asked:
+        return text, None
+    if size <= asked * (1 + NEAR_TARGET):
+        return f"{text}\nasked for {asked:,.0f} bytes: reached", True
+    advice = "train more epochs on more photos, give fewer channels or a larger stride, or a larger lmbda to start with"
+    return f"{text}\nasked for {asked:,.0f} bytes: not reached, {size / asked - 1:.0%} above; {advice}", False
+
+
+def read_config(run: Path) -> TrainConfig:
+    """Read the configuration of the run in that folder. InputError: it is no folder of a run."""
+    try:
+        values = json.loads((run / RUN).read_text(encoding="utf-8"))
+        return TrainConfig(**{**values, "data": tuple(values["data"])})
+    except OSError as error:
+        raise InputError(f"{run}: no {RUN} in it; give the folder that `bottlenet train --out` filled") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{run / RUN} can't be used ({error}); give a new folder, and train again") from error
+
+
+def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
+    """Add a line of JSON. InputError: it can't."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: Exception) -> InputError:
+    what = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    return InputError(f"{path}: can't be written ({what:.200}); make room, and the same command goes on")
+
 
 @dataclass
 class Position:
@@ -61,20 +140,20 @@ class Averaged:
 
     @torch.no_grad()
     def update(self) -> None:
-        """One step further."""
+        """Advance by one step."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.live.values()], weight)
 
     @torch.no_grad()
     def copy_in(self) -> None:
-        """The network's parameters become their averages."""
+        """Set the network's parameters to their averages."""
         for name, p in self.live.items():
             p.copy_(self.average[name])
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The same for as long as the block runs."""
+        """Set them for as long as the block runs."""
         kept = {name: p.detach().clone() for name, p in self.live.items()}
         self.copy_in()
         try:
@@ -88,35 +167,39 @@ class Averaged:
 def save_checkpoint(
     run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
 ) -> None:
-    """Written beside the old one, synced, then renamed over it: a crash leaves one of the two."""
+    """Write beside the old one, sync, then rename over it: a crash leaves one of the two. InputError: it can't."""
     tensors: dict[str, Tensor] = {f"net.{k}": v for k, v in trained_state(net).items()}
     tensors |= {f"average.{k}": v for k, v in averaged.average.items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     progress = {"at": json.dumps(asdict(at)), "updates": str(averaged.updates)}
-    part = run / (CHECKPOINT + ".part")
-    save_file(tensors, part, metadata=progress)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(run / CHECKPOINT)
+    unfinished = run / (CHECKPOINT + ".part")
+    try:
+        save_file(tensors, unfinished, metadata=progress)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(run / CHECKPOINT)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise unwritable(run / CHECKPOINT, error) from error
 
 
 def load_checkpoint(
     run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
 ) -> None:
-    """Puts everything back as it was; does nothing where the run has no checkpoint yet.
+    """Put everything back as it was; do nothing where the run has no checkpoint yet.
 
     InputError: it is damaged, or another network's.
     """
     if not (run / CHECKPOINT).exists():
         return
     tensors, metadata = read_tensors(run)
-    load_state(net, below("net.", tensors))
+    load_state(net, strip_prefix("net.", tensors))
     averaged.average = {k: tensors[f"average.{k}"].to(mine.device) for k, mine in averaged.average.items()}
     averaged.updates = int(metadata["updates"])
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in below("optimizer.", tensors).items():
+    for key, value in strip_prefix("optimizer.", tensors).items():
         number, name = key.split(".")
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
@@ -125,21 +208,21 @@ def load_checkpoint(
 
 
 def load_averaged(run: Path, net: nn.Module) -> int:
-    """Puts a run's averaged weights into `net`, and says after how many steps they were.
+    """Put a run's averaged weights into `net`, and return after how many steps they were.
 
     InputError: there is no checkpoint yet, it is damaged, or it is another network's.
     """
     if not (run / CHECKPOINT).exists():
         raise InputError(f"{run}: no {CHECKPOINT} in it yet; train until the first checkpoint")
     tensors, metadata = read_tensors(run)
-    state = {**below("net.", tensors), **below("average.", tensors)}
+    state = {**strip_prefix("net.", tensors), **strip_prefix("average.", tensors)}
     load_state(net, {name: value for name, value in state.items() if not name.startswith("adversary.")})
     steps: int = json.loads(metadata["at"])["steps"]
     return steps
 
 
 def saved_position(run: Path) -> Position:
-    """Where a run was at its last checkpoint. InputError: there is none, or it is damaged."""
+    """Return where a run was at its last checkpoint. InputError: there is none, or it is damaged."""
     try:
         with safe_open(run / CHECKPOINT, framework="pt") as file:
             return Position(**json.loads(file.metadata()["at"]))
@@ -148,7 +231,7 @@ def saved_position(run: Path) -> Position:
 
 
 def read_tensors(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a checkpoint, and its metadata. InputError: it is damaged."""
+    """Read all tensors of a checkpoint, and its metadata. InputError: it is damaged."""
     try:
         with safe_open(run / CHECKPOINT, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 - not a dict
@@ -156,13 +239,13 @@ def read_tensors(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{run / CHECKPOINT} is damaged ({error}); remove it, and the run starts again") from error
 
 
-def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names start with `prefix`, without it."""
+def strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Select those whose names start with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def load_state(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """The trained part of a network. InputError: it is another network's."""
+    """Load the trained layers of a network. InputError: they are another network's."""
     mine = trained_state(net)
     wrong = mine.keys() ^ state.keys() or {name for name in mine if mine[name].shape != state[name].shape}
     if wrong:
@@ -173,60 +256,8 @@ def load_state(net: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def trained_state(net: nn.Module) -> dict[str, Tensor]:
-    """The unit and the tail; the head is the classifier's own."""
+    """Select the unit and the tail; the head is the classifier's own."""
     return {k: v for k, v in net.state_dict().items() if not k.startswith("head.")}
-
-
-RUN, LOG = "run.json", "log.jsonl"
-FREE = ("processes", "workers")  # what a run may go on with otherwise: neither changes what it learns from
-COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
-TABLE_PHOTOS = 6000  # of the same, on whose symbols the entropy codec's tables are counted
-
-# What all channels do at a place is worth a tenth of a percent of the bytes on real latents, and makes the file four
-# times as large.
-TABLE_BINS = Bins(energy=())
-
-
-def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
-    """One more line of JSON."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def check_run(run: Path, config: TrainConfig) -> None:
-    """A run's folder belongs to one configuration; going on with another one would mix two runs.
-
-    InputError: `run` holds another run, or something else.
-    """
-    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
-        return
-    if not (run / RUN).is_file():
-        raise InputError(f"{run} is there already and holds no run; give a new folder")
-    there, mine = asdict(read_config(run)), asdict(config)
-    if different := [name for name in mine if name not in FREE and there[name] != mine[name]]:
-        name = different[0]
-        raise InputError(f"{run} holds a run with {name} {there[name]!r}, not {mine[name]!r}; give a new folder")
-
-
-def claim(run: Path, config: TrainConfig) -> None:
-    """Writes down whose folder it is, whole or not at all, where `check_run` found nothing. InputError: it can't."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        if not (run / RUN).exists():
-            write_whole(run / RUN, json.dumps(asdict(config), indent=1).encode() + b"\n")
-    except OSError as error:
-        raise InputError(f"{run}: no run can be kept there ({error.strerror}); give another folder") from error
-
-
-def read_config(run: Path) -> TrainConfig:
-    """What the run in that folder was told. InputError: it is no folder of a run."""
-    try:
-        values = json.loads((run / RUN).read_text(encoding="utf-8"))
-        return TrainConfig(**{**values, "data": tuple(values["data"])})
-    except OSError as error:
-        raise InputError(f"{run}: no {RUN} in it; give the folder that `bottlenet train --out` filled") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{run / RUN} can't be used ({error}); give a new folder, and train again") from error
 
 
 def export_run(
@@ -237,25 +268,28 @@ def export_run(
     align: int | None = None,
     budget_bytes: int | None = None,
     extra: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda what: None,
 ) -> tuple[Bundle, Fidelity]:
-    """The bundle of a run's averaged weights, whole or not at all.
+    """Export the bundle of a run's averaged weights, whole or not at all.
 
     `align` pads the mosaic's tiles to multiples of it; None: as in training. `budget_bytes` becomes the bundle's own;
     None: none, or where payloads may be cut the largest one of the training. `weights`: see `net.export.export`.
-    `extra` goes into the manifest, too.
+    `extra` goes into the manifest, too. `say` is called with what is done next.
 
     InputError: no run, or none of its photos are there any more. BundleError: see `net.export.export`.
     """
     folder = Path(run)
-    config = read_config(folder)
+    config = replace(read_config(folder), out=str(folder))  # which may have moved
+    say("loading")
     classifier = load_model(config.model)
     net = insert(classifier, **config.unit_numbers())
     steps = load_averaged(folder, net)
-    told = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
+    origin = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
     net.eval()
     head_preprocess = replace(classifier.preprocess, size=net.head_size)
     if isinstance(net.codec, Entropy):
-        net.codec = counted(net, net.codec, some_pixels(config, head_preprocess, TABLE_PHOTOS))
+        say("counting tables")
+        net.codec = with_tables(net, net.codec, some_pixels(config, head_preprocess, TABLE_PHOTOS))
     elif align is not None:
         net.codec = make_codec(net.codec.name, replace(net.codec.mosaic, align=align), net.codec.setting)
     pixels, uncut_pixels = (
@@ -271,13 +305,14 @@ def export_run(
         uncut_pixels=uncut_pixels,
         weights=weights,
         budget_bytes=budget_bytes,
-        extra={**told, **(extra or {})},
+        extra={**origin, **(extra or {})},
+        say=say,
     )
 
 
 @torch.no_grad()
-def counted(net: BottleNet, codec: Entropy, pixels: Iterator[np.ndarray]) -> Entropy:
-    """The codec with tables that were counted on what the network makes of `pixels`, (S, S, 3) each."""
+def with_tables(net: BottleNet, codec: Entropy, pixels: Iterator[np.ndarray]) -> Entropy:
+    """Return the codec with tables counted on the network's symbols of `pixels`, (S, S, 3) each."""
 
     def symbols() -> Iterator[np.ndarray]:
         while batch := list(itertools.islice(pixels, 16)):
@@ -288,16 +323,22 @@ def counted(net: BottleNet, codec: Entropy, pixels: Iterator[np.ndarray]) -> Ent
 
 
 def some_pixels(config: TrainConfig, preprocess: Preprocess, count: int) -> Iterator[np.ndarray]:
-    """(S, S, 3) uint8: centre crops of `count` of the run's photos, or fewer where there are fewer, at least 2."""
-    photos = list(dict.fromkeys(photo for folder in config.data for photo in list_samples(folder)))
+    """Yield centre crops (S, S, 3) uint8 of `count` of the run's photos, or all where there are fewer, at least 2."""
+    folders = [find_folder(data, Path(config.out)) for data in config.data]
+    photos = list(dict.fromkeys(photo for folder in folders for photo in list_samples(folder)))
     found = 0
     for position in np.random.default_rng(0).permutation(len(photos)):
-        try:
-            yield photo_to_pixels(photos[position].source(), preprocess)
-        except PhotoError:
-            continue  # training has named it
-        found += 1
+        with contextlib.suppress(PhotoError):  # training has named it
+            pixels = photo_to_pixels(photos[position].source(), preprocess)
+            found += 1
+            yield pixels
         if found == count:
             return
     if found < 2:
         raise InputError(f"{', '.join(config.data)}: fewer than 2 photos to compare torch and onnxruntime on")
+
+
+def find_folder(data: str, run: Path) -> Path:
+    """Find a folder of photos by a relative name: from here, or from a folder that the run is in, as it was trained."""
+    places = [Path(data), *(parent / data for parent in run.absolute().parents)]
+    return next((place for place in places if place.is_dir()), Path(data))

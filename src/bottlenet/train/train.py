@@ -1,11 +1,9 @@
-"""Trains the unit, and gently the tail behind it, through the real codec.
+"""Train the unit, and gently the tail behind it, through the real codec.
 
-The head stays as it is, so its features are computed once (`features.py`) and the hours go into steps, or with
-`no_cache` in every pass (`direct.py`). The target is the uncut network's own scores on the same crop, or where its
-answers are about places its features (`targets.py`): no labels are needed. Several processes may train together
-(`team.py`). The loop is in `train`, to be read top to bottom.
-
-Where a run starts: at the principal components of what it trains on, as loud as its codec wants them.
+The head stays as it is, so its features are computed once or in every pass (`features.py`) and the hours go into steps.
+The target is the uncut network's own scores on the same crop, or where its answers are about places its features
+(`objective.py`): no labels are needed. Several processes may train together (`team.py`). A run starts at the principal
+components of its features, as loud as its codec wants them. The loop is in `train`, to be read top to bottom.
 """
 
 from __future__ import annotations
@@ -24,68 +22,37 @@ from torch import Tensor
 
 from bottlenet.errors import InputError
 from bottlenet.net.build import check_patch, insert, start_from_components
+from bottlenet.net.export import check_exportable
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import Classifier, load_model
 from bottlenet.net.unit import LearnedReduction
 from bottlenet.task import is_dense
 from bottlenet.train.adversary import add_adversary
 from bottlenet.train.config import TrainConfig
-from bottlenet.train.features import REPORTED, Cached, Direct, Source, Wanted, components_of
+from bottlenet.train.features import REPORTED, Cached, Direct, Selection, Source, components_of
 from bottlenet.train.objective import (
     Objective,
-    Part,
+    Slice,
     Step,
     agreement,
-    check_target,
+    check_task,
     learning_rate,
-    missed,
     objective_of,
+    target_error,
     task_of,
 )
-from bottlenet.train.runs import LOG, Averaged, Position, append, check_run, claim, load_checkpoint, save_checkpoint
+from bottlenet.train.runs import (
+    CHECKPOINT,
+    LOG,
+    Averaged,
+    Position,
+    append,
+    check_run,
+    claim,
+    load_checkpoint,
+    save_checkpoint,
+)
 from bottlenet.train.team import Team
-
-QUIETEST, LOUDEST, HALVINGS = 0.05, 50.0, 12  # of the search for an amplitude
-MATCHED = 2  # batches whose payloads are looked at
-
-
-def check_start(net: BottleNet, config: TrainConfig) -> None:
-    """Before features are computed. InputError: a unit that would start at components of patches that are too large."""
-    layout = None if net.origin is None else net.origin.cut.layout
-    if layout is not None and (config.unit == "residual" or config.components):
-        check_patch(layout.grid[0], config.stride)
-
-
-def start(net: BottleNet, config: TrainConfig, batches: Sequence[Tensor]) -> None:
-    """Starts a residual unit at the principal components of `batches` of features (B, c, H, W), and a paper's unit
-    too, where `config.components` says so.
-
-    Whole payloads of the entropy codec that are to have `target_bytes` start at twice as many, where their steering
-    starts too. From the codec's usual start, which may be ten times as large, a short run never comes down: the weight
-    of a byte rises until nothing else counts.
-    """
-    amplitude = config.amplitude
-    if net.prior is not None and config.target_bytes and not amplitude:
-        amplitude = amplitude_of(net, batches, 2 * config.target_bytes)
-    start_from_components(net, batches, amplitude=amplitude, paper=config.components)
-
-
-def amplitude_of(net: BottleNet, batches: Sequence[Tensor], payload_bytes: float) -> float:
-    """The amplitude at which whole payloads have about so many bytes, by `net.unit`. Leaves `net` at some other."""
-    low, high = QUIETEST, LOUDEST
-    for _ in range(HALVINGS):
-        middle = math.sqrt(low * high)
-        start_from_components(net, batches, amplitude=middle)
-        low, high = (middle, high) if mean_bytes(net, batches[:MATCHED]) < payload_bytes else (low, middle)
-    return math.sqrt(low * high)
-
-
-@torch.no_grad()
-def mean_bytes(net: BottleNet, batches: Sequence[Tensor]) -> float:
-    """Of whole payloads, by `net.unit`."""
-    sizes = [net.forward_within(batch, batch.new_full((len(batch),), math.inf)).payload_bytes for batch in batches]
-    return torch.cat([size for size in sizes if size is not None]).mean().item()
-
 
 __all__ = ["AstrayError", "TrainConfig", "train"]
 
@@ -107,9 +74,9 @@ def train(
     objective_for: ObjectiveFor = objective_of,
     steps: int | None = None,
 ) -> BottleNet:
-    """Trains, or goes on with what `config.out` holds; returns the network with averaged weights.
+    """Train, or go on with what `config.out` holds; return the network with averaged weights.
 
-    A benchmark may give its own `net`, as `insert` would make it, what it minimises, and `steps` in place of `epochs`.
+    A benchmark may pass its own `net`, as `insert` would return it, its objective, and `steps` in place of `epochs`.
 
     InputError: folders, cut or numbers that can't be, or a run of another configuration in `config.out`. AstrayError:
     the loss is no number any more.
@@ -117,11 +84,13 @@ def train(
     run, team = Path(config.out), Team(config)
     torch.manual_seed(config.seed)
     classifier = load_model(config.model)
-    check_target(classifier.task, config)
+    check_task(classifier.task, config)
     net = insert(classifier, **config.unit_numbers()) if net is None else net
     config = replace(config, channels=config.channels or net.codec.mosaic.channels)  # the folder has what it came to
-    check_start(net, config)
+    check_unit(net, config)
     check_run(run, config)
+    if team.is_main and net.origin is not None and not (run / CHECKPOINT).exists():
+        check_exportable(net)
     add_adversary(net, config.adversarial)
     net.to(team.device)
     source = source_of(config, classifier, net, team, progress)
@@ -130,7 +99,7 @@ def train(
         raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
     with team.main_first():
         claim(run, config)
-    start(net, config, [batch.features for batch in source.reported(components_of(source.train_set, classifier))])
+    init_unit(net, config, [batch.features for batch in source.reported(components_of(source.train_set, classifier))])
     freeze(net, tail=config.tail_lr > 0 and not is_dense(classifier.task), kernels=config.kernels)
     team.agree(net)
     optimizer = build_optimizer(net, config)
@@ -144,22 +113,24 @@ def train(
     total = steps or per_epoch * config.epochs
     task = progress.add_task("training", total=total, completed=at.steps)
     pace = Pace(at.steps, config.batch)
-    recent: list[tuple[float, float, float]] = []
+    window: list[tuple[float, float, float]] = []
     saved = time.monotonic()
     while at.steps < total:
         order = np.random.default_rng((config.seed, at.epoch)).permutation(source.train_set)
         ahead = range(at.step, min(per_epoch, at.step + total - at.steps))
-        parts = source.batches(at.epoch, wanted(order, ahead, config.batch, team.parts))
+        batches = source.batches(at.epoch, selections(order, ahead, config.batch, team.slices))
         for _ in ahead:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(at.steps / total)
             optimizer.zero_grad(set_to_none=True)
             measured = []
-            for part in team.parts:
-                batch = next(parts)
+            for batch_slice in team.slices:
+                batch = next(batches)
                 with team.precision():
-                    step = objective.step(batch.features, batch.uncut_scores, batch.labels, at.steps / total, part)
-                (with_adversary(net, step, batch.pixels) / len(team.parts)).backward()  # type: ignore[no-untyped-call]
+                    step = objective.step(
+                        batch.features, batch.uncut_scores, batch.labels, at.steps / total, batch_slice
+                    )
+                (with_adversary(net, step, batch.pixels) / len(team.slices)).backward()  # type: ignore[no-untyped-call]
                 loss = step.loss.detach().expand(len(batch.labels))
                 measured.append(torch.stack((loss, step.distillation, step.payload_bytes), dim=1))
             team.mean_gradients(averaged.live.values())
@@ -171,13 +142,14 @@ def train(
             losses, distilled, payload_bytes = team.gathered(measured).T.contiguous()  # one exchange
             objective.after(distilled, payload_bytes, at.steps / total)
             at.step, at.steps = at.step + 1, at.steps + 1
-            recent.append((losses.mean().item(), distilled.mean().item(), payload_bytes.mean().item()))
-            check_finite(config, at.steps, *recent[-1])
+            window.append((losses.mean().item(), distilled.mean().item(), payload_bytes.mean().item()))
+            check_finite(config, at.steps, *window[-1])
+            progress.update(task, completed=at.steps)
             if at.steps % LOG_STEPS == 0:
-                record = log_record(at, recent, pace.images_per_s(at.steps))
-                recent.clear()
+                record = log_record(at, window, pace.images_per_s(at.steps))
+                window.clear()
                 team.write(append, run / LOG, record)
-                progress.update(task, completed=at.steps, description=described(record))
+                progress.update(task, completed=at.steps, description=progress_text(record))
             if time.monotonic() - saved > config.checkpoint_minutes * 60:
                 team.write(save_checkpoint, run, net, optimizer, averaged, at)
                 saved = time.monotonic()
@@ -194,8 +166,27 @@ def train(
     return net.eval()
 
 
+def source_of(
+    config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, progress: Progress
+) -> Cached | Direct:
+    """Open the source that the configuration asks for."""
+    if config.no_cache:
+        return Direct(config, classifier, net, team)
+    return Cached(config, classifier, net, team, progress)
+
+
+def selections(
+    order: NDArray[np.int64], ahead: Iterable[int], batch: int, slices: Sequence[Slice]
+) -> Iterator[Selection]:
+    """Yield this process's slices of the steps ahead, of an epoch that goes through `order`."""
+    for number in ahead:
+        positions = order[number * batch : (number + 1) * batch]
+        for each in slices:
+            yield Selection(each.of(positions), each.before(positions))
+
+
 def with_adversary(net: BottleNet, step: Step, pixels: Tensor | None) -> Tensor:
-    """The loss, less where there is an adversary what that one misses."""
+    """Add the adversary's share, if there is one, to the loss."""
     if net.adversary is None:
         return step.loss
     assert step.latent_hat is not None
@@ -205,7 +196,7 @@ def with_adversary(net: BottleNet, step: Step, pixels: Tensor | None) -> Tensor:
 
 
 def check_finite(config: TrainConfig, steps: int, *values: float) -> None:
-    """AstrayError: one of what step number `steps` came to is no number."""
+    """Raise AstrayError where a value of step number `steps` is no number."""
     if not all(map(math.isfinite, values)):
         raise AstrayError(
             f"the loss is no number any more at step {steps}: give a lower lr than {config.lr:g}, or a lower tail_lr "
@@ -213,37 +204,83 @@ def check_finite(config: TrainConfig, steps: int, *values: float) -> None:
         )
 
 
+def check_unit(net: BottleNet, config: TrainConfig) -> None:
+    """Raise InputError, before features are computed, for a unit that would start at components of patches that are too
+    large.
+    """
+    layout = None if net.origin is None else net.origin.cut.layout
+    if layout is not None and (config.unit == "residual" or config.components):
+        check_patch(layout.grid[0], config.stride)
+
+
+def init_unit(net: BottleNet, config: TrainConfig, batches: Sequence[Tensor]) -> None:
+    """Start a residual unit at the principal components of `batches` of features (B, c, H, W), and a paper's unit too,
+    where `config.components` says so.
+
+    Whole payloads of the entropy codec that are to have `target_bytes` start at twice as many, where their steering
+    starts too. From the codec's usual start, which may be ten times as large, a short run never comes down: the weight
+    of a byte rises until nothing else counts.
+    """
+    amplitude = config.amplitude
+    if net.prior is not None and config.target_bytes and not amplitude:
+        amplitude = amplitude_of(net, batches, 2 * config.target_bytes)
+    start_from_components(net, batches, amplitude=amplitude, paper=config.components)
+
+
+QUIETEST, LOUDEST, HALVINGS = 0.05, 50.0, 12  # of the search for an amplitude
+MATCHED = 2  # batches whose payloads are looked at
+
+
+def amplitude_of(net: BottleNet, batches: Sequence[Tensor], payload_bytes: float) -> float:
+    """Search the amplitude at which whole payloads have about so many bytes, by `net.unit`. Leaves `net` at
+    some other.
+    """
+    low, high = QUIETEST, LOUDEST
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        start_from_components(net, batches, amplitude=middle)
+        low, high = (middle, high) if mean_bytes(net, batches[:MATCHED]) < payload_bytes else (low, middle)
+    return math.sqrt(low * high)
+
+
+@torch.no_grad()
+def mean_bytes(net: BottleNet, batches: Sequence[Tensor]) -> float:
+    """Average whole payloads' bytes, by `net.unit`."""
+    sizes = [net.forward_within(batch, batch.new_full((len(batch),), math.inf)).payload_bytes for batch in batches]
+    return torch.cat([size for size in sizes if size is not None]).mean().item()
+
+
 def freeze(net: BottleNet, *, tail: bool, kernels: bool = False) -> None:
-    """Only the unit and the tail learn; of the classifier's own layers neither norms' statistics nor depthwise kernels,
-    but with `kernels` those of the head's end.
+    """Let only the unit and the tail learn; of the classifier's own layers neither norms' statistics nor depthwise
+    kernels, but with `kernels` those of the head's end.
 
     Depthwise kernels are 4 % of the tail's weights; their gradients take a third of a step on a CPU.
     """
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.use_channels_last()
     net.head.requires_grad_(False)
-    for part in own_layers(net):
-        part.requires_grad_(tail)
-        for module in part.modules():
+    for layers in own_layers(net):
+        layers.requires_grad_(tail)
+        for module in layers.modules():
             if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
-                module.requires_grad_(tail and kernels and part is not net.tail)
+                module.requires_grad_(tail and kernels and layers is not net.tail)
     set_training_mode(net)
 
 
 def own_layers(net: BottleNet) -> list[torch.nn.Module]:
-    """The classifier's own layers that may learn: the tail, and what of the head became part of the unit."""
+    """List the classifier's own layers that may learn: the tail, and the end of the head that joined the unit."""
     return [net.tail, *([net.reduction.learned] if isinstance(net.reduction, LearnedReduction) else [])]
 
 
 def set_training_mode(net: BottleNet) -> None:
-    """For the unit alone: the statistics of the classifier's norms stay as they are."""
+    """Put the unit alone in training mode: the statistics of the classifier's norms stay as they are."""
     net.train()
-    for part in (net.head, *own_layers(net)):
-        part.eval()
+    for frozen in (net.head, *own_layers(net)):
+        frozen.eval()
 
 
 def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
-    """For what `freeze` lets learn. A group's `peak` is its highest learning rate."""
-    own = [p for part in own_layers(net) for p in part.parameters() if p.requires_grad]
+    """Build the optimizer of what `freeze` lets learn. A group's `peak` is its highest learning rate."""
+    own = [p for layers in own_layers(net) for p in layers.parameters() if p.requires_grad]
     prior = [] if net.prior is None else list(net.prior.parameters())
     known = {id(p) for p in (*own, *prior)}
     unit = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
@@ -255,29 +292,12 @@ def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
 
 
-def source_of(
-    config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, progress: Progress
-) -> Cached | Direct:
-    """The one that the configuration asks for."""
-    if config.no_cache:
-        return Direct(config, classifier, net, team)
-    return Cached(config, classifier, net, team, progress)
-
-
-def wanted(order: NDArray[np.int64], ahead: Iterable[int], batch: int, parts: Sequence[Part]) -> Iterator[Wanted]:
-    """This process's parts of the steps ahead, of an epoch that goes through `order`."""
-    for number in ahead:
-        positions = order[number * batch : (number + 1) * batch]
-        for part in parts:
-            yield Wanted(part.of(positions), part.before(positions))
-
-
 @torch.no_grad()
 def held_out_report(
     net: BottleNet, source: Source, team: Team, budgets: Sequence[float | None]
 ) -> list[dict[str, float]]:
-    """For each budget (None: whole payloads) distillation loss, agreement with the uncut network (0..1) and mean bytes,
-    as `targets.py` has them, on photos that were not trained on, which the processes share.
+    """Measure for each budget (None: whole payloads) distillation loss, agreement with the uncut network (0..1) and
+    mean bytes, as `objective.py` has them, on photos that were not trained on, which the processes share.
     """
     net.eval()
     held_out = source.held_out
@@ -289,7 +309,7 @@ def held_out_report(
                 output = forward(net, batch.features, budget)
                 agreed = agreement(net, output, batch.features, batch.uncut_scores)
             assert output.payload_bytes is not None
-            loss = missed(task_of(net), output, batch.features, batch.uncut_scores).sum().item()
+            loss = target_error(task_of(net), output, batch.features, batch.uncut_scores).sum().item()
             sums[row] += loss, agreed, output.payload_bytes.sum().item(), len(batch.labels)
     rows = []
     for budget, (loss, agreed, size, photos) in zip(budgets, team.summed(sums).tolist(), strict=True):
@@ -302,7 +322,7 @@ def held_out_report(
 
 
 def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
-    """With the real codec, or for the entropy codec as `net.unit` estimates it; a dense tail is left out."""
+    """Run with the real codec, or for the entropy codec with `net.unit`'s estimate; a dense tail is left out."""
     with_tail = not is_dense(task_of(net))
     if net.prior is None:
         return net.forward_features(features, with_tail=with_tail)
@@ -311,7 +331,7 @@ def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
 
 
 def reported_budgets(config: TrainConfig) -> Sequence[float | None]:
-    """Those between the smallest and the largest, each twice the one before; whole payloads where none is cut."""
+    """List those between the smallest and the largest, each twice the one before; whole payloads where none is cut."""
     if not config.embedded:
         return (None,)
     count = int(math.log2(config.largest_bytes / config.smallest_bytes)) + 1
@@ -322,16 +342,16 @@ class Pace:
     """Photos a second since the run was started or resumed."""
 
     def __init__(self, steps: int, batch: int) -> None:
-        self.first, self.batch, self.started = steps, batch, time.monotonic()
+        self.first, self.batch, self.since = steps, batch, time.monotonic()
 
     def images_per_s(self, steps: int) -> float:
-        """The mean up to step number `steps`."""
-        return (steps - self.first) * self.batch / max(1e-9, time.monotonic() - self.started)
+        """Average up to step number `steps`."""
+        return (steps - self.first) * self.batch / max(1e-9, time.monotonic() - self.since)
 
 
-def log_record(at: Position, recent: Sequence[tuple[float, float, float]], images_per_s: float) -> dict[str, float]:
-    """A line of the log: means of (loss, distillation, payload bytes) since the last one."""
-    loss, distilled, size = (float(mean) for mean in np.mean(recent, axis=0))
+def log_record(at: Position, window: Sequence[tuple[float, float, float]], images_per_s: float) -> dict[str, float]:
+    """Write a line of the log: means of (loss, distillation, payload bytes) since the last one."""
+    loss, distilled, size = (float(mean) for mean in np.mean(window, axis=0))
     return {
         "steps": at.steps,
         "epoch": at.epoch,
@@ -343,6 +363,6 @@ def log_record(at: Position, recent: Sequence[tuple[float, float, float]], image
     }
 
 
-def described(record: dict[str, float]) -> str:
-    """The same for the progress bar."""
+def progress_text(record: dict[str, float]) -> str:
+    """Describe a line of the log for the progress bar."""
     return f"loss {record['loss']:.3f}, {record['payload_bytes']:.0f} bytes, {record['images_per_s']:.0f} images/s"

@@ -1,14 +1,12 @@
-"""A sweep's folder: whose it is, and what is finished. Whatever ends a sweep, the same command goes on from here.
+"""A sweep's folder and its options. Whatever ends a sweep, the same command goes on from here. No torch.
 
 sweep.json            how its trials are trained and measured: `SweepConfig`, and the network's fingerprint
-trials/NAME.json      one a finished trial, written whole or not at all
-runs/NAME/            a run of `train.train`: what is not finished goes on where it was, what may be kept is exported
+trials/NAME.json      one for each finished trial, written whole or not at all
+runs/NAME/            a run of `train.train`: an unfinished one goes on where it was, one that may be kept is exported
 features/             of the frozen heads; only a cache
 bundles/NAME/         on their way into the ladder
 ladder/               the kept ones
-candidates.json       all of it in one file
-
-What a sweep is told: how each trial is trained and measured, and which trials there are. No torch.
+candidates.json       everything in one file
 """
 
 from __future__ import annotations
@@ -24,13 +22,16 @@ from typing import Any
 
 from bottlenet.errors import InputError
 from bottlenet.files import lock_file, read_bounded, write_whole
-from bottlenet.plan.profile import DROP_OF
-from bottlenet.records import Sizes, check_choice, check_fields, check_number, parse_versioned
+from bottlenet.photos.crops import is_held_out
+from bottlenet.photos.folders import list_photos
+from bottlenet.records import Count, Positive, convert, parse_versioned, record
 from bottlenet.train.sweep.grid import Figures, Trial, grid
+from bottlenet.wire.codecs import CODECS
 
 UNITS = ("paper", "residual")
 WEIGHTS = ("float32", "int8")
 MAX_TRIALS = 10_000
+FEWEST_MEASURED = 20
 AT_LEAST_ONE = ("photos", "epochs", "crops", "batch", "measured")
 
 
@@ -60,11 +61,30 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise InputError("no folder of photos; give one at least")
+        if self.codec not in CODECS:
+            raise InputError(f"there is no codec {self.codec!a:.40}; choose one of {', '.join(CODECS)}")
         if self.unit not in UNITS:
             raise InputError(f"unit {self.unit!a:.40}: one of {', '.join(UNITS)} is possible")
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+
+def check_photos(config: SweepConfig) -> None:
+    """Raise InputError for too few photos to train or to measure on: before torch is imported, and the model loaded."""
+    photos = {photo.path: photo for data in config.data for photo in list_photos(data)}
+    held_out = sum(is_held_out(photo, config.held_out) for photo in photos.values())
+    training = min(len(photos), config.photos) - held_out
+    if held_out < FEWEST_MEASURED:
+        raise InputError(
+            f"{', '.join(config.data)}: {held_out} of {len(photos)} photos are held out, too few to measure on; give "
+            f"more photos, about {FEWEST_MEASURED * config.held_out}, or a smaller held_out than {config.held_out}"
+        )
+    if config.photos >= len(photos) and training < config.batch:
+        raise InputError(
+            f"{', '.join(config.data)}: {training} of {len(photos)} photos to train on, fewer than one batch of "
+            f"{config.batch}; give more photos, or a smaller batch"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,7 @@ class Search:
             raise InputError(f"{count} trials are more than {MAX_TRIALS}; give fewer values")
 
     def trials(self, grids: Mapping[str, Sequence[int]]) -> tuple[Trial, ...]:
-        """All of them, cut by cut. `grids` are (C, H, W) of the features at each cut."""
+        """List all trials, cut by cut. `grids` are (C, H, W) of the features at each cut."""
         return grid({cut: grids[cut][0] for cut in self.cuts}, self.channels, self.strides, self.qualities)
 
 
@@ -109,19 +129,17 @@ FORMAT_VERSION = 1
 SWEEP, LOCK = "sweep.json", "lock"
 MAX_FILE_BYTES = 2**16
 AGAIN = "remove it, and that trial runs again"
-OPTIONAL = ("top1", "top1_uncut", "distillation")
-NOT_NUMBERS = {"payload_bytes", "drop_of"}
 
 
-@dataclass(frozen=True)
+@record
 class Result:
     """A finished trial."""
 
     trial: Trial
     figures: Figures  # on held-out photos: what is chosen by
     evaluated: Figures | None  # on the folder that was given for that
-    steps: int  # of training
-    seconds: float  # of training and measuring: processor time, since it was last resumed
+    steps: Count  # of training
+    seconds: Positive  # of training and measuring: processor time, since it was last resumed
 
 
 class SweepFolder:
@@ -137,7 +155,7 @@ class SweepFolder:
 
     @property
     def ladder(self) -> Path:
-        """Where the kept ones go."""
+        """The folder of the kept ones."""
         return self.path / "ladder"
 
     @property
@@ -146,15 +164,15 @@ class SweepFolder:
         return self.path / "candidates.json"
 
     def run(self, trial: Trial) -> Path:
-        """The folder of a trial's training."""
+        """Return the folder of a trial's training."""
         return self.path / "runs" / trial.name
 
     def bundle(self, trial: Trial) -> Path:
-        """A kept trial's bundle, on its way into the ladder."""
+        """Return the folder of a kept trial's bundle, on its way into the ladder."""
         return self.path / "bundles" / trial.name
 
     def claim(self, config: SweepConfig, fingerprint: str) -> int:
-        """Make the folder, or take it up again, and hold it for this process; gives the open file that does.
+        """Make the folder, or take it up again, and hold it for this process; return the open file that does.
 
         InputError: it holds something else or another sweep, another process is at it, or it can't be made.
         """
@@ -178,7 +196,7 @@ class SweepFolder:
         return handle
 
     def check(self, config: SweepConfig, fingerprint: str) -> None:
-        """InputError: it is of other settings, or of another network."""
+        """Raise InputError where it is of other settings, or of another network."""
         path = self.path / SWEEP
         there = self.read(path, "sweep", "give a new folder")
         mine, its = json.loads(json.dumps(asdict(config))), there.get("config")
@@ -186,20 +204,21 @@ class SweepFolder:
             raise InputError(f"{path} can't be used: it has other fields than this version's; give a new folder")
         if different := [name for name in mine if its[name] != mine[name]]:
             name = different[0]
-            given = f"{name} {its[name]!a:.80}, not {mine[name]!a:.80}"
-            raise InputError(f"{self.path} holds a sweep with {given}; give a new folder, or what it was made with")
+            setting = f"{name} {its[name]!a:.80}, not {mine[name]!a:.80}"
+            raise InputError(f"{self.path} holds a sweep with {setting}; give a new folder, or what it was made with")
         if there["network"] != fingerprint:
             raise InputError(f"{self.path} holds a sweep of a {config.model} with other weights; give a new folder")
 
     def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
-        """Those that are finished. InputError: a file of one is damaged, or of something else."""
+        """Read the trials that are finished. InputError: a file of one is damaged, or of something else."""
         found = {}
         for trial in trials:
             path = self.path / "trials" / f"{trial.name}.json"
             if path.exists():
                 values = self.read(path, "trial", AGAIN)
                 try:
-                    result = parse_result(values)
+                    del values["format_version"]
+                    result = convert(Result, values, AGAIN)
                     if result.trial != trial:
                         raise InputError(f"it is of trial {result.trial.name}")
                 except InputError as error:
@@ -208,25 +227,27 @@ class SweepFolder:
         return found
 
     def save(self, result: Result) -> None:
-        """For good. InputError: the system does not let it."""
+        """Write a finished trial. InputError: the system does not let it."""
         path = self.path / "trials" / f"{result.trial.name}.json"
         document = {"format_version": FORMAT_VERSION, **asdict(result)}
         self.write(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
 
     def write(self, path: Path, data: bytes) -> None:
-        """Whole or not at all. InputError: the system does not let it."""
+        """Write a file whole or not at all. InputError: the system does not let it."""
         try:
             write_whole(path, data)
         except OSError as error:
             raise InputError(f"{path}: can't be written: {error.strerror}; make room, and go on") from error
 
     def forget_runs(self, trials: Iterable[Trial]) -> None:
-        """The training of those that are not needed any more: a checkpoint has four times the network's bytes."""
+        """Remove the training of those that are not needed any more: a checkpoint has four times the network's
+        bytes.
+        """
         for trial in trials:
             shutil.rmtree(self.run(trial), ignore_errors=True)
 
     def read(self, path: Path, what: str, advice: str) -> dict[str, Any]:
-        """A JSON object. InputError: it can't be read, is too large, none, or of another version."""
+        """Read a JSON object. InputError: it can't be read, is too large, none, or of another version."""
         try:
             return parse_versioned(read_bounded(path, MAX_FILE_BYTES), what, FORMAT_VERSION, advice)
         except OSError as error:
@@ -235,27 +256,6 @@ class SweepFolder:
             raise InputError(f"{path} can't be used: {error}; {advice}") from error
 
 
-def parse_result(values: dict[str, Any]) -> Result:
-    """InputError: a field missing, unknown or out of range."""
-    values = {name: value for name, value in values.items() if name != "format_version"}
-    check_fields("trial", values, Result, AGAIN)
-    check_fields("trial", values["trial"], Trial, AGAIN)
-    for name in ("steps", "seconds"):
-        check_number(name, values[name], 0, math.inf)
-    evaluated = None if values["evaluated"] is None else parse_figures(values["evaluated"])
-    return Result(
-        Trial(**values["trial"]), parse_figures(values["figures"]), evaluated, values["steps"], values["seconds"]
-    )
-
-
-def parse_figures(values: Any) -> Figures:
-    """InputError: a field missing, unknown or out of range."""
-    check_fields("figures", values, Figures, AGAIN)
-    check_fields("payload_bytes", values["payload_bytes"], Sizes, AGAIN)
-    for name, value in values["payload_bytes"].items():
-        check_number(f"payload_bytes.{name}", value, 0, math.inf)
-    check_choice("drop_of", values["drop_of"], DROP_OF)
-    for name in values.keys() - NOT_NUMBERS:
-        if name not in OPTIONAL or values[name] is not None:
-            check_number(name, values[name], -100, math.inf)
-    return Figures(**{**values, "payload_bytes": Sizes(**values["payload_bytes"])})
+def parse_figures(values: object) -> Figures:
+    """Check and convert. InputError: a field missing, unknown or out of range."""
+    return convert(Figures, values, AGAIN)

@@ -1,30 +1,31 @@
-"""Which trials a sweep has, which it needs, and which it keeps: the paper's training phase without the training.
+"""Which trials a sweep has, needs and keeps: the paper's training phase without the training. No torch.
 
     cuts x channels x strides x qualities -> Trial, ...
     trials, results -> next_trial -> the one from which most is learned
                     -> ruled_out  -> those that can't win any more, and why
-                    -> kept       -> of each cut the smallest bytes within the bound (Algorithm 1)
+                    -> winners    -> of each cut the smallest bytes within the bound (Algorithm 1)
 
 At one cut, more channels, a smaller stride and a higher quality mean more bytes and no less accuracy. So what is less
 than a trial that loses too much loses too much, and what is more than one within the bound has more bytes. With few
 photos to train on, and to measure with, that is the rule and not a law; a sweep can train everything instead.
-
-No torch.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Annotated, TypeAlias
 
-if TYPE_CHECKING:
-    from bottlenet.records import Sizes
+from pydantic import Field
+
+from bottlenet.plan.profile import DROP_OF
+from bottlenet.records import Count, Number, Sizes, one_of, record
+
+Points = Annotated[Number, Field(ge=-100)]
 
 
-@dataclass(frozen=True)
+@record
 class Trial:
     """One unit at one cut."""
 
@@ -35,11 +36,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """A folder's, and for people."""
+        """For people, and for a folder."""
         return f"{self.cut}-c{self.channels}-s{self.stride}-q{self.quality}"
 
     def is_less_than(self, other: Trial) -> bool:
-        """Of the same cut, with fewer bytes and no more accuracy."""
+        """Tell if it is of the same cut, with fewer bytes and no more accuracy."""
         return (
             self != other
             and self.cut == other.cut
@@ -49,19 +50,19 @@ class Trial:
         )
 
 
-@dataclass(frozen=True)
+@record
 class Figures:
-    """What a trial came to, on photos that no trial is trained on. Rates in percent."""
+    """The figures of a trial, on photos that no trial is trained on. Rates in percent."""
 
-    photos: int
-    labelled: int  # of them
+    photos: Count
+    labelled: Count  # of them
     payload_bytes: Sizes
-    agreement: float  # photos with the uncut network's answer
-    top1: float | None  # None: no photo has a label
-    top1_uncut: float | None
-    top1_drop: float  # points, as `drop_of` says
-    drop_of: str  # "top1", or "agreement": photos of 100 with another answer than the uncut network's
-    distillation: float | None  # nats a photo; None: no number, the training went astray
+    agreement: Points  # photos with the uncut network's answer
+    top1: Points | None  # None: no photo has a label
+    top1_uncut: Points | None
+    top1_drop: Points  # as `drop_of` says
+    drop_of: Annotated[str, one_of(*DROP_OF)]  # agreement: photos of 100 with another answer than the uncut network's
+    distillation: Number | None  # nats a photo; None: no number, the training went astray
 
 
 Results: TypeAlias = Mapping[Trial, Figures]
@@ -70,17 +71,19 @@ Results: TypeAlias = Mapping[Trial, Figures]
 def grid(
     cuts: Mapping[str, int], channels: Sequence[Fraction | int], strides: Sequence[int], qualities: Sequence[int]
 ) -> tuple[Trial, ...]:
-    """All trials, each once, cut by cut. `cuts` says how many channels each has; below 1, `channels` are shares."""
-    made = (
+    """List all trials, each once, cut by cut. `cuts` says how many channels each has; below 1, `channels` are
+    shares.
+    """
+    trials = (
         Trial(cut, int(each) if each >= 1 else max(1, round(count * each)), stride, quality)
         for cut, count in cuts.items()
         for each, stride, quality in itertools.product(channels, strides, qualities)
     )
-    return tuple(dict.fromkeys(made))
+    return tuple(dict.fromkeys(trials))
 
 
 def ruled_out(trial: Trial, results: Results, max_drop: float) -> str | None:
-    """Why a trial can't win, in words; None: it may."""
+    """Say why a trial can't win; None: it may."""
     for done, figures in results.items():
         if figures.top1_drop > max_drop and trial.is_less_than(done):
             return f"less than {done.name}, which loses {figures.top1_drop:.1f} points"
@@ -90,7 +93,7 @@ def ruled_out(trial: Trial, results: Results, max_drop: float) -> str | None:
 
 
 def open_trials(trials: Iterable[Trial], results: Results, max_drop: float, *, everything: bool = False) -> list[Trial]:
-    """Those that are neither done nor ruled out; with `everything` all that are not done."""
+    """List those that are neither done nor ruled out; with `everything` all that are not done."""
     return [
         trial
         for trial in trials
@@ -99,9 +102,9 @@ def open_trials(trials: Iterable[Trial], results: Results, max_drop: float, *, e
 
 
 def next_trial(open_ones: Sequence[Trial], running: Collection[Trial] = ()) -> Trial | None:
-    """The one that rules out most of `open_ones`, however it comes out; None: all of them are running.
+    """Choose the trial that rules out most of `open_ones`, however it comes out; None: all of them are running.
 
-    First cuts at which nothing runs: what is running there may rule out the rest.
+    First cuts at which nothing runs: a running trial may rule out the rest of its cut.
     """
     waiting = [trial for trial in open_ones if trial not in running]
     busy = {trial.cut for trial in running}
@@ -118,8 +121,8 @@ def next_trial(open_ones: Sequence[Trial], running: Collection[Trial] = ()) -> T
     return max(first, key=learned)
 
 
-def kept(trials: Sequence[Trial], results: Results, max_drop: float) -> dict[str, Trial]:
-    """Cut -> the trial with the smallest bytes within the bound. A cut where none is within it is not there."""
+def winners(trials: Sequence[Trial], results: Results, max_drop: float) -> dict[str, Trial]:
+    """Map each cut to the trial with the smallest bytes within the bound; a cut without one is left out."""
     best: dict[str, Trial] = {}
     for trial in trials:
         figures = results.get(trial)
@@ -131,8 +134,8 @@ def kept(trials: Sequence[Trial], results: Results, max_drop: float) -> dict[str
     return best
 
 
-def nearest(trials: Sequence[Trial], results: Results) -> dict[str, Trial]:
-    """Cut -> the trial that loses least."""
+def least_loss(trials: Sequence[Trial], results: Results) -> dict[str, Trial]:
+    """Map each cut to the trial that loses least."""
     best: dict[str, Trial] = {}
     for trial in trials:
         if trial in results:
@@ -143,7 +146,7 @@ def nearest(trials: Sequence[Trial], results: Results) -> dict[str, Trial]:
 
 
 def beaten(results: Results) -> set[Trial]:
-    """Those that can't be kept whatever the bound: another of their cut loses no more with no more bytes."""
+    """List those that can't be kept whatever the bound: another of their cut loses no more with no more bytes."""
 
     def beats(one: Trial, other: Trial) -> bool:
         mine, its = ((results[each].top1_drop, results[each].payload_bytes.mean, each.name) for each in (one, other))

@@ -1,21 +1,19 @@
-"""The paper's training phase (Algorithm 1, step 1): trains units at several cuts, and keeps of each cut the smallest.
+"""The paper's training phase (Algorithm 1, step 1): train units at several cuts, and keep of each cut the smallest.
 
     Search -> next_trial -> Job -> Engine -> Result -> trials/NAME.json
                  ^--- ruled_out, by what is finished ---'
-    kept -> export -> ladder, candidates.json
+    winners -> export -> ladder, candidates.json
 
 Everything that is finished is on disk, so a sweep that was killed goes on with the same command; the trial that was
 running goes on from its last checkpoint. `Search` may differ from one time to the next: what is finished counts.
 
-Where the jobs of a sweep run: in this process, or as Ray tasks over the cores and machines that there are.
+Jobs run in an engine: in this process, or as Ray tasks over the cores and machines that there are.
 
-    sweep -> start(job) -> ...             `slots` at a time
-          <- wait()     -> job, Result
+    sweep -> submit(job) -> ...            `slots` at a time
+          <- wait()      -> job, Result
 
 With Ray every machine needs bottlenet and Ray, and the data and the sweep's folder under the same paths. A worker that
 dies takes no trial along: Ray starts it again, and it goes on from its last checkpoint.
-
-What a sweep came to, and candidates.json. No torch.
 """
 
 from __future__ import annotations
@@ -40,14 +38,228 @@ from bottlenet.bundle.manifest import LADDER
 from bottlenet.errors import BottleNetError, InputError, LinkError, MissingExtraError
 from bottlenet.train.runs import export_run
 from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder
-from bottlenet.train.sweep.grid import Figures, Trial, beaten, kept, nearest, next_trial, open_trials, ruled_out
+from bottlenet.train.sweep.grid import Figures, Trial, beaten, least_loss, next_trial, open_trials, ruled_out, winners
 from bottlenet.train.sweep.trial import find_trials
 
-CONNECT_S = 10.0
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray warns that it will be so
-}
+Say = Callable[[str], None]
+"""Called with a line about each trial that is finished."""
+
+
+def sweep(
+    config: SweepConfig, search: Search, out: str | Path, engine: Engine, *, say: Say = lambda line: None
+) -> Report:
+    """Run what is not finished yet, in the folder `out`, and write the ladder and candidates.json there.
+
+    InputError: a model, a cut or a unit that can't be, a folder of another sweep, or as `train`. BundleError: a kept
+    trial can't be exported.
+    """
+    folder = SweepFolder(out)
+    fingerprint, trials = find_trials(config, search)
+    handle = folder.claim(config, fingerprint)
+    try:
+        state = State(config, search, trials, folder, folder.results(trials))
+        run_jobs(state, engine, say)
+        report = report_of(state)
+        folder.write(folder.candidates, report.to_json())
+        return report
+    finally:
+        os.close(handle)
+
+
+@dataclass
+class State:
+    """Where a sweep is."""
+
+    config: SweepConfig
+    search: Search
+    trials: tuple[Trial, ...]
+    folder: SweepFolder
+    results: dict[Trial, Result]
+    prepared: set[str] = field(default_factory=set)  # cuts whose features are on disk
+    running: list[Job] = field(default_factory=list)
+
+    def job(self, trial: Trial, *, features: bool) -> Job:
+        """Make a job with absolute paths: an engine's workers may be in other folders than this process."""
+        evaluate = os.path.abspath(self.config.evaluate) if self.config.evaluate else ""
+        config = replace(self.config, data=tuple(map(os.path.abspath, self.config.data)), evaluate=evaluate)
+        return Job(config, trial, os.path.abspath(self.folder.path), self.search.threads, features)
+
+
+def run_jobs(state: State, engine: Engine, say: Say) -> None:
+    """Run all that is needed, or all that there is time for."""
+    ends = time.monotonic() + 60 * state.search.minutes
+    while True:
+        while len(state.running) < engine.slots and time.monotonic() < ends:
+            job = next_job(state)
+            if job is None:
+                break
+            state.running.append(job)
+            engine.submit(job)
+        if not state.running:
+            return
+        job, result = engine.wait()
+        state.running.remove(job)
+        if result is None:
+            state.prepared.add(job.trial.cut)
+            continue
+        state.folder.save(result)
+        state.results[result.trial] = result
+        state.folder.forget_runs(beaten(figures_of(state.results)))
+        say(result_line(result))
+
+
+def next_job(state: State) -> Job | None:
+    """Choose what to start now; None: nothing, until something is finished or for good.
+
+    A cut's features come before its trials, and another cut's features before a trial that one that is running may rule
+    out.
+    """
+    search, figures = state.search, figures_of(state.results)
+    waiting = open_trials(state.trials, figures, search.max_drop, everything=search.everything)
+    trials = {job.trial for job in state.running if not job.features}
+    preparing = {job.trial.cut for job in state.running if job.features}
+    trial = next_trial([each for each in waiting if each.cut in state.prepared], trials)
+    unprepared = [each for each in waiting if each.cut not in state.prepared and each.cut not in preparing]
+    if unprepared and (trial is None or trial.cut in {each.cut for each in trials}):
+        return state.job(unprepared[0], features=True)
+    return None if trial is None else state.job(trial, features=False)
+
+
+def report_of(state: State) -> Report:
+    """Put what is kept into the ladder, and report."""
+    search, figures = state.search, figures_of(state.results)
+    best = winners(state.trials, figures, search.max_drop)
+    skipped = {}
+    for trial in state.trials:
+        why = ruled_out(trial, figures, search.max_drop)
+        if trial not in state.results and not search.everything and why is not None:
+            skipped[trial] = why
+    state.folder.forget_runs(skipped)  # one of them may have been running when the last time ended
+    ladder = build_ladder(best, search.weights, state.folder) if best else None
+    return Report(state.config, search, state.trials, state.results, best, skipped, ladder)
+
+
+def build_ladder(best: Mapping[str, Trial], weights: str, folder: SweepFolder) -> Ladder:
+    """Write the ladder of these trials. A rung that is in it already is not exported again."""
+    there = Ladder.load(folder.ladder) if (folder.ladder / LADDER).is_file() else None
+    rungs: Sequence[Bundle] = () if there is None else there.rungs
+    bundles = [bundle_of(trial, weights, folder, rungs) for trial in best.values()]
+    if there is None or {rung.id for rung in rungs} != {bundle.id for bundle in bundles}:
+        there = write_ladder(folder.ladder, bundles)
+    for trial in best.values():
+        shutil.rmtree(folder.bundle(trial), ignore_errors=True)
+    return there
+
+
+def bundle_of(trial: Trial, weights: str, folder: SweepFolder, rungs: Sequence[Bundle]) -> Bundle:
+    """Return a trial's bundle: one of `rungs`, or a new one."""
+    origin = {"trial": trial.name, "weights": weights}
+    for rung in rungs:
+        if origin.items() <= rung.manifest.extra.items():
+            return rung
+    bundle, _ = export_run(folder.run(trial), folder.bundle(trial), weights=weights, extra=origin)
+    return bundle
+
+
+KIND = "bottlenet sweep"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """A sweep as far as it came."""
+
+    config: SweepConfig
+    search: Search
+    trials: tuple[Trial, ...]  # all of them, cut by cut
+    results: Mapping[Trial, Result]  # of those that are finished
+    kept: Mapping[str, Trial]  # cut -> trial
+    skipped: Mapping[Trial, str]  # why it can't win
+    ladder: Ladder | None  # of what is kept; None: nothing is
+
+    def status(self, trial: Trial) -> str:
+        """Say what became of a trial."""
+        if trial in self.skipped:
+            return f"skipped: {self.skipped[trial]}"
+        if trial not in self.results:
+            return "not reached: the time was up"
+        if trial in self.kept.values():
+            return "kept"
+        if self.results[trial].figures.top1_drop <= self.search.max_drop:
+            return "within the bound, with more bytes"
+        return "loses too much"
+
+    def to_json(self) -> bytes:
+        """Write candidates.json."""
+        return json.dumps(document_of(self), indent=1, allow_nan=False).encode() + b"\n"
+
+
+def figures_of(results: Mapping[Trial, Result]) -> dict[Trial, Figures]:
+    """Take the figures out of results."""
+    return {trial: result.figures for trial, result in results.items()}
+
+
+def document_of(report: Report) -> dict[str, object]:
+    """Collect all trials, and of the kept ones what `bottlenet plan --sweep` needs."""
+    search, figures = report.search, figures_of(report.results)
+    rungs: Sequence[Bundle] = () if report.ladder is None else report.ladder.rungs
+    return {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "model": report.config.model,
+        "config": asdict(report.config),
+        "search": {
+            **asdict(search),
+            "channels": [str(each) for each in search.channels],
+            "minutes": None if math.isinf(search.minutes) else search.minutes,
+        },
+        "ladder_id": None if report.ladder is None else report.ladder.id.hex(),
+        "candidates": [candidate(rung, figures[report.kept[rung.manifest.cut]]) for rung in rungs],
+        "trials": [row(report, trial) for trial in report.trials],
+    }
+
+
+def candidate(rung: Bundle, figures: Figures) -> dict[str, object]:
+    """Describe one of a profile's splits, as far as the sweep knows it."""
+    return {
+        "name": f"split at {rung.manifest.cut}",
+        "cut": rung.manifest.cut,
+        "bundle_id": rung.id.hex(),
+        "payload_bytes_mean": figures.payload_bytes.mean,
+        "payload_bytes_p95": figures.payload_bytes.p95,
+        "payload_bytes_max": figures.payload_bytes.max,
+        "top1_drop": figures.top1_drop,
+        "drop_of": figures.drop_of,
+    }
+
+
+def row(report: Report, trial: Trial) -> dict[str, object]:
+    """Describe a trial: its figures, or why it did not run."""
+    result = report.results.get(trial)
+    known = {} if result is None else {key: value for key, value in asdict(result).items() if key != "trial"}
+    return {"name": trial.name, **asdict(trial), "status": report.status(trial), **known}
+
+
+def result_line(result: Result) -> str:
+    """Describe a finished trial in one line."""
+    figures = result.figures
+    return (
+        f"{result.trial.name}: {figures.payload_bytes.mean:,.0f} bytes, {figures.top1_drop:.1f} points of "
+        f"{figures.drop_of} lost, {result.seconds:.0f} s"
+    )
+
+
+def nothing_kept(report: Report) -> str:
+    """Say what to do where no trial is within the bound."""
+    figures = figures_of(report.results)
+    losses = [(figures[trial].top1_drop, trial.name) for trial in least_loss(report.trials, figures).values()]
+    if not losses:
+        return "no trial was finished; give more minutes"
+    drop, name = min(losses)
+    return (
+        f"no trial is within {report.search.max_drop:g} points; {name} is nearest with {drop:.1f}: give --max-drop "
+        f"{math.ceil(drop * 10) / 10:g}, more channels, or more photos and epochs"
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +273,7 @@ class Job:
     features: bool  # not the trial
 
     def run(self, progress: Progress) -> Result | None:
-        """None for features. InputError: as `train.train`."""
+        """Run it; None for features. InputError: as `train.train`."""
         import torch
 
         from bottlenet.train.sweep.trial import prepare, run_trial
@@ -81,18 +293,31 @@ class Engine(Protocol):
     def slots(self) -> int:
         """Jobs that can run at a time, 1 or more."""
 
-    def start(self, job: Job) -> None:
-        """While fewer than `slots` run."""
+    def submit(self, job: Job) -> None:
+        """Start a job, while fewer than `slots` run."""
 
     def wait(self) -> tuple[Job, Result | None]:
-        """The next that is finished. BottleNetError: what it failed with."""
+        """Wait for the next that is finished. BottleNetError: what it failed with."""
 
     def close(self) -> None:
-        """What runs ends."""
+        """End everything that runs."""
+
+
+def open_engine(name: str, progress: Progress, *, address: str | None = None, threads: int = 1) -> Engine:
+    """Open an engine by name. InputError: an unknown name, or an address for a local engine. Errors as for
+    `RayTasks`.
+    """
+    if name == "local":
+        if address is not None:
+            raise InputError(f"--address {address!a:.80} is for --engine ray; leave it out, or give both")
+        return Local(progress)
+    if name == "ray":
+        return RayTasks(address, threads)
+    raise InputError(f"engine {name!a:.40}: one of local, ray is possible")
 
 
 class Local:
-    """In this process, one at a time."""
+    """Runs jobs in this process, one at a time."""
 
     slots = 1
 
@@ -100,7 +325,7 @@ class Local:
         self._progress = progress
         self._job: Job | None = None
 
-    def start(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         self._job = job
 
     def wait(self) -> tuple[Job, Result | None]:
@@ -111,8 +336,15 @@ class Local:
         self._job = None
 
 
+CONNECT_S = 10.0
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray warns that it will be so
+}
+
+
 class RayTasks:
-    """As tasks of the Ray cluster at `address`; without one, of a cluster of this machine's cores alone.
+    """Runs jobs as tasks of the Ray cluster at `address`; without one, of a cluster of this machine's cores alone.
 
     MissingExtraError: Ray is not installed. LinkError: no cluster there.
     """
@@ -140,10 +372,10 @@ class RayTasks:
 
     @property
     def slots(self) -> int:
-        """Machines may join a cluster, so this is asked for anew each time."""
+        """How many jobs can run; asked for anew each time, as machines may join a cluster."""
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)) // self._threads)
 
-    def start(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         self._running[self._run.remote(job)] = job
 
     def wait(self) -> tuple[Job, Result | None]:
@@ -162,7 +394,7 @@ class RayTasks:
 
 
 def check_address(address: str | None) -> None:
-    """LinkError: nobody answers at HOST:PORT. Ray itself would try for an hour."""
+    """Raise LinkError where nobody answers at HOST:PORT. Ray itself would try for an hour."""
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if not host or not port.isdecimal():
         return  # such as "auto"
@@ -174,238 +406,6 @@ def check_address(address: str | None) -> None:
 
 
 def run_job(job: Job) -> Result | None:
-    """In a worker of Ray."""
+    """Run a job in a worker of Ray."""
     with Progress(disable=True) as progress:
         return job.run(progress)
-
-
-def open_engine(name: str, progress: Progress, *, address: str | None = None, threads: int = 1) -> Engine:
-    """InputError: an unknown name, or an address for a local engine. Errors as for `RayTasks`."""
-    if name == "local":
-        if address is not None:
-            raise InputError(f"--address {address!a:.80} is for --engine ray; leave it out, or give both")
-        return Local(progress)
-    if name == "ray":
-        return RayTasks(address, threads)
-    raise InputError(f"engine {name!a:.40}: one of local, ray is possible")
-
-
-KIND = "bottlenet sweep"
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Report:
-    """A sweep as far as it came."""
-
-    config: SweepConfig
-    search: Search
-    trials: tuple[Trial, ...]  # all of them, cut by cut
-    results: Mapping[Trial, Result]  # of those that are finished
-    kept: Mapping[str, Trial]  # cut -> trial
-    skipped: Mapping[Trial, str]  # why it can't win
-    ladder: Ladder | None  # of what is kept; None: nothing is
-
-    def status(self, trial: Trial) -> str:
-        """In words."""
-        if trial in self.skipped:
-            return f"skipped: {self.skipped[trial]}"
-        if trial not in self.results:
-            return "not reached: the time was up"
-        if trial in self.kept.values():
-            return "kept"
-        if self.results[trial].figures.top1_drop <= self.search.max_drop:
-            return "within the bound, with more bytes"
-        return "loses too much"
-
-    def to_json(self) -> bytes:
-        """candidates.json."""
-        return json.dumps(document_of(self), indent=1, allow_nan=False).encode() + b"\n"
-
-
-def figures_of(results: Mapping[Trial, Result]) -> dict[Trial, Figures]:
-    """What trials are judged by."""
-    return {trial: result.figures for trial, result in results.items()}
-
-
-def document_of(report: Report) -> dict[str, object]:
-    """All trials, and of the kept ones what `bottlenet plan --sweep` wants to know."""
-    search, figures = report.search, figures_of(report.results)
-    rungs: Sequence[Bundle] = () if report.ladder is None else report.ladder.rungs
-    return {
-        "kind": KIND,
-        "format_version": FORMAT_VERSION,
-        "model": report.config.model,
-        "config": asdict(report.config),
-        "search": {
-            **asdict(search),
-            "channels": [str(each) for each in search.channels],
-            "minutes": None if math.isinf(search.minutes) else search.minutes,
-        },
-        "ladder_id": None if report.ladder is None else report.ladder.id.hex(),
-        "candidates": [candidate(rung, figures[report.kept[rung.manifest.cut]]) for rung in rungs],
-        "trials": [row(report, trial) for trial in report.trials],
-    }
-
-
-def candidate(rung: Bundle, figures: Figures) -> dict[str, object]:
-    """One of a profile's splits, as far as the sweep knows it."""
-    return {
-        "name": f"split at {rung.manifest.cut}",
-        "cut": rung.manifest.cut,
-        "bundle_id": rung.id.hex(),
-        "payload_bytes_mean": figures.payload_bytes.mean,
-        "payload_bytes_p95": figures.payload_bytes.p95,
-        "payload_bytes_max": figures.payload_bytes.max,
-        "top1_drop": figures.top1_drop,
-        "drop_of": figures.drop_of,
-    }
-
-
-def row(report: Report, trial: Trial) -> dict[str, object]:
-    """A trial: what it came to, or why it did not run."""
-    result = report.results.get(trial)
-    known = {} if result is None else {key: value for key, value in asdict(result).items() if key != "trial"}
-    return {"name": trial.name, **asdict(trial), "status": report.status(trial), **known}
-
-
-def line_of(result: Result) -> str:
-    """About a trial, for people."""
-    figures = result.figures
-    return (
-        f"{result.trial.name}: {figures.payload_bytes.mean:,.0f} bytes, {figures.top1_drop:.1f} points of "
-        f"{figures.drop_of} lost, {result.seconds:.0f} s"
-    )
-
-
-def nothing_kept(report: Report) -> str:
-    """What to do where no trial is within the bound."""
-    figures = figures_of(report.results)
-    losses = [(figures[trial].top1_drop, trial.name) for trial in nearest(report.trials, figures).values()]
-    if not losses:
-        return "no trial was finished; give more minutes"
-    drop, name = min(losses)
-    return (
-        f"no trial is within {report.search.max_drop:g} points; {name} is nearest with {drop:.1f}: give --max-drop "
-        f"{math.ceil(drop * 10) / 10:g}, more channels, or more photos and epochs"
-    )
-
-
-Say = Callable[[str], None]
-"""Called with a line about each trial that is finished."""
-
-
-def sweep(
-    config: SweepConfig, search: Search, out: str | Path, engine: Engine, *, say: Say = lambda line: None
-) -> Report:
-    """Runs what is not finished yet, in the folder `out`, and writes the ladder and candidates.json there.
-
-    InputError: a model, a cut or a unit that can't be, a folder of another sweep, or as `train`. BundleError: a kept
-    trial can't be exported.
-    """
-    folder = SweepFolder(out)
-    fingerprint, trials = find_trials(config, search)
-    handle = folder.claim(config, fingerprint)
-    try:
-        state = State(config, search, trials, folder, folder.results(trials))
-        run(state, engine, say)
-        report = summarise(state)
-        folder.write(folder.candidates, report.to_json())
-        return report
-    finally:
-        os.close(handle)
-
-
-@dataclass
-class State:
-    """Where a sweep is."""
-
-    config: SweepConfig
-    search: Search
-    trials: tuple[Trial, ...]
-    folder: SweepFolder
-    results: dict[Trial, Result]
-    prepared: set[str] = field(default_factory=set)  # cuts whose features are on disk
-    running: list[Job] = field(default_factory=list)
-
-    def job(self, trial: Trial, *, features: bool) -> Job:
-        """For an engine, whose workers may be in other folders than this process."""
-        evaluate = os.path.abspath(self.config.evaluate) if self.config.evaluate else ""
-        config = replace(self.config, data=tuple(map(os.path.abspath, self.config.data)), evaluate=evaluate)
-        return Job(config, trial, os.path.abspath(self.folder.path), self.search.threads, features)
-
-
-def run(state: State, engine: Engine, say: Say) -> None:
-    """All that is needed, or all that there is time for."""
-    ends = time.monotonic() + 60 * state.search.minutes
-    while True:
-        while len(state.running) < engine.slots and time.monotonic() < ends:
-            job = next_job(state)
-            if job is None:
-                break
-            state.running.append(job)
-            engine.start(job)
-        if not state.running:
-            return
-        job, result = engine.wait()
-        state.running.remove(job)
-        if result is None:
-            state.prepared.add(job.trial.cut)
-            continue
-        state.folder.save(result)
-        state.results[result.trial] = result
-        state.folder.forget_runs(beaten(figures_of(state.results)))
-        say(line_of(result))
-
-
-def next_job(state: State) -> Job | None:
-    """What to start now; None: nothing, until something is finished or for good.
-
-    A cut's features come before its trials, and another cut's features before a trial that one that is running may
-    rule out.
-    """
-    search, figures = state.search, figures_of(state.results)
-    waiting = open_trials(state.trials, figures, search.max_drop, everything=search.everything)
-    trials = {job.trial for job in state.running if not job.features}
-    preparing = {job.trial.cut for job in state.running if job.features}
-    trial = next_trial([each for each in waiting if each.cut in state.prepared], trials)
-    unprepared = [each for each in waiting if each.cut not in state.prepared and each.cut not in preparing]
-    if unprepared and (trial is None or trial.cut in {each.cut for each in trials}):
-        return state.job(unprepared[0], features=True)
-    return None if trial is None else state.job(trial, features=False)
-
-
-def summarise(state: State) -> Report:
-    """What is kept goes into the ladder."""
-    search, figures = state.search, figures_of(state.results)
-    best = kept(state.trials, figures, search.max_drop)
-    skipped = {}
-    for trial in state.trials:
-        why = ruled_out(trial, figures, search.max_drop)
-        if trial not in state.results and not search.everything and why is not None:
-            skipped[trial] = why
-    state.folder.forget_runs(skipped)  # one of them may have been running when the last time ended
-    ladder = export(best, search.weights, state.folder) if best else None
-    return Report(state.config, search, state.trials, state.results, best, skipped, ladder)
-
-
-def export(best: Mapping[str, Trial], weights: str, folder: SweepFolder) -> Ladder:
-    """The ladder of these trials. What is in it already is not exported again."""
-    there = Ladder.load(folder.ladder) if (folder.ladder / LADDER).is_file() else None
-    rungs: Sequence[Bundle] = () if there is None else there.rungs
-    bundles = [exported(trial, weights, folder, rungs) for trial in best.values()]
-    if there is None or {rung.id for rung in rungs} != {bundle.id for bundle in bundles}:
-        there = write_ladder(folder.ladder, bundles)
-    for trial in best.values():
-        shutil.rmtree(folder.bundle(trial), ignore_errors=True)
-    return there
-
-
-def exported(trial: Trial, weights: str, folder: SweepFolder, rungs: Sequence[Bundle]) -> Bundle:
-    """A trial's bundle: one of `rungs`, or made now."""
-    told = {"trial": trial.name, "weights": weights}
-    for rung in rungs:
-        if told.items() <= rung.manifest.extra.items():
-            return rung
-    bundle, _ = export_run(folder.run(trial), folder.bundle(trial), weights=weights, extra=told)
-    return bundle

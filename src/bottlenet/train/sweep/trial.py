@@ -1,4 +1,4 @@
-"""One trial of a sweep: the features of its cut, its training, and what it is worth on photos that it never saw.
+"""One trial of a sweep: the features of its cut, its training, and its figures on photos that it was not trained on.
 
 data --held_out--> photos to train on -> features of random crops -> train  -> unit and tail
 `-------> photos to measure  -> features of centre crops -----------> Figures
@@ -19,20 +19,20 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from bottlenet.errors import InputError
-from bottlenet.net.build import UnitConfig, check_patch, codec_of, insert
+from bottlenet.net.build import check_patch, codec_of, insert
 from bottlenet.net.cut import split
 from bottlenet.net.model import BottleNet
-from bottlenet.net.models import Classifier, load_model
+from bottlenet.net.models import Classifier, fingerprint, load_model
 from bottlenet.net.unit import UnitSpec
 from bottlenet.photos.crops import is_held_out
 from bottlenet.photos.folders import Photo, choose, known_labels, list_photos
 from bottlenet.records import percent, sizes
 from bottlenet.task import needs_one_label
 from bottlenet.train.config import TrainConfig
-from bottlenet.train.features import FeatureCache, fill, fingerprint, frozen_network, open_cache, read
+from bottlenet.train.features import FeatureCache, fill_cache, frozen_network, open_cache, read_features
 from bottlenet.train.objective import distillation
 from bottlenet.train.runs import CHECKPOINT, load_averaged, saved_position
-from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder
+from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder, check_photos
 from bottlenet.train.sweep.grid import Figures, Trial
 from bottlenet.train.train import AstrayError, forward, train
 from bottlenet.wire.mosaic import Mosaic
@@ -40,12 +40,15 @@ from bottlenet.wire.mosaic import Mosaic
 log = logging.getLogger(__name__)
 
 ENOUGH_LABELS = 100  # photos with a label: with fewer, top-1 is known to ten points, and agreement is better
-FEWEST_MEASURED = 20
 BATCH = 64
 
 
 def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, ...]]:
-    """The network's fingerprint, and all trials. InputError: an unknown model or cut, or a unit that can't be there."""
+    """List the network's fingerprint, and all trials.
+
+    InputError: too few photos, an unknown model or cut, or a unit that can't be there.
+    """
+    check_photos(config)
     classifier = load_model(config.model)
     needs_one_label(classifier.task, "`bottlenet sweep`")
     grids = {}
@@ -62,7 +65,7 @@ def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, 
 
 
 def check_trial(config: SweepConfig, trial: Trial, grid: tuple[int, int, int]) -> None:
-    """InputError: no such unit for features whose grid is (C, H, W), or no such codec for its latent."""
+    """Raise InputError for no such unit for features whose grid is (C, H, W), or no such codec for its latent."""
     c, height, width = grid
     try:
         spec = UnitSpec(c, trial.channels, trial.stride, (height, width))
@@ -70,28 +73,21 @@ def check_trial(config: SweepConfig, trial: Trial, grid: tuple[int, int, int]) -
     except InputError as error:
         raise InputError(f"trial {trial.name}: {error}") from error
     if config.codec != "entropy":  # whose tables are made later
-        codec_of(unit_config(config, trial), Mosaic(*spec.latent_shape))
-
-
-def unit_config(config: SweepConfig, trial: Trial) -> UnitConfig:
-    """What `insert` is told."""
-    quality = UnitConfig.quality if config.codec == "entropy" else trial.quality
-    return UnitConfig(trial.cut, config.unit, trial.channels, trial.stride, config.codec, quality)
+        codec_of(config.codec, trial.quality, Mosaic(*spec.latent_shape))
 
 
 def train_config(config: SweepConfig, trial: Trial, folder: SweepFolder) -> TrainConfig:
-    """What `train` is told. InputError: numbers that can't be."""
-    unit = unit_config(config, trial)
+    """Translate to the options of `train`. InputError: numbers that can't be."""
     return TrainConfig(
         model=config.model,
         data=config.data,
         out=str(folder.run(trial)),
-        cut=unit.cut,
-        unit=unit.unit,
-        channels=unit.channels,
-        stride=unit.stride,
-        codec=unit.codec,
-        quality=unit.quality,
+        cut=trial.cut,
+        unit=config.unit,
+        channels=trial.channels,
+        stride=trial.stride,
+        codec=config.codec,
+        quality=-1 if config.codec == "entropy" else trial.quality,
         target_bytes=float(trial.quality) if config.codec == "entropy" else 0.0,
         epochs=config.epochs,
         crops=config.crops,
@@ -112,46 +108,50 @@ def prepare(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: Pr
 
     InputError: as `train`, or too few photos to measure on.
     """
-    told = train_config(config, trial, folder)
+    training = train_config(config, trial, folder)
     classifier = load_model(config.model)
-    cache = open_cache(told, classifier, insert(classifier, **told.unit_numbers()))
+    cache = open_cache(training, classifier, insert(classifier, **training.unit_numbers()))
     centres = list(centre_caches(config, classifier, cache))
     for each in (cache, *centres):
-        each.remove_parts()  # of a sweep that was killed; nobody else is at this cut
-    frozen = lru_cache(partial(frozen_network, classifier, told.frozen_to, cache.sizes[1]))
+        each.remove_unfinished()  # of a sweep that was killed; nobody else is at this cut
+    frozen = lru_cache(partial(frozen_network, classifier, training.frozen_to, cache.sizes[1]))
     for crop_set in range(min(config.crops, config.epochs)):
-        fill(cache, crop_set, told, progress, frozen)
+        fill_cache(cache, crop_set, training, progress, frozen)
     for centre in centres:
-        fill(centre, 0, told, progress, frozen)
+        fill_cache(centre, 0, training, progress, frozen)
 
 
 def run_trial(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: Progress) -> Result:
     """Train, or go on training, and measure. InputError: as `prepare`."""
-    started = time.process_time()
-    told = train_config(config, trial, folder)
-    net, steps = trained(told, progress)
+    since = time.process_time()
+    training = train_config(config, trial, folder)
+    net, steps = train_or_fall_back(training, progress)
     classifier = load_model(config.model)
-    caches = list(centre_caches(config, classifier, open_cache(told, classifier, net)))
+    caches = list(centre_caches(config, classifier, open_cache(training, classifier, net)))
     for centre in caches:
-        fill(centre, 0, told, progress)
-    figures = [measure(net, centre) for centre in caches]
-    return Result(trial, figures[0], figures[1] if config.evaluate else None, steps, time.process_time() - started)
+        fill_cache(centre, 0, training, progress)
+    figures = [figures_on(net, centre) for centre in caches]
+    return Result(trial, figures[0], figures[1] if config.evaluate else None, steps, time.process_time() - since)
 
 
-def trained(told: TrainConfig, progress: Progress) -> tuple[BottleNet, int]:
-    """The network, and its steps. One that went astray is taken from before, so that it is measured as all others."""
-    run = Path(told.out)
+def train_or_fall_back(training: TrainConfig, progress: Progress) -> tuple[BottleNet, int]:
+    """Train, and return the network and its steps. One that went astray is taken from before, so that it is measured as
+    all others.
+    """
+    run = Path(training.out)
     try:
-        return train(told, progress), saved_position(run).steps
+        return train(training, progress), saved_position(run).steps
     except AstrayError as error:
-        log.warning("%s: %s", told.out, error)
-    net = insert(load_model(told.model), **told.unit_numbers())
+        log.warning("%s: %s", training.out, error)
+    net = insert(load_model(training.model), **training.unit_numbers())
     steps = load_averaged(run, net) if (run / CHECKPOINT).exists() else 0
     return net.eval(), steps
 
 
 def centre_caches(config: SweepConfig, classifier: Classifier, cache: FeatureCache) -> Iterator[FeatureCache]:
-    """Centre crops of the photos to measure on, and of those of `config.evaluate`, at the cut of `cache`."""
+    """Open the caches of centre crops of the photos to measure on, and of those of `config.evaluate`, at the cut of
+    `cache`.
+    """
     for photos in (held_out_photos(config, classifier), evaluation_photos(config, classifier)):
         if photos:
             yield FeatureCache(
@@ -167,34 +167,26 @@ def centre_caches(config: SweepConfig, classifier: Classifier, cache: FeatureCac
 
 
 def held_out_photos(config: SweepConfig, classifier: Classifier) -> Sequence[Photo]:
-    """Of all folders, each once, those that no trial is trained on; `config.measured` of them at most.
-
-    InputError: fewer than 20.
-    """
+    """List those of all folders, each once, that no trial is trained on; `config.measured` of them at most."""
     known: dict[Path, Photo] = {}
     for data in config.data:
         for photo in known_labels(list_photos(data), data, len(classifier.labels), config.model):
             if known.get(photo.path) is None or photo.label is not None:  # one folder may know what another doesn't
                 known[photo.path] = photo
     held_out = [photo for photo in known.values() if is_held_out(photo, config.held_out)]
-    if len(held_out) < FEWEST_MEASURED:
-        raise InputError(
-            f"{', '.join(config.data)}: {len(held_out)} of {len(known)} photos are held out, too few to measure on; "
-            f"give more photos, or a smaller held_out than {config.held_out}"
-        )
     return choose(held_out, config.measured)
 
 
 def evaluation_photos(config: SweepConfig, classifier: Classifier) -> Sequence[Photo]:
-    """Those of `config.evaluate`; none where that is empty."""
+    """List those of `config.evaluate`; none where that is empty."""
     if not config.evaluate:
         return ()
     return known_labels(list_photos(config.evaluate), config.evaluate, len(classifier.labels), config.model)
 
 
 @torch.no_grad()
-def measure(net: BottleNet, cache: FeatureCache) -> Figures:
-    """`net` on the centre crops in `cache`, with its real codec, beside the uncut network on the same crops.
+def figures_on(net: BottleNet, cache: FeatureCache) -> Figures:
+    """Measure `net` on the centre crops in `cache`, with its real codec, beside the uncut network on the same crops.
 
     Payloads of the entropy codec are estimated, as its tables are made when it is exported.
     """
@@ -202,7 +194,7 @@ def measure(net: BottleNet, cache: FeatureCache) -> Figures:
     labels = np.array([-1 if (label := cache.photos[i].label) is None else label for i in positions])
     answers, uncut, lengths, distilled = [], [], [], 0.0
     for start in range(0, len(positions), BATCH):
-        features, scores = read(cache, 0, positions[start : start + BATCH])
+        features, scores = read_features(cache, 0, positions[start : start + BATCH])
         output = forward(net, features, None)
         assert output.payload_bytes is not None
         answers.append(output.scores.argmax(1).numpy())
@@ -210,10 +202,10 @@ def measure(net: BottleNet, cache: FeatureCache) -> Figures:
         lengths.append(output.payload_bytes.ceil().long().numpy())
         distilled += distillation(output.scores, scores).sum().item()
     found = (np.concatenate(each) for each in (answers, uncut, lengths))
-    return summarise(labels, *found, distilled=distilled / len(positions))
+    return figures_from(labels, *found, distilled=distilled / len(positions))
 
 
-def summarise(
+def figures_from(
     labels: NDArray[np.int64],
     answers: NDArray[np.int64],
     uncut: NDArray[np.int64],
@@ -221,7 +213,7 @@ def summarise(
     *,
     distilled: float,
 ) -> Figures:
-    """All (N,); a label of -1 is not known. The drop is in top-1 where enough photos have labels."""
+    """Summarise arrays of (N,); a label of -1 is not known. The drop is in top-1 where enough photos have labels."""
     known = labels >= 0
     agreement = percent(answers == uncut)
     assert agreement is not None
