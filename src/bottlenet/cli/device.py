@@ -144,53 +144,59 @@ def send(
     spool: Annotated[
         str,
         typer.Option(
-            "--spool", metavar="DIR", help="What waits, and the answers, are kept here; see [bold]bottlenet spool[/]."
+            "--spool", metavar="DIR", help="Folder for waiting photos and answers; see [bold]bottlenet spool[/]."
         ),
     ],
     photo: Annotated[
-        list[str] | None, typer.Argument(help="Photos and folders of them. Without any: what waits in the spool.")
+        list[str] | None,
+        typer.Argument(help="Photos and folders of photos; without any, those that wait in the spool."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="One folder: also send what comes into it, until SIGTERM.")
+        bool, typer.Option("--watch", help="Also send the photos that arrive in the one folder, until SIGTERM.")
     ] = False,
     bundle: BundleOption = "demo",
     fallback: Fallback = None,
     budget: Budget = None,
     partition: Annotated[
         str | None,
-        typer.Option("--partition", metavar="auto", help="Move between edge-only, the bundle's cuts and cloud-only."),
+        typer.Option("--partition", metavar="auto", help="Switch between edge-only, the bundle's cuts and cloud-only."),
     ] = None,
     profile: Annotated[
-        str | None, typer.Option("--profile", metavar="FILE", help="For auto: what bottlenet profile measured here.")
+        str | None,
+        typer.Option("--profile", metavar="FILE", help="For auto: a profile that bottlenet profile measured here."),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option("--max-drop", metavar="POINTS", help="For auto: of top-1 that may be lost.")
+        float | None, typer.Option("--max-drop", metavar="POINTS", help="For auto: most points of top-1 to lose.")
     ] = None,
-    in_flight: Annotated[int, typer.Option("--in-flight", help="Photos on the way at once; one with auto.")] = 8,
-    spool_bytes: Annotated[
-        int, typer.Option("--spool-bytes", help="The most that waiting photos may take of the disk.")
-    ] = 2**26,
+    in_flight: Annotated[int, typer.Option("--in-flight", help="Most photos in flight; one with auto.")] = 8,
+    spool_bytes: Annotated[int, typer.Option("--spool-bytes", help="Most bytes of the disk for waiting photos.")] = 2
+    ** 26,
     when_full: Annotated[
         str,
-        typer.Option("--when-full", metavar="refuse|drop-oldest|drop-newest", help="What goes if that is not enough."),
+        typer.Option(
+            "--when-full", metavar="refuse|drop-oldest|drop-newest", help="What to do with a photo that does not fit."
+        ),
     ] = "refuse",
     deadline: Annotated[
         float | None,
-        typer.Option("--deadline", help="Seconds without success to give up after: 60, or never with --watch."),
+        typer.Option(
+            "--deadline",
+            help="Give up after so many seconds without success. Default: 60; never with --watch or --fallback.",
+        ),
     ] = None,
     timeout: Timeout = 10.0,
     token_file: TokenFile = None,
     ca: CaFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON a photo.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each photo.")] = False,
 ) -> None:
-    r"""Have photos classified, however bad the link: none is lost.
+    r"""Classify photos over any link, however bad, and lose none.
 
-    Each is encoded once, and waits on disk until its answer is there. A line a
-    photo, as it is answered. Run it again, after a power cut for example: what
-    has an answer is not sent again.
+    Encodes each photo once, and keeps it on disk until its answer is there.
+    Prints a line for each answer. Run it again, after a power cut for example:
+    a photo that has an answer is not sent again.
 
-    Exit codes: 0, all are answered, or there was none in the folders; 1, some
-    still wait; 2, some can't be answered, or could not be read.
+    Exit codes: 0, all are answered, or the folders have no photos; 1, some
+    still wait; 2, some can't be answered or read.
 
     Examples:
       bottlenet send cat.jpg dog.jpg --spool spool --to ws://127.0.0.1:8000

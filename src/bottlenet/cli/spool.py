@@ -1,4 +1,4 @@
-"""What is in a spool: listed, exported, tried again, forgotten."""
+"""`bottlenet spool`: list, export, send again or forget the photos of a spool."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ BATCH = 100
 
 
 def spool(
-    folder: Annotated[str, typer.Argument(help="What [bold]bottlenet send[/] had as --spool.")],
-    action: Annotated[str, typer.Argument(metavar="[list|export|requeue|forget]", help="What to do.")] = LIST,
+    folder: Annotated[str, typer.Argument(help="Folder that [bold]bottlenet send[/] had as --spool.")],
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="list, export, requeue or forget.")] = LIST,
     photo: Annotated[list[str] | None, typer.Argument(help="Only these photos, and those in these folders.")] = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="Where export writes.")] = None,
-    gone: Annotated[bool, typer.Option("--gone", help="Only photos whose file is no longer there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON a photo.")] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for export to write to.")
+    ] = None,
+    gone: Annotated[bool, typer.Option("--gone", help="Only photos whose file is gone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each photo.")] = False,
 ) -> None:
-    """See what waits in a spool and what was answered, and act on it.
+    """List the photos of a spool, export their frames, send them again, or forget them.
 
-    list     every photo: waiting, answered, or why it failed
-    export   write the frames of those that wait or were refused, each a file that a server takes by POST
-    requeue  have refused photos sent again by the next [bold]bottlenet send[/]
-    forget   remove answers and failures; a photo that is still there is then sent again
+    list     show each photo: waiting, answered, or why it failed
+    export   write frames that wait or were refused, for a POST to a server
+    requeue  let the next [bold]bottlenet send[/] send refused photos again
+    forget   remove answers and failures; photos still there are sent again
 
     list and export can run while photos are sent, requeue and forget can't.
 
