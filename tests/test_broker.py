@@ -132,7 +132,7 @@ def test_without_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "paho", None)
     with pytest.raises(MissingExtraError, match=r'^mqtt:// needs an optional part: pip install "\.\[mqtt\]" in'):
         Edge(bundle, "mqtt://x")
-    monkeypatch.setitem(arguments.EXTRAS, "mqtt", ("no_such_package",))
+    monkeypatch.setitem(arguments.PACKAGES, "mqtt", ("no_such_package",))
     with pytest.raises(MissingExtraError, match=r'^bottlenet serve --mqtt needs .*"\.\[mqtt\]" in'):
         arguments.require("serve --mqtt", "mqtt")
 
