@@ -83,7 +83,7 @@ def figures() -> str:
     """Everything else that is claimed, with the command that makes it again."""
     loop, overhead = load("codec_in_loop"), load("encode_overhead")
     memory, naive, padding = load("memory"), load("naive_aware"), load("tile_padding")
-    page = load("page")
+    page, rate = load("page"), load("server_rate")
     rows = [
         [
             "share of a training step that the codec takes, batch 64",
@@ -92,6 +92,16 @@ def figures() -> str:
         ],
         *rate_figures(),
         ["head, codec and frame relative to the head", f"{overhead['results']['ratio']:.3f}", overhead["command"]],
+        [
+            "decoding relative to the tail, one payload / batches of 8",
+            f"{overhead['results']['decode_share']:.3f} / {overhead['results']['decode_of_8_share']:.3f}",
+            overhead["command"],
+        ],
+        [
+            "photos/s of a server relative to a loop of its tail / to a server with the codec in numpy",
+            " / ".join(f"{row['share']:.2f}" for row in rate["results"]["rows"]),
+            rate["command"],
+        ],
         *([what, value, memory["command"]] for what, value in memory_rows(memory["results"])),
         [
             f"gain of aware over naive training at JPEG quality {naive['results']['config']['quality']}",
