@@ -30,7 +30,6 @@ __all__ = ["run_fixture"]
 
 SLOW = Link("slow", 400e3, 0.05)
 FAST = Link("fast", 1e9, 0.0)
-LATE = 1.5  # a busy machine makes things late
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
 
@@ -89,7 +88,7 @@ class TestWorkbench:
         partition = workbench.partitions[2]
         plain = min(workbench.work(partition, paths[0], 0).device_s for _ in range(5))
         slow = min(workbench.work(partition, paths[0], 0, 20.0).device_s for _ in range(5))
-        assert 10 * plain < slow < 400 * plain * LATE
+        assert 10 * plain < slow < 400 * plain
 
     def test_energy_is_of_computing_and_not_of_sleeping(self, bundle: Bundle, paths: list[Path]) -> None:
         workbench = Workbench([bundle], meter=open_meter("model"))
@@ -166,9 +165,7 @@ class TestRows:
         for row in rows.values():
             if row.kind != "edge-only":
                 most = SLOW.uplink_bps / 8 / row.socket_bytes
-                assert (
-                    0.03 * most < row.photos_per_s < 1.15 * most
-                )  # no more than it carries; a busy machine gives less
+                assert 0.03 * most < row.photos_per_s < 1.15 * most  # a busy machine gives less, and no more than this
                 assert row.photos_per_s > 1.5e3 / row.latency_ms  # several were under way
 
     def test_bytes_are_those_on_the_socket(self, rows: dict, workbench: Workbench, paths: list[Path]) -> None:
