@@ -165,7 +165,8 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
             sync_folder(fresh)
             bundle = Bundle.load(fresh)
     except OSError as error:
-        raise BundleError(f"bundle {target}: can't be written: {error.strerror}; give another path") from error
+        place = f"{error.filename}: " if error.filename else ""  # a full disk names no file
+        raise BundleError(f"bundle {target} can't be written: {place}{error.strerror}; give another path") from error
     return dataclasses.replace(bundle, path=target)
 
 

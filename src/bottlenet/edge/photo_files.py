@@ -16,7 +16,7 @@ from pathlib import Path
 from bottlenet.edge.prediction import UNREADABLE, UNUSABLE, Failed, Photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import read_at_most
-from bottlenet.photo import MAX_FILE_BYTES, is_photo_name, name_of, open_source
+from bottlenet.photo import MAX_FILE_BYTES, is_photo_name, is_system_name, name_of, open_source
 
 SETTLED_S = 2.0  # a file that has been the same for so long is whole
 REST = 50  # a look at every file takes a fiftieth of the time at most
@@ -138,14 +138,16 @@ class Folder:
             yield from (entry for entry in entries if is_photo_name(entry.name) and not is_folder(entry))
 
     def _list(self, folder: str, known: bool) -> list[os.DirEntry[str]]:
-        """Sort what is in a folder, but hidden names. Nothing if it can't be listed, or was, under another name."""
+        """Sort what is in a folder, but for system names. Nothing if it can't be listed, or was, under another name."""
         try:
             status = os.stat(folder)
             identity = status.st_dev, status.st_ino
             if identity in self._identities and not known:
                 return []
             with os.scandir(folder) as found:
-                entries = sorted((entry for entry in found if entry.name[0] != "."), key=lambda entry: entry.name)
+                entries = sorted(
+                    (entry for entry in found if not is_system_name(entry.name)), key=lambda entry: entry.name
+                )
         except OSError as error:
             self._folders.pop(folder, None)
             if not isinstance(error, FileNotFoundError) or folder == self._path:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bottlenet.errors import InputError
-from bottlenet.wire.codecs import CODECS
 
 NOT_NEGATIVE = (
     "lr",
@@ -85,6 +84,8 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0  # between checkpoints
 
     def __post_init__(self) -> None:
+        from bottlenet.wire.codecs import CODECS  # which needs numpy, and --help does not
+
         if self.codec not in CODECS:
             raise InputError(f"there is no codec {self.codec!r:.60}; choose one of {', '.join(CODECS)}")
         if self.quality == -1:
