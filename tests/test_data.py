@@ -124,7 +124,7 @@ class TestWhatCounts:
     def test_the_device_sends_the_same(self, tmp_path: Path) -> None:
         for name in ("1.jpg", "2.gif", "3.AVIF", "4.txt", ".5.jpg"):
             (tmp_path / name).write_bytes(b"x")
-        assert list(Folder(tmp_path).photos()) == [photo.path for photo in list_photos(tmp_path)]
+        assert list(Folder(tmp_path).photos()) == [str(photo.path) for photo in list_photos(tmp_path)]
 
 
 class TestLabelsCsv:

@@ -22,11 +22,8 @@ from typing import Any
 
 from bottlenet.errors import InputError
 from bottlenet.files import lock_file, read_bounded, write_whole
-from bottlenet.photos.crops import is_held_out
-from bottlenet.photos.folders import list_photos
 from bottlenet.records import Count, Positive, convert, parse_versioned, record
 from bottlenet.train.sweep.grid import Figures, Trial, grid
-from bottlenet.wire.codecs import CODECS
 
 UNITS = ("paper", "residual")
 WEIGHTS = ("float32", "int8")
@@ -59,6 +56,8 @@ class SweepConfig:
     seed: int = 0  # of crops, order and weights
 
     def __post_init__(self) -> None:
+        from bottlenet.wire.codecs import CODECS  # which needs numpy, and --help does not
+
         if not self.data:
             raise InputError("no folder of photos; give one at least")
         if self.codec not in CODECS:
@@ -72,6 +71,9 @@ class SweepConfig:
 
 def check_photos(config: SweepConfig) -> None:
     """Raise InputError for too few photos to train or to measure on: before torch is imported, and the model loaded."""
+    from bottlenet.photos.crops import is_held_out
+    from bottlenet.photos.folders import list_photos
+
     photos = {photo.path: photo for data in config.data for photo in list_photos(data)}
     held_out = sum(is_held_out(photo, config.held_out) for photo in photos.values())
     training = min(len(photos), config.photos) - held_out
