@@ -288,7 +288,7 @@ class TestDisk:
 
         monkeypatch.setattr(bottlenet.bundle, "write_new", full)
         net = insert(classifier(), cut="first", channels=6)
-        with pytest.raises(BundleError, match="can't write it: No space left on device"):
+        with pytest.raises(BundleError, match="can't be written: No space left on device"):
             bottlenet.bundle.write_bundle(tmp_path / "b", export_module.describe(net, net.origin, {}), export_files())
 
 

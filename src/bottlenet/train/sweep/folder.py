@@ -74,6 +74,8 @@ def check_photos(config: SweepConfig) -> None:
     from bottlenet.photos.crops import is_held_out
     from bottlenet.photos.folders import list_photos
 
+    if config.held_out < 2:
+        raise InputError(f"held_out is {config.held_out}; give 2 or more: one photo of so many is not trained on")
     photos = {photo.path: photo for data in config.data for photo in list_photos(data)}
     held_out = sum(is_held_out(photo, config.held_out) for photo in photos.values())
     training = min(len(photos), config.photos) - held_out

@@ -32,7 +32,7 @@ from bottlenet.train.config import TrainConfig
 from bottlenet.train.features import FeatureCache, fill_cache, frozen_network, open_cache, read_features
 from bottlenet.train.objective import distillation
 from bottlenet.train.runs import CHECKPOINT, load_averaged, saved_position
-from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder, check_photos
+from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder
 from bottlenet.train.sweep.grid import Figures, Trial
 from bottlenet.train.train import AstrayError, forward, train
 from bottlenet.wire.mosaic import Mosaic
@@ -46,9 +46,8 @@ BATCH = 64
 def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, ...]]:
     """List the network's fingerprint, and all trials.
 
-    InputError: too few photos, an unknown model or cut, or a unit that can't be there.
+    InputError: an unknown model or cut, or a unit that can't be there.
     """
-    check_photos(config)
     classifier = load_model(config.model)
     needs_one_label(classifier.task, "`bottlenet sweep`")
     grids = {}
