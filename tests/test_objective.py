@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,3 +64,45 @@ def test_a_step_pays_for_bytes(embedded):
 def test_budgets_start_plentiful():
     assert budget_factor(0) == 4
     assert budget_factor(1 / 3) == budget_factor(1) == 1
+
+
+@pytest.fixture
+def mixed(config):
+    told = replace(config, whole_share=0.5)
+    return Embedded(insert(classifier(), **told.unit_numbers()), told, Position(lmbda=told.first_lmbda))
+
+
+def test_a_share_of_the_photos_keeps_all_bytes(mixed, embedded):
+    whole = mixed.places(4000).isinf()
+    assert whole.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert not embedded.places(4000).isinf().any()
+
+
+def test_whole_payloads_have_a_height_of_their_own_and_the_least_slope(mixed):
+    places = torch.cat((torch.from_numpy(mixed.centres).float(), torch.tensor([math.inf])))
+    for _ in range(400):
+        mixed.update_curve(places, torch.cat((1 / places[:-1], torch.tensor([0.01]))))
+    height, slope = mixed.height_and_slope(places)
+    assert height[-1].item() == pytest.approx(0.01, rel=1e-2)
+    assert slope[-1].item() == pytest.approx(0.15 * 0.01, rel=1e-2)
+    assert height[:-1].tolist() == pytest.approx((1 / mixed.centres).tolist(), rel=0.1)
+
+
+def test_a_step_with_whole_payloads(mixed):
+    features, uncut = torch.randn(16, 12, 16, 16), torch.randn(16, 4)
+    step = mixed.step(features, uncut, [None] * 16, share=1.0)
+    whole = mixed.places(16).isinf()
+    assert step.payload_bytes[whole].min() > 0
+    step.loss.backward()
+    assert torch.isfinite(mixed.net.reduction.linear.weight.grad).all()
+
+
+def test_a_run_that_starts_from_weights_starts_with_its_own_budgets(config):
+    features, uncut = torch.randn(8, 12, 16, 16), torch.randn(8, 4)
+    sizes = []
+    for begun in ("", "elsewhere"):
+        torch.manual_seed(0)
+        told = replace(config, start=begun, largest_bytes=60.0)
+        objective = Embedded(insert(classifier(), **told.unit_numbers()), told, Position(lmbda=told.first_lmbda))
+        sizes.append(objective.step(10 * features, uncut, [None] * 8, share=0.0).payload_bytes.max().item())
+    assert sizes[1] <= 60 < sizes[0]

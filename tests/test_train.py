@@ -24,7 +24,7 @@ from bottlenet.train.objective import (
     relative_error,
     scores_error,
 )
-from bottlenet.train.runs import CHECKPOINT, export_run, read_config, read_tensors
+from bottlenet.train.runs import CHECKPOINT, check_run, export_run, read_config, read_tensors
 from bottlenet.train.train import AstrayError, train
 from small import classifier, config_of, save_photos
 
@@ -240,6 +240,34 @@ def test_a_tail_may_have_features_of_the_size_that_it_learned_at(embedded, base,
 
 
 @pytest.mark.slow
+def test_a_run_starts_from_the_averaged_weights_of_another(embedded, tmp_path):
+    there = {name: tensor for name, tensor in read_tensors(Path(embedded.out))[0].items() if "average." in name}
+    start = shutil.copytree(embedded.out, tmp_path / "start")
+    config = replace(embedded, out=str(tmp_path / "run"), start=str(start), lr=1e-12, tail_lr=0.0, epochs=1)
+    run(config)
+    shutil.rmtree(start)
+    run(config)  # goes on from its own checkpoint
+    tensors, _ = read_tensors(Path(config.out))
+    name = "average.reduction.reduction.linear.weight"
+    assert torch.allclose(tensors[name], there[name])
+
+
+def test_an_anchor_keeps_layers_near_their_published_weights(embedded, tmp_path):
+    own, far = classifier().module.state_dict()["first.conv.weight"], []
+    for anchor in (0.0, 1e3):
+        config = replace(embedded, out=str(tmp_path / f"{anchor}"), tail_lr=1e-3, anchor=anchor, epochs=1)
+        run(config)
+        tensors, _ = read_tensors(Path(config.out))
+        far.append((tensors["net.reduction.learned.first.conv.weight"] - own).norm().item())
+    assert 0 < far[1] < 0.5 * far[0]
+
+
+def test_whole_payloads_are_reported_where_some_are_not_cut(embedded, tmp_path):
+    config = replace(embedded, out=str(tmp_path / "run"), whole_share=0.3, epochs=1)
+    run(config)
+    assert ["budget" in row for row in held_out(config)[-1]][-2:] == [True, False]
+
+
 def test_a_fixed_rate_comes_down_to_its_target(embedded, tmp_path):
     sizes = []
     for target in (1000.0, 5.0):
@@ -266,6 +294,15 @@ def test_a_head_learns_from_a_cut_before_the_cut(embedded, tmp_path, learn_from)
 def test_a_folder_belongs_to_one_run(trained):
     with pytest.raises(InputError, match="channels 6, not 3"):
         run(replace(trained, channels=3))
+
+
+def test_a_run_from_before_an_option_has_its_default(trained, tmp_path):
+    later = ("start", "anchor", "whole_share")
+    values = json.loads(Path(trained.out, "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({name: values[name] for name in values if name not in later}))
+    check_run(tmp_path, read_config(Path(trained.out)))
+    with pytest.raises(InputError, match="anchor 0.0, not 1.0"):
+        check_run(tmp_path, replace(read_config(Path(trained.out)), anchor=1.0))
 
 
 def test_a_folder_with_something_else_is_left_alone(base, tmp_path):
@@ -311,6 +348,9 @@ def test_a_checkpoint_of_another_network(trained, tmp_path):
         ({"codec": "entropy", "naive": True, "target_bytes": 0.0}, "leave it out"),
         ({"blend": 1.5}, "a share from 0 to 1"),
         ({"scores_weight": 1.0}, "cut at random"),
+        ({"whole_share": 0.1}, "cut at random"),
+        ({"whole_share": 1.5}, "a share from 0 to 1"),
+        ({"anchor": -1.0}, "anchor is -1.0"),
         ({"kernels": True}, "give learn_from"),
         ({"adversarial": 1.0}, "give no_cache"),
         ({"codec": "entropy", "target_bytes": 0.0, "smallest_bytes": 2000.0}, "smallest_bytes"),

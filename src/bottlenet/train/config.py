@@ -12,6 +12,7 @@ from bottlenet.errors import InputError
 NOT_NEGATIVE = (
     "lr",
     "tail_lr",
+    "anchor",
     "target_bytes",
     "amplitude",
     "blend",
@@ -21,6 +22,7 @@ NOT_NEGATIVE = (
     "lmbda",
     "smallest_bytes",
     "largest_bytes",
+    "whole_share",
     "label_weight",
     "scores_weight",
     "feature_weight",
@@ -55,6 +57,7 @@ class TrainConfig:
     codec: str = "jpeg"  # jpeg | webp | deflate | raw | entropy
     quality: int = -1  # of jpeg and webp; level of deflate; -1: 50, or 9 of deflate, 0 of raw
     naive: bool = False  # train without the codec in the loop
+    start: str = ""  # folder of another run, whose averaged weights this one starts from; empty: principal components
     epochs: int = 8  # passes over the photos
     crops: int = 8  # sets of random crops that the passes take in turn
     blend: float = 0.5  # share of the crops that are mixed with another
@@ -62,11 +65,13 @@ class TrainConfig:
     accumulate: int = 1  # parts that a process computes its share of a step in, one after the other, to save memory
     lr: float = 4e-4  # peak learning rate of the unit
     tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0, or maps or boxes: none do
+    anchor: float = 0.0  # pull of those layers to their published weights; a step takes lr * anchor of the distance
     kernels: bool = False  # the depthwise kernels of the head's end learn too; what looks at space is in them
     target_bytes: float = 0.0  # mean payload to steer for (codec jpeg or entropy); 0: none
     lmbda: float = 0.0  # weight of a byte in the loss, where the steering starts; 0: the codec's usual
     smallest_bytes: float = 40.0  # codec entropy: payloads are cut to random sizes from this one
     largest_bytes: float = 1200.0  # to this one; with target_bytes, or with 0 here, they are not cut
+    whole_share: float = 0.0  # payloads cut at random: share of the photos whose payloads are not cut, 0 to 1
     amplitude: float = 0.0  # standard deviation of a residual unit's first component at the start; 0: the codec's usual
     components: bool = False  # a paper's unit starts near principal components too, not from random weights
     label_weight: float = 0.0  # weight of cross-entropy on labelled photos
@@ -111,6 +116,10 @@ class TrainConfig:
             raise InputError(f"blend is {self.blend}; give a share from 0 to 1")
         if self.adversarial and not self.no_cache:
             raise InputError(f"adversarial is {self.adversarial:g}, and an adversary needs photos: give no_cache, too")
+        if self.whole_share > 1:
+            raise InputError(f"whole_share is {self.whole_share}; give a share from 0 to 1")
+        if self.whole_share and not self.embedded:
+            raise InputError("whole_share is for payloads cut at random: give codec entropy and largest_bytes")
         if self.scores_weight and not self.embedded:
             raise InputError("scores_weight is for payloads cut at random: give codec entropy and largest_bytes")
         if self.kernels and not self.learn_from:

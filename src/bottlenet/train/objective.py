@@ -182,7 +182,8 @@ CURVE_DECAY = 0.98  # of a bin's mean, when a new value comes
 
 class Embedded:
     """Payloads cut to budgets between `smallest_bytes` and `largest_bytes`, uniform in their logarithm; four times as
-    much at the start, falling over the first third: what never gets through can't learn to be worth it.
+    much at the start, falling over the first third: what never gets through can't learn to be worth it. A run that
+    starts from another's weights has its own budgets from the first step. `whole_share` of the photos keep all bytes.
 
     A byte costs what it brings: the slope of distillation over bytes, at that photo's budget, on a curve through the
     last few hundred steps. With less, the latent would grow beyond what any budget holds; with more, shrink below it.
@@ -197,9 +198,14 @@ class Embedded:
         self.centres = self.low + (np.arange(BINS) + 0.5) * (self.high - self.low) / BINS
 
     def places(self, count: int) -> Tensor:
-        """Draw the logarithms of the budgets of this step's `count` photos, (count,) on the CPU."""
+        """Draw the logarithms of the budgets of this step's `count` photos, (count,) on the CPU; infinite for all
+        bytes.
+        """
         self.random.manual_seed(self.at.steps)  # so that a run that was stopped goes on as it would have
-        return self.low + (self.high - self.low) * torch.rand(count, generator=self.random)
+        places = self.low + (self.high - self.low) * torch.rand(count, generator=self.random)
+        if not self.config.whole_share:
+            return places
+        return torch.where(torch.rand(count, generator=self.random) < self.config.whole_share, math.inf, places)
 
     def step(
         self,
@@ -211,13 +217,15 @@ class Embedded:
     ) -> Step:
         whole = self.places(len(features) * batch_slice.count)
         heights, slopes = self.height_and_slope(whole)
+        factor = 1.0 if self.config.start else budget_factor(share)
         budget_bytes, height, slope = (
-            batch_slice.of(each).to(features.device) for each in (whole.exp() * budget_factor(share), heights, slopes)
+            batch_slice.of(each).to(features.device) for each in (whole.exp() * factor, heights, slopes)
         )
         output = self.net.forward_within(features, budget_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
         each = target_error(self.task, output, features, uncut)
-        cost = slope / budget_bytes * output.payload_bytes
+        size = output.payload_bytes
+        cost = slope / torch.where(budget_bytes.isinf(), size.detach().clamp_min(1), budget_bytes) * size
         loss = ((each + cost) / height).mean() * heights.mean().item() + labels_loss(self.config, output, labels)
         if self.config.scores_weight:
             loss = loss + self.config.scores_weight * scores_error(output.scores, uncut)
@@ -227,10 +235,14 @@ class Embedded:
         self.update_curve(self.places(len(distilled)), distilled)
 
     def update_curve(self, places: Tensor, distilled: Tensor) -> None:
-        """Move the mean of the distillation in each bin of budgets; NaN where there was none yet."""
-        curve = self.at.curve or [math.nan] * BINS
-        numbers = ((places - self.low) / (self.high - self.low) * BINS).long().clamp(0, BINS - 1)
-        for number in range(BINS):
+        """Move the mean of the distillation in each bin of budgets, and in one more of whole payloads where there are
+        some; NaN where there was none yet.
+        """
+        bins = BINS + (self.config.whole_share > 0)
+        curve = self.at.curve or [math.nan] * bins
+        numbers = ((places - self.low) / (self.high - self.low) * BINS).clamp(0, BINS - 1).long()
+        numbers[places.isinf()] = BINS
+        for number in range(bins):
             here = distilled[numbers == number]
             if len(here):
                 mean = here.mean().item()
@@ -241,13 +253,17 @@ class Embedded:
 
     def height_and_slope(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate at log budgets (B,) the distillation, nats, and what e times the bytes would save of it; by a
-        parabola through the curve's logarithm.
+        parabola through the curve's logarithm. Whole payloads (infinite) have a height of their own, and the least
+        slope.
         """
         if not self.at.curve or any(math.isnan(value) for value in self.at.curve):
-            return torch.ones_like(places), self.config.first_lmbda * places.exp()
-        a, b, c = np.polyfit(self.centres, np.log(np.maximum(self.at.curve, 1e-3)), 2)
-        height = torch.exp(a * places**2 + b * places + c)
-        steepness: Tensor = -(2 * a * places + b)  # of log over log
+            return torch.ones_like(places), self.config.first_lmbda * places.clamp(max=self.high).exp()
+        logs = np.log(np.maximum(self.at.curve, 1e-3))
+        a, b, c = np.polyfit(self.centres, logs[:BINS], 2)
+        all_bytes = places.isinf()
+        known = places.masked_fill(all_bytes, self.high)
+        height = torch.exp(a * known**2 + b * known + c).masked_fill(all_bytes, math.exp(logs[-1]))
+        steepness = -(2 * a * known + b).masked_fill(all_bytes, 0.0)  # of log over log
         return height, height * steepness.clamp(0.15, 2)
 
 

@@ -3,14 +3,15 @@
 The head stays as it is, so its features are computed once or in every pass (`features.py`) and the hours go into steps.
 The target is the uncut network's own scores on the same crop, or where its answers are about places its features
 (`objective.py`): no labels are needed. Several processes may train together (`team.py`). A run starts at the principal
-components of its features, as loud as its codec wants them. The loop is in `train`, to be read top to bottom.
+components of its features, as loud as its codec wants them, or at another run's weights. The loop is in `train`, to be
+read top to bottom.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,7 @@ from bottlenet.train.runs import (
     append,
     check_run,
     claim,
+    load_averaged,
     load_checkpoint,
     save_checkpoint,
 )
@@ -91,6 +93,9 @@ def train(
     check_run(run, config)
     if team.is_main and net.origin is not None and not (run / CHECKPOINT).exists():
         check_exportable(net)
+    published = {id(p): p.detach().to(team.device, copy=True) for own in own_layers(net) for p in own.parameters()}
+    if config.start and not (run / CHECKPOINT).exists():  # a run that goes on has its own weights
+        load_averaged(Path(config.start), net)
     add_adversary(net, config.adversarial)
     net.to(team.device)
     source = source_of(config, classifier, net, team, progress)
@@ -99,7 +104,9 @@ def train(
         raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
     with team.main_first():
         claim(run, config)
-    init_unit(net, config, [batch.features for batch in source.reported(components_of(source.train_set, classifier))])
+    if not config.start:
+        sample = components_of(source.train_set, classifier)
+        init_unit(net, config, [batch.features for batch in source.reported(sample)])
     freeze(net, tail=config.tail_lr > 0 and not is_dense(classifier.task), kernels=config.kernels)
     team.agree(net)
     optimizer = build_optimizer(net, config)
@@ -137,6 +144,7 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(averaged.live.values(), 1.0)
             check_finite(config, at.steps + 1, norm.item())  # before it is in the weights
             optimizer.step()
+            pull(optimizer, published, config.anchor)
             averaged.update()
 
             losses, distilled, payload_bytes = team.gathered(measured).T.contiguous()  # one exchange
@@ -293,6 +301,19 @@ def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
 
 
 @torch.no_grad()
+def pull(optimizer: torch.optim.Optimizer, published: Mapping[int, Tensor], anchor: float) -> None:
+    """Move what learns towards its published weights, by `anchor` times its group's learning rate of the way.
+
+    So a network keeps what it knew and no photo of the run asks for. `published` has the weights by the `id` of their
+    parameter. Li et al., "Explicit inductive bias for transfer learning", ICML 2018, have the pull in the loss.
+    """
+    for group in optimizer.param_groups if anchor else ():
+        for p in group["params"]:
+            if id(p) in published:
+                p.lerp_(published[id(p)], min(1.0, anchor * group["lr"]))
+
+
+@torch.no_grad()
 def held_out_report(
     net: BottleNet, source: Source, team: Team, budgets: Sequence[float | None]
 ) -> list[dict[str, float]]:
@@ -331,11 +352,14 @@ def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
 
 
 def reported_budgets(config: TrainConfig) -> Sequence[float | None]:
-    """List those between the smallest and the largest, each twice the one before; whole payloads where none is cut."""
+    """List those between the smallest and the largest, each twice the one before; whole payloads where some are not
+    cut.
+    """
     if not config.embedded:
         return (None,)
     count = int(math.log2(config.largest_bytes / config.smallest_bytes)) + 1
-    return [config.largest_bytes / 2**number for number in reversed(range(count))]
+    cut = [config.largest_bytes / 2**number for number in reversed(range(count))]
+    return [*cut, None] if config.whole_share else cut
 
 
 class Pace:
