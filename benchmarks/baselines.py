@@ -37,7 +37,7 @@ from bottlenet.net.unit import Quantizer
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.objective import WHOLE, Slice, Step, distillation, relative_error, steer
 from bottlenet.train.runs import Position
-from bottlenet.wire.codecs import Deflate
+from bottlenet.wire.codecs import CODECS, Deflate
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import Bins
 
@@ -254,3 +254,6 @@ def quantile(values: Tensor, share: float) -> Tensor:
     """Find the value that `share` of the others lie below."""
     flat = values.flatten()
     return flat.kthvalue(1 + round(share * (len(flat) - 1))).values
+
+
+CODECS[Packed.name] = Packed  # so that a run may name it

@@ -69,7 +69,7 @@ def browser(playwright: Playwright) -> Browser:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Process]:
-    with serving("demo") as process:
+    with serving("demo", "--insecure") as process:  # one test reaches it by another name
         yield process
 
 
