@@ -207,18 +207,6 @@ def parse_versioned(
     return values
 
 
-def check_fields(what: str, values: object, record: type[object], advice: str) -> None:
-    """Raise InputError unless `values` is a dict with exactly the fields of the dataclass `record`."""
-    if not isinstance(values, dict):
-        raise InputError(f"its {what} is {shown(values)}; it must be an object")
-    assert dataclasses.is_dataclass(record)
-    names = {item.name for item in dataclasses.fields(record)}
-    if missing := sorted(names - set(values)):
-        raise InputError(f"its {what} lacks {', '.join(missing)}; {advice}")
-    if unknown := sorted(set(values) - names):
-        raise InputError(f"its {what} has an unknown field {shown(unknown[0])}; {advice}")
-
-
 def check_number(what: str, value: object, low: float, high: float) -> None:
     """Raise InputError unless `value` is a number from `low` to `high`."""
     # NaN is not between anything.
