@@ -107,7 +107,7 @@ def codecs_of(name: str) -> list[Codec]:
     ]
 
 
-CODECS_BY_NAME = {name: codecs_of(name) for name in CODECS}
+CODECS_BY_NAME = {name: codecs_of(name) for name in SETTINGS}
 
 
 def payload(name: str, data: bytes) -> None:
