@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
+from bottlenet.bundle.graph import fault
 from bottlenet.errors import BundleError, InputError
+from bottlenet.files import file_chunks
 from bottlenet.task import Port
 
 # onnxruntime's wheels for Linux report to Microsoft: when it is imported, it writes a device id and a database in the
@@ -57,7 +59,7 @@ def open_session(graph: str | Path | bytes, threads: int = 1, *, name: str | Non
     """Open an ONNX file, or the bytes of one, on the CPU. Messages call it `name`.
 
     `threads` work on one operation; 1 starts no thread at all. InputError: threads below 1. BundleError:
-    onnxruntime can't load the graph.
+    onnxruntime can't load the graph, or it has values in another file.
     """
     if threads < 1:
         raise InputError(f"threads is {threads}; give 1 or more")
@@ -70,14 +72,19 @@ def open_session(graph: str | Path | bytes, threads: int = 1, *, name: str | Non
     options.enable_mem_pattern = False
     # Waiting threads would spin, which costs a device energy and a shared server other people's time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Its other format would be told from ONNX by its first bytes, and `fault` knows nothing of it.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     source = graph if isinstance(graph, bytes) else str(graph)
+    called = name or (source if isinstance(source, str) else "graph")
     try:
-        return InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        why = fault(lambda: [graph] if isinstance(graph, bytes) else file_chunks(Path(graph)))
+        if why is None:
+            return InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen kinds, with no base of their own
-        called = name or ("graph" if isinstance(graph, bytes) else str(graph))
         raise BundleError(
             f"{called}: onnxruntime can't load it ({one_line(error)}); export the bundle again"
         ) from error
+    raise BundleError(f"{called}: {why}")
 
 
 def open_graph(bundle: Bundle, name: str, takes: Port, gives: Port, threads: int = 1) -> InferenceSession:

@@ -10,7 +10,8 @@
 
 Normalisation, rounding and ranges are inside the graphs, so nothing else is needed to run it. Loading verifies the
 SHA-256 of every file, and the id stands for the whole content: device and server that name the same id hold the
-same bundle. A rung of a ladder (`ladder.py`) is a bundle whose graphs are in the ladder's store.
+same bundle. A graph with weights in another file is refused, as no hash would cover them. A rung of a ladder
+(`ladder.py`) is a bundle whose graphs are in the ladder's store.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+from bottlenet.bundle.graph import fault
 from bottlenet.bundle.manifest import (
     FORMAT_VERSION,
     LADDER,
@@ -206,19 +208,24 @@ def store_of(folder: Path) -> Store | None:
 
 
 def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) -> None:
-    """Raise BundleError unless every file is there and has its SHA-256. Sizes are checked before contents."""
+    """Raise BundleError unless every file is there, has its SHA-256, and needs no other. Sizes are checked first."""
     sizes = file_sizes(folder, digests, store)
     if (total := sum(sizes.values())) > MAX_BUNDLE_BYTES:
         raise BundleError(f"bundle {folder}: it has {total} bytes; at most {MAX_BUNDLE_BYTES} are allowed")
     for name, digest in digests.items():
+        chunks = partial(file_chunks, folder / name)
+        if store is not None and name in GRAPHS:
+            chunks = partial(store.chunks, digest)
         hasher = hashlib.sha256()
-        for chunk in store.chunks(digest) if store is not None and name in GRAPHS else file_chunks(folder / name):
+        for chunk in chunks():
             hasher.update(chunk)
         if hasher.hexdigest() != digest:
             raise BundleError(
                 f"bundle {folder}: {name} ({sizes[name]} bytes) is not the file that the manifest names: it was "
                 "truncated or changed; copy the bundle again"
             )
+        if name in GRAPHS and (why := fault(chunks)):
+            raise BundleError(f"bundle {folder}: {name} can't be used: {why}")
 
 
 def file_sizes(folder: Path, digests: Mapping[str, str], store: Store | None) -> dict[str, int]:

@@ -6,8 +6,7 @@
 
 A graph is the stretches of the store that it is made of, one behind the other, so what comes out is, byte for byte,
 what went in: its SHA-256 in the rung's manifest stays right, and so does the bundle's id. onnxruntime gets the bytes.
-References from one ONNX file to another ("external data") would change both, and onnxruntime refuses those that lead
-out of a graph's own folder.
+References from one ONNX file to another ("external data") would change both, and are refused (`graph.py`).
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from bottlenet.bundle.graph import pieces
 from bottlenet.errors import BundleError
 
 STORE = "store.bin"
 MAX_STORE_BYTES = 2**33
 CHUNK_BYTES = 2**20
-SMALLEST_WEIGHT = 128  # bytes; what is smaller stays with what is around it
-# Field numbers on the way from an ONNX file to a weight's bytes: graph, initializer, raw_data (onnx.proto).
-WEIGHT_FIELDS = (7, 5, 9)
-VARINT, EIGHT_BYTES, WITH_LENGTH, FOUR_BYTES = 0, 1, 2, 5  # wire types of protobuf
 
 Stretch: TypeAlias = tuple[int, int]
 """(first byte in the store, how many)."""
@@ -102,55 +98,3 @@ class StoreWriter:
             self.file.write(piece)
             self._places[key] = place
         return self._places[key]
-
-
-def pieces(graph: bytes) -> Iterator[memoryview]:
-    """Cut an ONNX file before and behind each of its weights; leave anything else whole. Joined, the pieces are the
-    file.
-    """
-    whole, done = memoryview(graph), 0
-    try:
-        weights = list(fields(graph, 0, len(graph), WEIGHT_FIELDS))
-    except ValueError:
-        weights = []  # no protobuf: nothing in it that another graph may have
-    for start, end in weights:
-        if end - start >= SMALLEST_WEIGHT:
-            if start > done:
-                yield whole[done:start]
-            yield whole[start:end]
-            done = end
-    if done < len(whole):
-        yield whole[done:]
-
-
-def fields(data: bytes, start: int, end: int, path: Sequence[int]) -> Iterator[Stretch]:
-    """Find the start and end of each field that `path` leads to in a message. ValueError: it is none."""
-    while start < end:
-        key, start = varint(data, start, end)
-        kind = key & 7
-        if kind == VARINT:
-            _, start = varint(data, start, end)
-            continue
-        if kind not in (EIGHT_BYTES, WITH_LENGTH, FOUR_BYTES):
-            raise ValueError(f"wire type {kind}")
-        size = {EIGHT_BYTES: 8, FOUR_BYTES: 4}.get(kind, 0)
-        if kind == WITH_LENGTH:
-            size, start = varint(data, start, end)
-        if size > end - start:
-            raise ValueError("a field that is longer than its message")
-        if kind == WITH_LENGTH and key >> 3 == path[0]:
-            if len(path) == 1:
-                yield start, start + size
-            else:
-                yield from fields(data, start, start + size, path[1:])
-        start += size
-
-
-def varint(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """Read an integer, and return where it ends. ValueError: it does not end."""
-    value = 0
-    for place in range(start, min(start + 10, end)):
-        value |= (data[place] & 127) << (7 * (place - start))
-        if data[place] < 128:
-            return value, place + 1
-    raise ValueError("a number without an end")

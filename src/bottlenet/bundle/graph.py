@@ -1,0 +1,163 @@
+"""ONNX files read without the onnx package: where the weights are, and whether any of them are in another file.
+
+    pieces    the file, cut before and behind each weight
+    fault     what speaks against the file: values in another file ("external data")
+
+A bundle's id hashes the graphs, so what a graph fetches from elsewhere would be in no id: other weights, the same id.
+onnxruntime looks for it in the graph's folder, and for a graph that it gets as bytes in the working directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+SMALLEST_WEIGHT = 128  # bytes; what is smaller stays with what is around it
+VARINT, EIGHT_BYTES, WITH_LENGTH, FOUR_BYTES = 0, 1, 2, 5  # wire types of protobuf
+# Each message of onnx.proto that a tensor can be in: its fields that are messages, and which.
+MESSAGES = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+WEIGHT = ("model", "graph")  # the messages that an initializer is in
+NAME, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 8, 9, 13, 14  # fields of a tensor
+LOCATION = b"location"  # the key by which a tensor names another file: without it there is none
+MAX_DEPTH = 100  # messages in messages, as protobuf has it
+MAX_FIELDS = 2**22  # a network of 5,000 nodes has 200,000
+MAX_NAME_BYTES = 100  # of a tensor, in messages
+
+Span: TypeAlias = tuple[int, int]
+"""(first byte, first byte behind it)."""
+
+
+def pieces(graph: bytes) -> Iterator[memoryview]:
+    """Cut an ONNX file before and behind each of its weights; leave anything else whole. Joined, the pieces are the
+    file.
+    """
+    whole, done, budget = memoryview(graph), 0, iter(range(MAX_FIELDS))
+    try:
+        weights = [
+            span
+            for messages, tensor in tensors(graph, budget)
+            if messages == WEIGHT
+            for number, wire, span in fields(graph, tensor, budget)
+            if (number, wire) == (RAW_DATA, WITH_LENGTH)
+        ]
+    except ValueError:
+        weights = []  # no protobuf: nothing in it that another graph may have
+    for start, end in weights:
+        if end - start >= SMALLEST_WEIGHT:
+            if start > done:
+                yield whole[done:start]
+            yield whole[start:end]
+            done = end
+    if done < len(whole):
+        yield whole[done:]
+
+
+def fault(chunks: Callable[[], Iterable[bytes]]) -> str | None:
+    """Say what speaks against an ONNX file, and what to do; None: nothing. It is read a second time if it names a
+    location.
+    """
+    if not any_has(LOCATION, chunks()):  # the usual, and far quicker than to look through all fields
+        return None
+    try:
+        name = tensor_elsewhere(b"".join(chunks()))
+    except ValueError as error:
+        return f"it is no ONNX file that can be looked through ({error}); export the bundle again"
+    if name is None:
+        return None
+    called = repr(name.decode(errors="replace")) if name else "without a name"
+    return (
+        f"its tensor {called} has its values in another file (external data), which no bundle's id covers; "
+        "put them into the graph: onnx.save(model, path, save_as_external_data=False)"
+    )
+
+
+def any_has(wanted: bytes, chunks: Iterable[bytes]) -> bool:
+    """Look for bytes in a file that comes in chunks, also across two of them."""
+    before = b""
+    for chunk in chunks:
+        both = before + chunk
+        if wanted in both:
+            return True
+        before = both[1 - len(wanted) :]
+    return False
+
+
+def tensor_elsewhere(graph: bytes) -> bytes | None:
+    """Find a tensor whose values are in another file, and return how its name begins. ValueError: as `tensors`."""
+    budget = iter(range(MAX_FIELDS))
+    for _, tensor in tensors(graph, budget):
+        elsewhere, name = False, b""
+        for number, wire, (start, end) in fields(graph, tensor, budget):
+            if number == NAME and wire == WITH_LENGTH:
+                name = graph[start : min(end, start + MAX_NAME_BYTES)]
+            elsewhere |= number == EXTERNAL_DATA or (number == DATA_LOCATION and any(graph[start:end]))
+        if elsewhere:
+            return name
+    return None
+
+
+def tensors(graph: bytes, budget: Iterator[int]) -> Iterator[tuple[tuple[str, ...], Span]]:
+    """Find all tensors of an ONNX file, also in attributes, functions, and graphs in graphs: the messages that each is
+    in, and where it is. ValueError: it is no ONNX, nested too deep, or has too many fields.
+    """
+    messages: tuple[str, ...] = ("model",)
+    waiting = [fields(graph, (0, len(graph)), budget)]
+    while waiting:
+        field = next(waiting[-1], None)
+        if field is None:
+            messages = messages[:-1]
+            waiting.pop()
+            continue
+        number, wire, span = field
+        inner = MESSAGES[messages[-1]].get(number) if wire == WITH_LENGTH else None
+        if inner == "tensor":
+            yield messages, span
+        elif inner is not None:
+            if len(messages) == MAX_DEPTH:
+                raise ValueError(f"more than {MAX_DEPTH} messages in one another")
+            messages = (*messages, inner)
+            waiting.append(fields(graph, span, budget))
+
+
+def fields(data: bytes, message: Span, budget: Iterator[int]) -> Iterator[tuple[int, int, Span]]:
+    """Read the fields of a message: number, wire type, and where the value is. ValueError: it is none, or `budget`,
+    from which each takes one, is used up.
+    """
+    place, end = message
+    while place < end:
+        if next(budget, None) is None:
+            raise ValueError(f"more than {MAX_FIELDS} fields")
+        key, place = varint(data, place, end)
+        if key >= 2**32:  # protobuf would drop what is above
+            raise ValueError(f"a field {key >> 3}")
+        number, wire = key >> 3, key & 7
+        if wire == VARINT:
+            size = varint(data, place, end)[1] - place
+        elif wire == WITH_LENGTH:
+            size, place = varint(data, place, end)
+        elif wire in (EIGHT_BYTES, FOUR_BYTES):
+            size = 8 if wire == EIGHT_BYTES else 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        if size > end - place:
+            raise ValueError("a field that is longer than its message")
+        yield number, wire, (place, place + size)
+        place += size
+
+
+def varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """Read an integer, and return where it ends. ValueError: it does not end."""
+    value = 0
+    for place in range(start, min(start + 10, end)):
+        value |= (data[place] & 127) << (7 * (place - start))
+        if data[place] < 128:
+            return value, place + 1
+    raise ValueError("a number without an end")
