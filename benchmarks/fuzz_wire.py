@@ -18,7 +18,7 @@ from bottlenet.cloud.decoder import Photos
 from bottlenet.errors import BottleNetError, WireError
 from bottlenet.wire import compiled
 from bottlenet.wire.answer import Answer, Box, Boxes, Classes, ClassMap, busy_bytes, parse_answer, refusal_bytes
-from bottlenet.wire.codecs import CODECS, Codec, make_codec
+from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.frame import (
     HEADER_BYTES,
     NETWORK_INPUT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import socket
 import string
@@ -107,6 +108,8 @@ class TestAddress:
     def test_options_of_the_server(self, tmp_path: Path) -> None:
         assert Mqtt().broker() is None
         (tmp_path / "two lines").write_text("a\nb\n")
+        (tmp_path / "empty").touch()
+        os.mkfifo(tmp_path / "pipe")  # opened as a file is, it would wait for a writer
         for options, says in (
             (Mqtt(mqtt_ca="x"), "give --mqtt mqtt://USER@HOST"),
             (Mqtt(mqtt="x:1883"), "no broker's address"),
@@ -115,7 +118,12 @@ class TestAddress:
                 "can't read the password: No such file",
             ),
             (Mqtt(mqtt="mqtt://me@x", mqtt_password=str(tmp_path / "two lines")), "holds no password; one line of"),
-            (Mqtt(mqtt="mqtt://x", mqtt_password="/dev/null"), "holds no password"),
+            (Mqtt(mqtt="mqtt://me@x", mqtt_password=str(tmp_path / "empty")), "holds no password"),
+            (Mqtt(mqtt="mqtt://me@x", mqtt_password="/dev/null"), "can't read the password: it is not a file"),
+            (
+                Mqtt(mqtt="mqtt://me@x", mqtt_password=str(tmp_path / "pipe")),
+                "can't read the password: it is not a file",
+            ),
             (Mqtt(mqtt="mqtt://x", mqtt_group="a/b"), "group is 'a/b'; give 1 to 64"),
             (Mqtt(mqtt="mqtts://x", mqtt_ca="/dev/null"), "can't use the certificates in /dev/null"),
         ):
@@ -211,6 +219,67 @@ FOES: list[tuple[tuple[bytes, ...], bool, str]] = [
     ((CONNACK, SUBACK, HUGE), False, "closed the connection"),
     ((CONNACK, SUBACK, b"\xe0\x02\x8b\x00"), False, r"closed the connection \(Server shutting down\)"),
 ]
+
+
+class TestDeadlines:
+    """What a server waits for at a broker has a time as a whole, as at a device: test_client.py."""
+
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bottlenet.cloud.mqtt.CONNECT_S", 0.5)
+
+    def test_a_tls_handshake_that_trickles(self, caplog: pytest.LogCaptureFixture) -> None:
+        ended = threading.Event()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def run() -> None:
+                sock, _ = listener.accept()
+                with sock, contextlib.suppress(OSError):
+                    for byte in b"\x16\x03\x03\x3f\xff" + bytes(2000):
+                        sock.sendall(bytes([byte]))
+                        if ended.wait(0.05):
+                            break
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            broker = broker_at(f"mqtts://127.0.0.1:{listener.getsockname()[1]}")
+            try:
+                with caplog.at_level(logging.WARNING):
+                    asyncio.run(asyncio.wait_for(check_broker(broker), 30))
+            finally:
+                ended.set()
+                thread.join(30)
+        assert "it took too long" in caplog.text
+
+    def test_a_name_server_that_does_not_answer(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answered = threading.Event()
+
+        def getaddrinfo(*arguments: object, **options: object) -> list:
+            answered.wait(20)
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", getaddrinfo)
+            asyncio.run(asyncio.wait_for(check_broker(broker_at("mqtt://host")), 10))
+        answered.set()
+        assert "the name server does not answer" in caplog.text
+
+    def test_an_address_that_is_dead(
+        self, listen: Callable[..., str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next one is tried a quarter of a second later, and not when all the time is over."""
+        live = int(listen(NOT_ALLOWED).rpartition(":")[2])
+        nowhere = ("2001:db8::1", 80, 0, 0)  # for documentation (RFC 3849)
+
+        def getaddrinfo(*arguments: object, **options: object) -> list:
+            found = [(socket.AF_INET6, nowhere), (socket.AF_INET, ("127.0.0.1", live))]
+            return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        with pytest.raises(InputError, match="takes no connection"):
+            asyncio.run(check_broker(broker_at("mqtt://host")))
 
 
 class TestFoes:

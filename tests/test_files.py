@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from bottlenet.bundle import Bundle
-from bottlenet.files import CHUNK_BYTES, read_at_most
+from bottlenet.errors import InputError
+from bottlenet.files import CHUNK_BYTES, read_at_most, read_regular
+from bottlenet.secret import BEARER
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
@@ -39,3 +43,35 @@ def test_a_limit_is_not_set_aside(tmp_path: Path) -> None:
 def test_a_small_bundle_takes_little(bundle: Bundle) -> None:
     """Found by fuzzing: loading it set aside 16 MiB for labels, and 64 for tables."""
     assert peak_bytes_of(lambda: Bundle.load(bundle.path)) < 2**22
+
+
+class TestRegular:
+    """A file that may be replaced at any time: what takes its place must not hold the program."""
+
+    def test_a_file_and_a_link_to_it(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"four")
+        (tmp_path / "link").symlink_to("file")  # as Kubernetes lays out secrets
+        for name in ("file", "link"):
+            assert read_regular(tmp_path / name, 4) == b"four"
+            with pytest.raises(InputError, match="it is too large: more than 3 bytes"):
+                read_regular(tmp_path / name, 3)
+
+    def test_anything_else(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        writer = os.open(tmp_path / "pipe", os.O_RDWR)  # one that writes nothing
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "socket"))
+        try:
+            for path in (tmp_path / "pipe", tmp_path / "socket", tmp_path, Path("/dev/zero")):
+                with pytest.raises((InputError, OSError)):
+                    read_regular(path, 100)
+                with pytest.raises(InputError, match="can't read the token: .*; give a text file"):
+                    BEARER.read(path)
+        finally:
+            listener.close()
+            os.close(writer)
+
+    def test_a_pipe_that_nobody_writes_to(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(InputError, match="can't read the token: it is not a file"):
+            BEARER.read(tmp_path / "pipe")

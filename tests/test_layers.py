@@ -44,6 +44,7 @@ ROOM_OF = {
     "photo": "bundle",
     "runtime": "bundle",
     "secret": "bundle",
+    "dial": "bundle",
     "broker": "bundle",
     "task": "bundle",
     "__main__": "cli",

@@ -130,7 +130,7 @@ def test_one_that_is_taken_away_while_the_file_cannot_be_read(path: Path, monkey
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "read_at_most", fails)
+        patch.setattr(module, "read_regular", fails)
         assert tokens.allows(f"Bearer {ONE}".encode())
     assert not tokens.allows(f"Bearer {ONE}".encode())
 

@@ -7,9 +7,12 @@ Needs bottlenet[mqtt]. MQTT 5: shared subscriptions, and reasons when something 
 
 from __future__ import annotations
 
+import selectors
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
@@ -17,6 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from bottlenet.dial import connect_host, seconds_until, without_scope
 from bottlenet.errors import LinkError
 from bottlenet.wire.mqtt import GROUP, PORTS, check_broker_url, check_name
 
@@ -79,9 +83,9 @@ class BoundedClient(Client):
         self.username_pw_set(broker.user, None if broker.password is None else broker.password())
 
     def dial(self, timeout_s: float, keepalive_s: int, receive_maximum: int | None = None) -> None:
-        """Connect, and ask to be let in; whether one is shows later.
+        """Connect within `timeout_s`, TLS included, and ask to be let in; whether one is shows later.
 
-        `receive_maximum` is how many frames may come that were not acknowledged. OSError: nobody is there.
+        `receive_maximum` is how many frames may come that were not acknowledged. OSError: nobody is there, or too slow.
         """
         properties = properties_of(PacketTypes.CONNECT, MaximumPacketSize=self._max_packet_bytes)
         if receive_maximum is not None:
@@ -89,11 +93,42 @@ class BoundedClient(Client):
         self.connect_timeout = timeout_s
         self.connect(self._broker.host, self._broker.port, keepalive_s, properties=properties)
 
+    def _create_socket(self) -> socket.socket:
+        # Its own has a time for each read of a TLS handshake, which bytes that trickle in start again.
+        broker, deadline = self._broker, monotonic() + self.connect_timeout
+        sock = connect_host(broker.host, broker.port, socket.socket, deadline)
+        try:
+            return sock if broker.tls is None else shake_hands(sock, broker.tls, broker.host, deadline)
+        except BaseException:
+            sock.close()
+            raise
+
     def _sock_recv(self, bufsize: int) -> bytes:
         # It asks for a packet as a whole, so nothing of a larger one is read.
         if bufsize > self._max_packet_bytes:
             raise ConnectionError(f"a packet of {bufsize} bytes; {self._max_packet_bytes} were allowed")
         return super()._sock_recv(bufsize)
+
+
+def shake_hands(sock: socket.socket, tls: ssl.SSLContext, host: str, deadline: float) -> ssl.SSLSocket:
+    """Start TLS as a client, on a socket that does not block, until `deadline`. OSError: it can't, or is too slow."""
+    secure = tls.wrap_socket(sock, server_hostname=without_scope(host), do_handshake_on_connect=False)
+    try:
+        with selectors.DefaultSelector() as waiting:
+            while True:
+                try:
+                    secure.do_handshake()
+                    return secure
+                except ssl.SSLWantReadError:
+                    event = selectors.EVENT_READ
+                except ssl.SSLWantWriteError:
+                    event = selectors.EVENT_WRITE
+                waiting.register(secure, event)
+                waiting.select(seconds_until(deadline))
+                waiting.unregister(secure)
+    except BaseException:
+        secure.close()
+        raise
 
 
 def properties_of(packet: int, **values: int) -> Properties:

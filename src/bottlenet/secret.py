@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bottlenet.errors import InputError
+from bottlenet.files import read_regular
 from bottlenet.wire.frame import TOKEN, TOKEN_CHARACTERS
 
 MAX_FILE_BYTES = 4096
@@ -23,10 +24,10 @@ class Secret:
     def read(self, path: str | Path) -> str:
         """Read the one secret that is alone in a file. InputError: can't be read."""
         try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_FILE_BYTES)
-        except OSError as error:
-            raise InputError(f"{path}: can't read the {self.what}: {error.strerror}; give a text file") from error
+            data = read_regular(path, MAX_FILE_BYTES)
+        except (OSError, InputError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"{path}: can't read the {self.what}: {why}; give a text file") from error
         return self.check(data.decode("latin-1").strip(), str(path))
 
     def check(self, value: str, where: str) -> str:

@@ -18,9 +18,7 @@ import hashlib
 import hmac
 import ipaddress
 import logging
-import os
 import ssl
-import stat
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +26,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bottlenet.errors import InputError
-from bottlenet.files import read_at_most
+from bottlenet.files import read_regular
 from bottlenet.secret import PASSWORD
 from bottlenet.wire.frame import (
     DEFAULT_MAX_PAYLOAD_BYTES,
@@ -225,17 +223,12 @@ class Tokens:
             log.info("%d tokens read", len(digests))
 
     def _read(self) -> bytes:
-        """Read the file. InputError: it can't be read, is too large, or no file: a pipe could block for ever."""
+        """Read the file. InputError: it can't be read, is too large, or no file."""
         try:
-            with open(self._path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise InputError(f"can't read the tokens in {self._path}: it is not a file; give a text file")
-                content = read_at_most(file, MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise InputError(f"can't read the tokens in {self._path}: {error.strerror}; give a text file") from error
-        if len(content) > MAX_FILE_BYTES:
-            raise InputError(f"{self._path} is too large; {MAX_TOKENS} tokens and {MAX_FILE_BYTES} bytes are allowed")
-        return content
+            return read_regular(self._path, MAX_FILE_BYTES)
+        except (OSError, InputError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"can't read the tokens in {self._path}: {reason}; give a text file") from error
 
     def _parse(self, content: bytes) -> tuple[bytes, ...]:
         """Hash each token. InputError: the file holds other things, which the message never shows."""

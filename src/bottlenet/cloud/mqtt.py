@@ -84,8 +84,6 @@ class BrokerConnection:
         self._pinging: asyncio.Task[None] | None = None
         packet_bytes = HEADER_BYTES + MAX_MESSAGE_BYTES
         client = BoundedClient(broker, f"bottlenet-server-{secrets.token_hex(4)}", packet_bytes, manual_ack=True)
-        if broker.tls is not None:
-            client.tls_set_context(broker.tls)
         client.on_connect = lambda _client, _data, _flags, code, _properties: self._settle(0, [code])
         client.on_subscribe = lambda _client, _data, mid, codes, _properties: self._settle(mid, codes)
         client.on_unsubscribe = lambda _client, _data, mid, codes, _properties: self._settle(mid, codes)

@@ -1,6 +1,6 @@
-"""Sockets that count their bytes, and open within a deadline: whichever address of a host answers first, and TLS.
+"""Sockets that count their bytes, and open within a deadline, TLS included.
 
-    open_socket: resolve -> connect_first -> CountingSocket, or TlsSocket -> start_tls
+    open_socket: connect_host -> CountingSocket, or TlsSocket -> start_tls
 
 Counting is below WebSocket and TLS, so framing and encryption are in the numbers; the headers of TCP/IP are not.
 """
@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import math
 import os
-import queue
-import selectors
 import socket
 import ssl
 import struct
 import threading
-from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
+
+from bottlenet.dial import connect_host, seconds_until, without_scope
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 RECEIVE_BYTES = 65536
-STAGGER_S = 0.25  # after which the next address of a host is tried, too (RFC 8305)
 
 
 def open_socket(host: str, port: int, timeout_s: float, tls: ssl.SSLContext | None = None) -> CountingSocket:
@@ -35,12 +32,11 @@ def open_socket(host: str, port: int, timeout_s: float, tls: ssl.SSLContext | No
     OSError: nothing there, or too slow.
     """
     deadline = monotonic() + timeout_s
-    host = host.replace("%25", "%")  # before a scope, as RFC 6874 has it
-    sock = connect_first(resolve(host, port, deadline), CountingSocket if tls is None else TlsSocket, deadline)
+    sock = connect_host(host, port, CountingSocket if tls is None else TlsSocket, deadline)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if isinstance(sock, TlsSocket) and tls is not None:
-            sock.start_tls(tls, host.partition("%")[0], deadline)
+            sock.start_tls(tls, without_scope(host), deadline)
         sock.settimeout(None)
         sock.limit_sending(timeout_s)
     except BaseException:
@@ -175,75 +171,6 @@ class TlsSocket(CountingSocket):
     def _flush(self) -> None:
         if self._outgoing.pending:
             super().sendall(self._outgoing.read())
-
-
-def resolve(host: str, port: int, deadline: float) -> list[Any]:
-    """Look up a host's addresses, as `socket.getaddrinfo` gives them. OSError: none, or too slow."""
-    found: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
-
-    def look_up() -> None:
-        try:
-            found.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-        except (OSError, ValueError) as error:
-            found.put(error)
-
-    # The system's own call has no timeout: a thread that a dead name server holds up is left behind.
-    threading.Thread(target=look_up, name="bottlenet-resolve", daemon=True).start()
-    try:
-        addresses = found.get(timeout=seconds_until(deadline))
-    except queue.Empty:
-        raise TimeoutError("the name server does not answer") from None
-    if isinstance(addresses, Exception):
-        raise addresses
-    return addresses
-
-
-def connect_first(addresses: list[Any], kind: type[CountingSocket], deadline: float) -> CountingSocket:
-    """Connect to whichever address answers first (RFC 8305), so that a dead one costs a quarter of a second.
-
-    Kinds of addresses, IPv6 and IPv4, take turns; each starts 250 ms after the one before, or when that has failed.
-    OSError: the last failure where all fail.
-    """
-    families = dict.fromkeys(address[0] for address in addresses)
-    turns = itertools.zip_longest(*([each for each in addresses if each[0] == family] for family in families))
-    waiting = deque(address for turn in turns for address in turn if address is not None)
-    failure = OSError("the host has no address")
-    next_s = -math.inf  # when another may start
-    opened: list[CountingSocket] = []
-    try:
-        with selectors.DefaultSelector() as racing:
-            while waiting or racing.get_map():
-                if waiting and (not racing.get_map() or monotonic() >= next_s):
-                    family, type_, protocol, _, address = waiting.popleft()
-                    next_s = monotonic() + STAGGER_S
-                    try:
-                        opened.append(sock := kind(family, type_, protocol))
-                        sock.setblocking(False)
-                        with contextlib.suppress(BlockingIOError):
-                            sock.connect(address)
-                        racing.register(sock, selectors.EVENT_WRITE, sock)
-                    except OSError as error:  # no such kind of address here, no route, no file handle left
-                        failure = error
-                    continue
-                left_s = seconds_until(deadline)
-                for key, _ in racing.select(min(left_s, max(0.0, next_s - monotonic())) if waiting else left_s):
-                    racing.unregister(key.data)
-                    if (code := key.data.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) == 0:
-                        opened.remove(key.data)
-                        return cast(CountingSocket, key.data)
-                    failure = OSError(code, os.strerror(code))
-        raise failure
-    finally:
-        for sock in opened:
-            sock.close()
-
-
-def seconds_until(deadline: float) -> float:
-    """Return what is left, above 0. TimeoutError: nothing is."""
-    left_s = deadline - monotonic()
-    if left_s <= 0:
-        raise TimeoutError("it took too long")
-    return left_s
 
 
 def reason(error: Exception) -> str:
