@@ -10,7 +10,7 @@ import pytest
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.files import CHUNK_BYTES, read_at_most, read_regular
+from bottlenet.files import CHUNK_BYTES, read_at_most, read_bounded
 from bottlenet.secret import BEARER
 
 
@@ -52,9 +52,9 @@ class TestRegular:
         (tmp_path / "file").write_bytes(b"four")
         (tmp_path / "link").symlink_to("file")  # as Kubernetes lays out secrets
         for name in ("file", "link"):
-            assert read_regular(tmp_path / name, 4) == b"four"
-            with pytest.raises(InputError, match="it is too large: more than 3 bytes"):
-                read_regular(tmp_path / name, 3)
+            assert read_bounded(tmp_path / name, 4) == b"four"
+            with pytest.raises(InputError, match="larger than the 3 bytes"):
+                read_bounded(tmp_path / name, 3)
 
     def test_anything_else(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
@@ -64,7 +64,7 @@ class TestRegular:
         try:
             for path in (tmp_path / "pipe", tmp_path / "socket", tmp_path, Path("/dev/zero")):
                 with pytest.raises((InputError, OSError)):
-                    read_regular(path, 100)
+                    read_bounded(path, 100)
                 with pytest.raises(InputError, match="can't read the token: .*; give a text file"):
                     BEARER.read(path)
         finally:

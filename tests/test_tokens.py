@@ -57,7 +57,7 @@ def test_who_gets_in(path: Path, header: str, good: bool) -> None:
         (b"good-enough-to-be-one\nshort\n", "line 2 of .* is no token"),
         (b"secret secret secret secret", "line 1"),
         (b"\xff" * 20, "is no list of tokens"),
-        (b"#" * 2**21, "too large"),
+        (b"#" * 2**21, "larger than the 1048576 bytes"),
         (b"".join(b"token-number-%06d\n" % number for number in range(10_001)), "too large"),
     ],
 )
@@ -130,7 +130,7 @@ def test_one_that_is_taken_away_while_the_file_cannot_be_read(path: Path, monkey
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "read_regular", fails)
+        patch.setattr(module, "read_bounded", fails)
         assert tokens.allows(f"Bearer {ONE}".encode())
     assert not tokens.allows(f"Bearer {ONE}".encode())
 

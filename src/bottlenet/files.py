@@ -61,25 +61,16 @@ def read_at_most(file: BinaryIO, limit: int) -> bytes:
     return bytes(data)
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
-    """Read a whole file. InputError: it is larger than `limit` bytes. OSError: it can't be read."""
-    with open(path, "rb") as file:
-        data = read_at_most(file, limit + 1)
-    if len(data) > limit:
-        raise InputError(f"it is larger than the {limit} bytes that are allowed")
-    return data
-
-
-def read_regular(path: str | Path, limit: int) -> bytes:
-    """Read a whole file that may be replaced at any time. InputError: it is none, such as a pipe, which could block for
-    ever; or it is larger than `limit` bytes. OSError: it can't be read.
+def read_bounded(path: str | Path, limit: int) -> bytes:
+    """Read a whole file. InputError: it is none, such as a pipe, which could block for ever; or it has more than
+    `limit` bytes. OSError: it can't be read.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InputError("it is not a file")
         data = read_at_most(file, limit + 1)
     if len(data) > limit:
-        raise InputError(f"it is too large: more than {limit} bytes")
+        raise InputError(f"it is larger than the {limit} bytes that are allowed")
     return data
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bottlenet.errors import InputError
-from bottlenet.files import read_regular
+from bottlenet.files import read_bounded
 from bottlenet.wire.frame import TOKEN, TOKEN_CHARACTERS
 
 MAX_FILE_BYTES = 4096
@@ -24,7 +24,7 @@ class Secret:
     def read(self, path: str | Path) -> str:
         """Read the one secret that is alone in a file. InputError: can't be read."""
         try:
-            data = read_regular(path, MAX_FILE_BYTES)
+            data = read_bounded(path, MAX_FILE_BYTES)
         except (OSError, InputError) as error:
             why = getattr(error, "strerror", None) or error
             raise InputError(f"{path}: can't read the {self.what}: {why}; give a text file") from error

@@ -36,7 +36,7 @@ from bottlenet.bundle.manifest import (
 )
 from bottlenet.bundle.store import STORE, Store
 from bottlenet.errors import BundleError, FrameError, InputError
-from bottlenet.files import file_chunks, read_at_most, replacing, sync_folder, write_new
+from bottlenet.files import file_chunks, read_bounded, replacing, sync_folder, write_new
 from bottlenet.records import check_text
 from bottlenet.wire.codecs import CODES, Codec, make_codec
 from bottlenet.wire.mosaic import Mosaic
@@ -268,15 +268,6 @@ def read_tables(folder: Path, manifest: Manifest) -> Tables | None:
     except (BundleError, InputError) as error:
         raise BundleError(f"bundle {folder}: {TABLES} can't be used: {error}") from error
     return tables
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """Read a file. BundleError: it is larger than `limit` bytes."""
-    with open(path, "rb") as file:
-        data = read_at_most(file, limit + 1)
-    if len(data) > limit:
-        raise BundleError(f"bundle {path.parent}: {path.name} is larger than the {limit} bytes that are allowed")
-    return data
 
 
 def check_replaceable(target: Path) -> None:

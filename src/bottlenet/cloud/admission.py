@@ -26,7 +26,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bottlenet.errors import InputError
-from bottlenet.files import read_regular
+from bottlenet.files import read_bounded
 from bottlenet.secret import PASSWORD
 from bottlenet.wire.frame import (
     DEFAULT_MAX_PAYLOAD_BYTES,
@@ -225,7 +225,7 @@ class Tokens:
     def _read(self) -> bytes:
         """Read the file. InputError: it can't be read, is too large, or no file."""
         try:
-            return read_regular(self._path, MAX_FILE_BYTES)
+            return read_bounded(self._path, MAX_FILE_BYTES)
         except (OSError, InputError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"can't read the tokens in {self._path}: {reason}; give a text file") from error
