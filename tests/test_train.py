@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
@@ -16,6 +17,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.measure.evaluate import evaluate
 from bottlenet.net.models import fingerprint
+from bottlenet.runtime import Head
 from bottlenet.train.objective import (
     cross_entropy,
     distillation,
@@ -250,6 +252,63 @@ def test_a_run_starts_from_the_averaged_weights_of_another(embedded, tmp_path):
     tensors, _ = read_tensors(Path(config.out))
     name = "average.reduction.reduction.linear.weight"
     assert torch.allclose(tensors[name], there[name])
+
+
+@pytest.fixture(scope="module")
+def with_exit(embedded, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exit") / "run"
+    config = replace(embedded, out=str(out), exit=True, learn_to="second", tail_size=32, held_out=3, epochs=2)
+    run(config)
+    return config
+
+
+def test_the_exit_learns_up_to_its_last_layer_and_what_is_published_stays(with_exit):
+    own, (tensors, _) = classifier().module.state_dict(), read_tensors(Path(with_exit.out))
+    assert not torch.equal(tensors["net.exit.second.conv.weight"], own["second.conv.weight"])
+    assert not torch.equal(tensors["net.tail.learned.second.conv.weight"], own["second.conv.weight"])
+    for name in ("net.exit.classifier.weight", "net.tail.published.classifier.weight"):
+        assert torch.equal(tensors[name], own["classifier.weight"])
+
+
+def test_the_bundle_of_a_run_with_an_exit_has_its_bound(with_exit, base, tmp_path):
+    bundle, fidelity = export_run(with_exit.out, tmp_path / "bundle", weights="int8", mean_bytes=50)
+    own = Bundle.load(bundle.path).manifest
+    assert own.exit.features == (12, 12, 12)
+    assert (own.format_version, json.loads(own.to_json())["exit"]["sure"]) == (3, own.exit.sure)
+    assert 0 < own.exit.sure < 1
+    assert own.exit.flops_share < own.head_flops_share
+    assert fidelity.symbols_equal >= 0.999
+    assert fidelity.rounded_exit_agreement > 0.8
+    head = Head(bundle)
+    scores, features = head.look(np.zeros((2, 24, 24, 3), np.uint8))
+    assert (scores.shape, features.shape) == ((2, 4), (2, 12, 12, 12))
+    assert np.array_equal(head.symbols(features), head(np.zeros((2, 24, 24, 3), np.uint8)))
+    assert evaluate(bundle, base.data[0], limit=20).payload_bytes.max <= 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"learn_to": "first"}, "learn_to must be a cut behind first"),
+        ({"exit_without": "third"}, "exit_without names 'third', and small has no such block"),
+        ({"exit_without": "stem"}, "without stem the network can't be cut"),
+        ({"exit": False, "exit_without": "second"}, "exit_without says what an exit leaves out: give exit, too"),
+    ],
+)
+def test_refused_parts_of_the_network(embedded, tmp_path, changes, what):
+    with pytest.raises(InputError, match=what):
+        run(replace(embedded, out=str(tmp_path / "run"), **{"exit": True, **changes}))
+
+
+@pytest.mark.parametrize(("mean_bytes", "what"), [(101, "mean_bytes is 101; give 0 to 100"), (-1, "give 0 to 100")])
+def test_refused_mean_bytes(with_exit, tmp_path, mean_bytes, what):
+    with pytest.raises(InputError, match=what):
+        export_run(with_exit.out, tmp_path / "bundle", mean_bytes=mean_bytes)
+
+
+def test_mean_bytes_are_for_an_exit(embedded, tmp_path):
+    with pytest.raises(InputError, match="train with exit"):
+        export_run(embedded.out, tmp_path / "bundle", mean_bytes=50)
 
 
 def test_an_anchor_keeps_layers_near_their_published_weights(embedded, tmp_path):

@@ -72,13 +72,14 @@ def parse(
     data: bytes,
     what: str,
     *,
-    version: int,
+    version: int | tuple[int, ...],
     advice: str,
     marks: tuple[str, ...] = ("format_version",),
     max_bytes: int = 2**24,
     only: bool = False,
 ) -> T:
-    """Read a JSON document as a record of this `kind` and format `version`. The fields `marks` identify the document.
+    """Read a JSON document as a record of this `kind` and format `version`, or one of several. The fields `marks`
+    identify the document.
 
     With `only` it may have other fields, which are ignored.
 
@@ -185,7 +186,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 def parse_versioned(
-    data: bytes, what: str, version: int, advice: str, *, marks: tuple[str, ...] = ("format_version",)
+    data: bytes, what: str, version: int | tuple[int, ...], advice: str, *, marks: tuple[str, ...] = ("format_version",)
 ) -> dict[str, object]:
     """Parse a JSON object of that format version, which is recognised by its fields `marks`.
 
@@ -199,10 +200,11 @@ def parse_versioned(
         raise InputError(f"it has no {' and '.join(marks)}, so it is no {what} of BottleNet")
     # The version comes first: what else is in there depends on it.
     given = values["format_version"]
-    if isinstance(given, bool) or given != version:
+    versions = version if isinstance(version, tuple) else (version,)
+    if isinstance(given, bool) or given not in versions:
         raise InputError(
-            f"it is of format version {shown(given)} and this program reads version {version}: use the BottleNet that "
-            f"wrote it, or {advice}"
+            f"it is of format version {shown(given)} and this program reads version "
+            f"{' and '.join(map(str, versions))}: use the BottleNet that wrote it, or {advice}"
         )
     return values
 

@@ -1,6 +1,7 @@
 """onnxruntime on both sides: open a graph, check it, run it, and translate its errors.
 
-    bundle --open_head, open_tail, open_uncut--> session --run_graph--> array in, array out
+    bundle --Head--> pixels in, symbols out; with an exit, the device's own scores first
+    bundle --open_tail, open_uncut--> session --run_graph--> array in, array out
 
 The settings are for a small device: one thread, no spinning, and no memory kept beyond what one run needs.
 """
@@ -18,7 +19,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.bundle.graph import fault
 from bottlenet.errors import BundleError, InputError
 from bottlenet.files import file_chunks
-from bottlenet.task import Port
+from bottlenet.task import FLOAT, Port
 
 # onnxruntime's wheels for Linux report to Microsoft: when it is imported, it writes a device id and a database in the
 # home folder, and looks for a host to send them to. Its own disable_telemetry_events() comes too late for that. No
@@ -30,16 +31,46 @@ from onnxruntime import SessionOptions
 LOG_ERRORS_ONLY = 3
 
 
-def open_head(bundle: Bundle, threads: int = 1) -> InferenceSession:
-    """Open the device's half: pixels -> symbols. BundleError: see `open_graph`."""
-    symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
-    return open_graph(bundle, "head.onnx", pixels_port(bundle.manifest.preprocess.size), symbols, threads)
+class Head:
+    """The device's half: pixels (B, S, S, 3) uint8 -> symbols (B, C, H, W) uint8.
+
+        pixels --head.onnx--> symbols                                      without an exit
+        pixels --exit.onnx--> scores, features --head.onnx--> symbols      with one
+
+    Safe to use from several threads. BundleError: see `open_graph`.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        takes = pixels_port(bundle.manifest.preprocess.size)
+        symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
+        self._exit: InferenceSession | None = None
+        if (own := bundle.manifest.exit) is not None:
+            features = Port("features", FLOAT, own.features)
+            self._exit = open_graph(bundle, "exit.onnx", takes, bundle.manifest.output, features, threads=threads)
+            takes = features
+        self._head = open_graph(bundle, "head.onnx", takes, symbols, threads=threads)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Compute the symbols. BundleError: onnxruntime can't run a graph on these pixels."""
+        return self.symbols(pixels if self._exit is None else self.look(pixels)[1])
+
+    def look(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Compute the device's own scores (B, classes), and the features (B, c, H, W) that `symbols` takes."""
+        assert self._exit is not None, "only where the bundle has an exit"
+        scores, features = run_all(self._exit, pixels=pixels)
+        return scores, features
+
+    def symbols(self, taken: NDArray[Any]) -> NDArray[np.uint8]:
+        """Compute the symbols from features, or from pixels where there is no exit."""
+        (port,) = self._head.get_inputs()
+        symbols: NDArray[np.uint8] = run_graph(self._head, **{port.name: taken})
+        return symbols
 
 
 def open_tail(bundle: Bundle, threads: int = 1) -> InferenceSession:
     """Open the server's half: symbols -> the output of the bundle's task. BundleError: see `open_graph`."""
     symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
-    return open_graph(bundle, "tail.onnx", symbols, bundle.manifest.output, threads)
+    return open_graph(bundle, "tail.onnx", symbols, bundle.manifest.output, threads=threads)
 
 
 def open_uncut(bundle: Bundle, threads: int = 1) -> InferenceSession:
@@ -47,7 +78,7 @@ def open_uncut(bundle: Bundle, threads: int = 1) -> InferenceSession:
     if bundle.uncut_path is None:
         raise InputError(f"bundle {bundle.manifest.name} has no uncut.onnx to compare with; export it again")
     size = bundle.manifest.uncut_preprocess.size
-    return open_graph(bundle, "uncut.onnx", pixels_port(size), bundle.manifest.output, threads)
+    return open_graph(bundle, "uncut.onnx", pixels_port(size), bundle.manifest.output, threads=threads)
 
 
 def pixels_port(size: int) -> Port:
@@ -87,10 +118,10 @@ def open_session(graph: str | Path | bytes, threads: int = 1, *, name: str | Non
     raise BundleError(f"{called}: {why}")
 
 
-def open_graph(bundle: Bundle, name: str, takes: Port, gives: Port, threads: int = 1) -> InferenceSession:
-    """Open the graph `name` of a bundle, which has just this input, of uint8, and this output.
+def open_graph(bundle: Bundle, name: str, takes: Port, *gives: Port, threads: int = 1) -> InferenceSession:
+    """Open the graph `name` of a bundle, which has just this input and these outputs.
 
-    Both are (B, *shape) with any B.
+    All are (B, *shape) with any B.
 
     It has run once, so that a graph that can't shows now, and the first photo is not slower than the rest.
 
@@ -98,33 +129,41 @@ def open_graph(bundle: Bundle, name: str, takes: Port, gives: Port, threads: int
     """
     path = bundle.path / name
     session = open_session(bundle.graph(name), threads, name=str(path))
-    for kind, ports, port in (("input", session.get_inputs(), takes), ("output", session.get_outputs(), gives)):
-        wanted = f"{kind} {port.name} {port.dtype} of shape (batch, {', '.join(map(str, port.shape))})"
-        if [(found.name, found.type) for found in ports] != [(port.name, port.dtype)]:
-            there = ", ".join(f"{found.name} {found.type}" for found in ports) or "missing"
-            raise BundleError(f"{path}: its {kind} is {there}, not {wanted}; export the bundle again")
-        batch, *sizes = ports[0].shape or [None]
-        # A size that was left open is a name or None; running the graph tells.
-        fits = len(sizes) == len(port.shape) and all(
-            not isinstance(size, int) or size == want for size, want in zip(sizes, port.shape, strict=True)
-        )
-        if not fits or isinstance(batch, int):
-            raise BundleError(f"{path}: its {kind} has shape {ports[0].shape}, not {wanted}; export the bundle again")
-    output = run_graph(session, **{takes.name: np.zeros((1, *takes.shape), np.uint8)})
-    if output.shape != (1, *gives.shape):
-        raise BundleError(
-            f"{path}: it gives {gives.name} of shape {output.shape}, not {wanted}; export the bundle again"
-        )
+    for kind, found, wanted in (("input", session.get_inputs(), (takes,)), ("output", session.get_outputs(), gives)):
+        named = " and ".join(f"{p.name} {p.dtype} of shape (batch, {', '.join(map(str, p.shape))})" for p in wanted)
+        if [(each.name, each.type) for each in found] != [(port.name, port.dtype) for port in wanted]:
+            there = ", ".join(f"{each.name} {each.type}" for each in found) or "missing"
+            raise BundleError(f"{path}: its {kind} is {there}, not {kind} {named}; export the bundle again")
+        for each, port in zip(found, wanted, strict=True):
+            batch, *sizes = each.shape or [None]
+            # A size that was left open is a name or None; running the graph tells.
+            fits = len(sizes) == len(port.shape) and all(
+                not isinstance(size, int) or size == want for size, want in zip(sizes, port.shape, strict=True)
+            )
+            if not fits or isinstance(batch, int):
+                raise BundleError(
+                    f"{path}: its {kind} has shape {each.shape}, not {kind} {named}; export the bundle again"
+                )
+    for output, port in zip(run_all(session, **{takes.name: np.zeros_like(takes.blank(1))}), gives, strict=True):
+        if output.shape != (1, *port.shape):
+            raise BundleError(
+                f"{path}: it gives {port.name} of shape {output.shape}, not output {named}; export the bundle again"
+            )
     return session
 
 
-def run_graph(session: InferenceSession, **inputs: NDArray[np.uint8]) -> NDArray[Any]:
-    """Compute the graph's one output. BundleError: onnxruntime can't run it on these inputs."""
+def run_graph(session: InferenceSession, **inputs: NDArray[Any]) -> NDArray[Any]:
+    """Compute the graph's first output. BundleError: onnxruntime can't run it on these inputs."""
+    return run_all(session, **inputs)[0]
+
+
+def run_all(session: InferenceSession, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    """Compute all outputs of the graph. BundleError: as `run_graph`."""
     try:
-        output: NDArray[Any] = session.run(None, inputs)[0]
+        outputs: list[NDArray[Any]] = session.run(None, inputs)
     except Exception as error:  # as above
         raise BundleError(f"onnxruntime can't run the graph ({one_line(error)}); export the bundle again") from error
-    return output
+    return outputs
 
 
 def one_line(error: Exception) -> str:

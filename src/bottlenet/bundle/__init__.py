@@ -3,6 +3,7 @@
     my.bundle/
       manifest.json    what it is and how to feed it, at most 1 MiB
       head.onnx        pixels (B, size, size, 3) uint8 -> symbols (B, C, H, W) uint8
+      exit.onnx        optional: pixels -> scores of the device, and features, which head.onnx takes then
       tail.onnx        symbols (B, C, H, W) uint8 -> scores (B, classes) float32, logits
       labels.txt       one label a line, UTF-8, in class order
       uncut.onnx       optional: pixels -> scores, the whole network
@@ -46,7 +47,7 @@ __all__ = ["FORMAT_VERSION", "Bundle", "Manifest", "Preprocess", "write_bundle"]
 
 MANIFEST = "manifest.json"
 REQUIRED_FILES = ("head.onnx", "tail.onnx", "labels.txt")
-GRAPHS = ("head.onnx", "tail.onnx", "uncut.onnx")
+GRAPHS = ("head.onnx", "exit.onnx", "tail.onnx", "uncut.onnx")
 MAX_MANIFEST_BYTES = 2**20
 MAX_LABELS_BYTES = 2**24
 MAX_BUNDLE_BYTES = 2**31
@@ -116,7 +117,7 @@ class Bundle:
         return self.codec.mosaic
 
     def graph(self, name: str) -> Path | bytes:
-        """Return head.onnx, tail.onnx or uncut.onnx as onnxruntime takes it: the file, or its content from a ladder's
+        """Return a graph, such as head.onnx, as onnxruntime takes it: the file, or its content from a ladder's
         store.
 
         BundleError: the store was changed since.
@@ -187,6 +188,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"bundle {folder}: {MANIFEST} can't be used: {error}") from error
     if missing := [name for name in REQUIRED_FILES if name not in manifest.files]:
         raise BundleError(f"bundle {folder}: {MANIFEST} does not list {missing[0]}; export the bundle again")
+    if (manifest.exit is None) == ("exit.onnx" in manifest.files):
+        raise BundleError(f"bundle {folder}: {MANIFEST} must have exit and list exit.onnx, or neither; export it again")
     if manifest.needs_tables != (TABLES in manifest.files):
         fault = f"needs {TABLES}, which is not listed" if manifest.needs_tables else f"has no use for {TABLES}"
         raise BundleError(f"bundle {folder}: the codec {manifest.codec} {fault}; export the bundle again")

@@ -18,14 +18,15 @@ from pydantic import AfterValidator, Field, PlainValidator
 from bottlenet.bundle.store import MAX_STORE_BYTES, STORE
 from bottlenet.errors import InputError
 from bottlenet.files import read_bounded
-from bottlenet.records import Number, Sha256, Text, finite_number, one_line, one_of, parse, record, refused
-from bottlenet.task import Classification, Port, Task, parse_task, task_values
+from bottlenet.records import Number, Sha256, Share, Text, finite_number, one_line, one_of, parse, record, refused
+from bottlenet.task import Classification, Port, Task, needs_one_label, parse_task, task_values
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import Tables
 
 FORMAT_VERSION: Literal[2] = 2
+EXIT_VERSION: Literal[3] = 3  # of bundles with an exit, which older programs refuse
 LADDER_VERSION: Literal[1] = 1
 TABLES = "tables.bin"  # the file that the codec `entropy` needs, and no other has
 LADDER = "ladder.json"
@@ -64,6 +65,23 @@ class Preprocess:
 
 
 @record
+class Exit:
+    """How the device answers by itself, from exit.onnx. InputError: a value out of range.
+
+    Its confidence in an answer is the largest of softmax(scores / temperature).
+    """
+
+    features: tuple[int, int, int]  # (c, H, W) float32 that exit.onnx gives beside its scores, and head.onnx takes
+    flops_share: Annotated[Number, Field(ge=0, le=1000)]  # FLOPs of exit.onnx over the uncut network's
+    sure: Share = 1.0  # the confidence from which on the answer counts, 0..1; at 1 every photo is sent
+    temperature: Annotated[Number, Field(ge=0.01, le=100)] = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(1 <= side <= 2**16 for side in self.features):
+            raise InputError(f"features of an exit are {self.features}; give three numbers, each 1 or more")
+
+
+@record
 class Manifest:
     """What a bundle is. InputError: a value of the wrong type or out of range."""
 
@@ -86,9 +104,13 @@ class Manifest:
     files: dict[FileName, Sha256] = field(default_factory=dict)  # SHA-256 by name
     extra: Annotated[dict[Text, Extra], Field(max_length=100)] = field(default_factory=dict)  # command, licence, ...
     task: Annotated[Task, PlainValidator(parse_task)] = field(default_factory=Classification)  # what it answers with
-    format_version: Literal[2] = FORMAT_VERSION
+    exit: Exit | None = None
+    format_version: Literal[2, 3] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "format_version", FORMAT_VERSION if self.exit is None else EXIT_VERSION)
+        if self.exit is not None:
+            needs_one_label(self.task, "an exit")
         if "manifest.json" in self.files:
             raise InputError("files names manifest.json, which can't hold its own SHA-256; name the other files")
         self.task.check(self.num_classes)
@@ -125,12 +147,15 @@ class Manifest:
         del values["task"]
         if self.task != Classification():  # left out, so that bundles from before there were tasks keep their id
             values["task"] = task_values(self.task)
+        if self.exit is None:  # the same
+            del values["exit"]
         return json.dumps(values, sort_keys=True, indent=indent, separators=separators, ensure_ascii=False).encode()
 
 
 def parse_manifest(data: bytes) -> Manifest:
     """Read manifest.json. InputError: not JSON, another version, or a field missing, unknown or out of range."""
-    return parse(Manifest, data, "manifest", version=FORMAT_VERSION, advice="export the bundle again")
+    versions = FORMAT_VERSION, EXIT_VERSION
+    return parse(Manifest, data, "manifest", version=versions, advice="export the bundle again")
 
 
 @record

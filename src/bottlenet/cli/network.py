@@ -176,6 +176,15 @@ def export(
         int | None,
         typer.Option("--budget", metavar="BYTES", min=1, help="Largest payload, unless a device asks for another."),
     ] = None,
+    mean_bytes: Annotated[
+        float | None,
+        typer.Option(
+            "--mean-bytes",
+            metavar="BYTES",
+            min=0,
+            help="With an exit: mean payload of a photo, those not sent included. Default: a quarter of --budget.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a bundle of a training run: all that device and server need, without torch.
@@ -196,6 +205,7 @@ def export(
             weights=weights,
             align=align,
             budget_bytes=budget,
+            mean_bytes=mean_bytes,
             say=lambda what: bar.update(task, description=f"exporting: {what}"),
         )
     if as_json:
@@ -205,6 +215,8 @@ def export(
     if weights == "int8":
         kept, uncut = fidelity.rounded_agreement, fidelity.rounded_uncut_agreement
         say(f"with int8 weights {kept:.0%} of the answers stay the same, {uncut:.0%} of the uncut network's")
+    if (own := bundle.manifest.exit) is not None:
+        say(f"the device answers by itself where its confidence is {own.sure:.2f} or more")
 
 
 def evaluate(

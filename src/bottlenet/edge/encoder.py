@@ -21,7 +21,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.photo import Source, Square, photo_to_crop, photo_to_pixels
 from bottlenet.plan.profile import Candidate
-from bottlenet.runtime import open_head, open_uncut, run_graph
+from bottlenet.runtime import Head, open_uncut, run_graph
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.codecs import encode_within
@@ -67,13 +67,14 @@ class Encoder:
         self.bundle = bundle
         own = bundle.manifest.budget_bytes
         self._payload_limit = budget_bytes - HEADER_BYTES if budget_bytes is not None else own or None
-        self._head = open_head(bundle, threads)
+        self.head = Head(bundle, threads)
         # as the graph is: the first photo is not slower
         bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))
 
     def symbols(self, photo: Source) -> NDArray[np.uint8]:
         """Run the head alone: photo -> (C, H, W) uint8. PhotoError: see `bottlenet.photo.read_photo`."""
-        return self._run_head(photo_to_pixels(photo, self.bundle.manifest.preprocess))
+        (symbols,) = self.head(photo_to_pixels(photo, self.bundle.manifest.preprocess)[None])
+        return symbols  # type: ignore[no-any-return]
 
     def encode(self, photo: Source, sequence: int = 0) -> Encoded:
         """Encode a photo as a frame with that sequence number, 0..65535.
@@ -83,7 +84,7 @@ class Encoder:
         started = perf_counter()
         pixels, square = photo_to_crop(photo, self.bundle.manifest.preprocess)
         prepared = perf_counter()
-        symbols = self._run_head(pixels)
+        symbols = self.head(pixels[None])[0]
         ran = perf_counter()
         frame = self._pack(symbols, sequence)
         encoded = perf_counter()
@@ -108,11 +109,6 @@ class Encoder:
             raise InputError(f"no frame fits {whole} bytes, {HEADER_BYTES} of them its header: {error}") from error
         assert len(within.payload) <= limit, "a payload above the budget"
         return Frame(within.codec, within.setting, self.bundle.tag, sequence, within.payload)
-
-    def _run_head(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Compute (C, H, W) symbols of (size, size, 3) pixels."""
-        symbols: NDArray[np.uint8] = run_graph(self._head, pixels=pixels[None])[0]
-        return symbols
 
 
 @dataclass(frozen=True)

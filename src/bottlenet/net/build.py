@@ -33,6 +33,7 @@ from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
 from bottlenet.net.unit import (
+    DividedTail,
     Enlarged,
     LearnedReduction,
     NestedQuantizer,
@@ -45,7 +46,7 @@ from bottlenet.net.unit import (
     UnitSpec,
     pad_to_multiple,
 )
-from bottlenet.task import is_dense
+from bottlenet.task import Classification, is_dense
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import ZERO, Entropy
 from bottlenet.wire.fitting import fit_tables
@@ -69,6 +70,9 @@ def insert(
     head_size: int = 0,
     tail_size: int = 0,
     learn_from: str = "",
+    learn_to: str = "",
+    exit: bool = False,
+    exit_without: str = "",
 ) -> BottleNet:
     """Put a trainable bottleneck unit into a copy of `model`, which stays as it is.
 
@@ -81,6 +85,9 @@ def insert(
     head_size: side of the photo that the head takes, 8 to 4096 pixels; 0: as the uncut network.
     tail_size: side of the photo whose features the tail takes, pixels; 0: as the head.
     learn_from: the head learns behind this cut, and becomes part of the unit; empty: none of it does.
+    learn_to: the tail learns up to this cut, and is the classifier's own behind it; empty: all of it learns.
+    exit: the device gets the rest of the classifier, too, to answer by itself where it is sure.
+    exit_without: blocks that the exit leaves out, such as "blocks.10", with commas between them.
 
     InputError: an unknown model, cut, unit or codec, a classifier that gives no answer, or numbers out of range.
     """
@@ -101,9 +108,11 @@ def insert(
     reduction, restoration = UNITS[unit](spec)
     if layout.kind != "planes":
         reduction, restoration = GridReduction(layout, reduction), GridRestoration(layout, restoration)
-    tail = halves.tail
+    back = halves
     if tail_size not in (0, size):
-        restoration, tail = enlarged(restoration, split(whole, cut, (3, tail_size, tail_size)), layout)
+        back = split(whole, cut, (3, tail_size, tail_size))
+        restoration = enlarged(restoration, back, layout)
+    tail = back.tail if not learn_to else split_tail(back, learn_to)
     net = BottleNet(
         nn.Sequential(Normalize(classifier.mean, classifier.std), head),
         reduction if learned is None else LearnedReduction(learned, reduction),
@@ -113,6 +122,8 @@ def insert(
         tail,
         Prior(torch.ones(channels)) if codec == "entropy" else None,
     )
+    if exit:
+        net.exit = exit_of(classifier, cut, size, exit_without)
     net.head_size = size
     net.origin = Origin(classifier, halves.cut, unit)
     net.keep_strides()
@@ -141,15 +152,50 @@ def copy_of(classifier: Classifier) -> nn.Module:
         ) from error
 
 
-def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> tuple[nn.Module, nn.Module]:
-    """Enlarge the restoration to the features of a larger photo, with the tail that takes them.
+def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> Enlarged:
+    """Enlarge the restoration to the features of a larger photo.
 
     InputError: the features are no maps.
     """
     if layout.kind != "planes":
         raise InputError(f"the features at cut {larger.cut.name!r} are no maps, so tail_size can't differ; give 0")
     channels, height, width = larger.cut.shape
-    return Enlarged(restoration, channels, (height, width)), larger.tail
+    return Enlarged(restoration, channels, (height, width))
+
+
+def split_tail(halves: Split, learn_to: str) -> DividedTail:
+    """Divide the tail at a cut.
+
+    InputError: `learn_to` is no cut behind the cut.
+    """
+    try:
+        channels, height, width = halves.cut.shape
+        parts = split(halves.tail, learn_to, (channels, height, width))
+    except InputError as error:
+        raise InputError(f"learn_to must be a cut behind {halves.cut.name}: {error}") from error
+    return DividedTail(parts.head, parts.tail)
+
+
+def exit_of(classifier: Classifier, cut: str, size: int, without: str) -> nn.Module:
+    """Copy the classifier behind `cut`, for features of a photo of `size`, less the blocks named in `without`.
+
+    InputError: no such block, or one whose output has another shape than its input.
+    """
+    if not isinstance(classifier.task, Classification):
+        raise InputError(f"an exit needs a network that gives one label, and this one's task is {classifier.task.name}")
+    whole = copy_of(classifier)
+    for name in filter(None, without.split(",")):
+        parent, _, last = name.rpartition(".")
+        try:
+            whole.get_submodule(name)
+            setattr(whole.get_submodule(parent), last, nn.Identity())
+        except AttributeError as error:
+            raise InputError(f"exit_without names {name!r}, and {classifier.name} has no such block") from error
+    try:
+        halves = split(whole, cut, (3, size, size))
+    except InputError as error:
+        raise InputError(f"without {without} the network can't be cut: {error}") from error
+    return halves.tail
 
 
 def split_head(head: nn.Module, learn_from: str, cut: str, size: int) -> tuple[nn.Module, nn.Module | None]:

@@ -1,10 +1,11 @@
 """Export a BottleNet as a bundle: graphs that onnxruntime runs alone, compared with torch before anything is written.
 
     head.onnx    pixels uint8 (B, S, S, 3) -> normalise, head, reduction, rounding -> symbols uint8 (B, c', h, w)
+    exit.onnx    pixels -> normalise, head, exit -> scores, features; head.onnx has the reduction alone then
     tail.onnx    symbols -> dequantise, restoration, tail -> scores float32 (B, classes), or the output of another task
     uncut.onnx   pixels -> the same: the network as it was before anyone cut it
 
-With `weights="int8"` the tail and the uncut network have their weights in a quarter of the bytes: int8 with a float32
+With `weights="int8"` tail, exit and uncut network have their weights in a quarter of the bytes: int8 with a float32
 scale for each output channel. Only storage changes: a graph casts each stored weight back and multiplies it by its
 scale, which onnxruntime does once, when it loads the graph. Rounding to 8 bits moves the scores a little; whoever asks
 for it measures what that costs.
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from bottlenet.bundle import Bundle, check_replaceable, write_bundle
-from bottlenet.bundle.manifest import Manifest
+from bottlenet.bundle.manifest import Exit, Manifest
 from bottlenet.errors import BundleError, InputError
 from bottlenet.net.cut import count_flops, split
 from bottlenet.net.detectors import translations
@@ -40,7 +41,7 @@ from bottlenet.net.model import BottleNet, Origin, in_order
 from bottlenet.net.models import Classifier, Normalize, fingerprint
 from bottlenet.net.trace import quiet
 from bottlenet.net.unit import LearnedReduction
-from bottlenet.runtime import open_head, open_session, open_tail, open_uncut, run_graph
+from bottlenet.runtime import Head, open_session, open_tail, open_uncut, run_all, run_graph
 from bottlenet.task import Detection, Multilabel, Segmentation, Task
 from bottlenet.wire.entropy import Entropy
 
@@ -51,7 +52,6 @@ OVERLAP = 0.5  # from which on two boxes are of one thing: intersection over uni
 NEAR = 0.01  # of a score, and of the square's side: boxes that are nearer are one
 MIN_SYMBOLS_EQUAL = 0.999  # share of the symbols that must equal torch's
 WEIGHTS = ("float32", "int8")
-Modules = tuple[nn.Module, nn.Module, nn.Module]  # of head.onnx, tail.onnx, uncut.onnx
 CHECKED: set[str] = set()  # what `check_exportable` was through with in this process
 
 
@@ -64,6 +64,7 @@ class Fidelity:
     scores_difference: float  # largest, of both networks, relative to the largest score; of maps and boxes a share
     rounded_agreement: float  # share of the photos whose answer stays the same with the weights as they are stored
     rounded_uncut_agreement: float  # the same for the uncut network
+    rounded_exit_agreement: float | None = None  # the same for the exit, where there is one
 
 
 def export(
@@ -98,6 +99,8 @@ def export(
     stored = dict(graphs)
     if weights == "int8":
         stored |= {name: store_as_int8(graphs[name]) for name in ("tail.onnx", "uncut.onnx")}
+        if "exit.onnx" in graphs:  # up to the features every weight counts, as in head.onnx
+            stored["exit.onnx"] = store_as_int8(graphs["exit.onnx"], "exit.")
     say("comparing with torch")
     task = origin.classifier.task
     fidelity = compare(task, modules, graphs, stored, (pixels, uncut_pixels))
@@ -116,7 +119,7 @@ def check_exportable(net: BottleNet) -> None:
     InputError, BundleError: as `export`, but for how near onnxruntime comes to torch.
     """
     origin = origin_of(net)
-    shape = (type(net.reduction).__name__, type(net.restoration).__name__, net.codec.name, origin.unit)
+    shape = (type(net.reduction).__name__, type(net.restoration).__name__, net.codec.name, origin.unit, bool(net.exit))
     key = f"{fingerprint(origin.classifier)} {origin.cut.name} {net.head_size} {shape}"
     if key in CHECKED:  # the trials of a sweep
         return
@@ -136,29 +139,37 @@ def origin_of(net: BottleNet) -> Origin:
     return net.origin
 
 
-def modules_of(net: BottleNet) -> Modules:
-    """Copy the network as the modules of the three graphs: device, server, uncut network."""
+def modules_of(net: BottleNet) -> dict[str, nn.Module]:
+    """Copy the network as the modules of the graphs."""
     classifier = origin_of(net).classifier
     copied, answer = copy.deepcopy(net).eval(), answer_layer(classifier.task)
     uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module, answer).eval()
-    return DeviceGraph(copied), ServerGraph(copied, answer), uncut
+    modules = {"head.onnx": DeviceGraph(copied), "tail.onnx": ServerGraph(copied, answer), "uncut.onnx": uncut}
+    return modules if copied.exit is None else {"exit.onnx": ExitGraph(copied, copied.exit), **modules}
 
 
 def convert(
-    modules: Modules,
+    modules: Mapping[str, nn.Module],
     pixels: np.ndarray,
     uncut_pixels: np.ndarray,
     classifier: Classifier,
 ) -> dict[str, bytes]:
-    """Convert the modules of the three graphs, for examples of two photos."""
-    device, server, uncut = modules
-    output = classifier.task.output(len(classifier.labels)).name
+    """Convert the modules of the graphs, for examples of two photos."""
+    device, output = modules["head.onnx"], classifier.task.output(len(classifier.labels)).name
+    taken, takes, graphs = torch.from_numpy(pixels), "pixels", {}
+    if (own := modules.get("exit.onnx")) is not None:
+        graphs["exit.onnx"] = to_onnx(own, taken, inputs=["pixels"], outputs=[output, "features"])
+        with torch.no_grad():
+            taken, takes = own(taken)[1], "features"
     with torch.no_grad():
-        symbols = device(torch.from_numpy(pixels))
+        symbols = device(taken)
     return {
-        "head.onnx": to_onnx(device, torch.from_numpy(pixels), inputs=["pixels"], outputs=["symbols"]),
-        "tail.onnx": to_onnx(server, symbols, inputs=["symbols"], outputs=[output]),
-        "uncut.onnx": to_onnx(uncut, torch.from_numpy(uncut_pixels), inputs=["pixels"], outputs=[output]),
+        **graphs,
+        "head.onnx": to_onnx(device, taken, inputs=[takes], outputs=["symbols"]),
+        "tail.onnx": to_onnx(modules["tail.onnx"], symbols, inputs=["symbols"], outputs=[output]),
+        "uncut.onnx": to_onnx(
+            modules["uncut.onnx"], torch.from_numpy(uncut_pixels), inputs=["pixels"], outputs=[output]
+        ),
     }
 
 
@@ -175,15 +186,16 @@ def read_back(bundle: Bundle) -> None:
 
     BundleError: one can't be opened or run, or the batch is lost in it.
     """
-    head, tail, uncut = open_head(bundle), open_tail(bundle), open_uncut(bundle)
+    head, tail, uncut = Head(bundle), open_tail(bundle), open_uncut(bundle)
     for count in (1, 2):
         pixels, uncut_pixels = (
             np.zeros((count, side, side, 3), np.uint8)
             for side in (bundle.manifest.preprocess.size, bundle.manifest.uncut_preprocess.size)
         )
         answers = (
-            run_graph(tail, symbols=run_graph(head, pixels=pixels)),
+            run_graph(tail, symbols=head(pixels)),
             run_graph(uncut, pixels=uncut_pixels),
+            *([] if bundle.manifest.exit is None else [head.look(pixels)[0]]),
         )
         expected = (count, *bundle.manifest.output.shape)
         if shapes := [answer.shape for answer in answers if answer.shape != expected]:
@@ -208,6 +220,7 @@ def describe(net: BottleNet, origin: Origin, extra: dict[str, str | float | int]
         codec=net.codec.name,
         setting=net.codec.setting,
         head_flops_share=head_flops_share(net, origin),
+        exit=exit_entry(net, origin),
         num_classes=len(classifier.labels),
         task=classifier.task,
         extra={"weights_licence": classifier.weights_licence, **extra},
@@ -215,24 +228,57 @@ def describe(net: BottleNet, origin: Origin, extra: dict[str, str | float | int]
 
 
 def head_flops_share(net: BottleNet, origin: Origin) -> float:
-    """Divide the FLOPs of head and reduction by the uncut network's, each with the photos that it takes."""
-    classifier = origin.classifier
+    """Divide the FLOPs of head, exit and reduction by the uncut network's, each with the photos that it takes."""
     reduction = net.reduction.reduction if isinstance(net.reduction, LearnedReduction) else net.reduction
-    device_flops = origin.cut.head_flops + count_flops(reduction, torch.zeros(1, *origin.cut.shape))
-    whole = split(classifier.module, origin.cut.name, classifier.input_size).cut
-    return device_flops / (whole.head_flops / whole.head_flops_share)
+    features = torch.zeros(1, *origin.cut.shape)
+    device_flops = origin.cut.head_flops + count_flops(reduction, features)
+    if net.exit is not None:
+        device_flops += count_flops(net.exit, features)
+    return device_flops / uncut_flops(origin)
+
+
+def uncut_flops(origin: Origin) -> float:
+    """Count the multiplications and additions of the uncut network, on a photo of its own size."""
+    whole = split(origin.classifier.module, origin.cut.name, origin.classifier.input_size).cut
+    return whole.head_flops / whole.head_flops_share
+
+
+def exit_entry(net: BottleNet, origin: Origin) -> Exit | None:
+    """Describe the exit for the manifest."""
+    if net.exit is None:
+        return None
+    flops = origin.cut.head_flops + count_flops(net.exit, torch.zeros(1, *origin.cut.shape))
+    channels, height, width = origin.cut.shape
+    return Exit((channels, height, width), flops / uncut_flops(origin), net.sure, net.temperature)
+
+
+class ExitGraph(nn.Module):
+    """exit.onnx: pixels -> scores, features at the cut."""
+
+    def __init__(self, net: BottleNet, own: nn.Module) -> None:
+        super().__init__()
+        self.head, self.exit = net.head, own
+        self.learned = net.reduction.learned if isinstance(net.reduction, LearnedReduction) else nn.Identity()
+        self.head_order, self.order = net.head_order, net.tail_order
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.learned(in_order(self.head(pixels), self.head_order))
+        return self.exit(in_order(features, self.order)), features
 
 
 class DeviceGraph(nn.Module):
-    """head.onnx: pixels -> symbols."""
+    """head.onnx: pixels -> symbols; from the features at the cut where there is an exit."""
 
     def __init__(self, net: BottleNet) -> None:
         super().__init__()
         self.head, self.reduction, self.quantizer = net.head, net.reduction, net.quantizer
         self.order = net.head_order
+        if net.exit is not None:
+            self.head, self.order = nn.Identity(), None
+            self.reduction = net.reduction.reduction if isinstance(net.reduction, LearnedReduction) else net.reduction
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        latent = self.reduction(in_order(self.head(pixels), self.order))
+    def forward(self, taken: Tensor) -> Tensor:
+        latent = self.reduction(in_order(self.head(taken), self.order))
         return self.quantizer.continuous(latent).round().to(torch.uint8)
 
 
@@ -265,7 +311,7 @@ def answer_layer(task: Task) -> nn.Module:
 @torch.no_grad()
 def compare(
     task: Task,
-    modules: Modules,
+    modules: Mapping[str, nn.Module],
     graphs: Mapping[str, bytes],
     stored: Mapping[str, bytes],
     pixels: tuple[np.ndarray, np.ndarray],
@@ -274,26 +320,28 @@ def compare(
 
     `pixels` are the same photos twice: for the head, and for the uncut network.
     """
-    device, server, uncut = modules
     exact = {name: open_session(graph) for name, graph in graphs.items()}
-    rounded = {name: open_session(stored[name]) for name in ("tail.onnx", "uncut.onnx")}
-    equal, agreed, uncut_agreed, largest = 0.0, 0.0, 0.0, 0.0
+    rounded = {name: open_session(stored[name]) for name in graphs if name != "head.onnx"}
+    equal, largest = 0.0, 0.0
+    agreed = dict.fromkeys(rounded, 0.0)
     count = len(pixels[0])
     for start in range(0, count, 8):
         batch, uncut_batch = (each[start : start + 8] for each in pixels)
-        photos = torch.from_numpy(batch)
-        symbols = run_graph(exact["head.onnx"], pixels=batch)
-        equal += float((device(photos).numpy() == symbols).mean()) * len(batch)
-        ours = run_graph(exact["tail.onnx"], symbols=symbols)
-        theirs = run_graph(exact["uncut.onnx"], pixels=uncut_batch)
-        differences = (
-            difference(task, server(torch.from_numpy(symbols)).numpy(), ours),
-            difference(task, uncut(torch.from_numpy(uncut_batch)).numpy(), theirs),
-        )
-        largest = float(np.max([largest, *differences]))  # max() would lose NaN
-        agreed += same_answers(task, ours, run_graph(rounded["tail.onnx"], symbols=symbols))
-        uncut_agreed += same_answers(task, theirs, run_graph(rounded["uncut.onnx"], pixels=uncut_batch))
-    return Fidelity(count, equal / count, largest, agreed / count, uncut_agreed / count)
+        taken, inputs = {"pixels": batch}, {"uncut.onnx": {"pixels": uncut_batch}}
+        if "exit.onnx" in graphs:
+            inputs["exit.onnx"] = taken
+            taken = {"features": run_all(exact["exit.onnx"], pixels=batch)[1]}
+        symbols = run_graph(exact["head.onnx"], **taken)
+        inputs["tail.onnx"] = {"symbols": symbols}
+        expected = modules["head.onnx"](*map(torch.from_numpy, taken.values())).numpy()
+        equal += float((expected == symbols).mean()) * len(batch)
+        for name, given in inputs.items():
+            scores = run_graph(exact[name], **given)
+            wanted = modules[name](*map(torch.from_numpy, given.values()))
+            wanted = wanted[0] if isinstance(wanted, tuple) else wanted
+            largest = float(np.max([largest, difference(task, wanted.numpy(), scores)]))  # max() would lose NaN
+            agreed[name] += same_answers(task, scores, run_graph(rounded[name], **given)) / count
+    return Fidelity(count, equal / count, largest, agreed["tail.onnx"], agreed["uncut.onnx"], agreed.get("exit.onnx"))
 
 
 def check_fidelity(fidelity: Fidelity, most: float = MAX_SCORES_DIFFERENCE) -> None:
@@ -464,15 +512,16 @@ def attention(
 MIN_INT8_ELEMENTS = 1024  # elements; smaller tensors, such as biases, stay float32
 
 
-def store_as_int8(graph: bytes) -> bytes:
-    """Store the large float32 weights of an ONNX graph as int8."""
+def store_as_int8(graph: bytes, prefix: str = "") -> bytes:
+    """Store the large float32 weights of an ONNX graph as int8; of those whose names start with `prefix`."""
     model = onnx.load_model_from_string(graph)
     transposed = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
     initializers: list[TensorProto] = []
     nodes: list[onnx.NodeProto] = []
     for tensor in model.graph.initializer:
         weight = numpy_helper.to_array(tensor)
-        if weight.dtype == np.float32 and weight.ndim >= 2 and weight.size >= MIN_INT8_ELEMENTS:
+        large = weight.dtype == np.float32 and weight.ndim >= 2 and weight.size >= MIN_INT8_ELEMENTS
+        if large and tensor.name.startswith(prefix):
             axis = 1 if tensor.name in transposed else 0
             tensors, restoring = _stored(tensor.name, weight, axis)
             initializers += tensors

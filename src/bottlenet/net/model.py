@@ -32,6 +32,8 @@ class BottleNet(nn.Module):
 
     origin: Origin | None = None
     head_size: int = 0  # side of the photo that the head takes, pixels; 0 where nobody said
+    # The exit's answer counts where the largest of softmax(scores / temperature) is at least `sure`.
+    sure, temperature = 1.0, 1.0
     # Dimensions of the features, outermost in memory first, of the head's and of the tail's: where a layer takes a view
     # of its input, other strides than those that it was written for are an error. None: any.
     head_order: tuple[int, ...] | None = None
@@ -55,6 +57,7 @@ class BottleNet(nn.Module):
         self.restoration = restoration
         self.tail = tail
         self.prior = prior  # what a byte costs while training, for the entropy codec
+        self.exit: nn.Module | None = None  # features at the cut -> scores: how the device answers by itself
         self.adversary: nn.Module | None = None  # who rebuilds photos while training, see `train.adversary`
 
     @torch.no_grad()
@@ -97,14 +100,15 @@ class BottleNet(nn.Module):
         Without the codec in the loop the symbols go on as they are (the paper's naive training).
         """
         with in_float32(features):
-            latent = self.reduction(in_order(features.float(), self.head_order))
+            latent, exit_scores = self._device(features)
             symbols = self.quantizer.quantize(latent)
             payload_bytes = None
             if codec_in_loop:
                 symbols, payload_bytes = self._through_codec(symbols)
             latent_hat = self.quantizer.dequantize(symbols)
         features_hat, scores = self._restore(latent_hat, with_tail)
-        return Output(scores, features_hat, latent_hat, self.quantizer.continuous(latent), payload_bytes)
+        continuous = self.quantizer.continuous(latent)
+        return Output(scores, features_hat, latent_hat, continuous, payload_bytes, exit_scores)
 
     def forward_within(self, features: Tensor, budget_bytes: Tensor, *, with_tail: bool = True) -> Output:
         """Do the same with payloads of the entropy codec cut to `budget_bytes` (B,), estimated by `prior`.
@@ -114,13 +118,24 @@ class BottleNet(nn.Module):
         assert self.prior is not None, "only for the entropy codec"
         assert isinstance(self.quantizer, NestedQuantizer)
         with in_float32(features):
-            latent = self.reduction(in_order(features.float(), self.head_order))
+            latent, exit_scores = self._device(features)
             steps = steps_within(latent, self.prior, budget_bytes)
             known = self.quantizer.quantize_to(latent, steps)
             payload_bytes = self.prior.bits(known, steps).sum(1) / 8
             features_hat = self.restoration(known)
         scores = self.scores(features_hat) if with_tail else no_scores(features_hat)
-        return Output(scores, features_hat, known, self.quantizer.continuous(latent), payload_bytes)
+        continuous = self.quantizer.continuous(latent)
+        return Output(scores, features_hat, known, continuous, payload_bytes, exit_scores)
+
+    def _device(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the latent from a frozen head's features, and the exit's scores where there is an exit."""
+        features = in_order(features.float(), self.head_order)
+        if self.exit is None:
+            return self.reduction(features), None
+        reduction = self.reduction
+        if isinstance(reduction, LearnedReduction):
+            features, reduction = reduction.learned(features), reduction.reduction
+        return reduction(features), self.exit(in_order(features, self.tail_order)).float()
 
     def compress(self, pixels: Tensor) -> list[bytes]:
         """Encode (B, S, S, 3) uint8 as one payload a photo."""
@@ -162,6 +177,7 @@ class Output:
     latent_hat: Tensor  # (B, c', h, w) what the server knows of the latent
     continuous: Tensor  # (B, c', h, w) symbols before rounding, for a rate estimate
     payload_bytes: Tensor | None  # (B,) int64, or float where it is an estimate; None where no codec ran
+    exit_scores: Tensor | None = None  # (B, classes) float32 that the device has by itself; None without an exit
 
 
 @dataclass(frozen=True)

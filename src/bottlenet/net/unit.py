@@ -191,6 +191,21 @@ class LearnedReduction(nn.Module):
         return latent
 
 
+class DividedTail(nn.Module):
+    """A tail that learns at its start, and is as published behind that: (B, c, H, W) -> scores (B, classes).
+
+    What is published is stored once for tail, exit and uncut network, and forgets nothing.
+    """
+
+    def __init__(self, learned: nn.Module, published: nn.Module) -> None:
+        super().__init__()
+        self.learned, self.published = learned, published
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.published(self.learned(features))
+        return scores
+
+
 class Enlarged(nn.Module):
     """A restoration, enlarged to the size that the tail learned at: (B, c', h, w) -> (B, c, H, W).
 

@@ -26,7 +26,7 @@ from bottlenet.files import part_of
 from bottlenet.photos.crops import Damaged, Views, centre_views, is_held_out, read_views
 from bottlenet.photos.folders import Photo, check_labels, choose, list_photos
 from bottlenet.privacy.config import PrivacyConfig
-from bottlenet.runtime import open_head, run_graph
+from bottlenet.runtime import Head
 from bottlenet.wire.codecs import encode_within
 
 FEWEST = 8  # photos to learn from
@@ -89,12 +89,11 @@ class Tap:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
-        self._head = open_head(bundle, threads)
+        self._head = Head(bundle, threads)
 
     def symbols(self, pixels: NDArray[np.uint8]) -> Symbols:
         """Run the head: (B, size, size, 3) -> (B, C, H, W)."""
-        found: Symbols = run_graph(self._head, pixels=pixels)
-        return found
+        return self._head(pixels)
 
     def sent(self, symbols: Symbols, budget: int | None) -> tuple[int, Symbols]:
         """Encode one photo's (C, H, W): return payload bytes, and symbols_hat as the server has them.

@@ -51,6 +51,9 @@ class TrainConfig:
     head_size: int = 0  # side of the photo that the head takes, pixels; 0: as the uncut network
     tail_size: int = 0  # side of the photo whose features the tail takes, pixels; 0: as the head
     learn_from: str = ""  # the head learns too, behind this cut; empty: all of it stays as it is
+    learn_to: str = ""  # the tail learns up to this cut, and stays as published behind it; empty: all of it learns
+    exit: bool = False  # the device gets the rest of the classifier, too, and answers by itself where it is sure
+    exit_without: str = ""  # blocks that the exit leaves out, such as blocks.10, with commas between them
     unit: str = "residual"  # residual | paper
     channels: int = 0  # c', channels of the latent; 0: 48, or as many as the features have
     stride: int = 1  # s, spatial reduction
@@ -122,6 +125,8 @@ class TrainConfig:
             raise InputError("whole_share is for payloads cut at random: give codec entropy and largest_bytes")
         if self.scores_weight and not self.embedded:
             raise InputError("scores_weight is for payloads cut at random: give codec entropy and largest_bytes")
+        if self.exit_without and not self.exit:
+            raise InputError("exit_without says what an exit leaves out: give exit, too")
         if self.kernels and not self.learn_from:
             raise InputError("kernels are those of the head's end that learns: give learn_from, or leave them out")
         if self.target_bytes and (self.codec not in ("jpeg", "entropy") or self.naive):
@@ -157,5 +162,6 @@ class TrainConfig:
 
     def unit_numbers(self) -> dict[str, Any]:
         """Return the arguments of `net.build.insert`."""
-        names = ("cut", "unit", "channels", "stride", "codec", "quality", "head_size", "tail_size", "learn_from")
+        unit = ("cut", "unit", "channels", "stride", "codec", "quality")
+        names = (*unit, "head_size", "tail_size", "learn_from", "learn_to", "exit", "exit_without")
         return {name: getattr(self, name) for name in names}

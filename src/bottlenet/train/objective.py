@@ -139,7 +139,7 @@ class CodecInLoop:
         dense = is_dense(self.task)
         output = self.net.forward_features(features, codec_in_loop=not config.naive, with_tail=not dense)
         distilled = target_error(self.task, output, features, uncut)
-        loss = distilled.mean() + labels_loss(config, output, labels)
+        loss = distilled.mean() + labels_loss(config, output, labels) + exit_loss(output, uncut)
         if output.features_hat.shape == features.shape and not dense:
             loss = loss + config.feature_weight * relative_error(output.features_hat, features)
         if self.rate is not None and output.payload_bytes is not None:
@@ -169,7 +169,8 @@ class FixedRate:
         assert output.payload_bytes is not None
         distilled = target_error(self.task, output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
-        return Step.of(distilled.mean() + cost + labels_loss(self.config, output, labels), distilled, output)
+        loss = distilled.mean() + cost + labels_loss(self.config, output, labels) + exit_loss(output, uncut)
+        return Step.of(loss, distilled, output)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         steer(self.at, self.config.target_bytes, payload_bytes, share)
@@ -227,6 +228,7 @@ class Embedded:
         size = output.payload_bytes
         cost = slope / torch.where(budget_bytes.isinf(), size.detach().clamp_min(1), budget_bytes) * size
         loss = ((each + cost) / height).mean() * heights.mean().item() + labels_loss(self.config, output, labels)
+        loss = loss + exit_loss(output, uncut)
         if self.config.scores_weight:
             loss = loss + self.config.scores_weight * scores_error(output.scores, uncut)
         return Step.of(loss, each, output)
@@ -277,6 +279,13 @@ def labels_loss(config: TrainConfig, output: Output, labels: Sequence[int | None
     if not config.label_weight:
         return output.scores.new_zeros(())
     return config.label_weight * cross_entropy(output.scores, labels)
+
+
+def exit_loss(output: Output, uncut: Tensor) -> Tensor:
+    """Average the divergence of the device's own scores from the uncut network's, nats; 0 without an exit."""
+    if output.exit_scores is None:
+        return uncut.new_zeros(())
+    return distillation(output.exit_scores, uncut).mean()
 
 
 def steer(at: Position, target_bytes: float, payload_bytes: Tensor, share: float) -> None:

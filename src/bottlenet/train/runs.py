@@ -21,15 +21,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import write_whole
 from bottlenet.net.build import insert
-from bottlenet.net.export import Fidelity, export
+from bottlenet.net.export import ExitGraph, Fidelity, export
 from bottlenet.net.model import BottleNet, to_uint8
-from bottlenet.net.models import load_model
+from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.photo import photo_to_pixels
+from bottlenet.photos.crops import is_held_out
 from bottlenet.photos.folders import list_samples
 from bottlenet.train.config import TrainConfig
 from bottlenet.wire.codecs import make_codec
@@ -43,6 +45,7 @@ RUN, LOG = "run.json", "log.jsonl"
 NEAR_TARGET = 0.1  # above what was asked for, as a share, that counts as reached
 FREE = ("processes", "workers")  # what a run may go on with otherwise: neither changes what it learns from
 COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
+BOUND_PHOTOS = 2000  # of those held out, on which the exit's confidence is calibrated
 TABLE_PHOTOS = 6000  # of the same, on whose symbols the entropy codec's tables are counted
 
 # What all channels do at a place is worth a tenth of a percent of the bytes on real latents, and makes the file four
@@ -267,13 +270,16 @@ def export_run(
     weights: str = "float32",
     align: int | None = None,
     budget_bytes: int | None = None,
+    mean_bytes: float | None = None,
     extra: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda what: None,
 ) -> tuple[Bundle, Fidelity]:
     """Export the bundle of a run's averaged weights, whole or not at all.
 
     `align` pads the mosaic's tiles to multiples of it; None: as in training. `budget_bytes` becomes the bundle's own;
-    None: none, or where payloads may be cut the largest one of the training. `weights`: see `net.export.export`.
+    None: none, or where payloads may be cut the largest one of the training. `mean_bytes` decides how sure the device
+    has to be of an answer that it gives by itself: so that payloads take that many bytes a photo, over the photos that
+    were held out; None: a quarter of them is sent. `weights`: see `net.export.export`.
     `extra` goes into the manifest, too. `say` is called with what is done next.
 
     InputError: no run, or none of its photos are there any more. BundleError: see `net.export.export`.
@@ -298,6 +304,11 @@ def export_run(
     )
     if budget_bytes is None:
         budget_bytes = int(config.largest_bytes) if config.embedded else 0
+    if net.exit is not None:
+        say("finding out how sure the device is")
+        net.temperature, net.sure = calibrate_exit(net, config, classifier, sent_share(mean_bytes, budget_bytes))
+    elif mean_bytes is not None:
+        raise InputError("mean_bytes is for a device that answers by itself where it is sure: train with exit")
     return export(
         net,
         output,
@@ -308,6 +319,47 @@ def export_run(
         extra={**origin, **(extra or {})},
         say=say,
     )
+
+
+def sent_share(mean_bytes: float | None, budget_bytes: int) -> float:
+    """Return the share of the photos that may be sent. InputError: bytes that no share of the photos takes."""
+    if mean_bytes is None:
+        return 0.25
+    if not budget_bytes:
+        raise InputError("mean_bytes needs a budget, from which follows how many photos may be sent: give both")
+    if not 0 <= mean_bytes <= budget_bytes:
+        raise InputError(f"mean_bytes is {mean_bytes:g}; give 0 to {budget_bytes}, the budget of a payload")
+    return mean_bytes / budget_bytes
+
+
+TEMPERATURES = np.geomspace(0.25, 4, 65)
+
+
+@torch.no_grad()
+def calibrate_exit(net: BottleNet, config: TrainConfig, classifier: Classifier, share: float) -> tuple[float, float]:
+    """Find, on the run's held-out photos, the temperature at which the exit's confidence in the uncut network's answer
+    is right, and the confidence that all but `share` of the photos reach.
+    """
+    assert net.exit is not None
+    own = ExitGraph(net, net.exit)
+    uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
+    pairs = zip(
+        *(
+            some_pixels(config, replace(classifier.preprocess, size=size), BOUND_PHOTOS, held_out=True)
+            for size in (net.head_size, classifier.preprocess.size)
+        ),
+        strict=True,
+    )
+    scores, answers = [], []
+    while batch := list(itertools.islice(pairs, 16)):
+        mine, whole = (torch.from_numpy(np.stack(pixels)) for pixels in zip(*batch, strict=True))
+        scores.append(own(mine)[0])
+        answers.append(uncut(whole).argmax(1))
+    mine, wanted = torch.cat(scores), torch.cat(answers)
+    losses = [F.cross_entropy(mine / temperature, wanted).item() for temperature in TEMPERATURES]
+    temperature = float(TEMPERATURES[int(np.argmin(losses))])
+    confidences = (mine / temperature).softmax(1).amax(1)
+    return temperature, confidences.quantile(share).item()
 
 
 @torch.no_grad()
@@ -322,10 +374,16 @@ def with_tables(net: BottleNet, codec: Entropy, pixels: Iterator[np.ndarray]) ->
     return Entropy(codec.mosaic, fit_tables(symbols(), codec.tables.passes, bins=TABLE_BINS))
 
 
-def some_pixels(config: TrainConfig, preprocess: Preprocess, count: int) -> Iterator[np.ndarray]:
-    """Yield centre crops (S, S, 3) uint8 of `count` of the run's photos, or all where there are fewer, at least 2."""
+def some_pixels(
+    config: TrainConfig, preprocess: Preprocess, count: int, *, held_out: bool = False
+) -> Iterator[np.ndarray]:
+    """Yield centre crops (S, S, 3) uint8 of `count` of the run's photos, or all where there are fewer, at least 2; with
+    `held_out` of those that it did not train on.
+    """
     folders = [find_folder(data, Path(config.out)) for data in config.data]
     photos = list(dict.fromkeys(photo for folder in folders for photo in list_samples(folder)))
+    if held_out:
+        photos = [photo for photo in photos if is_held_out(photo, config.held_out)]
     found = 0
     for position in np.random.default_rng(0).permutation(len(photos)):
         with contextlib.suppress(PhotoError):  # training has named it

@@ -26,7 +26,7 @@ from bottlenet.net.build import check_patch, insert, start_from_components
 from bottlenet.net.export import check_exportable
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import Classifier, load_model
-from bottlenet.net.unit import LearnedReduction
+from bottlenet.net.unit import DividedTail, LearnedReduction
 from bottlenet.task import is_dense
 from bottlenet.train.adversary import add_adversary
 from bottlenet.train.config import TrainConfig
@@ -266,23 +266,29 @@ def freeze(net: BottleNet, *, tail: bool, kernels: bool = False) -> None:
     """
     net.use_channels_last()
     net.head.requires_grad_(False)
+    net.tail.requires_grad_(False)
+    learned_end = net.reduction.learned if isinstance(net.reduction, LearnedReduction) else None
     for layers in own_layers(net):
         layers.requires_grad_(tail)
         for module in layers.modules():
             if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
-                module.requires_grad_(tail and kernels and layers is not net.tail)
+                module.requires_grad_(tail and kernels and layers is learned_end)
+    if net.exit is not None:  # its last layer stays as published, and is stored once for all that end in it
+        [*(m for m in net.exit.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))][-1].requires_grad_(False)
     set_training_mode(net)
 
 
 def own_layers(net: BottleNet) -> list[torch.nn.Module]:
-    """List the classifier's own layers that may learn: the tail, and the end of the head that joined the unit."""
-    return [net.tail, *([net.reduction.learned] if isinstance(net.reduction, LearnedReduction) else [])]
+    """List the classifier's own layers that may learn: the tail, the end of the head that joined the unit, the exit."""
+    tail = net.tail.learned if isinstance(net.tail, DividedTail) else net.tail
+    learned = [net.reduction.learned] if isinstance(net.reduction, LearnedReduction) else []
+    return [tail, *learned, *([] if net.exit is None else [net.exit])]
 
 
 def set_training_mode(net: BottleNet) -> None:
     """Put the unit alone in training mode: the statistics of the classifier's norms stay as they are."""
     net.train()
-    for frozen in (net.head, *own_layers(net)):
+    for frozen in (net.head, net.tail, *own_layers(net)):
         frozen.eval()
 
 
