@@ -23,7 +23,7 @@ from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize
 from bottlenet.photos.crops import Damaged, read_crops
 from bottlenet.photos.folders import Photo
-from bottlenet.runtime import open_head, open_session, open_tail, run_graph
+from bottlenet.runtime import Head, open_session, open_tail, run_graph
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.features import graph_of
 from bottlenet.train.runs import some_pixels
@@ -118,10 +118,10 @@ def of_net(net: BottleNet, classifier: Classifier) -> Halves:
 
 def of_bundle(bundle: Bundle) -> Halves:
     """Run a bundle's two graphs."""
-    head, tail = open_head(bundle), open_tail(bundle)
+    head, tail = Head(bundle), open_tail(bundle)
     return Halves(
         bundle.manifest.preprocess,
-        lambda pixels: run_graph(head, pixels=pixels),
+        head,
         lambda symbols: run_graph(tail, symbols=symbols),
     )
 

@@ -24,7 +24,7 @@ from bottlenet.bundle.store import STORE, Store, StoreWriter
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import BottleNetError, BundleError, InputError
-from bottlenet.runtime import open_head, open_tail, open_uncut, run_graph
+from bottlenet.runtime import Head, open_tail, open_uncut, run_graph
 from conftest import CLASSES, LATENT, PIXELS, SCORES, SIZE, SYMBOLS, MakeBundle, graph_bytes, tiny_manifest
 from latents import flat_tables
 
@@ -152,8 +152,8 @@ def test_a_rung_is_the_bundle_that_was_put_in(written: Ladder, bundles: list[Bun
 def test_a_rung_says_what_its_bundle_says(written: Ladder, bundles: list[Bundle]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     for rung, bundle in zip(written.rungs, bundles, strict=True):
-        symbols = run_graph(open_head(rung), pixels=pixels)
-        assert np.array_equal(symbols, run_graph(open_head(bundle), pixels=pixels))
+        symbols = Head(rung)(pixels)
+        assert np.array_equal(symbols, Head(bundle)(pixels))
         assert np.array_equal(
             run_graph(open_tail(rung), symbols=symbols), run_graph(open_tail(bundle), symbols=symbols)
         )
@@ -180,7 +180,7 @@ def test_a_ladder_can_be_copied_and_renamed(ladder: Path, written: Ladder, tmp_p
     (tmp_path / "link").symlink_to(ladder / "layer.2")
     rung = Bundle.load(tmp_path / "link")
     assert rung.id == written.rungs[1].id
-    assert open_head(rung)
+    assert Head(rung)
 
 
 def test_a_ladder_made_of_rungs(written: Ladder, bundles: list[Bundle], tmp_path: Path) -> None:
@@ -215,11 +215,11 @@ class TestDamage:
         with open(ladder / STORE, "r+b") as file:
             file.write(bytes(1000))
         with pytest.raises(BundleError, match="it was changed") as error:
-            open_head(rung)
+            Head(rung)
         one_line(error)
         (ladder / STORE).unlink()
         with pytest.raises(BundleError, match="No such file"):
-            open_head(rung)
+            Head(rung)
 
     def test_a_truncated_store(self, ladder: Path) -> None:
         os.truncate(ladder / STORE, (ladder / STORE).stat().st_size - 1)
