@@ -24,6 +24,7 @@ from PIL import Image
 from starlette.applications import Starlette
 
 from bottlenet.bundle import Bundle, Manifest, Preprocess, write_bundle
+from bottlenet.bundle.manifest import Exit
 from bottlenet.errors import FrameError, LinkError
 
 # How long an example takes, or making one, says how busy the machine is.
@@ -131,6 +132,39 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes
 def bundle(make_bundle: MakeBundle) -> Bundle:
     """32x32 pixels -> 4x8x8 symbols -> 10 classes, JPEG at quality 90. Don't change its files: copy it."""
     return make_bundle()
+
+
+def exit_files(scores: list[onnx.NodeProto] | None = None, classes: int = CLASSES) -> dict[str, bytes]:
+    """The files of the tiny bundle with an exit, whose scores are a tenth of the tail's, or what `scores` makes."""
+    nodes, constants = head_nodes()
+    floats, matrix = nodes[:3], tail_nodes()[1]["matrix"][:, :classes]
+    own = [
+        helper.make_node("Identity", ["means"], ["features"]),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], ["all"]),
+        *(scores or [helper.make_node("Identity", ["all"], ["scores"])]),
+    ]
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", *LATENT])
+    gives = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", classes])
+    rounding = [
+        helper.make_node("Round", ["features"], ["rounded"]),
+        helper.make_node("Cast", ["rounded"], ["symbols"], to=TensorProto.UINT8),
+    ]
+    return {
+        **tiny_files(),
+        "exit.onnx": graph_bytes([*floats, *own], [PIXELS], [gives, features], {**constants, "matrix": matrix / 10}),
+        "head.onnx": graph_bytes(rounding, [features], [SYMBOLS], {}),
+    }
+
+
+def exit_manifest(sure: float = 0.5) -> Manifest:
+    return tiny_manifest(exit=Exit(LATENT, flops_share=0.4, sure=sure))
+
+
+@pytest.fixture(scope="session")
+def exit_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle, whose device answers by itself where its confidence is at least a half."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "exit", exit_manifest(), exit_files())
 
 
 @pytest.fixture(scope="session")

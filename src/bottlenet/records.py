@@ -277,8 +277,10 @@ def percent(hits: NDArray[np.bool_]) -> float | None:
 
 
 def sizes(lengths: NDArray[np.int64]) -> Sizes:
-    """Summarise (N,) bytes. The 95th percentile is one of the lengths."""
+    """Summarise (N,) bytes; zeros where there are none. The 95th percentile is one of the lengths."""
     import numpy as np  # here, as commands take their options from files that import this one
 
+    if not len(lengths):
+        return Sizes(mean=0.0, p95=0, max=0)
     p95 = int(np.percentile(lengths, 95, method="inverted_cdf"))
     return Sizes(mean=float(lengths.mean()), p95=p95, max=int(lengths.max()))

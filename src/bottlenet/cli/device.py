@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from bottlenet.cli.options import BundleOption, Force, Json, Kind, check_target, is_frame, write_whole
+from bottlenet.cli.options import BundleOption, Force, Json, Kind, Sure, check_target, is_frame, write_whole
 from bottlenet.cli.show import Cell, Grid, clean, facts, print_error, print_json, say, stdout
 from bottlenet.errors import InputError
 
@@ -65,6 +65,7 @@ def classify(
     bundle: BundleOption = "demo",
     timeout: Timeout = 10.0,
     budget: Budget = None,
+    sure: Sure = None,
     fallback: Fallback = None,
     token_file: TokenFile = None,
     ca: CaFile = None,
@@ -90,7 +91,7 @@ def classify(
     """
     secrets = Secrets(token_file, ca)
     done, unusable = [], []
-    with open_edge(bundle, to, secrets, timeout_s=timeout, budget_bytes=budget, fallback=fallback) as edge:
+    with open_edge(bundle, to, secrets, timeout_s=timeout, budget_bytes=budget, sure=sure, fallback=fallback) as edge:
         targets = map_targets(maps, photo, edge.bundle.manifest.task, force)
         if fallback is None:
             edge.connect()  # so that the first photo's bytes are its own
@@ -157,6 +158,7 @@ def send(
     bundle: BundleOption = "demo",
     fallback: Fallback = None,
     budget: Budget = None,
+    sure: Sure = None,
     partition: Annotated[
         str | None,
         typer.Option("--partition", metavar="auto", help="Switch between edge-only, the bundle's cuts and cloud-only."),
@@ -217,7 +219,7 @@ def send(
     how = How(watch, in_flight, deadline, as_json, spool_bytes, when_full)
     auto = auto_options(partition, profile, max_drop)
     with open_edge(
-        bundle, to, Secrets(token_file, ca), auto, timeout_s=timeout, budget_bytes=budget, fallback=fallback
+        bundle, to, Secrets(token_file, ca), auto, timeout_s=timeout, budget_bytes=budget, sure=sure, fallback=fallback
     ) as edge:
         code = run(edge, spool, photo or [], how)
     if code:
@@ -240,6 +242,7 @@ def open_edge(
     *,
     timeout_s: float,
     budget_bytes: int | None,
+    sure: float | None,
     fallback: str | None,
 ) -> Edge:
     """Open the device's end as the options say; the server's HTTP address will do too."""
@@ -256,6 +259,7 @@ def open_edge(
         url,
         timeout_s=timeout_s,
         budget_bytes=budget_bytes,
+        sure=sure,
         fallback=fallback,
         token=token,
         tls=tls,

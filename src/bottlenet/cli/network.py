@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from bottlenet.cli.options import BundleArgument, Json, LadderArgument, Limit, PhotoFolder, needs, with_configs
+from bottlenet.cli.options import BundleArgument, Json, LadderArgument, Limit, PhotoFolder, Sure, needs, with_configs
 from bottlenet.cli.show import Cell, Grid, clean, facts, number, print_json, progress, progress_bar, say, stdout
 from bottlenet.train.config import TrainConfig
 
@@ -224,6 +224,7 @@ def evaluate(
     data: PhotoFolder,
     limit: Limit = None,
     budget: Annotated[int | None, typer.Option("--budget", metavar="BYTES", min=1, help="Largest payload.")] = None,
+    sure: Sure = None,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on a folder of photos: accuracy and bytes, beside the uncut network.
@@ -241,7 +242,7 @@ def evaluate(
 
     loaded = Bundle.load(bundle)
     with progress("evaluating") as step:
-        result = measure(loaded, data, limit=limit, budget=budget, on_progress=step)
+        result = measure(loaded, data, limit=limit, budget=budget, sure=sure, on_progress=step)
     if as_json:
         print_json(evaluation_document(loaded, result, budget))
     else:
@@ -276,6 +277,11 @@ def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:
         return f"mean {sizes.mean:,.0f}, 95 of 100 at most {sizes.p95:,}, largest {sizes.max:,}"
 
     skipped = f", {result.skipped:,} damaged ones skipped" if result.skipped else ""
+    decisions, flops = [], f"{result.head_flops_share:.0%} of the FLOPs run on the device"
+    if manifest.exit is not None and result.decision_bytes and result.sent_share is not None:
+        decisions.append(("sent", f"{result.sent_share:.0%} of the photos; of the others the device is sure"))
+        decisions.append(("decision bytes", bytes_row(result.decision_bytes)))
+        flops = f"{result.mean_flops_share:.0%} of the FLOPs in the mean, {result.head_flops_share:.0%} where it sends"
     return facts(
         [
             ("bundle", f"{manifest.name} ({bundle.id.hex()[:12]}): {manifest.model} cut at {manifest.cut}"),
@@ -285,9 +291,10 @@ def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:
             ("drop", points(result.top1_drop, " points")),
             ("top-5", points(result.top5)),
             ("agreement", f"{points(result.agreement)} get the uncut network's answer"),
+            *decisions,
             ("payload bytes", bytes_row(result.payload_bytes)),
             ("frame bytes", bytes_row(result.frame_bytes)),
-            ("head", f"{result.head_flops_share:.0%} of the FLOPs run on the device"),
+            ("device" if decisions else "head", flops),
         ]
     )
 

@@ -38,6 +38,14 @@ Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite a fil
 BundleOption: TypeAlias = Annotated[
     str, typer.Option("--bundle", "-b", help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
 ]
+Sure: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--sure",
+        metavar="SHARE",
+        help="Confidence, 0 to 1, from which on the device answers by itself; 1 sends all. Default: the bundle's.",
+    ),
+]
 BundleArgument: TypeAlias = Annotated[
     str, typer.Argument(help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
 ]

@@ -22,7 +22,7 @@ from bottlenet.bundle.ladder import by_depth, ladder_id
 from bottlenet.edge.connection import Backoff, Reply, Stream, hint_s
 from bottlenet.edge.encoder import EDGE_ONLY, Processed, Side, codecs_of, sides_of, split
 from bottlenet.edge.pilot import Move, Pilot, Policy, RoundTrip, network_bytes
-from bottlenet.edge.prediction import LOCAL, SERVER, Prediction, predict
+from bottlenet.edge.prediction import DEVICE, LOCAL, SERVER, Prediction, predict
 from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, OverdueError, WireError
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile, merged
@@ -106,8 +106,17 @@ class Auto:
             with self._state:
                 self._pilot.reconsider()
         answer = processed.result
-        assert isinstance(answer, Answer), "edge-only sends nothing"
-        return predict(self._bundle, answer, None, processed.device_ms, socket_bytes, answered_by=LOCAL, partition=name)
+        assert isinstance(answer, Answer), "nothing is sent"
+        return predict(
+            self._bundle,
+            answer,
+            None,
+            processed.device_ms,
+            socket_bytes,
+            answered_by=LOCAL if name == EDGE_ONLY.name else DEVICE,
+            partition=name,
+            square=processed.square,
+        )
 
     def connect(self) -> None:
         """Find out now what link and server are like, so that the first photo has what is best for it."""
@@ -270,11 +279,11 @@ def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) 
     return replace(whole, candidates=candidates)
 
 
-def check_auto(partition: str, budget_bytes: int | None, fallback: str | None) -> None:
-    """Check what goes with `partition`. InputError: another than "auto", a budget, or a fallback."""
+def check_auto(partition: str, budget_bytes: int | None, fallback: str | None, sure: float | None) -> None:
+    """Check what goes with `partition`. InputError: another than "auto", a budget, a fallback, or a bound."""
     if partition != AUTO:
         raise InputError(f"partition is {partition!r}; give {AUTO!r}, or leave it out")
-    if budget_bytes is not None or fallback is not None:
+    if budget_bytes is not None or fallback is not None or sure is not None:
         raise InputError(
-            f"partition={AUTO!r} takes no budget and no fallback: it always falls back, and sizes are known"
+            f"partition={AUTO!r} takes no budget, no fallback and no sure: it always falls back, and the rest is known"
         )

@@ -19,15 +19,17 @@ from functools import partial
 from itertools import islice
 from time import perf_counter_ns
 from types import TracebackType
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from bottlenet.bundle import Bundle
 from bottlenet.bundle.ladder import OneOrMore, load_all
 from bottlenet.edge.auto import AUTO, Auto, check_auto
 from bottlenet.edge.connection import Backoff, Connect, Reply, Stream, check_url, hint_s, open_websocket
-from bottlenet.edge.encoder import Encoded, Encoder, split
+from bottlenet.edge.encoder import Encoder, Processed, split
 from bottlenet.edge.pilot import Move, Policy
 from bottlenet.edge.prediction import (
+    DEVICE,
     LOCAL,
     REFUSED,
     SERVER,
@@ -48,6 +50,9 @@ from bottlenet.wire import mqtt
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds, parse_answer
 from bottlenet.wire.frame import STREAM_PATH, Frame
 
+Window: TypeAlias = "deque[tuple[int | None, Processed] | InputError]"
+"""Photos by the number of their reply, None where the device answered; or why one could not be encoded."""
+
 MAX_IN_FLIGHT = 1024
 VARIABLE = "BOTTLENET_TOKEN"
 
@@ -64,8 +69,9 @@ class Edge:
     With mqtt:// or mqtts://, an address of a broker, the servers are those that it passes frames on to.
 
     `connect` opens the transport: `(url, timeout_s) -> Transport`, see `edge.connection`. `timeout_s` is for opening,
-    and for the answer to each photo. `budget_bytes`: no larger frame leaves, see `Encoder`. `fallback="local"`: where
-    the server can't answer, the bundle's tail runs here, and the server is left alone for a while. `token` is the
+    and for the answer to each photo. `budget_bytes`: no larger frame leaves, see `Encoder`. `sure`: where the bundle
+    has an exit, the confidence from which on the device answers by itself, and nothing is sent. `fallback="local"`:
+    where the server can't answer, the bundle's tail runs here, and the server is left alone for a while. `token` is the
     bearer token, or the password of the user in a broker's address, or a function that gives it at each connection;
     `tls` replaces the system's certificates. `connect` gets both by these names.
 
@@ -92,6 +98,7 @@ class Edge:
         connect: Connect | None = None,
         timeout_s: float = 10.0,
         budget_bytes: int | None = None,
+        sure: float | None = None,
         fallback: str | None = None,
         token: str | Callable[[], str] | None = None,
         tls: ssl.SSLContext | None = None,
@@ -112,11 +119,11 @@ class Edge:
         self.timeout_s = timeout_s
         self._auto: Auto | None = None
         if partition is not None:
-            check_auto(partition, budget_bytes, fallback)
+            check_auto(partition, budget_bytes, fallback, sure)
             self._auto = Auto(bundles, profile or (), self._stream_for, policy)
         elif len(bundles) > 1 or profile is not None or policy is not None:
             raise InputError(f"several bundles, a profile or a policy are for partition={AUTO!r}; give that, too")
-        self.encoder = self._auto.encoder if self._auto else Encoder(self.bundle, budget_bytes=budget_bytes)
+        self.encoder = self._auto.encoder if self._auto else Encoder(self.bundle, budget_bytes=budget_bytes, sure=sure)
         self.local = LocalTail(self.bundle) if fallback == LOCAL else None
         self._lock = threading.Lock()
         self._stream = self.new_stream()
@@ -148,12 +155,15 @@ class Edge:
         """
         if self._auto is not None:
             return self._auto.classify(photo)
-        encoded = self.encoder.encode(photo)
+        processed = self.encoder.work(photo)
+        if (own := self._own(processed)) is not None:
+            return own
+        frame = processed.frame
         with self._lock:
             before = self._stream.total_bytes
             if self.local is None or self._backoff.wait_s == 0:
                 try:
-                    prediction = self._predict(encoded, self._stream, self._stream.ask(encoded.frame, self.timeout_s))
+                    prediction = self._predict(processed, self._stream, self._stream.ask(frame, self.timeout_s))
                     self._backoff.worked()
                     return prediction
                 except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
@@ -163,13 +173,13 @@ class Edge:
             sent, received = self._stream.total_bytes
         return predict(
             self.bundle,
-            self.local.answer(encoded.frame),
-            encoded.frame,
-            encoded.device_ms,
+            self.local.answer(frame),
+            frame,
+            processed.device_ms,
             (sent - before[0], received - before[1]),  # trying the server took them
             answered_by=LOCAL,
             partition=self.partition,
-            square=encoded.square,
+            square=processed.square,
         )
 
     def classify_many(self, photos: Iterable[Source], in_flight: int = 8) -> Iterator[Prediction]:
@@ -233,20 +243,35 @@ class Edge:
         query = f"{address.query}&bundle={bundle.id.hex()}".lstrip("&")
         return address._replace(path=path, query=query, fragment="").geturl()
 
-    def _predict(self, encoded: Encoded, stream: Stream, reply: Reply) -> Prediction:
+    def _own(self, processed: Processed) -> Prediction | None:
+        """Return what the device knows by itself, if it does."""
+        if isinstance(processed.result, Frame):
+            return None
+        return predict(
+            self.bundle,
+            processed.result,
+            None,
+            processed.device_ms,
+            (0, 0),
+            answered_by=DEVICE,
+            partition=self.partition,
+            square=processed.square,
+        )
+
+    def _predict(self, processed: Processed, stream: Stream, reply: Reply) -> Prediction:
         """FrameError, BusyError: it was refused, in order: the connection is as good as before."""
         answer = reply.answer
         try:
             return predict(
                 self.bundle,
                 answer,
-                encoded.frame,
-                encoded.device_ms,
+                processed.frame,
+                processed.device_ms,
                 (reply.sent_bytes, reply.received_bytes),
                 answered_by=SERVER,
                 partition=self.partition,
                 round_trip_ms=reply.round_trip_ms,
-                square=encoded.square,
+                square=processed.square,
             )
         except WireError:
             stream.close()
@@ -256,7 +281,7 @@ class Edge:
         with self._lock:
             stream, self._stream = self._stream, self.new_stream()
             closings = self._closings
-        window: deque[tuple[int, Encoded] | InputError] = deque()  # photos that were taken and not given out, in order
+        window: Window = deque()  # photos that were taken and not given out, in order
         replies: dict[int, Reply] = {}
         source = iter(photos)
         try:
@@ -267,11 +292,15 @@ class Edge:
                 first = window.popleft()
                 if isinstance(first, InputError):
                     raise first  # after those before it got their answers
-                number, encoded = first
+                number, processed = first
+                if (own := self._own(processed)) is not None:
+                    yield own
+                    continue
+                assert number is not None
                 while number not in replies:
                     reply = stream.receive(self.timeout_s)
                     replies[reply.number] = reply
-                yield self._predict(encoded, stream, replies.pop(number))
+                yield self._predict(processed, stream, replies.pop(number))
         finally:
             with self._lock:
                 if stream.in_flight or self._closings != closings or self._stream.is_open:
@@ -279,17 +308,18 @@ class Edge:
                 else:
                     self._stream = stream
 
-    def _fill(self, window: deque[tuple[int, Encoded] | InputError], photos: Iterable[Source], stream: Stream) -> None:
+    def _fill(self, window: Window, photos: Iterable[Source], stream: Stream) -> None:
         """Encode and send, up to the first that can't be encoded."""
         if window and isinstance(window[-1], InputError):
             return
         for photo in photos:
             try:
-                encoded = self.encoder.encode(photo)
+                processed = self.encoder.work(photo)
             except InputError as error:
                 window.append(error)
                 return
-            window.append((stream.send(encoded.frame), encoded))
+            sent = isinstance(processed.result, Frame)
+            window.append((stream.send(processed.frame) if sent else None, processed))
 
 
 def check_in_flight(in_flight: int) -> int:

@@ -1,6 +1,7 @@
 """The device's half: photo to frame, under each of the partitions that a bundle offers.
 
     photo --prepare--> pixels --head.onnx--> symbols --codec--> payload, in a frame      split
+                         |--exit.onnx---> scores --softmax--> answer, where it is sure   split, with an exit
                          |--uncut.onnx--> scores --softmax--> answer                     edge-only
                          `--JPEG, WebP--> file, the payload of a frame                   cloud-only
 
@@ -54,17 +55,23 @@ class Encoder:
     and 51 are LoRaWAN payloads. What the bundle's codec makes too large is made again, coarser. Without it the bundle's
     own budget holds, if it has one.
 
+    Where the bundle has an exit, `sure` is the confidence from which on the device answers by itself, 0..1; 1 sends
+    every photo, None is the bundle's own.
+
     BundleError: head.onnx can't be loaded or run, or does not have the shapes that the manifest says. InputError: a
-    budget that leaves no room for a payload.
+    budget that leaves no room for a payload, `sure` out of range, or for a bundle without an exit.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1, *, budget_bytes: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int = 1, *, budget_bytes: int | None = None, sure: float | None = None
+    ) -> None:
         if budget_bytes is not None and budget_bytes <= HEADER_BYTES:
             raise InputError(
                 f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}; give "
                 f"{HEADER_BYTES + 1} or more"
             )
         self.bundle = bundle
+        self.sure = bound_of(bundle, sure)
         own = bundle.manifest.budget_bytes
         self._payload_limit = budget_bytes - HEADER_BYTES if budget_bytes is not None else own or None
         self.head = Head(bundle, threads)
@@ -76,8 +83,32 @@ class Encoder:
         (symbols,) = self.head(photo_to_pixels(photo, self.bundle.manifest.preprocess)[None])
         return symbols  # type: ignore[no-any-return]
 
+    def work(self, photo: Source, sequence: int = 0) -> Processed:
+        """Answer a photo where the device is sure of it, else encode it as a frame. Errors as for `encode`."""
+        if self.sure == 1:
+            encoded = self.encode(photo, sequence)
+            return Processed(encoded.frame, *encoded.device_ms, encoded.square)
+        started = perf_counter()
+        pixels, square = photo_to_crop(photo, self.bundle.manifest.preprocess)
+        prepared = perf_counter()
+        scores, features = self.head.look(pixels[None])
+        prepare_ms = (prepared - started) * 1e3
+        if (answer := self._own_answer(scores[0], sequence)) is not None:
+            return Processed(answer, prepare_ms, (perf_counter() - prepared) * 1e3, 0.0, square)
+        symbols = self.head.symbols(features)[0]
+        ran = perf_counter()
+        frame = self._pack(symbols, sequence)
+        return Processed(frame, prepare_ms, (ran - prepared) * 1e3, (perf_counter() - ran) * 1e3, square)
+
+    def _own_answer(self, scores: NDArray[np.float32], sequence: int) -> Answer | None:
+        """Return the exit's answer; None where it is not sure, or its scores are no numbers."""
+        own = self.bundle.manifest.exit
+        assert own is not None
+        top = best(scores / own.temperature) if np.isfinite(scores).all() else ()
+        return Answer(sequence, 0, 0, top) if top and top[0][1] >= self.sure else None
+
     def encode(self, photo: Source, sequence: int = 0) -> Encoded:
-        """Encode a photo as a frame with that sequence number, 0..65535.
+        """Encode a photo as a frame with that sequence number, 0..65535, however sure the device is.
 
         PhotoError: see `bottlenet.photo.read_photo`. InputError: not even the coarsest frame fits the budget.
         """
@@ -109,6 +140,18 @@ class Encoder:
             raise InputError(f"no frame fits {whole} bytes, {HEADER_BYTES} of them its header: {error}") from error
         assert len(within.payload) <= limit, "a payload above the budget"
         return Frame(within.codec, within.setting, self.bundle.tag, sequence, within.payload)
+
+
+def bound_of(bundle: Bundle, sure: float | None) -> float:
+    """Return the confidence from which on a device with that bundle answers by itself. InputError: as `Encoder`."""
+    own = bundle.manifest.exit
+    if sure is None:
+        return 1.0 if own is None else own.sure
+    if not 0 <= sure <= 1:
+        raise InputError(f"sure is {sure}; give a confidence from 0 to 1: with 1 every photo is sent")
+    if own is None:
+        raise InputError(f"bundle {bundle.manifest.name} has no exit, so it sends every photo: leave out sure")
+    return sure
 
 
 @dataclass(frozen=True)
@@ -156,11 +199,18 @@ class Processed:
     prepare_ms: float  # photo to pixels
     compute_ms: float  # head, or the whole network
     encode_ms: float  # to a payload
+    square: Square | None = None  # what of the photo the network saw
 
     @property
     def device_ms(self) -> tuple[float, float, float]:
         """Preparing, computing, encoding."""
         return self.prepare_ms, self.compute_ms, self.encode_ms
+
+    @property
+    def frame(self) -> Frame:
+        """The result, where it is a frame."""
+        assert isinstance(self.result, Frame), "the device answered"
+        return self.result
 
     @property
     def device_s(self) -> float:
@@ -183,7 +233,7 @@ class Device:
     def work(self, partition: Partition, photo: Source, sequence: int = 0) -> Processed:
         """Make of a photo what is sent, or the answer where nothing is. PhotoError: it can't be used."""
         if partition.kind == "split":
-            return encoded(self.encoder, photo, sequence)
+            return self.encoder.work(photo, sequence)
         started = perf_counter()
         pixels = photo_to_pixels(photo, self.bundle.manifest.uncut_preprocess)
         prepared = perf_counter()
@@ -199,12 +249,6 @@ class Device:
         """Make of a photo the frame, or the class index where nothing is sent."""
         result = self.work(partition, photo, sequence).result
         return result if isinstance(result, Frame) else result.top[0][0]
-
-
-def encoded(encoder: Encoder, photo: Source, sequence: int) -> Processed:
-    """Do a split's work."""
-    result = encoder.encode(photo, sequence)
-    return Processed(result.frame, *result.device_ms)
 
 
 @dataclass(frozen=True)
@@ -233,5 +277,5 @@ def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) ->
         if each in sides:
             raise InputError(f"two bundles are cut at {each.cut}; give bundles with different cuts")
         encoder = Encoder(bundle)
-        sides[each] = Side(bundle, encoder, partial(encoded, encoder))
+        sides[each] = Side(bundle, encoder, encoder.work)
     return sides

@@ -27,6 +27,7 @@ from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame
 
 SERVER = "server"
 LOCAL = "local"
+DEVICE = "device"
 
 REFUSED = "refused"  # the server can't take it; its frame is kept
 DROPPED = "dropped"  # to make room for others
@@ -119,7 +120,8 @@ class Prediction:
     socket_bytes: int  # everything given to the socket for this photo; for the first one, opening the connection too
     received_bytes: int  # everything that came back on the socket
     times: Times
-    answered_by: str = SERVER  # or LOCAL: the device itself, as the server couldn't, or as that is faster
+    # or LOCAL: the device itself, as the server couldn't, or as that is faster; DEVICE: as its exit was sure
+    answered_by: str = SERVER
     partition: str = ""  # who ran what, by its name: "split at blocks.8"
     server_load: float = 1.0  # how many times longer than idle the server took just then
     objects: tuple[Object, ...] = field(default=(), repr=False)  # of a detection, the surest first
@@ -246,7 +248,7 @@ class Answered:
     """A photo and what it shows."""
 
     photo: str
-    by: str  # SERVER or LOCAL
+    by: str  # SERVER, LOCAL or DEVICE
     top: tuple[Choice, ...] = field(repr=False)  # as in `Prediction`; none where nothing is there
     payload_bytes: int
     frame_bytes: int  # as one message of a stream
@@ -275,8 +277,10 @@ Outcome: TypeAlias = Answered | Failed
 
 
 def answered_now(photo: str, by: str, found: Findings, *, frame_bytes: int, tries: int) -> Answered:
-    """Stamp an answer that has just come with the time; `frame_bytes` as one message of a stream."""
-    payload_bytes = frame_bytes - STREAM_HEADER_BYTES
+    """Stamp an answer that has just come with the time; `frame_bytes` as one message of a stream, 0 where none was
+    sent.
+    """
+    payload_bytes = max(0, frame_bytes - STREAM_HEADER_BYTES)
     return Answered(photo, by, found.top, payload_bytes, frame_bytes, tries, time.time(), objects=found.objects)
 
 
@@ -302,7 +306,7 @@ def parse_outcome(data: bytes) -> Outcome:
         answered = Answered(top=top, objects=objects, **fields(document, ANSWERED))
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the fields of an answer: {error}") from error
-    if answered.by not in (SERVER, LOCAL):
+    if answered.by not in (SERVER, LOCAL, DEVICE):
         raise ValueError("no answer in it")
     return answered
 

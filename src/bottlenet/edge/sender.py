@@ -22,6 +22,7 @@ from bottlenet.edge.photo_files import read_file, unreadable, unusable
 from bottlenet.edge.pilot import Move
 from bottlenet.edge.prediction import (
     DAMAGED,
+    DEVICE,
     FULL,
     REFUSED,
     SERVER,
@@ -40,6 +41,7 @@ from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
 
 MAX_REFUSALS = 3  # of one frame: the first may be a bug or a lack of memory on the server that goes away
+ANSWERED_HERE = -1  # number of an entry that never was in the spool
 SLICE_S = 1.0  # how long a source of photos that has none just now is left alone
 
 
@@ -163,11 +165,16 @@ class Sender:
             yield outcome
         elif not held:
             try:
-                frame = self._edge.encoder.encode(data).frame
+                result = self._edge.encoder.work(data).result
             except InputError as error:
                 yield unusable(name, data, error)
                 return
-            yield from self._put(photo, frame, patient)
+            if isinstance(result, Frame):
+                yield from self._put(photo, result, patient)
+            else:
+                found = read_answer(result, self._edge.bundle)
+                here = Entry(ANSWERED_HERE, photo, self._edge.bundle.id.hex(), 0)
+                yield from self._keep(here, answered_now(name, DEVICE, found, frame_bytes=0, tries=0))
             if not self.gave_up:
                 yield from self._turn(block=False)
 

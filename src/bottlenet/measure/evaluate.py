@@ -1,6 +1,7 @@
 """Measure accuracy and bytes of a bundle on a folder of photos, beside the uncut network on the same photos.
 
     photo ----Encoder------> frame --bytes--> parse_frame, Decoder--> scores      compared and counted
+      |        `-----------> answer, where the bundle has an exit that is sure
       `---photo_to_pixels--> pixels -----------uncut.onnx-----------> scores
 
 What is measured is what is deployed: the device's encoder, a frame as it goes over the network, the server's decoder.
@@ -26,15 +27,16 @@ from bottlenet.photos.folders import Photo, photos_for
 from bottlenet.records import Sizes, percent, sizes
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.task import needs_one_label
-from bottlenet.wire.answer import best
+from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, parse_frame
 
+UNLIKELY = -50.0  # logit of a class that an answer does not name
 BATCH = 8  # photos that both networks take at once; more is no faster on a CPU
 
 Progress = Callable[[int, int], None]
 """Called after each batch with (photos done, photos in all)."""
-Prepared = tuple[int, bytes, NDArray[np.uint8] | None]
-"""Position of a photo, its frame, and the pixels that the uncut network takes."""
+Prepared = tuple[int, Frame | Answer, NDArray[np.uint8] | None]
+"""Position of a photo, its frame or the device's own answer, and the pixels that the uncut network takes."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ class Evaluation:
     agreement: float | None  # photos to which the uncut network gives the same answer, labelled or not
     top1_uncut: float | None
     top1_drop: float | None  # points: top1_uncut - top1
-    payload_bytes: Sizes
-    frame_bytes: Sizes  # self-contained frames
+    payload_bytes: Sizes  # of the photos that are sent; zeros where none is
+    frame_bytes: Sizes  # self-contained frames; the same
     head_flops_share: float  # share of the network's FLOPs that the device runs, 0..1
     photos: int  # that were evaluated
     labelled: int  # of them; the rest counts for agreement and bytes only
     skipped: int  # damaged; the log names them
+    # The rest is None in results from before there were exits.
+    sent_share: float | None = None  # of the photos, 0..1; the others the device answers by itself
+    decision_bytes: Sizes | None = None  # payload of a photo, 0 where it is not sent
+    mean_flops_share: float | None = None  # as head_flops_share, which a photo that is sent takes, over all photos
 
 
 @dataclass(frozen=True)
@@ -59,20 +65,22 @@ class Comparison:
     """One photo through the split network and the uncut one."""
 
     position: int  # of the photo in the list
-    frame: Frame = field(repr=False)
-    scores: NDArray[np.float32] = field(repr=False)  # (classes,) logits
+    frame: Frame | None = field(repr=False)  # None: the device answers by itself
+    scores: NDArray[np.float32] = field(repr=False)  # (classes,) logits; of the device's answer the best alone
     uncut: NDArray[np.float32] | None = field(repr=False)  # (classes,) logits; None: the bundle has no uncut network
 
 
 class Deployment:
     """Run the device's half, the server's half and the uncut network of a bundle in this process.
 
-    With `budget` no payload has more bytes than that. BundleError: a graph can't be loaded or run.
+    With `budget` no payload has more bytes than that; `sure` is the exit's bound, see `Encoder`. BundleError: a graph
+    can't be loaded or run.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1, budget: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 1, budget: int | None = None, sure: float | None = None) -> None:
         self.bundle = bundle
-        self.encoder = Encoder(bundle, threads, budget_bytes=None if budget is None else budget + HEADER_BYTES)
+        limit = None if budget is None else budget + HEADER_BYTES
+        self.encoder = Encoder(bundle, threads, budget_bytes=limit, sure=sure)
         self.decoder = Decoder(bundle, threads)
         self.uncut = open_uncut(bundle, threads) if bundle.uncut_path is not None else None
 
@@ -87,11 +95,11 @@ class Deployment:
         batch: list[Prepared] = []
         for position, photo in enumerate(photos):
             with damaged.skipping(photo.path):
-                data = self.encoder.encode(photo.path).frame.to_bytes()
+                result = self.encoder.work(photo.path).result
                 pixels = None
                 if self.uncut is not None:
                     pixels = photo_to_pixels(photo.path, self.bundle.manifest.uncut_preprocess)
-                batch.append((position, data, pixels))
+                batch.append((position, result, pixels))
             if len(batch) == BATCH or position + 1 == len(photos):
                 yield from self._compare(batch)
                 batch = []
@@ -102,15 +110,28 @@ class Deployment:
         if not batch:
             return
         tag, limit = self.bundle.tag, MAX_PAYLOAD_BYTES
-        frames = [parse_frame(data, max_payload_bytes=limit, bundle_tag=tag) for _, data, _ in batch]
-        answered = self.decoder.scores(frames)
-        for error in filter(None, answered.errors):
-            raise error
+        sent = [result.to_bytes() for _, result, _ in batch if isinstance(result, Frame)]
+        frames = [parse_frame(data, max_payload_bytes=limit, bundle_tag=tag) for data in sent]
+        if frames:
+            answered = self.decoder.scores(frames)
+            for error in filter(None, answered.errors):
+                raise error
+            received = iter(zip(frames, answered.scores, strict=True))
         uncut: Iterable[NDArray[np.float32] | None] = [None] * len(batch)
         if self.uncut is not None:
             uncut = run_graph(self.uncut, pixels=np.stack([pixels for _, _, pixels in batch if pixels is not None]))
-        for (position, *_), frame, scores, reference in zip(batch, frames, answered.scores, uncut, strict=True):
-            yield Comparison(position, frame, scores, reference)
+        for (position, result, _), reference in zip(batch, uncut, strict=True):
+            if isinstance(result, Frame):
+                frame, scores = next(received)
+                yield Comparison(position, frame, scores, reference)
+            else:
+                yield Comparison(position, None, self._scores_of(result), reference)
+
+    def _scores_of(self, answer: Answer) -> NDArray[np.float32]:
+        scores = np.full(self.bundle.manifest.num_classes, UNLIKELY, np.float32)
+        for index, share in answer.top:
+            scores[index] = np.log(max(share, np.exp(UNLIKELY)))
+        return scores
 
 
 def evaluate(
@@ -119,16 +140,18 @@ def evaluate(
     *,
     limit: int | None = None,
     budget: int | None = None,
+    sure: float | None = None,
     threads: int = 1,
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Run every photo below the folder `data` through `bundle`, or `limit` of them, evenly spread over the folder.
 
-    With `budget` no payload has more bytes than that. `data` is a folder as `photos.folders` has it. Damaged photos
-    are skipped, counted and named in the log.
+    With `budget` no payload has more bytes than that; `sure` is the exit's bound, see `Encoder`. `data` is a folder as
+    `photos.folders` has it. Damaged photos are skipped, counted and named in the log.
 
     InputError: no classifier, no such folder or nothing in it, a label that is none of the bundle's classes, a limit
-    below 1, most of the photos are damaged, or a photo whose smallest payload is above the budget.
+    below 1, most of the photos are damaged, a photo whose smallest payload is above the budget, or `sure`
+    without an exit.
     BundleError: a graph that can't be loaded or run.
     """
     needs_one_label(bundle.manifest.task, "`bottlenet evaluate`")
@@ -138,13 +161,14 @@ def evaluate(
     answers: list[list[int]] = []
     uncut: list[int] = []
     payload_bytes: list[int] = []
-    for each in Deployment(bundle, threads, budget).compare(photos, damaged, on_progress):
+    for each in Deployment(bundle, threads, budget, sure).compare(photos, damaged, on_progress):
         label = photos[each.position].label
         labels.append(-1 if label is None else label)
         answers.append([index for index, _ in best(each.scores)])
-        payload_bytes.append(len(each.frame.payload))
+        payload_bytes.append(-1 if each.frame is None else len(each.frame.payload))
         if each.uncut is not None:
             uncut.append(int(each.uncut.argmax()))
+    own = bundle.manifest.exit
     if not labels:
         raise InputError(f"{data}: no photo could be read, so there is nothing to report; give a folder of photos")
     return evaluation_of(
@@ -152,7 +176,7 @@ def evaluate(
         np.array(answers),
         np.array(uncut) if uncut else None,
         np.array(payload_bytes),
-        head_flops_share=bundle.manifest.head_flops_share,
+        flops_shares=(bundle.manifest.head_flops_share, own.flops_share if own else 0.0),
         skipped=len(damaged.paths),
     )
 
@@ -161,15 +185,15 @@ def evaluation_of(
     labels: NDArray[np.int64],  # (N,); -1: not known
     answers: NDArray[np.int64],  # (N, 5 or fewer) class indices, best first
     uncut: NDArray[np.int64] | None,  # (N,) the uncut network's answers
-    payload_bytes: NDArray[np.int64],  # (N,)
+    payload_bytes: NDArray[np.int64],  # (N,); -1: not sent
     *,
-    head_flops_share: float,
+    flops_shares: tuple[float, float],  # of a photo that is sent, and of one that is not
     skipped: int,
 ) -> Evaluation:
     """Turn the answers to all photos into rates and sizes."""
     known = labels >= 0
     hits = answers == labels[:, None]
-    top1 = percent(hits[known, 0])
+    top1, sent = percent(hits[known, 0]), payload_bytes >= 0
     top1_uncut = None if uncut is None else percent((uncut == labels)[known])
     return Evaluation(
         top1=top1,
@@ -177,10 +201,13 @@ def evaluation_of(
         agreement=None if uncut is None else percent(answers[:, 0] == uncut),
         top1_uncut=top1_uncut,
         top1_drop=None if top1 is None or top1_uncut is None else top1_uncut - top1,
-        payload_bytes=sizes(payload_bytes),
-        frame_bytes=sizes(payload_bytes + HEADER_BYTES),
-        head_flops_share=head_flops_share,
+        payload_bytes=sizes(payload_bytes[sent]),
+        frame_bytes=sizes(payload_bytes[sent] + HEADER_BYTES),
+        head_flops_share=flops_shares[0],
         photos=len(labels),
         labelled=int(known.sum()),
         skipped=skipped,
+        sent_share=float(sent.mean()),
+        decision_bytes=sizes(np.maximum(payload_bytes, 0)),
+        mean_flops_share=float(np.where(sent, *flops_shares).mean()),
     )

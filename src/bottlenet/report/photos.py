@@ -60,7 +60,7 @@ class Answered:
     """One photo with both answers, without its pictures."""
 
     photo: Photo
-    frame: Frame = field(repr=False)
+    frame: Frame | None = field(repr=False)  # None: the device answered by itself
     split: tuple[tuple[int, float], ...]  # (class, probability), best first
     uncut: tuple[tuple[int, float], ...]
     lost: float  # of the probability that the uncut network gives its answer; below 0: it grew
@@ -132,11 +132,8 @@ def failure_section(deployment: Deployment, failures: Sequence[Answered], counte
 
 def row(deployment: Deployment, answered: Answered) -> tuple[Cell, ...]:
     """Make a row of a table, with both pictures."""
-    bundle, path, label = deployment.bundle, answered.photo.path, answered.photo.label
+    bundle, frame, path, label = deployment.bundle, answered.frame, answered.photo.path, answered.photo.label
     small = within(photo_to_pixels(path, bundle.manifest.uncut_preprocess), SIDE)
-    mosaic = bundle.mosaic.tile(deployment.decoder.decode([answered.frame])[0])
-    rows, columns = mosaic.shape
-    scale = SIDE / max(rows, columns)
     known = () if label is None else (f"labelled: {bundle.labels[label]}",)
     split, uncut = (
         tuple(f"{bundle.labels[index]}, {share:.0%}" for index, share in top)
@@ -145,15 +142,23 @@ def row(deployment: Deployment, answered: Answered) -> tuple[Cell, ...]:
     return (
         Picture(data_url(small, "JPEG", quality=QUALITY), f"The photo {path.name}", small.shape[1], small.shape[0]),
         (path.name, *known),
-        Picture(
-            data_url(within(stretched(mosaic), MOST_PIXELS), "PNG", optimize=True),
-            f"What is sent for {path.name}: a grey mosaic of {columns} by {rows} pixels",
-            *(max(1, round(columns * scale)), max(1, round(rows * scale)), True),
-        ),
-        f"{len(answered.frame.payload):,}",
+        "nothing: the device was sure" if frame is None else mosaic_picture(deployment, frame, path.name),
+        "0" if frame is None else f"{len(frame.payload):,}",
         split,
         uncut,
         "same" if answered.same else "other",
+    )
+
+
+def mosaic_picture(deployment: Deployment, frame: Frame, name: str) -> Picture:
+    """Draw what the server decodes from a frame."""
+    mosaic = deployment.bundle.mosaic.tile(deployment.decoder.decode([frame])[0])
+    rows, columns = mosaic.shape
+    scale = SIDE / max(rows, columns)
+    return Picture(
+        data_url(within(stretched(mosaic), MOST_PIXELS), "PNG", optimize=True),
+        f"What is sent for {name}: a grey mosaic of {columns} by {rows} pixels",
+        *(max(1, round(columns * scale)), max(1, round(rows * scale)), True),
     )
 
 
