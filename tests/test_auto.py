@@ -314,8 +314,8 @@ class TestArguments:
     @pytest.mark.parametrize(("options", "message"), [
         ({"partition": "best"}, "partition is 'best'; give 'auto'"),
         ({"partition": "auto"}, "no profile is given"),
-        ({"partition": "auto", "fallback": "local"}, "takes no budget and no fallback"),
-        ({"partition": "auto", "budget_bytes": 100}, "takes no budget and no fallback"),
+        ({"partition": "auto", "fallback": "local"}, "takes no budget, no fallback and no sure"),
+        ({"partition": "auto", "budget_bytes": 100}, "takes no budget, no fallback and no sure"),
         ({"policy": QUICK}, "are for partition='auto'"),
     ])  # fmt: skip
     def test_options(self, bundle: Bundle, options: dict, message: str) -> None:

@@ -143,8 +143,8 @@ class TestSender:
     ) -> None:
         """It waits through a run without a server; the next one finds its frame."""
         encoded: list[object] = []
-        encode = Encoder.encode
-        monkeypatch.setattr(Encoder, "encode", lambda self, photo: encoded.append(photo) or encode(self, photo))
+        work = Encoder.work
+        monkeypatch.setattr(Encoder, "work", lambda self, photo: encoded.append(photo) or work(self, photo))
         setup.network.up = lambda now: False
         setup.deadline_s = 5
         assert setup.send(photos) == []

@@ -156,14 +156,14 @@ class Edge:
         if self._auto is not None:
             return self._auto.classify(photo)
         processed = self.encoder.work(photo)
-        if (own := self._own(processed)) is not None:
-            return own
-        frame = processed.frame
+        frame = processed.result
+        if not isinstance(frame, Frame):
+            return self._own(processed, frame)
         with self._lock:
             before = self._stream.total_bytes
             if self.local is None or self._backoff.wait_s == 0:
                 try:
-                    prediction = self._predict(processed, self._stream, self._stream.ask(frame, self.timeout_s))
+                    prediction = self._predict(processed, frame, self._stream, self._stream.ask(frame, self.timeout_s))
                     self._backoff.worked()
                     return prediction
                 except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
@@ -243,13 +243,11 @@ class Edge:
         query = f"{address.query}&bundle={bundle.id.hex()}".lstrip("&")
         return address._replace(path=path, query=query, fragment="").geturl()
 
-    def _own(self, processed: Processed) -> Prediction | None:
-        """Return what the device knows by itself, if it does."""
-        if isinstance(processed.result, Frame):
-            return None
+    def _own(self, processed: Processed, answer: Answer) -> Prediction:
+        """Return what the device knows by itself."""
         return predict(
             self.bundle,
-            processed.result,
+            answer,
             None,
             processed.device_ms,
             (0, 0),
@@ -258,14 +256,14 @@ class Edge:
             square=processed.square,
         )
 
-    def _predict(self, processed: Processed, stream: Stream, reply: Reply) -> Prediction:
+    def _predict(self, processed: Processed, frame: Frame, stream: Stream, reply: Reply) -> Prediction:
         """FrameError, BusyError: it was refused, in order: the connection is as good as before."""
         answer = reply.answer
         try:
             return predict(
                 self.bundle,
                 answer,
-                processed.frame,
+                frame,
                 processed.device_ms,
                 (reply.sent_bytes, reply.received_bytes),
                 answered_by=SERVER,
@@ -293,14 +291,15 @@ class Edge:
                 if isinstance(first, InputError):
                     raise first  # after those before it got their answers
                 number, processed = first
-                if (own := self._own(processed)) is not None:
-                    yield own
+                if number is None:
+                    assert isinstance(processed.result, Answer)
+                    yield self._own(processed, processed.result)
                     continue
-                assert number is not None
                 while number not in replies:
                     reply = stream.receive(self.timeout_s)
                     replies[reply.number] = reply
-                yield self._predict(processed, stream, replies.pop(number))
+                assert isinstance(processed.result, Frame)
+                yield self._predict(processed, processed.result, stream, replies.pop(number))
         finally:
             with self._lock:
                 if stream.in_flight or self._closings != closings or self._stream.is_open:
@@ -318,8 +317,8 @@ class Edge:
             except InputError as error:
                 window.append(error)
                 return
-            sent = isinstance(processed.result, Frame)
-            window.append((stream.send(processed.frame) if sent else None, processed))
+            sent = stream.send(processed.result) if isinstance(processed.result, Frame) else None
+            window.append((sent, processed))
 
 
 def check_in_flight(in_flight: int) -> int:

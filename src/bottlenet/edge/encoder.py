@@ -207,12 +207,6 @@ class Processed:
         return self.prepare_ms, self.compute_ms, self.encode_ms
 
     @property
-    def frame(self) -> Frame:
-        """The result, where it is a frame."""
-        assert isinstance(self.result, Frame), "the device answered"
-        return self.result
-
-    @property
     def device_s(self) -> float:
         """The three together."""
         return sum(self.device_ms) / 1e3
