@@ -22,7 +22,7 @@ from bottlenet.edge.encoder import Encoder
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.folders import list_photos
 from bottlenet.runtime import open_session, run_graph
-from bottlenet.wire import compiled
+from bottlenet.wire import entropy
 from bottlenet.wire.codecs import encode_within
 from bottlenet.wire.frame import Frame
 from record import Json, parser, run_script, show, write_record
@@ -79,12 +79,12 @@ def measure_server(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[
         which = [(number + more) % len(symbols) for more in range(BATCH)]
         batch = [payloads[each] for each in which]
         take("tail", partial(run_graph, tail, symbols=symbols[which[0]][None]))
-        take("decode", partial(codec.decode_all, batch[:1]))
+        take("decode", partial(codec.decode, batch[0]))
         take("encode", partial(payload_of, bundle, symbols[which[0]]))
         take("tail_of_8", partial(run_graph, tail, symbols=np.stack([symbols[each] for each in which])), BATCH)
-        take("decode_of_8", partial(codec.decode_all, batch), BATCH)
-        with mock.patch.object(compiled, "LIBRARY", None):
-            take("decode_in_python", partial(codec.decode_all, batch[:1]))
+        take("decode_of_8", partial(lambda batch: [codec.decode(each) for each in batch], batch), BATCH)
+        with mock.patch.object(entropy, "LIBRARY", None):
+            take("decode_in_python", partial(codec.decode, batch[0]))
             take("encode_in_python", partial(payload_of, bundle, symbols[which[0]]))
     return times
 
@@ -158,7 +158,7 @@ def run(arguments: argparse.Namespace) -> None:
         "target_ratio": TARGET_RATIO,
         **shares,
         "targets": TARGETS,
-        "compiled": compiled.LIBRARY is not None,
+        "compiled": entropy.LIBRARY is not None,
         "met": ratio <= TARGET_RATIO and all(shares[name] <= most for name, most in TARGETS.items()),
     }
     write_record("encode_overhead", results, arguments.out)

@@ -16,11 +16,10 @@ from functools import partial
 import numpy as np
 
 from bottlenet.errors import InputError
-from bottlenet.wire import compiled
+from bottlenet.wire import entropy
 from bottlenet.wire.entropy import Entropy
-from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.tables import PLANES, Bins, Pass, Tables
+from bottlenet.wire.tables import PLANES, Bins, Pass, Tables, fit_tables
 from record import parser, run_script, show, write_record
 from timing import processor_ms
 
@@ -90,16 +89,16 @@ def coded(codec: Entropy, symbols: np.ndarray, cut: float) -> tuple[bytes, bytes
 
 def identity(count: int) -> Identity:
     source, digest, total, different = random.Random(0), hashlib.sha256(), 0, 0
-    library = compiled.LIBRARY
+    library = entropy.LIBRARY
     for _ in range(count):
         shape = (source.randint(1, 3), source.randint(1, 4), source.randint(1, 4))
         codec = Entropy(Mosaic(*shape), random_tables(source, shape))
         symbols, cut = random_symbols(source, shape), source.random()
         found = []
         for chosen in (library, None):
-            compiled.LIBRARY = chosen
+            entropy.LIBRARY = chosen
             found.append(coded(codec, symbols, cut))
-        compiled.LIBRARY = library
+        entropy.LIBRARY = library
         different += found[0] != found[1]
         payload, decoded = found[1]
         total += len(payload)
@@ -113,22 +112,22 @@ def times() -> list[Times]:
     passes = [(channel, plane) for plane in range(PLANES) for channel in range(REAL[0])]
     codec = Entropy(Mosaic(*REAL), fit_tables([latents[1:]], passes))
     payload = codec.encode(latents[0], REAL_BYTES)
-    library, rows = compiled.LIBRARY, []
+    library, rows = entropy.LIBRARY, []
     for name, chosen in (("compiled", library), ("Python", None)):
-        compiled.LIBRARY = chosen
+        entropy.LIBRARY = chosen
         assert codec.encode(latents[0], REAL_BYTES) == payload  # and what is made once is made
         taken = [
             [processor_ms(action) for _ in range(REPEATS)]
             for action in (partial(codec.encode, latents[0], REAL_BYTES), partial(codec.decode, payload))
         ]
         rows.append(Times(name, *(float(np.median(each)) for each in taken)))
-    compiled.LIBRARY = library
+    entropy.LIBRARY = library
     return rows
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, show, write."""
-    if compiled.LIBRARY is None:
+    if entropy.LIBRARY is None:
         raise InputError("the codec is not compiled here: install a C compiler, then python hatch_build.py")
     compared, timed = identity(arguments.latents), times()
     show(

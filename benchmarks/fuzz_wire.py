@@ -16,7 +16,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import decoder as photos
 from bottlenet.cloud.decoder import Photos
 from bottlenet.errors import BottleNetError, WireError
-from bottlenet.wire import compiled
+from bottlenet.wire import entropy
 from bottlenet.wire.answer import Answer, Box, Boxes, Classes, ClassMap, busy_bytes, parse_answer, refusal_bytes
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.frame import (
@@ -39,7 +39,7 @@ CRC = slice(10, 12)  # of a frame
 MOSAICS = (Mosaic(1, 1, 1), Mosaic(3, 5, 7), Mosaic(4, 8, 8, 1))
 SETTINGS = {"raw": (0,), "deflate": (0, 9), "jpeg": (1, 20, 100), "webp": (0, 20, 100), "entropy": (0,)}
 DEMO_BUNDLE = Bundle.load("demo")
-FAST = compiled.LIBRARY  # where it is built
+FAST = entropy.LIBRARY  # where it is built
 
 
 def frame(data: bytes) -> None:
@@ -130,11 +130,11 @@ def payloads(name: str) -> Iterator[bytes]:
             yield bytes([number]) + codec.encode((128 + noise).astype(np.uint8))
 
 
-def entropy(data: bytes, library: Any) -> None:
+def entropy_by(data: bytes, library: Any) -> None:
     """By one of the two. The first byte says for which latent; from 128 on it is that of the demo's bundle."""
     codecs = CODECS_BY_NAME["entropy"]
     codec = DEMO_BUNDLE.codec if data[:1] > b"\x7f" else codecs[data[0] % len(codecs) if data else 0]
-    compiled.LIBRARY = library
+    entropy.LIBRARY = library
     check_symbols(codec, codec.decode(data[1:]))
 
 
@@ -144,7 +144,7 @@ def entropy_fast(data: bytes) -> None:
     codecs = CODECS_BY_NAME["entropy"]
     codec = DEMO_BUNDLE.codec if data[:1] > b"\x7f" else codecs[data[0] % len(codecs) if data else 0]
     for library in (FAST, None):
-        compiled.LIBRARY = library
+        entropy.LIBRARY = library
         try:
             results.append(codec.decode(data[1:]).tobytes())
         except BottleNetError as error:
@@ -203,7 +203,7 @@ def targets() -> dict[str, Target]:
     made = {"frame": Target(frame, frames), "answer": Target(answer, answers)}
     for name in ("raw", "deflate", "jpeg", "webp"):
         made[name] = Target(partial(payload, name), partial(payloads, name))
-    made["entropy in Python"] = Target(partial(entropy, library=None), entropy_payloads, 8192)
+    made["entropy in Python"] = Target(partial(entropy_by, library=None), entropy_payloads, 8192)
     if FAST is not None:
         made["entropy compiled"] = Target(entropy_fast, entropy_payloads, 8192)
     made["photo"] = Target(photo, pictures, peak_bytes=2**25)

@@ -14,8 +14,7 @@ from bottlenet.train.config import TrainConfig
 from bottlenet.train.objective import objective_of
 from bottlenet.train.train import ObjectiveFor
 from bottlenet.wire.codecs import Jpeg
-from bottlenet.wire.fitting import DEFAULT_BINS
-from bottlenet.wire.tables import Bins
+from bottlenet.wire.tables import DEFAULT_BINS, Bins
 from rate_accuracy_rows import Coding
 
 BUDGETS = (32, 64, 128, 200, 316, 450, 600, 800, 1000, 1500, 2000)

@@ -29,8 +29,7 @@ from bottlenet.train.features import graph_of
 from bottlenet.train.runs import some_pixels
 from bottlenet.wire.codecs import Codec
 from bottlenet.wire.entropy import Entropy
-from bottlenet.wire.fitting import fit_tables
-from bottlenet.wire.tables import Bins
+from bottlenet.wire.tables import Bins, fit_tables
 
 BATCH = 8
 

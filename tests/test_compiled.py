@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from bottlenet.wire import compiled
-from bottlenet.wire.compiled import SOURCE, load_library
+from bottlenet.wire import entropy
+from bottlenet.wire.entropy import SOURCE, load_library
 
 HOOK = Path(__file__).parent.parent / "hatch_build.py"
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -28,7 +28,7 @@ def hook() -> ModuleType:
 
 @needs_compiler
 def test_it_is_here_and_of_this_source() -> None:
-    assert compiled.LIBRARY is not None, "python hatch_build.py"
+    assert entropy.LIBRARY is not None, "python hatch_build.py"
 
 
 @needs_compiler

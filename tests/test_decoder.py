@@ -31,22 +31,21 @@ def frames(bundle: Bundle, photo: np.ndarray) -> list[Frame]:
 
 
 def test_decode(decoder: Decoder, bundle: Bundle, frames: list[Frame]) -> None:
-    symbols = decoder.decode(frames)
-    assert symbols.shape == (4, *LATENT)
-    assert symbols.dtype == np.uint8
-    for number, frame in enumerate(frames):
-        np.testing.assert_array_equal(symbols[number], bundle.codec.decode(frame.payload))
-    assert decoder.decode([]).shape == (0, *LATENT)
+    for frame in frames:
+        symbols = decoder.decode(frame)
+        assert symbols.shape == LATENT
+        assert symbols.dtype == np.uint8
+        np.testing.assert_array_equal(symbols, bundle.codec.decode(frame.payload))
 
 
 def test_scores_are_those_of_the_tail(decoder: Decoder, bundle: Bundle, frames: list[Frame]) -> None:
     scored = decoder.scores(frames)
     session = onnxruntime.InferenceSession(str(bundle.tail_path), providers=["CPUExecutionProvider"])
-    expected = session.run(None, {"symbols": decoder.decode(frames)})[0]
+    expected = session.run(None, {"symbols": np.stack([decoder.decode(frame) for frame in frames])})[0]
     np.testing.assert_allclose(scored.scores, expected, rtol=1e-4, atol=1e-4)
     assert scored.scores.dtype == np.float32
     assert scored.errors == (None,) * 4
-    assert len(scored.decode_us) == 4
+    assert scored.decode_us > 0
     assert scored.tail_us > 0
 
 
@@ -97,9 +96,9 @@ class TestBadFrames:
         assert scored.tail_us == 0
         assert decoder.answers([]) == []
 
-    def test_decode_raises_for_the_first(self, decoder: Decoder, frames: list[Frame]) -> None:
+    def test_decode_raises(self, decoder: Decoder, frames: list[Frame]) -> None:
         with pytest.raises(FrameError, match="frame is for bundle 78797a"):
-            decoder.decode([frames[0], dataclasses.replace(frames[1], bundle_tag=b"xyz")])
+            decoder.decode(dataclasses.replace(frames[1], bundle_tag=b"xyz"))
 
     def test_messages(self, decoder: Decoder, frames: list[Frame]) -> None:
         errors = decoder.scores(
@@ -110,11 +109,11 @@ class TestBadFrames:
 
 
 def test_a_device_may_choose_another_codec(decoder: Decoder, bundle: Bundle, frames: list[Frame]) -> None:
-    symbols = decoder.decode(frames[:1])[0]
+    symbols = decoder.decode(frames[0])
     for name, setting in (("raw", 0), ("deflate", 1), ("jpeg", 100)):
         codec = make_codec(name, bundle.mosaic, setting)
         frame = Frame(codec.code, setting, bundle.tag, 0, codec.encode(symbols))
-        assert np.abs(decoder.decode([frame])[0].astype(int) - symbols).max() <= (1 if name == "jpeg" else 0)
+        assert np.abs(decoder.decode(frame).astype(int) - symbols).max() <= (1 if name == "jpeg" else 0)
 
 
 class TestAnswers:

@@ -16,12 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottlenet.errors import InputError, PayloadError
-from bottlenet.wire import compiled, entropy
+from bottlenet.wire import entropy
 from bottlenet.wire.entropy import Entropy
-from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.range_coder import Interval, RangeEncoder
-from bottlenet.wire.tables import STEPS, Bins, Tables
+from bottlenet.wire.tables import STEPS, Bins, Tables, fit_tables
 from latents import (
     GOLDEN_SYMBOLS,
     decisions,
@@ -50,11 +49,11 @@ def realistic() -> tuple[Entropy, np.ndarray]:
 
 @pytest.fixture(params=["compiled", "python"], autouse=True, scope="module")
 def coder(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "compiled" and compiled.LIBRARY is None:
+    if request.param == "compiled" and entropy.LIBRARY is None:
         pytest.skip("the codec is not compiled: python hatch_build.py")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "python":
-            patch.setattr(compiled, "LIBRARY", None)
+            patch.setattr(entropy, "LIBRARY", None)
         yield request.param
 
 
@@ -219,7 +218,7 @@ def test_compiling_changes_nothing(seed: int) -> None:
     cut = payload[: 1 + seed % len(payload)]
     back = codec.decode(cut)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "LIBRARY", None)
+        patch.setattr(entropy, "LIBRARY", None)
         assert codec.encode(symbols) == payload
         np.testing.assert_array_equal(codec.decode(cut), back)
 
@@ -229,9 +228,9 @@ def test_compiling_changes_nothing(seed: int) -> None:
 def test_garbage_is_the_same_to_both(seed: int, payload: bytes) -> None:
     codec, _ = random_entropy(seed)
     found = []
-    for library in (compiled.LIBRARY, None):
+    for library in (entropy.LIBRARY, None):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(compiled, "LIBRARY", library)
+            patch.setattr(entropy, "LIBRARY", library)
             try:
                 found.append(codec.decode(payload).tolist())
             except PayloadError as error:
@@ -273,30 +272,6 @@ def narrowed(interval: Interval, cuts: list[int], outcome: int) -> Interval:
 
 def half(interval: Interval) -> int:
     return 1 << 8 * interval.size - 1
-
-
-@quick
-@given(seeds, st.lists(st.one_of(st.binary(max_size=40), st.tuples(seeds, st.integers(-3, 3))), max_size=9))
-def test_payloads_together_are_decoded_as_each_is_alone(seed: int, given: list[bytes | tuple[int, int]]) -> None:
-    """Garbage, and payloads that are whole, cut, or longer than they should be."""
-    codec, symbols = random_entropy(seed)
-
-    def payload_of(one: bytes | tuple[int, int]) -> bytes:
-        if isinstance(one, bytes):
-            return one
-        whole = codec.encode(np.roll(symbols, one[0] % symbols.size))
-        return whole + bytes(one[1]) if one[1] > 0 else whole[: one[0] % len(whole) + 1] if one[1] < 0 else whole
-
-    def alone(payload: bytes) -> object:
-        try:
-            return codec.decode(payload).tolist()
-        except PayloadError as error:
-            return str(error)
-
-    payloads = [payload_of(one) for one in given]
-    together = codec.decode_all(payloads)
-    found = [str(each) if isinstance(each, PayloadError) else each.tolist() for each in together]
-    assert found == [alone(payload) for payload in payloads]
 
 
 class TestRefused:

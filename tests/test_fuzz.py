@@ -18,7 +18,7 @@ from types import ModuleType
 import pytest
 
 from bottlenet.errors import InputError
-from bottlenet.wire import compiled
+from bottlenet.wire import entropy
 from test_benchmarks import BENCHMARKS, load, record
 
 SECONDS = 17
@@ -26,7 +26,7 @@ SECONDS = 17
 
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(compiled, "LIBRARY", compiled.LIBRARY)  # which targets set as they want it
+    monkeypatch.setattr(entropy, "LIBRARY", entropy.LIBRARY)  # which targets set as they want it
     return load("fuzz_child", monkeypatch)
 
 

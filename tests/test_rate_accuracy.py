@@ -19,8 +19,8 @@ from bottlenet.train.config import TrainConfig
 from bottlenet.train.runs import Position
 from bottlenet.wire.codecs import Deflate
 from bottlenet.wire.entropy import Entropy
-from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
+from bottlenet.wire.tables import fit_tables
 from small import classifier, pixels, save_photos
 from test_benchmarks import BENCHMARKS, photos, record
 

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from bottlenet.errors import BundleError, InputError
 from bottlenet.wire import tables as tables_module
 from bottlenet.wire.entropy import Entropy
-from bottlenet.wire.fitting import fit_tables
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.tables import Bins, Tables, parse_tables
+from bottlenet.wire.tables import Bins, Tables, fit_tables, parse_tables
 from latents import flat_tables, golden_tables, random_tables, realistic_latents
 
 quick = settings(max_examples=100, deadline=None)

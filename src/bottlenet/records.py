@@ -220,7 +220,7 @@ def check_number(what: str, value: object, low: float, high: float) -> None:
 def check_integer(what: str, value: object, low: int, high: int) -> None:
     """Raise InputError unless `value` is an integer from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        allowed = f"only {low} is allowed" if low == high else f"give an integer from {low} to {high}"
+        allowed = f"it is always {low}" if low == high else f"give an integer from {low} to {high}"
         raise InputError(f"{what} is {shown(value)}; {allowed}")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter_ns
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,22 +25,18 @@ from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import InferenceSession, open_tail, open_uncut, run_graph
 from bottlenet.task import Port, Task, answer_of
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds
-from bottlenet.wire.entropy import accepted
 from bottlenet.wire.frame import NETWORK_INPUT, WHOLE_PHOTO, Frame
 from bottlenet.wire.pictures import decode
-
-Decoded: TypeAlias = tuple[NDArray[np.uint8] | WireError, int]
-"""The network's input for one frame, or why there is none; and the nanoseconds that decoding took."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of a batch of B frames, in their order."""
+    """The scores of a batch of B frames, in their order, and the times of the batch: each photo in it waits for all."""
 
     # (B, classes), logits, or what the task has; blank where there is an error
     scores: NDArray[Any] = field(repr=False)
-    decode_us: tuple[int, ...]  # of each frame, with those that were decoded together with it
-    tail_us: int  # of the whole batch, which is what each photo in it waited for
+    decode_us: int
+    tail_us: int
     errors: tuple[WireError | None, ...]  # of each frame that does not decode
 
 
@@ -58,19 +54,21 @@ class Decoder:
         self._tail = open_tail(bundle, threads)
         self._codec = lru_cache(maxsize=256)(bundle.codec_of)
 
-    def decode(self, frames: Sequence[Frame]) -> NDArray[np.uint8]:
-        """Decode frames to symbols (B, C, H, W). FrameError, PayloadError: the first frame that does not decode."""
-        symbols = np.empty((len(frames), *self.bundle.manifest.latent), np.uint8)
-        for number, (found, _) in enumerate(self._decode(frames)):
-            symbols[number] = accepted(found)
-        return symbols
+    def decode(self, frame: Frame) -> NDArray[np.uint8]:
+        """Decode a frame to symbols (C, H, W). FrameError, PayloadError: it does not decode."""
+        if frame.bundle_tag != self.bundle.tag:
+            raise FrameError(
+                f"frame is for bundle {frame.bundle_tag.hex()}, but this is bundle {self.bundle.tag.hex()}; "
+                "use the same bundle on both sides"
+            )
+        return self._codec(frame.codec, frame.setting).decode(frame.payload)
 
     def scores(self, frames: Sequence[Frame]) -> Scored:
         """Score frames; those that do not decode are left out of the run. BundleError: tail.onnx does not run."""
         manifest = self.bundle.manifest
         return scored(
             frames,
-            self._decode,
+            self.decode,
             lambda symbols: run_graph(self._tail, symbols=symbols),
             shape=manifest.latent,
             output=manifest.output,
@@ -80,75 +78,46 @@ class Decoder:
         """Answer each frame, or give the error that says why there is no answer."""
         return answers_of(frames, self.scores(frames), self.bundle.manifest.task)
 
-    def _decode(self, frames: Sequence[Frame]) -> list[Decoded]:
-        """Decode the frames of one codec together: nearly always all."""
-        decoded: dict[int, Decoded] = {}
-        groups: dict[tuple[int, int], list[int]] = {}
-        for number, frame in enumerate(frames):
-            if frame.bundle_tag == self.bundle.tag:
-                groups.setdefault((frame.codec, frame.setting), []).append(number)
-            else:
-                text = (
-                    f"frame is for bundle {frame.bundle_tag.hex()}, but this is bundle {self.bundle.tag.hex()}; "
-                    "use the same bundle on both sides"
-                )
-                decoded[number] = FrameError(text), 0
-        for key, numbers in groups.items():
-            payloads = [frames[number].payload for number in numbers]
-            started = perf_counter_ns()
-            found: Sequence[NDArray[np.uint8] | WireError]
-            try:
-                found = self._codec(*key).decode_all(payloads)
-            except FrameError as error:  # there is no such codec
-                found = [error] * len(payloads)
-            took_ns = perf_counter_ns() - started
-            decoded.update((number, (one, took_ns)) for number, one in zip(numbers, found, strict=True))
-        return [decoded[number] for number in range(len(frames))]
-
 
 def scored(
     frames: Sequence[Frame],
-    decode: Callable[[Sequence[Frame]], Sequence[Decoded]],
+    decode: Callable[[Frame], NDArray[np.uint8]],
     run: Callable[[NDArray[np.uint8]], NDArray[Any]],
     *,
     shape: tuple[int, ...],
     output: Port,
 ) -> Scored:
-    """Score frames: `decode` makes one input (*shape) of a frame, `run` an `output` of inputs (B, *shape).
-
-    A frame for which `decode` has a WireError is left out of the run.
-    """
+    """Score frames: `decode` makes one input (*shape) of a frame, `run` an `output` of inputs (B, *shape)."""
     inputs = np.empty((len(frames), *shape), np.uint8)
     errors: list[WireError | None] = [None] * len(frames)
-    decode_us = []
-    for number, (found, took_ns) in enumerate(decode(frames)):
-        if isinstance(found, WireError):
-            errors[number] = found
-        else:
-            inputs[number] = found
-        decode_us.append(microseconds(took_ns))
-    good = [number for number, error in enumerate(errors) if error is None]
     started = perf_counter_ns()
+    for number, frame in enumerate(frames):
+        try:
+            inputs[number] = decode(frame)
+        except WireError as error:
+            errors[number] = error
+    decoded = perf_counter_ns()
+    good = [number for number, error in enumerate(errors) if error is None]
     if len(good) == len(frames):
         scores = run(inputs)
     else:
         scores = output.blank(len(frames))
         if good:
             scores[good] = run(inputs[good])
-    tail_us = microseconds(perf_counter_ns() - started) if good else 0
-    return Scored(scores, tuple(decode_us), tail_us, tuple(errors))
+    tail_us = microseconds(perf_counter_ns() - decoded) if good else 0
+    return Scored(scores, microseconds(decoded - started), tail_us, tuple(errors))
 
 
 def answers_of(frames: Sequence[Frame], batch: Scored, task: Task) -> list[Answer | BottleNetError]:
     """Make an answer for each frame, or the error that says why there is none."""
     answers: list[Answer | BottleNetError] = []
-    for number, (frame, found) in enumerate(zip(frames, task.results(batch.scores), strict=True)):
-        if (error := batch.errors[number]) is not None:
+    for frame, error, found in zip(frames, batch.errors, task.results(batch.scores), strict=True):
+        if error is not None:
             answers.append(error)
         elif found is None:
             answers.append(BundleError(NO_NUMBERS))
         else:
-            answers.append(answer_of(frame.sequence, batch.decode_us[number], batch.tail_us, found))
+            answers.append(answer_of(frame.sequence, batch.decode_us, batch.tail_us, found))
     return answers
 
 
@@ -169,30 +138,22 @@ class Photos:
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
         """Answer each photo frame, or give the error that says why there is no answer."""
-        try:
-            uncut = self._open()
-        except InputError:
-            text = f"bundle {self.bundle.manifest.name} has no whole network on this server; send frames of its head"
-            return [FrameError(text) for _ in frames]
         manifest = self.bundle.manifest
+        try:
+            with self._lock:
+                uncut = self._uncut = self._uncut or open_uncut(self.bundle, self._threads)
+        except InputError:
+            text = f"bundle {manifest.name} has no whole network on this server; send frames of its head"
+            return [FrameError(text) for _ in frames]
         size = manifest.uncut_preprocess.size
         batch = scored(
             frames,
-            lambda frames: [self._pixels(frame) for frame in frames],
+            self.pixels,
             lambda pixels: run_graph(uncut, pixels=pixels),
             shape=(size, size, 3),
             output=manifest.output,
         )
         return answers_of(frames, batch, manifest.task)
-
-    def _pixels(self, frame: Frame) -> Decoded:
-        started = perf_counter_ns()
-        found: NDArray[np.uint8] | WireError
-        try:
-            found = self.pixels(frame)
-        except WireError as error:
-            found = error
-        return found, perf_counter_ns() - started
 
     def pixels(self, frame: Frame) -> NDArray[np.uint8]:
         """Decode a picture to (size, size, 3), uint8. PayloadError: it can't be. FrameError: unknown setting."""
@@ -206,10 +167,3 @@ class Photos:
             return photo_to_pixels(frame.payload, preprocess, max_pixels=MAX_PIXELS)
         except PhotoError as error:
             raise PayloadError(str(error)) from error
-
-    def _open(self) -> InferenceSession:
-        """Load the network, once. InputError: the bundle has no uncut.onnx. BundleError: it does not load."""
-        with self._lock:
-            if self._uncut is None:
-                self._uncut = open_uncut(self.bundle, self._threads)
-            return self._uncut

@@ -26,9 +26,9 @@ from bottlenet.runtime import Head, open_uncut, run_graph
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.codecs import encode_within
-from bottlenet.wire.entropy import ZERO
 from bottlenet.wire.frame import HEADER_BYTES, NETWORK_INPUT, PHOTO, Frame
 from bottlenet.wire.pictures import FIXED, InputCodec
+from bottlenet.wire.tables import ZERO
 
 
 @dataclass(frozen=True)

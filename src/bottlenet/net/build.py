@@ -48,10 +48,9 @@ from bottlenet.net.unit import (
 )
 from bottlenet.task import Classification, is_dense
 from bottlenet.wire.codecs import Codec, make_codec
-from bottlenet.wire.entropy import ZERO, Entropy
-from bottlenet.wire.fitting import fit_tables
+from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.tables import STEPS
+from bottlenet.wire.tables import STEPS, ZERO, fit_tables
 
 USUAL_CHANNELS = 48
 USUAL_QUALITY = {"deflate": 9, "raw": 0}  # of the others 50

@@ -24,7 +24,6 @@ from bottlenet.net.cut import Cut
 from bottlenet.net.models import Classifier
 from bottlenet.net.unit import LearnedReduction, NestedQuantizer, Prior, Quantizer, steps_within
 from bottlenet.wire.codecs import Codec
-from bottlenet.wire.entropy import accepted
 
 
 class BottleNet(nn.Module):
@@ -144,7 +143,7 @@ class BottleNet(nn.Module):
 
     def decompress(self, payloads: Sequence[bytes]) -> Tensor:
         """Decode payloads to scores (B, classes). PayloadError: one that does not decode."""
-        symbols = np.stack([accepted(found) for found in self.codec.decode_all(payloads)])
+        symbols = np.stack([self.codec.decode(payload) for payload in payloads])
         device = next(self.restoration.parameters()).device
         _, scores = self._restore(self.quantizer.dequantize(torch.from_numpy(symbols).to(device).float()))
         return scores

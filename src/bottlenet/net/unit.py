@@ -46,9 +46,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.wire.entropy import MAX_VALUE, ZERO
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.tables import STEPS
+from bottlenet.wire.tables import MAX_VALUE, STEPS, ZERO
 
 
 @dataclass(frozen=True)

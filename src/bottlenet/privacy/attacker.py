@@ -40,7 +40,7 @@ from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.privacy.samples import Records, Samples
 from bottlenet.train.objective import learning_rate
 from bottlenet.train.runs import Averaged
-from bottlenet.wire.entropy import ZERO
+from bottlenet.wire.tables import ZERO
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the standardised inputs, for each row
 REACH = 3  # places a side that a tile is made of

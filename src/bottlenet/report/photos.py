@@ -152,7 +152,7 @@ def row(deployment: Deployment, answered: Answered) -> tuple[Cell, ...]:
 
 def mosaic_picture(deployment: Deployment, frame: Frame, name: str) -> Picture:
     """Draw what the server decodes from a frame."""
-    mosaic = deployment.bundle.mosaic.tile(deployment.decoder.decode([frame])[0])
+    mosaic = deployment.bundle.mosaic.tile(deployment.decoder.decode(frame))
     rows, columns = mosaic.shape
     scale = SIDE / max(rows, columns)
     return Picture(

@@ -36,8 +36,7 @@ from bottlenet.photos.folders import list_samples
 from bottlenet.train.config import TrainConfig
 from bottlenet.wire.codecs import make_codec
 from bottlenet.wire.entropy import Entropy
-from bottlenet.wire.fitting import fit_tables
-from bottlenet.wire.tables import Bins
+from bottlenet.wire.tables import Bins, fit_tables
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -5,7 +5,11 @@
 A payload holds only what the receiver can't know: the bundle already tells it the size, the mosaic, the codec and
 its setting, so the headers that a complete file would carry stay at home. docs/wire.md specifies every payload.
 
-`round_trip` is the batch form for training: what the receiver would get, and what it would cost.
+A codec has a `name`, a key of CODECS, and a `code` on the wire, 0..15; one `setting`, 0..255, as it travels; and says
+by `embedded` whether the first bytes of a payload are a payload too. `encode` raises InputError for symbols of another
+shape or dtype. `decode` raises PayloadError for anything that does not decode, and never allocates more than the
+picture of `mosaic` needs. `round_trip` is the batch form for training: it takes (B, C, H, W), and returns what the
+receiver would get, and the payload bytes (B,) int64.
 """
 
 from __future__ import annotations
@@ -14,79 +18,22 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
 from bottlenet.errors import InputError, PayloadError
-from bottlenet.wire.entropy import Entropy, Sizes, Symbols
+from bottlenet.records import check_integer
+from bottlenet.wire.entropy import Entropy, Sizes
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.pictures import pack_jpeg, pack_webp, unpack_jpeg, unpack_jpegs, unpack_webp
-from bottlenet.wire.tables import Tables
+from bottlenet.wire.tables import Symbols, Tables
 
 WEBP_MAX_SIDE = 16383
 
 
-class Codec(Protocol):
-    """Two functions that undo each other, exactly or nearly, and know how large a latent is.
-
-    `encode` and `round_trip` raise InputError for symbols of another shape or dtype. `decode` raises PayloadError
-    for anything that does not decode, and never allocates more than the picture of `mosaic` needs.
-    """
-
-    @property
-    def name(self) -> str:
-        """The key in CODECS."""
-
-    @property
-    def code(self) -> int:
-        """The number on the wire, 0..15."""
-
-    @property
-    def setting(self) -> int:
-        """The codec's one parameter as it stands on the wire, 0..255."""
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the first bytes of a payload are a payload too."""
-
-    @property
-    def mosaic(self) -> Mosaic:
-        """Shape of the latent, and how it is laid out as a picture."""
-
-    def encode(self, symbols: Symbols) -> bytes:
-        """Encode (C, H, W) uint8 as a payload."""
-
-    def decode(self, payload: bytes) -> Symbols:
-        """Decode a payload to (C, H, W) uint8."""
-
-    def decode_all(self, payloads: Sequence[bytes]) -> Sequence[Symbols | PayloadError]:
-        """Decode several payloads; an error stands in the place of what does not decode."""
-
-    def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
-        """Return what `decode(encode(...))` gives for (B, C, H, W) uint8, same shape, and payload bytes (B,) int64."""
-
-
-class OneByOne(ABC):
-    """Payloads that are decoded no sooner together."""
-
-    @abstractmethod
-    def decode(self, payload: bytes) -> Symbols:
-        """See `Codec`."""
-
-    def decode_all(self, payloads: Sequence[bytes]) -> list[Symbols | PayloadError]:
-        """See `Codec`."""
-        made: list[Symbols | PayloadError] = []
-        for payload in payloads:
-            try:
-                made.append(self.decode(payload))
-            except PayloadError as error:
-                made.append(error)
-        return made
-
-
 @dataclass(frozen=True)
-class Raw(OneByOne):
+class Raw:
     """The symbols as they are, one byte each, in C, H, W order. `setting` is 0."""
 
     name: ClassVar[str] = "raw"
@@ -96,7 +43,7 @@ class Raw(OneByOne):
     setting: int = 0
 
     def __post_init__(self) -> None:
-        check_setting("raw", "setting", self.setting, 0, 0)
+        check_integer("raw: setting", self.setting, 0, 0)
 
     def encode(self, symbols: Symbols) -> bytes:
         self.mosaic.check(symbols)
@@ -111,7 +58,7 @@ class Raw(OneByOne):
 
 
 @dataclass(frozen=True)
-class Deflate(OneByOne):
+class Deflate:
     """Lossless: the symbols in C, H, W order as a raw DEFLATE stream (RFC 1951), without zlib's header and sum.
 
     `level` is zlib's, 0 (stored) to 9 (smallest); a decoder needs no level, it travels for the record.
@@ -124,7 +71,7 @@ class Deflate(OneByOne):
     level: int = 9
 
     def __post_init__(self) -> None:
-        check_setting("deflate", "level", self.level, 0, 9)
+        check_integer("deflate: level", self.level, 0, 9)
 
     @property
     def setting(self) -> int:
@@ -158,7 +105,7 @@ class Deflate(OneByOne):
 
 
 @dataclass(frozen=True)
-class PictureCodec(OneByOne):
+class PictureCodec(ABC):
     """What `Jpeg` and `WebP` have in common: symbols go through one grey picture, of a `quality` up to 100."""
 
     name: ClassVar[str]
@@ -169,7 +116,7 @@ class PictureCodec(OneByOne):
     quality: int = 20
 
     def __post_init__(self) -> None:
-        check_setting(self.name, "quality", self.quality, self.lowest, 100)
+        check_integer(f"{self.name}: quality", self.quality, self.lowest, 100)
 
     @property
     def setting(self) -> int:
@@ -260,13 +207,6 @@ class WebP(PictureCodec):
         return unpack_webp(payload, self.mosaic.picture_shape)
 
 
-def check_setting(codec: str, what: str, value: object, low: int, high: int) -> None:
-    """Raise InputError unless `value` is an integer from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        allowed = f"it is always {low}" if low == high else f"give an integer from {low} to {high}"
-        raise InputError(f"{codec}: {what} is {value!r}; {allowed}")
-
-
 def unflatten(plain: bytes, mosaic: Mosaic) -> Symbols:
     """Reshape one byte a symbol to (C, H, W), writable. PayloadError: another number of symbols."""
     if len(plain) != mosaic.symbol_count:
@@ -275,14 +215,9 @@ def unflatten(plain: bytes, mosaic: Mosaic) -> Symbols:
     return np.frombuffer(plain, np.uint8).reshape(mosaic.symbols_shape).copy()
 
 
-CODECS: dict[str, type[Raw] | type[Deflate] | type[Jpeg] | type[WebP] | type[Entropy]] = {
-    Raw.name: Raw,
-    Deflate.name: Deflate,
-    Jpeg.name: Jpeg,
-    WebP.name: WebP,
-    Entropy.name: Entropy,
-}
+Codec: TypeAlias = Raw | Deflate | Jpeg | WebP | Entropy
 
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Raw, Deflate, Jpeg, WebP, Entropy)}
 CODES: dict[int, str] = {codec.code: name for name, codec in CODECS.items()}
 
 
@@ -296,7 +231,7 @@ def make_codec(name: str, mosaic: Mosaic, setting: int, tables: Tables | None = 
     kind = CODECS[name]
     if not issubclass(kind, Entropy):
         return kind(mosaic, setting)
-    check_setting(name, "setting", setting, Entropy.setting, Entropy.setting)
+    check_integer("entropy: setting", setting, Entropy.setting, Entropy.setting)
     if tables is None:
         raise InputError("entropy: there are no tables; take the codec of a bundle that holds tables.bin")
     return Entropy(mosaic, tables)

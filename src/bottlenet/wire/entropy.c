@@ -3,7 +3,7 @@
  *     symbols --passes--> decisions --range coder--> words        encode
  *     payload --range coder--> decisions --passes--> symbols      decode
  *
- * docs/wire.md specifies both; compiled.py calls them. Nothing here allocates, writes to a global or trusts a payload.
+ * docs/wire.md specifies both; entropy.py calls them. Nothing here allocates, writes to a global or trusts a payload.
  * hatch_build.py compiles this file without Python's headers, so one library serves every version of Python.
  */
 
@@ -23,7 +23,7 @@
 /* How decode ends, and what a decision gives beyond its outcomes 0, 1, 2. */
 enum { COMPLETE = 0, CUT = -1, PAST = -2, FLAG = -3, FULL = -4 };
 
-/* compiled.py has the same fields in the same order. */
+/* TablesStruct has the same fields in the same order. */
 typedef struct {
     int32_t channels, area, lane, row; /* area: positions of a channel; lane: with a margin of 1; row: of a lane */
     int32_t passes, pass_rows, evens;

@@ -6,36 +6,42 @@ A symbol stands for symbol - 128, which is -121..121 or five balanced trits with
 sends one trit, -1, 0 or 1, of every position of one channel, and takes its values from one step to the next finer
 one. What a cut payload does not reach stays as coarse as it was, and 128 where nothing was sent.
 
-This file defines the codec. If compiled.py has its library, that encodes and decodes to the same bytes in less time.
+`Entropy` defines the codec. entropy.c produces the same bytes dozens of times faster. hatch_build.py builds its library
+if there is a C compiler; where that is missing, or of another entropy.c than the one beside it, LIBRARY is None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bottlenet.errors import InputError, PayloadError, WireError
-from bottlenet.wire import compiled
-from bottlenet.wire.compiled import CompiledEntropy
+from bottlenet.errors import InputError, PayloadError
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.range_coder import WHOLE, Cuts, Interval, Outcomes, RangeDecoder, RangeEncoder, reserved_flag
-from bottlenet.wire.tables import PLANES, STEPS, TOTAL, Bins, Tables
+from bottlenet.wire.range_coder import (
+    WHOLE,
+    Cuts,
+    Interval,
+    Outcomes,
+    RangeDecoder,
+    RangeEncoder,
+    interval_before,
+    interval_behind,
+    leads_past,
+    reserved_flag,
+)
+from bottlenet.wire.tables import STEPS, TOTAL, ZERO, Contexts, Counts, Half, Lanes, Symbols, Tables, check_range, known
 
-ZERO = 128  # the symbol that stands for 0
-MAX_VALUE = 121
-MAX_SUM = 8 * MAX_VALUE  # of the neighbours' magnitudes
 CHUNK_PASSES = 144  # encoded at once: enough to make numpy's overhead small, few enough to stop soon after a budget
 RESERVED = 2  # the outcome of a flag that no encoder sends
 
-Symbols = NDArray[np.uint8]
 Sizes = NDArray[np.int64]
-Lanes = NDArray[np.intp]
-Counts = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Entropy:
         check_range(symbols)
         if budget is not None and (type(budget) is not int or budget < 1):
             raise InputError(f"entropy: budget is {budget!r} bytes; the smallest payload has 1")
-        encode = self._encode if compiled.LIBRARY is None else self._compiled.encode
+        encode = self._encode if LIBRARY is None else self._compiled.encode
         return encode(symbols, budget).shortest()[:budget]
 
     def decode(self, payload: bytes) -> Symbols:
@@ -78,20 +84,10 @@ class Entropy:
         """
         if not payload:
             raise PayloadError("entropy payload of 0 bytes; the smallest has 1")
-        symbols, interval = (self._decode if compiled.LIBRARY is None else self._compiled.decode)(payload)
+        symbols, interval = (self._decode if LIBRARY is None else self._compiled.decode)(payload)
         if interval is not None and (needed := len(interval.shortest())) < len(payload):
             raise PayloadError(f"entropy payload has {len(payload) - needed} bytes after its end; send none")
         return symbols
-
-    def decode_all(self, payloads: Sequence[bytes]) -> list[Symbols | PayloadError]:
-        """Decode several payloads; an error stands in the place of what does not decode."""
-        found: list[Symbols | PayloadError] = []
-        for payload in payloads:
-            try:
-                found.append(self.decode(payload))
-            except PayloadError as error:
-                found.append(error)
-        return found
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
         """Return what whole payloads of (B, C, H, W) uint8 decode to, and payload bytes (B,) int64."""
@@ -198,125 +194,6 @@ class Entropy:
         return 256 * self.tables.depths[:, None, None]  # (C, 1, 1)
 
 
-def accepted(found: Symbols | WireError) -> Symbols:
-    """Return an entry of `decode_all`, or raise it if it is an error."""
-    if isinstance(found, WireError):
-        raise found
-    return found
-
-
-def check_range(symbols: Symbols) -> None:
-    """Raise InputError unless all symbols lie in 7..249."""
-    low, high = ZERO - MAX_VALUE, ZERO + MAX_VALUE
-    if symbols.size and not low <= symbols.min() <= symbols.max() <= high:
-        raise InputError(
-            f"entropy: symbols reach from {symbols.min()} to {symbols.max()}; give {low} to {high}: clip in the head"
-        )
-
-
-class Contexts:
-    """Look-up tables for the contexts of trits: which row of the tables each trit takes, in latents of (C, H, W).
-
-    A *lane* is one channel of one latent at one plane, padded by one position on each side, as numbers
-
-        key = 256 * plane + symbol                                                    # (L, (H + 2) * (W + 2)) intp
-
-    for then everything about the symbol alone (its trit, state, magnitude) is one look-up. Inside a lane the positions
-    are coded in two halves like the fields of a chessboard: y + x even in reading order, then y + x odd.
-
-    A *code* is 4 * row + trit + 1, uint16, with the trit multiplied by the sign of what is known before, and the row
-    counted within the pass, behind its flag's.
-    """
-
-    def __init__(self, channels: int, height: int, width: int, bins: Bins) -> None:
-        self.shape = (channels, height, width)
-        self.rows = bins.rows
-        y, x = np.indices((height, width))
-        inside = ((y + 1) * (width + 2) + x + 1).ravel()  # places in a padded lane, in reading order
-        odd = ((y + x) % 2).ravel().astype(bool)
-        self.even_places, self.odd_places = inside[~odd], inside[odd]
-        self.places = np.concatenate([self.even_places, self.odd_places])  # (H * W,) in coded order
-        self.reading = np.concatenate([np.flatnonzero(~odd), np.flatnonzero(odd)])  # coded order -> reading order
-        self.row_places = width + 2
-        self.lane_places = (height + 2) * (width + 2)
-
-        states, evens, odds, energies = bins.sizes
-        magnitudes = np.arange(MAX_VALUE + 1)
-        state = binned(magnitudes, bins.state)
-        odd_base = states * evens * energies  # the first row of the second half
-        # Each value says how far it moves the row; a row is their sum.
-        self.state_even = (state * evens * energies).astype(np.uint16)
-        self.state_odd = (state * odds * energies + odd_base).astype(np.uint16)
-        self.activity_even = (binned(np.arange(MAX_SUM + 1), bins.even) * energies).astype(np.uint16)
-        self.activity_odd = (binned(np.arange(MAX_SUM + 1), bins.odd) * energies).astype(np.uint16)
-        self.energy = binned(np.arange(channels + 1), bins.energy).astype(np.uint16)
-
-        before, after = known(0), known(1)  # (planes, 256)
-        trit = (after - 3 * before) * np.where(before < 0, -1, 1)
-        self.before = np.abs(before).astype(np.uint16).ravel()  # key -> |q_prev| / 3d
-        self.after = np.abs(after).astype(np.uint16).ravel()  # key -> |q| / d
-        self.moves = (trit != 0).ravel()  # key -> the trit is not 0
-        self.wakes = ((before == 0) & (after != 0)).astype(np.uint16).ravel()  # key -> becomes non-zero
-        self.code_even = (4 * self.state_even[self.before] + trit.ravel() + 1).astype(np.uint16)
-        self.code_odd = (4 * self.state_odd[self.before] + trit.ravel() + 1).astype(np.uint16)
-
-    @cached_property
-    def halves(self) -> tuple[Half, Half]:
-        """Tables for the decoder, of the positions with y + x even and of those with y + x odd."""
-        even = (self.even_places, self.state_even, self.activity_even, self.energy)
-        odd = (self.odd_places, self.state_odd, self.activity_odd, self.energy)
-        return Half(*(each.tolist() for each in even)), Half(*(each.tolist() for each in odd))
-
-    def padded(self, symbols: NDArray[np.uint8]) -> Lanes:
-        """Convert symbols (..., C, H, W) to keys of plane 0, (..., C, (H + 2) * (W + 2)); a plane adds 256."""
-        lead = symbols.shape[:-2]
-        height, width = symbols.shape[-2:]
-        keys = np.full((*lead, height + 2, width + 2), ZERO, np.intp)
-        keys[..., 1:-1, 1:-1] = symbols
-        return keys.reshape(*lead, self.lane_places)
-
-    def codes(self, lanes: Lanes, energy: Counts) -> Counts:
-        """Look up codes (L, H * W) for lanes (L, places) and the energy before each, (L, H * W), in coded order."""
-        even = self.code_even.take(lanes.take(self.even_places, axis=1))
-        odd = self.code_odd.take(lanes.take(self.odd_places, axis=1))
-        even += 4 * self.activity_even.take(self.around(self.before.take(lanes)).take(self.even_places, axis=1))
-        odd += 4 * self.activity_odd.take(self.beside(self.after.take(lanes)).take(self.odd_places, axis=1))
-        codes: Counts = np.concatenate([even, odd], axis=1)
-        codes += 4 * self.energy.take(energy)
-        return codes
-
-    def around(self, magnitudes: Counts) -> Counts:
-        """Sum (..., places) over the 8 neighbours; values on the padding are meaningless."""
-        flat, row = magnitudes.ravel(), self.row_places
-        sums = np.zeros_like(flat)
-        three = flat[:-2] + flat[1:-1]
-        three += flat[2:]
-        inner = sums[row + 1 : -row - 1]
-        np.add(three[: -2 * row], three[2 * row :], out=inner)
-        inner += three[row:-row]
-        inner -= flat[row + 1 : -row - 1]
-        return sums.reshape(magnitudes.shape)
-
-    def beside(self, magnitudes: Counts) -> Counts:
-        """Sum (..., places) over the 4 neighbours that share a side; values on the padding are meaningless."""
-        flat, row = magnitudes.ravel(), self.row_places
-        sums = np.zeros_like(flat)
-        inner = sums[row + 1 : -row - 1]
-        np.add(flat[1 : -2 * row - 1], flat[2 * row + 1 : -1], out=inner)
-        inner += flat[row : -row - 2]
-        inner += flat[row + 2 : -row]
-        return sums.reshape(magnitudes.shape)
-
-
-class Half(NamedTuple):
-    """Look-up tables of one half of a pass, as lists, which a loop reads faster than arrays."""
-
-    places: list[int]
-    state: list[int]
-    activity: list[int]
-    energy: list[int]
-
-
 class Latent:
     """State of a decoder: magnitudes and signs, in lanes, of each channel that is not all 0."""
 
@@ -387,16 +264,98 @@ class Latent:
         return symbols.reshape(self._contexts.shape)
 
 
-def binned(values: NDArray[np.intp], thresholds: tuple[int, ...]) -> NDArray[np.intp]:
-    """Count the thresholds that each value reaches."""
-    return np.searchsorted(np.array(thresholds, np.intp), values, side="right")
+SOURCE = Path(__file__).with_name("entropy.c")
+BUILT = Path(__file__).with_name("_entropy.so")
+POINTER, INT32, INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+COMPLETE, PAST, FLAG, FULL = 0, -2, -3, -4  # of the enum in entropy.c
+PAIRS = ("state", "activity")  # one array for each half of a pass
+ARRAYS: dict[str, type[np.generic]] = {  # in the order of entropy.c
+    "pass_channel": np.int32,
+    "pass_plane": np.int32,
+    "cuts": np.uint32,
+    "places": np.int32,
+    "reading": np.int32,
+    "known": np.int16,
+    "state": np.uint16,
+    "activity": np.uint16,
+    "energy": np.uint16,
+}
 
 
-def known(planes: int) -> NDArray[np.intp]:
-    """Tabulate (5, 256) each symbol's value as known after `planes` more planes, in units of the last one's step.
+class TablesStruct(ctypes.Structure):
+    """`Tables` of entropy.c."""
 
-    Row p is about plane p: 0 gives q_prev / 3d, 1 gives q / d. Steps are odd, so there is no tie to round.
-    """
-    values = np.clip(np.arange(256) - ZERO, -MAX_VALUE, MAX_VALUE)
-    rows = [np.zeros(256, np.intp), *((values + step // 2) // step for step in STEPS)]
-    return np.stack(rows[planes : planes + PLANES])
+    _fields_ = (
+        *((name, INT32) for name in ("channels", "area", "lane", "row", "passes", "pass_rows", "evens")),
+        *((name, POINTER * 2 if name in PAIRS else POINTER) for name in ARRAYS),
+    )
+
+
+class CompiledEntropy:
+    """Encoder and decoder for symbols of `shape` (C, H, W). Safe to use from several threads."""
+
+    def __init__(self, shape: tuple[int, int, int], evens: int, arrays: dict[str, Any]) -> None:
+        """Keep the ARRAYS, two for each name in PAIRS; `evens` positions of a channel are in the first half."""
+        self._arguments = shape, evens, arrays
+        channels, height, width = shape
+        lane = (height + 2) * (width + 2)
+        self._shape, self._area = shape, height * width
+        self._work_size = channels * (2 * lane + 1) + 2 * lane
+        passes, pass_rows = arrays["cuts"].shape[:2]
+        self._struct = TablesStruct(channels, height * width, lane, width + 2, passes, pass_rows, evens)
+        self._kept: list[NDArray[Any]] = []  # what the struct points to
+        for name, dtype in ARRAYS.items():
+            one = [np.ascontiguousarray(each, dtype) for each in (arrays[name] if name in PAIRS else [arrays[name]])]
+            pointers = [each.ctypes.data for each in one]
+            setattr(self._struct, name, (POINTER * 2)(*pointers) if name in PAIRS else pointers[0])
+            self._kept += one
+        self._tables = ctypes.addressof(self._struct)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as the arguments, because pointers can't be copied."""
+        return CompiledEntropy, self._arguments
+
+    def encode(self, symbols: NDArray[np.uint8], budget: int | None) -> Interval:
+        """Encode all passes, or as many as `budget` bytes need."""
+        assert LIBRARY is not None
+        symbols, state = np.ascontiguousarray(symbols), np.empty(2, np.uint64)
+        count, capacity = FULL, (budget or symbols.size) // 4 + 2 * self._area + 64
+        while count == FULL:
+            capacity *= 2
+            work, words = np.zeros(self._work_size, np.int16), np.empty(capacity, np.uint32)
+            pointers = symbols.ctypes.data, budget or 0, work.ctypes.data, words.ctypes.data
+            count = LIBRARY.bottlenet_encode(self._tables, *pointers, capacity, state.ctypes.data)
+        low, width = state.tolist()
+        return interval_behind(words[:count].astype(">u4").tobytes(), low, width)
+
+    def decode(self, payload: bytes) -> tuple[NDArray[np.uint8], Interval | None]:
+        """Decode what is certain; return the interval too if no pass is missing. PayloadError: not from an encoder."""
+        assert LIBRARY is not None
+        symbols, work = np.empty(self._shape, np.uint8), np.zeros(self._work_size, np.int16)
+        state = np.empty(4, np.uint64)
+        pointers = work.ctypes.data, symbols.ctypes.data, state.ctypes.data
+        status = LIBRARY.bottlenet_decode(self._tables, payload, len(payload), *pointers)
+        pass_number, *window = state.tolist()
+        if status == PAST:
+            raise leads_past(payload)
+        if status == FLAG:
+            raise reserved_flag(payload, pass_number)
+        return symbols, interval_before(payload, *window) if status == COMPLETE else None
+
+
+def load_library(built: Path = BUILT, source: Path = SOURCE) -> ctypes.CDLL | None:
+    """Load the library; return None if it is missing, for another machine, or built from another source."""
+    try:
+        library = ctypes.CDLL(str(built))
+        digest = (ctypes.c_char * 65).in_dll(library, "bottlenet_source").value.decode()
+        if digest != hashlib.sha256(source.read_bytes()).hexdigest():
+            return None
+    except (OSError, ValueError):  # no such file, or no such name in it
+        return None
+    library.bottlenet_encode.argtypes = (POINTER, POINTER, INT64, POINTER, POINTER, INT64, POINTER)
+    library.bottlenet_decode.argtypes = (POINTER, ctypes.c_char_p, INT64, POINTER, POINTER, POINTER)
+    library.bottlenet_encode.restype = library.bottlenet_decode.restype = INT64
+    return library
+
+
+LIBRARY = load_library()

@@ -1,17 +1,19 @@
 """The tables of the codec `entropy`: which passes are sent, in which order, and how likely every decision is.
 
-    Tables --to_bytes--> tables.bin, a file of the bundle --parse_tables--> Tables
+    symbols --fit_tables--> Tables --to_bytes--> tables.bin, a file of the bundle --parse_tables--> Tables
+    symbols --Contexts--> the row of `Tables.frequencies` that each trit takes
 
-Everything in here is an integer, so that a payload is the same on every machine. docs/wire.md lays the file out byte
-by byte; wire/fitting.py makes tables from symbols; wire/entropy.py uses them.
+All tables hold integers, so that a payload is the same on every machine. docs/wire.md lays the file out byte by byte;
+wire/entropy.py codes by it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,16 @@ MAGIC = b"BNTB"
 VERSION = 1
 HEADER = struct.Struct(">4sB4H4B")  # magic, version, C, H, W, passes, thresholds of each kind
 
+ZERO = 128  # the symbol that stands for 0
+MAX_VALUE = 121
+MAX_SUM = 8 * MAX_VALUE  # of the neighbours' magnitudes
+
 Pass = tuple[int, int]  # (channel, plane)
+Symbols = NDArray[np.uint8]
+Lanes = NDArray[np.intp]
+Counts = NDArray[np.uint16]
+Floats = NDArray[np.float64]
+Totals = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -221,3 +232,222 @@ def check_distributions(name: str, values: NDArray[np.uint16], shape: tuple[int,
     sums = values.sum(axis=-1, dtype=np.int64)
     if (sums != TOTAL).any():
         raise InputError(f"tables don't sum up: {name} add up to {sums[sums != TOTAL][0]}; each must give {TOTAL}")
+
+
+def check_range(symbols: Symbols) -> None:
+    """Raise InputError unless all symbols lie in 7..249."""
+    low, high = ZERO - MAX_VALUE, ZERO + MAX_VALUE
+    if symbols.size and not low <= symbols.min() <= symbols.max() <= high:
+        raise InputError(
+            f"entropy: symbols reach from {symbols.min()} to {symbols.max()}; give {low} to {high}: clip in the head"
+        )
+
+
+class Contexts:
+    """Look-up tables for the contexts of trits: which row of the tables each trit takes, in latents of (C, H, W).
+
+    A *lane* is one channel of one latent at one plane, padded by one position on each side, as numbers
+
+        key = 256 * plane + symbol                                                    # (L, (H + 2) * (W + 2)) intp
+
+    for then everything about the symbol alone (its trit, state, magnitude) is one look-up. Inside a lane the positions
+    are coded in two halves like the fields of a chessboard: y + x even in reading order, then y + x odd.
+
+    A *code* is 4 * row + trit + 1, uint16, with the trit multiplied by the sign of what is known before, and the row
+    counted within the pass, behind its flag's.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, bins: Bins) -> None:
+        self.shape = (channels, height, width)
+        self.rows = bins.rows
+        y, x = np.indices((height, width))
+        inside = ((y + 1) * (width + 2) + x + 1).ravel()  # places in a padded lane, in reading order
+        odd = ((y + x) % 2).ravel().astype(bool)
+        self.even_places, self.odd_places = inside[~odd], inside[odd]
+        self.places = np.concatenate([self.even_places, self.odd_places])  # (H * W,) in coded order
+        self.reading = np.concatenate([np.flatnonzero(~odd), np.flatnonzero(odd)])  # coded order -> reading order
+        self.row_places = width + 2
+        self.lane_places = (height + 2) * (width + 2)
+
+        states, evens, odds, energies = bins.sizes
+        magnitudes = np.arange(MAX_VALUE + 1)
+        state = binned(magnitudes, bins.state)
+        odd_base = states * evens * energies  # the first row of the second half
+        # Each value says how far it moves the row; a row is their sum.
+        self.state_even = (state * evens * energies).astype(np.uint16)
+        self.state_odd = (state * odds * energies + odd_base).astype(np.uint16)
+        self.activity_even = (binned(np.arange(MAX_SUM + 1), bins.even) * energies).astype(np.uint16)
+        self.activity_odd = (binned(np.arange(MAX_SUM + 1), bins.odd) * energies).astype(np.uint16)
+        self.energy = binned(np.arange(channels + 1), bins.energy).astype(np.uint16)
+
+        before, after = known(0), known(1)  # (planes, 256)
+        trit = (after - 3 * before) * np.where(before < 0, -1, 1)
+        self.before = np.abs(before).astype(np.uint16).ravel()  # key -> |q_prev| / 3d
+        self.after = np.abs(after).astype(np.uint16).ravel()  # key -> |q| / d
+        self.moves = (trit != 0).ravel()  # key -> the trit is not 0
+        self.wakes = ((before == 0) & (after != 0)).astype(np.uint16).ravel()  # key -> becomes non-zero
+        self.code_even = (4 * self.state_even[self.before] + trit.ravel() + 1).astype(np.uint16)
+        self.code_odd = (4 * self.state_odd[self.before] + trit.ravel() + 1).astype(np.uint16)
+
+    @cached_property
+    def halves(self) -> tuple[Half, Half]:
+        """Tables for the decoder, of the positions with y + x even and of those with y + x odd."""
+        even = (self.even_places, self.state_even, self.activity_even, self.energy)
+        odd = (self.odd_places, self.state_odd, self.activity_odd, self.energy)
+        return Half(*(each.tolist() for each in even)), Half(*(each.tolist() for each in odd))
+
+    def padded(self, symbols: NDArray[np.uint8]) -> Lanes:
+        """Convert symbols (..., C, H, W) to keys of plane 0, (..., C, (H + 2) * (W + 2)); a plane adds 256."""
+        lead = symbols.shape[:-2]
+        height, width = symbols.shape[-2:]
+        keys = np.full((*lead, height + 2, width + 2), ZERO, np.intp)
+        keys[..., 1:-1, 1:-1] = symbols
+        return keys.reshape(*lead, self.lane_places)
+
+    def codes(self, lanes: Lanes, energy: Counts) -> Counts:
+        """Look up codes (L, H * W) for lanes (L, places) and the energy before each, (L, H * W), in coded order."""
+        even = self.code_even.take(lanes.take(self.even_places, axis=1))
+        odd = self.code_odd.take(lanes.take(self.odd_places, axis=1))
+        even += 4 * self.activity_even.take(self.around(self.before.take(lanes)).take(self.even_places, axis=1))
+        odd += 4 * self.activity_odd.take(self.beside(self.after.take(lanes)).take(self.odd_places, axis=1))
+        codes: Counts = np.concatenate([even, odd], axis=1)
+        codes += 4 * self.energy.take(energy)
+        return codes
+
+    def around(self, magnitudes: Counts) -> Counts:
+        """Sum (..., places) over the 8 neighbours; values on the padding are meaningless."""
+        flat, row = magnitudes.ravel(), self.row_places
+        sums = np.zeros_like(flat)
+        three = flat[:-2] + flat[1:-1]
+        three += flat[2:]
+        inner = sums[row + 1 : -row - 1]
+        np.add(three[: -2 * row], three[2 * row :], out=inner)
+        inner += three[row:-row]
+        inner -= flat[row + 1 : -row - 1]
+        return sums.reshape(magnitudes.shape)
+
+    def beside(self, magnitudes: Counts) -> Counts:
+        """Sum (..., places) over the 4 neighbours that share a side; values on the padding are meaningless."""
+        flat, row = magnitudes.ravel(), self.row_places
+        sums = np.zeros_like(flat)
+        inner = sums[row + 1 : -row - 1]
+        np.add(flat[1 : -2 * row - 1], flat[2 * row + 1 : -1], out=inner)
+        inner += flat[row : -row - 2]
+        inner += flat[row + 2 : -row]
+        return sums.reshape(magnitudes.shape)
+
+
+class Half(NamedTuple):
+    """Look-up tables of one half of a pass, as lists, which a loop reads faster than arrays."""
+
+    places: list[int]
+    state: list[int]
+    activity: list[int]
+    energy: list[int]
+
+
+def binned(values: NDArray[np.intp], thresholds: tuple[int, ...]) -> NDArray[np.intp]:
+    """Count the thresholds that each value reaches."""
+    return np.searchsorted(np.array(thresholds, np.intp), values, side="right")
+
+
+def known(planes: int) -> NDArray[np.intp]:
+    """Tabulate (5, 256) each symbol's value as known after `planes` more planes, in units of the last one's step.
+
+    Row p is about plane p: 0 gives q_prev / 3d, 1 gives q / d. Steps are odd, so there is no tie to round.
+    """
+    values = np.clip(np.arange(256) - ZERO, -MAX_VALUE, MAX_VALUE)
+    rows = [np.zeros(256, np.intp), *((values + step // 2) // step for step in STEPS)]
+    return np.stack(rows[planes : planes + PLANES])
+
+
+DEFAULT_BINS = Bins()
+CHUNK_PASSES = 48  # counted at once, of a whole batch
+
+
+def fit_tables(
+    symbols: Iterable[NDArray[np.uint8]], passes: Sequence[Pass], *, bins: Bins = DEFAULT_BINS, pull: float = 8.0
+) -> Tables:
+    """Fit tables that code `symbols`, and latents like them, in few bytes.
+
+    `symbols` are batches (B, C, H, W) uint8, 7..249, read once, one at a time. `passes` are (channel, plane) by
+    importance. A distribution with few counts is drawn to a guess that weighs `pull` counts: how its pass differs
+    from its plane, times how its contexts do in the whole plane.
+
+    InputError: no symbols, batches of different shapes, symbols out of range, passes or bins not allowed.
+    """
+    if not pull > 0:
+        raise InputError(f"tables: pull is {pull}; give a number above 0, such as 8")
+    counter: Counter | None = None
+    for batch in symbols:
+        if batch.ndim != 4 or batch.dtype != np.uint8 or (counter and batch.shape[1:] != counter.contexts.shape):
+            raise InputError(f"tables: a batch is {batch.dtype} {batch.shape}; give uint8 (B, C, H, W), all alike")
+        check_range(batch)
+        if counter is None:
+            channels, height, width = batch.shape[1:]
+            counter = Counter(Contexts(channels, height, width, bins), passes)
+        counter.add(batch)
+    if counter is None or not counter.flags.any():
+        raise InputError("tables: there are no symbols to fit them to; give at least one latent")
+    flags = integers((counter.flags + 0.5) / (counter.flags + 0.5).sum(axis=-1, keepdims=True))
+    shares = smoothed(counter.trits, np.array([plane for _, plane in passes]), pull)
+    return Tables(*counter.contexts.shape, tuple(passes), bins, flags, integers(shares))
+
+
+class Counter:
+    """Counts of each flag and of each trit in each context."""
+
+    def __init__(self, contexts: Contexts, passes: Sequence[Pass]) -> None:
+        check_sizes(*contexts.shape)
+        check_passes(passes, contexts.shape[0])
+        self.contexts, self.passes = contexts, np.array(passes, np.intp)
+        self.flags: Totals = np.zeros((len(passes), 2), np.int64)
+        self.trits: Totals = np.zeros((len(passes), contexts.rows, 3), np.int64)
+
+    def add(self, symbols: NDArray[np.uint8]) -> None:
+        """Count a batch (B, C, H, W) uint8, 7..249."""
+        contexts = self.contexts
+        batch = contexts.padded(symbols).swapaxes(0, 1)  # (C, B, places)
+        energy = np.zeros((len(symbols), len(contexts.places)), np.uint16)
+        for start in range(0, len(self.passes), CHUNK_PASSES):
+            channels, planes = self.passes[start : start + CHUNK_PASSES].T
+            lanes = batch[channels] + 256 * planes[:, None, None]  # (passes, B, places)
+            keys = lanes.take(contexts.places, axis=2)
+            live = contexts.moves.take(keys).any(axis=2)  # (passes, B)
+            wakes = contexts.wakes.take(keys)
+            after = energy + wakes.cumsum(axis=0, dtype=np.uint16)
+            codes = contexts.codes(lanes[live], (after - wakes)[live])
+            energy = after[-1]
+
+            count = live.sum(axis=1)
+            self.flags[start : start + len(live)] += np.stack([len(symbols) - count, count], axis=1)
+            stride = 4 * contexts.rows
+            keys = codes + stride * np.repeat(np.arange(len(live)), count)[:, None]
+            found = np.bincount(keys.ravel(), minlength=stride * len(live)).reshape(len(live), -1, 4)
+            self.trits[start : start + len(live)] += found[..., :3]
+
+
+def smoothed(counts: Totals, planes: NDArray[np.intp], pull: float) -> Floats:
+    """Turn counts (passes, rows, 3) into shares of 1, none of them 0."""
+    by_plane = np.stack([counts[planes == plane].sum(axis=0) for plane in range(PLANES)])  # (5, rows, 3)
+    plane = shares(by_plane.sum(axis=1), np.full((PLANES, 3), 1 / 3), 3.0)  # (5, 3)
+    context = shares(by_plane, plane[:, None], pull)  # (5, rows, 3)
+    own = shares(counts.sum(axis=1), plane[planes], pull)  # (passes, 3)
+    guess = own[:, None] * context[planes] / plane[planes][:, None]
+    return shares(counts, guess / guess.sum(axis=-1, keepdims=True), pull)
+
+
+def shares(counts: Totals, guess: Floats, pull: float) -> Floats:
+    """Turn counts (..., 3), and `pull` more distributed as `guess`, into shares of 1."""
+    result: Floats = (counts + pull * guess) / (counts.sum(axis=-1, keepdims=True) + pull)
+    return result
+
+
+def integers(shares: Floats) -> NDArray[np.uint16]:
+    """Round shares of 1 (..., n) to frequencies, each at least 1, that sum to 2^16."""
+    whole = 1 + np.floor(shares * (TOTAL - shares.shape[-1])).astype(np.int64)
+    rest = TOTAL - whole.sum(axis=-1, keepdims=True)
+    largest = whole.argmax(axis=-1)[..., None]
+    np.put_along_axis(whole, largest, np.take_along_axis(whole, largest, -1) + rest, -1)
+    frequencies: NDArray[np.uint16] = whole.astype(np.uint16)
+    return frequencies
