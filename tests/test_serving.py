@@ -100,7 +100,7 @@ def test_an_address_with_a_scope(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_cannot_break_or_colour_a_log_line() -> None:
     code = (
-        "import logging; from bottlenet.cloud.logs import set_up_logging; set_up_logging('info', as_json=False);"
+        "import logging; from bottlenet.cloud.run import set_up_logging; set_up_logging('info', as_json=False);"
         "log = logging.getLogger('bottlenet.x'); log.info('folder %s', 'a\\nb\\x1b[31m\\u202e');\n"
         "try: raise ValueError('c\\x1b[31m')\nexcept ValueError: log.exception('caught')"
     )

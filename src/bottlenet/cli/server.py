@@ -22,8 +22,7 @@ from bottlenet.cli.device import (
 )
 from bottlenet.cli.options import BundleOption, Force, Json, check_target, needs, require, with_configs
 from bottlenet.cli.show import clean, facts, print_json, say, stdout
-from bottlenet.cloud.admission import Access, Limits, Mqtt
-from bottlenet.cloud.logs import LEVELS
+from bottlenet.cloud.admission import LOG_LEVELS, Access, Limits, Mqtt
 from bottlenet.errors import BottleNetError, FrameError, InputError
 from bottlenet.files import read_at_most
 from bottlenet.records import check_choice
@@ -92,7 +91,7 @@ def serve(
     page: Annotated[
         bool, typer.Option("--page/--no-page", help="Offer a page at /, where the browser is the device.")
     ] = True,
-    log_level: Annotated[str, typer.Option("--log-level", help=f"{', '.join(LEVELS)}.")] = "warning",
+    log_level: Annotated[str, typer.Option("--log-level", help=f"{', '.join(LOG_LEVELS)}.")] = "warning",
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Log JSON to standard error, one object a line.")
     ] = False,
@@ -125,11 +124,12 @@ def serve(
       bottlenet serve demo --engine ray --replicas 2 --max-replicas 8
     """
     check_options(engine, access, mqtt, limits, cluster)
-    check_choice("--log-level", log_level, LEVELS)
+    check_choice("--log-level", log_level, LOG_LEVELS)
     if mqtt.mqtt is not None:
         require("serve --mqtt", "mqtt")
     from bottlenet.bundle.ladder import load_rungs
-    from bottlenet.cloud.logs import set_up_logging
+    from bottlenet.cloud.run import serve as run
+    from bottlenet.cloud.run import set_up_logging
     from bottlenet.cloud.vendor import COMMAND, RUNTIME, installed
 
     loaded = [rung for one in bundle or [] for rung in load_rungs(one)]
@@ -168,8 +168,6 @@ def serve(
             limits=limits,
         )
         return run_replicas(deployed, announce, ray_address=cluster.ray_address, **common)
-    from bottlenet.cloud.run import serve as run
-
     broker = mqtt.broker()
     run(loaded, announce, limits, broker=broker, watch=watch, threads=threads, max_batch=max_batch, page=page, **common)
 

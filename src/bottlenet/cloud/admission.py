@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+# Under this name in a scope's "state" whoever runs the application may leave a function, called when a token was good.
+AUTHORIZED = "bottlenet.authorized"
 HIGHEST = {"max_payload_bytes": MAX_PAYLOAD_BYTES, "max_photo_bytes": MAX_PAYLOAD_BYTES}
 
 

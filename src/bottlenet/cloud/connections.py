@@ -22,8 +22,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from bottlenet.cloud.admission import Addresses, Limits, Place
-from bottlenet.cloud.guard import AUTHORIZED
+from bottlenet.cloud.admission import AUTHORIZED, Addresses, Limits, Place
 from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 log = logging.getLogger(__name__)

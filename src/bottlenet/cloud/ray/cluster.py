@@ -37,9 +37,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from bottlenet.bundle import GRAPHS, Bundle, write_bundle
-from bottlenet.cloud.admission import Access, Limits
+from bottlenet.cloud.admission import LOG_LEVELS, Access, Limits
 from bottlenet.cloud.app import create_app
-from bottlenet.cloud.logs import LEVELS
 from bottlenet.cloud.ray.haproxy import HOST, REQUEST_S
 from bottlenet.cloud.run import SIGNALS, SPARE_FILES, address, allow_files, open_port, stop_at_end_of_input
 from bottlenet.errors import BottleNetError, InputError
@@ -71,7 +70,7 @@ class Deployed:
     replicas: AtLeastOne = 1
     max_replicas: AtLeastOne | None = None
     replica_frames: Annotated[float, Field(ge=0.1, le=1e6)] = 2.0  # without an answer, that a replica should have
-    log_level: Annotated[str, one_of(*LEVELS)] = "warning"
+    log_level: Annotated[str, one_of(*LOG_LEVELS)] = "warning"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
 

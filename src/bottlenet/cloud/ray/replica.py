@@ -27,8 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bottlenet.bundle.ladder import load_rungs
 from bottlenet.cloud.app import create_app
 from bottlenet.cloud.connections import Connection, StreamConnection, stream_options
-from bottlenet.cloud.logs import set_up_logging
 from bottlenet.cloud.ray.cluster import NAME, REACHABLE_S, Deployed, parse_deployed
+from bottlenet.cloud.run import set_up_logging
 from bottlenet.cloud.service import Service
 
 ROOM = 64  # requests that Ray Serve lets through or keeps, above those that `Guard` turns away with a reason
