@@ -17,9 +17,8 @@ from collections.abc import Callable
 from time import process_time
 from typing import TypeVar
 
-from bottlenet.plan.batch import best_of
 from bottlenet.plan.link import PRESETS, Link
-from bottlenet.plan.planner import choose
+from bottlenet.plan.planner import best_of, choose
 from bottlenet.plan.profile import Candidate, Energy, Profile
 from record import Json, parser, show, write_record
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from bottlenet import choose
 from bottlenet.errors import InputError
-from bottlenet.plan.batch import NOBODY, best_of
 from bottlenet.plan.link import Link
+from bottlenet.plan.planner import NOBODY, best_of
 from bottlenet.plan.profile import Candidate, Profile
 
 

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 import paper
 from bottlenet.errors import InputError
-from bottlenet.plan.batch import AT_ONCE, NOBODY, best_of, chunks
 from bottlenet.plan.link import ANSWER_BYTES, LINKS, PRESETS, Link
 from bottlenet.plan.planner import (
+    NOBODY,
     OBJECTIVES,
     Flip,
     Plan,
     Prediction,
     Prices,
     at_least,
+    best_of,
     choose,
     duration,
     predict,
@@ -538,9 +539,6 @@ class TestMany:
 
     def test_many_at_once_and_few(self) -> None:
         """Cut into parts, whose seams make no difference."""
-        assert [range(7)[part] for part in chunks(7, AT_ONCE // 3)] == [range(3), range(3, 6), range(6, 7)]
-        assert len(list(chunks(3, 2 * AT_ONCE))) == 3
-        assert list(chunks(0, 5)) == []
         every = [dataclasses.replace(paper.bare("3g"), uplink_bps=1e4 * 1.01**i) for i in range(1000)]
         many = of(*(split(f"s{i}", i / 1000, payload=100_000 // (i + 1)) for i in range(500)))
         best = best_of(many, every)

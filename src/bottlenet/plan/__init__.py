@@ -3,6 +3,5 @@
 link.py         bandwidth, round trip, loss, radio power: presets, each figure with its source
 profile.py      what was measured, per candidate, and what a sweep knows better
 predict.py      the model: what one photo costs on a link
-planner.py      profile, link, load -> partition, why, and where the choice changes
-batch.py        the choice alone, for many links at once
+planner.py      profile, link, load -> partition, why, and where the choice changes; the choice alone for many links
 """

@@ -1,10 +1,12 @@
 """The best partition, and why: the selection phase of the paper's Algorithm 1, for links with a round trip.
 
     profile, link, load --Terms--> latency, energy, bytes, cost of each candidate
-      `--constraints--> rejected, each with what it would need
+      `--checks--> rejected, each with what it would need
            `--objective--> choice, runner-up, where the choice flips, Pareto front --> Plan, and why in one sentence
 
-Ties go to the lower latency, then to fewer bytes, then to the first in the profile.
+Ties go to the lower latency, then to fewer bytes, then to the first in the profile. `best_of` makes the choice alone
+for thousands of links at once: a plan takes half a millisecond, however few candidates there are, this microseconds a
+link. The same formulas on the same numbers in the same order give the same choice to the last bit.
 
 Where the choice changes, at which bandwidth, round trip or server load another candidate wins, is found in closed form.
 Score and latency of every candidate are straight lines in each of the three (bandwidth: in 1 / uplink). So "candidate i
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,9 +31,9 @@ from bottlenet.plan.link import Link, parse_link
 from bottlenet.plan.predict import (
     Columns,
     Floats,
+    Links,
     Prediction,
     Prices,
-    Road,
     Terms,
     check_load,
     known,
@@ -40,16 +42,36 @@ from bottlenet.plan.predict import (
 )
 from bottlenet.plan.profile import Candidate, Profile
 
-Score = Callable[[Link, float], Floats]
-"""(link, server load) -> what the objective minimises, (N,)."""
-Pick = Callable[[Link, float], int | None]
-"""(link, server load) -> the chosen candidate, None: none may be chosen."""
+__all__ = ["OBJECTIVES", "Flip", "Plan", "Prediction", "Prices", "Rejected", "best_of", "choose", "predict"]
 
+OBJECTIVES = ("latency", "energy", "bytes", "cost")
+ROUNDING = 1e-9  # of a limit: 0.0157 s and 15.7 ms are not the same float
+FIXED = {"message", "energy"}  # constraints that are not the user's to relax
+NOBODY = -1
+AT_ONCE = 2**17  # candidates x links; so a few arrays of 1 MB, whatever there is
 QUANTITIES = ("uplink_bps", "round_trip_s", "server_load")
 LARGEST = {"uplink_bps": 1e12, "round_trip_s": 3600.0, "server_load": 1e6}  # flips beyond are of no interest
 SLOWEST_BPS = 1.0
 TRIED = 16  # points that may be a flip
 BESIDE = 1e-9  # relative: who wins is asked just behind the flip
+SAID = 3  # flips in a sentence
+
+Limit = TypeVar("Limit", float, Floats)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, and why."""
+
+    link: Link
+    objective: str
+    server_load: float
+    choice: Prediction
+    runner_up: Prediction | None  # None: no other meets the constraints
+    reason: str  # one sentence
+    flips: tuple[Flip, ...]
+    front: tuple[Prediction, ...]  # Pareto, fastest first, of those that meet the constraints
+    rejected: tuple[Rejected, ...]
 
 
 @dataclass(frozen=True)
@@ -63,90 +85,285 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """a + b * x, one a candidate."""
+class Rejected:
+    """A candidate that may not be chosen, and the first constraint in the way."""
 
-    a: Floats
-    b: Floats
+    name: str
+    constraint: str  # "message" (the link's), "energy" (not known), "max_drop", "budget" or "deadline"
+    needs: float | None  # what the constraint would have to be: bytes, None, points, bytes, seconds
 
-    @classmethod
-    def through(cls, values: Floats, slopes: Floats, x: float) -> Lines:
-        """Draw the lines that have these values at `x`."""
-        return cls(values - slopes * x, slopes)
+
+def choose(
+    profile: Profile,
+    link: Link | str,
+    *,
+    objective: str = "latency",
+    max_drop: float | None = None,
+    deadline_s: float | None = None,
+    budget_bytes: float | None = None,
+    server_load: float = 0.0,
+    connected: bool = True,
+    prices: Prices | None = None,
+) -> Plan:
+    """Choose the candidate with the least latency, device energy, uplink bytes or cost of those that meet all
+    constraints.
+
+    `link` is a `Link`, or what `parse_link` takes. `max_drop` is in points of top-1, `budget_bytes` the mean of a
+    photo with overhead, `server_load` photos ahead of ours; `connected=False` adds the connection's set-up. The
+    objective "cost" needs `prices`, "energy" a link whose radio power is known.
+
+    InputError: no candidate meets the constraints (it says which to relax), or an argument that can't be used.
+    """
+    if not isinstance(profile, Profile):
+        raise InputError(f"profile is {profile!r:.80}; give a Profile: parse_profile(Path(FILE).read_bytes())")
+    link = parse_link(link) if isinstance(link, str) else link
+    wish = Wish(objective, max_drop, deadline_s, budget_bytes, prices)
+    check_load(server_load)
+    check_radio(wish, link)
+    candidates = profile.candidates
+    now = Situation(wish, Terms.of(Columns.of(candidates), link, connected=connected), link, server_load)
+    order = now.ranking(link, server_load)
+    if not len(order):
+        raise nobody(candidates, now.checks, link)
+    first = order[:2].tolist()
+    kept = [*first, *pareto(now, order)]
+    rows, terms = [candidates[i] for i in kept], now.terms.rows(kept)
+    made = predictions(rows, terms, link, server_load, connected=connected, prices=prices)
+    best, runner_up = made[0], made[1] if len(first) > 1 else None
+    flips = find_flips(now, first[0], candidates)
+    return Plan(
+        link=link,
+        objective=objective,
+        server_load=server_load,
+        choice=best,
+        runner_up=runner_up,
+        reason=reason(best, runner_up, flips, objective, link.name),
+        flips=flips,
+        front=tuple(made[len(first) :]),
+        rejected=rejections(candidates, now.checks),
+    )
+
+
+def best_of(
+    profile: Profile,
+    links: Sequence[Link],
+    *,
+    objective: str = "latency",
+    max_drop: float | None = None,
+    deadline_s: float | None = None,
+    budget_bytes: float | None = None,
+    server_load: float | Sequence[float] = 0.0,
+    connected: bool = True,
+    prices: Prices | None = None,
+) -> NDArray[np.intp]:
+    """Choose for many links at once: (L,) indices of `choose`'s choice in `profile.candidates`; `NOBODY` where it would
+    refuse.
+
+    Arguments as there; `server_load` is one for all links, or one for each.
+
+    InputError: as `choose`, but for constraints that no candidate meets; or loads that are not as many as links.
+    """
+    wish = Wish(objective, max_drop, deadline_s, budget_bytes, prices)
+    given = [server_load] * len(links) if isinstance(server_load, int | float) else list(server_load)
+    if len(given) != len(links):
+        text = f"there are {len(given)} server loads for {len(links)} links; give one for all, or one for each"
+        raise InputError(text)
+    for load in {*given}:
+        check_load(load)
+    for link in links:
+        check_radio(wish, link)
+    columns, loads = Columns.of(profile.candidates), np.array(given, np.float64).reshape(-1, 1)
+    best, step = np.empty(len(links), np.intp), max(1, AT_ONCE // len(profile.candidates))
+    for start in range(0, len(links), step):
+        part = slice(start, start + step)
+        some = Links.of(links[part])
+        best[part] = best_here(Terms.of(columns, some, connected=connected), some, wish, loads[part])
+    return best
+
+
+def best_here(terms: Terms, links: Links, wish: Wish, loads: Floats) -> NDArray[np.intp]:
+    """Choose for so many links that the arrays stay small: (L,) indices, or `NOBODY`."""
+    latency = terms.latency_s(links, loads)  # (L, N)
+    met = np.ones(latency.shape, bool)
+    for check in checks_of(wish, terms, links, latency):
+        met &= check.met
+    # The least score; of those the lowest latency; of those the fewest bytes; of those the first.
+    for column in (score_of(wish, terms, links, latency), latency, terms.uplink_bytes):
+        values = np.where(met, column, math.inf)
+        met &= values == values.min(1, keepdims=True)
+    return np.where(met.any(1), met.argmax(1), NOBODY)
 
 
 @dataclass(frozen=True)
-class Situation:
-    """All that decides, at the link and load of now."""
+class Wish:
+    """What the best candidate is to minimise and to meet. InputError: a limit that makes no sense."""
 
-    link: Link
-    server_load: float
-    terms: Terms
-    allowed: NDArray[np.bool_]  # (N,) all constraints but the deadline, which moves
-    deadline_s: float | None
-    score: Score
-    score_slopes: dict[str, Floats]  # quantity -> (N,) of the score, along x
-    pick: Pick
+    objective: str
+    max_drop: float | None = None  # points
+    deadline_s: float | None = None
+    budget_bytes: float | None = None  # a photo, mean, with overhead
+    prices: Prices | None = None
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective {self.objective!a:.40} is unknown; choose one of {', '.join(OBJECTIVES)}")
+        if self.objective == "cost" and self.prices is None:
+            raise InputError("objective cost needs the price of a megabyte of uplink, of an hour of server, or both")
+        if self.max_drop is not None and not -100 <= self.max_drop <= 100:
+            raise InputError(f"max_drop is {self.max_drop}; give points of top-1, -100 to 100")
+        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
+            raise InputError(f"deadline is {self.deadline_s * 1e3:g} ms; give a time above 0")
+        if self.budget_bytes is not None and not 0 <= self.budget_bytes < math.inf:
+            raise InputError(f"budget is {self.budget_bytes} bytes; give bytes a photo, 0 or more")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One constraint: candidate i meets it if needs[i] <= limit, but for rounding. NaN, not known, meets nothing."""
+
+    name: str
+    limit: float | Floats
+    needs: Floats  # (N,), or (L, N) for many links
+
+    @property
+    def met(self) -> NDArray[np.bool_]:
+        met: NDArray[np.bool_] = self.needs <= with_rounding(self.limit)
+        return met
+
+
+def check_radio(wish: Wish, link: Link) -> None:
+    """Raise InputError if the objective is energy and the link's radio is not known."""
+    if wish.objective == "energy" and link.radio is None:
+        raise InputError(
+            f"objective energy needs the radio power of link {link.name}, for which there is no source; choose 3g, 4g "
+            "or wifi, or another objective"
+        )
+
+
+def score_of(wish: Wish, terms: Terms, link: Link | Links, latency_s: Floats) -> Floats:
+    """Compute what the objective minimises, in the shape of `latency_s`: `terms.latency_s` at the load that counts."""
+    if wish.objective == "latency":
+        return latency_s
+    if wish.objective == "energy":
+        return terms.energy_mj(link)
+    return terms.uplink_bytes if wish.prices is None or wish.objective == "bytes" else terms.cost(wish.prices)
+
+
+def with_rounding(limit: Limit) -> Limit:
+    """Widen a limit by what floats may round."""
+    return limit + ROUNDING * abs(limit)
+
+
+def checks_of(wish: Wish, terms: Terms, link: Link | Links, latency_s: Floats) -> list[Check]:
+    """List the constraints of the link and the objective, and those that the user gave."""
+    carries = math.inf if link.max_message_bytes is None else link.max_message_bytes
+    checks = [Check("message", carries, terms.message_bytes)]
+    if wish.objective == "energy":
+        checks.append(Check("energy", math.inf, terms.energy_mj(link)))
+    for name, limit, needs in (
+        ("max_drop", wish.max_drop, terms.drop),
+        ("budget", wish.budget_bytes, terms.uplink_bytes),
+        ("deadline", wish.deadline_s, latency_s),
+    ):
+        if limit is not None:
+            checks.append(Check(name, limit, needs))
+    return checks
+
+
+class Situation:
+    """All that decides: a wish, and what the candidates take at the link and load of now."""
+
+    def __init__(self, wish: Wish, terms: Terms, link: Link, server_load: float) -> None:
+        self.wish, self.terms, self.link, self.server_load = wish, terms, link, server_load
+        self.latency_s = terms.latency_s(link, server_load)
+        self.checks = checks_of(wish, terms, link, self.latency_s)
+        self.allowed = np.ones(len(terms.bits), bool)  # by all but the deadline, which moves with link and load
+        for check in self.checks:
+            if check.name != "deadline":
+                self.allowed &= check.met
+        self.deadline_s = math.inf if wish.deadline_s is None else with_rounding(wish.deadline_s)
+        # Of latency and score, along each axis.
+        self.slopes = {"uplink_bps": terms.bits, "round_trip_s": terms.rounds, "server_load": terms.server_s}
+        self.score_slopes = dict.fromkeys(QUANTITIES, np.zeros_like(terms.bits))
+        if wish.objective == "latency":
+            self.score_slopes = self.slopes
+        elif wish.objective == "energy" and link.radio is not None:
+            self.score_slopes["uplink_bps"] = terms.bits * link.radio.beta_mw
 
     def x(self, quantity: str) -> float:
-        """Return the quantity's present value."""
         if quantity == "server_load":
             return self.server_load
         return 1 / self.link.uplink_bps if quantity == "uplink_bps" else self.link.round_trip_s
 
     def at(self, quantity: str, x: float) -> tuple[Link, float]:
-        """Return the link and load with another x."""
         if quantity == "server_load":
             return self.link, x
         if quantity == "uplink_bps":
             return dataclasses.replace(self.link, uplink_bps=1 / x), self.server_load
         return dataclasses.replace(self.link, round_trip_s=x), self.server_load
 
-    def latency(self, quantity: str) -> Lines:
-        """Return the latency of every candidate as lines over a quantity."""
-        slopes = latency_slopes(self.terms)[quantity]
-        return Lines.through(self.terms.latency_s(self.link, self.server_load), slopes, self.x(quantity))
+    def ranking(self, link: Link, server_load: float, *, best_only: bool = False) -> NDArray[np.intp]:
+        """Rank those that meet the constraints there, best first; or only the best and what ties with it."""
+        latency = self.terms.latency_s(link, server_load)
+        indices = np.flatnonzero(self.allowed & (latency <= self.deadline_s))
+        score = score_of(self.wish, self.terms, link, latency)[indices]
+        if best_only and len(indices):
+            best = score == score.min()
+            indices, score = indices[best], score[best]
+        order: NDArray[np.intp] = indices[np.lexsort((self.terms.uplink_bytes[indices], latency[indices], score))]
+        return order
 
 
-def latency_slopes(terms: Terms) -> dict[str, Floats]:
-    """Differentiate latency by each quantity: quantity -> (N,) seconds per x."""
-    return {"uplink_bps": terms.bits, "round_trip_s": terms.rounds, "server_load": terms.server_s}
+def pareto(now: Situation, among: NDArray[np.intp]) -> list[int]:
+    """Keep those of `among` than which no other is as good in latency, bytes, drop and energy and better in one.
+
+    Fastest first; of equals the first. Energy counts where it is known of all of them.
+    """
+    terms = now.terms
+    columns = [now.latency_s, terms.uplink_bytes, terms.drop, terms.energy_mj(now.link)]
+    points = np.stack([column[among] for column in columns if not np.isnan(column[among]).any()], axis=1)  # (M, 3 or 4)
+    # In this order nothing that comes later is as good as the first in everything.
+    left = np.lexsort(points.T[::-1])
+    front: list[int] = []
+    while len(left):
+        first, rest = left[0], left[1:]
+        front.append(int(among[first]))
+        left = rest[(points[rest] < points[first]).any(1)]
+    return front
 
 
-def find_flips(now: Situation, choice: int, names: Callable[[int], str]) -> tuple[Flip, ...]:
+def find_flips(now: Situation, choice: int, candidates: Sequence[Candidate]) -> tuple[Flip, ...]:
     """Find the nearest flip on either side, of each quantity; none where nothing ever changes."""
     flips = []
     for quantity in QUANTITIES:
-        lines = Lines.through(now.score(now.link, now.server_load), now.score_slopes[quantity], now.x(quantity))
-        low, high = intervals(lines, now.latency(quantity), choice, now.allowed, now.deadline_s)
+        low, high = intervals(now, quantity, choice)
         for up in (True, False):
             for x in nearest(low, high, now.x(quantity), up=up):
                 flip = at_flip(now, quantity, x, choice, up=up)
                 if flip is not None:
                     value, winner = flip
                     larger = up != (quantity == "uplink_bps")
-                    name = None if winner is None else names(winner)
+                    name = None if winner is None else candidates[winner].name
                     flips.append(Flip(quantity, value, "above" if larger else "below", name))
                     break
     return tuple(flips)
 
 
-def intervals(
-    score: Lines, latency: Lines, choice: int, allowed: NDArray[np.bool_], deadline_s: float | None
-) -> tuple[Floats, Floats]:
+def intervals(now: Situation, quantity: str, choice: int) -> tuple[Floats, Floats]:
     """Find where candidate i may be chosen and beats `choice`, as (low, high); (inf, -inf) where nowhere.
 
     At i = choice: where that misses the deadline.
     """
-    low, high = half_line(score.a - score.a[choice], score.b - score.b[choice])
-    if deadline_s is not None:
-        # Latencies never fall along x, so a deadline cuts off what is above.
-        # To be just in time is to be in time.
-        _, in_time = half_line(latency.a - np.nextafter(deadline_s, math.inf), latency.b)
-        late = in_time[choice]
-        high = np.minimum(high, in_time)
-        low[choice], high[choice] = late, math.inf if late < math.inf else -math.inf
-    excluded = ~allowed | ~(low < high)
+    x, slopes = now.x(quantity), now.score_slopes[quantity]
+    score = score_of(now.wish, now.terms, now.link, now.latency_s) - slopes * x
+    low, high = half_line(score - score[choice], slopes - slopes[choice])
+    # Latencies never fall along x, so a deadline cuts off what is above. To be just in time is to be in time.
+    slopes = now.slopes[quantity]
+    _, in_time = half_line(now.latency_s - slopes * x - np.nextafter(now.deadline_s, math.inf), slopes)
+    late = in_time[choice]
+    high = np.minimum(high, in_time)
+    low[choice], high[choice] = late, math.inf if late < math.inf else -math.inf
+    excluded = ~now.allowed | ~(low < high)
     low[excluded], high[excluded] = math.inf, -math.inf
     return low, high
 
@@ -180,13 +397,70 @@ def at_flip(now: Situation, quantity: str, x: float, choice: int, *, up: bool) -
     if not smallest < x < slowest:
         return None
     beside = x * (1 + BESIDE if up else 1 - BESIDE)
-    winner = now.pick(*now.at(quantity, beside))
+    order = now.ranking(*now.at(quantity, beside), best_only=True)
+    winner = int(order[0]) if len(order) else None
     if winner == choice:
         return None
     return (1 / x if quantity == "uplink_bps" else x), winner
 
 
-SAID = 3  # flips in a sentence
+def rejections(candidates: Sequence[Candidate], checks: Sequence[Check]) -> tuple[Rejected, ...]:
+    """List the candidates that miss a constraint, each with the first that it misses."""
+    rejected: dict[int, Rejected] = {}
+    for check in checks:
+        for i in np.flatnonzero(~check.met).tolist():
+            if i not in rejected:
+                rejected[i] = Rejected(candidates[i].name, check.name, known(float(check.needs[i])))
+    return tuple(rejected[i] for i in sorted(rejected))
+
+
+def nobody(candidates: Sequence[Candidate], checks: Sequence[Check], link: Link) -> InputError:
+    """Explain that no candidate meets the constraints: which to relax, and what the nearest candidate would need."""
+    missed = np.array([~check.met for check in checks])  # (checks, N)
+    fixed = np.array([check.name in FIXED for check in checks])
+    # Where the link or the objective is in the way of everybody, no limit of the user's helps.
+    blocked = missed[fixed].any(0)
+    if blocked.all():
+        check = next(check for check in checks if check.name in FIXED and not check.met.all())
+        return InputError(f"no partition can be chosen on {link.name}: {fixed_words(check, candidates)}")
+    # The nearest misses the fewest constraints, and those by the least.
+    counts = np.where(blocked, len(checks) + 1, missed.sum(0))
+    few = np.flatnonzero(counts == counts.min())
+    nearest = int(min(few.tolist(), key=lambda i: sum(excess(check, i) for check in checks if not check.met[i])))
+    wanted = [limit_words(check, nearest) for check in checks if not check.met[nearest]]
+    return InputError(
+        f"no partition meets the constraints on {link.name}: relax {' and '.join(wanted)}, which the nearest, "
+        f"{candidates[nearest].name}, would need"
+    )
+
+
+def excess(check: Check, i: int) -> float:
+    """Compute how far candidate i is off, as a share of the limit."""
+    return float(check.needs[i] - check.limit) / max(abs(check.limit), 1e-9)
+
+
+def limit_words(check: Check, i: int) -> str:
+    """Describe one constraint, and what it would have to be."""
+    needs = float(check.needs[i])
+    if check.name == "deadline":
+        return f"the deadline from {check.limit * 1e3:g} ms to {at_least(needs * 1e3)} ms"
+    if check.name == "budget":
+        return f"the budget from {check.limit:g} to {at_least(needs)} bytes a photo"
+    return f"the drop from {check.limit:g} to {at_least(needs)} points"
+
+
+def fixed_words(check: Check, candidates: Sequence[Candidate]) -> str:
+    """Describe what is in the way that no limit can help."""
+    if check.name == "energy":
+        return (
+            "no candidate's device energy is known; measure again with bottlenet profile --device-power-mw, or choose "
+            "another objective"
+        )
+    nearest = int(np.argmin(check.needs))
+    return (
+        f"it carries at most {check.limit:.0f} bytes in a message, and the smallest, {candidates[nearest].name}, has "
+        f"up to {check.needs[nearest]:.0f} with its header; choose another link, or a bundle with smaller payloads"
+    )
 
 
 def reason(
@@ -268,290 +542,3 @@ def at_least(value: float) -> str:
         return "0"
     step = 10.0 ** (math.floor(math.log10(abs(value))) - 3)
     return f"{math.ceil(value / step - 1e-9) * step:.10g}" if step < 1 else f"{math.ceil(value):d}"
-
-
-OBJECTIVES = ("latency", "energy", "bytes", "cost")
-ROUNDING = 1e-9  # of a limit: 0.0157 s and 15.7 ms are not the same float
-Limit = TypeVar("Limit", float, Floats)
-FIXED = {"message", "energy"}  # not the user's to relax
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the best candidate is to minimise and to meet. InputError: a limit that makes no sense."""
-
-    objective: str
-    max_drop: float | None = None  # points
-    deadline_s: float | None = None
-    budget_bytes: float | None = None  # a photo, mean, with overhead
-    prices: Prices | None = None
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"objective {self.objective!a:.40} is unknown; choose one of {', '.join(OBJECTIVES)}")
-        if self.objective == "cost" and self.prices is None:
-            raise InputError("objective cost needs the price of a megabyte of uplink, of an hour of server, or both")
-        if self.max_drop is not None and not -100 <= self.max_drop <= 100:
-            raise InputError(f"max_drop is {self.max_drop}; give points of top-1, -100 to 100")
-        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
-            raise InputError(f"deadline is {self.deadline_s * 1e3:g} ms; give a time above 0")
-        if self.budget_bytes is not None and not 0 <= self.budget_bytes < math.inf:
-            raise InputError(f"budget is {self.budget_bytes} bytes; give bytes a photo, 0 or more")
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A candidate that may not be chosen, and the first constraint in the way."""
-
-    name: str
-    constraint: str  # "message" (the link's), "energy" (not known), "max_drop", "budget" or "deadline"
-    needs: float | None  # what the constraint would have to be: bytes, None, points, bytes, seconds
-
-
-@dataclass(frozen=True)
-class Check:
-    """One constraint: candidate i meets it if needs[i] <= limit, but for rounding. NaN, not known, meets nothing."""
-
-    name: str
-    limit: float
-    needs: Floats  # (N,)
-
-    @property
-    def met(self) -> NDArray[np.bool_]:
-        """(N,)."""
-        met: NDArray[np.bool_] = self.needs <= with_rounding(self.limit)
-        return met
-
-
-def check_radio(wish: Wish, link: Link) -> None:
-    """Raise InputError if the objective is energy and the link's radio is not known."""
-    if wish.objective == "energy" and link.radio is None:
-        raise InputError(
-            f"objective energy needs the radio power of link {link.name}, for which there is no source; choose 3g, 4g "
-            "or wifi, or another objective"
-        )
-
-
-def score_of(wish: Wish, terms: Terms, link: Road, latency_s: Floats) -> Floats:
-    """Compute what the objective minimises, in the shape of `latency_s`: `terms.latency_s` at the load that counts."""
-    if wish.objective == "latency":
-        return latency_s
-    if wish.objective == "energy":
-        return terms.energy_mj(link)
-    return terms.uplink_bytes if wish.prices is None or wish.objective == "bytes" else terms.cost(wish.prices)
-
-
-def with_rounding(limit: Limit) -> Limit:
-    """Widen a limit by what floats may round."""
-    return limit + ROUNDING * abs(limit)
-
-
-def checks_of(wish: Wish, terms: Terms, link: Link, server_load: float) -> list[Check]:
-    """List the constraints that the user gave, and those of the link and the objective."""
-    checks = []
-    if link.max_message_bytes is not None:
-        checks.append(Check("message", link.max_message_bytes, terms.message_bytes))
-    if wish.objective == "energy":
-        checks.append(Check("energy", math.inf, terms.energy_mj(link)))
-    if wish.max_drop is not None:
-        checks.append(Check("max_drop", wish.max_drop, terms.drop))
-    if wish.budget_bytes is not None:
-        checks.append(Check("budget", wish.budget_bytes, terms.uplink_bytes))
-    if wish.deadline_s is not None:
-        checks.append(Check("deadline", wish.deadline_s, terms.latency_s(link, server_load)))
-    return checks
-
-
-def all_met(checks: Sequence[Check], count: int) -> NDArray[np.bool_]:
-    met = np.ones(count, bool)
-    for check in checks:
-        met &= check.met
-    return met
-
-
-def rejections(candidates: Sequence[Candidate], checks: Sequence[Check]) -> tuple[Rejected, ...]:
-    """List the candidates that miss a constraint, each with the first that it misses."""
-    rejected: dict[int, Rejected] = {}
-    for check in checks:
-        for i in np.flatnonzero(~check.met).tolist():
-            if i not in rejected:
-                rejected[i] = Rejected(candidates[i].name, check.name, known(float(check.needs[i])))
-    return tuple(rejected[i] for i in sorted(rejected))
-
-
-def nobody(candidates: Sequence[Candidate], checks: Sequence[Check], link: Link) -> InputError:
-    """Explain that no candidate meets the constraints: which to relax, and what the nearest candidate would need."""
-    missed = np.array([~check.met for check in checks])  # (checks, N)
-    fixed = np.array([check.name in FIXED for check in checks])
-    # Where the link or the objective is in the way of everybody, no limit of the user's helps.
-    blocked = missed[fixed].any(0)
-    if blocked.all():
-        check = next(check for check in checks if check.name in FIXED and not check.met.all())
-        return InputError(f"no partition can be chosen on {link.name}: {fixed_words(check, candidates)}")
-    # The nearest misses the fewest constraints, and those by the least.
-    counts = np.where(blocked, len(checks) + 1, missed.sum(0))
-    few = np.flatnonzero(counts == counts.min())
-    nearest = int(min(few.tolist(), key=lambda i: sum(excess(check, i) for check in checks if not check.met[i])))
-    wanted = [limit_words(check, nearest) for check in checks if not check.met[nearest]]
-    return InputError(
-        f"no partition meets the constraints on {link.name}: relax {' and '.join(wanted)}, which the nearest, "
-        f"{candidates[nearest].name}, would need"
-    )
-
-
-def excess(check: Check, i: int) -> float:
-    """Compute how far candidate i is off, as a share of the limit."""
-    return float(check.needs[i] - check.limit) / max(abs(check.limit), 1e-9)
-
-
-def limit_words(check: Check, i: int) -> str:
-    """Describe one constraint, and what it would have to be."""
-    needs = float(check.needs[i])
-    if check.name == "deadline":
-        return f"the deadline from {check.limit * 1e3:g} ms to {at_least(needs * 1e3)} ms"
-    if check.name == "budget":
-        return f"the budget from {check.limit:g} to {at_least(needs)} bytes a photo"
-    return f"the drop from {check.limit:g} to {at_least(needs)} points"
-
-
-def fixed_words(check: Check, candidates: Sequence[Candidate]) -> str:
-    """Describe what is in the way that no limit can help."""
-    if check.name == "energy":
-        return (
-            "no candidate's device energy is known; measure again with bottlenet profile --device-power-mw, or choose "
-            "another objective"
-        )
-    nearest = int(np.argmin(check.needs))
-    return (
-        f"it carries at most {check.limit:.0f} bytes in a message, and the smallest, {candidates[nearest].name}, has "
-        f"up to {check.needs[nearest]:.0f} with its header; choose another link, or a bundle with smaller payloads"
-    )
-
-
-__all__ = ["OBJECTIVES", "Flip", "Plan", "Prediction", "Prices", "Rejected", "choose", "predict"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do, and why."""
-
-    link: Link
-    objective: str
-    server_load: float
-    choice: Prediction
-    runner_up: Prediction | None  # None: no other meets the constraints
-    reason: str  # one sentence
-    flips: tuple[Flip, ...]
-    front: tuple[Prediction, ...]  # Pareto, fastest first, of those that meet the constraints
-    rejected: tuple[Rejected, ...]
-
-
-def choose(
-    profile: Profile,
-    link: Link | str,
-    *,
-    objective: str = "latency",
-    max_drop: float | None = None,
-    deadline_s: float | None = None,
-    budget_bytes: float | None = None,
-    server_load: float = 0.0,
-    connected: bool = True,
-    prices: Prices | None = None,
-) -> Plan:
-    """Choose the candidate with the least latency, device energy, uplink bytes or cost of those that meet all
-    constraints.
-
-    `link` is a `Link`, or what `parse_link` takes. `max_drop` is in points of top-1, `budget_bytes` the mean of a
-    photo with overhead, `server_load` photos ahead of ours; `connected=False` adds the connection's set-up. The
-    objective "cost" needs `prices`, "energy" a link whose radio power is known.
-
-    InputError: no candidate meets the constraints (it says which to relax), or an argument that can't be used.
-    """
-    if not isinstance(profile, Profile):
-        raise InputError(f"profile is {profile!r:.80}; give a Profile: parse_profile(Path(FILE).read_bytes())")
-    link = parse_link(link) if isinstance(link, str) else link
-    wish = Wish(objective, max_drop, deadline_s, budget_bytes, prices)
-    check_load(server_load)
-    check_radio(wish, link)
-    return plan_for(profile.candidates, link, wish, server_load, connected=connected)
-
-
-def plan_for(candidates: Sequence[Candidate], link: Link, wish: Wish, server_load: float, *, connected: bool) -> Plan:
-    """Plan for given candidates. InputError: none of them meets the constraints."""
-    terms = Terms.of(Columns.of(candidates), link, connected=connected)
-    checks = checks_of(wish, terms, link, server_load)
-    now = situation(wish, terms, link, server_load)
-    order = ranking(now, link, server_load)
-    if not len(order):
-        raise nobody(candidates, checks, link)
-    flips = find_flips(now, int(order[0]), lambda i: candidates[i].name)
-    first = order[:2].tolist()
-    kept = [*first, *pareto(now, order)]
-    rows = [candidates[i] for i in kept]
-    made = predictions(rows, terms.rows(kept), link, server_load, connected=connected, prices=wish.prices)
-    runner_up = made[1] if len(first) > 1 else None
-    return Plan(
-        link=link,
-        objective=wish.objective,
-        server_load=server_load,
-        choice=made[0],
-        runner_up=runner_up,
-        reason=reason(made[0], runner_up, flips, wish.objective, link.name),
-        flips=flips,
-        front=tuple(made[len(first) :]),
-        rejected=rejections(candidates, checks),
-    )
-
-
-def situation(wish: Wish, terms: Terms, link: Link, server_load: float) -> Situation:
-    """Collect all that decides, as functions of link and load."""
-    slopes = dict.fromkeys(QUANTITIES, np.zeros_like(terms.bits))
-    if wish.objective == "latency":
-        slopes = latency_slopes(terms)
-    elif wish.objective == "energy" and link.radio is not None:
-        slopes["uplink_bps"] = terms.bits * link.radio.beta_mw
-
-    def score(link: Link, server_load: float) -> Floats:
-        return score_of(wish, terms, link, terms.latency_s(link, server_load))
-
-    def pick(link: Link, server_load: float) -> int | None:
-        order = ranking(made, link, server_load, best_only=True)
-        return int(order[0]) if len(order) else None
-
-    # The deadline moves with link and load, the other constraints don't.
-    checks = [check for check in checks_of(wish, terms, link, server_load) if check.name != "deadline"]
-    allowed = all_met(checks, len(terms.bits))
-    deadline_s = None if wish.deadline_s is None else with_rounding(wish.deadline_s)
-    made = Situation(link, server_load, terms, allowed, deadline_s, score, slopes, pick)
-    return made
-
-
-def ranking(now: Situation, link: Link, server_load: float, *, best_only: bool = False) -> NDArray[np.intp]:
-    """Rank those that meet the constraints there, best first; or only the best and what ties with it."""
-    latency = now.terms.latency_s(link, server_load)
-    feasible = now.allowed if now.deadline_s is None else now.allowed & (latency <= now.deadline_s)
-    indices = np.flatnonzero(feasible)
-    score = now.score(link, server_load)[indices]
-    if best_only and len(indices):
-        best = score == score.min()
-        indices, score = indices[best], score[best]
-    order: NDArray[np.intp] = indices[np.lexsort((now.terms.uplink_bytes[indices], latency[indices], score))]
-    return order
-
-
-def pareto(now: Situation, among: NDArray[np.intp]) -> list[int]:
-    """Keep those of `among` than which no other is as good in latency, bytes, drop and energy and better in one.
-
-    Fastest first; of equals the first. Energy counts where it is known of all of them.
-    """
-    terms = now.terms
-    columns = [terms.latency_s(now.link, now.server_load), terms.uplink_bytes, terms.drop, terms.energy_mj(now.link)]
-    points = np.stack([column[among] for column in columns if not np.isnan(column[among]).any()], axis=1)  # (M, 3 or 4)
-    # In this order nothing that comes later is as good as the first in everything.
-    left = np.lexsort(points.T[::-1])
-    front: list[int] = []
-    while len(left):
-        first, rest = left[0], left[1:]
-        front.append(int(among[first]))
-        left = rest[(points[rest] < points[first]).any(1)]
-    return front

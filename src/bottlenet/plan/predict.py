@@ -9,7 +9,7 @@ What is in brackets falls away for edge-only. Set-up counts only where no connec
 ahead of ours. Energy is the paper's: the radio while it sends, not while it waits, nor its tail.
 
 Everything is a straight line in 1 / uplink, in the round trip and in the load. So it is known exactly where the
-choice changes: see flips.py.
+choice changes, see planner.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,25 +68,25 @@ class Prediction:
     cost: float | None  # None: no prices
 
 
-class Road(Protocol):
-    """What of a link goes into the terms: a `Link`, or `batch.Links` with (L, 1) of each."""
+@dataclass(frozen=True)
+class Links:
+    """What `Link` says of many links, one array a field, each (L, 1)."""
 
-    @property
-    def loss(self) -> float | Floats: ...
-    @property
-    def setup_s(self) -> float | Floats: ...
-    @property
-    def answer_s(self) -> float | Floats: ...
-    @property
-    def per_message_overhead_bytes(self) -> float | Floats: ...
-    @property
-    def packet_bytes(self) -> float | Floats: ...
-    @property
-    def uplink_bps(self) -> float | Floats: ...
-    @property
-    def round_trip_s(self) -> float | Floats: ...
-    @property
-    def send_mw(self) -> float | Floats: ...
+    uplink_bps: Floats
+    round_trip_s: Floats
+    loss: Floats
+    setup_s: Floats
+    answer_s: Floats
+    per_message_overhead_bytes: Floats
+    packet_bytes: Floats
+    send_mw: Floats  # NaN: not known
+    max_message_bytes: Floats  # infinite: any
+
+    @classmethod
+    def of(cls, links: Sequence[Link]) -> Links:
+        names = [field.name for field in fields(cls)]
+        rows = [[math.inf if (value := getattr(link, name)) is None else value for name in names] for link in links]
+        return cls(*np.array(rows, np.float64).reshape(len(rows), len(names)).T.copy()[..., None])
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Terms:
     drop: Floats
 
     @classmethod
-    def of(cls, columns: Columns, link: Road, *, connected: bool = True) -> Terms:
+    def of(cls, columns: Columns, link: Link | Links, *, connected: bool = True) -> Terms:
         """Compute terms for any uplink, round trip and load; the rest is the link's."""
         sends = columns.sends
         uplink_bytes = sends * (columns.payload_mean + link.per_message_overhead_bytes)
@@ -155,18 +155,18 @@ class Terms:
         """Keep some of the candidates."""
         return Terms(*(getattr(self, field.name)[kept] for field in fields(self)))
 
-    def latency_s(self, link: Road, server_load: float | Floats) -> Floats:
+    def latency_s(self, link: Link | Links, server_load: float | Floats) -> Floats:
         """Compute (N,) seconds."""
         latency: Floats = (
             self.fixed_s + self.bits / link.uplink_bps + self.rounds * link.round_trip_s + self.server_s * server_load
         )
         return latency
 
-    def radio_mj(self, link: Road) -> Floats:
+    def radio_mj(self, link: Link | Links) -> Floats:
         """Compute (N,) mJ; NaN where the link's radio is not known, but for what sends nothing."""
         return np.where(self.bits > 0, self.bits / link.uplink_bps * link.send_mw, 0.0)
 
-    def energy_mj(self, link: Road) -> Floats:
+    def energy_mj(self, link: Link | Links) -> Floats:
         """Compute (N,) mJ; NaN where it is not known."""
         energy: Floats = self.compute_mj + self.radio_mj(link)
         return energy
