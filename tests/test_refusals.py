@@ -338,8 +338,8 @@ def test_places() -> None:
     assert second is not None
     assert addresses.take("192.0.2.1") is None
     assert addresses.take("192.0.2.2") is not None
-    first.leave()
-    first.leave()  # once only
+    first()
+    first()  # once only
     assert addresses.take("192.0.2.1") is not None
     assert addresses.take("192.0.2.1") is None
 

@@ -19,6 +19,7 @@ import hmac
 import ipaddress
 import logging
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,8 +91,11 @@ class Access:
         if self.tls_cert is None and self.tls_key is None:
             return None
         for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
-            if path is not None:
-                check_readable(option, path)
+            try:
+                if path is not None:
+                    open(path, "rb").close()  # ssl would not say which file it is
+            except OSError as error:
+                raise InputError(f"{option} {path}: {error.strerror}; give a PEM file") from error
         if self.tls_cert is None or self.tls_key is None:
             raise InputError("a certificate needs its key, and a key its certificate; give --tls-cert and --tls-key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -148,17 +152,7 @@ def trust(ca_file: str) -> ssl.SSLContext:
         raise InputError(f"can't use the certificates in {ca_file}: {why(error)}; give a PEM file") from error
 
 
-def check_readable(option: str, path: str) -> None:
-    """Open a file, to see whether that can be done. InputError: it can't."""
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise InputError(f"{option} {path}: {error.strerror}; give a PEM file") from error
-
-
 def why(error: OSError) -> str | None:
-    """Explain why a file can't be used for TLS."""
     return (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
 
 
@@ -279,7 +273,7 @@ NETWORK_BITS = 64  # of IPv6: what one customer gets, and can choose addresses f
 class Addresses:
     """Counts the connections of each address of which it is not known whose they are, at most `most` at once.
 
-        accept -> Addresses.take -> Place -> leave: a token that the server knows came, or the connection ended
+        accept -> Addresses.take -> leave, when a token came that the server knows, or the connection ended
 
     Many devices behind one address are welcome, as each shows its token; without one, no address can fill the server.
     """
@@ -288,34 +282,26 @@ class Addresses:
         self._most = most
         self._taken: dict[str, int] = {}
 
-    def take(self, host: str) -> Place | None:
-        """Take a place for a connection from an IP address; None: it has all of its own."""
-        key = origin(host)
-        taken = self._taken.get(key, 0)
-        if taken >= self._most:
+    def take(self, host: str) -> Callable[[], None] | None:
+        """Take a place for a connection from an IP address; None: it has all of its own.
+
+        Returns what makes room for another connection, and does nothing when it is called again.
+        """
+        key, left = origin(host), False
+        if self._taken.get(key, 0) >= self._most:
             return None
-        self._taken[key] = taken + 1
-        return Place(self, key)
+        self._taken[key] = self._taken.get(key, 0) + 1
 
-    def give_back(self, key: str) -> None:
-        """Give one place back. Addresses without any are forgotten."""
-        left = self._taken.pop(key) - 1
-        if left:
-            self._taken[key] = left
+        def leave() -> None:
+            nonlocal left
+            if left:
+                return
+            left = True
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                del self._taken[key]
 
-
-class Place:
-    """A place that is taken until `leave`, which may be called again."""
-
-    def __init__(self, addresses: Addresses, key: str) -> None:
-        self._addresses: Addresses | None = addresses
-        self._key = key
-
-    def leave(self) -> None:
-        """Make room for another connection of the same address."""
-        if self._addresses is not None:
-            self._addresses.give_back(self._key)
-            self._addresses = None
+        return leave
 
 
 def origin(host: str) -> str:

@@ -1,6 +1,4 @@
-"""Connections to the server before there is a request: their number, and how long they may be silent.
-
-    listener -> accept -> room, for all and for this address? -> TLS -> HTTP -> WebSocket
+"""Connections to the server before there is a request, and how long they may be silent.
 
 uvicorn alone takes whatever connects, reads a header as long as it goes on, and answers pings that nobody reads.
 Needs bottlenet[cloud].
@@ -9,12 +7,9 @@ Needs bottlenet[cloud].
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-import socket
-import ssl
-from collections.abc import Callable, Coroutine, Sized
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,28 +17,16 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from bottlenet.cloud.admission import AUTHORIZED, Addresses, Limits, Place
+from bottlenet.cloud.admission import AUTHORIZED, Limits
 from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
 ON_REFUSAL = "bottlenet.on_refusal"  # in a scope's "state": a function that counts, and logs, a refusal by kind
-MAX_LINGERING = 64  # connections at once that are told to come later; others are closed without a word
-LINGER_S = 1.0
-TLS_CLOSE_S = 1.0
 MAX_FRAGMENTS = 256  # of a message; each may be empty, so a limit on bytes is none on these
 MAX_HEADER_BYTES = 2**14
 MAX_FRAMING_BYTES = 2**16  # of a message in chunks: their sizes, and headers behind them; and an eighth of the body
 MAX_PIPELINED = 16
-OUT_OF_FILES_S = 0.1
-FULL = (
-    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}"
-)
-WHY = {  # by the kind of refusal
-    "connections": '{"error": "too many connections; try again in 1 s"}',
-    "address": '{"error": "too many connections of this address that have shown no token; try again in 1 s"}',
-}
 MALFORMED = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -192,98 +175,3 @@ def stream_options(limits: Limits) -> dict[str, Any]:
         "ws_per_message_deflate": False,
         "ws_ping_interval": None,  # each ping would wake a device's radio; TCP looks after peers that vanish
     }
-
-
-class Listener:
-    """Accepts on one socket while `connections`, with those that still shake hands, are fewer than allowed.
-
-    `on_refusal` gets the kind of each refusal: a key of `WHY`.
-    """
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        make: Callable[[Place], asyncio.Protocol],
-        connections: Sized,
-        limits: Limits,
-        tls: ssl.SSLContext | None,
-        on_refusal: Callable[[str], None],
-    ) -> None:
-        self._sock = sock
-        self._make = make
-        self._connections = connections
-        self._limits = limits
-        self._tls = tls
-        self._on_refusal = on_refusal
-        self._tls_limits: dict[str, float] = {}
-        if tls is not None:  # the second for a goodbye that does not come: half a minute by default
-            self._tls_limits = {"ssl_handshake_timeout": limits.first_byte_s, "ssl_shutdown_timeout": TLS_CLOSE_S}
-        self._addresses = Addresses(limits.max_per_address)
-        self._beginning: set[asyncio.Task[None]] = set()
-        self._lingering: set[asyncio.Task[None]] = set()
-
-    async def accept_for_ever(self) -> None:
-        """Accept until cancelled. Connections that are open then stay open."""
-        loop = asyncio.get_running_loop()
-        self._sock.setblocking(False)
-        while True:
-            try:
-                sock, address = await loop.sock_accept(self._sock)
-            except OSError as error:  # out of files, or it was gone before it was here
-                log.warning("can't accept a connection: %s", error.strerror)
-                await asyncio.sleep(OUT_OF_FILES_S)
-                continue
-            sock.setblocking(False)
-            if len(self._connections) + len(self._beginning) >= self._limits.max_connections:
-                self._turn_away(sock, "connections")
-            elif (place := self._addresses.take(address[0])) is None:
-                self._turn_away(sock, "address")
-            else:
-                start(self._begin(sock, place), self._beginning)
-
-    def _turn_away(self, sock: socket.socket, kind: str) -> None:
-        """Refuse with a reason, where that is possible and does not bind too much."""
-        self._on_refusal(kind)
-        if len(self._lingering) < MAX_LINGERING and self._tls is None:
-            start(self._refuse(sock, kind), self._lingering)
-        else:
-            sock.close()
-
-    async def _begin(self, sock: socket.socket, place: Place) -> None:
-        """Shake hands; then it is one of `connections`, which gives its place back."""
-        cut_when_stuck(sock, self._limits.request_s)
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.connect_accepted_socket(lambda: self._make(place), sock, ssl=self._tls, **self._tls_limits)
-        except OSError as error:  # no TLS, too slow, or gone; ssl.SSLError is one
-            log.info("a connection failed: %s", error.strerror or error)
-            place.leave()
-            sock.close()
-
-    async def _refuse(self, sock: socket.socket, kind: str) -> None:
-        """Answer the request: earlier, or with some of it unread, many clients would not see the reason."""
-        loop = asyncio.get_running_loop()
-
-        async def answer() -> None:
-            await loop.sock_recv(sock, 65536)
-            await loop.sock_sendall(sock, FULL.format(len(WHY[kind]), WHY[kind]).encode())
-            sock.shutdown(socket.SHUT_WR)
-            while await loop.sock_recv(sock, 65536):
-                pass
-
-        with sock, contextlib.suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(answer(), LINGER_S)
-
-
-def start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    """Start a task that is in `tasks` until it is done."""
-    task = asyncio.create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-
-
-def cut_when_stuck(sock: socket.socket, seconds: float) -> None:
-    """Have the system end a connection whose other side takes nothing for that long, or has vanished."""
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(seconds * 1000), 2**31 - 1))

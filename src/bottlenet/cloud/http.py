@@ -185,8 +185,10 @@ class PageFiles(StaticFiles):
             packed, stat = await run_in_threadpool(self.lookup_path, path + PACKED)
         except (OSError, ValueError):  # no path that the system knows: too long, or with a null byte
             stat = None
+        if stat is None and path.startswith("vendor" + os.sep):
+            return failure(404, f"onnxruntime-web is not installed beside the page; run {COMMAND} on the server")
         if stat is None:
-            return not_there(path)
+            return failure(404, f"the page has no {path!a:.80}")
         response = self.file_response(packed, stat, scope)
         if "gzip" in Headers(scope=scope).get("accept-encoding", "") or response.status_code == 304:
             return response
@@ -212,7 +214,7 @@ class Pages:
     """The page, and the bundles' files for it."""
 
     def __init__(self, bundles: Bundles) -> None:
-        self._shelf = bundles
+        self._bundles = bundles
         self._files = PageFiles(directory=PAGE)
 
     def routes(self) -> list[BaseRoute]:
@@ -234,9 +236,9 @@ class Pages:
 
     async def bundle_file(self, request: Request) -> Response:
         """Serve a file of a bundle's device half."""
-        served, name = self._shelf.by_id(request.path_params["bundle"]), request.path_params["name"]
+        served, name = self._bundles.by_id(request.path_params["bundle"]), request.path_params["name"]
         if served is None:
-            return failure(404, f"this bundle is not served here; {self._shelf.names()}")
+            return failure(404, f"this bundle is not served here; {self._bundles.names()}")
         sizes = device_files(served)
         if name not in sizes:
             return failure(404, f"this bundle has no {name!a:.80} for devices; it has {', '.join(sizes)}")
@@ -269,10 +271,3 @@ def unpacked(path: str) -> Iterator[bytes]:
     with gzip.open(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
-
-
-def not_there(path: str) -> Response:
-    """Make a 404, which says what to do where it is the build step that is missing."""
-    if path.startswith("vendor" + os.sep):
-        return failure(404, f"onnxruntime-web is not installed beside the page; run {COMMAND} on the server")
-    return failure(404, f"the page has no {path!a:.80}")

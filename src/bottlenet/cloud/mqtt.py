@@ -90,8 +90,9 @@ class BrokerConnection:
         client.on_message = lambda _client, _data, message: self._take(message)
         client.on_disconnect = lambda _client, _data, _flags, code, _properties: self._end(str(code).lower())
         # Both come from the thread that connects, the second at least the first time.
-        client.on_socket_open = lambda _client, _data, sock: self._soon(self._watch, sock)
-        client.on_socket_register_write = lambda _client, _data, sock: self._soon(self._want, sock)
+        soon = self._loop.call_soon_threadsafe
+        client.on_socket_open = lambda _client, _data, sock: soon(self._watch, sock)
+        client.on_socket_register_write = lambda _client, _data, sock: soon(self._want, sock)
         client.on_socket_close = lambda _client, _data, _sock: self._unwatch()
         self._client = client
 
@@ -184,9 +185,6 @@ class BrokerConnection:
         self._pending.clear()
         self._unacknowledged.clear()
         self._unwatch()
-
-    def _soon(self, function: Callable[[SocketLike], None], sock: SocketLike) -> None:
-        self._loop.call_soon_threadsafe(function, sock)
 
     def _watch(self, sock: SocketLike) -> None:
         assert isinstance(sock, socket.socket)

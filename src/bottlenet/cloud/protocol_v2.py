@@ -36,6 +36,7 @@ from bottlenet.bundle.manifest import Manifest
 from bottlenet.cloud.http import Bodies, failure, refusal
 from bottlenet.cloud.service import Served, Service
 from bottlenet.errors import FrameError, InputError
+from bottlenet.records import program_version
 from bottlenet.task import Classification
 from bottlenet.wire.answer import TOP, Answer
 from bottlenet.wire.frame import CLASSIFY_PATH, HEADER_BYTES, PROBE, Frame, parse_frame
@@ -216,13 +217,8 @@ class Version2:
 
     async def server(self, request: Request) -> Response:
         """Describe the server."""
-        from importlib import metadata
-
-        try:
-            version = metadata.version("bottlenet")
-        except metadata.PackageNotFoundError:
-            version = "unknown"  # run from its source
-        return JSONResponse({"name": "bottlenet", "version": version, "extensions": ["binary_tensor_data"]})
+        extensions = ["binary_tensor_data"]
+        return JSONResponse({"name": "bottlenet", "version": program_version(), "extensions": extensions})
 
     async def live(self, request: Request) -> Response:
         """Say that the server is alive."""
@@ -275,7 +271,12 @@ class Version2:
                 raise InputError(other_task(served.bundle.manifest))
             asked, frames = await self._read(request, served)
             outputs = asked_outputs(asked)
-            answers = await self._answers(served, frames)
+            waiting = (self._service.answer(served, frame) for frame in frames)
+            answers: list[Answer] = []
+            for result in await asyncio.gather(*waiting, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+                answers.append(result)
             document, binary = response_of(asked, served.bundle, answers, outputs)
         except InputError as error:
             return refusal(self._service, VIA, HTTPException(400, str(error)))
@@ -309,16 +310,6 @@ class Version2:
             except FrameError as error:
                 raise FrameError(f"element {number} of frame: {error}") from error
         return asked, parsed
-
-    async def _answers(self, served: Served, frames: list[Frame]) -> list[Answer]:
-        """Answer all frames, in their order, or raise the first error."""
-        waiting = (self._service.answer(served, frame) for frame in frames)
-        answers: list[Answer] = []
-        for result in await asyncio.gather(*waiting, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
-            answers.append(result)
-        return answers
 
     def _served(self, request: Request) -> Served:
         """Find the bundle in the path. HTTPException: not served, or there are several and no version was named."""

@@ -1,6 +1,7 @@
 """One process that serves: uvicorn around `create_app`, from loading the tails to the last answer.
 
     load the tails -> open port -> announce the URL -> serve -> SIGINT, SIGTERM or end of input -> answer what was taken
+    listener -> accept -> room, for all and for this address? -> TLS -> `Connection`
 
 Log lines go to standard error: text for people, or one JSON object each for machines. They hold what happened to whom,
 never a token, a query or a payload. The libraries underneath would write those at their most talkative, so they stay
@@ -22,7 +23,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime, timezone
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,9 @@ import uvicorn
 from starlette.applications import Starlette
 
 from bottlenet.bundle import Bundle
-from bottlenet.cloud.admission import Access, Limits, Place
+from bottlenet.cloud.admission import Access, Addresses, Limits
 from bottlenet.cloud.app import create_app
-from bottlenet.cloud.connections import Connection, Listener, StreamConnection, stream_options
+from bottlenet.cloud.connections import Connection, StreamConnection, stream_options
 from bottlenet.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STANDARD_INPUT = 0
 BACKLOG = 1024
 LOOK_EVERY_S = 0.02
+MAX_LINGERING = 64  # connections at once that are told to come later; others are closed without a word
+LINGER_S = 1.0
+TLS_CLOSE_S = 1.0
+OUT_OF_FILES_S = 0.1
+FULL = (
+    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}"
+)
+WHY = {  # by the kind of refusal
+    "connections": '{"error": "too many connections; try again in 1 s"}',
+    "address": '{"error": "too many connections of this address that have shown no token; try again in 1 s"}',
+}
 SPARE_FILES = 128  # beside connections: the listener, bundles, the event loop's own
 
 
@@ -61,7 +74,13 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._tls = tls
         self._announce = announce
-        self._accepting: list[asyncio.Task[None]] = []
+        self._tls_limits: dict[str, float] = {}
+        if tls is not None:  # the second for a goodbye that does not come: half a minute by default
+            self._tls_limits = {"ssl_handshake_timeout": limits.first_byte_s, "ssl_shutdown_timeout": TLS_CLOSE_S}
+        self._addresses = Addresses(limits.max_per_address)
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._lingering: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start in place of uvicorn's method, which has no such limits."""
@@ -70,9 +89,7 @@ class Server(uvicorn.Server):
             sys.exit(uvicorn.config.STARTUP_FAILURE)
         self.servers = []
         for sock in sockets or []:
-            connections = self.server_state.connections
-            listener = Listener(sock, self._make, connections, self._limits, self._tls, self._refused)
-            self._accepting.append(asyncio.create_task(listener.accept_for_ever()))
+            start(self._accept_for_ever(sock), self._accepting)
         # What is there now stays, all of Python's modules among it. A collector that looks through them again and again
         # would take a tenth of the time of a busy server.
         gc.collect()
@@ -99,19 +116,83 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(CLOSE_S / 2, self._abort)
         await super().shutdown()
 
+    async def _accept_for_ever(self, listener: socket.socket) -> None:
+        """Accept until cancelled. Connections that are open then stay open."""
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        while True:
+            try:
+                sock, address = await loop.sock_accept(listener)
+            except OSError as error:  # out of files, or it was gone before it was here
+                log.warning("can't accept a connection: %s", error.strerror)
+                await asyncio.sleep(OUT_OF_FILES_S)
+                continue
+            sock.setblocking(False)
+            if len(self.server_state.connections) + len(self._beginning) >= self._limits.max_connections:
+                self._turn_away(sock, "connections")
+            elif (leave := self._addresses.take(address[0])) is None:
+                self._turn_away(sock, "address")
+            else:
+                start(self._begin(sock, leave), self._beginning)
+
+    def _turn_away(self, sock: socket.socket, kind: str) -> None:
+        """Refuse with a reason, where that is possible and does not bind too much."""
+        self._refused(kind)
+        if len(self._lingering) < MAX_LINGERING and self._tls is None:
+            start(self._refuse(sock, kind), self._lingering)
+        else:
+            sock.close()
+
+    async def _begin(self, sock: socket.socket, leave: Callable[[], None]) -> None:
+        """Shake hands; then it is one of `connections`, which gives its place back."""
+        cut_when_stuck(sock, self._limits.request_s)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(lambda: self._make(leave), sock, ssl=self._tls, **self._tls_limits)
+        except OSError as error:  # no TLS, too slow, or gone; ssl.SSLError is one
+            log.info("a connection failed: %s", error.strerror or error)
+            leave()
+            sock.close()
+
+    async def _refuse(self, sock: socket.socket, kind: str) -> None:
+        """Answer the request: earlier, or with some of it unread, many clients would not see the reason."""
+        loop = asyncio.get_running_loop()
+
+        async def answer() -> None:
+            await loop.sock_recv(sock, 65536)
+            await loop.sock_sendall(sock, FULL.format(len(WHY[kind]), WHY[kind]).encode())
+            sock.shutdown(socket.SHUT_WR)
+            while await loop.sock_recv(sock, 65536):
+                pass
+
+        with sock, contextlib.suppress(OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(answer(), LINGER_S)
+
     def _abort(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
-    def _make(self, place: Place) -> Connection:
+    def _make(self, leave: Callable[[], None]) -> Connection:
         state, server_state = self.lifespan.state, self.server_state
-        return Connection(
-            self._limits, place.leave, self._refused, state, config=self.config, server_state=server_state
-        )
+        return Connection(self._limits, leave, self._refused, state, config=self.config, server_state=server_state)
 
     def _refused(self, kind: str) -> None:
         self._service.metrics.refused("connection", kind)
         log.info("refused: %s", kind)
+
+
+def start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    """Start a task that is in `tasks` until it is done."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def cut_when_stuck(sock: socket.socket, seconds: float) -> None:
+    """Have the system end a connection whose other side takes nothing for that long, or has vanished."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(seconds * 1000), 2**31 - 1))
 
 
 def serve(

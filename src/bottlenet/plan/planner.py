@@ -21,7 +21,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,7 +222,7 @@ class Check:
     """One constraint: candidate i meets it if needs[i] <= limit, but for rounding. NaN, not known, meets nothing."""
 
     name: str
-    limit: float | Floats
+    limit: Any  # a number, or (L, 1) for many links
     needs: Floats  # (N,), or (L, N) for many links
 
     @property

@@ -169,7 +169,11 @@ def running(
         else:
             deployed = stack.enter_context(joined_cluster(deployed, ray_address, ip))
             stack.enter_context(served(deployed, ip, port))
-            await_front(head() if ip in EVERYWHERE else ip, port)
+            import ray
+
+            # Ray's head always has a HAProxy.
+            head = str(ray.get_runtime_context().gcs_address).rpartition(":")[0].strip("[]")
+            await_front(head if ip in EVERYWHERE else ip, port)
         yield where
 
 
@@ -377,13 +381,6 @@ def staged(bundles: tuple[str, ...], folder: Path) -> Iterator[str]:
         bundle = Bundle.load(path)
         files = {name: bundle.graph(name) if name in GRAPHS else bundle.path / name for name in bundle.manifest.files}
         yield write_bundle(folder / f"bundle-{number}", bundle.manifest, files).path.name
-
-
-def head() -> str:
-    """Find the address of Ray's head, which always has a HAProxy."""
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address).rpartition(":")[0].strip("[]")
 
 
 def one_line(error: Exception) -> str:
