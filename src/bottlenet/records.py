@@ -27,19 +27,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic_core import PydanticCustomError
+from typing_extensions import dataclass_transform  # pydantic needs it, too
 
 from bottlenet.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from typing_extensions import dataclass_transform
-else:
-
-    def dataclass_transform(**_):
-        """Stand in for a decorator that only type checkers read; Python 3.10 has none."""
-        return lambda function: function
-
 
 T = TypeVar("T")
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -255,7 +249,6 @@ def without_root(argument: str) -> str:
 
 
 def program_version() -> str:
-    """Return the version of the installed package."""
     try:
         return metadata.version("bottlenet")
     except metadata.PackageNotFoundError:

@@ -70,7 +70,6 @@ class Classification:
         """Accept any number of classes."""
 
     def output(self, num_classes: int) -> Port:
-        """Describe the logits."""
         return Port("scores", FLOAT, (num_classes,))
 
     def results(self, scores: NDArray[Any]) -> Sequence[Top | None]:
@@ -93,7 +92,6 @@ class Multilabel:
             raise InputError(f"{len(self.thresholds)} thresholds for {num_classes} classes; give one each")
 
     def output(self, num_classes: int) -> Port:
-        """Describe the logits."""
         return Port("scores", FLOAT, (num_classes,))
 
     def results(self, scores: NDArray[Any]) -> Sequence[Classes | None]:

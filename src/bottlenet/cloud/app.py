@@ -156,7 +156,6 @@ class Endpoints:
         self._pages = Pages(service.bundles).routes() if page else []
 
     def routes(self) -> list[BaseRoute]:
-        """List all paths, those of frames first."""
         return [
             Route(CLASSIFY_PATH, self.classify, methods=["POST"]),
             WebSocketRoute(STREAM_PATH, Streams(self._service)),
@@ -170,7 +169,6 @@ class Endpoints:
         ]
 
     async def classify(self, request: Request) -> Response:
-        """Answer one frame."""
         service, limits = self._service, self._service.limits
         service.metrics.came(VIA)
         try:
@@ -216,7 +214,6 @@ class Endpoints:
         return found[0]
 
     async def bundles(self, request: Request) -> Response:
-        """List what is served."""
         documents = []
         for served in self._service.bundles:
             manifest = served.bundle.manifest
@@ -230,17 +227,14 @@ class Endpoints:
         return JSONResponse(documents)
 
     async def health(self, request: Request) -> Response:
-        """Say that the server is alive, and how long the line is."""
         return JSONResponse({"status": "ok", "waiting": self._service.bundles.waiting})
 
     async def ready(self, request: Request) -> Response:
-        """Tell whether to send frames here."""
         ready, count = self._service.ready, len(self._service.bundles)
         status = "ready" if ready else "stopping" if self._service.stopping else "no bundle yet"
         return JSONResponse({"status": status, "bundles": count}, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        """Give the counters to Prometheus."""
         text, content_type = self._service.metrics.text()
         return Response(text, headers={"content-type": content_type})
 
@@ -254,7 +248,6 @@ class Guard:
         self._insecure = insecure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or refuse it."""
         via = VIA_OF.get(scope["type"])
         path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
         if via is None or path in OPEN:
@@ -333,7 +326,6 @@ def foreign(scope: Scope) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a name or an address can only be this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -211,7 +211,6 @@ class Worker:
         return await future
 
     def end(self) -> None:
-        """End the thread after the work that it has."""
         self._jobs.put(None)
 
     def _run_all(self) -> None:
@@ -263,7 +262,6 @@ class Load:
         return min(1.0 + excess, MAX_LOAD)
 
     def begin(self) -> None:
-        """Note that a batch is at work."""
         self._busy = True
 
     def done(self, waited_s: Sequence[float], work_s: float, *, good: bool = True) -> None:

@@ -150,7 +150,6 @@ class StreamConnection(WebSocketsSansIOProtocol):
             self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
-        """Count an upgrade that is refused."""
         super().handle_connect(event)
         if self.response.status_code != 101:
             self.app_state[ON_REFUSAL]("malformed")

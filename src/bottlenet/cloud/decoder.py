@@ -137,7 +137,6 @@ class Photos:
         self._uncut: InferenceSession | None = None
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
-        """Answer each photo frame, or give the error that says why there is no answer."""
         manifest = self.bundle.manifest
         try:
             with self._lock:

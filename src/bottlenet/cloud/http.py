@@ -121,7 +121,6 @@ def refusal(service: Service, via: str, error: Exception) -> Response:
 
 
 def failure(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """Make an error JSON."""
     return JSONResponse({"error": message}, status, headers)
 
 
@@ -198,7 +197,6 @@ class PageFiles(StaticFiles):
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
-        """Serve the whole file, or a 304."""
         name = os.fspath(full_path)
         headers = HEADERS | ASK_AGAIN
         if name.endswith(PACKED):
@@ -218,7 +216,6 @@ class Pages:
         self._files = PageFiles(directory=PAGE)
 
     def routes(self) -> list[BaseRoute]:
-        """List the page's paths."""
         return [
             Route("/", self.index, methods=["GET"]),
             Route("/page/photos", self.photos, methods=["GET"]),
@@ -231,11 +228,9 @@ class Pages:
         return await self._files.get_response("index.html", request.scope)
 
     async def photos(self, request: Request) -> Response:
-        """List the names of the photos."""
         return JSONResponse(sorted(path.name for path in PHOTOS.glob("*.jpg")), headers=HEADERS | ASK_AGAIN)
 
     async def bundle_file(self, request: Request) -> Response:
-        """Serve a file of a bundle's device half."""
         served, name = self._bundles.by_id(request.path_params["bundle"]), request.path_params["name"]
         if served is None:
             return failure(404, f"this bundle is not served here; {self._bundles.names()}")
@@ -262,7 +257,6 @@ def device_files(served: Served) -> dict[str, int]:
 
 
 def type_of(name: str) -> str:
-    """Choose the header Content-Type."""
     return TYPES.get(Path(name).suffix, "application/octet-stream")
 
 

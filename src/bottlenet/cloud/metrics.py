@@ -32,7 +32,6 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count a value so many times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
@@ -57,27 +56,21 @@ class Metrics:
         self._queued = Histogram("bottlenet_queue_seconds", "From coming to being taken, a frame", SECONDS)
         self._decode = Histogram("bottlenet_decode_seconds", "Payload to symbols, a frame", SECONDS)
         self._tail = Histogram("bottlenet_tail_seconds", "The network, a frame's batch", SECONDS)
-        self._waiting: Callable[[], float] = lambda: 0
-        self._bundles: Callable[[], float] = lambda: 0
+        self.waiting: Callable[[], float] = lambda: 0  # frames that no batch has taken yet
+        self.bundles: Callable[[], float] = lambda: 0  # that are served
         self.registry = CollectorRegistry()
         self.registry.register(self)
-
-    def watch(self, waiting: Callable[[], float], bundles: Callable[[], float]) -> None:
-        """Take the functions that give present numbers: of frames that wait, and of bundles."""
-        self._waiting, self._bundles = waiting, bundles
 
     def came(self, via: str) -> None:
         """Count a frame, by a way in `WAYS`."""
         self._requests[via] += 1
 
     def took_batch(self, waited_s: Sequence[float]) -> None:
-        """Count a batch, by the seconds that each frame of it has waited."""
         self._batch.observe(len(waited_s))
         for seconds in waited_s:
             self._queued.observe(seconds)
 
     def did_batch(self, results: Sequence[Answer | Exception]) -> None:
-        """Count the results of a batch."""
         answers = [result for result in results if isinstance(result, Answer)]
         for answer in answers:
             self._decode.observe(answer.decode_us / 1e6)
@@ -89,7 +82,6 @@ class Metrics:
         self._refused[via, kind] += 1
 
     def collect(self) -> Iterator[Metric]:
-        """Give all counters to the registry."""
         requests = CounterMetricFamily("bottlenet_requests", "Frames that came, by the way they came", labels=["via"])
         errors = CounterMetricFamily("bottlenet_errors", "Frames and connections refused", labels=["via", "kind"])
         opened = GaugeMetricFamily(
@@ -102,13 +94,12 @@ class Metrics:
         for via, count in self.open.items():
             opened.add_metric([via], count)
         yield from (requests, errors, opened)
-        yield GaugeMetricFamily("bottlenet_queue_frames", "Frames that wait for a batch", value=self._waiting())
-        yield GaugeMetricFamily("bottlenet_bundles", "Bundles that are served", value=self._bundles())
+        yield GaugeMetricFamily("bottlenet_queue_frames", "Frames that wait for a batch", value=self.waiting())
+        yield GaugeMetricFamily("bottlenet_bundles", "Bundles that are served", value=self.bundles())
         for each in (self.payload_bytes, self._batch, self._queued, self._decode, self._tail):
             yield each.family()
 
     def text(self) -> tuple[bytes, str]:
-        """Give the page that Prometheus reads, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
 

@@ -20,7 +20,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
@@ -90,7 +90,7 @@ class BrokerConnection:
         client.on_message = lambda _client, _data, message: self._take(message)
         client.on_disconnect = lambda _client, _data, _flags, code, _properties: self._end(str(code).lower())
         # Both come from the thread that connects, the second at least the first time.
-        soon = self._loop.call_soon_threadsafe
+        soon: Callable[..., Any] = self._loop.call_soon_threadsafe
         client.on_socket_open = lambda _client, _data, sock: soon(self._watch, sock)
         client.on_socket_register_write = lambda _client, _data, sock: soon(self._want, sock)
         client.on_socket_close = lambda _client, _data, _sock: self._unwatch()

@@ -191,7 +191,6 @@ PLATFORM = "onnx_onnxv1"
 
 
 def routes(service: Service, bodies: Bodies) -> list[Route]:
-    """List the paths under /v2."""
     v2 = Version2(service, bodies)
     found = [
         Route("/v2", v2.server, methods=["GET"]),
@@ -216,26 +215,21 @@ class Version2:
         self._bodies = bodies
 
     async def server(self, request: Request) -> Response:
-        """Describe the server."""
         extensions = ["binary_tensor_data"]
         return JSONResponse({"name": "bottlenet", "version": program_version(), "extensions": extensions})
 
     async def live(self, request: Request) -> Response:
-        """Say that the server is alive."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Tell whether frames are welcome."""
         return JSONResponse({"ready": self._service.ready}, 200 if self._service.ready else 503)
 
     async def index(self, request: Request) -> Response:
-        """List all models."""
         state = "READY" if self._service.ready else "UNAVAILABLE"
         models = [(served.bundle.manifest.name, served.version) for served in self._service.bundles]
         return JSONResponse([{"name": name, "version": it, "state": state, "reason": ""} for name, it in models])
 
     async def model(self, request: Request) -> Response:
-        """Describe a model."""
         try:
             served = self._served(request)
         except HTTPException as error:
@@ -255,7 +249,6 @@ class Version2:
         return JSONResponse(document)
 
     async def model_ready(self, request: Request) -> Response:
-        """Tell whether frames for this model are welcome."""
         try:
             served = self._served(request)
         except HTTPException as error:
@@ -324,6 +317,5 @@ class Version2:
 
 
 def other_task(manifest: Manifest) -> str:
-    """Explain why a model is not for this protocol."""
     task = manifest.task.name
     return f"the answers of {manifest.name} are of task {task}, and only scores fit in here; use {CLASSIFY_PATH}"

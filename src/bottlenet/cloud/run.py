@@ -23,9 +23,8 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime, timezone
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -240,19 +239,37 @@ def serve(
             asyncio.run(check_broker(broker))
         server = Server(app, limits, tls, lambda: announce(address(listener)))
 
-        def stop(number: int, frame: FrameType | None) -> None:
+        def stop() -> None:
             server.should_exit = True
 
         # uvicorn puts its own handlers in place while it runs and, when it has stopped, raises the signal again for
         # those that were there before. With the default ones that would end the process as killed, not as done.
-        before = {number: signal.signal(number, stop) for number in SIGNALS}
-        if stop_with_input:
-            stop_at_end_of_input(lambda: stop(0, None))
-        try:
+        with told_to(stop, stop_with_input):
             server.run(sockets=[listener])
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def told_to(stop: Callable[[], None], stop_with_input: bool) -> Iterator[None]:
+    """Call `stop` on SIGINT and SIGTERM until the block ends.
+
+    With `stop_with_input` also when the process that started this one closes the pipe to it, or ends.
+    """
+
+    def wait() -> None:
+        # Not through sys.stdin: a thread that waits in there when the process ends makes Python abort.
+        with contextlib.suppress(OSError):  # closed from the start
+            while os.read(STANDARD_INPUT, 4096):
+                pass
+        stop()
+
+    before = {number: signal.signal(number, lambda _number, _frame: stop()) for number in SIGNALS}
+    if stop_with_input:
+        threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
@@ -305,22 +322,8 @@ def open_port(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Format host:port for a URL."""
     host, port = listener.getsockname()[:2]
     return f"[{host.replace('%', '%25')}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def stop_at_end_of_input(stop: Callable[[], None]) -> None:
-    """Call `stop`, in a thread, when the process that started this one closes the pipe, or ends."""
-
-    def wait() -> None:
-        # Not through sys.stdin: a thread that waits in there when the process ends makes Python abort.
-        with contextlib.suppress(OSError):  # closed from the start
-            while os.read(STANDARD_INPUT, 4096):
-                pass
-        stop()
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -330,12 +333,10 @@ class TextLines(logging.Formatter):
     """Lines for people. A name that a client or a folder brings can't break one, nor command the terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Escape control characters in the message."""
         record.message = escaped(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        """Escape control characters in each line of a traceback."""
         return "\n".join(map(escaped, super().formatException(ei).split("\n")))
 
 
@@ -343,7 +344,6 @@ class JsonLines(logging.Formatter):
     """Lines of time, level, logger, message, the fields of `extra={"fields": {...}}`, and the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one line."""
         document: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -65,7 +65,6 @@ class Served:
 
     @property
     def batchers(self) -> tuple[Batcher, Batcher]:
-        """Both, each with a worker of its own."""
         return self.batcher, self.photos
 
     async def close(self) -> None:
@@ -97,7 +96,6 @@ class Bundles:
 
     @property
     def batchers(self) -> list[Batcher]:
-        """Those of all bundles."""
         return [batcher for served in self for batcher in served.batchers]
 
     @property
@@ -140,7 +138,6 @@ class Bundles:
         return [one for one in found if version in (None, one.version)]
 
     def names(self) -> str:
-        """Say what is served, for messages."""
         named = [f"{one.version} ({one.bundle.manifest.name})" for one in self]
         return f"served: {', '.join(named) or 'nothing'}"
 
@@ -156,7 +153,7 @@ class Service:
         self.stopping = False
         self._drain: asyncio.Task[None] | None = None
         self.leaving: list[Callable[[], Coroutine[Any, Any, None]]] = []  # what else has to end with `stop`
-        metrics.watch(lambda: bundles.waiting, lambda: len(bundles))
+        metrics.waiting, metrics.bundles = lambda: bundles.waiting, lambda: len(bundles)
 
     @property
     def ready(self) -> bool:

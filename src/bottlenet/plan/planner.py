@@ -436,11 +436,10 @@ def nobody(candidates: Sequence[Candidate], checks: Sequence[Check], link: Link)
 
 def excess(check: Check, i: int) -> float:
     """Compute how far candidate i is off, as a share of the limit."""
-    return float(check.needs[i] - check.limit) / max(abs(check.limit), 1e-9)
+    return float((check.needs[i] - check.limit) / max(abs(check.limit), 1e-9))
 
 
 def limit_words(check: Check, i: int) -> str:
-    """Describe one constraint, and what it would have to be."""
     needs = float(check.needs[i])
     if check.name == "deadline":
         return f"the deadline from {check.limit * 1e3:g} ms to {at_least(needs * 1e3)} ms"
@@ -501,7 +500,6 @@ def flip_words(flip: Flip) -> str:
 
 
 def score(prediction: Prediction, objective: str) -> float:
-    """Return what the objective minimises."""
     value = {
         "latency": prediction.latency_s,
         "energy": prediction.device_energy_mj,
@@ -513,7 +511,6 @@ def score(prediction: Prediction, objective: str) -> float:
 
 
 def amount(value: float, objective: str) -> str:
-    """Format a score with its unit."""
     if objective == "latency":
         return duration(value)
     return {

@@ -152,7 +152,6 @@ class Terms:
         )
 
     def rows(self, kept: Sequence[int]) -> Terms:
-        """Keep some of the candidates."""
         return Terms(*(getattr(self, field.name)[kept] for field in fields(self)))
 
     def latency_s(self, link: Link | Links, server_load: float | Floats) -> Floats:

@@ -166,17 +166,14 @@ class Boxes:
 
     def to_bytes(self) -> bytes:
         """Encode as 2 + 12 * K bytes."""
-        return COUNT.pack(len(self.boxes)) + b"".join(
-            BOX.pack(box.class_index, *(round(each * STEPS) for each in numbers(box))) for box in self.boxes
-        )
+        packed = [COUNT.pack(len(self.boxes))]
+        for box in self.boxes:
+            numbers = box.score, box.left, box.top, box.right, box.bottom
+            packed.append(BOX.pack(box.class_index, *(round(each * STEPS) for each in numbers)))
+        return b"".join(packed)
 
 
 Result: TypeAlias = Classes | ClassMap | Boxes
-
-
-def numbers(box: Box) -> tuple[float, float, float, float, float]:
-    """Return score and edges."""
-    return box.score, box.left, box.top, box.right, box.bottom
 
 
 def check_best_first(choices: Iterable[tuple[int, float]]) -> None:
@@ -251,8 +248,7 @@ REFUSED = 1
 BUSY = 2
 RESULT = 3  # answered, and not with one label
 
-HEAD = struct.Struct("!BH3s3s3sBB")
-WITH_TIMES = struct.Struct("!BH9sBB")  # the same, its three times in one
+HEAD = struct.Struct("!BH9sBB")  # its three times in one
 REFUSAL = struct.Struct("!BHB")
 NOT_NOW = struct.Struct("!BHHB")
 
@@ -311,7 +307,7 @@ class Answer:
         times = (self.queue_us << 48 | self.decode_us << 24 | self.tail_us).to_bytes(9, "big")
         load = load_byte(self.load)
         if self.result is not None:
-            head = WITH_TIMES.pack(VERSION << 4 | RESULT, self.sequence, times, load, self.result.kind)
+            head = HEAD.pack(VERSION << 4 | RESULT, self.sequence, times, load, self.result.kind)
             return head + self.result.to_bytes()
         choices = [number for index, share in self.top for number in (index, round(share * STEPS))]
         whole = answer_struct(len(self.top))
@@ -320,7 +316,7 @@ class Answer:
 
 @lru_cache(maxsize=MAX_CHOICES + 1)
 def answer_struct(choices: int) -> struct.Struct:
-    return struct.Struct(f"{WITH_TIMES.format}{2 * choices}H")
+    return struct.Struct(f"{HEAD.format}{2 * choices}H")
 
 
 @lru_cache(maxsize=64)
@@ -385,12 +381,13 @@ def parse_answer(data: bytes) -> Answer:
     """
     if len(data) < REFUSAL.size or data[0] >> 4 != VERSION or data[0] & 15 not in STATUSES:
         raise WireError(f"{len(data)} bytes are no answer of version {VERSION}; is this a BottleNet server?")
-    if data[0] & 15 == REFUSED:
-        raise parse_refusal(data)
-    if data[0] & 15 == BUSY:
-        raise parse_busy(data)
-    if data[0] & 15 == RESULT:
-        return parse_other(data)
+    status = data[0] & 15
+    if status in (REFUSED, BUSY):
+        raise parse_refusal(data, REFUSAL if status == REFUSED else NOT_NOW)
+    if status == RESULT:
+        if len(data) < HEAD.size:
+            raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size} or more; ask again")
+        return answer_from(data, (), parse_result(data[HEAD.size - 1], data[HEAD.size :]))
     count = data[HEAD.size - 1] if len(data) >= HEAD.size else 0
     if len(data) != HEAD.size + count * CLASS.size:
         raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size + count * CLASS.size}; ask again")
@@ -398,40 +395,26 @@ def parse_answer(data: bytes) -> Answer:
     return answer_from(data, top)
 
 
-def parse_other(data: bytes) -> Answer:
-    """Parse the answer of another task than one label. WireError: `data` isn't one."""
-    if len(data) < HEAD.size:
-        raise WireError(f"answer of {len(data)} bytes, but it should have {HEAD.size} or more; ask again")
-    return answer_from(data, (), parse_result(data[HEAD.size - 1], data[HEAD.size :]))
-
-
 def answer_from(data: bytes, top: Top, result: Result | None = None) -> Answer:
     """Build an answer from the first 13 bytes of `data`. WireError: no answer that can be."""
-    _, sequence, *times, load, _ = HEAD.unpack_from(data)
-    queue_us, decode_us, tail_us = (int.from_bytes(each, "big") for each in times)
+    _, sequence, times, load, _ = HEAD.unpack_from(data)
+    queue_us, decode_us, tail_us = (int.from_bytes(times[at : at + 3], "big") for at in (0, 3, 6))
     try:
         return Answer(sequence, decode_us, tail_us, top, queue_us, 2 ** (load / LOAD_STEPS), result)
     except InputError as error:
         raise WireError(f"{error}: the server sent this") from error
 
 
-def parse_refusal(data: bytes) -> WireError:
-    """Return a FrameError with the server's message, or a WireError where `data` isn't whole."""
-    _, sequence, length = REFUSAL.unpack_from(data)
-    if len(data) != REFUSAL.size + length:
-        return WireError(f"refusal of {len(data)} bytes, but it should have {REFUSAL.size + length}; ask again")
-    message = one_line(data[REFUSAL.size :].decode("utf-8", "replace"))
+def parse_refusal(data: bytes, head: struct.Struct) -> WireError | BusyError:
+    """Return an error with the server's message, or a WireError where `data` isn't whole."""
+    length = data[head.size - 1] if len(data) >= head.size else 0
+    if len(data) != head.size + length:
+        return WireError(f"refusal of {len(data)} bytes, but it should have {head.size + length}; ask again")
+    _, sequence, *retry_after_ms, _ = head.unpack_from(data)
+    message = one_line(data[head.size :].decode("utf-8", "replace"))
+    if retry_after_ms:
+        return BusyError(f"the server has no room for frame {sequence}: {message}", retry_after_ms[0] / 1000)
     return FrameError(f"the server refused frame {sequence}: {message}")
-
-
-def parse_busy(data: bytes) -> WireError | BusyError:
-    """Return a BusyError with the server's message, or a WireError where `data` isn't whole."""
-    length = data[NOT_NOW.size - 1] if len(data) >= NOT_NOW.size else 0
-    if len(data) != NOT_NOW.size + length:
-        return WireError(f"refusal of {len(data)} bytes, but it should have {NOT_NOW.size + length}; ask again")
-    _, sequence, retry_after_ms, _ = NOT_NOW.unpack_from(data)
-    message = one_line(data[NOT_NOW.size :].decode("utf-8", "replace"))
-    return BusyError(f"the server has no room for frame {sequence}: {message}", retry_after_ms / 1000)
 
 
 def checked(sequence: int) -> int:

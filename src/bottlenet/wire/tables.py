@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -157,10 +158,13 @@ def parse_tables(data: bytes) -> Tables:
     if version != VERSION:
         raise BundleError(f"tables are of version {version}, this program reads {VERSION}; export the bundle again")
     try:
-        bins = Bins(*read_thresholds(data, counts))
+        start = HEADER.size + 2 * sum(counts)
+        if len(data) < start:
+            raise InputError(f"tables of {len(data)} bytes end within their thresholds")
+        thresholds = iter(struct.unpack_from(f">{sum(counts)}H", data, HEADER.size))
+        bins = Bins(*(tuple(islice(thresholds, count)) for count in counts))
         if len(data) != tables_bytes(passes, bins):
             raise InputError(f"tables have {len(data)} bytes, but their header says {tables_bytes(passes, bins)}")
-        start = HEADER.size + 2 * sum(counts)
         listed = tuple(struct.iter_unpack(">HB", data[start : start + 3 * passes]))
         start += 3 * passes
         flags = np.frombuffer(data, ">u2", 2 * passes, start).astype(np.uint16)
@@ -175,17 +179,6 @@ def tables_bytes(passes: int, bins: Bins) -> int:
     """Compute the exact length of tables.bin."""
     thresholds = sum(bins.sizes) - 4
     return HEADER.size + 2 * thresholds + passes * (3 + 4 + 6 * bins.rows)
-
-
-def read_thresholds(data: bytes, counts: Sequence[int]) -> list[tuple[int, ...]]:
-    """Read the lists of thresholds that follow the header. InputError: the data ends before."""
-    if len(data) < HEADER.size + 2 * sum(counts):
-        raise InputError(f"tables of {len(data)} bytes end within their thresholds")
-    thresholds, start = [], HEADER.size
-    for count in counts:
-        thresholds.append(struct.unpack_from(f">{count}H", data, start))
-        start += 2 * count
-    return thresholds
 
 
 def rising(values: tuple[int, ...]) -> bool:

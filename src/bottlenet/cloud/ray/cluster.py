@@ -22,7 +22,6 @@ import random
 import re
 import secrets
 import shlex
-import signal
 import socket
 import sys
 import tempfile
@@ -31,7 +30,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -40,7 +38,7 @@ from bottlenet.bundle import GRAPHS, Bundle, write_bundle
 from bottlenet.cloud.admission import LOG_LEVELS, Access, Limits
 from bottlenet.cloud.app import create_app
 from bottlenet.cloud.ray.haproxy import HOST, REQUEST_S
-from bottlenet.cloud.run import SIGNALS, SPARE_FILES, address, allow_files, open_port, stop_at_end_of_input
+from bottlenet.cloud.run import SPARE_FILES, address, allow_files, open_port, told_to
 from bottlenet.errors import BottleNetError, InputError
 from bottlenet.records import check_number, convert, one_of, record
 
@@ -126,19 +124,14 @@ def serve(
     The arguments are those of `cloud.run.serve`. Errors as for `running`.
     """
     stopped, stdout = threading.Event(), sys.stdout
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopped.set()
-
-    with running(deployed, host=host, port=port, access=access, ray_address=ray_address) as where:
-        before = {number: signal.signal(number, stop) for number in SIGNALS}  # in place of Ray's
-        if stop_with_input:
-            stop_at_end_of_input(stopped.set)
+    with (
+        contextlib.ExitStack() as handlers,
+        running(deployed, host=host, port=port, access=access, ray_address=ray_address) as where,
+    ):
+        handlers.enter_context(told_to(stopped.set, stop_with_input))  # in place of Ray's, until all is drained
         with contextlib.redirect_stdout(stdout):
             announce(where)
         stopped.wait()
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @contextlib.contextmanager

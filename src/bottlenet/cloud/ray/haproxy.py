@@ -43,7 +43,6 @@ NOBODY = (re.compile(r"(?m)^( +errorfile 50[234] )\S+$"), 3)
 
 
 def main() -> None:
-    """Run the command, which has the arguments of HAProxy."""
     arguments = sys.argv[1:]
     try:
         path = Path(arguments[arguments.index("-f") + 1])

@@ -62,7 +62,6 @@ def app(args: dict[str, Any]) -> Any:
 
 
 def application(deployed: Deployed) -> Any:
-    """Build what `ray.serve.run` takes."""
     limits = deployed.limits
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(deployed.threads)}
     options: dict[str, Any] = {
@@ -131,7 +130,6 @@ class Replica:
         return app
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Count the frames without an answer."""
         return {NAME: 0.0 if self._service is None else float(self._service.ongoing)}
 
 
@@ -156,7 +154,6 @@ class Connections:
         return Connection(limits, lambda: None, refused, app_state, config=config, **options)
 
     def stream(self, **options: Any) -> StreamConnection:
-        """Make a stream of a connection."""
         connection = StreamConnection(**options)
         # uvicorn would cut it when the replica ends, whatever is not answered yet.
         connection.shutdown = self.stop  # type: ignore[method-assign]
@@ -196,7 +193,6 @@ class Named:
         self._replica = replica
 
     def collect(self) -> Iterator[Metric]:
-        """Give the metrics to prometheus_client."""
         for metric in self._registry.collect():
             metric.samples = [one._replace(labels={**one.labels, "replica": self._replica}) for one in metric.samples]
             yield metric
