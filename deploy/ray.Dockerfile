@@ -2,11 +2,13 @@
 #   deploy/rayservice.yaml starts it on Kubernetes; elsewhere: ray start, then bottlenet serve --engine ray
 FROM python:3.11-slim-bookworm
 WORKDIR /src
-COPY pyproject.toml hatch_build.py constraints.txt README.md LICENSE NOTICE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE NOTICE deploy/ray.txt ./
 COPY src src
-# wget: KubeRay looks with it whether a machine is well; gcc compiles the codec, and goes again
+# wget: KubeRay looks with it whether a machine is well; ray.txt has the SHA-256 of each package (lock.py); gcc compiles
+# the codec, and goes again
 RUN apt-get update && apt-get install -y --no-install-recommends wget gcc libc6-dev \
-    && pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt ".[ray]" \
+    && pip install --no-cache-dir --only-binary=:all: --require-hashes --requirement ray.txt \
+    && pip install --no-cache-dir --no-index --no-deps --no-build-isolation . && pip check \
     && apt-get purge -y --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 bottlenet
 # Ray's processes read these when they start; the same as `bottlenet serve --engine ray` sets with its own defaults

@@ -4,11 +4,12 @@
 # For the page run `make page` first: it goes into the image with src.
 FROM python:3.11-slim-bookworm
 WORKDIR /src
-COPY pyproject.toml hatch_build.py constraints.txt README.md LICENSE NOTICE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE NOTICE deploy/server.txt ./
 COPY src src
-# gcc compiles the codec, and goes again
+# server.txt has the SHA-256 of each package (lock.py); gcc compiles the codec, and goes again
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
-    && pip install --no-cache-dir --only-binary=:all: --constraint constraints.txt ".[cloud,mqtt]" \
+    && pip install --no-cache-dir --only-binary=:all: --require-hashes --requirement server.txt \
+    && pip install --no-cache-dir --no-index --no-deps --no-build-isolation . && pip check \
     && apt-get purge -y --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
     && useradd --system bottlenet
 USER bottlenet

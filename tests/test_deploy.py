@@ -108,12 +108,46 @@ def test_the_container_has_the_same_settings_as_the_command() -> None:
     assert settings == {name: value for name, value in ours.items() if name not in of_the_machine}
 
 
+EXTRAS = {"device": ["mqtt"], "server": ["cloud", "mqtt"], "ray": ["cloud", "ray"]}
+
+
+@pytest.mark.parametrize("image", EXTRAS)
+def test_an_image_installs_nothing_without_its_hash(image: str) -> None:
+    text = (DEPLOY / f"{image}.Dockerfile").read_text()
+    assert f"--require-hashes --requirement {image}.txt" in text
+    assert "pip install --no-cache-dir --no-index --no-deps --no-build-isolation . " in text  # this alone has none
+    assert text.count("pip install") == 2
+    (copied,) = re.findall(r"^COPY (pyproject.*) \./$", text, re.MULTILINE)
+    assert all((DEPLOY.parent / path).is_file() for path in copied.split())
+    assert f"deploy/{image}.txt" in copied
+
+
+@pytest.mark.parametrize("image", EXTRAS)
+def test_a_lock_is_of_this_project(image: str) -> None:
+    """All that pyproject.toml asks for, in the versions of constraints.txt, each with a hash: deploy/lock.py."""
+    lines = (DEPLOY / f"{image}.txt").read_text().replace("\\\n", "").splitlines()
+    locked = {}
+    for line in lines[1:]:
+        found = re.fullmatch(r"([a-z0-9-]+)==([0-9a-z.]+)((?: +--hash=sha256:[0-9a-f]{64}){1,2})", line)
+        assert found is not None, line
+        locked[found[1]] = found[2]
+    constraints = (DEPLOY.parent / "constraints.txt").read_text()
+    tested = dict(re.findall(r"^([a-z0-9-]+)==([^;\s]+)(?: *; python_version >= .*)?$", constraints, re.MULTILINE))
+    building = {"hatchling", "tomlkit", "trove-classifiers"}
+    assert {name: tested.get(name) for name in locked if name not in building} == {
+        name: version for name, version in locked.items() if name not in building
+    }
+    project = (DEPLOY.parent / "pyproject.toml").read_text()
+    wanted = ["hatchling"]
+    for block in ["dependencies", *EXTRAS[image]]:
+        (listed,) = re.findall(rf"^{block} = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+        wanted += re.findall(r'^ +"([a-z0-9-]+)[^a-z0-9-]', listed, re.MULTILINE)
+    assert set(wanted) - {"bottlenet"} <= set(locked)
+
+
 @pytest.mark.parametrize("name", ["server", "device", "ray"])
-def test_extras_and_scripts_of_the_containers_exist(name: str) -> None:
+def test_scripts_of_the_containers_exist(name: str) -> None:
     project = (DEPLOY.parent / "pyproject.toml").read_text()
     text = (DEPLOY / f"{name}.Dockerfile").read_text()
-    for extras in re.findall(r'"?\.\[([a-z,]+)\]', text):
-        for extra in extras.split(","):
-            assert f"\n{extra} = [" in project
     for script in re.findall(r"/usr/local/bin/(bottlenet[a-z-]*)", text):
         assert f"\n{script} = " in project
