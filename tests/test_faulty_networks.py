@@ -181,6 +181,11 @@ class TestUnusable:
         with pytest.raises(InputError, match="did you mean timm/resnet50") as error:
             load_model("resnet5O")
         assert "torchvision/resnet5" not in one_line(error)
+        with pytest.raises(InputError, match=r"did you mean timm/resnet50:random\?") as error:
+            load_model("tim/resnet51:random")
+        with pytest.raises(InputError) as error:
+            load_model("hf/resnet50")  # a folder that may not be there
+        assert "did you mean" not in one_line(error)
         with pytest.raises(InputError) as error:
             load_model("blumenkohl")
         assert "did you mean" not in one_line(error)
@@ -358,6 +363,12 @@ class TestCommands:
         text, found = summary(config, [row])
         assert says in text
         assert found is reached
+
+    def test_the_end_of_training_where_no_photo_is_held_out(self) -> None:
+        config = TrainConfig("m", ("d",), "o", "c", target_bytes=1000.0)
+        text, reached = summary(config, [{"photos": 0, "distillation": 0.0, "agreement": 0.0, "payload_bytes": 0.0}])
+        assert text.startswith("no photo was held out, so bytes and answers are not known: measure them with bottlenet")
+        assert reached is None
 
     def test_plain_lines_without_a_terminal(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -65,6 +65,13 @@ def test_distillation_gets_nearer_and_is_reported(trained):
     assert reports[-1][0]["payload_bytes"] > 0
 
 
+def test_no_photo_is_held_out(base, tmp_path):
+    """As of a handful: what was measured on none is not said to be of one."""
+    config = replace(base, out=str(tmp_path / "run"), epochs=1, held_out=10**6)
+    run(config)
+    assert [report[-1]["photos"] for report in held_out(config)] == [0]
+
+
 def test_scores_that_differ_by_a_constant_are_the_same_answer():
     uncut = torch.tensor([[4.0, 0.0, -1.0], [2.0, 9.0, 1.0]])
     assert scores_error(uncut + torch.tensor([[3.0], [-2.0]]), uncut).item() == pytest.approx(0, abs=1e-6)

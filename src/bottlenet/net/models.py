@@ -178,16 +178,20 @@ def _own_model(name: str) -> Classifier:
 
 
 def _nearest(name: str, front: str) -> list[str]:
-    """Suggest names for a mistyped one; `front` is what stands before weights and settings."""
-    source, slash, _ = front.partition("/")
-    if slash:
-        near = difflib.get_close_matches(source + slash, SOURCES, n=1)
-        return [each + name[len(source + slash) :] for each in near]
-    near = difflib.get_close_matches(front, MODELS, cutoff=0.8)
-    for source, package in (("torchvision/", "torchvision.models"), ("timm/", "timm")):
-        if importlib.util.find_spec(package.partition(".")[0]) is not None:  # else nobody knows what is there
+    """Suggest names that are there for a mistyped one; `front` is what stands before weights and settings."""
+    source, slash, network = front.rpartition("/")
+    near = [] if slash else difflib.get_close_matches(front, MODELS, cutoff=0.8)
+    for prefix, package in (("torchvision/", "torchvision.models"), ("timm/", "timm")):
+        if slash and not difflib.get_close_matches(source + slash, [prefix]):
+            continue
+        rest = name[len(source + slash) :]
+        if importlib.util.find_spec(package.partition(".")[0]) is not None:
             known = importlib.import_module(package).list_models()
-            near += [source + name.replace(front, each, 1) for each in difflib.get_close_matches(front, known, 1, 0.8)]
+            near += [
+                prefix + rest.replace(network, each, 1) for each in difflib.get_close_matches(network, known, 1, 0.8)
+            ]
+        elif slash:  # nobody knows what is there
+            near.append(prefix + rest)
     return near
 
 

@@ -81,6 +81,11 @@ def summary(config: TrainConfig, held_out: Sequence[Mapping[str, float]]) -> tup
     """Describe a run's last report, and tell if it reached its target of bytes; None without one."""
     row = held_out[-1]
     size, asked = row["payload_bytes"], config.target_bytes
+    if not row["photos"]:
+        return (
+            "no photo was held out, so bytes and answers are not known: measure them with bottlenet evaluate, or train "
+            f"on more photos (one of {config.held_out} is held out)"
+        ), None
     text = (
         f"on {row['photos']:,.0f} photos held out: {size:,.0f} bytes, {row['agreement']:.1%} with the uncut network's "
         f"answer, loss {row['distillation']:.3f}"

@@ -340,8 +340,8 @@ def held_out_report(
             sums[row] += loss, agreed, output.payload_bytes.sum().item(), len(batch.labels)
     rows = []
     for budget, (loss, agreed, size, photos) in zip(budgets, team.summed(sums).tolist(), strict=True):
-        count = max(1, int(photos))
-        named = {"photos": count, "distillation": loss / count, "agreement": agreed / count}
+        count = max(1, int(photos))  # of a handful of photos none may be held out
+        named = {"photos": int(photos), "distillation": loss / count, "agreement": agreed / count}
         named["payload_bytes"] = size / count
         rows.append(named if budget is None else {"budget": budget, **named})
     set_training_mode(net)
