@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
-from bottlenet.privacy.config import PrivacyConfig
+from bottlenet.privacy import PrivacyConfig
 from bottlenet.privacy.run import ATTACKER, LINEAR, TILE, Attack, run_attack
 from bottlenet.records import without_root
 from bottlenet.report.charts import Axis, Drawing, Rule, Series, line_chart, percents, spanning

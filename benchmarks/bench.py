@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from bottlenet.cli.bench import BENCH_PLOT_MARK
+from bottlenet.cli.planning import BENCH_PLOT_MARK
 from bottlenet.edge.encoder import cloud_only
 from bottlenet.errors import InputError
 from bottlenet.measure.bench import LIMIT, SECONDS, BenchReport, BenchRow, Conditions, bench

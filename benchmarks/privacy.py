@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.privacy.config import PrivacyConfig
+from bottlenet.privacy import PrivacyConfig
 from bottlenet.privacy.run import ATTACKER, JPEG, LINEAR, TILE, Attack, PrivacyReport, draw_pictures, run_attack
 from bottlenet.records import without_root
 from bottlenet.train.config import TrainConfig

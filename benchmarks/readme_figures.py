@@ -14,7 +14,7 @@ from typing import Any
 from bottlenet.bundle import Bundle
 from bottlenet.demo.run import PHOTOS, PhotoResult, run_demo
 from bottlenet.report.charts import Axis, Drawing, Rule, Scale, Series, line_chart, path, rect, text
-from bottlenet.report.markup import data_url, percent, stretched
+from bottlenet.report.sections import data_url, percent, stretched
 from bottlenet.report.sources import Point, front
 from record import RESULTS, parser, run_script, write_drawing
 

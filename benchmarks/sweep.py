@@ -20,8 +20,17 @@ from pathlib import Path
 from rich.progress import Progress
 
 from bottlenet.errors import InputError
-from bottlenet.train.sweep.folder import Result, Search, SweepConfig
-from bottlenet.train.sweep.grid import Figures, Trial, next_trial, open_trials, ruled_out, winners
+from bottlenet.train.sweep import (
+    Figures,
+    Result,
+    Search,
+    SweepConfig,
+    Trial,
+    next_trial,
+    open_trials,
+    ruled_out,
+    winners,
+)
 from bottlenet.train.sweep.sweep import Report, figures_of, nothing_kept, open_engine, sweep
 from record import Json, parser, run_script, show, write_record
 

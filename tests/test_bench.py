@@ -288,14 +288,14 @@ class TestCommand:
         assert message in run("bench", bundle.path, "--data", photos, *arguments).error
 
     def test_links(self) -> None:
-        from bottlenet.cli.bench import conditions_of
+        from bottlenet.cli.planning import conditions_of
 
         assert [each.link.name for each in conditions_of(None, 0, 0, 1)] == ["3G", "4G", "Wi-Fi"]
         assert [each.link for each in conditions_of(["3g", "all"], 0, 0, 1)] == list(PRESETS.values())
         assert conditions_of(["3g"], 0.5, 2, 3) == [Conditions(PRESETS["3g"], 0.5, 2, 3)]
 
     def test_the_verdict_compares_with_the_best_of_the_others(self) -> None:
-        from bottlenet.cli.bench import sentence
+        from bottlenet.cli.planning import sentence
 
         def row(partition: str, latency_ms: float, socket_bytes: float, photos_per_s: float) -> BenchRow:
             kind = partition.split(",")[0].split(" ")[0]

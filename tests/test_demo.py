@@ -22,13 +22,22 @@ from rich.console import Console
 import bottlenet
 from bottlenet.bundle import Bundle
 from bottlenet.cli.demo import PAGE, document, renderables, summary
-from bottlenet.demo.page import byte_scale, page, ticks
-from bottlenet.demo.run import INPUT_CODECS, DemoResult, PhotoResult, code_input, run_demo, shipped_photos
+from bottlenet.demo.run import (
+    INPUT_CODECS,
+    DemoResult,
+    PhotoResult,
+    byte_scale,
+    code_input,
+    page,
+    run_demo,
+    shipped_photos,
+    ticks,
+)
 from bottlenet.edge import Choice, Edge, Prediction, Times
 from bottlenet.errors import InputError, LinkError, PhotoError
 from bottlenet.measure import bench as servers
 from bottlenet.plan.link import Link
-from bottlenet.report.markup import stretched
+from bottlenet.report.sections import stretched
 
 BOTTLENET = [sys.executable, "-W", "error", "-m", "bottlenet.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(bottlenet.__file__).parents[1])}  # wherever a test runs it

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from bottlenet.errors import InputError
 from bottlenet.records import Sizes
-from bottlenet.train.sweep.folder import Search, SweepConfig
-from bottlenet.train.sweep.grid import (
+from bottlenet.train.sweep import (
     Figures,
+    Search,
+    SweepConfig,
     Trial,
     beaten,
     grid,

@@ -26,8 +26,8 @@ from bottlenet.net.models import Classifier, Normalize, check_classifier
 from bottlenet.task import Classification, Detection, Multilabel, Segmentation
 from bottlenet.train.objective import binary_distillation, features_error
 from bottlenet.train.runs import export_run
-from bottlenet.train.sweep.folder import Search, SweepConfig
-from bottlenet.train.sweep.trial import find_trials
+from bottlenet.train.sweep import Search, SweepConfig
+from bottlenet.train.sweep.sweep import find_trials
 from bottlenet.train.train import train
 from conftest import Server
 from small import LABELS, config_of, detector, photo, save_photos, segmenter, tagger

@@ -19,9 +19,9 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.export import export
+from bottlenet.privacy import PrivacyConfig
 from bottlenet.privacy import attacker as attacks
 from bottlenet.privacy.attacker import Inverter, as_input, as_pixels, fit, side_of
-from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.privacy.measure import encoded, fitting_jpeg, nearest, psnr, scan_bytes, ssim, thumbnails
 from bottlenet.privacy.run import TILE, Attack, PrivacyReport, run_attack, side_by_side
 from bottlenet.privacy.samples import Samples, divided

@@ -33,9 +33,8 @@ from bottlenet.report.page import MAX_PAGE_BYTES, report
 from bottlenet.report.photos import PhotoWish, photo_sections
 from bottlenet.report.sections import Request
 from bottlenet.report.sources import parse_json, read_sources
+from bottlenet.train.sweep import Figures, Result, Search, SweepConfig, Trial
 from bottlenet.train.sweep import sweep as sweepreport
-from bottlenet.train.sweep.folder import Result, Search, SweepConfig
-from bottlenet.train.sweep.grid import Figures, Trial
 from conftest import CLASSES, LATENT, SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_files, tiny_manifest
 from test_cli import Run, run
 from test_demo import NASTY, Reader

@@ -18,8 +18,8 @@ from rich.console import Console
 import paper
 from bottlenet import cli
 from bottlenet.bundle import Bundle
-from bottlenet.cli import bench, device, network, planning, privacy, sweep
 from bottlenet.cli import demo as demo_tables
+from bottlenet.cli import device, network, planning, results
 from bottlenet.cli.show import PIPE, Grid, clean, stdout
 from bottlenet.demo.run import DemoResult
 from bottlenet.edge import Choice, Prediction
@@ -105,7 +105,7 @@ def grids(result: DemoResult, bundle: Bundle) -> dict[str, Grid]:
         psnr=12.3, ssim=0.12, same_answer=100.0, right_label=100.0, matched_by_scores=100.0, matched_by_pixels=100.0
     )
     attacked: Any = SimpleNamespace(
-        rows=[SimpleNamespace(what=what, sent_bytes=1e6, missing=12, quality=quality) for what in privacy.NAMES],
+        rows=[SimpleNamespace(what=what, sent_bytes=1e6, missing=12, quality=quality) for what in results.NAMES],
         originals=SimpleNamespace(photos=1000, **vars(quality)), bundle="tiny", side=112,
     )  # fmt: skip
     cut: Any = SimpleNamespace(
@@ -124,9 +124,9 @@ def grids(result: DemoResult, bundle: Bundle) -> dict[str, Grid]:
         "plan": planning.front_table(plan),
         "profile": planning.profile_table(measured),
         "profile, steps": planning.steps_table(measured),
-        "bench": bench.link_table(conditions, [front(), front(latency_ms=None)]),
-        "sweep": sweep.report_table(trained),
-        "privacy": privacy.report_table(attacked),
+        "bench": planning.link_table(conditions, [front(), front(latency_ms=None)]),
+        "sweep": network.report_table(trained),
+        "privacy": results.privacy_table(attacked),
         "cuts": network.cuts_table([cut], everything=True),
         "cuts --paper": network.paper_table([cut]),
         "ladder": network.ladder_table(ladder),

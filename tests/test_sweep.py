@@ -25,10 +25,17 @@ from bottlenet.measure.evaluate import evaluate
 from bottlenet.net.models import load_model
 from bottlenet.photos.crops import is_held_out
 from bottlenet.plan.profile import parse_profile, parse_trained, with_trained
-from bottlenet.train.sweep.folder import Result, Search, SweepConfig, SweepFolder, check_photos
-from bottlenet.train.sweep.grid import Trial
-from bottlenet.train.sweep.sweep import Job, Local, Report, open_engine, sweep
-from bottlenet.train.sweep.trial import check_trial, figures_from, held_out_photos
+from bottlenet.train.sweep import Result, Search, SweepConfig, SweepFolder, Trial, check_photos
+from bottlenet.train.sweep.sweep import (
+    Job,
+    Local,
+    Report,
+    check_trial,
+    figures_from,
+    held_out_photos,
+    open_engine,
+    sweep,
+)
 from conftest import needs_ray, until
 from small import LABELS, save_photos
 from test_cli import Run, run

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bottlenet.cli import bench, demo, device, network, planning, privacy, report, server, spool, sweep
+from bottlenet.cli import demo, device, network, planning, results, server
 from bottlenet.cli.show import print_error, say
 from bottlenet.errors import BottleNetError, InputError, how_to_install
 
@@ -42,14 +42,14 @@ def bottlenet(version: Annotated[bool, typer.Option("--version", help="Print the
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "On the device": (demo.demo, device.classify, device.send, spool.spool, device.encode),
+    "On the device": (demo.demo, device.classify, device.send, device.spool, device.encode),
     "On the server": (server.serve, server.decode),
-    "Choosing what runs where": (planning.profile, planning.plan, bench.bench),
+    "Choosing what runs where": (planning.profile, planning.plan, planning.bench),
     "Making a split network": (
-        *(network.cuts, network.train, sweep.sweep, network.export, network.evaluate),
+        *(network.cuts, network.train, network.sweep, network.export, network.evaluate),
         *(network.ladder, network.show),
     ),
-    "Showing results": (report.report, privacy.privacy),
+    "Showing results": (results.report, results.privacy),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:

@@ -42,8 +42,7 @@ def demo(
       bottlenet demo cat.jpg dog.jpg -o pets.html
     """
     from bottlenet.bundle import Bundle
-    from bottlenet.demo.page import page
-    from bottlenet.demo.run import run_demo, shipped_photos
+    from bottlenet.demo.run import page, run_demo, shipped_photos
 
     target = check_target(output, PAGE, force=force)
     sources = [Path(one) for one in photo] if photo else shipped_photos()

@@ -36,7 +36,7 @@ from bottlenet.errors import InputError
 from bottlenet.files import part_of
 from bottlenet.net.cut import split
 from bottlenet.net.models import Classifier
-from bottlenet.privacy.config import PrivacyConfig
+from bottlenet.privacy import PrivacyConfig
 from bottlenet.privacy.samples import Records, Samples
 from bottlenet.train.objective import learning_rate
 from bottlenet.train.runs import Averaged

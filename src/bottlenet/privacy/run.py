@@ -27,6 +27,7 @@ from bottlenet.files import write_whole
 from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.folders import choose, list_photos
+from bottlenet.privacy import PrivacyConfig
 from bottlenet.privacy.attacker import (
     FIT_BATCH,
     Attacker,
@@ -41,7 +42,6 @@ from bottlenet.privacy.attacker import (
     side_of,
     train_attacker,
 )
-from bottlenet.privacy.config import PrivacyConfig
 from bottlenet.privacy.measure import Judge, Originals, Quality, fitting_jpeg, resized
 from bottlenet.privacy.samples import (
     Divided,

@@ -25,7 +25,7 @@ from bottlenet.errors import InputError
 from bottlenet.files import part_of
 from bottlenet.photos.crops import Damaged, Views, centre_views, is_held_out, read_views
 from bottlenet.photos.folders import Photo, check_labels, choose, list_photos
-from bottlenet.privacy.config import PrivacyConfig
+from bottlenet.privacy import PrivacyConfig
 from bottlenet.runtime import Head
 from bottlenet.wire.codecs import encode_within
 

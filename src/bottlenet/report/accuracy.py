@@ -18,7 +18,7 @@ from bottlenet.report.charts import Axis, Drawing, Rule, Series, line_chart, per
 from bottlenet.report.sections import Figure, Request, Section, limited, number, of_photos
 from bottlenet.report.sources import KEPT, Evaluated, Point, Record, Run, Source, Sweep, front, is_number
 from bottlenet.report.training import record_rows
-from bottlenet.train.sweep.grid import Figures
+from bottlenet.train.sweep import Figures
 
 BYTES = ("payload_bytes", "bytes", "bare_bytes", "file_bytes")  # the first that a row has
 CURVE = ("curve", "training", "codec", "method", "align")  # what says of which curve a row is

@@ -10,15 +10,20 @@ other; each group of them has a scale of its own, from 0.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 
-from bottlenet.report.markup import words
 from bottlenet.wire.answer import one_line
 
 FEWEST = 1e-12  # a logarithmic scale has no zero
+
+
+def words(text: str) -> str:
+    """Escape words from anywhere, for HTML and SVG."""
+    return html.escape(one_line(text))
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from bottlenet.plan.profile import Profile
 from bottlenet.records import shown
 from bottlenet.report import charts
 from bottlenet.report.accuracy import accuracy_section, curves_of, front_section, sweep_section
-from bottlenet.report.markup import style, template, words
+from bottlenet.report.charts import words
 from bottlenet.report.partitions import latency_section, plan_section, reports_of
 from bottlenet.report.photos import PhotoWish, photo_sections
-from bottlenet.report.sections import Cell, Figure, Picture, Request, Section, Table
+from bottlenet.report.sections import Cell, Figure, Picture, Request, Section, Table, style, template
 from bottlenet.report.sources import KNOWN, Evaluated, Record, Source, is_number, read_sources
 from bottlenet.report.training import naive_section, recorded_passes, training_section
 

@@ -22,8 +22,7 @@ from bottlenet.measure.evaluate import Comparison, Deployment, Progress
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import Damaged
 from bottlenet.photos.folders import Photo, choose, photos_for
-from bottlenet.report.markup import data_url, stretched
-from bottlenet.report.sections import Cell, Picture, Section, Table
+from bottlenet.report.sections import Cell, Picture, Section, Table, data_url, stretched
 from bottlenet.runtime import open_uncut
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import best

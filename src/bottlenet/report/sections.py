@@ -1,15 +1,24 @@
-"""Hold a report's tables, figures and sections as plain data; page.py makes HTML of them."""
+"""Hold a report's tables, figures and sections as plain data, and its pictures as URLs; page.py makes HTML of them."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
+from string import Template
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from bottlenet.plan import planner
 from bottlenet.plan.link import LINKS, Link
 from bottlenet.report.charts import Drawing
 
 MOST_ROWS = 120  # of a table; further ones are counted
+STRETCH = (0.5, 99.5)  # percentiles of a mosaic that become black and white
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,31 @@ def of_photos(counts: Collection[int | None]) -> str:
     if len(known) == 1:
         return f" Rates are of {known[0]:,} {'photo' if known[0] == 1 else 'photos'}."
     return f" Rates are of {known[0]:,} to {known[-1]:,} photos; see the numbers."
+
+
+def percent(share: float) -> str:
+    """Write a share of 0..1 for people."""
+    return "&lt;1%" if share < 0.005 else f"{share:.0%}"
+
+
+def stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Spread a picture's contrast over black to white. What is flat stays grey."""
+    low, high = np.percentile(picture, STRETCH)
+    if high <= low:
+        return np.full_like(picture, 128)
+    spread: NDArray[np.uint8] = (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return spread
+
+
+def data_url(pixels: NDArray[np.uint8], format_: str, **settings: int) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format_, **settings)
+    return f"data:image/{format_.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def template(package: str, name: str) -> Template:
+    return Template(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
+
+
+def style() -> str:
+    return resources.files("bottlenet.report").joinpath("page.css").read_text(encoding="utf-8").strip()

@@ -23,8 +23,7 @@ from bottlenet.measure.bench import BenchReport
 from bottlenet.measure.evaluate import Evaluation
 from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
 from bottlenet.records import check_number, check_text, convert, shown, without_root
-from bottlenet.train.sweep.folder import Search, SweepConfig, parse_figures
-from bottlenet.train.sweep.grid import Figures, Trial
+from bottlenet.train.sweep import Figures, Search, SweepConfig, Trial, parse_figures
 
 MAX_JSON_BYTES = 2**24
 MAX_RUN_BYTES = 2**20
