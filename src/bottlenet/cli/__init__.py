@@ -62,7 +62,6 @@ WRONG_USAGE: Any = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:
-    """Run the command that is typed, and end with its exit code."""
     try:
         prepare_streams()
         group: Any = typer.main.get_command(app)

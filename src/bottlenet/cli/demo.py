@@ -59,7 +59,6 @@ def demo(
 
 
 def renderables(result: DemoResult) -> Iterator[RenderableType]:
-    """List what is printed, in order."""
     manifest = result.bundle.manifest
     yield Text.assemble(
         ("BottleNet demo", "bold"),
@@ -180,7 +179,6 @@ def means(result: DemoResult) -> dict[str, float]:
 
 
 def document(result: DemoResult) -> dict[str, object]:
-    """Make the JSON document; times are in ms."""
     manifest = result.bundle.manifest
     return {
         "bundle": {"id": result.bundle.id.hex(), "name": manifest.name, "model": manifest.model, "cut": manifest.cut},

@@ -475,7 +475,6 @@ def segments_document(segments: Segments) -> dict[str, object]:
 
 
 def findings_document(found: Findings) -> dict[str, object]:
-    """Make the JSON of an answer without its photo."""
     values: dict[str, object] = {"top": [asdict(each) for each in found.top]}
     if found.objects:
         values["objects"] = [asdict(each) for each in found.objects]

@@ -267,7 +267,6 @@ def split_list(values: Sequence[str]) -> list[str]:
 
 
 def whole(text: str) -> int:
-    """Parse a whole number, or raise InputError."""
     try:
         return int(text)
     except ValueError as error:
@@ -275,7 +274,6 @@ def whole(text: str) -> int:
 
 
 def share(text: str) -> Fraction:
-    """Parse a whole number or a fraction, or raise InputError."""
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
@@ -283,7 +281,6 @@ def share(text: str) -> Fraction:
 
 
 def report_table(report: Report) -> Grid:
-    """List the trials; those that are kept are bold."""
     figures = [result.figures for result in report.results.values()]
     photos = f"{max(each.photos for each in figures):,} photos held out" if figures else "nothing measured"
     drop = "; ".join(DROP_NAMES[kind] for kind in sorted({each.drop_of for each in figures}))
@@ -418,7 +415,6 @@ def evaluation_document(bundle: Bundle, result: Evaluation, budget_bytes: int | 
 
 
 def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:
-    """Lay out accuracy and bytes beside the uncut network's."""
     manifest = bundle.manifest
 
     def points(value: float | None, unit: str = "%") -> str:
@@ -551,5 +547,4 @@ def ladder_table(ladder: Ladder) -> Grid:
 
 
 def latent_of(bundle: Bundle) -> str:
-    """Write channels, height and width."""
     return "x".join(map(str, bundle.manifest.latent))

@@ -204,7 +204,6 @@ def write_whole(target: Path, data: bytes) -> None:
 
 
 def is_frame(data: bytes) -> bool:
-    """Tell if `data` is one whole frame."""
     from bottlenet.wire.frame import MAX_PAYLOAD_BYTES, parse_frame
 
     try:

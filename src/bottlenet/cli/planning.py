@@ -102,7 +102,6 @@ def profile(
 
 
 def is_profile(data: bytes) -> bool:
-    """Tell if `data` is a whole profile of this version."""
     from bottlenet.plan.profile import parse_profile
 
     try:
@@ -113,7 +112,6 @@ def is_profile(data: bytes) -> bool:
 
 
 def profile_table(profile: Profile) -> Grid:
-    """List the candidates with what the planner computes with."""
     meters = sorted({f"{each.energy.how}, {each.energy.meter}" for each in profile.candidates if each.energy})
     energy = (
         f"Device mJ: computing alone ({'; '.join(meters)})." if meters else "Energy: not known, no meter was given."
@@ -142,7 +140,6 @@ def profile_table(profile: Profile) -> Grid:
 
 
 def steps_table(profile: Profile) -> Grid:
-    """Show where the time of each candidate goes."""
     load = "" if profile.device_load is None else f", and {profile.device_load:.2f} programs wanted each core"
     rows: list[list[Cell]] = [
         [
@@ -173,7 +170,6 @@ def step(spread: Spread | None) -> str:
 
 
 def counts(rows: Sequence[Row]) -> str:
-    """Write a line for each count."""
     return "\n".join(f"{each.count}: {each.median_s * 1e3:.1f}" for each in rows) or "-"
 
 
@@ -261,14 +257,12 @@ def plan(
 
 
 def read_profile(path: Path) -> Profile:
-    """Read the profile in a file. InputError: it can't be read, is too large, or is no profile."""
     from bottlenet.plan.profile import MAX_PROFILE_BYTES, parse_profile
 
     return read_document(path, parse_profile, MAX_PROFILE_BYTES, "a file that bottlenet profile wrote")
 
 
 def read_trained(path: Path) -> Trained:
-    """Read a sweep's candidates. InputError: the file can't be read, is too large, or is something else."""
     from bottlenet.plan.profile import MAX_TRAINED_BYTES, parse_trained
 
     return read_document(path, parse_trained, MAX_TRAINED_BYTES, "a sweep's candidates.json")
@@ -286,7 +280,6 @@ def read_document(path: Path, parse: Callable[[bytes], D], limit: int, wanted: s
 
 
 def plan_renderables(profile: Profile, plan: Plan) -> Iterator[RenderableType]:
-    """List what is printed, in order."""
     yield clean(plan.reason, "bold")
     yield choice_facts(profile, plan)
     yield front_table(plan)
@@ -454,7 +447,6 @@ def conditions_of(
 
 
 def bench_renderables(report: BenchReport) -> Iterator[RenderableType]:
-    """List what is printed: a table and a sentence for each link."""
     how = {"measured": "measured", "modelled": "modelled, not measured"}
     compute = "not measured: no meter was asked for"
     if report.meter_how is not None:

@@ -113,7 +113,6 @@ def send(edge: Edge, spool: str, photos: Sequence[str], how: How) -> int:
 def send_through(
     spool: Spool, edge: Edge, photos: Iterator[str | None], how: How, report: Report, watched: Folder | None
 ) -> None:
-    """Send photos, and report each."""
     server, disk = Backoff(deadline_s=how.deadline_s), Backoff(deadline_s=how.deadline_s)
     sender: Sender | AutoSender
     if edge.is_auto:
@@ -191,7 +190,6 @@ class Report:
             print(one_line(line), file=sys.stderr, flush=True)
 
     def notes(self, spool: Spool) -> None:
-        """Print what was found in the spool since."""
         while spool.notes:
             print_error(spool.notes.pop(0))
 
@@ -203,11 +201,9 @@ class Report:
             print_error(line)
 
     def moved(self, move: Move) -> None:
-        """Print a move from one partition to another on stderr, and why."""
         print(one_line(f"{move.source} -> {move.target}: {move.reason}"), file=sys.stderr, flush=True)
 
     def waiting(self, name: str) -> None:
-        """Say that it is in the spool, for the next time."""
         self.waits = True
         if self._as_json:
             self._line({"photo": name, "status": "waiting"})

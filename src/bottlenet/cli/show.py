@@ -39,12 +39,10 @@ def say(text: str) -> None:
 
 
 def print_json(document: Mapping[str, object]) -> None:
-    """Print the one document of a command."""
     say(json.dumps(document, indent=2))
 
 
 def print_error(error: BottleNetError | str) -> None:
-    """Print an error as one line on stderr."""
     print(f"error: {clean(str(error))}", file=sys.stderr, flush=True)
 
 

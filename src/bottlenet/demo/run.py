@@ -94,13 +94,11 @@ class PhotoResult:
 
     @property
     def device_ms(self) -> float:
-        """Prepare, head, encode."""
         times = self.prediction.times
         return times.prepare_ms + times.head_ms + times.encode_ms
 
     @property
     def server_ms(self) -> float:
-        """Decode, tail."""
         return self.prediction.times.decode_ms + self.prediction.times.tail_ms
 
     def with_split(self, link: Link) -> float:
@@ -126,7 +124,6 @@ class DemoResult:
 
     @property
     def same_answers(self) -> int:
-        """The number of photos with the uncut network's answer."""
         return sum(photo.same_answer for photo in self.photos)
 
     @property
@@ -135,7 +132,6 @@ class DemoResult:
         return ACCURACIES.get(self.bundle.id.hex())
 
     def mean(self, value: Callable[[PhotoResult], float]) -> float:
-        """Average a value over the photos."""
         return fmean(value(photo) for photo in self.photos)
 
 
@@ -256,7 +252,6 @@ def ticks(scale: Scale) -> str:
 
 
 def totals(result: DemoResult, frame_bytes: float) -> str:
-    """Write the few numbers on top."""
     reference, link = INPUT_CODECS[REFERENCE].name, LINKS["3g"]
     coded = result.mean(lambda photo: photo.inputs[REFERENCE].size_bytes)
     split_ms = result.mean(lambda photo: photo.with_split(link))

@@ -1,19 +1,6 @@
 """What runs on the device: numpy, onnxruntime, Pillow, simplejpeg and websockets, never torch.
 
-    photo -> encoder -> frame -> [spool ->] stream -> transport -> network -> ... -> answer [-> spool]
-
-client.py      the public face: `Edge`, a photo to its label; the tail on the device
-encoder.py     photo to symbols to payload, within a budget; what the device does under each partition
-connection.py  frames on one connection, several in flight; WebSocket; when to try again
-sockets.py     sockets that count, TLS, and whichever address of a host answers first
-mqtt.py        the connection through a broker, which needs bottlenet[mqtt]
-prediction.py  what an answer means for the photo, and what becomes of photos in a spool
-auto.py        whichever partition is best just now; pilot.py says when to move, and what the link is like
-meter.py       what computing takes in energy
-
-sender.py      photos that must not be lost: `Sender`; the same where nothing has to wait: `AutoSender`
-spool.py       what was not answered yet, on disk; old_spool.py what older versions kept in files
-photo_files.py photos on disk, and as they come into a folder
+photo -> encoder -> frame -> [spool ->] stream -> transport -> network -> ... -> answer [-> spool]
 """
 
 from bottlenet.edge.client import Edge

@@ -66,7 +66,7 @@ class Auto:
         self._policy = policy or Policy()
         self._pilot = Pilot(own, self._policy)
         self._bundle = bundles[0]  # all have the same classes
-        self._streams = {bundle.tag: open_stream(bundle, self._opening_s) for bundle in bundles}
+        self._streams = {bundle.tag: open_stream(bundle, self._patience_s) for bundle in bundles}
         self._home = bundles[0].tag  # whose connection the probes take: the last that was used
         self._link = threading.Lock()  # one message at a time
         self._state = threading.Condition()  # of the pilot and what follows
@@ -79,13 +79,11 @@ class Auto:
 
     @property
     def moves(self) -> tuple[Move, ...]:
-        """From one partition to another, and why; the last 1,000."""
         with self._state:
             return tuple(self._pilot.moves)
 
     @property
     def partition(self) -> str:
-        """What the next photo would use, by its name."""
         with self._state:
             return self._pilot.choice.name
 
@@ -124,7 +122,6 @@ class Auto:
         self._ping()
 
     def close(self) -> None:
-        """Close the connections. A later photo opens them again."""
         with self._state:
             watcher, self._watcher = self._watcher, None
             self._state.notify_all()
@@ -138,8 +135,7 @@ class Auto:
         with self._link:
             stream = self._streams[frame.bundle_tag]
             before = stream.total_bytes
-            with self._state:
-                patience_s = self._pilot.patience_s(len(frame.payload))
+            patience_s = self._patience_s(len(frame.payload))
             try:
                 reply = stream.ask(frame, patience_s)
                 answer, socket_bytes = reply.answer, (reply.sent_bytes, reply.received_bytes)
@@ -181,10 +177,9 @@ class Auto:
         for stream in self._streams.values():
             stream.close()
 
-    def _opening_s(self) -> float:
-        """Return how long opening a connection may take."""
+    def _patience_s(self, payload_bytes: int = 0) -> float:
         with self._state:
-            return self._pilot.patience_s(0)
+            return self._pilot.patience_s(payload_bytes)
 
     def _watch(self) -> None:
         """Start the thread that looks after the link when nothing is sent; for a photo, it looks more often again."""
@@ -213,7 +208,6 @@ class Auto:
                     self._backoff.failed()
 
     def _due_s(self) -> float:
-        """Return the seconds until the next probe."""
         if self._pilot.away:
             return self._backoff.wait_s
         # What was odd is looked at again soon, as nothing moves until it is known to be chance or another link.
@@ -247,9 +241,7 @@ class Auto:
 
     def _probe(self, stream: Stream) -> Reply:
         """Send 4 bytes and wait for their answer. LinkError, FrameError, BusyError, WireError: there is none."""
-        with self._state:
-            patience_s = self._pilot.patience_s(0)
-        return stream.ask(Frame(PROBE, 0, self._home, 0, b""), patience_s)
+        return stream.ask(Frame(PROBE, 0, self._home, 0, b""), self._patience_s())
 
 
 def reason(error: BottleNetError) -> str:

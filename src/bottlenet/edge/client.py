@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from time import perf_counter_ns
-from types import TracebackType
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -132,7 +131,6 @@ class Edge:
 
     @property
     def is_auto(self) -> bool:
-        """Whether it was made with `partition="auto"`."""
         return self._auto is not None
 
     @property
@@ -224,9 +222,7 @@ class Edge:
     def __enter__(self) -> Edge:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def new_stream(self) -> Stream:

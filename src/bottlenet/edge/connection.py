@@ -121,12 +121,10 @@ def open_websocket(
 
 
 def server_of(address: SplitResult) -> str:
-    """Name a server for messages, without the path."""
     return f"{address.scheme}://{address.netloc}"
 
 
 def unopened(error: Exception, url: str, has_token: bool) -> LinkError:
-    """Make the error that says why there is no connection, and what to do."""
     address = urlsplit(url)
     # websockets wraps the status of a redirect that it can't follow.
     for cause in (error, error.__cause__, error.__context__):
@@ -139,7 +137,6 @@ def unopened(error: Exception, url: str, has_token: bool) -> LinkError:
 
 
 def rejection(response: Response, url: str, has_token: bool) -> str:
-    """Word an HTTP status in place of a WebSocket, and what to do about it."""
     status = f"HTTP status {response.status_code}"
     if response.status_code == 401:
         what = "does not know this token" if has_token else "lets nobody in without a token"
@@ -188,12 +185,10 @@ class WebSocketTransport:
 
     @property
     def sent_bytes(self) -> int:
-        """On the socket."""
         return self._sock.sent_bytes
 
     @property
     def received_bytes(self) -> int:
-        """On the socket."""
         return self._sock.received_bytes
 
     @property
@@ -202,7 +197,6 @@ class WebSocketTransport:
         return self._connection.protocol.state is not State.OPEN
 
     def send(self, message: bytes) -> None:
-        """Send one message. LinkError: closed, or the server takes nothing."""
         try:
             self._connection.send(message)
         except (ConnectionClosed, OSError) as error:
@@ -299,12 +293,10 @@ class Stream:
 
     @property
     def in_flight(self) -> int:
-        """Frames that were sent and not answered."""
         return len(self._in_flight)
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection that can be used."""
         return self._transport is not None and not self._transport.closed
 
     @property

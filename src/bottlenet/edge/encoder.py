@@ -169,17 +169,14 @@ EDGE_ONLY = Partition("edge-only", "edge-only")
 
 
 def cloud_only(codec: InputCodec) -> Partition:
-    """Name the partition that sends the network's input in that format."""
     return Partition(f"{CLOUD_ONLY}{codec.name}", "cloud-only", codec=codec)
 
 
 def split(bundle: Bundle) -> Partition:
-    """Name the partition at the bundle's cut."""
     return Partition(f"split at {bundle.manifest.cut}", "split", bundle.manifest.cut)
 
 
 def partitions_of(bundle: Bundle, codecs: Sequence[InputCodec] = FIXED) -> list[Partition]:
-    """List edge-only, cloud-only in each of the formats, and the split."""
     return [EDGE_ONLY, *(cloud_only(codec) for codec in dict.fromkeys(codecs)), split(bundle)]
 
 
@@ -208,7 +205,6 @@ class Processed:
 
     @property
     def device_s(self) -> float:
-        """The three together."""
         return sum(self.device_ms) / 1e3
 
 
@@ -240,7 +236,6 @@ class Device:
         return Processed(answer, prepare_ms, (perf_counter() - prepared) * 1e3, 0.0)
 
     def run(self, partition: Partition, photo: Source, sequence: int = 0) -> Frame | int:
-        """Make of a photo the frame, or the class index where nothing is sent."""
         result = self.work(partition, photo, sequence).result
         return result if isinstance(result, Frame) else result.top[0][0]
 

@@ -21,6 +21,7 @@ import importlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Protocol
@@ -74,7 +75,6 @@ class CountingMeter:
         self._total_mj = 0.0
 
     def energy_mj(self) -> float:
-        """Add what came since the last reading, and return all."""
         for number, counter in enumerate(self._counters):
             now = counter.read_mj()
             step = now - self._last[number]
@@ -83,7 +83,7 @@ class CountingMeter:
         return self._total_mj
 
     def close(self) -> None:
-        """Do nothing, as nothing is open."""
+        pass
 
 
 class SamplingMeter:
@@ -104,13 +104,11 @@ class SamplingMeter:
         self._thread.start()
 
     def energy_mj(self) -> float:
-        """Return mJ up to now. InputError: the power could not be read."""
         if self._failed is not None:
             raise self._failed
         return self._add()
 
     def close(self) -> None:
-        """End the thread."""
         self._end.set()
         self._thread.join()
 
@@ -142,11 +140,10 @@ class ModelMeter:
         self._start_s = process_time()
 
     def energy_mj(self) -> float:
-        """Return mJ of this process alone."""
         return (process_time() - self._start_s) * self._power_mw
 
     def close(self) -> None:
-        """Do nothing, as nothing is open."""
+        pass
 
 
 def open_meter(kind: str, sys_root: Path = SYS) -> Meter:
@@ -175,39 +172,28 @@ def open_rapl(sys_root: Path) -> CountingMeter:
     if not zones:
         raise unreadable("rapl", sys_root / "class/powercap", "no intel-rapl zone of a CPU package is there")
     name = "RAPL " + ", ".join(read_text("rapl", zone / "name") for zone in zones)
-    return CountingMeter(name, [rapl_counter(zone) for zone in zones])
-
-
-def rapl_counter(zone: Path) -> Counter:
-    """Open the counter of one package, which is in microjoules."""
-    range_mj = read_number("rapl", zone / "max_energy_range_uj") / 1e3
-    return Counter(lambda: read_number("rapl", zone / "energy_uj") / 1e3, range_mj)
+    ranges_mj = [read_number("rapl", zone / "max_energy_range_uj") / 1e3 for zone in zones]
+    reads = [partial(read_number, "rapl", zone / "energy_uj", per_unit=1e-3) for zone in zones]
+    return CountingMeter(name, list(map(Counter, reads, ranges_mj)))
 
 
 def open_jetson(sys_root: Path) -> SamplingMeter:
     """Sample the rail of the whole board: by hwmon (JetPack 5 and later), or by the older driver's own files."""
-    for pattern, power_of in (
-        ("bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label", hwmon_power),
-        ("bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*", iio_power),
-    ):
-        for label in sorted(sys_root.glob(pattern))[:MAX_RAILS]:
+    for pattern in ("ina3221/*/hwmon/hwmon*/in*_label", "ina3221x/*/iio:device*/rail_name_*"):
+        for label in sorted((sys_root / "bus/i2c/drivers").glob(pattern))[:MAX_RAILS]:
             if (rail := read_text("jetson", label)) in BOARD_RAILS:
                 return SamplingMeter(f"INA3221 {rail}", power_of(label))
     rails = " or ".join(BOARD_RAILS)
     raise unreadable("jetson", sys_root / "bus/i2c/drivers", f"no INA3221 with a rail {rails} is there")
 
 
-def hwmon_power(label: Path) -> Callable[[], float]:
-    """Return what reads the power of the rail with this in<N>_label: mV times mA."""
+def power_of(label: Path) -> Callable[[], float]:
+    """Return what reads a rail's power, in mW; by in<N>_label that is mV times mA, by rail_name_<N> one file."""
+    if label.name.startswith("rail_name_"):
+        return partial(read_number, "jetson", label.with_name(f"in_power{label.name[len('rail_name_') :]}_input"))
     number = label.name.removeprefix("in").removesuffix("_label")
     volts, amperes = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
     return lambda: read_number("jetson", volts) * read_number("jetson", amperes) / 1e3
-
-
-def iio_power(label: Path) -> Callable[[], float]:
-    """Return what reads the power of the rail with this rail_name_<N>: mW."""
-    power = label.with_name(f"in_power{label.name.removeprefix('rail_name_')}_input")
-    return lambda: read_number("jetson", power)
 
 
 def open_nvml(sys_root: Path) -> CountingMeter:
@@ -235,21 +221,14 @@ def open_nvml(sys_root: Path) -> CountingMeter:
     return CountingMeter(f"NVML GPU 0 ({shown:.100})", [Counter(read_mj, 2.0**64)])
 
 
-def open_model(sys_root: Path) -> ModelMeter:
-    """Model the paper's device."""
-    return ModelMeter(f"the paper's device, {PAPER_DEVICE_MW:,.0f} mW", PAPER_DEVICE_MW)
-
-
-def read_number(kind: str, path: Path) -> float:
-    """Read a number. InputError: can't be read, or no number."""
+def read_number(kind: str, path: Path, per_unit: float = 1.0) -> float:
     text = read_text(kind, path)
     if not text.isdecimal():
         raise unreadable(kind, path, f"it says {text!a:.40}, which is no number")
-    return float(text)
+    return float(text) * per_unit
 
 
 def read_text(kind: str, path: Path) -> str:
-    """Read one short line. InputError: can't be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_VALUE_CHARACTERS).strip()
@@ -259,7 +238,6 @@ def read_text(kind: str, path: Path) -> str:
 
 
 def unreadable(kind: str, path: Path | None, why: str) -> InputError:
-    """Make the error that says what is wrong with a meter, and what to do."""
     where = "" if path is None else f"{path}: "
     return InputError(
         f"meter {kind} can't be read: {where}{why}; mend that (most need root), or take another: --meter auto"
@@ -271,5 +249,5 @@ METERS: dict[str, Callable[[Path], Meter]] = {
     "rapl": open_rapl,
     "jetson": open_jetson,
     "nvml": open_nvml,
-    "model": open_model,
+    "model": lambda sys_root: ModelMeter(f"the paper's device, {PAPER_DEVICE_MW:,.0f} mW", PAPER_DEVICE_MW),
 }

@@ -81,17 +81,14 @@ class MqttTransport:
 
     @property
     def sent_bytes(self) -> int:
-        """On the socket."""
         return 0 if self._client.counted is None else self._client.counted.sent_bytes
 
     @property
     def received_bytes(self) -> int:
-        """On the socket."""
         return 0 if self._client.counted is None else self._client.counted.received_bytes
 
     @property
     def closed(self) -> bool:
-        """By a thread that listens all the time, so it is up to date."""
         return self._failure is not None
 
     def open(self) -> None:
@@ -148,7 +145,6 @@ class MqttTransport:
         return reply
 
     def close(self) -> None:
-        """Say goodbye, where there is somebody."""
         if self._failure is None:
             with contextlib.suppress(OSError):
                 self._client.disconnect()

@@ -54,7 +54,6 @@ class Folder:
             raise InputError(f"{path}: it is no folder; give one that photos come into")
 
     def photos(self) -> Iterator[str]:
-        """List those that are there now, by name."""
         for photo in self._walk():
             if self._stamp(photo.path) is not None:
                 yield photo.path
@@ -86,7 +85,6 @@ class Folder:
             self._fresh[str(path)] = stamp, self._clock() - SETTLED_S
 
     def _look_at_all(self) -> None:
-        """Find what is new, what has changed and what has gone."""
         there = {photo.path for photo in self._walk() if self._check(photo.path)}
         lost = tuple(os.path.join(path, "") for path in self._failing)  # what is in there has not gone
         for known in (self._given, self._fresh):

@@ -116,18 +116,12 @@ class Pilot:
         self._refusals = [0] * count
         self._computed: set[int] = set()
         self._answered: set[int] = set()
-        self._away = True
+        self.away = True  # the server can't be reached, or nobody has tried yet
         self._overdue: RoundTrip | None = None  # what had no answer when the server was lost
 
     @property
     def choice(self) -> Candidate:
-        """What to use for the next photo."""
         return self.candidates[self._current]
-
-    @property
-    def away(self) -> bool:
-        """Whether the server can't be reached, or nobody has tried yet."""
-        return self._away
 
     def computed(self, name: str, processed: Processed) -> None:
         """Take note of what the device took for a photo; of the first under each candidate not, as that is slower."""
@@ -145,7 +139,6 @@ class Pilot:
             self._device.add(i, took_s / compute_s, alone=compute_s < LITTLE * self._most_s)
 
     def answered(self, name: str, payload_bytes: int, round_trip_s: float, answer: Answer) -> None:
-        """Take note of a photo that was sent, and answered."""
         i = self._index[name]
         self._refusals[i] = 0
         if i not in self._answered:
@@ -160,7 +153,6 @@ class Pilot:
             self._server.add(i, server_s / self.candidates[i].server_s)
 
     def pinged(self, round_trip_s: float, load: float) -> None:
-        """Take note of a probe that was answered, and of the load that the server stated."""
         self._add_round_trip(0, round_trip_s)
         self._load.set(load)
         self.reconsider()
@@ -168,7 +160,7 @@ class Pilot:
     def reconsider(self) -> None:
         """Move, if another candidate is worth it."""
         latencies = self._latencies()
-        if self._away or latencies is None or not self.link.settled:
+        if self.away or latencies is None or not self.link.settled:
             return
         usable = np.where(self._allowed, latencies, math.inf)
         best, now_s = int(usable.argmin()), float(usable[self._current])
@@ -177,7 +169,7 @@ class Pilot:
 
     def lost(self, why: str, overdue: RoundTrip | None = None) -> None:
         """Turn to edge-only, as the server is gone or full. `overdue`: the message that had no answer in time."""
-        self._away, self._overdue = True, overdue
+        self.away, self._overdue = True, overdue
         self._answered.clear()  # the server may be another when it is there again
         self.link.forget()
         if self._current != self._edge_only:
@@ -188,7 +180,7 @@ class Pilot:
 
         If they are the first since a photo was overdue, it was not the server that was gone, but the link too slow.
         """
-        self._away = False
+        self.away = False
         self.link.begin([RoundTrip(network_bytes(0), seconds) for seconds in round_trips_s], self._overdue)
         self._overdue = None
         self._load.set(load)
@@ -299,13 +291,8 @@ class RunningMedian:
         self._values.clear()
         self._values.append(value)
 
-    def clear(self) -> None:
-        """Forget all values."""
-        self._values.clear()
-
     @property
     def enough(self) -> bool:
-        """Whether the median is more than chance."""
         return len(self._values) >= ENOUGH
 
     def value(self, unknown: float) -> float:
@@ -327,10 +314,8 @@ class Factors:
 
     def add(self, i: int, factor: float, *, alone: bool = False) -> None:
         """Take note of what candidate `i` took. `alone`: that says nothing about the others."""
-        if i != self._last:
-            self._last = i
-            self._factor.clear()
-        self._factor.add(factor)
+        (self._factor.add if i == self._last else self._factor.set)(factor)
+        self._last = i
         if math.isnan(self._factors[i]):
             self._factors[i] = factor
         elif self._factor.enough:
@@ -358,7 +343,6 @@ class Estimate:
     sure: bool  # whether the uplink was measured; else it is guessed from the round trip
 
     def link(self) -> Link:
-        """Describe it as the planner does."""
         name = f"{rate(self.uplink_bps)}, {duration(self.round_trip_s)}"
         return Link(name, self.uplink_bps, self.round_trip_s, per_message_overhead_bytes=STREAM_OVERHEAD_BYTES)
 
@@ -410,7 +394,6 @@ class LinkProbe:
         return self.estimate is not None and not self._odd and large >= RUN
 
     def add(self, trip: RoundTrip) -> None:
-        """Take one more into account."""
         self._count += 1
         self._trusted -= 1
         if self._trusted <= 0 or trip.sent_bytes * 8 > self._ceiling_bps * trip.seconds:

@@ -181,7 +181,8 @@ class Sender:
     def _put(self, photo: Photo, frame: Frame, patient: bool) -> Iterator[Outcome]:
         """Put a frame into the spool; if that is full, work until there is room, or no hope."""
         while True:
-            put = self._spool.put(photo, frame, keep=self._at_work())
+            answered = (*self._flying.values(), *(entry for entry, _ in self._unsaved))  # or about to be
+            put = self._spool.put(photo, frame, keep={entry.number for entry in answered})
             self._queue = deque(entry for entry in self._queue if entry.number not in put.numbers)
             for counts in (self._tries, self._refusals):
                 for number in put.numbers:
@@ -200,10 +201,6 @@ class Sender:
                 return
             self._pause(wait_s)
             yield from self._turn()
-
-    def _at_work(self) -> set[int]:
-        """Collect the numbers of entries that must stay in the spool: an answer is on its way, or has come."""
-        return {entry.number for entry in (*self._flying.values(), *(entry for entry, _ in self._unsaved))}
 
     def _turn(self, block: bool = True) -> Iterator[Outcome]:
         """Do the next thing that can be done; wait for an answer only if `block`, or where no more may fly."""
@@ -277,7 +274,6 @@ class Sender:
         self._failed(error)
 
     def _failed(self, error: BottleNetError) -> None:
-        """Leave the server alone for a while."""
         wait_s = self._backoff.failed(hint_s(error))
         self._tell(f"{error}; {len(self.waiting)} photos wait; next try in {wait_s:.1f} s")
 
@@ -322,7 +318,6 @@ class Sender:
         yield outcome
 
     def _disk_failed(self, error: Exception) -> None:
-        """Leave the spool alone for a while."""
         wait_s = self._disk.failed()
         self._tell(f"{error}; next try in {wait_s:.1f} s")
 
@@ -417,7 +412,6 @@ class AutoSender:
         return self._kept(lambda: self._spool.store(photo, answered), answered, patient)
 
     def _waiting(self, patient: bool) -> Iterator[Outcome]:
-        """Answer the frames of this bundle, the oldest first."""
         if entries := self._spool.waiting:
             tail = LocalTail(self._edge.bundle)
             for entry in entries:
@@ -450,7 +444,6 @@ class AutoSender:
                 return outcome
 
     def _moved(self) -> None:
-        """Report the moves since the last time."""
         new: list[Move] = []
         for move in reversed(self._edge.moves):
             if move is self._last:

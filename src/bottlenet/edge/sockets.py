@@ -64,7 +64,6 @@ class CountingSocket(socket.socket):
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Send and count."""
         count = super().send(data, flags)
         self.sent_bytes += count
         return count
@@ -80,13 +79,11 @@ class CountingSocket(socket.socket):
                 done += CountingSocket.send(self, view[done:], flags)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """Receive and count."""
         data = super().recv(size, flags)
         self.received_bytes += len(data)
         return data
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Receive and count."""
         count = super().recv_into(buffer, nbytes, flags)
         self.received_bytes += count
         return count
@@ -127,7 +124,6 @@ class TlsSocket(CountingSocket):
         return memoryview(data).nbytes
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Encrypt and send."""
         with self._lock:
             if memoryview(data).nbytes:
                 self._tls.write(data)
@@ -174,7 +170,6 @@ class TlsSocket(CountingSocket):
 
 
 def reason(error: Exception) -> str:
-    """Put what an operating system, TLS or WebSocket says into a few words."""
     if isinstance(error, TimeoutError):
         return "it took too long"
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):

@@ -29,15 +29,7 @@ from typing import Any, TypeVar
 
 from bottlenet.bundle import Bundle
 from bottlenet.edge.old_spool import ASIDE, OLD_FOLDERS, OldPhoto, free_name, old_photos
-from bottlenet.edge.prediction import (
-    DAMAGED,
-    DROPPED,
-    Failed,
-    Outcome,
-    Photo,
-    outcome_bytes,
-    parse_outcome,
-)
+from bottlenet.edge.prediction import DAMAGED, DROPPED, Failed, Outcome, Photo, outcome_bytes, parse_outcome
 from bottlenet.errors import FrameError, InputError
 from bottlenet.files import lock_file, sync_folder
 from bottlenet.wire.answer import one_line
@@ -213,8 +205,8 @@ class Spool:
         sql = "SELECT CAST(outcome AS BLOB) FROM photos WHERE key = ? AND status NOT IN ('waiting', 'damaged')"
         for (data,) in self._read(sql, key_of(photo)):
             try:
-                return replace(parse_outcome(data), again=True)
-            except (ValueError, TypeError, RecursionError) as error:
+                return replace(parse_outcome(data or b""), again=True)
+            except InputError as error:
                 self._note(f"{photo.name}: its answer in {self.path} is damaged ({one_line(str(error))}): sent again")
                 self._set_damaged(photo, "its answer in the spool was damaged")
         return None
@@ -261,7 +253,8 @@ class Spool:
             if self._when_full == DROP_NEWEST:
                 return Put(None, (self._drop_newest(photo, why),))
             if oldest is None:
-                oldest = self._droppable(keep)
+                found = self._entries("status = 'waiting' ORDER BY number LIMIT ?", MAX_DROPS + len(keep))
+                oldest = [entry for entry in found if entry.number not in keep]
             if self._when_full == REFUSE or len(going) == len(oldest):
                 return Put(None, refused=why)
             going = oldest[: len(going) + more]
@@ -296,7 +289,6 @@ class Spool:
         self._room = min(max(self._room, len(row[-1])), MAX_ROOM_BYTES)
 
     def _stored(self, photo: Photo, outcome: Outcome) -> tuple[bytes, bytes, bytes, bytes, str, str]:
-        """Arrange an outcome for STORE."""
         text = outcome_bytes(outcome).decode()
         digests = key_of(photo), bytes.fromhex(photo.sha256)
         return digests[0], os.fsencode(photo.name), digests[1], self._bundle, status_of(outcome), text
@@ -352,11 +344,6 @@ class Spool:
             Entry(number, Photo(os.fsdecode(name), sha256.hex()), bundle.hex(), disk_bytes(size))
             for number, name, sha256, bundle, size in rows
         ]
-
-    def _droppable(self, keep: Collection[int]) -> list[Entry]:
-        """List the oldest that wait, except those to keep."""
-        found = self._entries("status = 'waiting' ORDER BY number LIMIT ?", MAX_DROPS + len(keep))
-        return [entry for entry in found if entry.number not in keep]
 
     def _insert(
         self, row: tuple[object, ...], going: Sequence[Entry], dropped: Sequence[Failed], *, grow: bool
@@ -528,7 +515,6 @@ def records(path: str | Path) -> Iterator[Record]:
 
 
 def record_of(row: tuple[Any, ...]) -> Record:
-    """Spell out a row. ValueError: its outcome is damaged."""
     number, key, name, sha256, bundle, status, frame, outcome = row
     digests = [None if each is None else each.hex() for each in (sha256, bundle)]
     found = None if outcome is None else json.loads(outcome)
@@ -545,7 +531,6 @@ def is_old_spool(path: str | Path) -> bool:
 
 
 def row_of(photo: OldPhoto) -> tuple[object, ...]:
-    """Arrange what an older version kept for TAKE_OVER."""
     key, sha256, bundle = (each and bytes.fromhex(each) for each in (photo.key, photo.sha256, photo.bundle))
     name = os.fsencode(photo.name)
     if photo.outcome is None and photo.frame is not None:

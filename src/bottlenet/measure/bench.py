@@ -322,7 +322,6 @@ class Workbench:
 
     @property
     def partitions(self) -> list[Partition]:
-        """Every partition that can be measured."""
         return list(self._sides)
 
     def __enter__(self) -> Workbench:

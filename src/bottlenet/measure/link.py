@@ -46,7 +46,6 @@ class Lane:
         self.change(link, jitter_s)
 
     def change(self, link: Link, jitter_s: float) -> None:
-        """Change the link for packets that come from now on."""
         with self._lock:
             self._link, self._jitter_s = link, jitter_s
             self._bps = link.uplink_bps if self._up else link.downlink_bps or math.inf
@@ -77,7 +76,6 @@ class Gate:
         self._ended = threading.Event()
 
     def set(self, *, there: bool) -> None:
-        """Let packets through, or hold them."""
         (self._open.set if there else self._open.clear)()
 
     def wait(self) -> None:

@@ -124,7 +124,6 @@ def minimise(
 
 
 def shuffled(samples: Samples, config: PrivacyConfig, per_epoch: int) -> Iterator[Records]:
-    """Yield batches of every pass, each pass in another order."""
     for epoch in range(config.epochs):
         order = np.random.default_rng((config.seed, 2, epoch)).permutation(len(samples))
         for step in range(per_epoch):

@@ -128,7 +128,6 @@ def luma(pixels: Pixels) -> NDArray[np.float64]:
 
 
 def gaussian(size: int) -> NDArray[np.float64]:
-    """Compute a Gaussian (size,) whose sum is 1."""
     places = np.arange(size) - (size - 1) / 2
     values = np.exp(-(places**2) / (2 * SIGMA**2))
     weights: NDArray[np.float64] = values / values.sum()

@@ -170,7 +170,6 @@ class Attack:
         return samples
 
     def test(self) -> tuple[Records, Originals]:
-        """Read the photos to rebuild."""
         photos = self.photos.test
         scratch = Samples(self.folder / "none", self.latent, self.side)
         batches = []
@@ -285,7 +284,6 @@ def mean_photo(samples: Samples) -> NDArray[np.uint8]:
 
 
 def draw_pictures(attack: Attack) -> Path:
-    """Write pictures.webp into the attack's folder."""
     attacker = attack.attacker
     photos = choose(list_photos(attack.config.show or OWN_PHOTOS), attack.config.shown)
     scratch = Samples(attack.folder / "none", attack.latent, attack.side)

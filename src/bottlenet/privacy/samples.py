@@ -77,7 +77,6 @@ def labelled(bundle: Bundle, folder: str) -> Sequence[Photo]:
 
 
 def digest(photo: Photo) -> str:
-    """Hash a photo's file. InputError: it can't be read."""
     try:
         return hashlib.sha256(photo.path.read_bytes()).hexdigest()
     except OSError as error:
@@ -142,7 +141,6 @@ class Samples:
             os.fsync(file.fileno())
 
     def read(self, positions: Sequence[int]) -> Records:
-        """Read records, in that order."""
         records = np.empty(len(positions), self.dtype)
         size = self.dtype.itemsize
         with self.path.open("rb") as file:
@@ -201,5 +199,4 @@ def in_records(tap: Tap, samples: Samples, views: Iterator[tuple[int, Views]], s
 
 
 def key_of(*ingredients: object) -> str:
-    """Name what is made of these."""
     return hashlib.sha256(repr(ingredients).encode()).hexdigest()[:16]

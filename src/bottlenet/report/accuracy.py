@@ -287,7 +287,6 @@ def front_figure(best: list[Point], found: dict[Point, tuple[str, str]], request
 
 
 def sweep_figure(source: Source, sweep: Sweep, request: Request) -> Figure | None:
-    """Draw a line a cut; None: no trial ran."""
     found = {cut: sweep.of_cut(cut) for cut in sweep.cuts}
     points = [point for rows in found.values() for point, _ in rows]
     if not points:

@@ -308,7 +308,6 @@ def look_numbers(names: Sequence[str], looks: dict[str, int]) -> list[int]:
 
 
 def grid(plane: Plane) -> Iterator[str]:
-    """Draw axes, ticks, and what the axes are."""
     bottom, right = plane.height - BOTTOM, WIDTH - RIGHT
     for value in plane.x.scale.ticks():
         x, _ = plane.at((value, plane.y.scale.low))
@@ -344,7 +343,6 @@ def straight(plane: Plane, rules: Sequence[Rule]) -> Iterator[str]:
 
 
 def curves(plane: Plane, lines: Sequence[tuple[int, Series]]) -> Iterator[str]:
-    """Draw lines, markers, and the notes that find room."""
     taken: list[Box] = []
     for number, each in lines:
         places = [plane.at(point) for point in each.points]
@@ -491,7 +489,6 @@ def at(value: float, scale: Scale) -> float:
 
 
 def drawn(bar: Bar, y: float, scale: Scale) -> Iterator[str]:
-    """Draw name, segments, whisker, mark, and the note."""
     middle, x = y + (LINE - 6) / 2, float(BARS_LEFT)
     yield text(BARS_LEFT - 8, middle + 4, shortened(bar.name, BARS_LEFT - 16), anchor="end", bold=bar.bold)
     total = 0.0

@@ -179,7 +179,6 @@ def without_last_photo(table: Table) -> Table:
 
 
 def rendered(sections: Sequence[Section], sources: Sequence[Source], request: Request) -> str:
-    """Write the page, however large it gets."""
     networks = sorted({source.model for source in sources if source.model})
     what = f"{len(sources)} source{'' if len(sources) == 1 else 's'}"
     lead = f"{', '.join(networks) or 'A network'}, cut in two: {what}, and the command that makes each figure again."
@@ -232,7 +231,6 @@ def scrolled(content: str, name: str) -> str:
 
 
 def table_html(table: Table) -> str:
-    """Write a table in which rows have headers, too."""
     head = "".join(f'<th scope="col">{words(column)}</th>' for column in table.columns)
     rows = ""
     for first, *cells in table.rows:

@@ -123,7 +123,6 @@ def draw_measured(report: BenchReport) -> Drawing:
 
 
 def measured_bar(row: BenchRow) -> Bar | None:
-    """Make a row's bar; None: it was skipped."""
     if row.latency_ms is None or row.device_ms is None or row.server_ms is None:
         return None
     device, server = min(row.device_ms, row.latency_ms), row.server_ms

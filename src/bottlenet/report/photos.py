@@ -66,7 +66,6 @@ class Answered:
 
     @property
     def same(self) -> bool:
-        """True where both networks give the same answer."""
         return self.split[0][0] == self.uncut[0][0]
 
 
@@ -130,7 +129,6 @@ def failure_section(deployment: Deployment, failures: Sequence[Answered], counte
 
 
 def row(deployment: Deployment, answered: Answered) -> tuple[Cell, ...]:
-    """Make a row of a table, with both pictures."""
     bundle, frame, path, label = deployment.bundle, answered.frame, answered.photo.path, answered.photo.label
     small = within(photo_to_pixels(path, bundle.manifest.uncut_preprocess), SIDE)
     known = () if label is None else (f"labelled: {bundle.labels[label]}",)

@@ -103,7 +103,6 @@ def of_photos(counts: Collection[int | None]) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share of 0..1 for people."""
     return "&lt;1%" if share < 0.005 else f"{share:.0%}"
 
 

@@ -300,7 +300,6 @@ def kind_of(document: object) -> str | None:
 
 
 def read_evaluation(document: dict[str, Any], path: Path) -> Evaluated:
-    """InputError: not as `bottlenet evaluate --json` writes it."""
     names = {field.name for field in fields(Evaluation)}
     result = {name: value for name, value in document.items() if name in names}
     rest = {name: value for name, value in document.items() if name not in names | OUTSIDE}
@@ -309,7 +308,6 @@ def read_evaluation(document: dict[str, Any], path: Path) -> Evaluated:
 
 
 def read_profile(document: dict[str, Any], path: Path) -> Profile:
-    """InputError: as `parse_profile`."""
     with open(path, "rb") as file:
         return parse_profile(read_at_most(file, MAX_PROFILE_BYTES + 1))
 
@@ -328,7 +326,6 @@ def profile_command(profile: Profile, name: str) -> str:
 
 
 def read_bench(document: dict[str, Any], path: Path) -> BenchReport:
-    """InputError: as `parse_report`."""
     names = {field.name for field in fields(BenchReport)}
     return parse_report({name: value for name, value in document.items() if name in names})
 
@@ -344,7 +341,6 @@ def parse_report(values: object) -> BenchReport:
 
 
 def read_record(document: dict[str, Any], path: Path) -> Record:
-    """InputError: not as a benchmark writes it."""
     for name in ("commit", "date"):
         if not isinstance(document[name], str):
             raise InputError(f"{name} is {shown(document[name])}; make the record again with its benchmark")
@@ -414,7 +410,6 @@ def parse_passes(rows: object, epoch: object, where: str) -> list[Pass]:
 
 
 def numbers(row: dict[str, Any], names: tuple[str, ...], where: str) -> dict[str, float]:
-    """InputError: one of them is none."""
     for name in names:
         if not is_number(row.get(name)):
             raise InputError(f"{where}: {name} is {shown(row.get(name))}; a number is needed: is it a run's log?")
@@ -422,7 +417,6 @@ def numbers(row: dict[str, Any], names: tuple[str, ...], where: str) -> dict[str
 
 
 def parse_sweep(document: dict[str, Any], path: Path) -> Sweep:
-    """InputError: not as `bottlenet sweep` writes it."""
     model, search, rows = document.get("model"), document.get("search"), document.get("trials")
     check_text("model", model)
     if not isinstance(search, dict) or not isinstance(rows, list) or len(rows) > MOST_ITEMS:
@@ -433,7 +427,6 @@ def parse_sweep(document: dict[str, Any], path: Path) -> Sweep:
 
 
 def parse_tried(row: object) -> Tried:
-    """InputError: no trial."""
     if not isinstance(row, dict):
         raise InputError(f"a trial is {shown(row)}; {AGAIN}")
     names = [field.name for field in fields(Trial)]

@@ -313,11 +313,9 @@ class SweepFolder:
         return self.path / "candidates.json"
 
     def run(self, trial: Trial) -> Path:
-        """Return the folder of a trial's training."""
         return self.path / "runs" / trial.name
 
     def bundle(self, trial: Trial) -> Path:
-        """Return the folder of a kept trial's bundle, on its way into the ladder."""
         return self.path / "bundles" / trial.name
 
     def claim(self, config: SweepConfig, fingerprint: str) -> int:
@@ -376,7 +374,6 @@ class SweepFolder:
         return found
 
     def save(self, result: Result) -> None:
-        """Write a finished trial. InputError: the system does not let it."""
         path = self.path / "trials" / f"{result.trial.name}.json"
         document = {"format_version": FORMAT_VERSION, **asdict(result)}
         self.write(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")

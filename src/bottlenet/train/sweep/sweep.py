@@ -228,12 +228,10 @@ class Report:
         return "loses too much"
 
     def to_json(self) -> bytes:
-        """Write candidates.json."""
         return json.dumps(document_of(self), indent=1, allow_nan=False).encode() + b"\n"
 
 
 def figures_of(results: Mapping[Trial, Result]) -> dict[Trial, Figures]:
-    """Take the figures out of results."""
     return {trial: result.figures for trial, result in results.items()}
 
 
@@ -272,14 +270,12 @@ def candidate(rung: Bundle, figures: Figures) -> dict[str, object]:
 
 
 def row(report: Report, trial: Trial) -> dict[str, object]:
-    """Describe a trial: its figures, or why it did not run."""
     result = report.results.get(trial)
     known = {} if result is None else {key: value for key, value in asdict(result).items() if key != "trial"}
     return {"name": trial.name, **asdict(trial), "status": report.status(trial), **known}
 
 
 def result_line(result: Result) -> str:
-    """Describe a finished trial in one line."""
     figures = result.figures
     return (
         f"{result.trial.name}: {figures.payload_bytes.mean:,.0f} bytes, {figures.top1_drop:.1f} points of "
@@ -440,7 +436,6 @@ def check_address(address: str | None) -> None:
 
 
 def run_job(job: Job) -> Result | None:
-    """Run a job in a worker of Ray."""
     with Progress(disable=True) as progress:
         return job.run(progress)
 
