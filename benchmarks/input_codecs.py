@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from bottlenet.photos.crops import Damaged, read_crops
 from bottlenet.photos.folders import Photo, photos_for
 from bottlenet.report.accuracy import Curve, accuracy_chart
 from bottlenet.report.charts import Drawing
-from bottlenet.report.sources import Point, bytes_needed, front
+from bottlenet.report.sources import Point, front
 from bottlenet.runtime import open_uncut, run_graph
 from record import Json, parser, run_script, show, write_drawing, write_record
 
@@ -49,6 +50,28 @@ OPTIONS: dict[str, dict[str, bool | int]] = {
     "avif": {"speed": 6, "max_threads": 1},
 }
 NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Bytes for an accuracy, and the settings it lies between."""
+
+    bytes: float | None  # None: the accuracy is outside of what the settings span
+    between: tuple[str, ...]
+
+
+def bytes_needed(points: Sequence[Point], top1: float) -> Needed:
+    """Read off the bytes at `top1` on the front, linear in log bytes between its points.
+
+    Nothing is guessed beyond its ends: below the lowest the answer would flatter, above the highest there is none.
+    """
+    line = front(points)
+    for low, high in pairwise(line):
+        if low.top1 <= top1 <= high.top1:
+            share = (top1 - low.top1) / (high.top1 - low.top1)
+            log = math.log(low.bytes) + share * (math.log(high.bytes) - math.log(low.bytes))
+            return Needed(math.exp(log), (low.name, high.name))
+    return Needed(None, ())
 
 
 @dataclass(frozen=True)

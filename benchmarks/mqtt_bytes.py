@@ -15,7 +15,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.demo.run import PHOTOS
 from bottlenet.edge import Edge
 from bottlenet.errors import LinkError
-from bottlenet.measure.bench import running
+from bottlenet.measure.bench import server_process
 from bottlenet.measure.link import ShapedLink
 from bottlenet.photos.folders import list_photos
 from bottlenet.wire.mqtt import check_broker_url
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows: list[tuple[int | None, Row]] = []
     first: dict[str, Json] = {}
     with (
-        running([*serve, "--", str(bundle.path.resolve())]),
+        server_process(["-m", *serve, "--", str(bundle.path.resolve())]),
         ShapedLink(where.hostname or "", where.port or 1883, NO_LIMIT) as link,
     ):
         url = f"mqtt://127.0.0.1:{link.port}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from bottlenet.report import accuracy
 from bottlenet.report.charts import Drawing
-from bottlenet.report.sources import Point, bytes_needed
+from bottlenet.report.sources import Point
+from input_codecs import bytes_needed
 from rate_accuracy_rows import Result
 from record import show
 

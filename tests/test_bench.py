@@ -141,7 +141,9 @@ class TestWorkbench:
 class TestServers:
     def test_one_that_does_not_start(self, tmp_path: Path) -> None:
         with pytest.raises(LinkError, match="the server did not start: .*no such folder"):  # noqa: SIM117
-            with servers.running(["bottlenet.cli", "serve", "--port", "0", "--json", str(tmp_path / "none")]):
+            with servers.server_process(
+                ["-m", "bottlenet.cli", "serve", "--port", "0", "--json", str(tmp_path / "none")]
+            ):
                 pass
 
 

@@ -273,7 +273,8 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_the_front_and_what_lies_between() -> None:
+def test_the_front_and_what_lies_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = load("input_codecs", monkeypatch)
     point = curve.Point
     points = [
         point(4000, 80, "d"),
@@ -283,13 +284,13 @@ def test_the_front_and_what_lies_between() -> None:
         point(2000, 40, "x"),
     ]
     assert [p.name for p in curve.front(points)] == ["a", "b", "d"]
-    assert curve.bytes_needed(points, 20).bytes == pytest.approx(100)
-    assert curve.bytes_needed(points, 60).bytes == pytest.approx(900)
-    half_way = curve.bytes_needed(points, 40)
+    assert measured.bytes_needed(points, 20).bytes == pytest.approx(100)
+    assert measured.bytes_needed(points, 60).bytes == pytest.approx(900)
+    half_way = measured.bytes_needed(points, 40)
     assert half_way.bytes == pytest.approx((100 * 900) ** 0.5)
     assert half_way.between == ("a", "b")
     for outside in (19.9, 80.1):
-        assert curve.bytes_needed(points, outside) == curve.Needed(None, ())
+        assert measured.bytes_needed(points, outside) == measured.Needed(None, ())
 
 
 @pytest.mark.parametrize(

@@ -557,7 +557,7 @@ class TestBadInput:
             ('{"x": 1}', "its fields are 'x'"),
             ('{"kind": "bottlenet bench"}', "it lacks "),
             ('{"kind": "bottlenet evaluate"}', "it lacks "),
-            ('{"kind": "bottlenet sweep", "model": "m", "search": {"max_drop": 1}, "trials": [3]}', "a trial is 3"),
+            ('{"kind": "bottlenet sweep", "model": "m", "search": {"max_drop": 1}, "trials": [3]}', "it is 3"),
             ('{"kind": "bottlenet sweep", "model": "m", "search": 1, "trials": []}', "its search is 1"),
             ('{"format_version": 99, "candidates": []}', "format version 99"),
             ('{"command": 1, "commit": 1, "date": 1, "machine": 1, "results": 1}', "commit is 1"),
@@ -619,10 +619,13 @@ class TestBadInput:
         [
             ("[]", "line 2: it is []"),
             ("{", "line 2: it is not JSON"),
-            ('{"steps": 1}', "line 2: loss is None"),
+            ('{"steps": 1}', "line 2: it lacks loss"),
             ('{"held_out": 3, "epoch": 1}', "line 2: held_out is 3"),
-            ('{"held_out": [{}], "epoch": 1}', "line 2: distillation is None"),
-            ('{"held_out": [{}], "epoch": "x"}', "line 2: epoch 'x'"),
+            ('{"held_out": [{}], "epoch": 1}', "line 2: it lacks distillation"),
+            (
+                '{"held_out": [{"distillation": 1, "agreement": 1, "payload_bytes": 1}], "epoch": "x"}',
+                "line 2: epoch is 'x'",
+            ),
         ],
     )
     def test_logs(self, fail: Callable[..., str], tmp_path: Path, line: str, message: str) -> None:

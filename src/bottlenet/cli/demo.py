@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bottlenet.cli.options import BundleOption, Force, Json, check_target, marked, needs, write_whole
 from bottlenet.cli.show import Grid, clean, print_json, progress, say, stdout
-from bottlenet.plan.link import LINKS, Link
+from bottlenet.plan.link import LINKS
 
 if TYPE_CHECKING:
     from bottlenet.demo.run import DemoResult, PhotoResult
@@ -112,8 +112,8 @@ def times_table(result: DemoResult) -> Grid:
     def row(name: str, mean: Callable[[Callable[[PhotoResult], float]], float]) -> list[str]:
         cells = [name, f"{mean(lambda photo: photo.device_ms):.1f}", f"{mean(lambda photo: photo.server_ms):.1f}"]
         for link in LINKS.values():
-            split, whole = partial(split_ms, link), partial(whole_ms, link)
-            cells.append(f"{mean(split):.0f} / {mean(whole):.0f}")
+            split, whole = mean(methodcaller("with_split", link)), mean(methodcaller("without_split", link, REFERENCE))
+            cells.append(f"{split:.0f} / {whole:.0f}")
         return cells
 
     reference = INPUT_CODECS[REFERENCE].name
@@ -131,16 +131,6 @@ def times_table(result: DemoResult) -> Grid:
     )
 
 
-def split_ms(link: Link, photo: PhotoResult) -> float:
-    return photo.with_split(link)
-
-
-def whole_ms(link: Link, photo: PhotoResult) -> float:
-    from bottlenet.demo.run import REFERENCE
-
-    return photo.without_split(link, REFERENCE)
-
-
 def summary(result: DemoResult) -> str:
     """Write the means, and the accuracy where it is known, in a few sentences."""
     from bottlenet.demo.run import INPUT_CODECS, REFERENCE
@@ -149,8 +139,8 @@ def summary(result: DemoResult) -> str:
     text = (
         f"{count} {'photo' if count == 1 else 'photos'}: {result.same_answers} answered as by the uncut network; "
         f"on average {mean['payload_bytes']:,.0f} bytes of payload and {mean['frame_bytes']:,.0f} a frame, and on "
-        f"{link.name} {result.mean(partial(split_ms, link)):.0f} ms instead of "
-        f"{result.mean(partial(whole_ms, link)):.0f} with {INPUT_CODECS[REFERENCE].name}."
+        f"{link.name} {result.mean(lambda photo: photo.with_split(link)):.0f} ms instead of "
+        f"{result.mean(lambda photo: photo.without_split(link, REFERENCE)):.0f} with {INPUT_CODECS[REFERENCE].name}."
     )
     if known is None:
         return f"{text} How accurate this bundle is, bottlenet evaluate measures on labelled photos."

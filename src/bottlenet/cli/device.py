@@ -9,9 +9,9 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -22,7 +22,6 @@ from bottlenet.errors import InputError
 
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle
-    from bottlenet.cli.sending import AutoOptions
     from bottlenet.edge import Edge, Prediction
     from bottlenet.edge.prediction import Findings, Object, Segments
     from bottlenet.edge.spool import Record
@@ -96,9 +95,10 @@ def classify(
       bottlenet classify street.jpg --to ws://127.0.0.1:8000 \
         --bundle segments.bundle --maps .
     """
-    secrets = Secrets(token_file, ca)
     done, unusable = [], []
-    with open_edge(bundle, to, secrets, timeout_s=timeout, budget_bytes=budget, sure=sure, fallback=fallback) as edge:
+    with open_edge(
+        bundle, to, token_file, ca, timeout_s=timeout, budget_bytes=budget, sure=sure, fallback=fallback
+    ) as edge:
         targets = map_targets(maps, photo, edge.bundle.manifest.task, force)
         if fallback is None:
             edge.connect()  # so that the first photo's bytes are its own
@@ -218,60 +218,36 @@ def send(
       bottlenet send photos --spool spool --to ws://127.0.0.1:8000 \
         --partition auto --profile demo.profile.json
     """
-    from bottlenet.cli.sending import ONE_SHOT_DEADLINE_S, How, auto_options
+    from bottlenet.cli.sending import ONE_SHOT_DEADLINE_S, auto_options
     from bottlenet.cli.sending import send as run
 
     if deadline is None:
         deadline = math.inf if watch or fallback else ONE_SHOT_DEADLINE_S
-    how = How(watch, in_flight, deadline, as_json, spool_bytes, when_full)
-    auto = auto_options(partition, profile, max_drop)
-    with open_edge(
-        bundle, to, Secrets(token_file, ca), auto, timeout_s=timeout, budget_bytes=budget, sure=sure, fallback=fallback
-    ) as edge:
-        code = run(edge, spool, photo or [], how)
+    options = auto_options(partition, profile, max_drop) | {"budget_bytes": budget, "sure": sure, "fallback": fallback}
+    with open_edge(bundle, to, token_file, ca, timeout_s=timeout, **options) as edge:
+        code = run(
+            *(edge, spool, photo or []),
+            watch=watch,
+            in_flight=in_flight,
+            deadline_s=deadline,
+            as_json=as_json,
+            max_bytes=spool_bytes,
+            when_full=when_full,
+        )
     if code:
         raise typer.Exit(code)
 
 
-@dataclass(frozen=True)
-class Secrets:
-    """Files with the device's token or password, and with the certificates that it trusts."""
-
-    token: str | None
-    ca: str | None
-
-
-def open_edge(
-    bundle: str,
-    to: str,
-    secrets: Secrets,
-    auto: AutoOptions | None = None,
-    *,
-    timeout_s: float,
-    budget_bytes: int | None,
-    sure: float | None,
-    fallback: str | None,
-) -> Edge:
-    """Open the device's end as the options say; the server's HTTP address will do too."""
+def open_edge(bundle: str, to: str, token_file: str | None, ca: str | None, **options: Any) -> Edge:
+    """Open the device's end with these options of `Edge`; the server's HTTP address will do too."""
     from bottlenet.cloud.admission import trust
     from bottlenet.edge import Edge
     from bottlenet.edge.client import find_token
     from bottlenet.secret import BEARER, PASSWORD
 
-    token = find_token(secrets.token, PASSWORD if to.startswith("mqtt") else BEARER)
-    tls = None if secrets.ca is None else trust(secrets.ca)
+    token = find_token(token_file, PASSWORD if to.startswith("mqtt") else BEARER)
     url = f"ws{to[4:]}" if to.startswith(("http://", "https://")) else to
-    return Edge(
-        bundle,
-        url,
-        timeout_s=timeout_s,
-        budget_bytes=budget_bytes,
-        sure=sure,
-        fallback=fallback,
-        token=token,
-        tls=tls,
-        **auto or {},
-    )
+    return Edge(bundle, url, token=token, tls=None if ca is None else trust(ca), **options)
 
 
 ACTIONS = LIST, EXPORT, REQUEUE, FORGET = "list", "export", "requeue", "forget"

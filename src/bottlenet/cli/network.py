@@ -6,11 +6,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -94,8 +94,8 @@ def cuts(
 
 def cuts_table(cuts: Sequence[Cut], *, everything: bool) -> Grid:
     """List the cuts from the photo to the scores; without `everything` none that is inside another."""
-    names = {cut.name for cut in cuts}
-    shown = [cut for cut in cuts if everything or not is_inside(cut.name, names)]
+    names = tuple(f"{cut.name}." for cut in cuts)
+    shown = [cut for cut in cuts if everything or not cut.name.startswith(names)]
     hidden = f" {len(cuts) - len(shown)} more are inside these: --all." if len(shown) < len(cuts) else ""
     rows: list[list[Cell]] = []
     for cut in shown:
@@ -106,12 +106,6 @@ def cuts_table(cuts: Sequence[Cut], *, everything: bool) -> Grid:
         rows.append([clean(cut.name, "bold"), shape, f"{cut.elements:,}", flops, f"{cut.head_flops_share:.1%}"])
     caption = f"Share: of the network's FLOPs, run on the device.{hidden}"
     return Grid(("cut", ">shape", ">elements", ">head MFLOPs", ">share"), rows, caption=caption)
-
-
-def is_inside(name: str, names: Set[str]) -> bool:
-    """Tell if a module around this one is among `names`."""
-    modules = name.split(".")
-    return any(".".join(modules[:depth]) in names for depth in range(1, len(modules)))
 
 
 def paper_table(cuts: Sequence[PaperCut]) -> Grid:
@@ -163,21 +157,14 @@ def train(as_json: Json = False, *, config: TrainConfig) -> None:
         run(config, bar)
     if not is_main_process():
         return
-    last = last_record(Path(config.out) / LOG)
+    with open(Path(config.out) / LOG, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_RECORD_BYTES))
+        last = json.loads(file.read(MAX_RECORD_BYTES).splitlines()[-1])  # how good it was at the end
     text, reached = summary(config, last["held_out"])
     if as_json:
         print_json({"run": config.out, "last": last, "reached": reached})
     else:
         say(f"trained: {config.out}\n{text}\nnext: bottlenet export {config.out} -o my.bundle")
-
-
-def last_record(log: Path) -> dict[str, Any]:
-    """Read the last line of a run's log, which says how good it was at the end."""
-    with open(log, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_RECORD_BYTES))
-        lines = file.read(MAX_RECORD_BYTES).splitlines()
-    record: dict[str, Any] = json.loads(lines[-1])
-    return record
 
 
 @needs("train")

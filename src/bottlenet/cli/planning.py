@@ -225,7 +225,7 @@ def plan(
     """
     from bottlenet.plan.planner import choose
     from bottlenet.plan.predict import Prices
-    from bottlenet.plan.profile import with_trained
+    from bottlenet.plan.profile import MAX_TRAINED_BYTES, parse_trained, with_trained
     from bottlenet.report.partitions import draw_flips
 
     target = None if plot is None else check_target(plot, PLOT, force=force)
@@ -235,7 +235,8 @@ def plan(
 
         loaded.check_bundle(load_any(bundle).id.hex())
     if sweep is not None:
-        loaded = with_trained(loaded, read_trained(Path(sweep)))
+        trained = read_document(Path(sweep), parse_trained, MAX_TRAINED_BYTES, "a sweep's candidates.json")
+        loaded = with_trained(loaded, trained)
     chosen = choose(
         loaded,
         link,
@@ -260,12 +261,6 @@ def read_profile(path: Path) -> Profile:
     from bottlenet.plan.profile import MAX_PROFILE_BYTES, parse_profile
 
     return read_document(path, parse_profile, MAX_PROFILE_BYTES, "a file that bottlenet profile wrote")
-
-
-def read_trained(path: Path) -> Trained:
-    from bottlenet.plan.profile import MAX_TRAINED_BYTES, parse_trained
-
-    return read_document(path, parse_trained, MAX_TRAINED_BYTES, "a sweep's candidates.json")
 
 
 def read_document(path: Path, parse: Callable[[bytes], D], limit: int, wanted: str) -> D:

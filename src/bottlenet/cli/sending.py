@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TypedDict
+from typing import Any
 
 from bottlenet.cli.planning import read_profile
 from bottlenet.cli.show import print_error, say
@@ -35,10 +34,9 @@ from bottlenet.edge import (
 )
 from bottlenet.edge.auto import AUTO
 from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE
-from bottlenet.edge.spool import DEFAULT_MAX_BYTES, REFUSE, is_spool
+from bottlenet.edge.spool import is_spool
 from bottlenet.errors import InputError
 from bottlenet.photo import SUFFIXES
-from bottlenet.plan.profile import Profile
 from bottlenet.wire.answer import one_line
 
 ONE_SHOT_DEADLINE_S = 60.0
@@ -46,32 +44,12 @@ MAX_NAMES = 10_000
 ALL_RIGHT, SOME_WAIT, SOME_FAILED = 0, 1, 2
 
 
-@dataclass(frozen=True)
-class How:
-    """How to send."""
-
-    watch: bool = False
-    in_flight: int = 8
-    deadline_s: float = math.inf  # without success, after which to give up
-    as_json: bool = False
-    max_bytes: int = DEFAULT_MAX_BYTES  # of the spool
-    when_full: str = REFUSE
-
-
 class Stopped(BaseException):
     """SIGTERM came. As KeyboardInterrupt no Exception: it may come while others' errors are translated."""
 
 
-class AutoOptions(TypedDict, total=False):
-    """What `Edge` is told so that it moves between partitions. Empty: it does not."""
-
-    partition: str
-    profile: Profile
-    policy: Policy
-
-
-def auto_options(partition: str | None, profile: str | None, max_drop: float | None) -> AutoOptions:
-    """Read the command line. InputError: another partition, no profile, half of the options."""
+def auto_options(partition: str | None, profile: str | None, max_drop: float | None) -> dict[str, Any]:
+    """Make the options of an `Edge` that moves between partitions, if any. InputError: another, or half of them."""
     if partition is None:
         if profile is not None or max_drop is not None:
             raise InputError("--profile and --max-drop are for --partition auto; give that, too")
@@ -83,43 +61,54 @@ def auto_options(partition: str | None, profile: str | None, max_drop: float | N
     return {"partition": partition, "profile": read_profile(Path(profile)), "policy": Policy(max_drop=max_drop)}
 
 
-def send(edge: Edge, spool: str, photos: Sequence[str], how: How) -> int:
-    """Send photos and folders of photos; gives the exit code.
+def send(
+    edge: Edge,
+    spool: str,
+    photos: Sequence[str],
+    *,
+    watch: bool,
+    in_flight: int,
+    deadline_s: float,
+    as_json: bool,
+    max_bytes: int,
+    when_full: str,
+) -> int:
+    """Send photos and folders of photos; gives the exit code. `deadline_s` is the longest time without success.
 
     Where there is nothing to send there is no spool either. InputError: no such folder, more than one to watch, or
     neither photos nor a spool.
     """
-    report = Report(how.as_json)
+    report = Report(as_json)
     folders = {path: Folder(path, unlisted=report.unlisted) for path in photos if os.path.isdir(path)}
-    if how.watch and (len(photos) != 1 or not folders):
+    if watch and (len(photos) != 1 or not folders):
         raise InputError(f"--watch takes one folder, not {', '.join(photos) or 'nothing'}; give one that is there")
     if not photos and not is_spool(spool):
         raise InputError(f"{spool}: there is no spool, and so nothing that waits; give photos, or another --spool")
-    if not how.watch and not is_spool(spool) and not any(map(os.path.exists, named(photos, folders, report))):
+    if not watch and not is_spool(spool) and not any(map(os.path.exists, named(photos, folders, report))):
         for path in photos:
             if path not in folders:
                 report.outcome(Failed(path, UNUSABLE, f"{path}: there is no such file; give the path of a photo"))
         return SOME_FAILED if report.failed else ALL_RIGHT
-    with Spool(spool, edge.bundle, max_bytes=how.max_bytes, when_full=how.when_full) as opened:
-        watched = folders[photos[0]] if how.watch else None
-        send_through(opened, edge, watched.watch() if watched else named(photos, folders, report), how, report, watched)
-    if how.watch and report.stopped:
+    with Spool(spool, edge.bundle, max_bytes=max_bytes, when_full=when_full) as opened:
+        watched = folders[photos[0]] if watch else None
+        server, disk = Backoff(deadline_s=deadline_s), Backoff(deadline_s=deadline_s)
+        sender: Sender | AutoSender
+        if edge.is_auto:
+            edge.connect()  # so that the first photo has what is best for it
+            sender = AutoSender(edge, opened, disk=disk, moved=report.moved, tell=report.trouble)
+        else:
+            sender = Sender(edge, opened, in_flight=in_flight, backoff=server, disk=disk, tell=report.trouble)
+        send_through(sender, opened, watched.watch() if watched else named(photos, folders, report), report, watched)
+    if watch and report.stopped:
         return ALL_RIGHT  # as it should be, whatever waits: it is there when the service starts again
-    if report.failed and not how.watch:
+    if report.failed and not watch:
         return SOME_FAILED
     return SOME_WAIT if report.waits else ALL_RIGHT
 
 
 def send_through(
-    spool: Spool, edge: Edge, photos: Iterator[str | None], how: How, report: Report, watched: Folder | None
+    sender: Sender | AutoSender, spool: Spool, photos: Iterator[str | None], report: Report, watched: Folder | None
 ) -> None:
-    server, disk = Backoff(deadline_s=how.deadline_s), Backoff(deadline_s=how.deadline_s)
-    sender: Sender | AutoSender
-    if edge.is_auto:
-        edge.connect()  # so that the first photo has what is best for it
-        sender = AutoSender(edge, spool, disk=disk, moved=report.moved, tell=report.trouble)
-    else:
-        sender = Sender(edge, spool, in_flight=how.in_flight, backoff=server, disk=disk, tell=report.trouble)
     report.notes(spool)
     for failed in spool.damaged:
         report.outcome(failed)

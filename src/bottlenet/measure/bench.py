@@ -34,7 +34,6 @@ from pathlib import Path
 from queue import Empty, Queue
 from threading import Semaphore, Thread
 from time import perf_counter, sleep, thread_time
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -145,7 +144,7 @@ def bench(
     seconds: float = SECONDS,
     meter: str | None = None,
     server_threads: int = 1,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
 ) -> BenchReport:
     """Measure every partition under every condition, on `limit` of the photos below `data`, evenly spread.
 
@@ -207,7 +206,7 @@ def run(
     *,
     seconds: float = SECONDS,
     pipelined: bool = True,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
 ) -> tuple[BenchRow, ...]:
     """Measure the rows. Without `pipelined` there are no photos a second."""
     uncut = [workbench.work(EDGE_ONLY, path, 0).result for path in paths]
@@ -216,8 +215,7 @@ def run(
     for each in conditions:
         for partition in workbench.partitions:
             rows.append(measure_row(workbench, partition, each, paths, uncut, seconds=seconds, pipelined=pipelined))
-            if on_progress is not None:
-                on_progress(len(rows), total)
+            on_progress(len(rows), total)
     return tuple(rows)
 
 
@@ -329,9 +327,7 @@ class Workbench:
         self._port = self._stack.enter_context(split_server(paths, threads=self.server_threads))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def work(self, partition: Partition, path: Path, sequence: int, slowdown: float = 1.0) -> Worked:
@@ -505,15 +501,8 @@ def split_server(bundles: Sequence[Path], start_s: float = START_S, *, threads: 
     """Start `bottlenet serve` for bundles in these folders and yield its port. LinkError: it did not start in time."""
     folders = [str(bundle.resolve()) for bundle in bundles]
     options = ["--port", "0", "--json", "--stop-with-input", "--max-payload-bytes", str(MAX_INPUT_BYTES)]
-    command = ["bottlenet.cli", "serve", *options, "--threads", str(threads), "--", *folders]
-    with running(command, start_s) as port:
-        yield port
-
-
-@contextlib.contextmanager
-def running(module: Sequence[str], start_s: float = START_S) -> Iterator[int]:
-    """Start `python -m` with these arguments and yield the port it listens on. LinkError: as `server_process`."""
-    with server_process(["-m", *module], start_s) as (port, _):
+    command = ["-m", "bottlenet.cli", "serve", *options, "--threads", str(threads), "--", *folders]
+    with server_process(command, start_s) as (port, _):
         yield port
 
 

@@ -85,7 +85,7 @@ class Deployment:
         self.uncut = open_uncut(bundle, threads) if bundle.uncut_path is not None else None
 
     def compare(
-        self, photos: Sequence[Photo], damaged: Damaged, on_progress: Progress | None = None
+        self, photos: Sequence[Photo], damaged: Damaged, on_progress: Progress = lambda done, total: None
     ) -> Iterator[Comparison]:
         """Yield a comparison for each photo that can be read, BATCH photos at a time.
 
@@ -103,8 +103,7 @@ class Deployment:
             if len(batch) == BATCH or position + 1 == len(photos):
                 yield from self._compare(batch)
                 batch = []
-                if on_progress is not None:
-                    on_progress(position + 1, len(photos))
+                on_progress(position + 1, len(photos))
 
     def _compare(self, batch: Sequence[Prepared]) -> Iterator[Comparison]:
         if not batch:
@@ -142,7 +141,7 @@ def evaluate(
     budget: int | None = None,
     sure: float | None = None,
     threads: int = 1,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Run every photo below the folder `data` through `bundle`, or `limit` of them, evenly spread over the folder.
 

@@ -23,7 +23,6 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from time import perf_counter
-from types import TracebackType
 
 from bottlenet.errors import InputError, LinkError
 from bottlenet.plan.link import Link
@@ -246,9 +245,7 @@ class ShapedLink:
     def __enter__(self) -> ShapedLink:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _accept(self) -> None:

@@ -71,7 +71,7 @@ def profile(
     device_power_mw: float | None = None,
     meter: str | None = None,
     max_drop: float = MAX_DROP,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
 ) -> Profile:
     """Measure the partitions of `bundle` on the photos below `data`, or `limit` of them, evenly spread.
 
@@ -219,7 +219,7 @@ def candidates_of(
     known: Known,
     partitions: Sequence[Partition],
     energy: Meter | Energy | None,
-    on_progress: Progress | None,
+    on_progress: Progress,
 ) -> tuple[Candidate, ...]:
     """Measure these partitions, which take turns on each photo. `energy` is known, or measured here."""
     server = Server(device.bundle)
@@ -229,8 +229,7 @@ def candidates_of(
     for done, path in enumerate(known.paths, 1):
         for column, partition in zip(columns, partitions, strict=True):
             column.append(run(device, server, partition, path))
-        if on_progress is not None:
-            on_progress(done, len(known.paths))
+        on_progress(done, len(known.paths))
     details = Details(device, server, known.paths)
     candidates = []
     for partition, samples in zip(partitions, columns, strict=True):

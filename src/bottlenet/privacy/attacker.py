@@ -70,7 +70,7 @@ class Attacker:
 
 
 def train_attacker(
-    samples: Samples, config: PrivacyConfig, perceived: Perceived | None, on_progress: Progress | None = None
+    samples: Samples, config: PrivacyConfig, perceived: Perceived | None, on_progress: Progress
 ) -> Attacker:
     """Make `config.epochs` passes over `samples`. The same samples, numbers and seed give the same attacker."""
     torch.manual_seed(config.seed)
@@ -95,7 +95,7 @@ def minimise(
     scale: Tensor,
     config: PrivacyConfig,
     perceived: Perceived | None,
-    on_progress: Progress | None,
+    on_progress: Progress,
 ) -> int:
     """Run the training loop; leaves averaged weights, and returns the number of steps."""
     optimizer = torch.optim.AdamW(inverter.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=1e-4)
@@ -117,8 +117,7 @@ def minimise(
         nn.utils.clip_grad_norm_(inverter.parameters(), 1.0)
         optimizer.step()
         averaged.update()
-        if on_progress is not None:
-            on_progress(step + 1, total)
+        on_progress(step + 1, total)
     averaged.copy_in()
     return total
 

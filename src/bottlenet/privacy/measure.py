@@ -78,24 +78,13 @@ class Judge:
         known = labels >= 0
         by_scores = nearest(unit(scores), unit(self.originals.scores))
         by_pixels = nearest(thumbnails(photos), thumbnails(self.originals.pixels))
-        same, first, second = (
-            percent(one == other)
-            for one, other in (
-                (answers, self.originals.scores[chosen].argmax(1)),
-                (by_scores, chosen),
-                (by_pixels, chosen),
-            )
-        )
-        assert same is not None
-        assert first is not None
-        assert second is not None
         return Quality(
             psnr=float(np.mean([psnr(a, b) for a, b in zip(photos, originals, strict=True)])),
             ssim=float(np.mean([ssim(a, b) for a, b in zip(photos, originals, strict=True)])),
-            same_answer=same,
+            same_answer=100 * float((answers == self.originals.scores[chosen].argmax(1)).mean()),
             right_label=percent((answers == labels)[known]),
-            matched_by_scores=first,
-            matched_by_pixels=second,
+            matched_by_scores=100 * float((by_scores == chosen).mean()),
+            matched_by_pixels=100 * float((by_pixels == chosen).mean()),
             photos=len(photos),
         )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,6 @@ from bottlenet.privacy.samples import (
     divided,
     key_of,
 )
-from bottlenet.records import percent
 from bottlenet.runtime import open_tail, open_uncut, run_graph
 from bottlenet.task import needs_one_label
 
@@ -124,7 +123,9 @@ class Attack:
     InputError: folders or numbers that can't be, a bundle without uncut.onnx, or a latent that is not square.
     """
 
-    def __init__(self, bundle: Bundle, config: PrivacyConfig, on_progress: Progress | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, config: PrivacyConfig, on_progress: Progress = lambda what, done, total: None
+    ) -> None:
         self.bundle, self.config, self.folder = bundle, config, Path(config.out)
         self.on_progress = on_progress
         needs_one_label(bundle.manifest.task, "`bottlenet privacy`")
@@ -164,16 +165,15 @@ class Attack:
         config, train = self.config, self.photos.train
         files = [(str(photo.path), photo.path.stat().st_size) for photo in train]
         key = key_of(self.bundle.id, self.side, config.crops, config.seed, self.budgets, files)
-        samples = Samples(self.folder / f"learned-{key}.samples", self.latent, self.side)
-        records = crop_records(self.tap, samples, train, crops=config.crops, budgets=self.budgets, seed=config.seed)
+        samples = Samples(self.folder / f"learned-{key}.samples", self.bundle.manifest.latent, self.side)
+        records = crop_records(self.tap, train, self.side, crops=config.crops, budgets=self.budgets, seed=config.seed)
         samples.make(records, len(train) * config.crops, self.step("making samples"))
         return samples
 
     def test(self) -> tuple[Records, Originals]:
         photos = self.photos.test
-        scratch = Samples(self.folder / "none", self.latent, self.side)
         batches = []
-        for batch in centre_records(self.tap, scratch, photos):
+        for batch in centre_records(self.tap, photos, self.side):
             batches.append(batch)
             self.step("reading photos to rebuild")(sum(map(len, batches)), len(photos))
         records = np.concatenate(batches)
@@ -186,11 +186,6 @@ class Attack:
         known = np.array([-1 if label is None else label for label in labels])
         return records, Originals(records["pixels"], np.concatenate(scores), known, records["position"])
 
-    @property
-    def latent(self) -> tuple[int, int, int]:
-        channels, height, width = self.bundle.manifest.latent
-        return channels, height, width
-
     def sent(self, records: Records, budget: int | None) -> Records:
         """Return the records with what arrives within `budget`."""
         arrived = records.copy()
@@ -202,12 +197,10 @@ class Attack:
         """Return the percent of photos to which the server gives the uncut network's answer."""
         tail = open_tail(self.bundle)
         answers = np.concatenate([run_graph(tail, symbols=one["symbols_hat"][None]) for one in sent]).argmax(1)
-        same = percent(answers == originals.scores.argmax(1))
-        assert same is not None, "no photo"
-        return same
+        return 100 * float((answers == originals.scores.argmax(1)).mean())
 
     def step(self, what: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.on_progress(what, done, total) if self.on_progress is not None else None
+        return partial(self.on_progress, what)
 
 
 def run_attack(attack: Attack) -> PrivacyReport:
@@ -286,8 +279,7 @@ def mean_photo(samples: Samples) -> NDArray[np.uint8]:
 def draw_pictures(attack: Attack) -> Path:
     attacker = attack.attacker
     photos = choose(list_photos(attack.config.show or OWN_PHOTOS), attack.config.shown)
-    scratch = Samples(attack.folder / "none", attack.latent, attack.side)
-    records = np.concatenate(list(centre_records(attack.tap, scratch, photos)))
+    records = np.concatenate(list(centre_records(attack.tap, photos, attack.side)))
     preprocess = replace(attack.bundle.manifest.preprocess, size=JPEG_SIDE)
     large = [photo_to_pixels(photos[position].source(), preprocess) for position in records["position"]]
     columns: list[tuple[str, Sequence[Pixels | None]]] = [("original", list(records["pixels"]))]

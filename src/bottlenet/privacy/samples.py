@@ -24,7 +24,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.files import part_of
 from bottlenet.photos.crops import Damaged, Views, centre_views, is_held_out, read_views
-from bottlenet.photos.folders import Photo, check_labels, choose, list_photos
+from bottlenet.photos.folders import Photo, choose, photos_for
 from bottlenet.privacy import PrivacyConfig
 from bottlenet.runtime import Head
 from bottlenet.wire.codecs import encode_within
@@ -53,10 +53,10 @@ def divided(bundle: Bundle, config: PrivacyConfig) -> Divided:
 
     InputError: a folder that can't be used, or too few photos on one side.
     """
-    known = dict.fromkeys(photo for folder in config.data for photo in labelled(bundle, folder))
+    known = dict.fromkeys(photo for folder in config.data for photo in photos_for(bundle, folder, None))
     photos = list(choose(list(known), config.photos or None))
     if config.test:
-        test = choose(labelled(bundle, config.test), config.limit)
+        test = photos_for(bundle, config.test, config.limit)
         train = photos
     else:
         test = choose([photo for photo in photos if is_held_out(photo, config.held_out)], config.limit)
@@ -69,11 +69,6 @@ def divided(bundle: Bundle, config: PrivacyConfig) -> Divided:
     if len(test) < 2:
         raise InputError(f"{config.test or where}: {len(test)} photos to rebuild; give 2 or more")
     return Divided(kept, test, len(train) - len(kept))
-
-
-def labelled(bundle: Bundle, folder: str) -> Sequence[Photo]:
-    """List the photos of a folder, without labels where these are not the bundle's classes."""
-    return check_labels(list_photos(folder), bundle, folder)
 
 
 def digest(photo: Photo) -> str:
@@ -107,25 +102,29 @@ class Tap:
         return len(within.payload), self.bundle.codec_of(within.codec, within.setting).decode(within.payload)
 
 
+def record_type(latent: tuple[int, ...], side: int) -> np.dtype[np.void]:
+    return np.dtype(
+        [
+            ("position", "<u4"),  # in the list of photos
+            ("payload_bytes", "<u4"),
+            ("symbols", "u1", latent),
+            ("symbols_hat", "u1", latent),
+            ("pixels", "u1", (side, side, 3)),
+        ]
+    )
+
+
 class Samples:
     """Records in one file. `make` fills it, whole or not at all; a file that is there is taken as it is."""
 
-    def __init__(self, path: Path, latent: tuple[int, int, int], side: int) -> None:
+    def __init__(self, path: Path, latent: tuple[int, ...], side: int) -> None:
         self.path = path
-        self.dtype = np.dtype(
-            [
-                ("position", "<u4"),  # in the list of photos
-                ("payload_bytes", "<u4"),
-                ("symbols", "u1", latent),
-                ("symbols_hat", "u1", latent),
-                ("pixels", "u1", (side, side, 3)),
-            ]
-        )
+        self.dtype = record_type(latent, side)
 
     def __len__(self) -> int:
         return self.path.stat().st_size // self.dtype.itemsize
 
-    def make(self, records: Iterator[Records], total: int, on_progress: Progress | None) -> None:
+    def make(self, records: Iterator[Records], total: int, on_progress: Progress) -> None:
         """Write all of `records`, each (n,) of `dtype`, unless the file is there."""
         if self.path.exists():
             return
@@ -135,8 +134,7 @@ class Samples:
             for batch in records:
                 file.write(batch.tobytes())
                 done += len(batch)
-                if on_progress is not None:
-                    on_progress(done, total)
+                on_progress(done, total)
             file.flush()
             os.fsync(file.fileno())
 
@@ -156,7 +154,7 @@ class Samples:
 
 
 def crop_records(
-    tap: Tap, samples: Samples, photos: Sequence[Photo], *, crops: int, budgets: Sequence[int | None], seed: int
+    tap: Tap, photos: Sequence[Photo], side: int, *, crops: int, budgets: Sequence[int | None], seed: int
 ) -> Iterator[Records]:
     """Yield of every photo the crop that a device makes, and random ones up to `crops`.
 
@@ -168,29 +166,29 @@ def crop_records(
     def send(symbols: Symbols) -> tuple[int, Symbols]:
         return tap.sent(symbols, budgets[int(rng.integers(len(budgets)))])
 
-    yield from in_records(tap, samples, centre_crops(tap, samples, shuffled), send)
-    size, side = tap.bundle.manifest.preprocess.size, samples.dtype["pixels"].shape[0]
+    yield from centre_records(tap, shuffled, side, send)
     for crop in range(1, crops):
-        views = read_views(shuffled, (size, side), Damaged(len(photos)), seed=seed * 1000 + crop)
-        yield from in_records(tap, samples, views, send)
+        sizes = (tap.bundle.manifest.preprocess.size, side)
+        views = read_views(shuffled, sizes, Damaged(len(photos)), seed=seed * 1000 + crop)
+        yield from in_records(tap, side, views, send)
 
 
-def centre_records(tap: Tap, samples: Samples, photos: Sequence[Photo]) -> Iterator[Records]:
-    """Yield the crop that a device makes of every photo. Nothing is sent yet: `symbols_hat` are the symbols."""
-    yield from in_records(tap, samples, centre_crops(tap, samples, photos), lambda symbols: (0, symbols))
+def centre_records(
+    tap: Tap, photos: Sequence[Photo], side: int, send: Send = lambda symbols: (0, symbols)
+) -> Iterator[Records]:
+    """Yield the crop that a device makes of every photo. Unless they are sent, `symbols_hat` are the symbols.
 
-
-def centre_crops(tap: Tap, samples: Samples, photos: Sequence[Photo]) -> Iterator[tuple[int, Views]]:
-    """Yield (position in `photos`, (head's pixels, small pixels)). InputError: most of them are damaged."""
+    InputError: most of them are damaged.
+    """
     preprocess = tap.bundle.manifest.preprocess
-    sizes = (preprocess.size, samples.dtype["pixels"].shape[0])
-    return centre_views(photos, sizes, Damaged(len(photos)), preprocess)
+    views = centre_views(photos, (preprocess.size, side), Damaged(len(photos)), preprocess)
+    yield from in_records(tap, side, views, send)
 
 
-def in_records(tap: Tap, samples: Samples, views: Iterator[tuple[int, Views]], send: Send) -> Iterator[Records]:
+def in_records(tap: Tap, side: int, views: Iterator[tuple[int, Views]], send: Send) -> Iterator[Records]:
     """Turn (position, (head's pixels, small pixels)) into records, HEAD_BATCH at a time."""
     while batch := list(islice(views, HEAD_BATCH)):
-        records = np.empty(len(batch), samples.dtype)
+        records = np.empty(len(batch), record_type(tap.bundle.manifest.latent, side))
         symbols = tap.symbols(np.stack([head_pixels for _, (head_pixels, _) in batch]))
         for row, (position, (_, pixels)) in enumerate(batch):
             payload_bytes, symbols_hat = send(symbols[row])

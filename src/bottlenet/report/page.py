@@ -52,7 +52,7 @@ def report(
     request: Request,
     *,
     photos: PhotoWish | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total: None,
 ) -> ReportPage:
     """Make the page of the sources at these paths.
 

@@ -31,7 +31,7 @@ from bottlenet.report.charts import (
     spanning,
 )
 from bottlenet.report.sections import Figure, Request, Section, Table, number, of_photos
-from bottlenet.report.sources import Record, Source, parse_report
+from bottlenet.report.sources import Record, Source, read_bench
 
 SPAN = 100  # times the link's bandwidth, to either side
 POINTS = 81
@@ -85,7 +85,7 @@ def reports_of(source: Source) -> Iterator[BenchReport]:
         found = source.content.results.get("reports")
         for values in found if isinstance(found, list) else []:
             try:
-                yield parse_report(values)
+                yield read_bench(values, source.path)
             except InputError as error:
                 raise InputError(f"{source.path}: {error}") from error
 

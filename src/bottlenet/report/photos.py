@@ -69,7 +69,7 @@ class Answered:
         return self.split[0][0] == self.uncut[0][0]
 
 
-def photo_sections(wish: PhotoWish, on_progress: Progress | None = None) -> tuple[Section, Section]:
+def photo_sections(wish: PhotoWish, on_progress: Progress = lambda done, total: None) -> tuple[Section, Section]:
     """Show some photos, evenly spread over the folder, and those of `limit` that suffer most.
 
     InputError: as `measure.evaluate.evaluate`, or a bundle without its uncut network.

@@ -9,21 +9,21 @@ skipped and why; a record of `benchmarks/` holds whatever its script measured.
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
 
 from bottlenet.errors import InputError
-from bottlenet.files import read_at_most
+from bottlenet.files import read_bounded
 from bottlenet.measure.bench import BenchReport
 from bottlenet.measure.evaluate import Evaluation
-from bottlenet.plan.profile import MAX_PROFILE_BYTES, Profile, parse_profile
-from bottlenet.records import check_number, check_text, convert, shown, without_root
-from bottlenet.train.sweep import Figures, Search, SweepConfig, Trial, parse_figures
+from bottlenet.plan.profile import Profile, parse_profile
+from bottlenet.records import Number, check_number, check_text, convert, record, shown, without_root
+from bottlenet.train.sweep import Figures, Search, SweepConfig, Trial
 
 MAX_JSON_BYTES = 2**24
 MAX_RUN_BYTES = 2**20
@@ -37,12 +37,13 @@ RECORD = {"command", "commit", "date", "machine", "results"}
 BENCH, EVALUATE, SWEEP = "bottlenet bench", "bottlenet evaluate", "bottlenet sweep"  # `kind` in their documents
 OUTSIDE = {"kind", "format_version", "command"}  # of what was measured
 FOLDERS = ("data", "out", "cache")
-STEP = ("steps", "loss", "distillation", "payload_bytes")
-PASS = ("distillation", "agreement", "payload_bytes")
 KEPT = "kept"
 SWEPT = ("cuts", "channels", "strides", "qualities")
+LARGEST = 1e300
 
+T = TypeVar("T")
 Scalar = str | int | float | bool
+Drawable = Annotated[Number, Field(gt=-LARGEST, lt=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,6 @@ class Point:
     name: str
 
 
-@dataclass(frozen=True)
-class Needed:
-    """Bytes for an accuracy, and the settings it lies between."""
-
-    bytes: float | None  # None: the accuracy is outside of what the settings span
-    between: tuple[str, ...]
-
-
 def front(points: Sequence[Point]) -> list[Point]:
     """Keep the points that no other beats in both bytes and top-1, from few bytes to many."""
     best: list[Point] = []
@@ -71,39 +64,25 @@ def front(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def bytes_needed(points: Sequence[Point], top1: float) -> Needed:
-    """Read off the bytes at `top1` on the front, linear in log bytes between its points.
-
-    Nothing is guessed beyond its ends: below the lowest the answer would flatter, above the highest there is none.
-    """
-    line = front(points)
-    for low, high in pairwise(line):
-        if low.top1 <= top1 <= high.top1:
-            share = (top1 - low.top1) / (high.top1 - low.top1)
-            log = math.log(low.bytes) + share * (math.log(high.bytes) - math.log(low.bytes))
-            return Needed(math.exp(log), (low.name, high.name))
-    return Needed(None, ())
-
-
-@dataclass(frozen=True)
+@record
 class Step:
     """A line of a run's log: means since the line before."""
 
-    steps: float
-    loss: float
-    distillation: float
-    payload_bytes: float
+    steps: Drawable
+    loss: Drawable
+    distillation: Drawable
+    payload_bytes: Drawable
 
 
-@dataclass(frozen=True)
+@record
 class Pass:
     """What held-out photos gave after a pass, at one budget."""
 
     epoch: int
-    budget: float | None  # bytes; None: whole payloads
-    distillation: float
-    agreement: float  # with the uncut network, 0..1
-    payload_bytes: float
+    budget: Drawable | None  # bytes; None: whole payloads
+    distillation: Drawable
+    agreement: Drawable  # with the uncut network, 0..1
+    payload_bytes: Drawable
     photos: int | None = None  # that were held out; None: the log does not say
 
 
@@ -121,14 +100,14 @@ class Run:
         return " ".join(["bottlenet", "train", *options_of(self.config)])
 
 
-@dataclass(frozen=True)
+@record
 class Tried:
     """One trial of a sweep."""
 
     trial: Trial
-    status: str  # in words: kept, loses too much, skipped and why, ...
-    figures: Figures | None  # None: it did not run
-    evaluated: Figures | None  # on the folder that was given for that
+    status: Annotated[str, Field(max_length=1000)]  # in words: kept, loses too much, skipped and why, ...
+    figures: Figures | None = None  # None: it did not run
+    evaluated: Figures | None = None  # on the folder that was given for that
 
 
 @dataclass(frozen=True)
@@ -299,17 +278,22 @@ def kind_of(document: object) -> str | None:
     return "record" if set(document) == RECORD else None
 
 
+def picked(kind: type[T], values: object, **more: object) -> T:
+    """Make a record of those fields that it has. InputError: they don't fit."""
+    if not isinstance(values, dict):
+        raise InputError(f"it is {shown(values)}; {AGAIN}")
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    return convert(kind, {name: value for name, value in (more | values).items() if name in names}, AGAIN)
+
+
 def read_evaluation(document: dict[str, Any], path: Path) -> Evaluated:
-    names = {field.name for field in fields(Evaluation)}
-    result = {name: value for name, value in document.items() if name in names}
-    rest = {name: value for name, value in document.items() if name not in names | OUTSIDE}
-    origin = convert(Origin, {**asdict(Origin()), **rest}, AGAIN)
-    return Evaluated(convert(Evaluation, result, AGAIN), origin)
+    names = {each.name for each in fields(Evaluation)} | OUTSIDE
+    rest = {name: value for name, value in document.items() if name not in names}
+    return Evaluated(picked(Evaluation, document), convert(Origin, asdict(Origin()) | rest, AGAIN))
 
 
 def read_profile(document: dict[str, Any], path: Path) -> Profile:
-    with open(path, "rb") as file:
-        return parse_profile(read_at_most(file, MAX_PROFILE_BYTES + 1))
+    return parse_profile(json.dumps(document).encode())
 
 
 def profile_command(profile: Profile, name: str) -> str:
@@ -325,14 +309,9 @@ def profile_command(profile: Profile, name: str) -> str:
     return " ".join([*parts, "-o", shlex.quote(name)])
 
 
-def read_bench(document: dict[str, Any], path: Path) -> BenchReport:
-    names = {field.name for field in fields(BenchReport)}
-    return parse_report({name: value for name, value in document.items() if name in names})
-
-
-def parse_report(values: object) -> BenchReport:
+def read_bench(document: object, path: Path) -> BenchReport:
     """InputError: not as `bottlenet bench` writes it."""
-    report: BenchReport = convert(BenchReport, values, AGAIN)
+    report = picked(BenchReport, document)
     if not report.conditions or not report.rows or len(report.rows) % len(report.conditions):
         raise InputError(
             f"bench: {len(report.rows)} rows for {len(report.conditions)} links; make it again with bottlenet bench"
@@ -362,58 +341,27 @@ def read_run(path: Path) -> Run:
         raise InputError(f"{path / RUN}: it is {shown(config)}, which no run was told; give the folder of a run")
     passes: list[Pass] = []
     steps: list[Step] = []
-    for count, line in enumerate(log_lines(path / LOG), 1):
-        where = f"{path / LOG}, line {count}"
-        if "held_out" in line:
-            passes += parse_passes(line["held_out"], line.get("epoch"), where)
-        else:
-            steps.append(Step(**numbers(line, STEP, where)))
+    log = path / LOG
+    lines = read_text(log, MAX_LOG_BYTES).split("\n")[:-1] if log.exists() else []  # half a line, if it was killed
+    for count, line in enumerate(lines, 1):
+        try:
+            values = parse_json(line)
+            if isinstance(values, dict) and "held_out" in values:
+                passes += parse_passes(values["held_out"], values.get("epoch"))
+            else:
+                steps.append(picked(Step, values))
+        except InputError as error:
+            raise InputError(f"{log}, line {count}: {error}") from error
     every = max(1, -(-len(steps) // MOST_STEPS))
     return Run(config, tuple(passes), tuple(steps[::every]))
 
 
-def log_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield a log's objects; the last line may be half of one, where the run was killed. InputError: anything else."""
-    if not path.exists():
-        return
-    try:
-        if path.stat().st_size > MAX_LOG_BYTES:
-            raise InputError(f"{path}: it has more than the {MAX_LOG_BYTES:,} bytes that are allowed; give another run")
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read ({error}); give another run") from error
-    for count, line in enumerate(lines[:-1], 1):  # what is behind the last line's end is not whole
-        try:
-            values = parse_json(line)
-        except InputError as error:
-            raise InputError(f"{path}, line {count}: {error}") from error
-        if not isinstance(values, dict):
-            raise InputError(f"{path}, line {count}: it is {shown(values)}; give the folder of a run")
-        yield values
-
-
-def parse_passes(rows: object, epoch: object, where: str) -> list[Pass]:
+def parse_passes(rows: object, epoch: object = None) -> list[Pass]:
     """Parse `held_out` of a log, or the passes of benchmarks/training.py. InputError: something else."""
-    if not isinstance(rows, list) or len(rows) > MOST_ITEMS or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{where}: held_out is {shown(rows)}; give the folder of a run")
-    passes = []
-    for row in rows:
-        at = row.get("epoch", epoch)
-        budget = row.get("budget")
-        if not isinstance(at, int) or not (budget is None or is_number(budget)):
-            raise InputError(f"{where}: epoch {shown(at)}, budget {shown(budget)}: give numbers")
-        photos = row.get("photos")
-        if photos != 0:  # too few for any to be held out
-            count = photos if isinstance(photos, int) else None
-            passes.append(Pass(at, budget, **numbers(row, PASS, where), photos=count))
-    return passes
-
-
-def numbers(row: dict[str, Any], names: tuple[str, ...], where: str) -> dict[str, float]:
-    for name in names:
-        if not is_number(row.get(name)):
-            raise InputError(f"{where}: {name} is {shown(row.get(name))}; a number is needed: is it a run's log?")
-    return {name: row[name] for name in names}
+    if not isinstance(rows, list) or len(rows) > MOST_ITEMS:
+        raise InputError(f"held_out is {shown(rows)}; give the folder of a run")
+    passes = [picked(Pass, row, epoch=epoch, budget=None) for row in rows]
+    return [each for each in passes if each.photos != 0]  # too few for any to be held out
 
 
 def parse_sweep(document: dict[str, Any], path: Path) -> Sweep:
@@ -422,27 +370,8 @@ def parse_sweep(document: dict[str, Any], path: Path) -> Sweep:
     if not isinstance(search, dict) or not isinstance(rows, list) or len(rows) > MOST_ITEMS:
         raise InputError(f"its search is {shown(search)} and its trials are {shown(rows)}; {AGAIN}")
     check_number("max_drop", search.get("max_drop"), -100, 100)
-    trials = tuple(parse_tried(row) for row in rows)
+    trials = tuple(picked(Tried, row, trial=asdict(picked(Trial, row))) for row in rows)
     return Sweep(str(model), search["max_drop"], trials, sweep_command(document, path.resolve().parent.name))
-
-
-def parse_tried(row: object) -> Tried:
-    if not isinstance(row, dict):
-        raise InputError(f"a trial is {shown(row)}; {AGAIN}")
-    names = [field.name for field in fields(Trial)]
-    trial = convert(Trial, {name: row[name] for name in names if name in row}, AGAIN)
-    status = row.get("status")
-    check_text("status", status, 1000)
-    found = [None if row.get(name) is None else finite_figures(row[name]) for name in ("figures", "evaluated")]
-    return Tried(trial, str(status), *found)
-
-
-def finite_figures(values: object) -> Figures:
-    """InputError: as `parse_figures`, or a number that JSON can spell and nobody can draw."""
-    figures = parse_figures(values)
-    if not is_number(figures.payload_bytes.mean) or not is_number(figures.top1_drop):
-        raise InputError(f"figures: {figures.payload_bytes.mean} bytes, drop {figures.top1_drop}; {AGAIN}")
-    return figures
 
 
 def sweep_command(document: dict[str, Any], out: str) -> str:
@@ -497,25 +426,28 @@ COMMANDS = {
 
 
 MOST_ITEMS = 100_000  # of a list
-LARGEST = 1e300
 AGAIN = "make the file again with this version of bottlenet"
 
 
 def read_json(path: Path, limit_bytes: int) -> Any:
     """Read a file. InputError: can't be read, larger than that, no JSON, or a number that is not finite."""
+    text = read_text(path, limit_bytes)
     try:
-        with open(path, "rb") as file:
-            data = read_at_most(file, limit_bytes + 1)
+        return parse_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def read_text(path: Path, limit_bytes: int) -> str:
+    """Read a file. InputError: can't be read, larger than that, or not in UTF-8."""
+    try:
+        return read_bounded(path, limit_bytes).decode()
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}; give another file") from error
-    if len(data) > limit_bytes:
-        raise InputError(f"{path}: it has more than the {limit_bytes:,} bytes that are allowed; give another file")
-    try:
-        return parse_json(data.decode())
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: it is no text in UTF-8, so no JSON; give another file") from error
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}; give another file") from error
 
 
 def parse_json(text: str) -> Any:

@@ -37,14 +37,14 @@ from pydantic import Field
 from bottlenet.errors import InputError
 from bottlenet.files import lock_file, read_bounded, write_whole
 from bottlenet.plan.profile import DROP_OF
-from bottlenet.records import Count, Number, Positive, Sizes, convert, one_of, parse_versioned, record
+from bottlenet.records import Count, Number, Positive, Sizes, check_choice, convert, one_of, parse_versioned, record
 
 UNITS = ("paper", "residual")
 WEIGHTS = ("float32", "int8")
 MAX_TRIALS = 10_000
 FEWEST_MEASURED = 20
 AT_LEAST_ONE = ("photos", "epochs", "crops", "batch", "measured")
-Points = Annotated[Number, Field(ge=-100)]
+Points = Annotated[Number, Field(ge=-100, le=100)]
 
 
 @record
@@ -205,10 +205,8 @@ class SweepConfig:
 
         if not self.data:
             raise InputError("no folder of photos; give one at least")
-        if self.codec not in CODECS:
-            raise InputError(f"there is no codec {self.codec!a:.40}; choose one of {', '.join(CODECS)}")
-        if self.unit not in UNITS:
-            raise InputError(f"unit {self.unit!a:.40}: one of {', '.join(UNITS)} is possible")
+        check_choice("codec", self.codec, tuple(CODECS))
+        check_choice("unit", self.unit, UNITS)
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give 1 or more")
@@ -258,8 +256,7 @@ class Search:
             raise InputError(f"max_drop is {self.max_drop}; give points, -100 to 100")
         if not self.minutes > 0:
             raise InputError(f"minutes is {self.minutes}; give a time above 0")
-        if self.weights not in WEIGHTS:
-            raise InputError(f"weights {self.weights!a:.40}: one of {', '.join(WEIGHTS)} is possible")
+        check_choice("weights", self.weights, WEIGHTS)
         if self.threads < 1:
             raise InputError(f"threads is {self.threads}; give 1 or more")
         for each in self.channels:
@@ -296,21 +293,9 @@ class SweepFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-
-    @property
-    def features(self) -> Path:
-        """The cache of the frozen heads' features."""
-        return self.path / "features"
-
-    @property
-    def ladder(self) -> Path:
-        """The folder of the kept ones."""
-        return self.path / "ladder"
-
-    @property
-    def candidates(self) -> Path:
-        """The one file for other programs."""
-        return self.path / "candidates.json"
+        self.features = self.path / "features"  # the cache of the frozen heads' features
+        self.ladder = self.path / "ladder"
+        self.candidates = self.path / "candidates.json"
 
     def run(self, trial: Trial) -> Path:
         return self.path / "runs" / trial.name
@@ -400,8 +385,3 @@ class SweepFolder:
             raise InputError(f"{path}: can't be read: {error.strerror}; {advice}") from error
         except InputError as error:
             raise InputError(f"{path} can't be used: {error}; {advice}") from error
-
-
-def parse_figures(values: object) -> Figures:
-    """Check and convert. InputError: a field missing, unknown or out of range."""
-    return convert(Figures, values, AGAIN)

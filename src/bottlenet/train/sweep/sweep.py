@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ from bottlenet.net.models import Classifier, fingerprint, load_model
 from bottlenet.net.unit import UnitSpec
 from bottlenet.photos.crops import is_held_out
 from bottlenet.photos.folders import Photo, choose, known_labels, list_photos
-from bottlenet.records import percent, sizes
+from bottlenet.records import check_choice, percent, sizes
 from bottlenet.task import needs_one_label
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.features import FeatureCache, fill_cache, frozen_network, open_cache, read_features
@@ -88,7 +88,7 @@ Say = Callable[[str], None]
 
 
 def sweep(
-    config: SweepConfig, search: Search, out: str | Path, engine: Engine, *, say: Say = lambda line: None
+    config: SweepConfig, search: Search, out: str | Path, engine: Local | RayTasks, *, say: Say = lambda line: None
 ) -> Report:
     """Run what is not finished yet, in the folder `out`, and write the ladder and candidates.json there.
 
@@ -127,7 +127,7 @@ class State:
         return Job(config, trial, os.path.abspath(self.folder.path), self.search.threads, features)
 
 
-def run_jobs(state: State, engine: Engine, say: Say) -> None:
+def run_jobs(state: State, engine: Local | RayTasks, say: Say) -> None:
     """Run all that is needed, or all that there is time for."""
     ends = time.monotonic() + 60 * state.search.minutes
     while True:
@@ -147,7 +147,11 @@ def run_jobs(state: State, engine: Engine, say: Say) -> None:
         state.folder.save(result)
         state.results[result.trial] = result
         state.folder.forget_runs(beaten(figures_of(state.results)))
-        say(result_line(result))
+        measured = result.figures
+        say(
+            f"{result.trial.name}: {measured.payload_bytes.mean:,.0f} bytes, {measured.top1_drop:.1f} points of "
+            f"{measured.drop_of} lost, {result.seconds:.0f} s"
+        )
 
 
 def next_job(state: State) -> Job | None:
@@ -275,14 +279,6 @@ def row(report: Report, trial: Trial) -> dict[str, object]:
     return {"name": trial.name, **asdict(trial), "status": report.status(trial), **known}
 
 
-def result_line(result: Result) -> str:
-    figures = result.figures
-    return (
-        f"{result.trial.name}: {figures.payload_bytes.mean:,.0f} bytes, {figures.top1_drop:.1f} points of "
-        f"{figures.drop_of} lost, {result.seconds:.0f} s"
-    )
-
-
 def nothing_kept(report: Report) -> str:
     """Say what to do where no trial is within the bound."""
     figures = figures_of(report.results)
@@ -316,34 +312,14 @@ class Job:
         return run_trial(self.config, self.trial, folder, progress)
 
 
-class Engine(Protocol):
-    """Runs jobs."""
-
-    @property
-    def slots(self) -> int:
-        """Jobs that can run at a time, 1 or more."""
-
-    def submit(self, job: Job) -> None:
-        """Start a job, while fewer than `slots` run."""
-
-    def wait(self) -> tuple[Job, Result | None]:
-        """Wait for the next that is finished. BottleNetError: what it failed with."""
-
-    def close(self) -> None:
-        """End everything that runs."""
-
-
-def open_engine(name: str, progress: Progress, *, address: str | None = None, threads: int = 1) -> Engine:
-    """Open an engine by name. InputError: an unknown name, or an address for a local engine. Errors as for
-    `RayTasks`.
-    """
-    if name == "local":
-        if address is not None:
-            raise InputError(f"--address {address!a:.80} is for --engine ray; leave it out, or give both")
-        return Local(progress)
+def open_engine(name: str, progress: Progress, *, address: str | None = None, threads: int = 1) -> Local | RayTasks:
+    """Open an engine. InputError: an unknown name, or an address for a local engine. Errors as for `RayTasks`."""
+    check_choice("--engine", name, ("local", "ray"))
     if name == "ray":
         return RayTasks(address, threads)
-    raise InputError(f"engine {name!a:.40}: one of local, ray is possible")
+    if address is not None:
+        raise InputError(f"--address {address!a:.80} is for --engine ray; leave it out, or give both")
+    return Local(progress)
 
 
 class Local:
@@ -353,17 +329,19 @@ class Local:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._job: Job | None = None
+        self._jobs: list[Job] = []
 
     def submit(self, job: Job) -> None:
-        self._job = job
+        """Start a job, while fewer than `slots` run."""
+        self._jobs.append(job)
 
     def wait(self) -> tuple[Job, Result | None]:
-        assert self._job is not None
-        return self._job, self._job.run(self._progress)
+        """Wait for the next that is finished. BottleNetError: what it failed with."""
+        job = self._jobs.pop()
+        return job, job.run(self._progress)
 
     def close(self) -> None:
-        self._job = None
+        """End everything that runs."""
 
 
 CONNECT_S = 10.0
@@ -548,7 +526,11 @@ def centre_caches(config: SweepConfig, classifier: Classifier, cache: FeatureCac
     """Open the caches of centre crops of the photos to measure on, and of those of `config.evaluate`, at the cut of
     `cache`.
     """
-    for photos in (held_out_photos(config, classifier), evaluation_photos(config, classifier)):
+    evaluated: Sequence[Photo] = ()
+    if config.evaluate:
+        there = list_photos(config.evaluate)
+        evaluated = known_labels(there, config.evaluate, len(classifier.labels), config.model)
+    for photos in (held_out_photos(config, classifier), evaluated):
         if photos:
             yield FeatureCache(
                 Path(cache.folder).parent,
@@ -571,13 +553,6 @@ def held_out_photos(config: SweepConfig, classifier: Classifier) -> Sequence[Pho
                 known[photo.path] = photo
     held_out = [photo for photo in known.values() if is_held_out(photo, config.held_out)]
     return choose(held_out, config.measured)
-
-
-def evaluation_photos(config: SweepConfig, classifier: Classifier) -> Sequence[Photo]:
-    """List those of `config.evaluate`; none where that is empty."""
-    if not config.evaluate:
-        return ()
-    return known_labels(list_photos(config.evaluate), config.evaluate, len(classifier.labels), config.model)
 
 
 @torch.no_grad()
@@ -611,8 +586,7 @@ def figures_from(
 ) -> Figures:
     """Summarise arrays of (N,); a label of -1 is not known. The drop is in top-1 where enough photos have labels."""
     known = labels >= 0
-    agreement = percent(answers == uncut)
-    assert agreement is not None
+    agreement = 100 * float((answers == uncut).mean())
     top1, top1_uncut = (percent((each == labels)[known]) for each in (answers, uncut))
     by_labels = top1 is not None and top1_uncut is not None and int(known.sum()) >= ENOUGH_LABELS
     return Figures(
