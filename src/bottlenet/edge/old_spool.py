@@ -7,6 +7,7 @@ failed/KEY.json           why there is none; failed/KEY.frame beside it if the p
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -14,10 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bottlenet.edge.prediction import REFUSED, Failed, Outcome, Photo, parse_outcome
+from bottlenet.edge.prediction import REFUSED, Failed, Outcome, Photo, fields, parse_outcome
 from bottlenet.errors import FrameError, InputError
 from bottlenet.files import LEFTOVER, read_at_most
-from bottlenet.records import Sha256, convert
 from bottlenet.wire.answer import one_line
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, TAG_BYTES, parse_frame
 
@@ -27,15 +27,7 @@ MAX_OUTCOME_BYTES = 2**23  # of a thousand boxes whose labels are as long as the
 MAX_LINE_BYTES = 2**16  # a name of 4,096 bytes, each spelled in 6 characters
 MAX_ENTRY_BYTES = MAX_LINE_BYTES + HEADER_BYTES + MAX_PAYLOAD_BYTES
 KEY = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True)
-class Line:
-    """The first line of a frame's file."""
-
-    photo: str
-    sha256: Sha256
-    bundle: Sha256
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ def read_outcome(path: Path) -> OldPhoto:
         raise InputError("not the name of an answer in a spool")
     try:
         outcome = parse_outcome(read_regular(path, MAX_OUTCOME_BYTES))
-    except InputError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"damaged, or no answer of a spool ({one_line(str(error))})") from error
     beside = path.with_suffix(".frame")
     if isinstance(outcome, Failed) and outcome.why == REFUSED and beside.exists():
@@ -100,14 +92,16 @@ def read_frame(path: Path) -> OldPhoto:
     """Read what waits, whatever number it has. InputError: it is damaged, or no frame of a spool."""
     line, _, frame = read_regular(path, MAX_ENTRY_BYTES).partition(b"\n")
     try:
-        found = convert(Line, line, "its first line is damaged")
-        photo, tag = Photo(found.photo, found.sha256), bytes.fromhex(found.bundle)[:TAG_BYTES]
+        found = fields(json.loads(line), {"photo": str, "sha256": str, "bundle": str})
+        if not (DIGEST.fullmatch(found["sha256"]) and DIGEST.fullmatch(found["bundle"])):
+            raise ValueError("its first line is damaged")
+        photo, tag = Photo(found["photo"], found["sha256"]), bytes.fromhex(found["bundle"])[:TAG_BYTES]
         parse_frame(frame, max_payload_bytes=MAX_PAYLOAD_BYTES, bundle_tag=tag)
         if path.stem[-len(photo.key) :] != photo.key:
-            raise InputError("its first line is damaged, or its name is another photo's")
-    except (FrameError, InputError) as error:
+            raise ValueError("its first line is damaged, or its name is another photo's")
+    except (ValueError, RecursionError, FrameError, InputError) as error:
         raise InputError(f"damaged, or no frame of a spool ({one_line(str(error))})") from error
-    return OldPhoto(photo.key, photo.name, photo.sha256, found.bundle, frame, None, (path,))
+    return OldPhoto(photo.key, photo.name, photo.sha256, found["bundle"], frame, None, (path,))
 
 
 def read_regular(path: Path, limit: int) -> bytes:

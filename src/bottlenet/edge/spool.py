@@ -205,8 +205,8 @@ class Spool:
         sql = "SELECT CAST(outcome AS BLOB) FROM photos WHERE key = ? AND status NOT IN ('waiting', 'damaged')"
         for (data,) in self._read(sql, key_of(photo)):
             try:
-                return replace(parse_outcome(data or b""), again=True)
-            except InputError as error:
+                return replace(parse_outcome(data), again=True)
+            except (ValueError, TypeError, RecursionError) as error:
                 self._note(f"{photo.name}: its answer in {self.path} is damaged ({one_line(str(error))}): sent again")
                 self._set_damaged(photo, "its answer in the spool was damaged")
         return None
