@@ -128,7 +128,7 @@ class TestWorkbench:
 
     @pytest.mark.parametrize(("changes", "message"), [
         ({"server_load": -1}, "server load is -1"),
-        ({"server_load": 33}, "server load is 33; give a whole number of photos, 0 to 32"),
+        ({"server_load": 33}, "server load is 33; give an integer from 0 to 32"),
         ({"server_load": 1.5}, "server load is 1.5"),
         ({"device_slowdown": 0.5}, "device slowdown is 0.5; give a number from 1"),
         ({"device_slowdown": float("nan")}, "device slowdown is nan"),

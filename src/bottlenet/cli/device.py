@@ -10,20 +10,21 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from bottlenet import files
-from bottlenet.cli.options import BundleOption, Force, Json, Kind, Sure, check_target, is_frame, write_whole
+from bottlenet.cli.options import BundleOption, Force, Json, Kind, Sure, check_target, write_whole
 from bottlenet.cli.show import Cell, Grid, clean, facts, print_error, print_json, say, stdout
 from bottlenet.errors import InputError
 
 if TYPE_CHECKING:
     from bottlenet.bundle import Bundle
     from bottlenet.edge import Edge, Prediction
-    from bottlenet.edge.prediction import Findings, Object, Segments
+    from bottlenet.edge.prediction import Findings, Object
     from bottlenet.edge.spool import Record
     from bottlenet.task import Task
     from bottlenet.wire.frame import Frame
@@ -122,7 +123,7 @@ def show_classified(bundle: Bundle, done: Sequence[tuple[str, Prediction]], as_j
     task = bundle.manifest.task
     if as_json:
         head = {"bundle": bundle.id.hex()} | ({} if is_plain(task) else {"task": task.name})
-        print_json({**head, "photos": [{"photo": name, **prediction_document(each)} for name, each in done]})
+        print_json({**head, "photos": [{"photo": name, **found_document(each)} for name, each in done]})
     elif done:
         if not is_plain(task):
             stdout().print(found_table(task, done))
@@ -387,9 +388,10 @@ def encode(
     """
     from bottlenet.bundle import Bundle
     from bottlenet.edge import Encoder
-    from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES
+    from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame
 
-    target = check_target(output, Kind("a frame", HEADER_BYTES + MAX_PAYLOAD_BYTES + 1, is_frame), force=force)
+    whole_frame = partial(parse_frame, max_payload_bytes=MAX_PAYLOAD_BYTES)
+    target = check_target(output, Kind("a frame", HEADER_BYTES + MAX_PAYLOAD_BYTES + 1, whole_frame), force=force)
     encoded = Encoder(Bundle.load(bundle), budget_bytes=budget).encode(photo)
     write_whole(target, encoded.frame.to_bytes())
     if as_json:
@@ -425,7 +427,7 @@ def frame_rows(frame: Frame) -> list[tuple[str, Cell]]:
 
 SHOWN = 10  # lines a photo
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG = Kind("a PNG", len(SIGNATURE), lambda data: data == SIGNATURE)
+PNG = Kind("a PNG", len(SIGNATURE), lambda data: data.index(SIGNATURE))
 
 
 def is_plain(task: Task) -> bool:
@@ -433,29 +435,16 @@ def is_plain(task: Task) -> bool:
     return task.name == "classification"
 
 
-def prediction_document(prediction: Prediction) -> dict[str, object]:
-    """Make the JSON of a prediction, without a map's places, and without what only other tasks have."""
-    values = asdict(replace(prediction, segments=None))
-    del values["segments"]
-    if prediction.segments is not None:
-        values["segments"] = segments_document(prediction.segments)
-    if not prediction.objects:
+def found_document(found: Prediction | Findings) -> dict[str, object]:
+    """Make the JSON of an answer, without a map's places, and without what only other tasks have."""
+    values = {name: value for name, value in asdict(replace(found, segments=None)).items() if name != "segments"}
+    if (segments := found.segments) is not None:
+        shares = [asdict(each) for each in segments.shares]
+        square = None if segments.square is None else asdict(segments.square)
+        size = {"rows": segments.map.rows, "columns": segments.map.columns}
+        values["segments"] = {"shares": shares, **size, "square": square}
+    if not found.objects:
         del values["objects"]
-    return values
-
-
-def segments_document(segments: Segments) -> dict[str, object]:
-    shares = [asdict(each) for each in segments.shares]
-    square = None if segments.square is None else asdict(segments.square)
-    return {"shares": shares, "rows": segments.map.rows, "columns": segments.map.columns, "square": square}
-
-
-def findings_document(found: Findings) -> dict[str, object]:
-    values: dict[str, object] = {"top": [asdict(each) for each in found.top]}
-    if found.objects:
-        values["objects"] = [asdict(each) for each in found.objects]
-    if found.segments is not None:
-        values["segments"] = segments_document(found.segments)
     return values
 
 

@@ -25,7 +25,7 @@ import typer
 from rich.markup import escape
 
 from bottlenet import files
-from bottlenet.errors import FrameError, InputError, MissingExtraError
+from bottlenet.errors import BottleNetError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -167,12 +167,12 @@ class Kind:
 
     name: str  # for messages: "a frame"
     read_bytes: int  # enough to tell
-    is_one: Callable[[bytes], bool]
+    find: Callable[[bytes], object]  # fails with ValueError or BottleNetError where it is of another kind
 
 
 def marked(name: str, mark: bytes) -> Kind:
     """Tell a kind of file by a mark near its start."""
-    return Kind(name, 4096, lambda data: mark in data)
+    return Kind(name, 4096, lambda data: data.index(mark))
 
 
 def check_target(path: str | Path, kind: Kind, *, force: bool = False) -> Path:
@@ -188,8 +188,12 @@ def check_target(path: str | Path, kind: Kind, *, force: bool = False) -> Path:
             raise InputError(f"{path}: this is no file that can be written; give another name")
         if target.exists() and not force:
             with open(target, "rb") as file:
-                if not kind.is_one(files.read_at_most(file, kind.read_bytes)):
-                    raise InputError(f"{path}: a file is there that is not {kind.name}; give another name, or --force")
+                start = files.read_at_most(file, kind.read_bytes)
+            try:
+                kind.find(start)
+            except (ValueError, BottleNetError) as error:
+                text = f"{path}: a file is there that is not {kind.name}; give another name, or --force"
+                raise InputError(text) from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give another name") from error
     return target
@@ -201,13 +205,3 @@ def write_whole(target: Path, data: bytes) -> None:
         files.write_whole(target, data)
     except OSError as error:
         raise InputError(f"{target}: can't be written: {error.strerror}; give another name") from error
-
-
-def is_frame(data: bytes) -> bool:
-    from bottlenet.wire.frame import MAX_PAYLOAD_BYTES, parse_frame
-
-    try:
-        parse_frame(data, max_payload_bytes=MAX_PAYLOAD_BYTES)
-    except FrameError:
-        return False
-    return True

@@ -79,9 +79,9 @@ def profile(
     """
     from bottlenet.bundle.ladder import load_any
     from bottlenet.measure.profile import profile as measure
-    from bottlenet.plan.profile import MAX_PROFILE_BYTES
+    from bottlenet.plan.profile import MAX_PROFILE_BYTES, parse_profile
 
-    target = check_target(output, Kind("a profile", MAX_PROFILE_BYTES + 1, is_profile), force=force)
+    target = check_target(output, Kind("a profile", MAX_PROFILE_BYTES + 1, parse_profile), force=force)
     loaded = load_any(bundle)
     with progress("measuring") as step:
         profile = measure(
@@ -99,16 +99,6 @@ def profile(
     stdout().print(profile_table(profile))
     stdout().print(steps_table(profile))
     say(f"profile: {target}\nnext: bottlenet plan {output} --link 3g")
-
-
-def is_profile(data: bytes) -> bool:
-    from bottlenet.plan.profile import parse_profile
-
-    try:
-        parse_profile(data)
-    except InputError:
-        return False
-    return True
 
 
 def profile_table(profile: Profile) -> Grid:

@@ -12,7 +12,7 @@ import typer
 
 from bottlenet.cli.device import (
     PNG,
-    findings_document,
+    found_document,
     found_table,
     frame_document,
     frame_rows,
@@ -207,7 +207,7 @@ def decode(
         write_map(target, found)
     times = {"decode_ms": answer.decode_us / 1e3, "tail_ms": answer.tail_us / 1e3}
     if as_json:
-        return print_json({"file": file, **frame_document(frame), **findings_document(found), "times": times})
+        return print_json({"file": file, **frame_document(frame), **found_document(found), "times": times})
     took = f"decode {times['decode_ms']:.2f} ms, tail {times['tail_ms']:.1f} ms"
     choices = [(f"{each.score:.1%}", clean(each.label, "" if rank else "bold")) for rank, each in enumerate(found.top)]
     stdout().print(facts([("frame", file), *frame_rows(frame), ("took", took), *choices]))

@@ -50,7 +50,7 @@ from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import Damaged
 from bottlenet.photos.folders import photos_for
 from bottlenet.plan.link import FRAME_BYTES, STREAM_OVERHEAD_BYTES, Link
-from bottlenet.records import check_number
+from bottlenet.records import check_integer, check_number
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import STREAM_PATH, Frame
@@ -84,9 +84,7 @@ class Conditions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        load: object = self.server_load
-        if isinstance(load, bool) or not isinstance(load, int) or not 0 <= load <= MAX_LOAD:
-            raise InputError(f"server load is {load}; give a whole number of photos, 0 to {MAX_LOAD}")
+        check_integer("server load", self.server_load, 0, MAX_LOAD)
         check_number("device slowdown", self.device_slowdown, 1, MAX_SLOWDOWN)
 
 
@@ -530,9 +528,20 @@ def server_process(arguments: Sequence[str], start_s: float = START_S) -> Iterat
 def listening_port(process: subprocess.Popen[str], log: IO[bytes], start_s: float) -> int:
     """Wait until the server says that it is ready. LinkError: it does not, or not in time."""
     said: Queue[str] = Queue()
-    assert process.stdout is not None
+    stdout = process.stdout
+    assert stdout is not None
+
+    def read() -> None:
+        """Put one JSON object into the queue, up to a line with its last brace; at the end what was read so far."""
+        text = ""
+        while line := stdout.readline(MAX_CHARACTERS):
+            text += line
+            if line.rstrip() == "}" or len(text) > MAX_CHARACTERS:
+                break
+        said.put(text)
+
     # A pipe can't be read with a deadline everywhere, so a thread reads it. It ends with the server.
-    threading.Thread(target=read_document, args=(process.stdout, said), daemon=True).start()
+    Thread(target=read, daemon=True).start()
     try:
         return int(json.loads(said.get(timeout=start_s))["listening"].rpartition(":")[2])
     except Empty as error:
@@ -541,16 +550,6 @@ def listening_port(process: subprocess.Popen[str], log: IO[bytes], start_s: floa
         log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_CHARACTERS))
         lines = log.read(MAX_CHARACTERS).decode(errors="replace").splitlines() or ["it ended without a word"]
         raise LinkError(f"the server did not start: {lines[-1].removeprefix('error: ')}") from error
-
-
-def read_document(stream: IO[str], said: Queue[str]) -> None:
-    """Put one JSON object into the queue, up to a line with its last brace; at the end what was read so far."""
-    text = ""
-    while line := stream.readline(MAX_CHARACTERS):
-        text += line
-        if line.rstrip() == "}" or len(text) > MAX_CHARACTERS:
-            break
-    said.put(text)
 
 
 def stop(process: subprocess.Popen[str]) -> None:

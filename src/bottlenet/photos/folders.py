@@ -156,12 +156,8 @@ def choose(photos: Sequence[Photo], limit: int | None) -> Sequence[Photo]:
 
 def photos_for(bundle: Bundle, data: str | Path, limit: int | None) -> Sequence[Photo]:
     """List the photos that `evaluate` takes. InputError: as there."""
-    return choose(check_labels(list_photos(data), bundle, data), limit)
-
-
-def check_labels(photos: Sequence[Photo], bundle: Bundle, data: str | Path) -> Sequence[Photo]:
-    """Call `known_labels` with the bundle's classes."""
-    return known_labels(photos, data, bundle.manifest.num_classes, f"bundle {bundle.manifest.name}")
+    manifest = bundle.manifest
+    return choose(known_labels(list_photos(data), data, manifest.num_classes, f"bundle {manifest.name}"), limit)
 
 
 def known_labels(photos: Sequence[Photo], data: str | Path, classes: int, whose: str) -> Sequence[Photo]:

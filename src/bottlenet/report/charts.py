@@ -377,7 +377,8 @@ def free_box(place: Point, note: str, taken: Sequence[Box]) -> Box | None:
     for left, top in (*level, *diagonal):
         box = (left, top, left + width, top + height)
         inside = left > LEFT and box[2] < WIDTH - RIGHT + 40 and top > TOP and box[3] < HEIGHT - BOTTOM
-        if inside and not any(overlap(box, other) for other in taken):
+        covers = (box[0] < x2 and x1 < box[2] and box[1] < y2 and y1 < box[3] for x1, y1, x2, y2 in taken)
+        if inside and not any(covers):
             return box
     return None
 
@@ -391,10 +392,6 @@ def along(places: Sequence[Point]) -> list[Box]:
             x, y = x1 + (x2 - x1) * step / steps, y1 + (y2 - y1) * step / steps
             boxes.append((x - 2, y - 2, x + 2, y + 2))
     return boxes
-
-
-def overlap(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def names(plane: Plane, lines: Sequence[tuple[int, Series]]) -> Iterator[str]:
