@@ -434,7 +434,7 @@ class TestEngines:
 
     def test_unknown(self) -> None:
         with Progress(disable=True) as progress:
-            with pytest.raises(InputError, match="engine 'slurm': one of local, ray is possible"):
+            with pytest.raises(InputError, match="--engine is 'slurm'; choose one of local, ray"):
                 open_engine("slurm", progress)
             with pytest.raises(InputError, match="--address 'x:1' is for --engine ray"):
                 open_engine("local", progress, address="x:1")

@@ -44,7 +44,7 @@ WEIGHTS = ("float32", "int8")
 MAX_TRIALS = 10_000
 FEWEST_MEASURED = 20
 AT_LEAST_ONE = ("photos", "epochs", "crops", "batch", "measured")
-Points = Annotated[Number, Field(ge=-100, le=100)]
+Points = Annotated[Number, Field(ge=-100, le=10**12)]
 
 
 @record
