@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, WireError
 
 CHUNK_BYTES = 2**16
 LEFTOVER = re.compile(r"\.bottlenet-[0-9a-f]{8}\.part")  # what `write_whole` leaves where the power goes
@@ -72,6 +72,17 @@ def read_bounded(path: str | Path, limit: int) -> bytes:
     if len(data) > limit:
         raise InputError(f"it is larger than the {limit} bytes that are allowed")
     return data
+
+
+@contextmanager
+def reading(path: str | Path, advice: str) -> Iterator[None]:
+    """Name the file in what goes wrong in the block. InputError: it can't be read, or is refused."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror or error}; {advice}") from error
+    except (InputError, WireError) as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def lock_file(path: Path) -> int | None:

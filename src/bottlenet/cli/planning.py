@@ -27,8 +27,7 @@ from bottlenet.cli.options import (
     write_whole,
 )
 from bottlenet.cli.show import Cell, Grid, clean, facts, number, print_json, progress, say, stdout
-from bottlenet.errors import InputError
-from bottlenet.files import read_at_most
+from bottlenet.files import read_at_most, reading
 from bottlenet.records import command_line
 
 if TYPE_CHECKING:
@@ -255,13 +254,8 @@ def read_profile(path: Path) -> Profile:
 
 def read_document(path: Path, parse: Callable[[bytes], D], limit: int, wanted: str) -> D:
     """Parse a file of at most `limit` bytes; `parse` refuses more. InputError: it can't be read, or is refused."""
-    try:
-        with open(path, "rb") as file:
-            return parse(read_at_most(file, limit + 1))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}; give {wanted}") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    with reading(path, f"give {wanted}"), open(path, "rb") as file:
+        return parse(read_at_most(file, limit + 1))
 
 
 def plan_renderables(profile: Profile, plan: Plan) -> Iterator[RenderableType]:

@@ -23,8 +23,8 @@ from bottlenet.cli.device import (
 from bottlenet.cli.options import BundleOption, Force, Json, check_target, needs, require, with_configs
 from bottlenet.cli.show import clean, facts, print_json, say, stdout
 from bottlenet.cloud.admission import LOG_LEVELS, Access, Limits, Mqtt
-from bottlenet.errors import BottleNetError, FrameError, InputError
-from bottlenet.files import read_at_most
+from bottlenet.errors import BottleNetError, InputError
+from bottlenet.files import read_at_most, reading
 from bottlenet.records import check_choice
 
 if TYPE_CHECKING:
@@ -219,11 +219,6 @@ def read_frame(path: str, bundle_tag: bytes) -> Frame:
     """Read the frame in a file. InputError: it can't be read, is damaged, is no frame or is of another bundle."""
     from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame
 
-    try:
-        with open(path, "rb") as file:
-            data = read_at_most(file, HEADER_BYTES + MAX_PAYLOAD_BYTES + 1)
+    with reading(path, "give a file that bottlenet encode wrote"), open(path, "rb") as file:
+        data = read_at_most(file, HEADER_BYTES + MAX_PAYLOAD_BYTES + 1)
         return parse_frame(data, max_payload_bytes=MAX_PAYLOAD_BYTES, bundle_tag=bundle_tag)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}; give a file that bottlenet encode wrote") from error
-    except FrameError as error:
-        raise InputError(f"{path}: {error}") from error

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 
 from bottlenet.errors import InputError
+from bottlenet.files import reading
 from bottlenet.measure.bench import BenchReport, BenchRow
 from bottlenet.plan.link import PRESETS, Link
 from bottlenet.plan.planner import Plan, choose, duration, flip_words, predict, rate
@@ -84,10 +85,9 @@ def reports_of(source: Source) -> Iterator[BenchReport]:
     elif isinstance(source.content, Record) and isinstance(source.content.results, dict):
         found = source.content.results.get("reports")
         for values in found if isinstance(found, list) else []:
-            try:
-                yield read_bench(values, source.path)
-            except InputError as error:
-                raise InputError(f"{source.path}: {error}") from error
+            with reading(source.path, "give another file"):
+                report = read_bench(values, source.path)
+            yield report
 
 
 def measured_figure(source: Source, report: BenchReport) -> Figure:

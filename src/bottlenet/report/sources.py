@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 
 from bottlenet.errors import InputError
-from bottlenet.files import read_bounded
+from bottlenet.files import read_bounded, reading
 from bottlenet.measure.bench import BenchReport
 from bottlenet.measure.evaluate import Evaluation
 from bottlenet.plan.profile import Profile, parse_profile
@@ -249,10 +249,8 @@ def read_file(path: Path) -> Source:
     if kind is None:
         what = f"its fields are {shown(', '.join(document))}" if isinstance(document, dict) else "it is no object"
         raise InputError(f"{path}: it is JSON that no report is made of ({what}); give {KNOWN}")
-    try:
+    with reading(path, AGAIN):
         content = READERS[kind](document, path)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     whose = content.origin if isinstance(content, Evaluated) else content
     if isinstance(content, Sweep):
         command = content.command
@@ -344,14 +342,12 @@ def read_run(path: Path) -> Run:
     log = path / LOG
     lines = read_text(log, MAX_LOG_BYTES).split("\n")[:-1] if log.exists() else []  # half a line, if it was killed
     for count, line in enumerate(lines, 1):
-        try:
+        with reading(f"{log}, line {count}", AGAIN):
             values = parse_json(line)
             if isinstance(values, dict) and "held_out" in values:
                 passes += parse_passes(values["held_out"], values.get("epoch"))
             else:
                 steps.append(picked(Step, values))
-        except InputError as error:
-            raise InputError(f"{log}, line {count}: {error}") from error
     every = max(1, -(-len(steps) // MOST_STEPS))
     return Run(config, tuple(passes), tuple(steps[::every]))
 
@@ -432,22 +428,17 @@ AGAIN = "make the file again with this version of bottlenet"
 def read_json(path: Path, limit_bytes: int) -> Any:
     """Read a file. InputError: can't be read, larger than that, no JSON, or a number that is not finite."""
     text = read_text(path, limit_bytes)
-    try:
+    with reading(path, AGAIN):
         return parse_json(text)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def read_text(path: Path, limit_bytes: int) -> str:
     """Read a file. InputError: can't be read, larger than that, or not in UTF-8."""
-    try:
-        return read_bounded(path, limit_bytes).decode()
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror or error}; give another file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: it is no text in UTF-8, so no JSON; give another file") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}; give another file") from error
+    with reading(path, "give another file"):
+        try:
+            return read_bounded(path, limit_bytes).decode()
+        except UnicodeDecodeError as error:
+            raise InputError("it is no text in UTF-8, so no JSON; give another file") from error
 
 
 def parse_json(text: str) -> Any:

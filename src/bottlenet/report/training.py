@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bottlenet.errors import InputError
+from bottlenet.files import reading
 from bottlenet.report.charts import Axis, Series, line_chart, percents, spanning
 from bottlenet.report.sections import MOST_ROWS, Figure, Request, Section, Table, number, of_photos
 from bottlenet.report.sources import Pass, Record, Run, Source, is_number, parse_passes
@@ -123,10 +123,8 @@ def recorded_passes(source: Source) -> list[Pass]:
     """Read the passes of benchmarks/training.py; none of several runs, by name. InputError: not as that writes them."""
     results = source.content.results if isinstance(source.content, Record) else None
     rows = results.get("passes") if isinstance(results, dict) else None
-    try:
+    with reading(source.path, "give another file"):
         return [] if not rows or isinstance(rows, dict) else parse_passes(rows)
-    except InputError as error:
-        raise InputError(f"{source.path}: {error}") from error
 
 
 def passes_figure(source: Source, passes: Sequence[Pass], command: str, request: Request) -> Figure:

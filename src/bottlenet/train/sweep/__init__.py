@@ -35,7 +35,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from bottlenet.errors import InputError
-from bottlenet.files import lock_file, read_bounded, write_whole
+from bottlenet.files import lock_file, read_bounded, reading, write_whole
 from bottlenet.plan.profile import DROP_OF
 from bottlenet.records import Count, Number, Positive, Sizes, check_choice, convert, one_of, parse_versioned, record
 
@@ -348,14 +348,11 @@ class SweepFolder:
             path = self.path / "trials" / f"{trial.name}.json"
             if path.exists():
                 values = self.read(path, "trial", AGAIN)
-                try:
-                    del values["format_version"]
-                    result = convert(Result, values, AGAIN)
-                    if result.trial != trial:
-                        raise InputError(f"it is of trial {result.trial.name}")
-                except InputError as error:
-                    raise InputError(f"{path} can't be used: {error}; {AGAIN}") from error
-                found[trial] = result
+                del values["format_version"]
+                with reading(path, AGAIN):
+                    found[trial] = convert(Result, values, AGAIN)
+                    if found[trial].trial != trial:
+                        raise InputError(f"it is of trial {found[trial].trial.name}; {AGAIN}")
         return found
 
     def save(self, result: Result) -> None:
