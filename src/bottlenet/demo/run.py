@@ -27,6 +27,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.edge import Choice, Edge, Prediction, photo_to_pixels
 from bottlenet.edge.encoder import EDGE_ONLY, Device
 from bottlenet.measure.bench import split_server
+from bottlenet.measure.evaluate import Progress
 from bottlenet.plan.link import LINKS, Link
 from bottlenet.report.charts import Scale, words
 from bottlenet.report.sections import data_url, percent, stretched, style, template
@@ -38,8 +39,6 @@ PHOTOS = Path(__file__).parent / "photos"
 REPEATS = 3  # the median one counts: a machine may be busy with something else for a moment
 INPUT_CODECS = {"webp75": InputCodec("WebP", 75), "jpeg75": InputCodec("JPEG", 75), "jpeg95": InputCodec("JPEG", 95)}
 REFERENCE = "jpeg75"  # what most would send; the paper compares with quality 95, which is easier to beat
-
-Step = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class DemoResult:
         return fmean(value(photo) for photo in self.photos)
 
 
-def run_demo(bundle: Bundle, sources: Sequence[Path], step: Step = lambda done, total: None) -> DemoResult:
+def run_demo(bundle: Bundle, sources: Sequence[Path], step: Progress = lambda done, total: None) -> DemoResult:
     """Classify the photos; `step` is called with how many are done, and of how many.
 
     PhotoError: one of them can't be used. InputError: the bundle has no uncut network. LinkError: the server did not

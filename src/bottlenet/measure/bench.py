@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -44,6 +44,7 @@ from bottlenet.edge.connection import Transport, open_websocket
 from bottlenet.edge.encoder import EDGE_ONLY, Partition, sides_of
 from bottlenet.edge.meter import Meter, open_meter
 from bottlenet.errors import BottleNetError, InputError, LinkError, WireError
+from bottlenet.measure.evaluate import Progress
 from bottlenet.measure.link import ShapedLink
 from bottlenet.measure.profile import cpu_model
 from bottlenet.photo import photo_to_pixels
@@ -68,9 +69,6 @@ START_S = 120.0  # a small machine may need long for its first imports
 STOP_S = 10.0
 MAX_CHARACTERS = 4096
 MAX_INPUT_BYTES = 2**22  # of a network's input as a picture file
-
-Progress = Callable[[int, int], None]
-"""Called with (partitions done, partitions in all)."""
 
 
 @dataclass(frozen=True)

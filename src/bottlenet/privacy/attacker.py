@@ -37,7 +37,7 @@ from bottlenet.files import part_of
 from bottlenet.net.cut import split
 from bottlenet.net.models import Classifier
 from bottlenet.privacy import PrivacyConfig
-from bottlenet.privacy.samples import Records, Samples
+from bottlenet.privacy.samples import Progress, Records, Samples
 from bottlenet.train.objective import learning_rate
 from bottlenet.train.runs import Averaged
 from bottlenet.wire.tables import ZERO
@@ -56,8 +56,6 @@ DECAY = 0.998  # of the average of the weights
 
 Batch = tuple[Tensor, Tensor]
 """What was sent (B, C + 1, h, w), as `as_input` gives it, and pixels (B, 3, side, side), 0..1."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

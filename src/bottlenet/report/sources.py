@@ -219,7 +219,7 @@ def expand(path: Path) -> Iterator[Source]:
         yield read_file(path)
         return
     if (path / RUN).is_file():
-        yield read_run_source(path)
+        yield read_run(path)
         return
     if (path / CANDIDATES).is_file():  # a sweep's runs say less than it does
         yield read_file(path / CANDIDATES)
@@ -227,7 +227,7 @@ def expand(path: Path) -> Iterator[Source]:
     runs = [run.parent for depth in range(1, RUNS_DEPTH + 1) for run in sorted(path.glob("*/" * depth + RUN))]
     if len(runs) > MAX_SOURCES:
         raise InputError(f"{path}: {len(runs)} runs are in it; {MAX_SOURCES} fit a report: give some of them")
-    found = [read_run_source(run) for run in runs]
+    found = [read_run(run) for run in runs]
     for file in sorted(path.glob("*.json"))[:MAX_SOURCES]:
         document = read_json(file, MAX_JSON_BYTES)
         if kind_of(document) is not None:
@@ -235,11 +235,6 @@ def expand(path: Path) -> Iterator[Source]:
     if not found:
         raise InputError(f"{path}: nothing in it that a report is made of; give {KNOWN}")
     yield from found
-
-
-def read_run_source(path: Path) -> Source:
-    run = read_run(path)
-    return Source(path, "run", run, run.command, str(run.config.get("model", "")))
 
 
 def read_file(path: Path) -> Source:
@@ -326,7 +321,7 @@ def read_record(document: dict[str, Any], path: Path) -> Record:
     return Record(document["commit"], document["date"], machine=", ".join(words), results=document["results"])
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> Source:
     """InputError: its files can't be read, or are not a run's. A run without a log has only begun."""
     config = read_json(path / RUN, MAX_RUN_BYTES)
     if (
@@ -349,7 +344,8 @@ def read_run(path: Path) -> Run:
             else:
                 steps.append(picked(Step, values))
     every = max(1, -(-len(steps) // MOST_STEPS))
-    return Run(config, tuple(passes), tuple(steps[::every]))
+    run = Run(config, tuple(passes), tuple(steps[::every]))
+    return Source(path, "run", run, run.command, str(config["model"]))
 
 
 def parse_passes(rows: object, epoch: object = None) -> list[Pass]:
