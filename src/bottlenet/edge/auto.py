@@ -105,16 +105,8 @@ class Auto:
                 self._pilot.reconsider()
         answer = processed.result
         assert isinstance(answer, Answer), "nothing is sent"
-        return predict(
-            self._bundle,
-            answer,
-            None,
-            processed.device_ms,
-            socket_bytes,
-            answered_by=LOCAL if name == EDGE_ONLY.name else DEVICE,
-            partition=name,
-            square=processed.square,
-        )
+        by = LOCAL if name == EDGE_ONLY.name else DEVICE
+        return predict(self._bundle, answer, processed, socket_bytes, answered_by=by, partition=name)
 
     def connect(self) -> None:
         """Find out now what link and server are like, so that the first photo has what is best for it."""
@@ -140,11 +132,7 @@ class Auto:
                 reply = stream.ask(frame, patience_s)
                 answer, socket_bytes = reply.answer, (reply.sent_bytes, reply.received_bytes)
                 prediction = predict(
-                    self._bundle,
-                    answer,
-                    frame,
-                    processed.device_ms,
-                    socket_bytes,
+                    *(self._bundle, answer, processed, socket_bytes),
                     answered_by=SERVER,
                     partition=name,
                     round_trip_ms=reply.round_trip_ms,

@@ -156,12 +156,12 @@ class Edge:
         processed = self.encoder.work(photo)
         frame = processed.result
         if not isinstance(frame, Frame):
-            return self._own(processed, frame)
+            return predict(self.bundle, frame, processed, answered_by=DEVICE, partition=self.partition)
         with self._lock:
             before = self._stream.total_bytes
             if self.local is None or self._backoff.wait_s == 0:
                 try:
-                    prediction = self._predict(processed, frame, self._stream, self._stream.ask(frame, self.timeout_s))
+                    prediction = self._predict(processed, self._stream, self._stream.ask(frame, self.timeout_s))
                     self._backoff.worked()
                     return prediction
                 except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
@@ -169,16 +169,9 @@ class Edge:
                         raise
                     self._backoff.failed(hint_s(error))
             sent, received = self._stream.total_bytes
-        return predict(
-            self.bundle,
-            self.local.answer(frame),
-            frame,
-            processed.device_ms,
-            (sent - before[0], received - before[1]),  # trying the server took them
-            answered_by=LOCAL,
-            partition=self.partition,
-            square=processed.square,
-        )
+        tried = sent - before[0], received - before[1]  # trying the server took them
+        answer = self.local.answer(frame)
+        return predict(self.bundle, answer, processed, tried, answered_by=LOCAL, partition=self.partition)
 
     def classify_many(self, photos: Iterable[Source], in_flight: int = 8) -> Iterator[Prediction]:
         """Classify photos in their order, with up to `in_flight` on the way at once: for links that are long.
@@ -239,33 +232,15 @@ class Edge:
         query = f"{address.query}&bundle={bundle.id.hex()}".lstrip("&")
         return address._replace(path=path, query=query, fragment="").geturl()
 
-    def _own(self, processed: Processed, answer: Answer) -> Prediction:
-        """Return what the device knows by itself."""
-        return predict(
-            self.bundle,
-            answer,
-            None,
-            processed.device_ms,
-            (0, 0),
-            answered_by=DEVICE,
-            partition=self.partition,
-            square=processed.square,
-        )
-
-    def _predict(self, processed: Processed, frame: Frame, stream: Stream, reply: Reply) -> Prediction:
+    def _predict(self, processed: Processed, stream: Stream, reply: Reply) -> Prediction:
         """FrameError, BusyError: it was refused, in order: the connection is as good as before."""
         answer = reply.answer
         try:
             return predict(
-                self.bundle,
-                answer,
-                frame,
-                processed.device_ms,
-                (reply.sent_bytes, reply.received_bytes),
+                *(self.bundle, answer, processed, (reply.sent_bytes, reply.received_bytes)),
                 answered_by=SERVER,
                 partition=self.partition,
                 round_trip_ms=reply.round_trip_ms,
-                square=processed.square,
             )
         except WireError:
             stream.close()
@@ -289,13 +264,13 @@ class Edge:
                 number, processed = first
                 if number is None:
                     assert isinstance(processed.result, Answer)
-                    yield self._own(processed, processed.result)
+                    own = processed.result
+                    yield predict(self.bundle, own, processed, answered_by=DEVICE, partition=self.partition)
                     continue
                 while number not in replies:
                     reply = stream.receive(self.timeout_s)
                     replies[reply.number] = reply
-                assert isinstance(processed.result, Frame)
-                yield self._predict(processed, processed.result, stream, replies.pop(number))
+                yield self._predict(processed, stream, replies.pop(number))
         finally:
             with self._lock:
                 if stream.in_flight or self._closings != closings or self._stream.is_open:

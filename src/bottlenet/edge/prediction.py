@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bottlenet.bundle import Bundle
+from bottlenet.edge.encoder import Processed
 from bottlenet.errors import InputError, WireError
 from bottlenet.photo import Square
 from bottlenet.wire.answer import TOP, Answer, Boxes, Classes, ClassMap
@@ -140,23 +141,22 @@ class Findings:
 def predict(
     bundle: Bundle,
     answer: Answer,
-    frame: Frame | None,
-    device_ms: tuple[float, float, float],
-    socket_bytes: tuple[int, int],
+    processed: Processed,
+    socket_bytes: tuple[int, int] = (0, 0),
     *,
     answered_by: str,
     partition: str,
     round_trip_ms: float = 0.0,
-    square: Square | None = None,
 ) -> Prediction:
-    """Put an answer, the frame that was sent, if any, and what both took together.
+    """Put an answer, what the device made of the photo, and what both took together.
 
-    `device_ms`: preparing, computing, encoding. `socket_bytes`: sent and received. `square`: what of the photo the
-    network saw. WireError: the answer does not fit the bundle.
+    `socket_bytes`: sent and received. WireError: the answer does not fit the bundle.
     """
-    found = read_answer(answer, bundle, square)
+    found = read_answer(answer, bundle, processed.square)
     first = found.top[0] if found.top else Choice("", -1, 0.0)
+    frame = processed.result if isinstance(processed.result, Frame) else None
     payload_bytes = 0 if frame is None else len(frame.payload)
+    server_ms = (answer.decode_us / 1e3, answer.tail_us / 1e3, answer.queue_us / 1e3)
     return Prediction(
         label=first.label,
         class_index=first.class_index,
@@ -166,7 +166,7 @@ def predict(
         frame_bytes=0 if frame is None else payload_bytes + STREAM_HEADER_BYTES,
         socket_bytes=socket_bytes[0],
         received_bytes=socket_bytes[1],
-        times=Times(*device_ms, round_trip_ms, answer.decode_us / 1e3, answer.tail_us / 1e3, answer.queue_us / 1e3),
+        times=Times(*processed.device_ms, round_trip_ms, *server_ms),
         answered_by=answered_by,
         partition=partition,
         server_load=answer.load,
