@@ -29,7 +29,7 @@ from bare import bare_bytes
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.measure.evaluate import Evaluation, evaluate
-from bottlenet.photos.crops import Damaged, read_crops
+from bottlenet.photos.crops import Damaged, centre_views
 from bottlenet.photos.folders import Photo, photos_for
 from bottlenet.report.accuracy import Curve, accuracy_chart
 from bottlenet.report.charts import Drawing
@@ -124,7 +124,8 @@ def measure(bundle: Bundle, photos: Sequence[Photo], tried: Sequence[Setting], p
     uncut = open_uncut(bundle)
     task = progress.add_task("input codecs", total=len(photos))
     rows: list[tuple[list[int], list[int], list[bool]]] = []
-    for position, pixels in read_crops(photos, bundle.manifest.uncut_preprocess, Damaged(len(photos))):
+    preprocess = bundle.manifest.uncut_preprocess
+    for position, (pixels,) in centre_views(photos, (preprocess.size,), Damaged(len(photos)), preprocess):
         files = [setting.encode(Image.fromarray(pixels)) for setting in tried]
         answers = [int(run_graph(uncut, pixels=decode(file, len(pixels))[None]).argmax()) for file in files]
         bare = [bare_bytes(setting.codec, file) for setting, file in zip(tried, files, strict=True)]

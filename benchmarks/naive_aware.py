@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from bottlenet.errors import InputError
 from bottlenet.net.model import BottleNet
-from bottlenet.photos.crops import Damaged, read_crops
+from bottlenet.photos.crops import Damaged, centre_views
 from bottlenet.photos.folders import Photo, choose, list_photos
 from bottlenet.report.charts import Drawing
 from bottlenet.report.sections import Request
@@ -54,10 +54,10 @@ def measure(nets: dict[str, BottleNet], photos: Sequence[Photo], progress: Progr
     tally = {(name, quality): [0, 0] for name in nets for quality in QUALITIES}  # right, bytes
     uncut_right = done = 0
     task = progress.add_task("evaluating", total=len(photos))
-    crops = read_crops(photos, uncut.preprocess, Damaged(len(photos)))
+    crops = centre_views(photos, (uncut.preprocess.size,), Damaged(len(photos)), uncut.preprocess)
     while batch := list(islice(crops, BATCH)):
         positions = [position for position, _ in batch]
-        pixels = torch.from_numpy(np.stack([one for _, one in batch]))
+        pixels = torch.from_numpy(np.stack([one for _, (one,) in batch]))
         labels = torch.tensor([photos[position].label for position in positions])
         for name, net in nets.items():
             features = net.head(pixels)

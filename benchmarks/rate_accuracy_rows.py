@@ -21,7 +21,7 @@ from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize
-from bottlenet.photos.crops import Damaged, read_crops
+from bottlenet.photos.crops import Damaged, centre_views
 from bottlenet.photos.folders import Photo
 from bottlenet.runtime import Head, open_session, open_tail, run_graph
 from bottlenet.train.config import TrainConfig
@@ -141,10 +141,10 @@ def batches(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Yield (pixels (B, S, S, 3), labels (B,)) of all photos that can be read."""
     task = progress.add_task(f"evaluating: {name}", total=len(photos))
-    crops = read_crops(photos, preprocess, Damaged(len(photos)))
+    crops = centre_views(photos, (preprocess.size,), Damaged(len(photos)), preprocess)
     while batch := list(islice(crops, BATCH)):
         labels = [photos[position].label for position, _ in batch]
-        yield np.stack([pixels for _, pixels in batch]), np.array(labels, np.int64)
+        yield np.stack([pixels for _, (pixels,) in batch]), np.array(labels, np.int64)
         progress.advance(task, len(batch))
     progress.remove_task(task)
 

@@ -16,7 +16,7 @@ from bottlenet.net.build import insert
 from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels, prepare, read_photo
 from bottlenet.photos import folders as data_module
-from bottlenet.photos.crops import Damaged, is_held_out, random_views, read_crops, read_views
+from bottlenet.photos.crops import Damaged, centre_views, is_held_out, random_views, read_views
 from bottlenet.photos.folders import Photo, count_sub_folders, list_photos
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.features import FeatureCache, open_cache
@@ -328,9 +328,9 @@ class TestCrops:
         return [Photo(path, None) for path in paths]
 
     def test_centre(self, photos: list[Photo]) -> None:
-        got = list(read_crops(photos, PREPROCESS, Damaged(3)))
+        got = list(centre_views(photos, (PREPROCESS.size,), Damaged(3), PREPROCESS))
         assert [position for position, _ in got] == [0, 1, 2]
-        for (_, pixels), photo in zip(got, photos, strict=True):
+        for (_, (pixels,)), photo in zip(got, photos, strict=True):
             np.testing.assert_array_equal(pixels, prepare(read_photo(photo.path), PREPROCESS))
 
     def test_random_ones_are_decided_by_seed_and_position(self, photos: list[Photo]) -> None:
@@ -379,20 +379,20 @@ class TestCrops:
         (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
         many = [photos[0], Photo(tmp_path / "cut.png", None), *[photos[1]] * 98]
         damaged = Damaged(len(many))
-        got = [position for position, _ in read_crops(many, PREPROCESS, damaged)]
+        got = [position for position, _ in centre_views(many, (PREPROCESS.size,), damaged, PREPROCESS)]
         assert got == [0, *range(2, 100)]
         assert damaged.paths == [tmp_path / "cut.png"]
 
     def test_reads_one_at_a_time(self, photos: list[Photo]) -> None:
         waiting = iter(photos)
-        next(read_crops(waiting, PREPROCESS, Damaged(3)))
+        next(centre_views(waiting, (PREPROCESS.size,), Damaged(3), PREPROCESS))
         assert list(waiting) == photos[1:]
 
     def test_centre_of_a_large_jpeg_is_what_the_device_takes(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / "large.jpg")
         photo = Photo(tmp_path / "large.jpg", None)
-        [(_, pixels)] = read_crops([photo], PREPROCESS, Damaged(1))
+        [(_, (pixels,))] = centre_views([photo], (PREPROCESS.size,), Damaged(1), PREPROCESS)
         np.testing.assert_array_equal(pixels, photo_to_pixels(photo.path, PREPROCESS))
         assert (pixels != prepare(read_photo(photo.path), PREPROCESS)).any()  # or the picture is not large
 

@@ -63,12 +63,6 @@ def is_held_out(photo: Photo, one_of: int = HELD_OUT) -> bool:
     return zlib.crc32(photo.path.name.encode()) % one_of == 0
 
 
-def read_crops(photos: Iterable[Photo], preprocess: Preprocess, damaged: Damaged) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (position in `photos`, centre crop (S, S, 3) uint8) of every photo that can be read."""
-    for position, (crop,) in centre_views(photos, (preprocess.size,), damaged, preprocess):
-        yield position, crop
-
-
 def centre_views(
     photos: Iterable[Photo], sizes: Sequence[int], damaged: Damaged, preprocess: Preprocess
 ) -> Iterator[tuple[int, Views]]:

@@ -83,11 +83,7 @@ class Tap:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
-        self._head = Head(bundle, threads)
-
-    def symbols(self, pixels: NDArray[np.uint8]) -> Symbols:
-        """Run the head: (B, size, size, 3) -> (B, C, H, W)."""
-        return self._head(pixels)
+        self.head = Head(bundle, threads)
 
     def sent(self, symbols: Symbols, budget: int | None) -> tuple[int, Symbols]:
         """Encode one photo's (C, H, W): return payload bytes, and symbols_hat as the server has them.
@@ -189,7 +185,7 @@ def in_records(tap: Tap, side: int, views: Iterator[tuple[int, Views]], send: Se
     """Turn (position, (head's pixels, small pixels)) into records, HEAD_BATCH at a time."""
     while batch := list(islice(views, HEAD_BATCH)):
         records = np.empty(len(batch), record_type(tap.bundle.manifest.latent, side))
-        symbols = tap.symbols(np.stack([head_pixels for _, (head_pixels, _) in batch]))
+        symbols = tap.head(np.stack([head_pixels for _, (head_pixels, _) in batch]))
         for row, (position, (_, pixels)) in enumerate(batch):
             payload_bytes, symbols_hat = send(symbols[row])
             records[row] = (position, payload_bytes, symbols[row], symbols_hat, pixels)
