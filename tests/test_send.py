@@ -19,14 +19,14 @@ import pytest
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as websocket_server
 
-from bottlenet import cli
+from bottlenet import cli, runtime
 from bottlenet.bundle import Bundle
 from bottlenet.cli import sending
 from bottlenet.cloud import create_app
-from bottlenet.edge import Edge, Spool, encoder
+from bottlenet.edge import Edge, Spool
 from bottlenet.edge.spool import is_spool
 from bottlenet.photo import SUFFIXES
-from bottlenet.runtime import run_graph
+from bottlenet.runtime import run_all
 from bottlenet.wire.answer import Answer
 from conftest import Server
 from network import make_album
@@ -285,7 +285,7 @@ class TestCommand:
         @contextlib.contextmanager
         def told_to_stop() -> Iterator[None]:
             with real(), monkeypatch.context() as patch:
-                patch.setattr(encoder, "run_graph", lambda session, **inputs: run_graph(Session(), **inputs))
+                patch.setattr(runtime, "run_all", lambda session, **inputs: run_all(Session(), **inputs))
                 yield
 
         monkeypatch.setattr(sending, "told_to_stop", told_to_stop)
