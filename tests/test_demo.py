@@ -308,7 +308,7 @@ class TestPage:
         assert np.array_equal(np.asarray(decoded(mosaic)), stretched(result.photos[0].picture))
 
     def test_it_is_known_as_ours(self, result: DemoResult) -> None:
-        assert PAGE.is_one(page(result).encode()[: PAGE.read_bytes])
+        PAGE.find(page(result).encode()[: PAGE.read_bytes])
 
     def test_light_dark_and_narrow(self, result: DemoResult) -> None:
         made = page(result)
