@@ -652,8 +652,8 @@ class TestBadInput:
         write(folder / "settings.json", {"not": "a source"})
         assert [source.name for source in read_sources([folder])] == ["b", "a", "e"]
 
-    @pytest.mark.parametrize("row", [{"photos": 0}, {"photos": 3, "payload_bytes": 0}])
-    def test_a_run_that_held_nothing_out(self, tmp_path: Path, row: dict[str, float]) -> None:
+    @pytest.mark.parametrize("row", [{"photos": 0, "agreement": None}, {"photos": 3, "payload_bytes": 0}])
+    def test_a_run_that_held_nothing_out(self, tmp_path: Path, row: dict[str, float | None]) -> None:
         run = write_run(tmp_path / "run", epochs=0)
         held_out = {"distillation": 0, "agreement": 0, "payload_bytes": 0, **row}
         (run / "log.jsonl").write_text(json.dumps({"epoch": 1, "held_out": [held_out]}) + "\n", encoding="utf-8")

@@ -48,7 +48,8 @@ def old_photos(folder: Path, note: Callable[[str], None]) -> Iterator[OldPhoto]:
 
     OSError: a file can't be read just now; it stays.
     """
-    for path in (path for name in OLD_FOLDERS for path in sorted((folder / name).glob("*"))):
+    folders = [folder / name for name in OLD_FOLDERS if (folder / name).is_dir()]
+    for path in (path for each in folders for path in sorted(each.iterdir())):
         try:
             if LEFTOVER.fullmatch(path.name):
                 path.unlink()

@@ -352,8 +352,8 @@ def parse_passes(rows: object, epoch: object = None) -> list[Pass]:
     """Parse `held_out` of a log, or the passes of benchmarks/training.py. InputError: something else."""
     if not isinstance(rows, list) or len(rows) > MOST_ITEMS:
         raise InputError(f"held_out is {shown(rows)}; give the folder of a run")
-    passes = [picked(Pass, row, epoch=epoch, budget=None) for row in rows]
-    return [each for each in passes if each.photos != 0]  # too few for any to be held out
+    held_out = (row for row in rows if not isinstance(row, dict) or row.get("photos") != 0)  # else there were too few
+    return [picked(Pass, row, epoch=epoch, budget=None) for row in held_out]
 
 
 def parse_sweep(document: dict[str, Any], path: Path) -> Sweep:
