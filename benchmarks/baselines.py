@@ -108,7 +108,7 @@ class Packed:
         return np.packbits(bits, axis=1).reshape(self.mosaic.symbols_shape)
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, NDArray[np.int64]]:
-        self.mosaic.check_batch(symbols)
+        self.mosaic.check(symbols, batch=True)
         return symbols.copy(), np.full(len(symbols), self.payload_bytes, np.int64)
 
 

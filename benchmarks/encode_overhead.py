@@ -37,7 +37,7 @@ WARM_UP = 5
 
 def measure(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[float]]:
     """Milliseconds of the head, of head to frame, of the last part alone, and of reading a photo."""
-    head = open_session(bundle.head_path)
+    head = open_session(bundle.path / "head.onnx")
     codec = bundle.codec
     paths = [photo.path for photo in list_photos(folder)[:PHOTOS]]
     pixels = [photo_to_pixels(path, bundle.manifest.preprocess)[None] for path in paths]
@@ -64,7 +64,7 @@ def measure(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[float]]
 
 def measure_server(bundle: Bundle, folder: str, repeats: int) -> dict[str, list[float]]:
     """Milliseconds a photo of decoding and of the tail, one by one and in batches; of both ways in Python alone."""
-    head, tail, codec = open_session(bundle.head_path), open_session(bundle.tail_path), bundle.codec
+    head, tail, codec = open_session(bundle.path / "head.onnx"), open_session(bundle.path / "tail.onnx"), bundle.codec
     pixels = [photo_to_pixels(each.path, bundle.manifest.preprocess) for each in list_photos(folder)[:PHOTOS]]
     symbols = [run_graph(head, pixels=photo[None])[0] for photo in pixels]
     payloads = [payload_of(bundle, one) for one in symbols]
@@ -97,7 +97,7 @@ def payload_of(bundle: Bundle, symbols: np.ndarray) -> bytes:
 
 def mean_frame_bytes(bundle: Bundle, folder: str) -> float:
     """What the device's own encoder makes; an AssertionError where it is not what is timed here."""
-    encoder, head = Encoder(bundle), open_session(bundle.head_path)
+    encoder, head = Encoder(bundle), open_session(bundle.path / "head.onnx")
     lengths = []
     for photo in list_photos(folder)[:PHOTOS]:
         encoded = encoder.encode(photo.path)

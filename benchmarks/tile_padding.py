@@ -37,7 +37,7 @@ class Row:
 def run(arguments: argparse.Namespace) -> None:
     """Measure, show, write."""
     bundle = Bundle.load(arguments.bundle)
-    encoder, tail = Encoder(bundle), open_session(bundle.tail_path)
+    encoder, tail = Encoder(bundle), open_session(bundle.path / "tail.onnx")
     photos = [photo for photo in photos_for(bundle, arguments.data, arguments.limit) if photo.label is not None]
     if not photos or bundle.manifest.codec != "jpeg":
         raise InputError("labelled photos and a bundle with the jpeg codec are needed")

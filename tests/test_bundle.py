@@ -47,8 +47,8 @@ def test_what_was_written_is_what_is_loaded(bundle: Bundle) -> None:
     assert loaded.labels == LABELS
     assert loaded.mosaic.symbols_shape == loaded.manifest.latent == LATENT
     assert (loaded.codec.name, loaded.codec.setting) == ("jpeg", 90)
-    assert loaded.head_path.is_file()
-    assert loaded.tail_path.is_file()
+    assert (loaded.path / "head.onnx").is_file()
+    assert (loaded.path / "tail.onnx").is_file()
     assert loaded.uncut_path is not None
     assert loaded.uncut_path.is_file()
 
@@ -58,7 +58,7 @@ def test_id_is_sha256_of_the_sorted_compact_json(bundle: Bundle) -> None:
     values = json.loads((bundle.path / "manifest.json").read_bytes())
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     assert bundle.id == hashlib.sha256(canonical).digest()
-    assert values["files"]["head.onnx"] == hashlib.sha256(bundle.head_path.read_bytes()).hexdigest()
+    assert values["files"]["head.onnx"] == hashlib.sha256((bundle.path / "head.onnx").read_bytes()).hexdigest()
 
 
 def test_id_changes_with_content_but_not_with_the_layout_of_the_manifest(
@@ -124,7 +124,7 @@ class TestDamage:
 
     def test_a_file(self, bundle: Bundle) -> None:
         with pytest.raises(BundleError, match="folder"):
-            Bundle.load(bundle.head_path)
+            Bundle.load(bundle.path / "head.onnx")
 
     @pytest.mark.parametrize(
         ("content", "says"),

@@ -40,7 +40,7 @@ def test_decode(decoder: Decoder, bundle: Bundle, frames: list[Frame]) -> None:
 
 def test_scores_are_those_of_the_tail(decoder: Decoder, bundle: Bundle, frames: list[Frame]) -> None:
     scored = decoder.scores(frames)
-    session = onnxruntime.InferenceSession(str(bundle.tail_path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(bundle.path / "tail.onnx"), providers=["CPUExecutionProvider"])
     expected = session.run(None, {"symbols": np.stack([decoder.decode(frame) for frame in frames])})[0]
     np.testing.assert_allclose(scored.scores, expected, rtol=1e-4, atol=1e-4)
     assert scored.scores.dtype == np.float32

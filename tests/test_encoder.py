@@ -99,21 +99,21 @@ class TestGraphs:
         assert "\n" not in str(error.value)
 
     def test_inputs_that_do_not_fit(self, bundle: Bundle) -> None:
-        session = open_session(bundle.head_path)
+        session = open_session(bundle.path / "head.onnx")
         with pytest.raises(BundleError, match="can't run"):
             run_graph(session, pixels=np.zeros((1, SIZE, SIZE, 4), np.uint8))
 
 
 class TestSession:
     def test_bytes_and_paths(self, bundle: Bundle, files: dict[str, bytes]) -> None:
-        for graph in (bundle.head_path, str(bundle.head_path), files["head.onnx"]):
+        for graph in (bundle.path / "head.onnx", str(bundle.path / "head.onnx"), files["head.onnx"]):
             assert isinstance(open_session(graph), onnxruntime.InferenceSession)
 
     def test_threads(self, bundle: Bundle) -> None:
-        assert open_session(bundle.head_path).get_session_options().intra_op_num_threads == 1
-        assert open_session(bundle.head_path, threads=2).get_session_options().intra_op_num_threads == 2
+        assert open_session(bundle.path / "head.onnx").get_session_options().intra_op_num_threads == 1
+        assert open_session(bundle.path / "head.onnx", threads=2).get_session_options().intra_op_num_threads == 2
         with pytest.raises(InputError, match="threads is 0; give 1 or more"):
-            open_session(bundle.head_path, threads=0)
+            open_session(bundle.path / "head.onnx", threads=0)
 
     def test_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"gone\.onnx"):

@@ -11,7 +11,7 @@ import pytest
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.files import CHUNK_BYTES, read_at_most, read_bounded
-from bottlenet.secret import BEARER
+from bottlenet.wire.frame import BEARER
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])

@@ -43,7 +43,6 @@ LAYERS = {
 ROOM_OF = {
     "photo": "bundle",
     "runtime": "bundle",
-    "secret": "bundle",
     "dial": "bundle",
     "broker": "bundle",
     "task": "bundle",

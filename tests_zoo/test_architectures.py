@@ -92,9 +92,9 @@ def trained_a_step(classifier: Classifier, cut: Cut, pixels: Tensor) -> BottleNe
 
 def check_bundle(net: BottleNet, bundle: Bundle, pixels: np.ndarray) -> None:
     """From pixels to scores through onnxruntime and the codec, as device and server do it."""
-    symbols = run_graph(open_session(bundle.head_path), pixels=pixels)
+    symbols = run_graph(open_session(bundle.path / "head.onnx"), pixels=pixels)
     received = np.stack([net.codec.decode(net.codec.encode(one)) for one in symbols])
-    scores = run_graph(open_session(bundle.tail_path), symbols=received)
+    scores = run_graph(open_session(bundle.path / "tail.onnx"), symbols=received)
     with torch.no_grad():
         expected = net(torch.from_numpy(pixels)).scores.numpy()
     assert np.abs(scores - expected).max() <= 1e-3 * max(1.0, np.abs(expected).max())

@@ -1,7 +1,7 @@
-"""Files and folders that are written whole or not at all, whenever the power goes; and bounded reads.
+"""Files and folders that are written whole or not at all, whenever the power goes; bounded reads; secrets in files.
 
 bytes -> .bottlenet-xxxxxxxx.part beside it -> flushed to the disk -> renamed to NAME -> the folder flushed
-files -> write_new, each, in the folder that `replacing` gives, beside it -> put_in_place
+files -> write_new, each, in the folder that `replacing` gives, beside it -> renamed
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from bottlenet.errors import InputError, WireError
 
 CHUNK_BYTES = 2**16
+MAX_SECRET_BYTES = 4096
 LEFTOVER = re.compile(r"\.bottlenet-[0-9a-f]{8}\.part")  # what `write_whole` leaves where the power goes
 
 
@@ -85,6 +87,34 @@ def reading(path: str | Path, advice: str) -> Iterator[None]:
         raise InputError(f"{path}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Secret:
+    """A token or a password: one line of a file, read again each time, never in a message. InputError: it is none."""
+
+    what: str
+    pattern: re.Pattern[str]
+    characters: str  # that it may have, for messages
+
+    def read(self, path: str | Path) -> str:
+        """Read the one secret that is alone in a file. InputError: can't be read."""
+        try:
+            data = read_bounded(path, MAX_SECRET_BYTES)
+        except (OSError, InputError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"{path}: can't read the {self.what}: {why}; give a text file") from error
+        return self.check(data.decode("latin-1").strip(), str(path))
+
+    def check(self, value: str, where: str) -> str:
+        """Pass a value that may be one."""
+        if self.pattern.fullmatch(value) is None:
+            raise InputError(f"{where} holds no {self.what}; one line of {self.characters} is one")
+        return value
+
+
+# Of a user at a broker: whatever its operator chose.
+PASSWORD = Secret("password", re.compile(r"[!-~]([ -~]{0,510}[!-~])?"), "1 to 512 ASCII characters")
+
+
 def lock_file(path: Path) -> int | None:
     """Make a file if it isn't there, and hold it: an open file, which the system closes with the process.
 
@@ -131,28 +161,22 @@ def replacing(target: Path) -> Iterator[Path]:
     OSError: it can't be made or renamed.
     """
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    old = fresh.with_suffix(".old")
     try:
         fresh.mkdir(parents=True)
         yield fresh
-        put_in_place(fresh, target)
+        if aside := target.exists():  # a folder can't be renamed over a full one
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if aside:
+                old.rename(target)
+            raise
+        sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def put_in_place(fresh: Path, target: Path) -> None:
-    """Rename `fresh` to `target`. A folder can't be renamed over a full one, so the old one steps aside first."""
-    old = fresh.with_suffix(".old")
-    aside = target.exists()
-    if aside:
-        target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        if aside:
-            old.rename(target)
-        raise
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def file_chunks(path: Path) -> Iterator[bytes]:

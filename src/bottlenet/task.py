@@ -151,7 +151,8 @@ class Detection:
 
     def results(self, boxes: NDArray[Any]) -> Sequence[Boxes | None]:
         """Pick the boxes of each photo of (B, boxes, 6); None: no numbers that an answer holds."""
-        return [self._boxes(rows) if np.isfinite(rows).all() and fits(rows[:, 5]) else None for rows in boxes]
+        held = np.isfinite(boxes).all((1, 2)) & ((boxes[..., 5] >= 0) & (boxes[..., 5] <= MAX_CLASS_INDEX)).all(1)
+        return [self._boxes(rows) if good else None for rows, good in zip(boxes, held, strict=True)]
 
     def above(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         """Return (boxes,) of (boxes, 6): those with a score of the threshold or more."""
@@ -164,11 +165,6 @@ class Detection:
         rows[:, :5] = rows[:, :5].clip(0, 1)
         rows[:, 2:4] = np.maximum(rows[:, 2:4], rows[:, :2])
         return Boxes(tuple(Box(round(index), score, *edges) for *edges, score, index in rows.tolist()))
-
-
-def fits(indices: NDArray[Any]) -> bool:
-    """Return whether an answer can hold these class indices."""
-    return bool(((indices >= 0) & (indices <= MAX_CLASS_INDEX)).all())
 
 
 Task: TypeAlias = Classification | Multilabel | Segmentation | Detection

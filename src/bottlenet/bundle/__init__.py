@@ -130,16 +130,6 @@ class Bundle:
         return sum(file_sizes(self.path, self.manifest.files, self.store).values())
 
     @property
-    def head_path(self) -> Path:
-        """The device's graph; a rung has no such file, see `graph`."""
-        return self.path / "head.onnx"
-
-    @property
-    def tail_path(self) -> Path:
-        """The server's graph; a rung has no such file, see `graph`."""
-        return self.path / "tail.onnx"
-
-    @property
     def uncut_path(self) -> Path | None:
         """The whole network, where the bundle has it; a rung has no such file, see `graph`."""
         return self.path / "uncut.onnx" if "uncut.onnx" in self.manifest.files else None

@@ -244,7 +244,8 @@ def open_edge(bundle: str, to: str, token_file: str | None, ca: str | None, **op
     from bottlenet.cloud.admission import trust
     from bottlenet.edge import Edge
     from bottlenet.edge.client import find_token
-    from bottlenet.secret import BEARER, PASSWORD
+    from bottlenet.files import PASSWORD
+    from bottlenet.wire.frame import BEARER
 
     token = find_token(token_file, PASSWORD if to.startswith("mqtt") else BEARER)
     url = f"ws{to[4:]}" if to.startswith(("http://", "https://")) else to

@@ -27,14 +27,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bottlenet.errors import InputError
-from bottlenet.files import read_bounded
-from bottlenet.secret import PASSWORD
+from bottlenet.files import PASSWORD, read_bounded
 from bottlenet.wire.frame import (
+    BEARER,
     DEFAULT_MAX_PAYLOAD_BYTES,
     MAX_PAYLOAD_BYTES,
     SUBPROTOCOL,
     TOKEN,
-    TOKEN_CHARACTERS,
     TOKEN_SUBPROTOCOL,
 )
 from bottlenet.wire.mqtt import GROUP
@@ -159,7 +158,7 @@ def why(error: OSError) -> str | None:
 MAX_FILE_BYTES = 2**20
 MAX_TOKENS = 10_000
 LOOK_EVERY_S = 1.0
-ALLOWED = f"one a line, {TOKEN_CHARACTERS}"
+ALLOWED = f"one a line, {BEARER.characters}"
 
 
 class Tokens:

@@ -104,15 +104,10 @@ def from_binary(binary: bytes, count: int) -> list[bytes]:
     """Read elements, each with its length before it. InputError: a length beyond the end, or bytes left over."""
     found: list[bytes] = []
     at = 0
-    while at < len(binary) and len(found) < count:
-        if at + LENGTH.size > len(binary):
-            break
+    while at + LENGTH.size <= len(binary) and len(found) < count:
         (length,) = LENGTH.unpack_from(binary, at)
-        at += LENGTH.size
-        if at + length > len(binary):
-            break
-        found.append(binary[at : at + length])
-        at += length
+        at += LENGTH.size + length
+        found.append(binary[at - length : at])
     if at != len(binary):
         raise InputError("the binary data of frame does not hold whole elements, each with its length before it")
     return found

@@ -40,14 +40,14 @@ from bottlenet.edge.prediction import (
     read_answer,
 )
 from bottlenet.errors import BottleNetError, BundleError, InputError, LinkError, MissingExtraError, WireError
+from bottlenet.files import Secret
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile
 from bottlenet.runtime import open_tail, run_graph
-from bottlenet.secret import BEARER, Secret
 from bottlenet.task import answer_of
 from bottlenet.wire import mqtt
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds, parse_answer
-from bottlenet.wire.frame import STREAM_PATH, Frame
+from bottlenet.wire.frame import BEARER, STREAM_PATH, Frame
 
 Window: TypeAlias = "deque[tuple[int | None, Processed] | InputError]"
 """Photos by the number of their reply, None where the device answered; or why one could not be encoded."""

@@ -1,61 +1,16 @@
-"""Answers: what the server sends back for one frame. docs/wire.md is the specification.
+"""Answers: what the server sends back for one frame. docs/wire.md specifies each byte; network byte order.
 
-An answer of 14 + 4 * K bytes, network byte order:
+    answered    version 2 | status 0, sequence number, queue_us, decode_us, tail_us, load, K, K choices
+    result      the same with status 3, and in place of K a kind and its body, to the end:
+      1 classes   K, K choices
+      2 map       rows, columns, zlib stream of each class index less that of the place above it, modulo 256
+      3 boxes     K, K times class index, score, left, top, right, bottom
+    refused     version 2 | status 1, sequence number, length, message: one line of UTF-8
+    busy        version 2 | status 2, sequence number, milliseconds, length, message: the frame may be sent again then
 
-    byte    what                  values
-    0       version | status      high 4 bits: 2; low 4 bits: 0, answered
-    1-2     sequence number       the frame's
-    3-5     queue_us              microseconds that the frame waited for the server to take it
-    6-8     decode_us             microseconds from payload to symbols, on the server
-    9-11    tail_us               microseconds of the rest of the network, on the server
-    12      load                  how many times longer than idle the server takes just now: 16 * log2 of it, rounded
-    13      count K               0..255; 0 only in the answer to a probe
-    14-     K times 4 bytes       class index 0..65535, then probability * 65535 rounded, 2 bytes each; best first
-
-A time of 2**24 - 1, which is 16.8 s, stands for all longer ones, and a load of 255 for all larger ones.
-
-An answer of another task than one label has status 3 in byte 0, the same up to byte 12, and then a body.
-
-A refusal of 4 + L bytes:
-
-    byte    what                  values
-    0       version | status      high 4 bits: 2; low 4 bits: 1, refused
-    1-2     sequence number       the frame's, or 0 where it could not be read
-    3       length L              0..255
-    4-      message               L bytes of UTF-8, one line
-
-Busy, of 6 + L bytes: nothing is wrong with the frame, and it may be sent again later:
-
-    byte    what                  values
-    0       version | status      high 4 bits: 2; low 4 bits: 2, busy
-    1-2     sequence number       the frame's
-    3-4     retry after           milliseconds, 0..65535
-    5       length L              0..255
-    6-      message               L bytes of UTF-8, one line
-
-The body of an answer of status 3, behind its 13 bytes of head: classes side by side, a map of classes, or boxes:
-
-    byte    what              values
-    13      kind              1 classes, 2 map, 3 boxes
-    14-     body              to the end of the message
-
-Classes, each by itself (multi-label), 1 + 4 * K bytes:
-
-    0       count K           0..255
-    1-      K times 4         class index, probability * 65535 rounded, 2 bytes each; best first
-
-A map, a class for each place of a grid of at most 2**20 places:
-
-    0-1     rows R            1..65535
-    2-3     columns C         1..65535
-    4-      zlib stream       R * C bytes, row by row: the class index, less that of the place above it, modulo 256
-
-Boxes, 2 + 12 * K bytes:
-
-    0-1     count K           0..1000
-    2-      K times 12        class index, score * 65535 rounded, left, top, right, bottom, 2 bytes each; best first
-
-Edges are shares of the square that the network saw, times 65535, rounded.
+A choice is a class index and a probability; best first. Probabilities, scores and edges, which are shares of the square
+that the network saw, travel as multiples of 1 / 65535. A time of 2**24 - 1 us, which is 16.8 s, stands for all longer
+ones, and a load, 16 * log2 of it, of 255 for all larger ones.
 """
 
 from __future__ import annotations

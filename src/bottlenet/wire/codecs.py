@@ -53,7 +53,7 @@ class Raw:
         return unflatten(payload, self.mosaic)
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
-        self.mosaic.check_batch(symbols)
+        self.mosaic.check(symbols, batch=True)
         return symbols.copy(), np.full(len(symbols), self.mosaic.symbol_count, np.int64)
 
 
@@ -96,7 +96,7 @@ class Deflate:
         return unflatten(plain, self.mosaic)
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
-        self.mosaic.check_batch(symbols)
+        self.mosaic.check(symbols, batch=True)
         return symbols.copy(), np.array([len(self._pack(one)) for one in symbols], np.int64)
 
     def _pack(self, symbols: Symbols) -> bytes:
@@ -146,7 +146,7 @@ class PictureCodec(ABC):
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
         """Take each picture through `pack` and `unpack`, so that training sees what is sent."""
-        self.mosaic.check_batch(symbols)
+        self.mosaic.check(symbols, batch=True)
         pictures = self.mosaic.tile(symbols)  # (B, rows, cols)
         payloads = [self.pack(picture) for picture in pictures]
         pictures_hat = self.unpack_all(payloads)

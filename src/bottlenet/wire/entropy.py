@@ -91,7 +91,7 @@ class Entropy:
 
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
         """Return what whole payloads of (B, C, H, W) uint8 decode to, and payload bytes (B,) int64."""
-        self.mosaic.check_batch(symbols)
+        self.mosaic.check(symbols, batch=True)
         return self.quantized(symbols), np.array([len(self.encode(one)) for one in symbols], np.int64)
 
     def quantized(self, symbols: Symbols) -> Symbols:

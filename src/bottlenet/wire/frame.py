@@ -1,24 +1,10 @@
-"""Frames: payloads with what it takes to decode them. docs/wire.md is the specification.
+"""Frames: payloads with what it takes to decode them. docs/wire.md specifies each byte; network byte order.
 
-A frame of 12 + N bytes stands for itself, over any transport; network byte order:
+    frame     version | codec, setting, bundle tag (3 bytes), sequence number (2), N (3), CRC-16 (2), payload (N)
+    stream    version | codec, setting, sequence number (2), payload to the end
 
-    byte    what                  values
-    0       version | codec       high 4 bits: 1; low 4 bits: the codec's code
-    1       setting               of the codec: quality, level; 0 for raw
-    2-4     bundle tag            the first 3 bytes of the bundle's id
-    5-6     sequence number       0..65535, chosen by the sender, comes back in the answer
-    7-9     payload length N      0..2**24 - 1, and not above what the receiver allows (64 KiB)
-    10-11   checksum              CRC-16 of bytes 0-9 and the payload
-    12-     payload               N bytes
-
-The stream form of 4 + N bytes is for a connection that agreed on the bundle and keeps messages whole, such as a
-WebSocket: there the transport answers for length and integrity.
-
-    byte    what
-    0       version | codec
-    1       setting
-    2-3     sequence number
-    4-      payload
+A frame of 12 + N bytes stands for itself, over any transport. The stream form is for a connection that agreed on the
+bundle and keeps messages whole, such as a WebSocket: there the transport answers for length and integrity.
 
 Nothing is allocated before version, length, bundle and checksum are right.
 
@@ -32,6 +18,7 @@ import re
 from dataclasses import dataclass
 
 from bottlenet.errors import FrameError, InputError
+from bottlenet.files import Secret
 
 STREAM_PATH = "/v1/stream"  # WebSocket; the query says which bundle: ?bundle=<id, 64 hex digits>
 CLASSIFY_PATH = "/v1/classify"  # POST
@@ -45,7 +32,7 @@ NETWORK_INPUT = 1  # what the network takes: cropped, and of its size
 
 # Where tokens are asked for, each request and each opening of a stream has the header Authorization: Bearer <token>.
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}={0,2}")  # bearer token, RFC 6750
-TOKEN_CHARACTERS = "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /"  # for messages
+BEARER = Secret("token", TOKEN, "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /")
 
 # A browser can't set that header on a stream, but the list of subprotocols. It names the first of these, which is then
 # the stream's, and behind the second the token in base64url, without "=".

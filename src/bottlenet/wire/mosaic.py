@@ -111,15 +111,9 @@ class Mosaic:
         inverse.flags.writeable = False
         return inverse
 
-    def check(self, symbols: NDArray[np.uint8]) -> None:
-        """Raise InputError unless `symbols` is uint8 (C, H, W)."""
-        self._check(symbols, self.symbols_shape)
-
-    def check_batch(self, symbols: NDArray[np.uint8]) -> None:
-        """Raise InputError unless `symbols` is uint8 (B, C, H, W)."""
-        self._check(symbols, (*symbols.shape[:1], *self.symbols_shape))
-
-    def _check(self, symbols: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+    def check(self, symbols: NDArray[np.uint8], *, batch: bool = False) -> None:
+        """Raise InputError unless `symbols` is uint8 (C, H, W), or a `batch` (B, C, H, W)."""
+        shape = (*symbols.shape[:1], *self.symbols_shape) if batch else self.symbols_shape
         if symbols.dtype != np.uint8 or symbols.shape != shape:
             raise InputError(f"symbols are {symbols.dtype} of shape {symbols.shape}; give uint8 of shape {shape}")
 

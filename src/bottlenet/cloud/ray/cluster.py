@@ -152,7 +152,12 @@ def running(
         ip, port = listener.getsockname()[:2]
         (access or Access()).check(ip)
         where = address(listener)
-    check(deployed, own=ray_address is None)
+    # A replica will start, as far as can be told here: the file of tokens and the folder may be other machines'.
+    bundles = [Bundle.load(path) for path in deployed.bundles]
+    if ray_address is None:
+        create_app(bundles, deployed.limits, tokens=deployed.tokens, watch=deployed.watch)
+    elif bundles:
+        create_app(bundles, deployed.limits)
     allow_files(2 * deployed.limits.max_connections + SPARE_FILES)  # HAProxy has two for each
     with contextlib.ExitStack() as stack:
         if ray_address is None:
@@ -168,15 +173,6 @@ def running(
             head = str(ray.get_runtime_context().gcs_address).rpartition(":")[0].strip("[]")
             await_front(head if ip in EVERYWHERE else ip, port)
         yield where
-
-
-def check(deployed: Deployed, *, own: bool) -> None:
-    """Check that a replica will start, as far as can be told here. Errors as for `create_app`."""
-    bundles = [Bundle.load(path) for path in deployed.bundles]
-    if own:
-        create_app(bundles, deployed.limits, tokens=deployed.tokens, watch=deployed.watch)
-    elif bundles:
-        create_app(bundles, deployed.limits)
 
 
 @contextlib.contextmanager
