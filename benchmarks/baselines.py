@@ -79,7 +79,6 @@ class Packed:
 
     name: ClassVar[str] = "packed"
     code: ClassVar[int] = 15  # never on a wire
-    embedded: ClassVar[bool] = False
     mosaic: Mosaic
     bits: int
 
@@ -118,7 +117,6 @@ class Coarse:
 
     name: ClassVar[str] = "coarse"
     code: ClassVar[int] = 14  # never on a wire
-    embedded: ClassVar[bool] = False
     deflate: Deflate
     bits: int
 

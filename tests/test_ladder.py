@@ -17,10 +17,9 @@ from onnx import TensorProto, helper
 
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.bundle import manifest as contents_module
-from bottlenet.bundle.graph import pieces
+from bottlenet.bundle.graph import STORE, Store, StoreWriter, pieces
 from bottlenet.bundle.ladder import Ladder, folders, load_rungs, write_ladder
 from bottlenet.bundle.manifest import LADDER, parse_contents
-from bottlenet.bundle.store import STORE, Store, StoreWriter
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import BottleNetError, BundleError, InputError

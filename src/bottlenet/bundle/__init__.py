@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from bottlenet.bundle.graph import fault
+from bottlenet.bundle.graph import STORE, Store, fault
 from bottlenet.bundle.manifest import (
     FORMAT_VERSION,
     LADDER,
@@ -35,7 +35,6 @@ from bottlenet.bundle.manifest import (
     parse_manifest,
     read_contents,
 )
-from bottlenet.bundle.store import STORE, Store
 from bottlenet.errors import BundleError, FrameError, InputError
 from bottlenet.files import file_chunks, read_bounded, replacing, sync_folder, write_new
 from bottlenet.records import check_text

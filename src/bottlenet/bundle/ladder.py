@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from bottlenet.bundle import GRAPHS, MANIFEST, Bundle, read_manifest
+from bottlenet.bundle.graph import STORE, StoreWriter
 from bottlenet.bundle.manifest import LADDER, Contents, Rung, read_contents
-from bottlenet.bundle.store import STORE, StoreWriter
 from bottlenet.errors import BundleError, InputError
 from bottlenet.files import replacing, sync_folder, write_new
 

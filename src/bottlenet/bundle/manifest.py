@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
-from bottlenet.bundle.store import MAX_STORE_BYTES, STORE
+from bottlenet.bundle.graph import MAX_STORE_BYTES, STORE
 from bottlenet.errors import InputError
 from bottlenet.files import read_bounded
 from bottlenet.records import Number, Sha256, Share, Text, finite_number, one_line, one_of, parse, record, refused

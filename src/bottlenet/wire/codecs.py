@@ -5,9 +5,8 @@
 A payload holds only what the receiver can't know: the bundle already tells it the size, the mosaic, the codec and
 its setting, so the headers that a complete file would carry stay at home. docs/wire.md specifies every payload.
 
-A codec has a `name`, a key of CODECS, and a `code` on the wire, 0..15; one `setting`, 0..255, as it travels; and says
-by `embedded` whether the first bytes of a payload are a payload too. `encode` raises InputError for symbols of another
-shape or dtype. `decode` raises PayloadError for anything that does not decode, and never allocates more than the
+A codec has a `name`, a key of CODECS, a `code` on the wire, 0..15, and one `setting`, 0..255, as it travels. `encode`
+raises InputError for symbols of another shape or dtype. `decode` raises PayloadError for anything that does not decode, and never allocates more than the
 picture of `mosaic` needs. `round_trip` is the batch form for training: it takes (B, C, H, W), and returns what the
 receiver would get, and the payload bytes (B,) int64.
 """
@@ -38,7 +37,6 @@ class Raw:
 
     name: ClassVar[str] = "raw"
     code: ClassVar[int] = 0
-    embedded: ClassVar[bool] = False
     mosaic: Mosaic
     setting: int = 0
 
@@ -66,7 +64,6 @@ class Deflate:
 
     name: ClassVar[str] = "deflate"
     code: ClassVar[int] = 1
-    embedded: ClassVar[bool] = False
     mosaic: Mosaic
     level: int = 9
 
@@ -110,7 +107,6 @@ class PictureCodec(ABC):
 
     name: ClassVar[str]
     code: ClassVar[int]
-    embedded: ClassVar[bool] = False
     lowest: ClassVar[int]  # quality
     mosaic: Mosaic
     quality: int = 20
@@ -249,7 +245,7 @@ class Within:
 def encode_within(codec: Codec, symbols: Symbols, budget_bytes: int) -> Within:
     """Encode symbols (C, H, W) uint8 as the best payload of at most `budget_bytes`.
 
-    An embedded codec's payload is cut. `jpeg` and `webp` take the finest quality that fits, at most that of `codec`.
+    A payload of `entropy` is cut. `jpeg` and `webp` take the finest quality that fits, at most that of `codec`.
     The others fit or don't.
 
     InputError: nothing fits, which names the smallest payload that these symbols allow; or what `encode` refuses.

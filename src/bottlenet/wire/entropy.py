@@ -56,7 +56,6 @@ class Entropy:
     name: ClassVar[str] = "entropy"
     code: ClassVar[int] = 4
     setting: ClassVar[int] = 0
-    embedded: ClassVar[bool] = True
     mosaic: Mosaic
     tables: Tables
 
