@@ -6,9 +6,9 @@ A payload holds only what the receiver can't know: the bundle already tells it t
 its setting, so the headers that a complete file would carry stay at home. docs/wire.md specifies every payload.
 
 A codec has a `name`, a key of CODECS, a `code` on the wire, 0..15, and one `setting`, 0..255, as it travels. `encode`
-raises InputError for symbols of another shape or dtype. `decode` raises PayloadError for anything that does not decode, and never allocates more than the
-picture of `mosaic` needs. `round_trip` is the batch form for training: it takes (B, C, H, W), and returns what the
-receiver would get, and the payload bytes (B,) int64.
+raises InputError for symbols of another shape or dtype. `decode` raises PayloadError for anything that does not
+decode, and never allocates more than the picture of `mosaic` needs. `round_trip` is the batch form for training: it
+takes (B, C, H, W), and returns what the receiver would get, and the payload bytes (B,) int64.
 """
 
 from __future__ import annotations
