@@ -34,7 +34,7 @@ from small import config_of, save_photos
 
 LIMIT_S = 600  # for hangs
 PHOTOS = 70
-FLAGS = {"no_cache"}
+FLAGS = {"no_cache", "end_to_end", "norms"}
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +112,21 @@ def started(config: TrainConfig) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("no_cache", [False, True])
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(base: TrainConfig, tmp_path: Path, no_cache: bool) -> None:
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {},
+        {"no_cache": True},
+        {"no_cache": True, "end_to_end": True, "norms": True},
+        {"no_cache": True, "end_to_end": True, "optimizer": "sgd", "tail_lr": 1e-3},
+    ],
+    ids=["cached", "direct", "end_to_end", "sgd"],
+)
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(
+    base: TrainConfig, tmp_path: Path, mode: dict[str, object]
+) -> None:
     """kill -9 of `bottlenet train` in mid-epoch, then the same command: bit for bit what the run alone gives."""
-    told = replace(base, batch=2, epochs=2, no_cache=no_cache, workers=1, checkpoint_minutes=0.0, seed=3)
+    told = replace(base, batch=2, epochs=2, workers=1, checkpoint_minutes=0.0, seed=3, **mode)
     whole, killed = (replace(told, out=str(tmp_path / name)) for name in ("whole", "killed"))
     expected = run(whole)
     total = position_of(whole)["steps"]
@@ -212,6 +223,18 @@ class TestProcesses:
         assert position_of(one)["steps"] == position_of(two)["steps"]
         for alone, together in zip(reports_of(one), reports_of(two), strict=True):
             assert together["photos"] == alone["photos"]
+            assert together["distillation"] == pytest.approx(alone["distillation"], rel=0.02, abs=1e-3)
+            assert together["payload_bytes"] == pytest.approx(alone["payload_bytes"], rel=0.01)
+        assert near(tensors_of(one), tensors_of(two), 2e-3)
+
+    @pytest.mark.slow
+    def test_two_learn_end_to_end_what_one_learns(self, base: TrainConfig, tmp_path: Path) -> None:
+        told = replace(base, no_cache=True, workers=0, end_to_end=True)
+        one, two = replace(told, out=str(tmp_path / "1")), replace(told, out=str(tmp_path / "2"), processes=2)
+        run(one)
+        done = in_process(two)
+        assert done.returncode == 0, done.stderr
+        for alone, together in zip(reports_of(one), reports_of(two), strict=True):
             assert together["distillation"] == pytest.approx(alone["distillation"], rel=0.02, abs=1e-3)
             assert together["payload_bytes"] == pytest.approx(alone["payload_bytes"], rel=0.01)
         assert near(tensors_of(one), tensors_of(two), 2e-3)

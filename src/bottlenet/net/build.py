@@ -70,6 +70,7 @@ def insert(
     tail_size: int = 0,
     learn_from: str = "",
     learn_to: str = "",
+    end_to_end: bool = False,
     exit: bool = False,
     exit_without: str = "",
 ) -> BottleNet:
@@ -85,6 +86,7 @@ def insert(
     tail_size: side of the photo whose features the tail takes, pixels; 0: as the head.
     learn_from: the head learns behind this cut, and becomes part of the unit; empty: none of it does.
     learn_to: the tail learns up to this cut, and is the classifier's own behind it; empty: all of it learns.
+    end_to_end: all of the head learns, and becomes part of the unit.
     exit: the device gets the rest of the classifier, too, to answer by itself where it is sure.
     exit_without: blocks that the exit leaves out, such as "blocks.10", with commas between them.
 
@@ -103,7 +105,7 @@ def insert(
     c, height, width = layout.grid
     channels = channels or min(USUAL_CHANNELS, c * stride**2)
     spec = UnitSpec(c, channels, stride, (height, width))
-    head, learned = split_head(halves.head, learn_from, cut, size)
+    head, learned = (nn.Identity(), halves.head) if end_to_end else split_head(halves.head, learn_from, cut, size)
     reduction, restoration = UNITS[unit](spec)
     if layout.kind != "planes":
         reduction, restoration = GridReduction(layout, reduction), GridRestoration(layout, restoration)

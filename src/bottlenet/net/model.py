@@ -98,8 +98,8 @@ class BottleNet(nn.Module):
 
         Without the codec in the loop the symbols go on as they are (the paper's naive training).
         """
-        with in_float32(features):
-            latent, exit_scores = self._device(features)
+        latent, exit_scores = self._device(features)
+        with in_float32(latent):
             symbols = self.quantizer.quantize(latent)
             payload_bytes = None
             if codec_in_loop:
@@ -116,8 +116,8 @@ class BottleNet(nn.Module):
         """
         assert self.prior is not None, "only for the entropy codec"
         assert isinstance(self.quantizer, NestedQuantizer)
-        with in_float32(features):
-            latent, exit_scores = self._device(features)
+        latent, exit_scores = self._device(features)
+        with in_float32(latent):
             steps = steps_within(latent, self.prior, budget_bytes)
             known = self.quantizer.quantize_to(latent, steps)
             payload_bytes = self.prior.bits(known, steps).sum(1) / 8
@@ -128,13 +128,14 @@ class BottleNet(nn.Module):
 
     def _device(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute the latent from a frozen head's features, and the exit's scores where there is an exit."""
-        features = in_order(features.float(), self.head_order)
-        if self.exit is None:
-            return self.reduction(features), None
-        reduction = self.reduction
-        if isinstance(reduction, LearnedReduction):
+        features, reduction = in_order(features.float(), self.head_order), self.reduction
+        if isinstance(reduction, LearnedReduction):  # layers of the head, which have its precision
             features, reduction = reduction.learned(features), reduction.reduction
-        return reduction(features), self.exit(in_order(features, self.tail_order)).float()
+        with in_float32(features):
+            features = features.float()
+            latent: Tensor = reduction(features)
+            exit_scores = None if self.exit is None else self.exit(in_order(features, self.tail_order))
+        return latent, exit_scores
 
     def compress(self, pixels: Tensor) -> list[bytes]:
         """Encode (B, S, S, 3) uint8 as one payload a photo."""

@@ -24,6 +24,7 @@ NOT_NEGATIVE = (
     "largest_bytes",
     "whole_share",
     "label_weight",
+    "distillation_weight",
     "scores_weight",
     "feature_weight",
     "adversarial",
@@ -34,6 +35,7 @@ NOT_NEGATIVE = (
 COUNTS = {"epochs": 10**6, "crops": 10**6, "batch": 10**6, "accumulate": 10**4, "processes": 256}  # name: at most
 MAX_WORKERS = 256
 PRECISIONS = ("float32", "bf16")
+OPTIMIZERS = ("adamw", "sgd")
 USUAL_QUALITY = {"deflate": 9, "raw": 0}  # of the others 50
 
 
@@ -52,6 +54,8 @@ class TrainConfig:
     tail_size: int = 0  # side of the photo whose features the tail takes, pixels; 0: as the head
     learn_from: str = ""  # the head learns too, behind this cut; empty: all of it stays as it is
     learn_to: str = ""  # the tail learns up to this cut, and stays as published behind it; empty: all of it learns
+    end_to_end: bool = False  # head, unit and tail all learn, from the photo on; needs no_cache
+    norms: bool = False  # statistics of the classifier's norms behind the frozen head follow the photos; else they stay
     exit: bool = False  # the device gets the rest of the classifier, too, and answers by itself where it is sure
     exit_without: str = ""  # blocks that the exit leaves out, such as blocks.10, with commas between them
     unit: str = "residual"  # residual | paper
@@ -66,6 +70,7 @@ class TrainConfig:
     blend: float = 0.5  # share of the crops that are mixed with another
     batch: int = 32  # photos a step, of all processes together
     accumulate: int = 1  # parts that a process computes its share of a step in, one after the other, to save memory
+    optimizer: str = "adamw"  # adamw | sgd, with a momentum of 0.9
     lr: float = 4e-4  # peak learning rate of the unit
     tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0, or maps or boxes: none do
     anchor: float = 0.0  # pull of those layers to their published weights; a step takes lr * anchor of the distance
@@ -77,7 +82,8 @@ class TrainConfig:
     whole_share: float = 0.0  # payloads cut at random: share of the photos whose payloads are not cut, 0 to 1
     amplitude: float = 0.0  # standard deviation of a residual unit's first component at the start; 0: the codec's usual
     components: bool = False  # a paper's unit starts near principal components too, not from random weights
-    label_weight: float = 0.0  # weight of cross-entropy on labelled photos
+    label_weight: float = 0.0  # weight of cross-entropy on labelled photos; a mix has the label of its larger share
+    distillation_weight: float = 1.0  # weight of the distance to the uncut network; 0: it does not run in training
     scores_weight: float = 0.0  # payloads cut at random: weight of the scores' relative squared error
     feature_weight: float = 0.1  # weight of the features' relative squared error
     adversarial: float = 0.0  # weight of an adversary who rebuilds photos as the unit learns; needs no_cache; 0: none
@@ -103,6 +109,8 @@ class TrainConfig:
                 raise InputError(f"{name} is {count}; give 1 or more, up to {most}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {self.precision!r:.60}: one of {', '.join(PRECISIONS)} is possible")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer {self.optimizer!r:.60}: one of {', '.join(OPTIMIZERS)} is possible")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise InputError(f"workers is {self.workers}; give 0 to {MAX_WORKERS}")
         if self.held_out < 2:
@@ -115,6 +123,19 @@ class TrainConfig:
             raise InputError("lr is 0: with that nothing would be learned; give more")
         if self.naive and self.codec == "entropy":
             raise InputError("naive is for a codec in the loop; the entropy codec has none in training: leave it out")
+        if not self.label_weight and not self.distillation_weight:
+            raise InputError(
+                "label_weight and distillation_weight are both 0, so nothing says what is right; give one of them"
+            )
+        if self.embedded and not self.distillation_weight:
+            raise InputError(
+                "payloads cut at random weigh a byte by the distillation that it brings: give distillation_weight, or "
+                "target_bytes"
+            )
+        if self.exit and not self.distillation_weight:
+            raise InputError("an exit learns from the uncut network: give distillation_weight, or leave exit out")
+        if self.end_to_end:
+            self.check_end_to_end()
         if self.blend > 1:
             raise InputError(f"blend is {self.blend}; give a share from 0 to 1")
         if self.adversarial and not self.no_cache:
@@ -137,6 +158,16 @@ class TrainConfig:
                 "smallest_bytes, and more than that for largest_bytes"
             )
 
+    def check_end_to_end(self) -> None:
+        """Raise InputError for options that need layers which stay as they are."""
+        for name in ("learn_from", "learn_to"):
+            if value := getattr(self, name):
+                raise InputError(f"{name} is {value}, and with end_to_end all layers learn: give one of the two")
+        if not self.no_cache:
+            raise InputError("end_to_end has no features to keep, as the head changes at each step: give no_cache, too")
+        if not self.tail_lr:
+            raise InputError("tail_lr is 0, and with end_to_end head and tail learn at it: give more")
+
     def check_folders(self) -> None:
         """Raise InputError where a folder of photos is missing; called before torch is imported."""
         for folder in self.data:
@@ -157,11 +188,11 @@ class TrainConfig:
 
     @property
     def frozen_to(self) -> str:
-        """The cut up to which nothing learns."""
-        return self.learn_from or self.cut
+        """The cut up to which nothing learns; empty where everything does."""
+        return "" if self.end_to_end else self.learn_from or self.cut
 
     def unit_numbers(self) -> dict[str, Any]:
         """Return the arguments of `net.build.insert`."""
         unit = ("cut", "unit", "channels", "stride", "codec", "quality")
-        names = (*unit, "head_size", "tail_size", "learn_from", "learn_to", "exit", "exit_without")
+        names = (*unit, "head_size", "tail_size", "learn_from", "learn_to", "end_to_end", "exit", "exit_without")
         return {name: getattr(self, name) for name in names}

@@ -11,6 +11,8 @@ memory used does not depend on how many there are.
 There all that is random comes from (seed, epoch, position): a photo's crop is the same whoever decodes it, and
 whenever. So neither workers nor processes nor an interruption change what a run learns from. Where several processes
 train together each asks for its own slices of a batch.
+
+With `end_to_end` nothing is frozen: the features are the photos themselves, normalised.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from bottlenet.train.config import TrainConfig
 from bottlenet.train.team import Team
 
 COMPONENT_PHOTOS = 1024  # whose features the principal components are of
-LARGE_PHOTOS = 128  # the same where an answer is about places: photos are larger, and each has thousands of them
+FEW_PHOTOS = 128  # the same where each has thousands of places, or where features are whole photos
 REPORTED = 64  # held-out photos that go through the network together
 
 
@@ -57,7 +59,7 @@ class Batch:
     """Photos to learn from, or a slice of a step's."""
 
     features: Tensor  # (B, c, H, W) float32, channels last
-    uncut_scores: Tensor  # (B, classes) float32; (B, 0) where an answer is about places
+    uncut_scores: Tensor  # (B, classes) float32; (B, 0) where an answer is about places, or nothing learns from them
     labels: list[int | None]
     pixels: Tensor | None = None  # (B, S, S, 3) uint8 as the head had them; None where only features are kept
 
@@ -127,6 +129,8 @@ class Direct:
         sizes = (classifier.preprocess.size, net.head_size)
         self.shared = sizes[0] == sizes[1]  # one size of pixels serves both
         self.frozen = frozen_of(config, classifier, net.head_size, team)
+        taught = config.distillation_weight > 0  # else the uncut network runs for the reports alone
+        self.head = self.frozen if taught else frozen_of(config, classifier, net.head_size, team, scores=False)
         self.requests = Requests()
         workers = config.workers
         self.loader: DataLoader[Decoded] = DataLoader(
@@ -139,12 +143,13 @@ class Direct:
         )
 
     def batches(self, epoch: int, wanted: Iterable[Selection]) -> Iterator[Batch]:
-        return self.loaded(Request(epoch, each, mixed=True) for each in wanted)
+        return self.loaded((Request(epoch, each, mixed=True) for each in wanted), self.head)
 
     def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
-        return self.loaded(Request(0, Selection(positions, 0), mixed=False) for positions in chunks)
+        requests = (Request(0, Selection(positions, 0), mixed=False) for positions in chunks)
+        return self.loaded(requests, self.frozen)
 
-    def loaded(self, requests: Iterable[Request]) -> Iterator[Batch]:
+    def loaded(self, requests: Iterable[Request], frozen: OnCpu | OnGpu) -> Iterator[Batch]:
         """Yield batches. InputError: most of the photos are damaged."""
         self.requests.next = requests
         for decoded in self.loader:
@@ -153,7 +158,7 @@ class Direct:
                     self.counted.add(position)
                     self.damaged.add(self.photos[position].path, PhotoError(what))
             if decoded.positions:
-                features, scores = self.frozen(decoded.pixels[0], decoded.pixels[-1])
+                features, scores = frozen(decoded.pixels[0], decoded.pixels[-1])
                 labels = [self.photos[i].label for i in decoded.positions]
                 yield Batch(features, scores, labels, decoded.pixels[-1])
 
@@ -234,6 +239,11 @@ def training_photos(config: TrainConfig, classifier: Classifier) -> list[Photo]:
         if config.label_weight:
             check_labels(found, folder, len(classifier.labels), config.model)
         photos += found
+    if config.label_weight and all(photo.label is None for photo in photos):
+        raise InputError(
+            f"{', '.join(config.data)}: no photo has a label; give one sub-folder for each class, a {LABELS_CSV}, or "
+            "label_weight 0"
+        )
     return list(choose(photos, config.photos or None))
 
 
@@ -251,9 +261,9 @@ def check_labels(photos: Sequence[Photo], folder: str, classes: int, model: str)
             raise InputError(f"{photo.path} has label {photo.label}; {knows}: give its classes, or label_weight 0")
 
 
-def components_of(train_set: NDArray[np.int64], classifier: Classifier) -> list[NDArray[np.int64]]:
+def components_of(train_set: NDArray[np.int64], *, few: bool) -> list[NDArray[np.int64]]:
     """Select the photos whose principal components a run starts at, 64 at a time."""
-    most = LARGE_PHOTOS if is_dense(classifier.task) else COMPONENT_PHOTOS
+    most = FEW_PHOTOS if few else COMPONENT_PHOTOS
     chosen = np.random.default_rng(0).permutation(train_set)[:most]
     return [chosen[first : first + 64] for first in range(0, len(chosen), 64)]
 
@@ -453,23 +463,23 @@ def batched(crops: Iterator[tuple[int, Views]]) -> Iterator[tuple[list[int], np.
         yield list(positions), uncut_pixels, head_pixels
 
 
-def frozen_network(classifier: Classifier, cut: str, head_size: int) -> Frozen:
+def frozen_network(classifier: Classifier, cut: str, head_size: int, *, scores: bool = True) -> Frozen:
     """Run the classifier through onnxruntime, three times as fast as torch: features at `cut` of pixels of `head_size`,
-    scores of pixels of the classifier's own size, (B, 0) where its answers are about places. Where both sizes are the
-    same the head runs once.
+    scores of pixels of the classifier's own size, (B, 0) without `scores` or where its answers are about places. Where
+    both sizes are the same the head runs once.
     """
     size, threads = classifier.preprocess.size, torch.get_num_threads()
     normalize = Normalize(classifier.mean, classifier.std)
-    halves = split(classifier.module, cut, (3, head_size, head_size))
-    head = nn.Sequential(normalize, halves.head)
-    if is_dense(classifier.task):
+    frozen, tail = halves_of(classifier.module, cut, head_size)
+    head = nn.Sequential(normalize, frozen)
+    if is_dense(classifier.task) or not scores:
         alone = open_session(graph_of(head, head_size, "features"), threads=threads)
         return lambda _, head_pixels: (
             run_graph(alone, pixels=head_pixels),
             np.empty((len(head_pixels), 0), np.float32),
         )
     if head_size == size:
-        both = open_session(graph_of(FeaturesAndScores(head, halves.tail), size, "features", "scores"), threads=threads)
+        both = open_session(graph_of(FeaturesAndScores(head, tail), size, "features", "scores"), threads=threads)
 
         def run_once(uncut_pixels: np.ndarray, head_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             features, scores = both.run(None, {"pixels": uncut_pixels})
@@ -483,6 +493,14 @@ def frozen_network(classifier: Classifier, cut: str, head_size: int) -> Frozen:
         return run_graph(start, pixels=head_pixels), run_graph(whole, pixels=uncut_pixels)
 
     return run_both
+
+
+def halves_of(module: nn.Module, cut: str, size: int) -> tuple[nn.Module, nn.Module]:
+    """Divide a network at `cut`; without one, all of it comes behind the photo."""
+    if not cut:
+        return nn.Identity(), module
+    halves = split(module, cut, (3, size, size))
+    return halves.head, halves.tail
 
 
 def graph_of(module: nn.Module, size: int, *outputs: str) -> bytes:
@@ -503,11 +521,14 @@ class FeaturesAndScores(nn.Module):
         return features, self.tail(features)
 
 
-def frozen_of(config: TrainConfig, classifier: Classifier, head_size: int, team: Team) -> OnCpu | OnGpu:
-    """Build the frozen network where this process computes."""
+def frozen_of(
+    config: TrainConfig, classifier: Classifier, head_size: int, team: Team, *, scores: bool = True
+) -> OnCpu | OnGpu:
+    """Build the frozen network where this process computes, see `frozen_network`."""
     if team.device.type == "cpu":
-        return OnCpu(frozen_network(classifier, config.frozen_to, head_size))
-    return OnGpu(FrozenOnDevice(config, classifier, head_size), team, (classifier.preprocess.size, head_size))
+        return OnCpu(frozen_network(classifier, config.frozen_to, head_size, scores=scores))
+    module = FrozenOnDevice(config, classifier, head_size, scores=scores)
+    return OnGpu(module, team, (classifier.preprocess.size, head_size))
 
 
 class OnCpu:
@@ -543,17 +564,17 @@ class OnGpu:
 class FrozenOnDevice(nn.Module):
     """The frozen network in torch, for a GPU: features at the cut, and the uncut network's scores."""
 
-    def __init__(self, config: TrainConfig, classifier: Classifier, head_size: int) -> None:
+    def __init__(self, config: TrainConfig, classifier: Classifier, head_size: int, *, scores: bool = True) -> None:
         super().__init__()
         whole = copy.deepcopy(classifier.module).eval()
-        halves = split(whole, config.frozen_to, (3, head_size, head_size))
-        self.head = nn.Sequential(Normalize(classifier.mean, classifier.std), halves.head)
-        self.both = FeaturesAndScores(self.head, halves.tail) if head_size == classifier.preprocess.size else None
+        frozen, tail = halves_of(whole, config.frozen_to, head_size)
+        self.head = nn.Sequential(Normalize(classifier.mean, classifier.std), frozen)
+        self.both = FeaturesAndScores(self.head, tail) if head_size == classifier.preprocess.size else None
         self.whole = nn.Sequential(Normalize(classifier.mean, classifier.std), whole)
-        self.dense = is_dense(classifier.task)
+        self.alone = is_dense(classifier.task) or not scores
 
     def forward(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.dense:
+        if self.alone:
             return self.head(head_pixels), head_pixels.new_empty(len(head_pixels), 0, dtype=torch.float32)
         if self.both is not None:
             features, scores = self.both(uncut_pixels)

@@ -67,7 +67,7 @@ class Step:
     """The loss of a batch or a slice of it, and what was measured on the way."""
 
     loss: Tensor
-    distillation: Tensor  # (B,) nats
+    distillation: Tensor  # (B,) nats; 0 where the uncut network did not run
     payload_bytes: Tensor  # (B,) float; 0 where no codec ran
     latent_hat: Tensor | None = None  # (B, c', h, w), with its gradient, for an adversary
 
@@ -114,8 +114,9 @@ def check_task(task: Task, config: TrainConfig) -> None:
         raise InputError(
             f"label_weight is for networks that give one label, and this one's task is {task.name}; give 0"
         )
-    if config.learn_from and is_dense(task):
-        raise InputError(f"a {task.name} learns from the features at the cut, so its head stays: leave out learn_from")
+    if config.frozen_to != config.cut and is_dense(task):
+        option = "end_to_end" if config.end_to_end else "learn_from"
+        raise InputError(f"a {task.name} learns from the features at the cut, so its head stays: leave out {option}")
 
 
 class CodecInLoop:
@@ -139,8 +140,9 @@ class CodecInLoop:
         dense = is_dense(self.task)
         output = self.net.forward_features(features, codec_in_loop=not config.naive, with_tail=not dense)
         distilled = target_error(self.task, output, features, uncut)
-        loss = distilled.mean() + labels_loss(config, output, labels) + exit_loss(output, uncut)
-        if output.features_hat.shape == features.shape and not dense:
+        loss = config.distillation_weight * distilled.mean()
+        loss = loss + labels_loss(config, output, labels) + exit_loss(output, uncut)
+        if config.frozen_to == config.cut and output.features_hat.shape == features.shape and not dense:
             loss = loss + config.feature_weight * relative_error(output.features_hat, features)
         if self.rate is not None and output.payload_bytes is not None:
             loss = loss + self.at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
@@ -169,7 +171,8 @@ class FixedRate:
         assert output.payload_bytes is not None
         distilled = target_error(self.task, output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
-        loss = distilled.mean() + cost + labels_loss(self.config, output, labels) + exit_loss(output, uncut)
+        loss = self.config.distillation_weight * distilled.mean() + cost
+        loss = loss + labels_loss(self.config, output, labels) + exit_loss(output, uncut)
         return Step.of(loss, distilled, output)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
@@ -227,8 +230,8 @@ class Embedded:
         each = target_error(self.task, output, features, uncut)
         size = output.payload_bytes
         cost = slope / torch.where(budget_bytes.isinf(), size.detach().clamp_min(1), budget_bytes) * size
-        loss = ((each + cost) / height).mean() * heights.mean().item() + labels_loss(self.config, output, labels)
-        loss = loss + exit_loss(output, uncut)
+        loss = ((each + cost) / height).mean() * heights.mean().item() * self.config.distillation_weight
+        loss = loss + labels_loss(self.config, output, labels) + exit_loss(output, uncut)
         if self.config.scores_weight:
             loss = loss + self.config.scores_weight * scores_error(output.scores, uncut)
         return Step.of(loss, each, output)
@@ -323,10 +326,12 @@ def task_of(net: BottleNet) -> Task:
 
 def target_error(task: Task, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
     """Measure how far each photo is from the uncut network (B,): nats, or of features the squared error as a share of
-    their variance.
+    their variance. 0 where the uncut network did not run.
     """
     if is_dense(task):
         return features_error(output.features_hat, features)
+    if not uncut.shape[1]:
+        return output.scores.new_zeros(len(output.scores))
     if isinstance(task, Multilabel):
         return binary_distillation(output.scores, uncut)
     return distillation(output.scores, uncut)

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,7 @@ from bottlenet.net.build import insert
 from bottlenet.net.export import ExitGraph, Fidelity, export
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize, load_model
+from bottlenet.net.unit import LearnedReduction
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import is_held_out
 from bottlenet.photos.folders import list_samples
@@ -90,6 +92,8 @@ def summary(config: TrainConfig, held_out: Sequence[Mapping[str, float]]) -> tup
         f"on {row['photos']:,.0f} photos held out: {size:,.0f} bytes, {row['agreement']:.1%} with the uncut network's "
         f"answer, loss {row['distillation']:.3f}"
     )
+    if "top1" in row:
+        text += f", {row['top1']:.1f} % top-1"
     if not asked:
         return text, None
     if size <= asked * (1 + NEAR_TARGET):
@@ -219,13 +223,33 @@ def load_averaged(run: Path, net: nn.Module) -> int:
 
     InputError: there is no checkpoint yet, it is damaged, or it is another network's.
     """
+    state, metadata = averaged_state(run)
+    load_state(net, state)
+    steps: int = json.loads(metadata["at"])["steps"]
+    return steps
+
+
+def load_start(run: Path, net: BottleNet) -> None:
+    """Do the same to start another run, in which more of the head may learn: those layers keep what they have.
+
+    InputError: as `load_averaged`.
+    """
+    state, _ = averaged_state(run)
+    if isinstance(net.reduction, LearnedReduction):
+        if not any(name.startswith("reduction.learned.") for name in state):
+            state = {re.sub(r"^reduction\.", "reduction.reduction.", name): value for name, value in state.items()}
+        mine = trained_state(net)
+        state = {name: mine[name] for name in mine if name.startswith("reduction.learned.")} | state
+    load_state(net, state)
+
+
+def averaged_state(run: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a run's averaged weights, and what its checkpoint says beside them."""
     if not (run / CHECKPOINT).exists():
         raise InputError(f"{run}: no {CHECKPOINT} in it yet; train until the first checkpoint")
     tensors, metadata = read_tensors(run)
     state = {**strip_prefix("net.", tensors), **strip_prefix("average.", tensors)}
-    load_state(net, {name: value for name, value in state.items() if not name.startswith("adversary.")})
-    steps: int = json.loads(metadata["at"])["steps"]
-    return steps
+    return {name: value for name, value in state.items() if not name.startswith("adversary.")}, metadata
 
 
 def saved_position(run: Path) -> Position:

@@ -1,10 +1,10 @@
-"""Train the unit, and gently the tail behind it, through the real codec.
+"""Train the unit, and gently the tail behind it, through the real codec; or end to end, with the head.
 
-The head stays as it is, so its features are computed once or in every pass (`features.py`) and the hours go into steps.
-The target is the uncut network's own scores on the same crop, or where its answers are about places its features
-(`objective.py`): no labels are needed. Several processes may train together (`team.py`). A run starts at the principal
-components of its features, as loud as its codec wants them, or at another run's weights. The loop is in `train`, to be
-read top to bottom.
+A head that stays as it is has its features computed once or in every pass (`features.py`), and the hours go into steps;
+end to end the photos stand in their place. The target is the uncut network's own scores on the same crop, or where its
+answers are about places its features (`objective.py`): no labels are needed, but they can be used. Several processes
+may train together (`team.py`). A run starts at the principal components of its features, as loud as its codec wants
+them, or at another run's weights. The loop is in `train`, to be read top to bottom.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from bottlenet.train.runs import (
     append,
     check_run,
     claim,
-    load_averaged,
     load_checkpoint,
+    load_start,
     save_checkpoint,
 )
 from bottlenet.train.team import Team
@@ -90,12 +90,14 @@ def train(
     net = insert(classifier, **config.unit_numbers()) if net is None else net
     config = replace(config, channels=config.channels or net.codec.mosaic.channels)  # the folder has what it came to
     check_unit(net, config)
+    if config.tail_lr and not is_dense(classifier.task):
+        check_apart(net)
     check_run(run, config)
     if team.is_main and net.origin is not None and not (run / CHECKPOINT).exists():
         check_exportable(net)
     published = {id(p): p.detach().to(team.device, copy=True) for own in own_layers(net) for p in own.parameters()}
     if config.start and not (run / CHECKPOINT).exists():  # a run that goes on has its own weights
-        load_averaged(Path(config.start), net)
+        load_start(Path(config.start), net)
     add_adversary(net, config.adversarial)
     net.to(team.device)
     source = source_of(config, classifier, net, team, progress)
@@ -105,9 +107,10 @@ def train(
     with team.main_first():
         claim(run, config)
     if not config.start:
-        sample = components_of(source.train_set, classifier)
+        sample = components_of(source.train_set, few=config.end_to_end or is_dense(classifier.task))
         init_unit(net, config, [batch.features for batch in source.reported(sample)])
-    freeze(net, tail=config.tail_lr > 0 and not is_dense(classifier.task), kernels=config.kernels)
+    tail_learns = config.tail_lr > 0 and not is_dense(classifier.task)
+    freeze(net, tail=tail_learns, kernels=config.kernels, end_to_end=config.end_to_end, norms=config.norms)
     team.agree(net)
     optimizer = build_optimizer(net, config)
     averaged = Averaged(net)
@@ -164,7 +167,8 @@ def train(
         at.epoch, at.step = at.epoch + 1, 0
         team.agree(net)  # on the norms' statistics, which each has of its own parts
         with averaged.swapped_in():
-            report = held_out_report(net, source, team, reported_budgets(config))
+            report = held_out_report(net, source, team, reported_budgets(config), labels=config.label_weight > 0)
+        set_training_mode(net, norms=config.norms)
         check_finite(config, at.steps, *(value for row in report for value in row.values()))
         team.write(append, run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
         team.write(save_checkpoint, run, net, optimizer, averaged, at)
@@ -221,6 +225,19 @@ def check_unit(net: BottleNet, config: TrainConfig) -> None:
         check_patch(layout.grid[0], config.stride)
 
 
+def check_apart(net: BottleNet) -> None:
+    """Raise InputError where a weight that learns belongs to two parts, such as head and tail, which then differ."""
+    learns = {id(p) for layers in own_layers(net) for p in layers.parameters()}
+    parts: dict[int, set[str]] = {}
+    for name, p in net.named_parameters(remove_duplicate=False):
+        parts.setdefault(id(p), set()).add(name.partition(".")[0])
+        if id(p) in learns and len(parts[id(p)]) > 1:
+            raise InputError(
+                f"{name} belongs to a layer that runs before the cut and behind it, and can't learn for one of them "
+                "alone; give another cut, or tail_lr 0 and a head that stays as it is"
+            )
+
+
 def init_unit(net: BottleNet, config: TrainConfig, batches: Sequence[Tensor]) -> None:
     """Start a residual unit at the principal components of `batches` of features (B, c, H, W), and a paper's unit too,
     where `config.components` says so.
@@ -258,9 +275,9 @@ def mean_bytes(net: BottleNet, batches: Sequence[Tensor]) -> float:
     return torch.cat([size for size in sizes if size is not None]).mean().item()
 
 
-def freeze(net: BottleNet, *, tail: bool, kernels: bool = False) -> None:
-    """Let only the unit and the tail learn; of the classifier's own layers neither norms' statistics nor depthwise
-    kernels, but with `kernels` those of the head's end.
+def freeze(net: BottleNet, *, tail: bool, kernels: bool = False, end_to_end: bool = False, norms: bool = False) -> None:
+    """Let only the unit and the classifier's layers behind the frozen head learn; of those no depthwise kernels, but
+    with `kernels` those of the head's end, and `end_to_end` all. Only with `norms` the norms' statistics follow.
 
     Depthwise kernels are 4 % of the tail's weights; their gradients take a third of a step on a CPU.
     """
@@ -272,10 +289,10 @@ def freeze(net: BottleNet, *, tail: bool, kernels: bool = False) -> None:
         layers.requires_grad_(tail)
         for module in layers.modules():
             if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
-                module.requires_grad_(tail and kernels and layers is learned_end)
+                module.requires_grad_(tail and (end_to_end or (kernels and layers is learned_end)))
     if net.exit is not None:  # its last layer stays as published, and is stored once for all that end in it
         [*(m for m in net.exit.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))][-1].requires_grad_(False)
-    set_training_mode(net)
+    set_training_mode(net, norms=norms)
 
 
 def own_layers(net: BottleNet) -> list[torch.nn.Module]:
@@ -285,14 +302,18 @@ def own_layers(net: BottleNet) -> list[torch.nn.Module]:
     return [tail, *learned, *([] if net.exit is None else [net.exit])]
 
 
-def set_training_mode(net: BottleNet) -> None:
-    """Put the unit alone in training mode: the statistics of the classifier's norms stay as they are."""
+def set_training_mode(net: BottleNet, *, norms: bool = False) -> None:
+    """Put the unit in training mode, and with `norms` those of the classifier's layers that learn: else their
+    statistics stay as they are.
+    """
     net.train()
-    for frozen in (net.head, net.tail, *own_layers(net)):
-        frozen.eval()
+    for own in (net.head, net.tail, *own_layers(net)):
+        own.eval()
+    for module in (module for own in own_layers(net) for module in own.modules()):
+        module.training = norms and isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
 
 
-def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.Optimizer:
     """Build the optimizer of what `freeze` lets learn. A group's `peak` is its highest learning rate."""
     own = [p for layers in own_layers(net) for p in layers.parameters() if p.requires_grad]
     prior = [] if net.prior is None else list(net.prior.parameters())
@@ -303,7 +324,10 @@ def build_optimizer(net: BottleNet, config: TrainConfig) -> torch.optim.AdamW:
         {"params": own, "peak": config.tail_lr, "weight_decay": 0.0},
         {"params": prior, "peak": PRIOR_LR, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
 @torch.no_grad()
@@ -321,15 +345,16 @@ def pull(optimizer: torch.optim.Optimizer, published: Mapping[int, Tensor], anch
 
 @torch.no_grad()
 def held_out_report(
-    net: BottleNet, source: Source, team: Team, budgets: Sequence[float | None]
+    net: BottleNet, source: Source, team: Team, budgets: Sequence[float | None], *, labels: bool
 ) -> list[dict[str, float]]:
     """Measure for each budget (None: whole payloads) distillation loss, agreement with the uncut network (0..1) and
-    mean bytes, as `objective.py` has them, on photos that were not trained on, which the processes share.
+    mean bytes, as `objective.py` has them, on photos that were not trained on, which the processes share; and with
+    `labels` top-1, percent.
     """
     net.eval()
     held_out = source.held_out
     mine = range(team.number * REPORTED, len(held_out), team.count * REPORTED)
-    sums = np.zeros((len(budgets), 4))  # loss, agreed, bytes, photos
+    sums = np.zeros((len(budgets), 6))  # loss, agreed, bytes, photos, right, labelled
     for batch in source.reported(held_out[first : first + REPORTED] for first in mine):
         for row, budget in enumerate(budgets):
             with team.precision():
@@ -337,14 +362,19 @@ def held_out_report(
                 agreed = agreement(net, output, batch.features, batch.uncut_scores)
             assert output.payload_bytes is not None
             loss = target_error(task_of(net), output, batch.features, batch.uncut_scores).sum().item()
-            sums[row] += loss, agreed, output.payload_bytes.sum().item(), len(batch.labels)
+            sums[row, :4] += loss, agreed, output.payload_bytes.sum().item(), len(batch.labels)
+            if labels:
+                pairs = zip(output.scores.argmax(1).tolist(), batch.labels, strict=True)
+                right = [best == label for best, label in pairs if label is not None]
+                sums[row, 4:] += sum(right), len(right)
     rows = []
-    for budget, (loss, agreed, size, photos) in zip(budgets, team.summed(sums).tolist(), strict=True):
+    for budget, (loss, agreed, size, photos, right, labelled) in zip(budgets, team.summed(sums).tolist(), strict=True):
         count = max(1, int(photos))  # of a handful of photos none may be held out
         named = {"photos": int(photos), "distillation": loss / count, "agreement": agreed / count}
         named["payload_bytes"] = size / count
+        if labelled:
+            named["top1"] = 100 * right / labelled
         rows.append(named if budget is None else {"budget": budget, **named})
-    set_training_mode(net)
     return rows
 
 
