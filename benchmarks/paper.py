@@ -58,7 +58,7 @@ QUALITY = 20
 AROUND_SCAN = 330  # bytes of a complete grey JPEG file: 328 before the scan, 2 behind it
 MOST_DROP, MUST_DROP, MUST_BYTES, MUST_GAP, MOST_HEAD_SHARE = 2.0, 5.0, 316, 10.0, 0.33
 MEASURED = ("input codecs", "smaller photo")  # rows of the classifier alone: nothing is trained
-PAPER = {  # arXiv 1902.01000v1
+PAPER: dict[str, Json] = {  # arXiv 1902.01000v1
     "model": "ResNet-50",
     "data": "miniImageNet, 100 classes",
     "top1_uncut": 76.1,
