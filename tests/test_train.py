@@ -277,6 +277,23 @@ def test_the_exit_learns_up_to_its_last_layer_and_what_is_published_stays(with_e
         assert torch.equal(tensors[name], own["classifier.weight"])
 
 
+def test_a_report_begins_with_the_answers_of_the_device(with_exit):
+    for rows in held_out(with_exit):
+        assert [row["budget"] for row in rows[:2]] == [0, 25]
+        assert rows[0]["payload_bytes"] == 0
+
+
+def test_the_exit_can_learn_alone(with_exit, tmp_path):
+    config = replace(with_exit, out=str(tmp_path / "run"), only_exit=True, tail_lr=1e-2, epochs=6)
+    run(config)
+    losses = [rows[0]["distillation"] for rows in held_out(config)]
+    assert losses[-1] < losses[0]
+    before, after = (read_tensors(Path(each.out))[0] for each in (replace(with_exit), config))
+    assert before.keys() == after.keys()
+    own = classifier().module.state_dict()
+    assert torch.equal(after["net.tail.learned.second.conv.weight"], own["second.conv.weight"])
+
+
 def test_the_bundle_of_a_run_with_an_exit_has_its_bound(with_exit, base, tmp_path):
     bundle, fidelity = export_run(with_exit.out, tmp_path / "bundle", weights="int8", mean_bytes=50)
     own = Bundle.load(bundle.path).manifest
@@ -299,7 +316,8 @@ def test_the_bundle_of_a_run_with_an_exit_has_its_bound(with_exit, base, tmp_pat
         ({"learn_to": "first"}, "learn_to must be a cut behind first"),
         ({"exit_without": "third"}, "exit_without names 'third', and small has no such block"),
         ({"exit_without": "stem"}, "without stem the network can't be cut"),
-        ({"exit": False, "exit_without": "second"}, "exit_without says what an exit leaves out: give exit, too"),
+        ({"exit": False, "exit_without": "second"}, "exit_without is for a run with an exit: give exit, too"),
+        ({"exit": False, "only_exit": True}, "only_exit is for a run with an exit: give exit, too"),
     ],
 )
 def test_refused_parts_of_the_network(embedded, tmp_path, changes, what):

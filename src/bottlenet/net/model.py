@@ -137,6 +137,15 @@ class BottleNet(nn.Module):
             exit_scores = None if self.exit is None else self.exit(in_order(features, self.tail_order))
         return latent, exit_scores
 
+    def exit_scores(self, features: Tensor) -> Tensor:
+        """Compute the exit's scores (B, classes) from a frozen head's features."""
+        assert self.exit is not None
+        features = in_order(features.float(), self.head_order)
+        if isinstance(self.reduction, LearnedReduction):
+            features = self.reduction.learned(features)
+        scores: Tensor = self.exit(in_order(features, self.tail_order))
+        return scores.float()
+
     def compress(self, pixels: Tensor) -> list[bytes]:
         """Encode (B, S, S, 3) uint8 as one payload a photo."""
         symbols = self.quantizer.quantize(self.reduction(in_order(self.head(pixels), self.head_order)))

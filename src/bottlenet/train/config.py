@@ -58,6 +58,7 @@ class TrainConfig:
     norms: bool = False  # statistics of the classifier's norms behind the frozen head follow the photos; else they stay
     exit: bool = False  # the device gets the rest of the classifier, too, and answers by itself where it is sure
     exit_without: str = ""  # blocks that the exit leaves out, such as blocks.10, with commas between them
+    only_exit: bool = False  # nothing but the exit learns, and the end of the head before it: for export --exit
     unit: str = "residual"  # residual | paper
     channels: int = 0  # c', channels of the latent; 0: 48, or as many as the features have
     stride: int = 1  # s, spatial reduction
@@ -146,8 +147,9 @@ class TrainConfig:
             raise InputError("whole_share is for payloads cut at random: give codec entropy and largest_bytes")
         if self.scores_weight and not self.embedded:
             raise InputError("scores_weight is for payloads cut at random: give codec entropy and largest_bytes")
-        if self.exit_without and not self.exit:
-            raise InputError("exit_without says what an exit leaves out: give exit, too")
+        if (self.exit_without or self.only_exit) and not self.exit:
+            name = "exit_without" if self.exit_without else "only_exit"
+            raise InputError(f"{name} is for a run with an exit: give exit, too")
         if self.kernels and not self.learn_from:
             raise InputError("kernels are those of the head's end that learns: give learn_from, or leave them out")
         if self.target_bytes and (self.codec not in ("jpeg", "entropy") or self.naive):

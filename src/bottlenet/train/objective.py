@@ -3,6 +3,7 @@
     CodecInLoop   one payload a photo, made by the real codec; the weight of a byte is steered to a mean size
     Embedded      payloads of the entropy codec cut at random sizes; a byte weighs what another byte would bring
     FixedRate     whole payloads of the entropy codec
+    ExitAlone     no payloads: what the device answers by itself
 
 What a unit learns from, and how near its answers come to those of the uncut network, is up to the task:
 
@@ -103,6 +104,8 @@ class Objective(Protocol):
 
 def objective_of(net: BottleNet, config: TrainConfig, at: Position) -> Objective:
     """Choose the objective that the configuration asks for."""
+    if config.only_exit:
+        return ExitAlone(net)
     if config.codec != "entropy":
         return CodecInLoop(net, config, at)
     return Embedded(net, config, at) if config.embedded else FixedRate(net, config, at)
@@ -177,6 +180,27 @@ class FixedRate:
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         steer(self.at, self.config.target_bytes, payload_bytes, share)
+
+
+class ExitAlone:
+    """The exit, without a unit or a tail."""
+
+    def __init__(self, net: BottleNet) -> None:
+        self.net = net
+
+    def step(
+        self,
+        features: Tensor,
+        uncut: Tensor,
+        labels: Sequence[int | None],
+        share: float,
+        batch_slice: Slice = WHOLE,
+    ) -> Step:
+        each = distillation(self.net.exit_scores(features), uncut)
+        return Step(each.mean(), each.detach(), torch.zeros_like(each))
+
+    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
+        """Leave everything as it is."""
 
 
 BINS = 8  # of budgets, equal steps of their logarithm, for the curve of distillation over bytes

@@ -379,7 +379,12 @@ def held_out_report(
 
 
 def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
-    """Run with the real codec, or for the entropy codec with `net.unit`'s estimate; a dense tail is left out."""
+    """Run with the real codec, or for the entropy codec with `net.unit`'s estimate; a dense tail is left out. Within 0
+    bytes, the exit answers.
+    """
+    if budget == 0:
+        scores = net.exit_scores(features)
+        return Output(scores, features, features, features, scores.new_zeros(len(scores)))
     with_tail = not is_dense(task_of(net))
     if net.prior is None:
         return net.forward_features(features, with_tail=with_tail)
@@ -389,8 +394,12 @@ def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
 
 def reported_budgets(config: TrainConfig) -> Sequence[float | None]:
     """List those between the smallest and the largest, each twice the one before; whole payloads where some are not
-    cut.
+    cut, and 0 where there is an exit.
     """
+    if config.only_exit:
+        return (0,)
+    if config.exit:
+        return (0, *reported_budgets(replace(config, exit=False, exit_without="")))
     if not config.embedded:
         return (None,)
     count = int(math.log2(config.largest_bytes / config.smallest_bytes)) + 1
