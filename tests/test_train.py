@@ -279,7 +279,7 @@ def test_the_exit_learns_up_to_its_last_layer_and_what_is_published_stays(with_e
 
 def test_a_report_begins_with_the_answers_of_the_device(with_exit):
     for rows in held_out(with_exit):
-        assert [row["budget"] for row in rows[:2]] == [0, 25]
+        assert [row["budget"] for row in rows[:2]] == [0, 6.25]
         assert rows[0]["payload_bytes"] == 0
 
 

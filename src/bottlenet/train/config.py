@@ -75,7 +75,7 @@ class TrainConfig:
     lr: float = 4e-4  # peak learning rate of the unit
     tail_lr: float = 1e-4  # peak learning rate of the classifier's own layers that learn; 0, or maps or boxes: none do
     anchor: float = 0.0  # pull of those layers to their published weights; a step takes lr * anchor of the distance
-    kernels: bool = False  # the depthwise kernels of the head's end learn too; what looks at space is in them
+    kernels: bool = False  # depthwise kernels of the head's end and the exit learn too; what looks at space is in them
     target_bytes: float = 0.0  # mean payload to steer for (codec jpeg or entropy); 0: none
     lmbda: float = 0.0  # weight of a byte in the loss, where the steering starts; 0: the codec's usual
     smallest_bytes: float = 40.0  # codec entropy: payloads are cut to random sizes from this one

@@ -277,7 +277,7 @@ def mean_bytes(net: BottleNet, batches: Sequence[Tensor]) -> float:
 
 def freeze(net: BottleNet, *, tail: bool, kernels: bool = False, end_to_end: bool = False, norms: bool = False) -> None:
     """Let only the unit and the classifier's layers behind the frozen head learn; of those no depthwise kernels, but
-    with `kernels` those of the head's end, and `end_to_end` all. Only with `norms` the norms' statistics follow.
+    with `kernels` those of the head's end and of the exit, and `end_to_end` all. Only with `norms` the norms' statistics follow.
 
     Depthwise kernels are 4 % of the tail's weights; their gradients take a third of a step on a CPU.
     """
@@ -289,7 +289,7 @@ def freeze(net: BottleNet, *, tail: bool, kernels: bool = False, end_to_end: boo
         layers.requires_grad_(tail)
         for module in layers.modules():
             if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
-                module.requires_grad_(tail and (end_to_end or (kernels and layers is learned_end)))
+                module.requires_grad_(tail and (end_to_end or (kernels and layers in (learned_end, net.exit))))
     if net.exit is not None:  # its last layer stays as published, and is stored once for all that end in it
         [*(m for m in net.exit.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))][-1].requires_grad_(False)
     set_training_mode(net, norms=norms)
