@@ -158,7 +158,7 @@ def exit_files(scores: list[onnx.NodeProto] | None = None, classes: int = CLASSE
 
 
 def exit_manifest(sure: float = 0.5) -> Manifest:
-    return tiny_manifest(exit=Exit(LATENT, flops_share=0.4, sure=sure))
+    return tiny_manifest(exit=Exit(Preprocess(SIZE, 0.875, "bicubic"), 0.4, LATENT, sure))
 
 
 @pytest.fixture(scope="session")

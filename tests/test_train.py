@@ -288,10 +288,10 @@ def test_the_exit_can_learn_alone(with_exit, tmp_path):
     run(config)
     losses = [rows[0]["distillation"] for rows in held_out(config)]
     assert losses[-1] < losses[0]
-    before, after = (read_tensors(Path(each.out))[0] for each in (replace(with_exit), config))
-    assert before.keys() == after.keys()
+    after, _ = read_tensors(Path(config.out))
     own = classifier().module.state_dict()
     assert torch.equal(after["net.tail.learned.second.conv.weight"], own["second.conv.weight"])
+    assert not torch.equal(after["net.exit.second.conv.weight"], own["second.conv.weight"])
 
 
 def test_the_bundle_of_a_run_with_an_exit_has_its_bound(with_exit, base, tmp_path):
@@ -308,6 +308,39 @@ def test_the_bundle_of_a_run_with_an_exit_has_its_bound(with_exit, base, tmp_pat
     assert (scores.shape, features.shape) == ((2, 4), (2, 12, 12, 12))
     assert np.array_equal(head.symbols(features), head(np.zeros((2, 24, 24, 3), np.uint8)))
     assert evaluate(bundle, base.data[0], limit=20).payload_bytes.max <= 100
+
+
+@pytest.mark.parametrize("source", ["run", "small:telling:20", "small:classifier"])
+def test_another_network_may_answer_on_the_device(with_exit, base, tmp_path, source):
+    name = with_exit.out if source == "run" else source
+    bundle, fidelity = export_run(with_exit.out, tmp_path / "bundle", weights="int8", mean_bytes=50, exit_from=name)
+    own = bundle.manifest.exit
+    assert own.features is None
+    assert own.preprocess.size == {"run": 24, "small:telling:20": 20, "small:classifier": 32}[source]
+    assert 0 < own.flops_share < bundle.manifest.head_flops_share
+    assert fidelity.rounded_exit_agreement > 0.5
+    got = evaluate(bundle, base.data[0], limit=20, sure=0.0)
+    assert (got.sent_share, got.mean_flops_share) == (0, pytest.approx(own.flops_share))
+    if source == "small:classifier":
+        assert own.flops_share == pytest.approx(1, rel=0.01)
+        assert got.agreement == 100
+    sent = evaluate(bundle, base.data[0], limit=20, sure=1.0)
+    assert (sent.sent_share, sent.head_flops_share) == (1, bundle.manifest.head_flops_share)
+    assert sent.payload_bytes.max <= 100
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("small:classifier:4", "with 8 to 4096 pixels"),
+        ("small:classifier:99999999999", "with 8 to 4096 pixels"),
+        ("small:three", "has other classes than small; give a network with the same labels"),
+        ("nowhere", "nowhere"),
+    ],
+)
+def test_refused_networks_for_the_device(embedded, tmp_path, source, what):
+    with pytest.raises(InputError, match=what):
+        export_run(embedded.out, tmp_path / "bundle", exit_from=source)
 
 
 @pytest.mark.parametrize(

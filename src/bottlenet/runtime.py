@@ -34,36 +34,39 @@ LOG_ERRORS_ONLY = 3
 class Head:
     """The device's half: pixels (B, S, S, 3) uint8 -> symbols (B, C, H, W) uint8.
 
-        pixels --head.onnx--> symbols                                      without an exit
-        pixels --exit.onnx--> scores, features --head.onnx--> symbols      with one
+        pixels --head.onnx--> symbols
+        pixels --exit.onnx--> scores, features --head.onnx--> symbols      where the exit gives features
 
     Safe to use from several threads. BundleError: see `open_graph`.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        takes = pixels_port(bundle.manifest.preprocess.size)
+        takes, scores = pixels_port(bundle.manifest.preprocess.size), bundle.manifest.output
         symbols = Port("symbols", "tensor(uint8)", bundle.manifest.latent)
         self._exit: InferenceSession | None = None
-        if (own := bundle.manifest.exit) is not None:
+        if (own := bundle.manifest.exit) is not None and own.features is None:
+            self._exit = open_graph(bundle, "exit.onnx", pixels_port(own.preprocess.size), scores, threads=threads)
+        elif own is not None and own.features is not None:
             features = Port("features", FLOAT, own.features)
-            self._exit = open_graph(bundle, "exit.onnx", takes, bundle.manifest.output, features, threads=threads)
+            self._exit = open_graph(bundle, "exit.onnx", takes, scores, features, threads=threads)
             takes = features
+        self._takes = takes.name
         self._head = open_graph(bundle, "head.onnx", takes, symbols, threads=threads)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Compute the symbols. BundleError: onnxruntime can't run a graph on these pixels."""
-        return self.symbols(pixels if self._exit is None else self.look(pixels)[1])
+        features = self.look(pixels)[1] if self._takes == "features" else None
+        return self.symbols(pixels if features is None else features)
 
-    def look(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Compute the device's own scores (B, classes), and the features (B, c, H, W) that `symbols` takes."""
+    def look(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Compute the device's own scores (B, classes), and the features (B, c, H, W) that `symbols` takes, or None."""
         assert self._exit is not None, "only where the bundle has an exit"
-        scores, features = run_all(self._exit, pixels=pixels)
-        return scores, features
+        scores, *features = run_all(self._exit, pixels=pixels)
+        return scores, features[0] if features else None
 
     def symbols(self, taken: NDArray[Any]) -> NDArray[np.uint8]:
-        """Compute the symbols from features, or from pixels where there is no exit."""
-        (port,) = self._head.get_inputs()
-        symbols: NDArray[np.uint8] = run_graph(self._head, **{port.name: taken})
+        """Compute the symbols from pixels, or from the features of `look`."""
+        symbols: NDArray[np.uint8] = run_graph(self._head, **{self._takes: taken})
         return symbols
 
 

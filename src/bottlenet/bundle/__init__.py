@@ -3,7 +3,7 @@
     my.bundle/
       manifest.json    what it is and how to feed it, at most 1 MiB
       head.onnx        pixels (B, size, size, 3) uint8 -> symbols (B, C, H, W) uint8
-      exit.onnx        optional: pixels -> scores of the device, and features, which head.onnx takes then
+      exit.onnx        optional: pixels -> scores of the device alone, and perhaps features for head.onnx
       tail.onnx        symbols (B, C, H, W) uint8 -> scores (B, classes) float32, logits
       labels.txt       one label a line, UTF-8, in class order
       uncut.onnx       optional: pixels -> scores, the whole network

@@ -71,13 +71,15 @@ class Exit:
     Its confidence in an answer is the largest of softmax(scores / temperature).
     """
 
-    features: tuple[int, int, int]  # (c, H, W) float32 that exit.onnx gives beside its scores, and head.onnx takes
+    preprocess: Preprocess  # from a photo to the pixels of exit.onnx
     flops_share: Annotated[Number, Field(ge=0, le=1000)]  # FLOPs of exit.onnx over the uncut network's
+    # (c, H, W) float32 that exit.onnx gives beside its scores, and head.onnx takes; None: head.onnx takes pixels
+    features: tuple[int, int, int] | None = None
     sure: Share = 1.0  # the confidence from which on the answer counts, 0..1; at 1 every photo is sent
     temperature: Annotated[Number, Field(ge=0.01, le=100)] = 1.0
 
     def __post_init__(self) -> None:
-        if not all(1 <= side <= 2**16 for side in self.features):
+        if self.features is not None and not all(1 <= side <= 2**16 for side in self.features):
             raise InputError(f"features of an exit are {self.features}; give three numbers, each 1 or more")
 
 
@@ -111,6 +113,8 @@ class Manifest:
         object.__setattr__(self, "format_version", FORMAT_VERSION if self.exit is None else EXIT_VERSION)
         if self.exit is not None:
             needs_one_label(self.task, "an exit")
+            if self.exit.features is not None and self.exit.preprocess != self.preprocess:
+                raise InputError("an exit whose features are sent takes the head's pixels: give both one preprocess")
         if "manifest.json" in self.files:
             raise InputError("files names manifest.json, which can't hold its own SHA-256; name the other files")
         self.task.check(self.num_classes)

@@ -320,6 +320,14 @@ def export(
             help="With an exit: mean payload of a photo, those not sent included. Default: a quarter of --budget.",
         ),
     ] = None,
+    exit_from: Annotated[
+        str,
+        typer.Option(
+            "--exit",
+            metavar="RUN|NAME:SIZE",
+            help="What the device answers with where it is sure: a run with an exit, or a network and a photo's side.",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Make a bundle of a training run: all that device and server need, without torch.
@@ -341,6 +349,7 @@ def export(
             align=align,
             budget_bytes=budget,
             mean_bytes=mean_bytes,
+            exit_from=exit_from,
             say=lambda what: bar.update(task, description=f"exporting: {what}"),
         )
     if as_json:

@@ -88,17 +88,24 @@ class Encoder:
         if self.sure == 1:
             encoded = self.encode(photo, sequence)
             return Processed(encoded.frame, *encoded.device_ms, encoded.square)
-        started = perf_counter()
-        pixels, square = photo_to_crop(photo, self.bundle.manifest.preprocess)
-        prepared = perf_counter()
+        own = self.bundle.manifest.exit
+        assert own is not None
+        times = [perf_counter()]
+        pixels, square = photo_to_crop(photo, own.preprocess)
+        times.append(perf_counter())
         scores, features = self.head.look(pixels[None])
-        prepare_ms = (prepared - started) * 1e3
-        if (answer := self._own_answer(scores[0], sequence)) is not None:
-            return Processed(answer, prepare_ms, (perf_counter() - prepared) * 1e3, 0.0, square)
-        symbols = self.head.symbols(features)[0]
-        ran = perf_counter()
+        answer = self._own_answer(scores[0], sequence)
+        times.append(perf_counter())
+        if answer is not None:
+            return Processed(answer, (times[1] - times[0]) * 1e3, (times[2] - times[1]) * 1e3, 0.0, square)
+        if features is None:
+            pixels, square = photo_to_crop(photo, self.bundle.manifest.preprocess)
+        times.append(perf_counter())
+        symbols = self.head.symbols(pixels[None] if features is None else features)[0]
+        times.append(perf_counter())
         frame = self._pack(symbols, sequence)
-        return Processed(frame, prepare_ms, (ran - prepared) * 1e3, (perf_counter() - ran) * 1e3, square)
+        first, own_run, second, head_run, encoding = np.diff([*times, perf_counter()]) * 1e3
+        return Processed(frame, first + second, own_run + head_run, encoding, square)
 
     def _own_answer(self, scores: NDArray[np.float32], sequence: int) -> Answer | None:
         """Return the exit's answer; None where it is not sure, or its scores are no numbers."""

@@ -1,7 +1,8 @@
 """Export a BottleNet as a bundle: graphs that onnxruntime runs alone, compared with torch before anything is written.
 
     head.onnx    pixels uint8 (B, S, S, 3) -> normalise, head, reduction, rounding -> symbols uint8 (B, c', h, w)
-    exit.onnx    pixels -> normalise, head, exit -> scores, features; head.onnx has the reduction alone then
+    exit.onnx    pixels -> what the device answers by itself: another network's scores, or normalise, head, exit ->
+                 scores, features, and head.onnx has the reduction alone
     tail.onnx    symbols -> dequantise, restoration, tail -> scores float32 (B, classes), or the output of another task
     uncut.onnx   pixels -> the same: the network as it was before anyone cut it
 
@@ -19,7 +20,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from bottlenet.bundle import Bundle, check_replaceable, write_bundle
+from bottlenet.bundle import Bundle, Preprocess, check_replaceable, write_bundle
 from bottlenet.bundle.manifest import Exit, Manifest
 from bottlenet.errors import BundleError, InputError
 from bottlenet.net.cut import count_flops, split
@@ -67,12 +68,22 @@ class Fidelity:
     rounded_exit_agreement: float | None = None  # the same for the exit, where there is one
 
 
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A network that the device has to itself, to answer what it is sure of."""
+
+    module: nn.Module  # pixels (B, S, S, 3) uint8 -> scores (B, classes)
+    entry: Exit  # for the manifest
+    pixels: np.ndarray = field(repr=False)  # (N, S, S, 3) uint8: real photos as it takes them
+
+
 def export(
     net: BottleNet,
     path: str | Path,
     *,
     pixels: np.ndarray,
     uncut_pixels: np.ndarray | None = None,
+    own: OwnNetwork | None = None,
     weights: str = "float32",
     budget_bytes: int = 0,
     extra: Mapping[str, str | float | int] | None = None,
@@ -81,7 +92,8 @@ def export(
     """Write the bundle of `net`, which `insert` returned, to the folder `path`.
 
     `pixels` (N, S, S, 3) uint8, N >= 2: real photos as the head takes them, on which both runtimes must agree;
-    `uncut_pixels` the same as the uncut network takes them, None where both are one. `weights` "int8" stores those of
+    `uncut_pixels` the same as the uncut network takes them, None where both are one. `own` answers on the device, in
+    place of an exit that `net` may have. `weights` "int8" stores those of
     tail.onnx and uncut.onnx in a quarter of the bytes; head.onnx, whose every symbol counts, stays float32.
     `budget_bytes` is the largest payload of a device unless it sets its own, 0 for none. `extra` goes into the
     manifest, to say where the bundle comes from. `say` is called with what is done next, as it takes a minute.
@@ -93,19 +105,20 @@ def export(
         raise InputError(f"weights {weights!r}: one of {', '.join(WEIGHTS)} is possible")
     check_replaceable(Path(path).resolve())  # minutes of work come before the bundle is written
     uncut_pixels = pixels if uncut_pixels is None else uncut_pixels
-    origin, modules = origin_of(net), modules_of(net)
+    origin, modules = origin_of(net), modules_of(net, own)
+    photos = {"head.onnx": pixels, "exit.onnx": pixels if own is None else own.pixels, "uncut.onnx": uncut_pixels}
     say("converting")
-    graphs = convert(modules, pixels[:2], uncut_pixels[:2], origin.classifier)
+    graphs = convert(modules, {name: each[:2] for name, each in photos.items()}, origin.classifier)
     stored = dict(graphs)
     if weights == "int8":
         stored |= {name: store_as_int8(graphs[name]) for name in ("tail.onnx", "uncut.onnx")}
-        if "exit.onnx" in graphs:  # up to the features every weight counts, as in head.onnx
-            stored["exit.onnx"] = store_as_int8(graphs["exit.onnx"], "exit.")
+        if "exit.onnx" in graphs:  # up to features that are sent every weight counts, as in head.onnx
+            stored["exit.onnx"] = store_as_int8(graphs["exit.onnx"], "exit." if own is None else "")
     say("comparing with torch")
     task = origin.classifier.task
-    fidelity = compare(task, modules, graphs, stored, (pixels, uncut_pixels))
+    fidelity = compare(task, modules, graphs, stored, photos)
     check_fidelity(fidelity, tolerance(task))
-    manifest = dataclasses.replace(describe(net, origin, dict(extra or {})), budget_bytes=budget_bytes)
+    manifest = dataclasses.replace(describe(net, origin, dict(extra or {}), own), budget_bytes=budget_bytes)
     files = files_of(net, stored)
     say("reading it back")
     with tempfile.TemporaryDirectory() as folder:
@@ -123,10 +136,9 @@ def check_exportable(net: BottleNet) -> None:
     key = f"{fingerprint(origin.classifier)} {origin.cut.name} {net.head_size} {shape}"
     if key in CHECKED:  # the trials of a sweep
         return
-    pixels, uncut_pixels = (
-        np.zeros((2, side, side, 3), np.uint8) for side in (net.head_size, origin.classifier.preprocess.size)
-    )
-    graphs = convert(modules_of(net), pixels, uncut_pixels, origin.classifier)
+    sides = {"head.onnx": net.head_size, "exit.onnx": net.head_size, "uncut.onnx": origin.classifier.preprocess.size}
+    photos = {name: np.zeros((2, side, side, 3), np.uint8) for name, side in sides.items()}
+    graphs = convert(modules_of(net), photos, origin.classifier)
     with tempfile.TemporaryDirectory() as folder:
         read_back(write_bundle(Path(folder) / "bundle", describe(net, origin, {}), files_of(net, graphs)))
     CHECKED.add(key)
@@ -139,37 +151,39 @@ def origin_of(net: BottleNet) -> Origin:
     return net.origin
 
 
-def modules_of(net: BottleNet) -> dict[str, nn.Module]:
-    """Copy the network as the modules of the graphs."""
+def modules_of(net: BottleNet, own: OwnNetwork | None = None) -> dict[str, nn.Module]:
+    """Copy the network as the modules of the graphs. With `own` an exit of `net` has no place."""
     classifier = origin_of(net).classifier
     copied, answer = copy.deepcopy(net).eval(), answer_layer(classifier.task)
+    if own is not None:
+        copied.exit = None
     uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module, answer).eval()
     modules = {"head.onnx": DeviceGraph(copied), "tail.onnx": ServerGraph(copied, answer), "uncut.onnx": uncut}
+    if own is not None:
+        return {"exit.onnx": own.module.eval(), **modules}
     return modules if copied.exit is None else {"exit.onnx": ExitGraph(copied, copied.exit), **modules}
 
 
 def convert(
-    modules: Mapping[str, nn.Module],
-    pixels: np.ndarray,
-    uncut_pixels: np.ndarray,
-    classifier: Classifier,
+    modules: Mapping[str, nn.Module], photos: Mapping[str, np.ndarray], classifier: Classifier
 ) -> dict[str, bytes]:
-    """Convert the modules of the graphs, for examples of two photos."""
-    device, output = modules["head.onnx"], classifier.task.output(len(classifier.labels)).name
-    taken, takes, graphs = torch.from_numpy(pixels), "pixels", {}
-    if (own := modules.get("exit.onnx")) is not None:
-        graphs["exit.onnx"] = to_onnx(own, taken, inputs=["pixels"], outputs=[output, "features"])
-        with torch.no_grad():
-            taken, takes = own(taken)[1], "features"
+    """Convert the modules of the graphs, for two photos as each takes them."""
+    output = classifier.task.output(len(classifier.labels)).name
+    examples = {name: torch.from_numpy(each) for name, each in photos.items()}
+    takes, graphs = "pixels", {}
     with torch.no_grad():
-        symbols = device(taken)
+        if (own := modules.get("exit.onnx")) is not None:
+            outputs = [output]
+            if isinstance(own, ExitGraph):
+                takes, examples["head.onnx"] = "features", own(examples["exit.onnx"])[1]
+                outputs.append(takes)
+            graphs["exit.onnx"] = to_onnx(own, examples["exit.onnx"], inputs=["pixels"], outputs=outputs)
+        symbols = modules["head.onnx"](examples["head.onnx"])
     return {
         **graphs,
-        "head.onnx": to_onnx(device, taken, inputs=[takes], outputs=["symbols"]),
+        "head.onnx": to_onnx(modules["head.onnx"], examples["head.onnx"], inputs=[takes], outputs=["symbols"]),
         "tail.onnx": to_onnx(modules["tail.onnx"], symbols, inputs=["symbols"], outputs=[output]),
-        "uncut.onnx": to_onnx(
-            modules["uncut.onnx"], torch.from_numpy(uncut_pixels), inputs=["pixels"], outputs=[output]
-        ),
+        "uncut.onnx": to_onnx(modules["uncut.onnx"], examples["uncut.onnx"], inputs=["pixels"], outputs=[output]),
     }
 
 
@@ -188,14 +202,15 @@ def read_back(bundle: Bundle) -> None:
     """
     head, tail, uncut = Head(bundle), open_tail(bundle), open_uncut(bundle)
     for count in (1, 2):
-        pixels, uncut_pixels = (
-            np.zeros((count, side, side, 3), np.uint8)
-            for side in (bundle.manifest.preprocess.size, bundle.manifest.uncut_preprocess.size)
-        )
+        manifest = bundle.manifest
+
+        def blank(preprocess: Preprocess, count: int = count) -> NDArray[np.uint8]:
+            return np.zeros((count, preprocess.size, preprocess.size, 3), np.uint8)
+
         answers = (
-            run_graph(tail, symbols=head(pixels)),
-            run_graph(uncut, pixels=uncut_pixels),
-            *([] if bundle.manifest.exit is None else [head.look(pixels)[0]]),
+            run_graph(tail, symbols=head(blank(manifest.preprocess))),
+            run_graph(uncut, pixels=blank(manifest.uncut_preprocess)),
+            *([] if manifest.exit is None else [head.look(blank(manifest.exit.preprocess))[0]]),
         )
         expected = (count, *bundle.manifest.output.shape)
         if shapes := [answer.shape for answer in answers if answer.shape != expected]:
@@ -205,7 +220,9 @@ def read_back(bundle: Bundle) -> None:
             )
 
 
-def describe(net: BottleNet, origin: Origin, extra: dict[str, str | float | int]) -> Manifest:
+def describe(
+    net: BottleNet, origin: Origin, extra: dict[str, str | float | int], own: OwnNetwork | None = None
+) -> Manifest:
     """Write the manifest, without the files' hashes."""
     classifier, mosaic = origin.classifier, net.codec.mosaic
     return Manifest(
@@ -219,22 +236,22 @@ def describe(net: BottleNet, origin: Origin, extra: dict[str, str | float | int]
         align=mosaic.align,
         codec=net.codec.name,
         setting=net.codec.setting,
-        head_flops_share=head_flops_share(net, origin),
-        exit=exit_entry(net, origin),
+        head_flops_share=head_flops_share(net, origin, own),
+        exit=exit_entry(net, origin) if own is None else own.entry,
         num_classes=len(classifier.labels),
         task=classifier.task,
         extra={"weights_licence": classifier.weights_licence, **extra},
     )
 
 
-def head_flops_share(net: BottleNet, origin: Origin) -> float:
+def head_flops_share(net: BottleNet, origin: Origin, own: OwnNetwork | None = None) -> float:
     """Divide the FLOPs of head, exit and reduction by the uncut network's, each with the photos that it takes."""
     reduction = net.reduction.reduction if isinstance(net.reduction, LearnedReduction) else net.reduction
     features = torch.zeros(1, *origin.cut.shape)
     device_flops = origin.cut.head_flops + count_flops(reduction, features)
-    if net.exit is not None:
+    if net.exit is not None and own is None:
         device_flops += count_flops(net.exit, features)
-    return device_flops / uncut_flops(origin)
+    return device_flops / uncut_flops(origin) + (0.0 if own is None else own.entry.flops_share)
 
 
 def uncut_flops(origin: Origin) -> float:
@@ -249,7 +266,9 @@ def exit_entry(net: BottleNet, origin: Origin) -> Exit | None:
         return None
     flops = origin.cut.head_flops + count_flops(net.exit, torch.zeros(1, *origin.cut.shape))
     channels, height, width = origin.cut.shape
-    return Exit((channels, height, width), flops / uncut_flops(origin), net.sure, net.temperature)
+    preprocess = dataclasses.replace(origin.classifier.preprocess, size=net.head_size)
+    share = flops / uncut_flops(origin)
+    return Exit(preprocess, share, (channels, height, width), net.sure, net.temperature)
 
 
 class ExitGraph(nn.Module):
@@ -314,27 +333,26 @@ def compare(
     modules: Mapping[str, nn.Module],
     graphs: Mapping[str, bytes],
     stored: Mapping[str, bytes],
-    pixels: tuple[np.ndarray, np.ndarray],
+    photos: Mapping[str, np.ndarray],
 ) -> Fidelity:
     """Run torch and onnxruntime on the same photos, a few at a time; both tails get onnxruntime's symbols.
 
-    `pixels` are the same photos twice: for the head, and for the uncut network.
+    `photos` are the same ones for each graph that takes pixels.
     """
     exact = {name: open_session(graph) for name, graph in graphs.items()}
     rounded = {name: open_session(stored[name]) for name in graphs if name != "head.onnx"}
     equal, largest = 0.0, 0.0
     agreed = dict.fromkeys(rounded, 0.0)
-    count = len(pixels[0])
+    count = len(photos["head.onnx"])
     for start in range(0, count, 8):
-        batch, uncut_batch = (each[start : start + 8] for each in pixels)
-        taken, inputs = {"pixels": batch}, {"uncut.onnx": {"pixels": uncut_batch}}
-        if "exit.onnx" in graphs:
-            inputs["exit.onnx"] = taken
-            taken = {"features": run_all(exact["exit.onnx"], pixels=batch)[1]}
+        inputs = {name: {"pixels": photos[name][start : start + 8]} for name in graphs if name in photos}
+        taken = inputs.pop("head.onnx")
+        if isinstance(modules.get("exit.onnx"), ExitGraph):
+            taken = {"features": run_all(exact["exit.onnx"], **taken)[1]}
         symbols = run_graph(exact["head.onnx"], **taken)
         inputs["tail.onnx"] = {"symbols": symbols}
         expected = modules["head.onnx"](*map(torch.from_numpy, taken.values())).numpy()
-        equal += float((expected == symbols).mean()) * len(batch)
+        equal += float((expected == symbols).mean()) * len(symbols)
         for name, given in inputs.items():
             scores = run_graph(exact[name], **given)
             wanted = modules[name](*map(torch.from_numpy, given.values()))
@@ -529,9 +547,9 @@ def store_as_int8(graph: bytes, prefix: str = "") -> bytes:
         else:
             initializers.append(tensor)
     nodes += list(model.graph.node)
-    for field, values in ((model.graph.initializer, initializers), (model.graph.node, nodes)):
-        del field[:]
-        field.extend(values)
+    for part, values in ((model.graph.initializer, initializers), (model.graph.node, nodes)):
+        del part[:]
+        part.extend(values)
     data: bytes = model.SerializeToString()
     return data
 

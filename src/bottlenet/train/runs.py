@@ -25,11 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.bundle import Bundle, Preprocess
+from bottlenet.bundle.manifest import Exit
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import write_whole
 from bottlenet.net.build import insert
-from bottlenet.net.export import ExitGraph, Fidelity, export
-from bottlenet.net.model import BottleNet, to_uint8
+from bottlenet.net.cut import count_flops
+from bottlenet.net.export import ExitGraph, Fidelity, OwnNetwork, exit_entry, export, origin_of, uncut_flops
+from bottlenet.net.model import BottleNet, Origin, to_uint8
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.net.unit import LearnedReduction
 from bottlenet.photo import photo_to_pixels
@@ -299,13 +301,16 @@ def export_run(
     align: int | None = None,
     budget_bytes: int | None = None,
     mean_bytes: float | None = None,
+    exit_from: str = "",
     extra: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda what: None,
 ) -> tuple[Bundle, Fidelity]:
     """Export the bundle of a run's averaged weights, whole or not at all.
 
     `align` pads the mosaic's tiles to multiples of it; None: as in training. `budget_bytes` becomes the bundle's own;
-    None: none, or where payloads may be cut the largest one of the training. `mean_bytes` decides how sure the device
+    None: none, or where payloads may be cut the largest one of the training. `exit_from` is another network for the
+    device to answer with: the folder of a run with an exit, or NAME[:SIZE], a classifier of the same classes on a photo
+    of that side. `mean_bytes` decides how sure the device
     has to be of an answer that it gives by itself: so that payloads take that many bytes a photo, over the photos that
     were held out; None: a quarter of them is sent. `weights`: see `net.export.export`.
     `extra` goes into the manifest, too. `say` is called with what is done next.
@@ -332,16 +337,28 @@ def export_run(
     )
     if budget_bytes is None:
         budget_bytes = int(config.largest_bytes) if config.embedded else 0
-    if net.exit is not None:
+    own: OwnNetwork | None = None
+    if exit_from or net.exit is not None:
+        share = sent_share(mean_bytes, budget_bytes)
         say("finding out how sure the device is")
-        net.temperature, net.sure = calibrate_exit(net, config, classifier, sent_share(mean_bytes, budget_bytes))
+        if exit_from:
+            module, preprocess, flops_share = own_network(exit_from, classifier, origin_of(net))
+        else:
+            assert net.exit is not None
+            module, preprocess = ExitGraph(net, net.exit), head_preprocess
+        temperature, sure = calibrate_exit(module, preprocess, config, classifier, share)
+        if exit_from:
+            entry = Exit(preprocess, flops_share, None, sure, temperature)
+            own = OwnNetwork(module, entry, np.stack(list(some_pixels(config, preprocess, COMPARED_PHOTOS))))
+        net.temperature, net.sure = temperature, sure
     elif mean_bytes is not None:
-        raise InputError("mean_bytes is for a device that answers by itself where it is sure: train with exit")
+        raise InputError("mean_bytes is for a device that answers what it is sure of: train with exit, or give one")
     return export(
         net,
         output,
         pixels=pixels,
         uncut_pixels=uncut_pixels,
+        own=own,
         weights=weights,
         budget_bytes=budget_bytes,
         extra={**origin, **(extra or {})},
@@ -360,28 +377,68 @@ def sent_share(mean_bytes: float | None, budget_bytes: int) -> float:
     return mean_bytes / budget_bytes
 
 
+def own_network(source: str, classifier: Classifier, origin: Origin) -> tuple[nn.Module, Preprocess, float]:
+    """Load a run's exit, or a classifier by NAME[:SIZE], with what it takes and its FLOPs over the uncut network's.
+
+    InputError: no such run or network, a run without an exit, or other classes.
+    """
+    if (Path(source) / RUN).is_file():
+        config = replace(read_config(Path(source)), out=source)
+        theirs = load_model(config.model)
+        net = insert(theirs, **config.unit_numbers())
+        load_averaged(Path(source), net)
+        if (entry := exit_entry(net, origin_of(net))) is None:
+            raise InputError(f"{source} is a run without an exit; give one that was trained with exit")
+        assert net.exit is not None
+        module: nn.Module = ScoresAlone(ExitGraph(net.eval(), net.exit))
+        preprocess = entry.preprocess
+        flops = entry.flops_share * uncut_flops(origin_of(net))
+    else:
+        name, _, side = source.rpartition(":")
+        name, side = (name, side) if side.isdecimal() else (source, "")
+        if side and not 8 <= int(side[:5]) <= 4096:
+            raise InputError(f"exit {source!r:.80}: give the folder of a run, or NAME:SIZE with 8 to 4096 pixels")
+        theirs = load_model(name)
+        preprocess = replace(theirs.preprocess, size=int(side)) if side else theirs.preprocess
+        module = nn.Sequential(Normalize(theirs.mean, theirs.std), theirs.module)
+        flops = count_flops(theirs.module, torch.zeros(1, 3, preprocess.size, preprocess.size))
+    if theirs.labels != classifier.labels:
+        raise InputError(f"{source} has other classes than {classifier.name}; give a network with the same labels")
+    return module, preprocess, flops / uncut_flops(origin)
+
+
+class ScoresAlone(nn.Module):
+    """pixels -> the first output of a graph of several."""
+
+    def __init__(self, graph: ExitGraph) -> None:
+        super().__init__()
+        self.whole = graph
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        scores: Tensor = self.whole(pixels)[0]
+        return scores
+
+
 TEMPERATURES = np.geomspace(0.25, 4, 65)
 
 
 @torch.no_grad()
-def calibrate_exit(net: BottleNet, config: TrainConfig, classifier: Classifier, share: float) -> tuple[float, float]:
-    """Find, on the run's held-out photos, the temperature at which the exit's confidence in the uncut network's answer
-    is right, and the confidence that all but `share` of the photos reach.
+def calibrate_exit(
+    own: nn.Module, preprocess: Preprocess, config: TrainConfig, classifier: Classifier, share: float
+) -> tuple[float, float]:
+    """Find, on the run's held-out photos, the temperature at which the confidence in the uncut network's answer is
+    right, and the confidence that all but `share` of the photos reach. `own` gives scores, alone or first.
     """
-    assert net.exit is not None
-    own = ExitGraph(net, net.exit)
     uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
     pairs = zip(
-        *(
-            some_pixels(config, replace(classifier.preprocess, size=size), BOUND_PHOTOS, held_out=True)
-            for size in (net.head_size, classifier.preprocess.size)
-        ),
+        *(some_pixels(config, each, BOUND_PHOTOS, held_out=True) for each in (preprocess, classifier.preprocess)),
         strict=True,
     )
     scores, answers = [], []
     while batch := list(itertools.islice(pairs, 16)):
         mine, whole = (torch.from_numpy(np.stack(pixels)) for pixels in zip(*batch, strict=True))
-        scores.append(own(mine)[0])
+        found = own(mine)
+        scores.append(found[0] if isinstance(found, tuple) else found)
         answers.append(uncut(whole).argmax(1))
     mine, wanted = torch.cat(scores), torch.cat(answers)
     losses = [F.cross_entropy(mine / temperature, wanted).item() for temperature in TEMPERATURES]

@@ -277,7 +277,8 @@ def mean_bytes(net: BottleNet, batches: Sequence[Tensor]) -> float:
 
 def freeze(net: BottleNet, *, tail: bool, kernels: bool = False, end_to_end: bool = False, norms: bool = False) -> None:
     """Let only the unit and the classifier's layers behind the frozen head learn; of those no depthwise kernels, but
-    with `kernels` those of the head's end and of the exit, and `end_to_end` all. Only with `norms` the norms' statistics follow.
+    with `kernels` those of the head's end and of the exit, and `end_to_end` all. Only with `norms` the norms'
+    statistics follow.
 
     Depthwise kernels are 4 % of the tail's weights; their gradients take a third of a step on a CPU.
     """
