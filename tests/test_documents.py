@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,19 @@ class TestBlocks:
             "| `bottlenet x --y` | ``bottlenet`` `python benchmarks/z.py`\n```\n`bottlenet no`\n```\n"
         )
         assert inline_commands(tmp_path / "page.md") == ["bottlenet x --y", "python benchmarks/z.py"]
+
+
+def test_git_ignores_what_the_tutorial_writes() -> None:
+    """It is read in a checkout, whose changes are not the reader's."""
+    commands = "\n".join(command for block in BLOCKS["docs/tutorial.md"] for command in block.commands)
+    written = {"photos", *re.findall(r"(?:-o|--out|--spool|>) (\S+)", commands)}
+    patterns = [line for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines() if line]
+    assert {"cat.frame", "first.bundle", "spool", "report.html"} <= written
+    for name in written:
+        path = f"/{name}"
+        assert any(fnmatch(path, pattern.rstrip("/")) or path.startswith(pattern) for pattern in patterns if pattern), (
+            name
+        )
 
 
 @pytest.mark.parametrize(
