@@ -126,6 +126,7 @@ class TestAddress:
             ),
             (Mqtt(mqtt="mqtt://x", mqtt_group="a/b"), "group is 'a/b'; give 1 to 64"),
             (Mqtt(mqtt="mqtts://x", mqtt_ca="/dev/null"), "can't use the certificates in /dev/null"),
+            (Mqtt(mqtt="mqtts://x", mqtt_ca=str(tmp_path / "pipe")), "pipe: it is not a file; give a PEM file"),
         ):
             with pytest.raises(InputError, match=says):
                 options.broker()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -203,6 +204,7 @@ class TestTls:
 
     def test_files_that_are_none(self, certificate: tuple[Path, Path], tmp_path: Path) -> None:
         cert, key = map(str, certificate)
+        os.mkfifo(pipe := tmp_path / "pipe")  # OpenSSL would wait for who writes to it
         empty = tmp_path / "empty"
         empty.write_text("")
         other = write_certificate(tmp_path)[1]
@@ -212,6 +214,7 @@ class TestTls:
             (Access(tls_cert=str(empty), tls_key=key), "can't use .* for TLS"),
             (Access(tls_cert=str(tmp_path / "x"), tls_key=key), "--tls-cert .*x: No such file"),
             (Access(tls_cert=str(tmp_path / "x")), "--tls-cert .*x: No such file"),
+            (Access(tls_cert=cert, tls_key=str(pipe)), "--tls-key .*pipe: it is not a file; give a PEM file"),
             (Access(tls_key=str(tmp_path / "x")), "--tls-key .*x: No such file"),
             (Access(tls_cert=cert, tls_key=str(other)), "can't use .* for TLS"),
         ):

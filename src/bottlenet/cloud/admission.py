@@ -92,9 +92,9 @@ class Access:
         for option, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
             try:
                 if path is not None:
-                    open(path, "rb").close()  # ssl would not say which file it is
-            except OSError as error:
-                raise InputError(f"{option} {path}: {error.strerror}; give a PEM file") from error
+                    read_bounded(path, MAX_PEM_BYTES)  # ssl would not say which file it is, and wait for a pipe
+            except (OSError, InputError) as error:
+                raise InputError(f"{option} {path}: {why(error)}; give a PEM file") from error
         if self.tls_cert is None or self.tls_key is None:
             raise InputError("a certificate needs its key, and a key its certificate; give --tls-cert and --tls-key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -146,15 +146,19 @@ class Mqtt:
 def trust(ca_file: str) -> ssl.SSLContext:
     """Trust these certificates, and no others, as a client. InputError: no such file, or not of PEM."""
     try:
+        read_bounded(ca_file, MAX_PEM_BYTES)  # OpenSSL would wait for a pipe
         return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError is one
+    except (OSError, InputError) as error:  # ssl.SSLError is an OSError
         raise InputError(f"can't use the certificates in {ca_file}: {why(error)}; give a PEM file") from error
 
 
-def why(error: OSError) -> str | None:
-    return (error.reason or "no PEM") if isinstance(error, ssl.SSLError) else error.strerror
+def why(error: OSError | InputError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "no PEM"
+    return getattr(error, "strerror", None) or str(error)
 
 
+MAX_PEM_BYTES = 2**24
 MAX_FILE_BYTES = 2**20
 MAX_TOKENS = 10_000
 LOOK_EVERY_S = 1.0
@@ -223,8 +227,7 @@ class Tokens:
         try:
             return read_bounded(self._path, MAX_FILE_BYTES)
         except (OSError, InputError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"can't read the tokens in {self._path}: {reason}; give a text file") from error
+            raise InputError(f"can't read the tokens in {self._path}: {why(error)}; give a text file") from error
 
     def _parse(self, content: bytes) -> tuple[bytes, ...]:
         """Hash each token. InputError: the file holds other things, which the message never shows."""
