@@ -178,8 +178,11 @@ class TestClassify:
         assert "secret" in caplog.text
 
     def test_get_is_not_allowed(self, app: Starlette) -> None:
-        assert ask(app, "GET", "/v1/classify").status_code == 405
-        assert ask(app, "GET", "/nothing").status_code == 404
+        there = ask(app, "GET", "/v1/classify")
+        assert (there.status_code, there.headers["Allow"]) == (405, "POST")
+        for response in (there, ask(app, "POST", "/v1/frame", b"x"), ask(app, "GET", "/nothing")):
+            assert response.status_code in (404, 405)
+            assert "this server has POST /v1/classify, POST /v1/photo" in response.json()["error"]
 
 
 class TestStatus:

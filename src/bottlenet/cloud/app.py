@@ -120,10 +120,19 @@ def create_app(
         routes=Endpoints(service, page).routes(),
         lifespan=lambda app: running(service, folder, broker),
         middleware=[Middleware(Guard, service=service, insecure=insecure)],
+        exception_handlers={HTTPException: no_such_request},
     )
     app.router.redirect_slashes = False  # it would send clients to whatever their header Host says
     app.state.service = service
     return app
+
+
+def no_such_request(request: Request, error: Exception) -> Response:
+    """Say what there is, where a path or a method is none."""
+    assert isinstance(error, HTTPException)
+    there = f"POST {CLASSIFY_PATH}, POST {PHOTO_PATH}, GET /v1/bundles, the stream {STREAM_PATH} and /v2"
+    text = f"{error.detail.lower()}: this server has {there}"
+    return JSONResponse({"error": text}, error.status_code, dict(error.headers or {}))
 
 
 @contextlib.asynccontextmanager
