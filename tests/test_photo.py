@@ -438,6 +438,11 @@ class TestRefused:
         for end in range(len(data) // 3, len(data) - 20, 97):
             refusal(data[:end])
 
+    @pytest.mark.parametrize("data", [b"GIF89a", b"GIF89a\x01\x00"])
+    def test_the_words_of_a_decoder_that_fails(self, data: bytes) -> None:
+        """Not Python's own: "unpack_from requires a buffer of at least 8 bytes"."""
+        assert "it is damaged or truncated (its decoder fails); give the whole file" in refusal(data)
+
     def test_truncated_pillow_image(self, picture: Image.Image) -> None:
         data = saved(picture, "PNG")
         with Image.open(io.BytesIO(data[: len(data) // 2])) as image, pytest.raises(PhotoError, match="truncated"):

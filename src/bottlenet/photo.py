@@ -194,6 +194,9 @@ def opened(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXEL
                 raise PhotoError(f"{name}: can't read it ({error.strerror or reason}); try again") from error
             if UNSUPPORTED.search(reason):
                 raise PhotoError(f"{name}: its pixels are of a kind that is not read ({reason}); {SAVE_AS}") from error
+            # Other kinds have not Pillow's words, but Python's; Pillow wraps some of them.
+            if not isinstance(error.__cause__ or error, OSError | SyntaxError | ValueError):
+                reason = "its decoder fails"
             raise PhotoError(f"{name}: it is damaged or truncated ({reason}); give the whole file") from error
 
 
