@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bottlenet.errors import InputError
 from bottlenet.records import without_root
-from bottlenet.train.runs import LOG, read_config
+from bottlenet.train.config import read_config
+from bottlenet.train.runs import LOG
 from bottlenet.train.train import TrainConfig
 from record import Json, parser, run_script, show, write_record
 

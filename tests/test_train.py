@@ -18,6 +18,7 @@ from bottlenet.errors import InputError
 from bottlenet.measure.evaluate import evaluate
 from bottlenet.net.models import fingerprint
 from bottlenet.runtime import Head
+from bottlenet.train.config import read_config
 from bottlenet.train.objective import (
     cross_entropy,
     distillation,
@@ -26,7 +27,7 @@ from bottlenet.train.objective import (
     relative_error,
     scores_error,
 )
-from bottlenet.train.runs import CHECKPOINT, check_run, export_run, read_config, read_tensors
+from bottlenet.train.runs import CHECKPOINT, check_run, export_run, read_tensors
 from bottlenet.train.train import AstrayError, train
 from small import classifier, config_of, save_photos
 

@@ -165,7 +165,8 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest in `folder`. BundleError: no folder, or no manifest that this version reads."""
     if not folder.is_dir():
-        raise BundleError(f"bundle {folder}: there is no such folder; give the folder that holds {MANIFEST}")
+        what = "it is no folder" if folder.exists() else "there is no such folder"
+        raise BundleError(f"bundle {folder}: {what}; give the folder that holds {MANIFEST}")
     if (folder / LADDER).is_file():
         names = ", ".join(sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST}"))[:20])
         raise BundleError(f"bundle {folder}: it is a ladder of several bundles; give a folder in it: {names}")

@@ -105,11 +105,15 @@ def load_all(given: OneOrMore) -> list[Bundle]:
     `load_any`.
     """
     bundles: list[Bundle] = []
-    for each in [given] if isinstance(given, (str, Path, Bundle, Ladder)) else given:
+    for each in given if isinstance(given, Iterable) and not isinstance(given, str) else [given]:
         if isinstance(each, (str, Path)):
             bundles += load_rungs(each)
+        elif isinstance(each, Ladder):
+            bundles += each.rungs
+        elif isinstance(each, Bundle):
+            bundles.append(each)
         else:
-            bundles += each.rungs if isinstance(each, Ladder) else (each,)
+            raise InputError(f"a bundle is given as {type(each).__name__}; give a Bundle, a Ladder, or the path of one")
     if not bundles:
         raise InputError("no bundle is given; give at least one")
     return bundles

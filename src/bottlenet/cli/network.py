@@ -32,7 +32,7 @@ from bottlenet.cli.show import (
     stdout,
 )
 from bottlenet.errors import InputError
-from bottlenet.train.config import TrainConfig
+from bottlenet.train.config import TrainConfig, read_config
 from bottlenet.train.sweep import Search, SweepConfig, check_photos
 
 if TYPE_CHECKING:
@@ -338,6 +338,10 @@ def export(
     Example:
       bottlenet export runs/first -o my.bundle
     """
+    from bottlenet.bundle import check_replaceable
+
+    read_config(Path(run))  # both before torch comes, which takes many seconds
+    check_replaceable(Path(output).resolve())
     from bottlenet.train.runs import export_run
 
     with progress_bar() as bar:

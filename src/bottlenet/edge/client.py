@@ -107,6 +107,8 @@ class Edge:
     ) -> None:
         if not 0 < timeout_s < 1e6:
             raise InputError(f"timeout_s is {timeout_s}; give seconds, above 0 and below 1,000,000")
+        if token is not None and not isinstance(token, str) and not callable(token):
+            raise InputError(f"the token is given as {type(token).__name__}; give text, or a function that returns it")
         if fallback not in (None, LOCAL):
             raise InputError(f"fallback is {fallback!r}; give {LOCAL!r}, or leave it out")
         bundles = load_all(bundle)

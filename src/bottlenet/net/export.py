@@ -106,6 +106,8 @@ def export(
     check_replaceable(Path(path).resolve())  # minutes of work come before the bundle is written
     uncut_pixels = pixels if uncut_pixels is None else uncut_pixels
     origin, modules = origin_of(net), modules_of(net, own)
+    check_pixels("pixels", pixels, net.head_size)
+    check_pixels("uncut_pixels", uncut_pixels, origin.classifier.preprocess.size)
     photos = {"head.onnx": pixels, "exit.onnx": pixels if own is None else own.pixels, "uncut.onnx": uncut_pixels}
     say("converting")
     graphs = convert(modules, {name: each[:2] for name, each in photos.items()}, origin.classifier)
@@ -142,6 +144,16 @@ def check_exportable(net: BottleNet) -> None:
     with tempfile.TemporaryDirectory() as folder:
         read_back(write_bundle(Path(folder) / "bundle", describe(net, origin, {}), files_of(net, graphs)))
     CHECKED.add(key)
+
+
+def check_pixels(what: str, pixels: object, size: int) -> None:
+    """Raise InputError unless these are photos of `size`, as `export` wants them."""
+    if not isinstance(pixels, np.ndarray):
+        raise InputError(f"{what} is a {type(pixels).__name__}; give an array of uint8, (photos, {size}, {size}, 3)")
+    if pixels.dtype != np.uint8 or len(pixels) == 0 or pixels.shape[1:] != (size, size, 3):
+        raise InputError(
+            f"{what} has shape {pixels.shape}, {pixels.dtype}; give uint8 of shape (photos, {size}, {size}, 3)"
+        )
 
 
 def origin_of(net: BottleNet) -> Origin:

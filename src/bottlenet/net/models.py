@@ -202,6 +202,11 @@ def check_classifier(classifier: Classifier) -> Classifier:
     InputError: it does not take photos of its size, or its output is no answer: other scores than those of its labels
     or task, no numbers, probabilities in place of logits.
     """
+    if not isinstance(classifier, Classifier):  # the network alone does not say what its photos and scores are
+        raise InputError(
+            f"the classifier is a {type(classifier).__name__}; give a name that bottlenet cuts takes, or a Classifier "
+            "with the network, its preprocessing, mean, std and labels"
+        )
     module, task, labels = classifier.module, classifier.task, len(classifier.labels)
     check_module(module)
     if unloaded := [name for name, tensor in module.state_dict().items() if tensor.is_meta]:

@@ -243,8 +243,10 @@ def snapshot(model: nn.Module) -> Callable[[], None]:
 
 
 def check_module(model: nn.Module) -> None:
-    """Raise InputError for a module that has no forward of its own."""
+    """Raise InputError for what is no module, or has no forward of its own."""
     name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the network is a {name}; give a torch.nn.Module, such as Classifier.module")
     if hasattr(model, "_orig_mod"):
         raise InputError(f"{name}: it is compiled; give the module that was given to torch.compile, model._orig_mod")
     if isinstance(model, torch.jit.ScriptModule):

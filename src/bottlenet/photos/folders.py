@@ -75,7 +75,7 @@ def list_photos(folder: Path | str) -> list[Photo]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give a folder of photos")
+        raise InputError(f"{root}: {'it is no' if root.exists() else 'no such'} folder; give a folder of photos")
     found = sorted(photo_files(root))
     labels_csv = root / LABELS_CSV
     if labels_csv.exists():

@@ -41,6 +41,7 @@ from bottlenet.plan.predict import (
     predictions,
 )
 from bottlenet.plan.profile import Candidate, Profile
+from bottlenet.records import shown
 
 __all__ = ["OBJECTIVES", "Flip", "Plan", "Prediction", "Prices", "Rejected", "best_of", "choose", "predict"]
 
@@ -117,6 +118,8 @@ def choose(
     if not isinstance(profile, Profile):
         raise InputError(f"profile is {profile!r:.80}; give a Profile: parse_profile(Path(FILE).read_bytes())")
     link = parse_link(link) if isinstance(link, str) else link
+    if not isinstance(link, Link):
+        raise InputError(f"link is {shown(link)}; give a Link, or text such as 3g or 1.1M,100ms,1%")
     wish = Wish(objective, max_drop, deadline_s, budget_bytes, prices)
     check_load(server_load)
     check_radio(wish, link)
@@ -209,6 +212,10 @@ class Wish:
             raise InputError(f"objective {self.objective!a:.40} is unknown; choose one of {', '.join(OBJECTIVES)}")
         if self.objective == "cost" and self.prices is None:
             raise InputError("objective cost needs the price of a megabyte of uplink, of an hour of server, or both")
+        for name in ("max_drop", "deadline_s", "budget_bytes"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | np.number)):
+                raise InputError(f"{name} is {shown(value)}; give a number")
         if self.max_drop is not None and not -100 <= self.max_drop <= 100:
             raise InputError(f"max_drop is {self.max_drop}; give points of top-1, -100 to 100")
         if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:

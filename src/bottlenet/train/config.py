@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from bottlenet.errors import InputError
 
+RUN = "run.json"  # the configuration, in the run's folder
 NOT_NEGATIVE = (
     "lr",
     "tail_lr",
@@ -171,10 +173,24 @@ class TrainConfig:
             raise InputError("tail_lr is 0, and with end_to_end head and tail learn at it: give more")
 
     def check_folders(self) -> None:
-        """Raise InputError where a folder of photos is missing; called before torch is imported."""
-        for folder in self.data:
-            if not Path(folder).is_dir():
-                raise InputError(f"{folder}: no such folder; give a folder of photos")
+        """Raise InputError where a folder of photos is missing, or something else than a run is in the way of this one;
+        called before torch is imported.
+        """
+        for folder in map(Path, self.data):
+            if not folder.is_dir():
+                what = "it is no" if folder.exists() else "no such"
+                raise InputError(f"{folder}: {what} folder; give a folder of photos")
+        self.check_out()
+
+    def check_out(self) -> None:
+        """Raise InputError where something is in the way of the run that is no run."""
+        run = Path(self.out)
+        try:
+            free = not run.exists() or (run.is_dir() and not any(run.iterdir()))
+        except OSError as error:
+            raise InputError(f"{run}: can't be read ({error.strerror}); give another folder") from error
+        if not free and not (run / RUN).is_file():
+            raise InputError(f"{run} is there already and holds no run; give a new folder")
 
     @property
     def first_lmbda(self) -> float:
@@ -198,3 +214,14 @@ class TrainConfig:
         unit = ("cut", "unit", "channels", "stride", "codec", "quality")
         names = (*unit, "head_size", "tail_size", "learn_from", "learn_to", "end_to_end", "exit", "exit_without")
         return {name: getattr(self, name) for name in names}
+
+
+def read_config(run: Path) -> TrainConfig:
+    """Read the configuration of the run in that folder. InputError: it is no folder of a run."""
+    try:
+        values = json.loads((run / RUN).read_text(encoding="utf-8"))
+        return TrainConfig(**{**values, "data": tuple(values["data"])})
+    except OSError as error:
+        raise InputError(f"{run}: no {RUN} in it; give the folder that `bottlenet train --out` filled") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{run / RUN} can't be used ({error}); give a new folder, and train again") from error

@@ -37,14 +37,14 @@ from bottlenet.net.unit import LearnedReduction
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import is_held_out
 from bottlenet.photos.folders import list_samples
-from bottlenet.train.config import TrainConfig
+from bottlenet.train.config import RUN, TrainConfig, read_config
 from bottlenet.wire.codecs import make_codec
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.tables import Bins, fit_tables
 
 CHECKPOINT = "checkpoint.safetensors"
 
-RUN, LOG = "run.json", "log.jsonl"
+LOG = "log.jsonl"
 NEAR_TARGET = 0.1  # above what was asked for, as a share, that counts as reached
 FREE = ("processes", "workers")  # what a run may go on with otherwise: neither changes what it learns from
 COMPARED_PHOTOS = 32  # of the training folders, on which torch and onnxruntime must agree
@@ -61,10 +61,9 @@ def check_run(run: Path, config: TrainConfig) -> None:
 
     InputError: `run` holds another run, or something else.
     """
-    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+    config.check_out()
+    if not (run / RUN).exists():
         return
-    if not (run / RUN).is_file():
-        raise InputError(f"{run} is there already and holds no run; give a new folder")
     there, mine = asdict(read_config(run)), asdict(config)
     if different := [name for name in mine if name not in FREE and there[name] != mine[name]]:
         name = different[0]
@@ -102,17 +101,6 @@ def summary(config: TrainConfig, held_out: Sequence[Mapping[str, float]]) -> tup
         return f"{text}\nasked for {asked:,.0f} bytes: reached", True
     advice = "train more epochs on more photos, give fewer channels or a larger stride, or a larger lmbda to start with"
     return f"{text}\nasked for {asked:,.0f} bytes: not reached, {size / asked - 1:.0%} above; {advice}", False
-
-
-def read_config(run: Path) -> TrainConfig:
-    """Read the configuration of the run in that folder. InputError: it is no folder of a run."""
-    try:
-        values = json.loads((run / RUN).read_text(encoding="utf-8"))
-        return TrainConfig(**{**values, "data": tuple(values["data"])})
-    except OSError as error:
-        raise InputError(f"{run}: no {RUN} in it; give the folder that `bottlenet train --out` filled") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{run / RUN} can't be used ({error}); give a new folder, and train again") from error
 
 
 def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
