@@ -30,13 +30,17 @@ from bottlenet.report.charts import (
     label_heights,
     line_chart,
     look_numbers,
-    overlap,
     percents,
     round_steps,
     shortened,
     spanning,
     words,
 )
+
+
+def overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 NASTY = "<script>\"&'\x1b[31m\n</title>"
