@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bottlenet.bundle import Bundle
@@ -57,12 +57,16 @@ def test_sizes_that_differ_tell_uplink_and_round_trip(link: Link) -> None:
 
 
 @settings(max_examples=30, deadline=None)
+@example(4.0, 0.0, [2769, 3007, 200, 201])
 @given(st.floats(4, 8), st.floats(-3, 0.3), st.lists(st.integers(200, 40_000), min_size=4, max_size=12, unique=True))
 def test_what_is_kept_is_predicted(log_bps: float, log_round_trip: float, sizes: list[int]) -> None:
-    """Whatever the link: what was seen on it is what is expected of it."""
+    """Whatever the link: what was seen on it, less one or two odd round trips at the end, is what is expected of it."""
     link = Link("any", 10**log_bps, 10**log_round_trip)
-    found = feed(LinkProbe(), link, sizes).link()
-    off = [abs(found.exchange_s(size) - link.exchange_s(size)) / link.exchange_s(size) for size in sizes]
+    probe = LinkProbe()
+    found = feed(probe, link, sizes).link()
+    kept = [each.sent_bytes for each in probe._kept]
+    assert len(kept) >= 2
+    off = [abs(found.exchange_s(size) - link.exchange_s(size)) / link.exchange_s(size) for size in kept]
     assert sorted(off)[len(off) // 2] < 0.2
 
 
