@@ -150,6 +150,12 @@ class TestCut:
         for budget in range(1, len(payload) + 3):
             assert codec.encode(symbols, budget=budget) == payload[:budget]
 
+    @pytest.mark.parametrize("budget", [2**31, 2**40, 2**63, 10**30])
+    def test_a_budget_beyond_all_payloads(self, coder: str, budget: int, realistic: tuple[Entropy, np.ndarray]) -> None:
+        codec, symbols = realistic
+        encode = codec._compiled.encode if coder == "compiled" else codec._encode
+        assert encode(symbols, budget).shortest()[:budget] == codec.encode(symbols)
+
     def test_a_budget_saves_work(self, coder: str, realistic: tuple[Entropy, np.ndarray]) -> None:
         codec, symbols = realistic
         encode = codec._compiled.encode if coder == "compiled" else codec._encode

@@ -38,6 +38,7 @@ from bottlenet.wire.range_coder import (
 )
 from bottlenet.wire.tables import STEPS, TOTAL, ZERO, Contexts, Counts, Half, Lanes, Symbols, Tables, check_range, known
 
+NO_BUDGET = 2**31  # bytes, which no payload has, and any integer of C
 CHUNK_PASSES = 144  # encoded at once: enough to make numpy's overhead small, few enough to stop soon after a budget
 RESERVED = 2  # the outcome of a flag that no encoder sends
 
@@ -318,11 +319,12 @@ class CompiledEntropy:
         """Encode all passes, or as many as `budget` bytes need."""
         assert LIBRARY is not None
         symbols, state = np.ascontiguousarray(symbols), np.empty(2, np.uint64)
-        count, capacity = FULL, (budget or symbols.size) // 4 + 2 * self._area + 64
+        budget = min(budget or 0, NO_BUDGET)
+        count, capacity = FULL, min(budget or symbols.size, symbols.size) // 4 + 2 * self._area + 64
         while count == FULL:
             capacity *= 2
             work, words = np.zeros(self._work_size, np.int16), np.empty(capacity, np.uint32)
-            pointers = symbols.ctypes.data, budget or 0, work.ctypes.data, words.ctypes.data
+            pointers = symbols.ctypes.data, budget, work.ctypes.data, words.ctypes.data
             count = LIBRARY.bottlenet_encode(self._tables, *pointers, capacity, state.ctypes.data)
         low, width = state.tolist()
         return interval_behind(words[:count].astype(">u4").tobytes(), low, width)
