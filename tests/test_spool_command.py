@@ -99,9 +99,23 @@ def test_requeue(run: Run, spool: Path, photos: list[Photo], bundle: Bundle) -> 
 def test_forget(run: Run, spool: Path, photos: list[Photo], tmp_path: Path) -> None:  # noqa: F811
     assert [line["photo"] for line in lines(run("spool", spool, "forget", "--gone", "--json"))] == [photos[3].name]
     assert lines(run("spool", spool, "forget", photos[0].name, "--json")) == []  # it waits
-    assert lines(run("spool", spool, "forget", tmp_path / "i", "--json")) == []  # no folder of theirs
     assert len(lines(run("spool", spool, "forget", tmp_path / "in", "--json"))) == 2
     assert in_spool(spool) == [photos[0].name]
+
+
+@pytest.mark.parametrize("action", ["list", "requeue", "forget"])
+def test_names_that_are_not_in_it(run: Run, spool: Path, photos: list[Photo], action: str, tmp_path: Path) -> None:  # noqa: F811
+    """The others are done, and a part of a folder's name is no folder."""
+    done = run("spool", spool, action, tmp_path / "i", tmp_path / "in" / "mistyped.jpg", photos[2].name, "--json")
+    assert (done.code, done.out.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'i'}, {tmp_path / 'in' / 'mistyped.jpg'}: not in this spool; see" in done.err
+
+
+def test_a_file_where_a_folder_is_wanted(run: Run, spool: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "file").write_text("x")
+    done = run("spool", spool, "export", "-o", tmp_path / "file")
+    assert done.code == 2
+    assert "can't be written: it is no folder; make room, or give another --output" in done.err
 
 
 def test_a_spool_of_an_older_version(run: Run, bundle: Bundle, tmp_path: Path) -> None:  # noqa: F811

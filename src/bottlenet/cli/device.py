@@ -282,7 +282,7 @@ def spool(
       bottlenet spool spool requeue /photos/cat.jpg
       bottlenet spool spool forget --gone
     """
-    from bottlenet.edge.spool import Spool, is_old_spool
+    from bottlenet.edge.spool import Spool, is_old_spool, records
 
     if action not in ACTIONS:
         raise InputError(f"there is no spool action {action}; give one of {', '.join(ACTIONS)}")
@@ -292,6 +292,9 @@ def spool(
         raise InputError("forget needs photos, folders of them, or --gone; give one of these")
     if is_old_spool(folder):
         Spool(folder).close()  # takes it over
+    unknown = {os.path.abspath(each): each for each in photo or []}
+    for record in records(folder) if unknown else ():
+        unknown = {path: each for path, each in unknown.items() if not is_at(record, path)}
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Spool(folder)) if action in (REQUEUE, FORGET) else None
@@ -305,6 +308,8 @@ def spool(
                 counts[record.status] += 1
     if not as_json:
         say(f"{counts.total()} photos" + "".join(f", {count} {status}" for status, count in sorted(counts.items())))
+    if unknown:
+        raise InputError(f"{', '.join(unknown.values())}: not in this spool; see bottlenet spool {folder}")
 
 
 def chosen(folder: str, action: str, photos: Sequence[str], gone: bool) -> Iterator[Record]:
@@ -322,8 +327,13 @@ def chosen(folder: str, action: str, photos: Sequence[str], gone: bool) -> Itera
             continue
         if gone and os.path.lexists(record.photo):
             continue
-        if not paths or any(record.photo == path or record.photo.startswith(os.path.join(path, "")) for path in paths):
+        if not paths or any(is_at(record, path) for path in paths):
             yield record
+
+
+def is_at(record: Record, path: str) -> bool:
+    """Return whether the photo is that file, or in that folder."""
+    return record.photo == path or record.photo.startswith(os.path.join(path, ""))
 
 
 def export(record: Record, folder: Path) -> Path:
@@ -334,7 +344,8 @@ def export(record: Record, folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.write_whole(path, record.frame)
     except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}; make room, or give another --output") from error
+        why = "it is no folder" if folder.exists() and not folder.is_dir() else error.strerror
+        raise InputError(f"{path} can't be written: {why}; make room, or give another --output") from error
     return path
 
 
