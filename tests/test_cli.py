@@ -359,6 +359,21 @@ class TestEvaluate:
         assert "nothere" in run("evaluate", data / "nothere", "--data", data).error
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_serve_says_if_the_page_lacks_its_runtime(
+    run: Run, bundle: Bundle, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(loaded: object, announce: Callable[[str], None], *arguments: object, **options: object) -> None:
+        announce("127.0.0.1:8000")
+
+    monkeypatch.setattr("bottlenet.cloud.run.serve", serve)
+    monkeypatch.setattr("bottlenet.cloud.run.set_up_logging", lambda *arguments, **options: None)
+    monkeypatch.setattr("bottlenet.cloud.vendor.installed", lambda runtime: there)
+    done = run("serve", bundle.path)
+    assert done.code == 0
+    assert ("run python -m bottlenet.cloud.vendor, which needs npm" in done.out) != there
+
+
 class TestFailing:
     def test_ctrl_c_is_130(self, run: Run, photo_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted(path: str) -> Bundle:
