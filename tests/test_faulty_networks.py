@@ -311,9 +311,9 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (("train", "--codec", "jpg"), "there is no codec 'jpg'; choose one of raw, deflate, jpeg"),
+            (("train", "--codec", "jpg"), "codec is 'jpg'; choose one of raw, deflate, jpeg"),
             (("train", "--data", "nowhere"), "nowhere: no such folder"),
-            (("sweep", "--codec", "jpg"), "there is no codec 'jpg'"),
+            (("sweep", "--codec", "jpg"), "codec is 'jpg'"),
             (("sweep", "--data", "few"), r"few: \d of 3 photos are held out, too few to measure on"),
         ],
     )

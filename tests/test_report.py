@@ -120,7 +120,7 @@ def write_sweep(folder: Path, drop_of: str = "top1") -> Path:
         None,
     )
     folder.mkdir(parents=True)
-    (folder / "candidates.json").write_bytes(made.to_json())
+    write(folder / "candidates.json", sweepreport.document_of(made))
     write_run(folder / "runs" / "first-c8-s1-q20")
     return folder
 

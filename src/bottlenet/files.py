@@ -54,9 +54,7 @@ def part_of(path: Path) -> Iterator[Path]:
 
 
 def read_at_most(file: BinaryIO, limit: int) -> bytes:
-    """Read the next `limit` bytes, or all there are. Python's own `read` first sets aside `limit`, however few there
-    are.
-    """
+    """Read `limit` bytes, or all there are. Python's own `read` sets aside `limit` first, however few there are."""
     data = bytearray()
     while chunk := file.read(min(CHUNK_BYTES, limit - len(data))):
         data += chunk
@@ -64,9 +62,7 @@ def read_at_most(file: BinaryIO, limit: int) -> bytes:
 
 
 def read_bounded(path: str | Path, limit: int) -> bytes:
-    """Read a whole file. InputError: it is none, such as a pipe, which could block for ever; or it has more than
-    `limit` bytes. OSError: it can't be read.
-    """
+    """Read a file. InputError: no regular file (a pipe could block for ever), or larger than `limit`. OSError."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InputError("it is not a file")

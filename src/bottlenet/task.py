@@ -212,9 +212,7 @@ def is_dense(task: Task) -> bool:
 
 
 def needs_one_label(task: Task, what: str) -> None:
-    """Raise InputError unless the network gives one label: `what`, such as `bottlenet bench`, makes sense of nothing
-    else.
-    """
+    """Raise InputError unless the network gives one label, which `what`, such as `bottlenet bench`, needs."""
     if not isinstance(task, Classification):
         raise InputError(f"{what} is for networks that give one label, and this one's task is {task.name}")
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError
-from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split, count_flops, cuts, split
+from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split, count_flops, cuts, layout_at, split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
 from bottlenet.net.unit import (
@@ -99,9 +99,7 @@ def insert(
     check_sizes(classifier, size, tail_size or size)
     whole = copy_of(classifier)
     halves = split(whole, cut, (3, size, size))
-    layout = halves.cut.layout
-    if layout is None:
-        raise InputError(f"cut {cut!r} has shape {halves.cut.shape}: a unit needs channels, height and width")
+    layout = layout_at(halves.cut)
     c, height, width = layout.grid
     channels = channels or min(USUAL_CHANNELS, c * stride**2)
     spec = UnitSpec(c, channels, stride, (height, width))
@@ -226,9 +224,7 @@ def quantizer_of(codec: str, unit: str) -> Quantizer | NestedQuantizer:
 
 
 def codec_of(name: str, quality: int | None, mosaic: Mosaic) -> Codec:
-    """Make the codec. The entropy codec's tables are counted on the trained network's symbols; until then they expect
-    silence.
-    """
+    """Make the codec. Tables of the entropy codec expect silence until they are counted on a trained network."""
     if name != "entropy":
         return make_codec(name, mosaic, USUAL_QUALITY.get(name, 50) if quality is None else quality)
     silence = np.full((1, *mosaic.symbols_shape), ZERO, np.uint8)

@@ -215,9 +215,7 @@ class GridRestoration(nn.Module):
         return torch.cat([extra, places], 1)
 
     def note_extra_tokens(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the grids of features (B, N, C) batch by batch, then set the token to the mean of the extra tokens in
-        them.
-        """
+        """Yield the grids of features (B, N, C), then set the token to the mean of the extra tokens in them."""
         photos, total = 0, torch.zeros(())
         for features in batches:
             photos, total = photos + len(features), total + features[:, : self.layout.extra].sum(0)
@@ -246,6 +244,13 @@ def layout_of(shape: Sequence[int], sides: Sequence[tuple[int, int]], aspect: tu
     if same_aspect((1, 1), aspect) and count - side**2 <= MAX_EXTRA:
         return Layout("tokens", (channels, side, side), count - side**2)
     return None
+
+
+def layout_at(cut: Cut) -> Layout:
+    """Return the grid of channels at a cut. InputError: there is none."""
+    if cut.layout is None:
+        raise InputError(f"cut {cut.name!r} has shape {cut.shape}: a unit needs channels, height and width")
+    return cut.layout
 
 
 def same_aspect(sides: Sequence[int], aspect: tuple[int, int]) -> bool:

@@ -103,9 +103,7 @@ class FasterDetector(nn.Module):
         return rows(*best[:2], best[2] + 1, self.side)
 
     def proposals(self, objectness: list[Tensor], corrections: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Turn (B, A, h, w) and (B, 4 * A, h, w) of each scale into the surest boxes (B, P, 4), with 1 for those that
-        are sure enough (B, P).
-        """
+        """Turn (B, A, h, w), (B, 4 * A, h, w) of each scale into the surest boxes (B, P, 4), and 1 for sure (B, P)."""
         boxes, scores, first, ahead = [], [], 0, 0
         for sure, moves, count in zip(objectness, corrections, self.anchor_counts, strict=True):
             apart_moves: Tensor = moves.unflatten(1, (-1, 4))  # type: ignore[no-untyped-call]

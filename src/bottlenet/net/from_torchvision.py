@@ -107,9 +107,7 @@ def weights_of(models: Any, named: Named) -> Any:
 
 
 def metadata_of(weights: Any) -> Metadata:
-    """Collect what the weights say: the short side becomes `resize_size`, of which `crop_size` is taken from the
-    centre.
-    """
+    """Collect what the weights say: the short side becomes `resize_size`, the centre crop is `crop_size`."""
     transforms = weights.transforms()
     size, resized = transforms.crop_size[0], transforms.resize_size[0]
     return Metadata(

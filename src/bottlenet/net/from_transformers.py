@@ -21,9 +21,7 @@ from bottlenet.net.models import Classifier, Metadata, Named, assemble, first_fe
 
 
 def load(named: Named) -> Classifier:
-    """Load a classifier. InputError: a folder that holds something else, weights that don't fit, or see
-    `load_model`.
-    """
+    """Load a classifier. InputError: another folder, weights that don't fit, or see `load_model`."""
     transformers = import_extra("transformers", named)
     folder = Path(named.network)
     config = read_json(folder / "config.json", named)

@@ -88,9 +88,7 @@ class BottleNet(nn.Module):
         self.train(training)
 
     def forward(self, pixels: Tensor) -> Output:
-        """Run (B, S, S, 3) uint8 through everything, the real codec included: scores (B, classes), and what was
-        measured on the way.
-        """
+        """Run (B, S, S, 3) uint8 through everything, the real codec included."""
         return self.forward_features(self.head(pixels))
 
     def forward_features(self, features: Tensor, *, codec_in_loop: bool = True, with_tail: bool = True) -> Output:

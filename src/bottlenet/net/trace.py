@@ -54,9 +54,7 @@ class Traced:
 
 @contextmanager
 def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]]:
-    """Yield `trace`, for photos of `input_size`, (channels, height, width). Whatever tracing leaves on the modules
-    (constants, `self.last = x`) is taken off again at the end.
-    """
+    """Yield `trace` for photos of (channels, height, width), and take off what tracing leaves on the modules."""
     check_module(model)
     own_call = bool("forward" in vars(model) or model._forward_hooks or model._forward_pre_hooks)
     restore = snapshot(model)
@@ -439,9 +437,7 @@ class _ShapeRun(fx.Interpreter):
         return value
 
     def _note_number(self, node: fx.Node, value: object) -> bool:
-        """Note a number that the photo's size and the batch size give, or several such as `x.shape[-2:]`; False for
-        anything else.
-        """
+        """Note a number, or several such as `x.shape[-2:]`, that photo and batch sizes give; False: something else."""
         if isinstance(value, tuple) and value and all(type(each) is int and is_side(each) for each in value):
             self.facts.constants[node] = tuple(value)
             return True
@@ -475,9 +471,7 @@ def quiet(logger: str) -> Iterator[None]:
 
 @contextmanager
 def counting_flops() -> Iterator[FlopCounterMode]:
-    """Count the FLOPs that run inside, without gradients. Attention takes the path on which its products are
-    visible.
-    """
+    """Count the FLOPs inside, without gradients; attention takes the path on which its products are visible."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

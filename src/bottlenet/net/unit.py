@@ -232,9 +232,7 @@ class Enlarged(nn.Module):
 
 
 def depthwise_separable(channels: int) -> tuple[nn.Module, ...]:
-    """Convolve 5x5 in each channel, then 1x1 across them: dense 5x5 kernels would take 25 times the work and learn
-    worse.
-    """
+    """Convolve 5x5 in each channel, then 1x1 across them: dense 5x5 kernels take 25 times the work and learn worse."""
     return nn.Conv2d(channels, channels, 5, padding=2, groups=channels), nn.Conv2d(channels, channels, 1), nn.ReLU6()
 
 
@@ -315,9 +313,7 @@ class Quantizer(nn.Module):
         return ((latent - self.low) * self.scale).clamp(0, self.max_symbol)
 
     def quantize(self, latent: Tensor) -> Tensor:
-        """Round float (B, c', h, w) to whole numbers 0 .. 2^bits - 1 as float; the gradient of rounding is the
-        identity.
-        """
+        """Round float (B, c', h, w) to 0 .. 2^bits - 1 as float; the gradient of rounding is the identity."""
         if self.training:
             self.calibrate(latent.detach())
         rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
@@ -348,9 +344,7 @@ class NestedQuantizer(nn.Module):
         return symbols - ZERO
 
     def quantize_to(self, latent: Tensor, steps: Tensor) -> Tensor:
-        """Round `latent` (B, C, h, w), each channel to its step (B, C) or UNKNOWN, to values as `dequantize` gives
-        them.
-        """
+        """Round `latent` (B, C, h, w), each channel to its step (B, C) or UNKNOWN, as `dequantize` gives values."""
         step = steps[..., None, None]
         rounded: Tensor = RoundStraightThrough.apply(latent.clamp(-MAX_VALUE, MAX_VALUE) / step)  # type: ignore[no-untyped-call]
         return rounded * step
@@ -358,9 +352,7 @@ class NestedQuantizer(nn.Module):
 
 @torch.no_grad()
 def steps_within(latent: Tensor, prior: Prior, budget_bytes: Tensor) -> Tensor:
-    """Find how finely each channel is known from the first `budget_bytes` (B,) of a payload, by `prior`: steps
-    (B, C).
-    """
+    """Find the steps (B, C) in which the first `budget_bytes` (B,) of a payload give each channel, by `prior`."""
     latent = latent.clamp(-MAX_VALUE, MAX_VALUE)
     spent = []
     for step in STEPS:
@@ -395,9 +387,7 @@ class Prior(nn.Module):
         self.load_state_dict(Prior(deviation).state_dict())
 
     def bits(self, values: Tensor, steps: Tensor) -> Tensor:
-        """Estimate the bits of each channel (B, C), for values (B, C, h, w) that are multiples of their step
-        (B, C).
-        """
+        """Estimate the bits of each channel (B, C), for values (B, C, h, w) that are multiples of their step (B, C)."""
         half = steps[..., None] / 2  # (B, C, 1)
         flat = values.flatten(2)
         probability = self._cumulative(flat + half) - self._cumulative(flat - half)
@@ -446,9 +436,7 @@ class JpegRate(nn.Module):
 
 
 def joined_bytes(payload_bytes: Tensor, estimated_bits: Tensor) -> Tensor:
-    """Join the codec's bytes and the estimated bits, both (B,), to a mean of the batch with the first's value and the
-    second's gradient, scaled to that value.
-    """
+    """Return the batch's mean bytes (B,) with the gradient of the estimated bits (B,), scaled to that value."""
     actual = payload_bytes.to(estimated_bits).mean()
     estimate = estimated_bits.mean()
     return estimate * (actual / estimate.detach().clamp_min(1e-6))
@@ -469,9 +457,7 @@ def dct_matrix() -> np.ndarray:
 
 
 def quantization_table(quality: int) -> np.ndarray:
-    """Scale table K.1 as libjpeg does: (8, 8) float64, in pixel units. InputError: a `quality` that is not 1 to
-    100.
-    """
+    """Scale table K.1 as libjpeg does: (8, 8) float64, in pixel units. InputError: `quality` is not 1 to 100."""
     if not 1 <= quality <= 100:
         raise InputError(f"JPEG quality {quality}: 1 to 100 are possible")
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality

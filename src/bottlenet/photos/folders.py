@@ -70,9 +70,7 @@ def list_samples(folder: Path | str) -> list[Photo]:
 
 
 def list_photos(folder: Path | str) -> list[Photo]:
-    """List every photo below `folder`, sorted by path. InputError for a missing or empty folder or a bad
-    labels.csv.
-    """
+    """List every photo below `folder`, sorted by path. InputError: no folder, an empty one, or a bad labels.csv."""
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: {'it is no' if root.exists() else 'no such'} folder; give a folder of photos")
@@ -103,9 +101,7 @@ def _key(path: Path, root: Path) -> str:
 
 
 def _read_labels(path: Path) -> dict[str, int]:
-    """Map file names as `_key` makes them to class indices. UTF-8, with or without a byte-order mark. InputError: all
-    else.
-    """
+    """Map file names as `_key` makes them to class indices. InputError: the file is not UTF-8, or does not fit."""
     labels: dict[str, int] = {}
     try:
         if (size := path.stat().st_size) > LARGEST_LABELS_CSV:

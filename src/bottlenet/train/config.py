@@ -4,40 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from bottlenet.errors import InputError
+from bottlenet.records import check_choice
 
 RUN = "run.json"  # the configuration, in the run's folder
-NOT_NEGATIVE = (
-    "lr",
-    "tail_lr",
-    "anchor",
-    "target_bytes",
-    "amplitude",
-    "blend",
-    "head_size",
-    "tail_size",
-    "photos",
-    "lmbda",
-    "smallest_bytes",
-    "largest_bytes",
-    "whole_share",
-    "label_weight",
-    "distillation_weight",
-    "scores_weight",
-    "feature_weight",
-    "adversarial",
-    "seed",
-    "checkpoint_minutes",
-)
 
 COUNTS = {"epochs": 10**6, "crops": 10**6, "batch": 10**6, "accumulate": 10**4, "processes": 256}  # name: at most
 MAX_WORKERS = 256
-PRECISIONS = ("float32", "bf16")
-OPTIMIZERS = ("adamw", "sgd")
+SHARES = ("blend", "whole_share")
 USUAL_QUALITY = {"deflate": 9, "raw": 0}  # of the others 50
 
 
@@ -103,79 +81,61 @@ class TrainConfig:
     def __post_init__(self) -> None:
         from bottlenet.wire.codecs import CODECS  # which needs numpy, and --help does not
 
-        if self.codec not in CODECS:
-            raise InputError(f"there is no codec {self.codec!r:.60}; choose one of {', '.join(CODECS)}")
+        choices = {"codec": tuple(CODECS), "precision": ("float32", "bf16"), "optimizer": ("adamw", "sgd")}
+        for name, allowed in choices.items():
+            check_choice(name, getattr(self, name), allowed)
         if self.quality == -1:
             object.__setattr__(self, "quality", USUAL_QUALITY.get(self.codec, 50))
         for name, most in COUNTS.items():
             if not 1 <= (count := getattr(self, name)) <= most:
                 raise InputError(f"{name} is {count}; give 1 or more, up to {most}")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision {self.precision!r:.60}: one of {', '.join(PRECISIONS)} is possible")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer {self.optimizer!r:.60}: one of {', '.join(OPTIMIZERS)} is possible")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise InputError(f"workers is {self.workers}; give 0 to {MAX_WORKERS}")
-        if self.held_out < 2:
-            raise InputError(f"held_out is {self.held_out}; give 2 or more: one photo of so many is not trained on")
-        for name in NOT_NEGATIVE:
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name} is {value}; give a number that is not below 0")
-        if self.lr == 0:
-            raise InputError("lr is 0: with that nothing would be learned; give more")
-        if self.naive and self.codec == "entropy":
-            raise InputError("naive is for a codec in the loop; the entropy codec has none in training: leave it out")
-        if not self.label_weight and not self.distillation_weight:
-            raise InputError(
-                "label_weight and distillation_weight are both 0, so nothing says what is right; give one of them"
-            )
-        if self.embedded and not self.distillation_weight:
-            raise InputError(
-                "payloads cut at random weigh a byte by the distillation that it brings: give distillation_weight, or "
-                "target_bytes"
-            )
-        if self.exit and not self.distillation_weight:
-            raise InputError("an exit learns from the uncut network: give distillation_weight, or leave exit out")
-        if self.end_to_end:
-            self.check_end_to_end()
-        if self.blend > 1:
-            raise InputError(f"blend is {self.blend}; give a share from 0 to 1")
-        if self.adversarial and not self.no_cache:
-            raise InputError(f"adversarial is {self.adversarial:g}, and an adversary needs photos: give no_cache, too")
-        if self.whole_share > 1:
-            raise InputError(f"whole_share is {self.whole_share}; give a share from 0 to 1")
-        if self.whole_share and not self.embedded:
-            raise InputError("whole_share is for payloads cut at random: give codec entropy and largest_bytes")
-        if self.scores_weight and not self.embedded:
-            raise InputError("scores_weight is for payloads cut at random: give codec entropy and largest_bytes")
-        if (self.exit_without or self.only_exit) and not self.exit:
-            name = "exit_without" if self.exit_without else "only_exit"
-            raise InputError(f"{name} is for a run with an exit: give exit, too")
-        if self.kernels and not self.learn_from:
-            raise InputError("kernels are those of the head's end that learns: give learn_from, or leave them out")
-        if self.target_bytes and (self.codec not in ("jpeg", "entropy") or self.naive):
-            raise InputError("target_bytes needs the jpeg codec in the loop, or the entropy codec; give one of the two")
-        if self.embedded and not 1 <= self.smallest_bytes < self.largest_bytes:
-            raise InputError(
-                f"payloads cut to {self.smallest_bytes} to {self.largest_bytes} bytes: give 1 or more for "
-                "smallest_bytes, and more than that for largest_bytes"
-            )
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type in ("int", "float") and each.name != "quality" and not 0 <= value < math.inf:
+                raise InputError(f"{each.name} is {value}; give a number that is not below 0")
+            if each.name in SHARES and value > 1:
+                raise InputError(f"{each.name} is {value}; give a share from 0 to 1")
+        for wrong, what in self.contradictions():
+            if wrong:
+                raise InputError(what)
 
-    def check_end_to_end(self) -> None:
-        """Raise InputError for options that need layers which stay as they are."""
-        for name in ("learn_from", "learn_to"):
-            if value := getattr(self, name):
-                raise InputError(f"{name} is {value}, and with end_to_end all layers learn: give one of the two")
-        if not self.no_cache:
-            raise InputError("end_to_end has no features to keep, as the head changes at each step: give no_cache, too")
-        if not self.tail_lr:
-            raise InputError("tail_lr is 0, and with end_to_end head and tail learn at it: give more")
+    def contradictions(self) -> tuple[tuple[object, str], ...]:
+        """Pair each condition that can't be with what to do about it."""
+        teaches, whole = self.distillation_weight, self.end_to_end
+        least, most, labels = self.smallest_bytes, self.largest_bytes, self.label_weight
+        cut = f"payloads cut to {least:g} to {most:g} bytes"
+        needs_cut = "is for payloads cut at random: give codec entropy and largest_bytes"
+        needs_exit = "is for a run with an exit: give exit, too"
+        one_of_two = "and with end_to_end all layers learn: give one of the two"
+        steered = self.codec in ("jpeg", "entropy") and not self.naive
+        return (
+            (self.held_out < 2, f"held_out is {self.held_out}; give 2 or more: one photo of so many is not trained on"),
+            (not self.lr, "lr is 0: with that nothing would be learned; give more"),
+            (
+                self.naive and self.codec == "entropy",
+                "naive is for codecs in the loop; entropy is in none: leave it out",
+            ),
+            (not labels and not teaches, "nothing says what is right: give label_weight, or distillation_weight"),
+            (self.embedded and not teaches, f"{cut} need the uncut network: give distillation_weight, or target_bytes"),
+            (self.exit and not teaches, "an exit learns from the uncut network: give distillation_weight"),
+            (whole and self.learn_from, f"learn_from is {self.learn_from}, {one_of_two}"),
+            (whole and self.learn_to, f"learn_to is {self.learn_to}, {one_of_two}"),
+            (whole and not self.no_cache, "end_to_end has no features to keep, as the head learns: give no_cache, too"),
+            (whole and not self.tail_lr, "tail_lr is 0, and with end_to_end head and tail learn at it: give more"),
+            (self.adversarial and not self.no_cache, "adversarial needs photos in every pass: give no_cache, too"),
+            (self.whole_share and not self.embedded, f"whole_share {needs_cut}"),
+            (self.scores_weight and not self.embedded, f"scores_weight {needs_cut}"),
+            (self.exit_without and not self.exit, f"exit_without {needs_exit}"),
+            (self.only_exit and not self.exit, f"only_exit {needs_exit}"),
+            (self.kernels and not self.learn_from, "kernels are of the head's end: give learn_from, or leave them out"),
+            (self.target_bytes and not steered, "target_bytes needs jpeg in the loop, or the entropy codec; give one"),
+            (self.embedded and not 1 <= least < most, f"{cut}: give 1 or more smallest_bytes, more largest_bytes"),
+        )
 
     def check_folders(self) -> None:
-        """Raise InputError where a folder of photos is missing, or something else than a run is in the way of this one;
-        called before torch is imported.
-        """
+        """Raise InputError, before torch is imported, for photos that are missing or an `out` that is no run."""
         for folder in map(Path, self.data):
             if not folder.is_dir():
                 what = "it is no" if folder.exists() else "no such"

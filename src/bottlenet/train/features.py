@@ -25,7 +25,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ from bottlenet.net.models import Classifier, Normalize, fingerprint, load_model
 from bottlenet.photo import read_photo
 from bottlenet.photos.crops import HELD_OUT, Damaged, Views, blend, centre_views, is_held_out, random_views, read_views
 from bottlenet.photos.folders import LABELS_CSV, Photo, choose, count_sub_folders, list_samples
-from bottlenet.runtime import open_session, run_graph
+from bottlenet.runtime import InferenceSession, open_session, run_all, run_graph
 from bottlenet.task import is_dense
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.team import Team
@@ -72,21 +71,11 @@ class Selection:
     before: int
 
 
-class Source(Protocol):
-    """Photos of `train_set` and `held_out`, which are positions in its list."""
-
-    train_set: NDArray[np.int64]
-    held_out: NDArray[np.int64]
-
-    def batches(self, epoch: int, wanted: Iterable[Selection]) -> Iterator[Batch]:
-        """Yield random crops, others in each epoch, in the order of `wanted`."""
-
-    def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
-        """Yield the same crops of the same photos at each call. A photo that is damaged may be missing."""
-
-
 class Cached:
-    """A source with a cache on disk, which the main process fills where it lacks something."""
+    """A source with a cache on disk, which the main process fills where it lacks something.
+
+    `train_set` and `held_out` are positions in its list of photos.
+    """
 
     def __init__(self, config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, bar: Progress) -> None:
         self.config, self.team, self.bar = config, team, bar
@@ -99,19 +88,18 @@ class Cached:
             fill_cache(self.cache, crop_set, self.config, self.bar)
 
     def batches(self, epoch: int, wanted: Iterable[Selection]) -> Iterator[Batch]:
+        """Yield random crops, others in each epoch, in the order of `wanted`."""
         crop_set = epoch % self.config.crops
         self.fill(crop_set)
         return (self.batch(crop_set, each.positions) for each in wanted)
 
     def reported(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Yield the same crops of the same photos at each call. A photo that is damaged may be missing."""
         return (self.batch(0, positions) for positions in chunks)
 
     def batch(self, crop_set: int, positions: NDArray[np.int64]) -> Batch:
-        features, uncut_scores = read_features(self.cache, crop_set, positions)
-        device = self.team.device
-        return Batch(
-            features.to(device), uncut_scores.to(device), [self.cache.photos[i].label for i in positions.tolist()]
-        )
+        features, scores = (each.to(self.team.device) for each in read_features(self.cache, crop_set, positions))
+        return Batch(features, scores, [self.cache.photos[i].label for i in positions.tolist()])
 
 
 PREFETCHED = 2  # batches that each worker has ready
@@ -149,7 +137,7 @@ class Direct:
         requests = (Request(0, Selection(positions, 0), mixed=False) for positions in chunks)
         return self.loaded(requests, self.frozen)
 
-    def loaded(self, requests: Iterable[Request], frozen: OnCpu | OnGpu) -> Iterator[Batch]:
+    def loaded(self, requests: Iterable[Request], frozen: FrozenHere) -> Iterator[Batch]:
         """Yield batches. InputError: most of the photos are damaged."""
         self.requests.next = requests
         for decoded in self.loader:
@@ -161,6 +149,9 @@ class Direct:
                 features, scores = frozen(decoded.pixels[0], decoded.pixels[-1])
                 labels = [self.photos[i].label for i in decoded.positions]
                 yield Batch(features, scores, labels, decoded.pixels[-1])
+
+
+Source = Cached | Direct
 
 
 @dataclass(frozen=True)
@@ -307,10 +298,8 @@ def fill_cache(
         for done in cache.fill(crop_set, network):
             progress.update(task, completed=done)
     except OSError as error:
-        raise InputError(
-            f"{cache.folder}: features can't be kept there ({error.strerror}); make room, or give another cache or "
-            "no_cache"
-        ) from error
+        why, do = f"features can't be kept there ({error.strerror})", "make room, or give another cache or no_cache"
+        raise InputError(f"{cache.folder}: {why}; {do}") from error
     progress.remove_task(task)
 
 
@@ -329,7 +318,8 @@ def read_features(cache: FeatureCache, crop_set: int, positions: NDArray[np.int6
 
 # pixels for the uncut network (B, S, S, 3) uint8 and for the head (B, T, T, 3)
 #   -> features (B, ...), scores (B, classes)
-Frozen = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Frozen = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
+FrozenHere = Callable[[Tensor, Tensor], Iterable[Tensor]]  # the same on the device that computes
 BATCH = 16
 
 
@@ -463,50 +453,30 @@ def batched(crops: Iterator[tuple[int, Views]]) -> Iterator[tuple[list[int], np.
         yield list(positions), uncut_pixels, head_pixels
 
 
-def frozen_network(classifier: Classifier, cut: str, head_size: int, *, scores: bool = True) -> Frozen:
-    """Run the classifier through onnxruntime, three times as fast as torch: features at `cut` of pixels of `head_size`,
-    scores of pixels of the classifier's own size, (B, 0) without `scores` or where its answers are about places. Where
-    both sizes are the same the head runs once.
+class FrozenNetwork(nn.Module):
+    """pixels for the uncut network (B, S, S, 3) uint8, for the head (B, T, T, 3) -> features at `cut`, scores.
+
+    Scores are (B, 0) without `scores`, or where answers are about places. Where S is T the head runs once.
     """
-    size, threads = classifier.preprocess.size, torch.get_num_threads()
-    normalize = Normalize(classifier.mean, classifier.std)
-    frozen, tail = halves_of(classifier.module, cut, head_size)
-    head = nn.Sequential(normalize, frozen)
-    if is_dense(classifier.task) or not scores:
-        alone = open_session(graph_of(head, head_size, "features"), threads=threads)
-        return lambda _, head_pixels: (
-            run_graph(alone, pixels=head_pixels),
-            np.empty((len(head_pixels), 0), np.float32),
-        )
-    if head_size == size:
-        both = open_session(graph_of(FeaturesAndScores(head, tail), size, "features", "scores"), threads=threads)
 
-        def run_once(uncut_pixels: np.ndarray, head_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            features, scores = both.run(None, {"pixels": uncut_pixels})
+    def __init__(self, classifier: Classifier, cut: str, head_size: int, *, scores: bool) -> None:
+        super().__init__()
+        halves = split(classifier.module, cut, (3, head_size, head_size)) if cut else None
+        frozen, tail = (nn.Identity(), classifier.module) if halves is None else (halves.head, halves.tail)
+        normalize = Normalize(classifier.mean, classifier.std)
+        self.alone = is_dense(classifier.task) or not scores
+        self.once = head_size == classifier.preprocess.size
+        self.head = nn.Sequential(normalize, frozen)
+        self.both = FeaturesAndScores(self.head, tail)
+        self.whole = nn.Sequential(normalize, classifier.module)
+
+    def forward(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.alone:
+            return self.head(head_pixels), head_pixels.new_empty(len(head_pixels), 0, dtype=torch.float32)
+        if self.once:
+            features, scores = self.both(uncut_pixels)
             return features, scores
-
-        return run_once
-    start = open_session(graph_of(head, head_size, "features"), threads=threads)
-    whole = open_session(graph_of(nn.Sequential(normalize, classifier.module), size, "scores"), threads=threads)
-
-    def run_both(uncut_pixels: np.ndarray, head_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return run_graph(start, pixels=head_pixels), run_graph(whole, pixels=uncut_pixels)
-
-    return run_both
-
-
-def halves_of(module: nn.Module, cut: str, size: int) -> tuple[nn.Module, nn.Module]:
-    """Divide a network at `cut`; without one, all of it comes behind the photo."""
-    if not cut:
-        return nn.Identity(), module
-    halves = split(module, cut, (3, size, size))
-    return halves.head, halves.tail
-
-
-def graph_of(module: nn.Module, size: int, *outputs: str) -> bytes:
-    """Convert to ONNX, for pixels of `size`."""
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    return to_onnx(module.eval(), example, inputs=["pixels"], outputs=outputs)
+        return self.head(head_pixels), self.whole(uncut_pixels)
 
 
 class FeaturesAndScores(nn.Module):
@@ -521,62 +491,48 @@ class FeaturesAndScores(nn.Module):
         return features, self.tail(features)
 
 
+def frozen_network(classifier: Classifier, cut: str, head_size: int, *, scores: bool = True) -> Frozen:
+    """Run a `FrozenNetwork` through onnxruntime, which on a CPU is three times as fast as torch."""
+    network, size = FrozenNetwork(classifier, cut, head_size, scores=scores), classifier.preprocess.size
+
+    def opened(module: nn.Module, side: int, *outputs: str) -> InferenceSession:
+        return open_session(graph_of(module, side, *outputs), threads=torch.get_num_threads())
+
+    if network.once and not network.alone:
+        both = opened(network.both, size, "features", "scores")
+        return lambda uncut_pixels, _: run_all(both, pixels=uncut_pixels)
+    head = opened(network.head, head_size, "features")
+    if network.alone:
+        return lambda _, pixels: (run_graph(head, pixels=pixels), np.empty((len(pixels), 0), np.float32))
+    whole = opened(network.whole, size, "scores")
+    return lambda uncut_pixels, pixels: (run_graph(head, pixels=pixels), run_graph(whole, pixels=uncut_pixels))
+
+
+def graph_of(module: nn.Module, size: int, *outputs: str) -> bytes:
+    """Convert to ONNX, for pixels of `size`."""
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    return to_onnx(module.eval(), example, inputs=["pixels"], outputs=outputs)
+
+
 def frozen_of(
     config: TrainConfig, classifier: Classifier, head_size: int, team: Team, *, scores: bool = True
-) -> OnCpu | OnGpu:
-    """Build the frozen network where this process computes, see `frozen_network`."""
+) -> FrozenHere:
+    """Build the frozen network where this process computes, on a GPU in the precision of the run."""
     if team.device.type == "cpu":
-        return OnCpu(frozen_network(classifier, config.frozen_to, head_size, scores=scores))
-    module = FrozenOnDevice(config, classifier, head_size, scores=scores)
-    return OnGpu(module, team, (classifier.preprocess.size, head_size))
-
-
-class OnCpu:
-    """The frozen network in onnxruntime, which on a CPU is three times as fast."""
-
-    def __init__(self, frozen: Frozen) -> None:
-        self.frozen = frozen
-
-    def __call__(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features, scores = self.frozen(uncut_pixels.numpy(), head_pixels.numpy())
-        return torch.from_numpy(features), torch.from_numpy(scores)
-
-
-class OnGpu:
-    """The frozen network on the GPU, in the precision of the run."""
-
-    def __init__(self, module: FrozenOnDevice, team: Team, sizes: tuple[int, int]) -> None:
-        self.module, self.team = module.to(team.device), team
-        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        try:
-            self(*(torch.zeros(2, side, side, 3, dtype=torch.uint8) for side in sizes))
-        except RuntimeError:  # such as of a `view`, see `BottleNet.use_channels_last`
-            self.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        frozen = frozen_network(classifier, config.frozen_to, head_size, scores=scores)
+        return lambda *pixels: map(torch.from_numpy, frozen(*(each.numpy() for each in pixels)))
+    network = FrozenNetwork(classifier, config.frozen_to, head_size, scores=scores)
+    module = copy.deepcopy(network).eval().to(team.device)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
-    def __call__(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
-        uncut_pixels, head_pixels = (pixels.to(self.team.device) for pixels in (uncut_pixels, head_pixels))
-        with self.team.precision():
-            features, scores = self.module(uncut_pixels, head_pixels)
-        return features.float(), scores.float()
+    def on_gpu(*pixels: Tensor) -> list[Tensor]:
+        with team.precision():
+            found = module(*(each.to(team.device) for each in pixels))
+        return [each.float() for each in found]
 
-
-class FrozenOnDevice(nn.Module):
-    """The frozen network in torch, for a GPU: features at the cut, and the uncut network's scores."""
-
-    def __init__(self, config: TrainConfig, classifier: Classifier, head_size: int, *, scores: bool = True) -> None:
-        super().__init__()
-        whole = copy.deepcopy(classifier.module).eval()
-        frozen, tail = halves_of(whole, config.frozen_to, head_size)
-        self.head = nn.Sequential(Normalize(classifier.mean, classifier.std), frozen)
-        self.both = FeaturesAndScores(self.head, tail) if head_size == classifier.preprocess.size else None
-        self.whole = nn.Sequential(Normalize(classifier.mean, classifier.std), whole)
-        self.alone = is_dense(classifier.task) or not scores
-
-    def forward(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.alone:
-            return self.head(head_pixels), head_pixels.new_empty(len(head_pixels), 0, dtype=torch.float32)
-        if self.both is not None:
-            features, scores = self.both(uncut_pixels)
-            return features, scores
-        return self.head(head_pixels), self.whole(uncut_pixels)
+    try:
+        on_gpu(*(torch.zeros(2, side, side, 3, dtype=torch.uint8) for side in (classifier.preprocess.size, head_size)))
+    except RuntimeError:  # such as of a `view`, see `BottleNet.use_channels_last`
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return on_gpu

@@ -25,7 +25,7 @@ from bottlenet.errors import InputError
 from bottlenet.net.build import check_patch, insert, start_from_components
 from bottlenet.net.export import check_exportable
 from bottlenet.net.model import BottleNet, Output
-from bottlenet.net.models import Classifier, load_model
+from bottlenet.net.models import load_model
 from bottlenet.net.unit import DividedTail, LearnedReduction
 from bottlenet.task import is_dense
 from bottlenet.train.adversary import add_adversary
@@ -100,7 +100,9 @@ def train(
         load_start(Path(config.start), net)
     add_adversary(net, config.adversarial)
     net.to(team.device)
-    source = source_of(config, classifier, net, team, progress)
+    source: Source = (
+        Direct(config, classifier, net, team) if config.no_cache else Cached(config, classifier, net, team, progress)
+    )
     if len(source.train_set) < config.batch:
         few = len(source.train_set)
         raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
@@ -122,9 +124,9 @@ def train(
     per_epoch = len(source.train_set) // config.batch
     total = steps or per_epoch * config.epochs
     task = progress.add_task("training", total=total, completed=at.steps)
-    pace = Pace(at.steps, config.batch)
+    began, first = time.monotonic(), at.steps
     window: list[tuple[float, float, float]] = []
-    saved = time.monotonic()
+    saved = began
     while at.steps < total:
         order = np.random.default_rng((config.seed, at.epoch)).permutation(source.train_set)
         ahead = range(at.step, min(per_epoch, at.step + total - at.steps))
@@ -157,10 +159,12 @@ def train(
             check_finite(config, at.steps, *window[-1])
             progress.update(task, completed=at.steps)
             if at.steps % LOG_STEPS == 0:
-                record = log_record(at, window, pace.images_per_s(at.steps))
+                rate = (at.steps - first) * config.batch / max(1e-9, time.monotonic() - began)
+                record = log_record(at, window, rate)
                 window.clear()
                 team.write(append, run / LOG, record)
-                progress.update(task, completed=at.steps, description=progress_text(record))
+                shown = f"loss {record['loss']:.3f}, {record['payload_bytes']:.0f} bytes, {rate:.0f} images/s"
+                progress.update(task, completed=at.steps, description=shown)
             if time.monotonic() - saved > config.checkpoint_minutes * 60:
                 team.write(save_checkpoint, run, net, optimizer, averaged, at)
                 saved = time.monotonic()
@@ -176,15 +180,6 @@ def train(
     averaged.copy_in()
     net.adversary = None
     return net.eval()
-
-
-def source_of(
-    config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, progress: Progress
-) -> Cached | Direct:
-    """Open the source that the configuration asks for."""
-    if config.no_cache:
-        return Direct(config, classifier, net, team)
-    return Cached(config, classifier, net, team, progress)
 
 
 def selections(
@@ -217,9 +212,7 @@ def check_finite(config: TrainConfig, steps: int, *values: float) -> None:
 
 
 def check_unit(net: BottleNet, config: TrainConfig) -> None:
-    """Raise InputError, before features are computed, for a unit that would start at components of patches that are too
-    large.
-    """
+    """Raise InputError, before features are computed, for a unit whose patches are too large to start from."""
     layout = None if net.origin is None else net.origin.cut.layout
     if layout is not None and (config.unit == "residual" or config.components):
         check_patch(layout.grid[0], config.stride)
@@ -257,9 +250,7 @@ MATCHED = 2  # batches whose payloads are looked at
 
 
 def amplitude_of(net: BottleNet, batches: Sequence[Tensor], payload_bytes: float) -> float:
-    """Search the amplitude at which whole payloads have about so many bytes, by `net.unit`. Leaves `net` at
-    some other.
-    """
+    """Search the amplitude at which whole payloads have about so many bytes. Leaves `net` at some other."""
     low, high = QUIETEST, LOUDEST
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
@@ -304,9 +295,7 @@ def own_layers(net: BottleNet) -> list[torch.nn.Module]:
 
 
 def set_training_mode(net: BottleNet, *, norms: bool = False) -> None:
-    """Put the unit in training mode, and with `norms` those of the classifier's layers that learn: else their
-    statistics stay as they are.
-    """
+    """Put the unit in training mode, and with `norms` the classifier's layers that learn, too."""
     net.train()
     for own in (net.head, net.tail, *own_layers(net)):
         own.eval()
@@ -394,9 +383,7 @@ def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
 
 
 def reported_budgets(config: TrainConfig) -> Sequence[float | None]:
-    """List those between the smallest and the largest, each twice the one before; whole payloads where some are not
-    cut, and 0 where there is an exit.
-    """
+    """List budgets, doubling, from the smallest; with whole payloads where some are not cut, and 0 for an exit."""
     if config.only_exit:
         return (0,)
     if config.exit:
@@ -406,17 +393,6 @@ def reported_budgets(config: TrainConfig) -> Sequence[float | None]:
     count = int(math.log2(config.largest_bytes / config.smallest_bytes)) + 1
     cut = [config.largest_bytes / 2**number for number in reversed(range(count))]
     return [*cut, None] if config.whole_share else cut
-
-
-class Pace:
-    """Photos a second since the run was started or resumed."""
-
-    def __init__(self, steps: int, batch: int) -> None:
-        self.first, self.batch, self.since = steps, batch, time.monotonic()
-
-    def images_per_s(self, steps: int) -> float:
-        """Average up to step number `steps`."""
-        return (steps - self.first) * self.batch / max(1e-9, time.monotonic() - self.since)
 
 
 def log_record(at: Position, window: Sequence[tuple[float, float, float]], images_per_s: float) -> dict[str, float]:
@@ -431,8 +407,3 @@ def log_record(at: Position, window: Sequence[tuple[float, float, float]], image
         "lmbda": round(at.lmbda, 8),
         "images_per_s": round(images_per_s, 1),
     }
-
-
-def progress_text(record: dict[str, float]) -> str:
-    """Describe a line of the log for the progress bar."""
-    return f"loss {record['loss']:.3f}, {record['payload_bytes']:.0f} bytes, {record['images_per_s']:.0f} images/s"

@@ -146,9 +146,7 @@ def parse_stream_frame(
 
 
 def checksum(head: bytes | memoryview, payload: bytes | memoryview) -> int:
-    """Compute the CRC-16/IBM-3740 of both, one after the other. The low half of a CRC-32 would miss single flipped
-    bits.
-    """
+    """Compute the CRC-16/IBM-3740 of both; the low half of a CRC-32 would miss single flipped bits."""
     return binascii.crc_hqx(payload, binascii.crc_hqx(head, 0xFFFF))
 
 

@@ -26,7 +26,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -63,13 +63,8 @@ class Trial:
 
     def is_less_than(self, other: Trial) -> bool:
         """Tell if it is of the same cut, with fewer bytes and no more accuracy."""
-        return (
-            self != other
-            and self.cut == other.cut
-            and self.channels <= other.channels
-            and self.stride >= other.stride
-            and self.quality <= other.quality
-        )
+        smaller = self.channels <= other.channels and self.stride >= other.stride and self.quality <= other.quality
+        return self != other and self.cut == other.cut and smaller
 
 
 @record
@@ -93,9 +88,7 @@ Results: TypeAlias = Mapping[Trial, Figures]
 def grid(
     cuts: Mapping[str, int], channels: Sequence[Fraction | int], strides: Sequence[int], qualities: Sequence[int]
 ) -> tuple[Trial, ...]:
-    """List all trials, each once, cut by cut. `cuts` says how many channels each has; below 1, `channels` are
-    shares.
-    """
+    """List all trials, each once, cut by cut; `channels` below 1 are shares of those that `cuts` says a cut has."""
     trials = (
         Trial(cut, int(each) if each >= 1 else max(1, round(count * each)), stride, quality)
         for cut, count in cuts.items()
@@ -116,11 +109,8 @@ def ruled_out(trial: Trial, results: Results, max_drop: float) -> str | None:
 
 def open_trials(trials: Iterable[Trial], results: Results, max_drop: float, *, everything: bool = False) -> list[Trial]:
     """List those that are neither done nor ruled out; with `everything` all that are not done."""
-    return [
-        trial
-        for trial in trials
-        if trial not in results and (everything or ruled_out(trial, results, max_drop) is None)
-    ]
+    waiting = [trial for trial in trials if trial not in results]
+    return [trial for trial in waiting if everything or ruled_out(trial, results, max_drop) is None]
 
 
 def next_trial(open_ones: Sequence[Trial], running: Collection[Trial] = ()) -> Trial | None:
@@ -145,25 +135,19 @@ def next_trial(open_ones: Sequence[Trial], running: Collection[Trial] = ()) -> T
 
 def winners(trials: Sequence[Trial], results: Results, max_drop: float) -> dict[str, Trial]:
     """Map each cut to the trial with the smallest bytes within the bound; a cut without one is left out."""
-    best: dict[str, Trial] = {}
-    for trial in trials:
-        figures = results.get(trial)
-        if figures is None or figures.top1_drop > max_drop:
-            continue
-        other = best.get(trial.cut)
-        if other is None or figures.payload_bytes.mean < results[other].payload_bytes.mean:
-            best[trial.cut] = trial
-    return best
+    within = [trial for trial in trials if trial in results and results[trial].top1_drop <= max_drop]
+    return best_of_cuts(within, lambda trial: results[trial].payload_bytes.mean)
 
 
 def least_loss(trials: Sequence[Trial], results: Results) -> dict[str, Trial]:
     """Map each cut to the trial that loses least."""
+    return best_of_cuts([trial for trial in trials if trial in results], lambda trial: results[trial].top1_drop)
+
+
+def best_of_cuts(trials: Sequence[Trial], cost: Callable[[Trial], float]) -> dict[str, Trial]:
     best: dict[str, Trial] = {}
     for trial in trials:
-        if trial in results:
-            other = best.setdefault(trial.cut, trial)
-            if results[trial].top1_drop < results[other].top1_drop:
-                best[trial.cut] = trial
+        best[trial.cut] = min(best.get(trial.cut, trial), trial, key=cost)
     return best
 
 
@@ -357,20 +341,17 @@ class SweepFolder:
 
     def save(self, result: Result) -> None:
         path = self.path / "trials" / f"{result.trial.name}.json"
-        document = {"format_version": FORMAT_VERSION, **asdict(result)}
-        self.write(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
+        self.write(path, {"format_version": FORMAT_VERSION, **asdict(result)})
 
-    def write(self, path: Path, data: bytes) -> None:
-        """Write a file whole or not at all. InputError: the system does not let it."""
+    def write(self, path: Path, document: object) -> None:
+        """Write a JSON file whole or not at all. InputError: the system does not let it."""
         try:
-            write_whole(path, data)
+            write_whole(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
         except OSError as error:
             raise InputError(f"{path}: can't be written: {error.strerror}; make room, and go on") from error
 
     def forget_runs(self, trials: Iterable[Trial]) -> None:
-        """Remove the training of those that are not needed any more: a checkpoint has four times the network's
-        bytes.
-        """
+        """Remove the training of those no longer needed: a checkpoint has four times the network's bytes."""
         for trial in trials:
             shutil.rmtree(self.run(trial), ignore_errors=True)
 

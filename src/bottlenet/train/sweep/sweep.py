@@ -24,7 +24,6 @@ dies takes no trial along: Ray starts it again, and it goes on from its last che
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import math
 import os
@@ -47,7 +46,7 @@ from bottlenet.bundle.ladder import Ladder, write_ladder
 from bottlenet.bundle.manifest import LADDER
 from bottlenet.errors import BottleNetError, InputError, LinkError, MissingExtraError
 from bottlenet.net.build import check_patch, codec_of, insert
-from bottlenet.net.cut import split
+from bottlenet.net.cut import layout_at, split
 from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, fingerprint, load_model
 from bottlenet.net.unit import UnitSpec
@@ -102,7 +101,7 @@ def sweep(
         state = State(config, search, trials, folder, folder.results(trials))
         run_jobs(state, engine, say)
         report = report_of(state)
-        folder.write(folder.candidates, report.to_json())
+        folder.write(folder.candidates, document_of(report))
         return report
     finally:
         os.close(handle)
@@ -175,11 +174,8 @@ def report_of(state: State) -> Report:
     """Put what is kept into the ladder, and report."""
     search, figures = state.search, figures_of(state.results)
     best = winners(state.trials, figures, search.max_drop)
-    skipped = {}
-    for trial in state.trials:
-        why = ruled_out(trial, figures, search.max_drop)
-        if trial not in state.results and not search.everything and why is not None:
-            skipped[trial] = why
+    unfinished = [] if search.everything else [trial for trial in state.trials if trial not in figures]
+    skipped = {trial: why for trial in unfinished if (why := ruled_out(trial, figures, search.max_drop)) is not None}
     state.folder.forget_runs(skipped)  # one of them may have been running when the last time ended
     ladder = build_ladder(best, search.weights, state.folder) if best else None
     return Report(state.config, search, state.trials, state.results, best, skipped, ladder)
@@ -230,9 +226,6 @@ class Report:
         if self.results[trial].figures.top1_drop <= self.search.max_drop:
             return "within the bound, with more bytes"
         return "loses too much"
-
-    def to_json(self) -> bytes:
-        return json.dumps(document_of(self), indent=1, allow_nan=False).encode() + b"\n"
 
 
 def figures_of(results: Mapping[Trial, Result]) -> dict[Trial, Figures]:
@@ -370,10 +363,8 @@ class RayTasks:
             # "local": without an address Ray would join any cluster that was ever started here
             ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            why = " ".join(str(error).split())
-            raise LinkError(
-                f"no Ray cluster at {address or 'this machine'}: {why:.200}; give another address"
-            ) from error
+            why, where = " ".join(str(error).split()), address or "this machine"
+            raise LinkError(f"no Ray cluster at {where}: {why:.200}; give another address") from error
         self._run = ray.remote(num_cpus=threads, max_retries=-1)(run_job)
         self._threads = threads
         self._running: dict[Any, Job] = {}
@@ -425,12 +416,7 @@ def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, 
     """
     classifier = load_model(config.model)
     needs_one_label(classifier.task, "`bottlenet sweep`")
-    grids = {}
-    for name in search.cuts:
-        cut = split(classifier.module, name, classifier.input_size).cut
-        if cut.layout is None:
-            raise InputError(f"cut {name!r} has shape {cut.shape}: a unit needs channels, height and width")
-        grids[name] = cut.layout.grid
+    grids = {name: layout_at(split(classifier.module, name, classifier.input_size).cut).grid for name in search.cuts}
     trials = search.trials(grids)
     for trial in trials:
         check_trial(config, trial, grids[trial.cut])
@@ -451,28 +437,18 @@ def check_trial(config: SweepConfig, trial: Trial, grid: tuple[int, int, int]) -
 
 
 def train_config(config: SweepConfig, trial: Trial, folder: SweepFolder) -> TrainConfig:
-    """Translate to the options of `train`. InputError: numbers that can't be."""
+    """Translate to the options of `train`, most of which have the same names. InputError: numbers that can't be."""
+    shared = {name: value for name, value in vars(config).items() if name not in ("measured", "evaluate")}
+    steered = config.codec == "entropy"
     return TrainConfig(
-        model=config.model,
-        data=config.data,
+        **shared,
         out=str(folder.run(trial)),
         cut=trial.cut,
-        unit=config.unit,
         channels=trial.channels,
         stride=trial.stride,
-        codec=config.codec,
-        quality=-1 if config.codec == "entropy" else trial.quality,
-        target_bytes=float(trial.quality) if config.codec == "entropy" else 0.0,
-        epochs=config.epochs,
-        crops=config.crops,
-        blend=config.blend,
-        batch=config.batch,
-        lr=config.lr,
-        tail_lr=config.tail_lr,
-        photos=config.photos,
-        held_out=config.held_out,
+        quality=-1 if steered else trial.quality,
+        target_bytes=float(trial.quality) if steered else 0.0,
         components=True,
-        seed=config.seed,
         cache=str(folder.features),
     )
 
@@ -509,9 +485,7 @@ def run_trial(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: 
 
 
 def train_or_fall_back(training: TrainConfig, progress: Progress) -> tuple[BottleNet, int]:
-    """Train, and return the network and its steps. One that went astray is taken from before, so that it is measured as
-    all others.
-    """
+    """Train, and return the network and its steps; one that went astray is taken from before that."""
     run = Path(training.out)
     try:
         return train(training, progress), saved_position(run).steps
@@ -523,25 +497,15 @@ def train_or_fall_back(training: TrainConfig, progress: Progress) -> tuple[Bottl
 
 
 def centre_caches(config: SweepConfig, classifier: Classifier, cache: FeatureCache) -> Iterator[FeatureCache]:
-    """Open the caches of centre crops of the photos to measure on, and of those of `config.evaluate`, at the cut of
-    `cache`.
-    """
+    """Open caches, at the cut of `cache`, of the photos to measure on and of those of `config.evaluate`."""
     evaluated: Sequence[Photo] = ()
     if config.evaluate:
         there = list_photos(config.evaluate)
         evaluated = known_labels(there, config.evaluate, len(classifier.labels), config.model)
     for photos in (held_out_photos(config, classifier), evaluated):
         if photos:
-            yield FeatureCache(
-                Path(cache.folder).parent,
-                photos,
-                cache.sizes,
-                network=cache.network,
-                shape=cache.shape,
-                classes=cache.classes,
-                seed=0,
-                centre=classifier.preprocess,
-            )
+            same: dict[str, Any] = {"network": cache.network, "shape": cache.shape, "classes": cache.classes}
+            yield FeatureCache(cache.folder.parent, photos, cache.sizes, **same, seed=0, centre=classifier.preprocess)
 
 
 def held_out_photos(config: SweepConfig, classifier: Classifier) -> Sequence[Photo]:
@@ -588,7 +552,7 @@ def figures_from(
     known = labels >= 0
     agreement = 100 * float((answers == uncut).mean())
     top1, top1_uncut = (percent((each == labels)[known]) for each in (answers, uncut))
-    by_labels = top1 is not None and top1_uncut is not None and int(known.sum()) >= ENOUGH_LABELS
+    drop = None if top1 is None or top1_uncut is None or known.sum() < ENOUGH_LABELS else top1_uncut - top1
     return Figures(
         photos=len(labels),
         labelled=int(known.sum()),
@@ -596,7 +560,7 @@ def figures_from(
         agreement=agreement,
         top1=top1,
         top1_uncut=top1_uncut,
-        top1_drop=top1_uncut - top1 if by_labels and top1 is not None and top1_uncut is not None else 100 - agreement,
-        drop_of="top1" if by_labels else "agreement",
+        top1_drop=100 - agreement if drop is None else drop,
+        drop_of="agreement" if drop is None else "top1",
         distillation=distilled if math.isfinite(distilled) else None,
     )
