@@ -138,6 +138,17 @@ class TestAsItIsCalled:
         one_line(error)
 
 
+class Returns(nn.Module):
+    """A network whose scores are in something else."""
+
+    def __init__(self, module: nn.Module, kind: type[tuple] | type[dict]) -> None:
+        super().__init__()
+        self.module, self.kind = module, kind
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.kind([("scores", self.module(x))])
+
+
 class TestUnusable:
     @pytest.mark.parametrize(
         ("change", "says"),
@@ -150,6 +161,8 @@ class TestUnusable:
                 lambda module: nn.Sequential(nn.Conv2d(1, 3, 1), module),
                 "it takes 1 channels, and photos have 3: wrap it",
             ),
+            (lambda module: Returns(module, tuple), "it returns a tuple; wrap it in a module that returns the tensor"),
+            (lambda module: Returns(module, dict), "it returns a dict; wrap it"),
         ],
     )
     def test_says_what_it_is(self, change: Callable[[nn.Module], nn.Module], says: str) -> None:

@@ -243,8 +243,12 @@ def check_output(classifier: Classifier, scores: object, count: int) -> None:
     """Raise InputError where a module's output for `count` photos is not what the labels and the task need."""
     labels, task = len(classifier.labels), classifier.task
     expected = (count, *module_output(task, labels))
-    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-    photos = f"{count} photos" if count > 1 else "1 photo"
+    if not isinstance(scores, Tensor):
+        raise InputError(
+            f"{classifier.name}: it returns a {type(scores).__name__}; wrap it in a module that returns the tensor of "
+            "scores alone"
+        )
+    shape, photos = tuple(scores.shape), f"{count} photos" if count > 1 else "1 photo"
     if shape != expected and count == 1:  # two were fine
         raise InputError(
             f"{classifier.name}: it gives {shape} for {photos}, not {expected}: the batch is lost in it; give "
@@ -253,12 +257,11 @@ def check_output(classifier: Classifier, scores: object, count: int) -> None:
     if shape != expected and len(expected) > 2:
         raise InputError(f"{classifier.name}: it gives {shape} for {photos}; a {task.name} has {expected}")
     if shape != expected:
-        flat = isinstance(shape, tuple) and len(shape) == 2 and shape[0] == count
+        flat = len(shape) == 2 and shape[0] == count
         output = f"{shape[1]:,} scores" if flat else f"{shape} for {photos}"
         raise InputError(
             f"{classifier.name}: {labels:,} labels, but the network gives {output}; give one label a score, in order"
         )
-    assert isinstance(scores, Tensor)
     if not bool(scores.isfinite().all()):
         raise InputError(f"{classifier.name}: its scores are not all numbers; give other weights, or mend it")
 
