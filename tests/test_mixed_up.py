@@ -13,6 +13,7 @@ from torch import nn
 
 from bottlenet import cli
 from bottlenet.bundle import Bundle
+from bottlenet.cloud import create_app
 from bottlenet.edge import Edge
 from bottlenet.errors import BottleNetError, BundleError, InputError
 from bottlenet.net.build import insert
@@ -20,7 +21,7 @@ from bottlenet.net.cut import cuts, split
 from bottlenet.net.export import export
 from bottlenet.photos.folders import list_photos
 from bottlenet.plan.planner import choose
-from bottlenet.train.config import TrainConfig
+from bottlenet.train.config import TrainConfig, read_config
 from small import SIZE, classifier
 from test_planner import edge, of
 
@@ -55,12 +56,66 @@ def test_a_token_that_is_no_text(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"timeout_s": "10"}, "timeout_s is '10'; give seconds"),
+        ({"timeout_s": None}, "timeout_s is None; give seconds"),
+        ({"budget_bytes": "340"}, "budget_bytes is '340'; give an integer"),
+        ({"budget_bytes": 340.5}, "budget_bytes is 340.5; give an integer"),
+        ({"sure": "0.5"}, "sure is '0.5'; give a confidence from 0 to 1"),
+    ],
+)
+def test_numbers_of_a_device_that_are_text(bundle: Bundle, options: dict[str, Any], says: str) -> None:
+    assert says in refused(lambda: Edge(bundle, "ws://127.0.0.1:1", **options))
+
+
+def test_numbers_may_be_of_numpy(bundle: Bundle) -> None:
+    numbers: Any = {"timeout_s": np.float32(3), "budget_bytes": np.int64(340)}
+    Edge(bundle, "ws://127.0.0.1:1", **numbers).close()
+
+
+def test_a_server_takes_paths_as_a_device_does(bundle: Bundle) -> None:
+    given: list[Any] = [str(bundle.path)]
+    assert len(create_app(given).state.service.bundles) == 1
+    given = [3]
+    assert "; give a Bundle, a Ladder, or the path of one" in refused(lambda: create_app(given))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"cut": 4}, "the cut is given as int; give its name, as `bottlenet cuts MODEL` lists it"),
+        ({"cut": "first", "channels": "4"}, "channels is '4'; give an integer"),
+        ({"cut": "first", "channels": 2.5}, "channels is 2.5; give an integer"),
+        ({"cut": "first", "stride": "2"}, "stride is '2'; give an integer"),
+    ],
+)
+def test_a_unit(arguments: dict[str, Any], says: str) -> None:
+    assert says in refused(lambda: insert(classifier(), **arguments))
+
+
+@pytest.mark.parametrize("seed", [-1, 10**22])
+def test_a_seed_that_no_library_takes(seed: int) -> None:
+    assert f"seed is {seed}; give 0 to" in refused(lambda: TrainConfig("m", ("d",), "o", "c", seed=seed))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [('{"model": "m"}', "it has no data"), ("[]", "it has no data"), ("[" * 100_000, "recursion")],
+)
+def test_a_run_that_is_none(content: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    assert says in refused(lambda: read_config(tmp_path))
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"link": None}, "link is None; give a Link, or text"),
         ({"link": 3}, "link is 3; give a Link"),
         ({"max_drop": "2"}, "max_drop is '2'; give a number"),
         ({"deadline_s": "1"}, "deadline_s is '1'; give a number"),
+        ({"server_load": "2"}, "server load is '2'; give the number of photos"),
         ({"budget_bytes": b"1"}, "budget_bytes is b'1'; give a number"),
     ],
 )
@@ -96,6 +151,11 @@ def test_a_file_where_a_folder_is_wanted(tmp_path: Path) -> None:
     config = TrainConfig("m", (str(tmp_path / "file"),), str(tmp_path / "run"), "c")
     assert "file: it is no folder; give a folder of photos" in refused(config.check_folders)
     assert "no such folder" in refused(lambda: list_photos(tmp_path / "gone"))
+
+
+def test_a_run_to_start_from_shows_before_torch_comes(tmp_path: Path) -> None:
+    config = TrainConfig("m", (str(tmp_path),), str(tmp_path / "out"), "c", start="gone")
+    assert refused(config.check_folders) == "start is gone, which is no folder; give that of a run"
 
 
 def test_what_is_in_the_way_of_a_run_shows_before_torch_comes(tmp_path: Path) -> None:

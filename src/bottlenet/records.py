@@ -21,6 +21,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -201,6 +202,11 @@ def parse_versioned(
             f"{' and '.join(map(str, versions))}: use the BottleNet that wrote it, or {advice}"
         )
     return values
+
+
+def is_number(value: object, kind: Any = Real) -> bool:
+    """Tell a number, numpy's too, from text, truth values and all else; with `kind` Integral an integer."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def check_number(what: str, value: object, low: float, high: float) -> None:

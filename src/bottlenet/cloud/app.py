@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bottlenet.bundle import Bundle
+from bottlenet.bundle.ladder import OneOrMore, load_all
 from bottlenet.cloud import protocol_v2 as v2
 from bottlenet.cloud.admission import AUTHORIZED, Limits, Tokens, credentials, subprotocol_of
 from bottlenet.cloud.batcher import Batcher
@@ -76,7 +76,7 @@ NO_TOKEN = "no token that this server knows came with this; send the header Auth
 
 
 def create_app(
-    bundles: Sequence[Bundle],
+    bundles: OneOrMore,
     limits: Limits | None = None,
     *,
     tokens: str | Path | None = None,
@@ -113,7 +113,7 @@ def create_app(
     )
     service = Service(served_bundles, limits, metrics, None if tokens is None else Tokens(tokens))
     folder = None if watch is None else Folder(watch, served_bundles, threads, limits.grace_s)
-    for bundle in bundles:
+    for bundle in load_all(bundles) if bundles else ():
         served_bundles.add(bundle, Decoder(bundle, threads).answers)
 
     app = Starlette(

@@ -43,6 +43,7 @@ from bottlenet.errors import BottleNetError, BundleError, InputError, LinkError,
 from bottlenet.files import Secret
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile
+from bottlenet.records import is_number
 from bottlenet.runtime import open_tail, run_graph
 from bottlenet.task import answer_of
 from bottlenet.wire import mqtt
@@ -105,8 +106,8 @@ class Edge:
         profile: Profile | Sequence[Profile] | None = None,
         policy: Policy | None = None,
     ) -> None:
-        if not 0 < timeout_s < 1e6:
-            raise InputError(f"timeout_s is {timeout_s}; give seconds, above 0 and below 1,000,000")
+        if not is_number(timeout_s) or not 0 < timeout_s < 1e6:
+            raise InputError(f"timeout_s is {timeout_s!r}; give seconds, above 0 and below 1,000,000")
         if token is not None and not isinstance(token, str) and not callable(token):
             raise InputError(f"the token is given as {type(token).__name__}; give text, or a function that returns it")
         if fallback not in (None, LOCAL):

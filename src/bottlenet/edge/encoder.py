@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from time import perf_counter
 
 import numpy as np
@@ -22,6 +23,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.photo import Source, Square, photo_to_crop, photo_to_pixels
 from bottlenet.plan.profile import Candidate
+from bottlenet.records import is_number
 from bottlenet.runtime import Head, open_uncut, run_graph
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer, best
@@ -65,6 +67,8 @@ class Encoder:
     def __init__(
         self, bundle: Bundle, threads: int = 1, *, budget_bytes: int | None = None, sure: float | None = None
     ) -> None:
+        if budget_bytes is not None and not is_number(budget_bytes, Integral):
+            raise InputError(f"budget_bytes is {budget_bytes!r}; give an integer")
         if budget_bytes is not None and budget_bytes <= HEADER_BYTES:
             raise InputError(
                 f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}; give "
@@ -154,8 +158,8 @@ def bound_of(bundle: Bundle, sure: float | None) -> float:
     own = bundle.manifest.exit
     if sure is None:
         return 1.0 if own is None else own.sure
-    if not 0 <= sure <= 1:
-        raise InputError(f"sure is {sure}; give a confidence from 0 to 1: with 1 every photo is sent")
+    if not is_number(sure) or not 0 <= sure <= 1:
+        raise InputError(f"sure is {sure!r}; give a confidence from 0 to 1: with 1 every photo is sent")
     if own is None:
         raise InputError(f"bundle {bundle.manifest.name} has no exit, so it sends every photo: leave out sure")
     return sure

@@ -22,6 +22,7 @@ import copy
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from bottlenet.net.unit import (
     UnitSpec,
     pad_to_multiple,
 )
+from bottlenet.records import is_number
 from bottlenet.task import Classification, is_dense
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import Entropy
@@ -95,6 +97,9 @@ def insert(
     classifier = load_model(model) if isinstance(model, str) else check_classifier(model)
     if unit not in UNITS:
         raise InputError(f"unit {unit!r}: one of {', '.join(UNITS)} is possible")
+    for name, value in (("channels", channels), ("stride", stride)):
+        if not is_number(value, Integral):
+            raise InputError(f"{name} is {value!r}; give an integer")
     size = head_size or classifier.preprocess.size
     check_sizes(classifier, size, tail_size or size)
     whole = copy_of(classifier)

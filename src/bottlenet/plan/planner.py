@@ -41,7 +41,7 @@ from bottlenet.plan.predict import (
     predictions,
 )
 from bottlenet.plan.profile import Candidate, Profile
-from bottlenet.records import shown
+from bottlenet.records import is_number, shown
 
 __all__ = ["OBJECTIVES", "Flip", "Plan", "Prediction", "Prices", "Rejected", "best_of", "choose", "predict"]
 
@@ -214,7 +214,7 @@ class Wish:
             raise InputError("objective cost needs the price of a megabyte of uplink, of an hour of server, or both")
         for name in ("max_drop", "deadline_s", "budget_bytes"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | np.number)):
+            if value is not None and not is_number(value):
                 raise InputError(f"{name} is {shown(value)}; give a number")
         if self.max_drop is not None and not -100 <= self.max_drop <= 100:
             raise InputError(f"max_drop is {self.max_drop}; give points of top-1, -100 to 100")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from bottlenet.errors import InputError
 from bottlenet.plan.link import FRAME_BYTES, Link
 from bottlenet.plan.profile import Candidate
+from bottlenet.records import is_number
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -258,5 +259,5 @@ def known(value: float) -> float | None:
 
 def check_load(server_load: Any) -> None:
     """Raise InputError unless the load is a number, 0 or more."""
-    if not 0 <= server_load < math.inf:
-        raise InputError(f"server load is {server_load}; give the number of photos ahead of ours, 0 or more")
+    if not is_number(server_load) or not 0 <= server_load < math.inf:
+        raise InputError(f"server load is {server_load!r}; give the number of photos ahead of ours, 0 or more")

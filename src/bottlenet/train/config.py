@@ -15,6 +15,7 @@ RUN = "run.json"  # the configuration, in the run's folder
 
 COUNTS = {"epochs": 10**6, "crops": 10**6, "batch": 10**6, "accumulate": 10**4, "processes": 256}  # name: at most
 MAX_WORKERS = 256
+MAX_SEED = 2**62  # more is too much for torch
 SHARES = ("blend", "whole_share")
 USUAL_QUALITY = {"deflate": 9, "raw": 0}  # of the others 50
 
@@ -89,6 +90,8 @@ class TrainConfig:
         for name, most in COUNTS.items():
             if not 1 <= (count := getattr(self, name)) <= most:
                 raise InputError(f"{name} is {count}; give 1 or more, up to {most}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"seed is {self.seed}; give 0 to {MAX_SEED}")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise InputError(f"workers is {self.workers}; give 0 to {MAX_WORKERS}")
         for each in fields(self):
@@ -140,6 +143,8 @@ class TrainConfig:
             if not folder.is_dir():
                 what = "it is no" if folder.exists() else "no such"
                 raise InputError(f"{folder}: {what} folder; give a folder of photos")
+        if self.start and not Path(self.start).is_dir():
+            raise InputError(f"start is {self.start}, which is no folder; give that of a run")
         self.check_out()
 
     def check_out(self) -> None:
@@ -180,8 +185,10 @@ def read_config(run: Path) -> TrainConfig:
     """Read the configuration of the run in that folder. InputError: it is no folder of a run."""
     try:
         values = json.loads((run / RUN).read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or not isinstance(values.get("data"), list):
+            raise InputError(f"{run / RUN} can't be used (it has no data); give a new folder, and train again")
         return TrainConfig(**{**values, "data": tuple(values["data"])})
     except OSError as error:
         raise InputError(f"{run}: no {RUN} in it; give the folder that `bottlenet train --out` filled") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{run / RUN} can't be used ({error}); give a new folder, and train again") from error
