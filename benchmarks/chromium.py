@@ -60,13 +60,14 @@ DEVICE = """async ([bundleId, file, budget]) => {
   }
   const source = new Blob([Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0))]);
   const seen = await own.device.ask("photo", { source, name: "photo", width: 0, height: 0 });
+  const { headMs } = await own.device.ask("head");
   const { pixels, symbols } = await own.device.ask("inside");
   const made = await own.device.ask("payload", { budget });
   const { answer, roundTripMs } = await own.stream.ask(made);
   return {
     pixels: text(pixels), symbols: text(symbols), payload: text(made.payload), setting: made.setting,
     top: answer.top.map(({ index }) => index),
-    ms: { prepare: seen.prepareMs, head: seen.headMs, encode: made.encodeMs, answer: roundTripMs },
+    ms: { prepare: seen.prepareMs, head: seen.exitMs + headMs, encode: made.encodeMs, answer: roundTripMs },
   };
 }"""
 

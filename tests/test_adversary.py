@@ -22,6 +22,7 @@ from bottlenet.train.train import train
 from small import config_of, pixels, save_photos
 
 LATENT = (6, 8, 8)
+pytestmark = pytest.mark.slow  # each trains a unit and an attacker
 
 
 @pytest.fixture(scope="module")

@@ -170,6 +170,7 @@ def test_load(bundle: Bundle, tmp_path: Path) -> None:
     assert got["idle"]["resident_bytes"] > got["idle"]["streams"] == 20
 
 
+@pytest.mark.slow
 def test_server_rate(bundle: Bundle, tmp_path: Path) -> None:
     got = record(
         "server_rate.py", "--bundle", bundle.path, "--before", BENCHMARKS.parent / "src", "--rounds", "1",

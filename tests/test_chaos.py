@@ -29,6 +29,7 @@ def bundle(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) ->
     return write_bundle(tmp_path_factory.mktemp("bundles") / "gentle", tiny_manifest(), {**files, "tail.onnx": tail})
 
 
+@pytest.mark.slow
 def test_chaos(bundle: Bundle, tmp_path: Path) -> None:
     options = ("--photos", str(PHOTOS), "--kills", str(KILLS), "--delay-ms", str(DELAY_MS))
     got = record("chaos.py", "--bundle", bundle.path, *options, out=tmp_path / "out")

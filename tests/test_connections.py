@@ -178,6 +178,7 @@ def test_one_stream_that_is_refused_without_end_does_not_keep_others_waiting(bun
             stop.set()
 
 
+@pytest.mark.slow
 def test_who_takes_no_answers_keeps_none_of_the_others_waiting(bundle: Bundle) -> None:
     with serving(bundle.path) as process, process.stream(bundle) as stream, process.stream(bundle) as deaf:
         message = frame_of(bundle, 1).to_stream_bytes()

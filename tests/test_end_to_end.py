@@ -113,7 +113,7 @@ def test_a_header_without_end_is_not_read(server: str) -> None:
 def test_it_stops_when_told_to_even_with_a_device_connected(
     bundle: Bundle, photo_path: Path, number: signal.Signals
 ) -> None:
-    with serving(bundle.path) as process, Edge(bundle, url_of(process)) as edge:
+    with serving(bundle.path, "--no-page") as process, Edge(bundle, url_of(process)) as edge:
         edge.classify(photo_path)
         process.send_signal(number)
         out, err = process.communicate(timeout=LIMIT_S)

@@ -31,6 +31,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris")
+@pytest.mark.slow
 def test_guided_by_coverage(tmp_path: Path) -> None:
     got = record("fuzz.py", "--together", "--seconds", str(SECONDS), out=tmp_path / "out")
     assert got["faults"] == 0

@@ -79,6 +79,7 @@ def agreement(classifier: Classifier, answers: list[Prediction], sources: list[n
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_the_whole_path_at_the_finest_setting(name: str, tmp_path: Path, serve: Callable[..., Server]) -> None:
     """All channels, and every symbol as it is."""
     bundle, reports = trained(tmp_path, name, codec="raw", quality=0, target_bytes=0.0, channels=12)
@@ -142,6 +143,7 @@ def test_a_sweep_refuses(tmp_path: Path) -> None:
         find_trials(config, Search(cuts=("first",)))
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path: Path) -> None:
     """`cuts`, `train` and `export` need no more than the network's name."""
     save_photos(tmp_path / "photos", 40)

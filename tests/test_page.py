@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -18,14 +19,15 @@ import pytest
 from PIL import Image
 
 import bottlenet
-from bottlenet.bundle import Bundle
+from bottlenet.bundle import Bundle, write_bundle
+from bottlenet.bundle.manifest import Exit
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge import Encoder
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
-from bottlenet.wire.answer import best
+from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.codecs import encode_within
-from bottlenet.wire.frame import parse_stream_frame
+from bottlenet.wire.frame import Frame, parse_stream_frame
 from conftest import CLASSES, MakeBundle
 from processes import Process, serving
 
@@ -220,6 +222,49 @@ class TestPhoto:
                 assert (sent.setting, sent.payload) == (made.setting, payload) == (made.setting, made.payload)
                 expect(page.locator("#budget")).to_be_enabled(enabled=bundle.manifest.codec == "jpeg")
                 assert len(set(page.locator("#mosaic").evaluate(SHADES))) > 10
+
+    def test_what_the_device_is_sure_of_is_not_sent(
+        self, visit: MakeVisit, demo: Bundle, exit_bundle: Bundle, tmp_path: Path
+    ) -> None:
+        """By another network as by the rest of the own one: the page sends what Python sends, and answers the rest."""
+        files = {name: demo.path / name for name in demo.manifest.files}
+        entry = Exit(demo.manifest.uncut_preprocess, 1.0, None, 0.6, 0.9)
+        manifest = dataclasses.replace(demo.manifest, name="own", exit=entry)
+        own = write_bundle(tmp_path / "own", manifest, {**files, "exit.onnx": demo.path / "uncut.onnx"})
+        photos = [tmp_path / f"{path.stem}.png" for path in PHOTOS]  # a JPEG may be scaled down as it is decoded
+        for path, photo in zip(PHOTOS, photos, strict=True):
+            Image.open(path).save(photo)
+        shares = []
+        with serving(own.path, exit_bundle.path) as process:
+            one = visit(process.http_url)
+            page = one.open()
+            for bundle in (own, exit_bundle):
+                page.get_by_label("Bundle").select_option(bundle.manifest.name)
+                expect(page.locator("#about")).to_contain_text(bundle.id.hex()[:12])
+                encoder, codec = Encoder(bundle), bundle.codec
+                for path in photos:
+                    one.sent.clear()
+                    one.choose(path)
+                    label, made = answered(one), encoder.work(path).result
+                    sent = isinstance(made, Frame)
+                    shares.append(sent)
+                    assert len(one.sent) == sent
+                    expect(page.locator("#costs")).to_be_visible(visible=sent)
+                    if isinstance(made, Answer):
+                        assert label == bundle.labels[made.top[0][0]]
+                        expect(page.locator("#mosaic-note")).to_contain_text("Nothing: the device is sure to")
+                        page.get_by_role("button", name="Send it all the same").click()
+                        expect(page.locator("#mosaic-note")).to_contain_text("as the server gets them", timeout=LONG_MS)
+                        one.done()
+                    expect(page.locator("#costs")).to_be_visible()
+                    (message,) = one.sent
+                    there, here = parse_stream_frame(message, bundle_tag=bundle.tag), encoder.encode(path).frame
+                    assert there.setting == here.setting
+                    symbols = [codec.decode(each.payload).astype(int) for each in (there, here)]
+                    assert (
+                        np.abs(symbols[0] - symbols[1]).mean() < 0.5
+                    )  # one that rounds otherwise moves a block of JPEG
+        assert 0 < sum(shares[: len(photos)]) < len(photos)
 
     def test_the_uncut_network(self, visit: MakeVisit, demo: Bundle) -> None:
         one = visit()

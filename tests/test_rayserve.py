@@ -152,6 +152,7 @@ def replica_processes() -> list[int]:
     return descendants("ray::ServeReplica")
 
 
+@pytest.mark.slow
 class TestFront:
     def test_health(self, front: Front) -> None:
         for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
@@ -299,6 +300,7 @@ def links_of(pid: int) -> list[str]:
     return links
 
 
+@pytest.mark.slow
 class TestJoined:
     def test_the_command_joins_serves_and_drains(self, cluster: None, bundle: Bundle, tmp_path: Path) -> None:
         """Its bundle gets to the cluster by itself. Told to stop, it answers what it took, and says goodbye."""

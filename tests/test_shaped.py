@@ -8,7 +8,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -70,6 +70,14 @@ def exchange(device: socket.socket, size: int) -> float:
     return time.perf_counter() - started
 
 
+def least(measure: Callable[[], float], bound: float) -> float:
+    """Measure seconds a few times, and for up to a minute until they are below `bound` once; return the least."""
+    times, deadline = [measure() for _ in range(3)], time.monotonic() + 60
+    while min(times) >= bound and time.monotonic() < deadline:
+        times.append(measure())
+    return min(times)
+
+
 class TestLane:
     """The sums, with a clock of our own."""
 
@@ -112,7 +120,7 @@ class TestLane:
 
 
 class TestOverSockets:
-    """A busy machine makes things late, never early; so the best of a few is what counts, and it may be a bit late."""
+    """A busy machine makes things late, never early; so the best of some is what counts, and it may be a bit late."""
 
     LATE_S = 0.015
 
@@ -121,32 +129,38 @@ class TestOverSockets:
     )
     def test_an_exchange(self, bps: float, round_trip_s: float, size: int) -> None:
         link = Link("l", bps, round_trip_s)
-        with through(link, size) as (device, _, _):
-            times = [exchange(device, size) for _ in range(6)]
         expected = link.exchange_s(size)
-        assert expected * 0.999 <= min(times) < expected * 1.03 + self.LATE_S
+        bound = expected * 1.03 + self.LATE_S
+        with through(link, size) as (device, _, _):
+            assert expected * 0.999 <= least(lambda: exchange(device, size), bound) < bound
 
     def test_the_rate(self) -> None:
-        """500 kB at 2 Mbit/s: 2 s."""
-        with through(Link("l", 2e6, 0.01), 1000) as (device, sink, _):
-            device.sendall(bytes(500_000))
-            for _ in range(500):
-                assert device.recv(1) == b"!"
-        assert (sink.came[-1] - sink.came[0]) == pytest.approx(499_000 * 8 / 2e6, rel=0.03)
+        """100 kB at 2 Mbit/s: 0.4 s."""
+
+        def measure() -> float:
+            with through(Link("l", 2e6, 0.01), 1000) as (device, sink, _):
+                device.sendall(bytes(100_000))
+                for _ in range(100):
+                    assert device.recv(1) == b"!"
+            return sink.came[-1] - sink.came[0]
+
+        assert least(measure, 0.41) == pytest.approx(99_000 * 8 / 2e6, rel=0.035)
 
     def test_two_connections_share_it(self) -> None:
         link = Link("l", 1e6, 0.0)
         with through(link, 10_000) as (one, _, shaped), socket.create_connection(("127.0.0.1", shaped.port)) as two:
             exchange(two, 10_000)  # is open
-            times = []
-            for _ in range(3):
+
+            def measure() -> float:
                 started = time.perf_counter()
                 one.sendall(bytes(10_000))
                 two.sendall(bytes(10_000))
                 for device in (one, two):
                     assert device.recv(1) == b"!"
-                times.append(time.perf_counter() - started)
-            assert 0.159 < min(times) < 0.17 + self.LATE_S
+                return time.perf_counter() - started
+
+            bound = 0.17 + self.LATE_S
+            assert 0.159 < least(measure, bound) < bound
 
     def test_what_arrives_is_what_was_sent(self) -> None:
         """In order, whatever jitter and loss do."""
@@ -170,23 +184,27 @@ class TestOverSockets:
 
     def test_set_up(self) -> None:
         """TCP's handshake; WebSocket's goes through the link itself."""
-        firsts = []
-        for _ in range(5):
+
+        def measure() -> float:
             with through(Link("l", 1e9, 0.05, setup_s=0.1), 1) as (device, _, _):
-                firsts.append(exchange(device, 1))
-        assert 0.099 < min(firsts) < 0.1 + 4 * self.LATE_S  # in which threads start and another connection is opened
+                return exchange(device, 1)
+
+        bound = 0.1 + 4 * self.LATE_S  # in which threads start and another connection is opened
+        assert 0.099 < least(measure, bound) < bound
 
     def test_another_link_and_none(self) -> None:
         with through(Link("slow", 1e5, 0.0), 1000) as (device, sink, shaped):
-            assert 0.079 < min(exchange(device, 1000) for _ in range(3)) < 0.08 + 2 * self.LATE_S
+            bound = 0.08 + 2 * self.LATE_S
+            assert 0.079 < least(lambda: exchange(device, 1000), bound) < bound
             shaped.change(Link("fast", 1e7, 0.0))
-            assert min(exchange(device, 1000) for _ in range(3)) < 0.05
+            assert least(lambda: exchange(device, 1000), 0.05) < 0.05
+            before = len(sink.came)
             shaped.change(None)
             device.sendall(bytes(1000))
             device.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 device.recv(1)
-            assert len(sink.came) == 6
+            assert len(sink.came) == before
             device.settimeout(10)
             shaped.change(Link("fast", 1e7, 0.0))
             assert device.recv(1) == b"!"  # it waited, and was not lost
@@ -224,6 +242,10 @@ class TestOverSockets:
         while threading.active_count() > before and time.monotonic() < deadline:
             time.sleep(0.01)
         assert threading.active_count() <= before
+
+    def test_one_that_has_hardly_begun_ends(self) -> None:
+        for _ in range(100):
+            ShapedLink("127.0.0.1", 1, Link("l", 1000, 0.1)).close()
 
     @pytest.mark.parametrize("jitter_s", [-1, float("nan"), float("inf")])
     def test_no_jitter(self, jitter_s: float) -> None:

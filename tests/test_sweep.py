@@ -450,6 +450,7 @@ class TestEngines:
             open_engine("ray", progress, address="127.0.0.1:1")
 
     @needs_ray
+    @pytest.mark.slow
     def test_ray(self, copy: Path, config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As in one process; and errors come through as they are."""
         paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]

@@ -217,6 +217,7 @@ def pair(base: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[T
     return one, two
 
 
+@pytest.mark.slow
 class TestProcesses:
     def test_two_learn_what_one_learns(self, pair: tuple[TrainConfig, TrainConfig]) -> None:
         one, two = pair

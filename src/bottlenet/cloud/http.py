@@ -126,7 +126,7 @@ def failure(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 PAGE = Path(__file__).parent / "page"
 PHOTOS = Path(__file__).parents[1] / "demo" / "photos"
-FOR_DEVICES = (MANIFEST, "labels.txt", "tables.bin", "head.onnx", "uncut.onnx")  # not tail.onnx
+FOR_DEVICES = (MANIFEST, "labels.txt", "tables.bin", "head.onnx", "exit.onnx", "uncut.onnx")  # not tail.onnx
 
 CSP = "; ".join(
     (

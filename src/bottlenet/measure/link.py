@@ -90,6 +90,7 @@ class ShapedLink:
         self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())  # epoll would round sleeps to a millisecond
         self._there = asyncio.Event()
         self._there.set()
+        self._closed = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="bottlenet-link", daemon=True)
         self._thread.start()
 
@@ -119,7 +120,7 @@ class ShapedLink:
     def close(self) -> None:
         """Cut all connections. Calling it again does no harm."""
         with contextlib.suppress(RuntimeError):  # it is closed
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._closed.set)
         self._thread.join()
 
     def __enter__(self) -> ShapedLink:
@@ -129,16 +130,20 @@ class ShapedLink:
         self.close()
 
     def _run(self) -> None:
-        loop = self._loop
-        listening = loop.run_until_complete(asyncio.start_server(self._serve, sock=self._listener))
-        loop.run_forever()
+        self._loop.run_until_complete(self._listen())
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        """Serve until the link is closed, and cut what is under way then."""
+        listening = await asyncio.start_server(self._serve, sock=self._listener)
+        await self._closed.wait()
         listening.close()
-        for task in (tasks := asyncio.all_tasks(loop)):
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
             task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks))
-        loop.run_until_complete(asyncio.sleep(0))  # in which sockets are closed
-        loop.close()
+        if others:
+            await asyncio.wait(others)
+        await asyncio.sleep(0)  # in which sockets are closed
 
     async def _serve(self, from_device: asyncio.StreamReader, to_device: asyncio.StreamWriter) -> None:
         """Connect a device to the server, where that is there and there are not too many, and carry what both send."""

@@ -33,7 +33,7 @@ const state = {
   compare: false, // with the uncut network
   job: 0,
   photo: null, // {source, name, width, height}
-  seen: null, // what the device said of it
+  seen: null, // what the device said of it, `top` its own answer
   sizes: null, // of its smallest and largest payload
   sent: null, // its last payload that was answered, with the answer
   files: null, // of the same pixels, sizes
@@ -96,14 +96,33 @@ async function classify(photo) {
     byId("result").hidden = false;
     view.clearAnswers();
     view.showPhoto(seen, photo.name);
-    await send(current);
-    await look(current);
+    if (seen.top) answerHere();
+    else await consult(current);
     if (state.compare && current()) await compare(current);
   } catch (error) {
     if (current()) failed(error, () => classify(photo));
   } finally {
     if (current()) view.setBusy(false);
   }
+}
+
+/** The device's own answer, as it is sure. */
+function answerHere() {
+  const { seen, labels, manifest } = state;
+  const [{ index, score }] = seen.top;
+  view.showWhetherSent(false, score, manifest.exit.sure);
+  say(`${labels[index]}, ${percent(score)}, with nothing sent`);
+  refresh();
+}
+
+/** The head, the server's answer, and all that is shown beside it. */
+async function consult(current) {
+  const { grey, headMs } = await device.ask("head");
+  if (!current()) return;
+  Object.assign(state.seen, { grey, headMs: state.seen.exitMs + headMs });
+  view.showWhetherSent(true);
+  await send(current);
+  await look(current);
 }
 
 /** The payload within the budget to the server, and its answer onto the page. */
@@ -168,12 +187,14 @@ function failed(error, again) {
 /** Draws what is known. */
 function refresh() {
   const { sent, seen, sizes, files, uncut, labels, photo } = state;
+  const top = sent?.answer.top ?? seen?.top;
+  if (!top) return;
+  view.showTop("top", top, labels);
+  view.showAnswer(top[0], uncut, labels);
   if (!sent) return;
   const { payload, encodeMs, answer, roundTripMs, frameBytes } = sent;
   const link = LINKS[state.link];
   const largest = Math.max(payload.length, sizes?.[1] ?? 0);
-  view.showTop("top", answer.top, labels);
-  view.showAnswer(answer.top[0], uncut, labels);
   view.showBudget(payload.length, largest);
   drawBytes(payload, largest);
   const server = answer.waitMs + answer.decodeMs + answer.tailMs;
@@ -205,6 +226,18 @@ byId("load-uncut").addEventListener("click", async ({ target }) => {
     failed(error, () => target.click());
   } finally {
     target.disabled = false;
+  }
+});
+byId("send-anyway").addEventListener("click", async ({ target }) => {
+  const { job } = state;
+  const current = () => job === state.job;
+  view.setBusy(true);
+  try {
+    await consult(current);
+  } catch (error) {
+    if (current()) failed(error, () => target.click());
+  } finally {
+    if (current()) view.setBusy(false);
   }
 });
 byId("bundle").addEventListener("change", ({ target }) => {

@@ -7,7 +7,7 @@ import { makeCodec } from "./codecs.js";
 import { best } from "./frame.js";
 import { asFiles, canvasOf, openPhoto, pixelsOf } from "./photo.js";
 import { Problem, packed } from "./problems.js";
-import { openGraph } from "./runtime.js";
+import { openGraph, pixelsPort } from "./runtime.js";
 
 let bundle = null; // what `open` was told, and what it made of it
 let photo = null; // the one that is looked at
@@ -17,28 +17,43 @@ const ASKS = {
   async open({ bundle: listed, token }, progress) {
     const { manifest, labels, tables } = await openBundle(listed, token);
     const codec = chosenCodec(manifest, tables);
-    const graph = await bundleFile(listed, "head.onnx", token, manifest.files);
-    const head = await openGraph(graph, manifest.preprocess.size, progress);
-    bundle = { listed, token, manifest, codec, head, uncut: null };
+    const graph = (name, port) =>
+      bundleFile(listed, name, token, manifest.files).then((data) => openGraph(data, port, progress));
+    const { features, preprocess } = manifest.exit ?? {};
+    const exit = preprocess ? await graph("exit.onnx", pixelsPort(preprocess.size)) : null;
+    const takes = features
+      ? { name: "features", type: "float32", dims: [1, ...features] }
+      : pixelsPort(manifest.preprocess.size);
+    const head = await graph("head.onnx", takes);
+    bundle = { listed, token, manifest, codec, exit, head, uncut: null };
     await warmUp(bundle);
     photo = null;
     return { manifest, labels };
   },
 
-  /** {source, name, width, height} -> what the page shows of it before there is an answer. */
+  /**
+   * {source, name, width, height} -> what the page shows of it before there is an answer; `top` is the device's own
+   * answer where it is sure of it, else null.
+   */
   async photo(given) {
-    const { preprocess } = bundle.manifest;
+    const { preprocess, exit } = bundle.manifest;
     const started = performance.now();
-    const opened = await openPhoto(given, preprocess.size);
+    const opened = await openPhoto(given, Math.max(preprocess.size, exit?.preprocess.size ?? 0));
     const pixels = pixelsOf(opened.bitmap, preprocess);
-    const prepared = performance.now();
-    const symbols = Uint8Array.from(await bundle.head(pixels));
-    const headMs = performance.now() - prepared;
+    const prepareMs = performance.now() - started;
     photo?.bitmap.close();
-    photo = { bitmap: opened.bitmap, pixels, symbols };
+    photo = { bitmap: opened.bitmap, pixels, features: null, symbols: null };
     const shown = canvasOf(pixels, preprocess.size).transferToImageBitmap();
     const { width, height, scaled } = opened;
-    return { width, height, scaled, shown, grey: spread(symbols), prepareMs: prepared - started, headMs };
+    return { width, height, scaled, shown, prepareMs, ...(exit ? await ownAnswer(exit) : { top: null, exitMs: 0 }) };
+  },
+
+  /** {} -> {grey, headMs}: the symbols of the photo are there, from `grey[0]` to `grey[1]` as the page shows them. */
+  async head() {
+    const started = performance.now();
+    const [symbols] = await bundle.head(photo.features ?? photo.pixels);
+    photo.symbols = Uint8Array.from(symbols);
+    return { grey: spread(photo.symbols), headMs: performance.now() - started };
   },
 
   /** {budget} -> {payload, code, setting, encodeMs}, or null where nothing fits. */
@@ -72,9 +87,9 @@ const ASKS = {
     if (!bundle.uncut) {
       const { listed, token, manifest } = bundle;
       const graph = await bundleFile(listed, "uncut.onnx", token, manifest.files, undefined, progress);
-      bundle.uncut = await openGraph(graph, preprocess.size, progress);
+      bundle.uncut = await openGraph(graph, pixelsPort(preprocess.size), progress);
     }
-    const scores = await bundle.uncut(pixelsOf(photo.bitmap, preprocess));
+    const [scores] = await bundle.uncut(pixelsOf(photo.bitmap, preprocess));
     return { top: best(Float32Array.from(scores)) };
   },
 
@@ -84,10 +99,21 @@ const ASKS = {
   },
 };
 
+/** Run the exit on the photo: {top, exitMs}, where `top` is null if it is not sure, or its scores are no numbers. */
+async function ownAnswer({ preprocess, features: keeps, temperature, sure }) {
+  const started = performance.now();
+  const [scores, features = null] = await bundle.exit(keeps ? photo.pixels : pixelsOf(photo.bitmap, preprocess));
+  photo.features = features;
+  const top = scores.every(Number.isFinite) ? best(scores.map((score) => score / temperature)) : [];
+  return { top: sure < 1 && top[0]?.score >= sure ? top : null, exitMs: performance.now() - started };
+}
+
 /** The browser compiles what runs often: the first photo is hardly slower than the rest. */
-async function warmUp({ manifest, codec, head }) {
+async function warmUp({ manifest, codec, exit, head }) {
   const { size } = manifest.preprocess;
-  const symbols = Uint8Array.from(await head(Uint8Array.from({ length: size * size * 3 }, (_, at) => (at * 7) % 256)));
+  const pixels = Uint8Array.from({ length: size * size * 3 }, (_, at) => (at * 7) % 256);
+  const taken = manifest.exit?.features ? (await exit(pixels))[1] : pixels;
+  const symbols = Uint8Array.from((await head(taken))[0]);
   for (let times = 0; times < 3; times += 1) codec.sizes(symbols.slice());
 }
 

@@ -38,11 +38,14 @@ async function vendored(name) {
   throw new Problem("reload", `This page can't run a network yet: ${error}. Then load the page again.`);
 }
 
+/** What a graph that takes photos takes. */
+export const pixelsPort = (size) => ({ name: "pixels", type: "uint8", dims: [1, size, size, 3] });
+
 /**
- * ArrayBuffer of a graph that takes (size, size, 3) pixels -> a function, uint8 in, typed array out. Problem: it can't
- * be loaded or run here.
+ * ArrayBuffer of a graph with one input, {name, type, dims} -> a function, typed array in, its outputs as typed arrays
+ * out. Problem: it can't be loaded or run here.
  */
-export async function openGraph(graph, size, told) {
+export async function openGraph(graph, { name, type, dims }, told) {
   const ort = await loadRuntime(told);
   const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all", logSeverityLevel: 3 };
   let session;
@@ -54,9 +57,10 @@ export async function openGraph(graph, size, told) {
     throw new Problem("none", `${why} (${error.message.slice(0, 200)}). Try another browser, or bottlenet classify.`);
   }
   const run = async (data) => {
-    const results = await session.run({ pixels: new ort.Tensor("uint8", data, [1, size, size, 3]) });
-    return Object.values(results)[0].data;
+    const results = await session.run({ [name]: new ort.Tensor(type, data, dims) });
+    return session.outputNames.map((output) => results[output].data);
   };
-  await run(new Uint8Array(size * size * 3)); // the first photo is not slower than the rest
+  const zeros = dims.reduce((product, each) => product * each, 1);
+  await run(type === "uint8" ? new Uint8Array(zeros) : new Float32Array(zeros)); // so that no photo is slower, as first
   return run;
 }

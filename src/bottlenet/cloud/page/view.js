@@ -31,6 +31,14 @@ export function showMosaic({ rows, cols, grey }, [low, high], [channels, height,
   byId("mosaic-note").textContent = `${what}, as the server gets them. Contrast is stretched.`;
 }
 
+/** Whether anything is sent of the photo; if not, why: `share` of confidence is there, and `sure` is enough. */
+export function showWhetherSent(sent, share, sure) {
+  for (const id of ["mosaic", "costs"]) byId(id).hidden = !sent;
+  byId("send-anyway").hidden = sent;
+  const why = `Nothing: the device is sure to ${percent(share)}, and ${percent(sure)} is enough for an answer of its own.`;
+  byId("mosaic-note").textContent = sent ? "" : why;
+}
+
 /** The five best of either network. */
 export function showTop(id, top, labels) {
   byId(id).replaceChildren(
@@ -73,7 +81,9 @@ export function showBundle({ id, files }, manifest) {
   showUncutNote(uncut ? `Fetches ${size(uncut)} more.` : "This bundle comes without it.");
   const share = Math.round(100 * manifest.head_flops_share);
   const what = `Bundle “${manifest.name}” (${id.slice(0, 12)}): ${manifest.model}, cut at ${manifest.cut}`;
-  byId("about").textContent = `${what}. ${share} % of the computing is done here. Codec: ${manifest.codec}.`;
+  const { sure = 1 } = manifest.exit ?? {};
+  const own = sure < 1 ? ` From ${percent(sure)} of confidence on, the answer is given here, and nothing is sent.` : "";
+  byId("about").textContent = `${what}. ${share} % of the computing is done here.${own} Codec: ${manifest.codec}.`;
 }
 
 /** What there is to say where the uncut network's answer will be. */
