@@ -35,7 +35,7 @@ export function showMosaic({ rows, cols, grey }, [low, high], [channels, height,
 export function showWhetherSent(sent, share, sure) {
   for (const id of ["mosaic", "costs"]) byId(id).hidden = !sent;
   byId("send-anyway").hidden = sent;
-  const why = `Nothing: the device is sure to ${percent(share)}, and ${percent(sure)} is enough for an answer of its own.`;
+  const why = `Nothing: the device is sure to ${percent(share)}, and from ${percent(sure)} on its own answer counts.`;
   byId("mosaic-note").textContent = sent ? "" : why;
 }
 
