@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from bottlenet.errors import BottleNetError, BundleError, InputError
 from bottlenet.net.build import insert
 from bottlenet.net.cut import cuts, split
 from bottlenet.net.export import export
-from bottlenet.photos.folders import list_photos
+from bottlenet.photos.folders import list_photos, list_samples
 from bottlenet.plan.planner import choose
 from bottlenet.train.config import TrainConfig, read_config
-from small import SIZE, classifier
+from small import SIZE, classifier, save_photos
 from test_planner import edge, of
 
 
@@ -151,6 +152,16 @@ def test_a_file_where_a_folder_is_wanted(tmp_path: Path) -> None:
     config = TrainConfig("m", (str(tmp_path / "file"),), str(tmp_path / "run"), "c")
     assert "file: it is no folder; give a folder of photos" in refused(config.check_folders)
     assert "no such folder" in refused(lambda: list_photos(tmp_path / "gone"))
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_photos(tmp_path, 2)
+    for call in (list_photos, list_samples):
+        assert "the name of the folder is empty; give a folder of photos" in refused(partial(call, ""))
+        assert len(call(".")) == 2
+    config = TrainConfig("m", ("",), "o", "c")
+    assert "the name of the folder is empty" in refused(config.check_folders)
 
 
 def test_a_run_to_start_from_shows_before_torch_comes(tmp_path: Path) -> None:

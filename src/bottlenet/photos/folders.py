@@ -60,7 +60,7 @@ def list_samples(folder: Path | str) -> list[Photo]:
 
     InputError: none, or a shard that can't be used.
     """
-    shards = shards_of(Path(folder))
+    shards = shards_of(Path(folder)) if folder != "" else None
     if not shards:
         return list_photos(folder)
     photos = [Photo(piece.shard / name, label, piece) for name, label, piece in read_shards(shards)]
@@ -72,6 +72,8 @@ def list_samples(folder: Path | str) -> list[Photo]:
 def list_photos(folder: Path | str) -> list[Photo]:
     """List every photo below `folder`, sorted by path. InputError: no folder, an empty one, or a bad labels.csv."""
     root = Path(folder)
+    if folder == "":  # a variable of a shell that is not set, and Path would take the current folder
+        raise InputError("the name of the folder is empty; give a folder of photos")
     if not root.is_dir():
         raise InputError(f"{root}: {'it is no' if root.exists() else 'no such'} folder; give a folder of photos")
     found = sorted(photo_files(root))

@@ -139,6 +139,8 @@ class TrainConfig:
 
     def check_folders(self) -> None:
         """Raise InputError, before torch is imported, for photos that are missing or an `out` that is no run."""
+        if "" in self.data:
+            raise InputError("the name of the folder is empty; give a folder of photos")
         for folder in map(Path, self.data):
             if not folder.is_dir():
                 what = "it is no" if folder.exists() else "no such"
