@@ -699,6 +699,18 @@ class TestMessages:
         port = refuser(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").port
         assert says in failure(Edge(bundle, f"ws://127.0.0.1:{port}", token=token), photo, LinkError)
 
+    @pytest.mark.parametrize(
+        "token", ["0123456789abcdef\n", "0123456789abcdef\r\nX: 1", "0123456789abcd\u00e9\u00e9", ""]
+    )
+    def test_a_token_that_no_header_can_hold_is_not_shown(
+        self, bundle: Bundle, photo: np.ndarray, server: Server, token: str
+    ) -> None:
+        for given in (token, lambda: token):
+            with Edge(bundle, server.url, token=given) as edge, pytest.raises(InputError) as error:
+                edge.classify(photo)
+            assert "the token is empty, or has a line end" in str(error.value)
+            assert "0123" not in f"{error.value}{error.value.__cause__}{error.value.__context__}"
+
     @pytest.mark.parametrize(("location", "address"), [
         ("https://photos.example/v1/stream?bundle=1", "wss://photos.example"),
         ("http://127.0.0.1:1/x/v1/stream", "ws://127.0.0.1:1/x"),

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import math
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Response
 
 PORTS = {"ws": 80, "wss": 443}
+IN_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")  # of what a token may have
 TOKEN_ADVICE = "give a token that it knows: --token-file, or BOTTLENET_TOKEN"
 CLOSE_TIMEOUT_S = 1.0
 
@@ -93,7 +95,7 @@ def open_websocket(
     address = check_url(url)
     host, port = address.hostname or "", address.port or PORTS[address.scheme]
     scopeless = host.partition("%")[0]  # the scope of fe80::1%eth0 is this machine's
-    headers = {} if token is None else {"Authorization": f"Bearer {token if isinstance(token, str) else token()}"}
+    headers = {} if token is None else {"Authorization": f"Bearer {for_header(token)}"}
     deadline = monotonic() + timeout_s
     stack = contextlib.ExitStack()
     try:
@@ -118,6 +120,16 @@ def open_websocket(
     except (OSError, WebSocketException, EOFError, ValueError, RuntimeError) as error:  # the last: no thread is left
         raise unopened(error, url, token is not None) from error
     return WebSocketTransport(server_of(address), sock, stack, connection)
+
+
+def for_header(token: str | Callable[[], str]) -> str:
+    """Return the token. InputError: no header can hold it, which would be said with the token in the message."""
+    text = token if isinstance(token, str) else token()
+    if IN_HEADER.fullmatch(text) is None:
+        raise InputError(
+            "the token is empty, or has a line end, a space around it or a character beyond ASCII; strip it"
+        )
+    return text
 
 
 def server_of(address: SplitResult) -> str:
