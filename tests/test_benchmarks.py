@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,8 @@ import pytest
 from PIL import Image
 
 import bottlenet
-from bottlenet.bundle import Bundle
+from bottlenet.bundle import Bundle, write_bundle
+from bottlenet.bundle.manifest import Exit
 from bottlenet.measure.evaluate import evaluate
 from bottlenet.report import sources as curve
 from brokers import broker, needs_mosquitto
@@ -103,6 +105,32 @@ def test_input_codecs(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     drawing = (tmp_path / "out" / "input_codecs.svg").read_text(encoding="utf-8")
     assert "BottleNet" in drawing
     assert "WebP of the input" in drawing
+
+
+@pytest.mark.slow
+def test_pareto(photos: Path, tmp_path: Path) -> None:
+    demo = Bundle.load("demo")
+    entry = Exit(demo.manifest.uncut_preprocess, 1.0, None, 0.5)
+    files = {name: demo.path / name for name in demo.manifest.files}
+    own = write_bundle(
+        tmp_path / "own", replace(demo.manifest, exit=entry), {**files, "exit.onnx": files["uncut.onnx"]}
+    )
+    got = record("pareto.py", "--data", photos, "--bundle", f"own={own.path}", "--limit", "4", out=tmp_path / "out")
+    rows = {(row["kind"], row["name"]): row for row in got["rows"]}
+    assert rows["whole", "224 px"]["flops_share"] == 1
+    assert rows["whole", "128 px"]["flops_share"] == pytest.approx(0.33, abs=0.01)
+    assert rows["distilled", "own"]["agreement"] == 100  # it is the uncut network
+    for budget in (200, 600):
+        always = evaluate(own, photos, limit=4, budget=budget, sure=1.0)
+        sent = rows["sent", f"own, {budget} bytes"]
+        assert (sent["top1"], sent["bytes"]) == (always.top1, always.payload_bytes.mean)
+        some = evaluate(own, photos, limit=4, budget=budget, sure=0.4)
+        bundle = rows["bundle", f"own, {budget} bytes, sure from 0.40"]
+        assert bundle["bytes"] == some.decision_bytes.mean
+        assert bundle["flops_share"] == pytest.approx(some.mean_flops_share)
+        assert (bundle["sent_share"], bundle["top1"]) == (some.sent_share, some.top1)
+    assert [each["most_flops"] for each in got["panels"]] == [0.15, 0.35, 0.5]
+    assert "whole network on the device" in (tmp_path / "out" / "pareto.svg").read_text(encoding="utf-8")
 
 
 def test_input_codecs_needs_labels(bundle: Bundle, photos: Path, tmp_path: Path) -> None:

@@ -699,6 +699,8 @@ class TestCurves:
             "bottlenet evaluate 'a b' --out=y z"
         )
         assert without_root("rel/path") == "rel/path"
+        assert without_root("mine=/home/me/x") == "mine=x"
+        assert without_root("/home/me/a=b") == "a=b"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")

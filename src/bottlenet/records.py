@@ -249,9 +249,11 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def without_root(argument: str) -> str:
-    """Shorten `--out=/home/me/x` to `--out=x`."""
-    option, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
-    return option + equals + (Path(value).name if value.startswith("~") or Path(value).is_absolute() else value)
+    """Shorten `/home/me/x` to `x`, and `--out=/home/me/x` or `name=/home/me/x` likewise."""
+    name, equals, value = argument.partition("=")
+    if not equals or argument.startswith(("/", "~")):
+        name, equals, value = "", "", argument
+    return name + equals + (Path(value).name if value.startswith("~") or Path(value).is_absolute() else value)
 
 
 def program_version() -> str:
