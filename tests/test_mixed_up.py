@@ -95,9 +95,8 @@ def test_a_unit(arguments: dict[str, Any], says: str) -> None:
     assert says in refused(lambda: insert(classifier(), **arguments))
 
 
-@pytest.mark.parametrize("seed", [-1, 10**22])
-def test_a_seed_that_no_library_takes(seed: int) -> None:
-    assert f"seed is {seed}; give 0 to" in refused(lambda: TrainConfig("m", ("d",), "o", "c", seed=seed))
+def test_a_seed_that_no_library_takes() -> None:
+    assert f"seed is {10**22}; give 0 to" in refused(lambda: TrainConfig("m", ("d",), "o", "c", seed=10**22))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class TrainConfig:
         for name, most in COUNTS.items():
             if not 1 <= (count := getattr(self, name)) <= most:
                 raise InputError(f"{name} is {count}; give 1 or more, up to {most}")
-        if not 0 <= self.seed <= MAX_SEED:
+        if self.seed > MAX_SEED:
             raise InputError(f"seed is {self.seed}; give 0 to {MAX_SEED}")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise InputError(f"workers is {self.workers}; give 0 to {MAX_WORKERS}")
