@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
             right += scores.argmax(1) == photo.label
             sizes += np.concatenate(payload_bytes)
     rows = [
-        Row(codec.mosaic.align, codec.quality, size / len(photos), 100 * hits / len(photos))
+        Row(codec.mosaic.align, codec.setting, size / len(photos), 100 * hits / len(photos))
         for codec, size, hits in zip(codecs, sizes, right, strict=True)
     ]
     show(

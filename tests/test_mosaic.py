@@ -131,7 +131,7 @@ def test_a_picture_that_is_too_large_is_refused_before_it_is_made(shape: tuple[i
 
 def test_other_shapes_are_refused() -> None:
     mosaic = Mosaic(2, 3, 4)
-    with pytest.raises(InputError, match=r"\(2, 4, 3\) were given; the last three axes must be \(2, 3, 4\)"):
+    with pytest.raises(InputError, match=r"\(2, 4, 3\); the last axes must be \(2, 3, 4\)"):
         mosaic.tile(np.zeros((2, 4, 3), np.uint8))
-    with pytest.raises(InputError, match=r"\(8, 8\) was given; the last two axes must be \(8, 16\)"):
+    with pytest.raises(InputError, match=r"\(8, 8\); the last axes must be \(8, 16\)"):
         mosaic.untile(np.zeros((8, 8), np.uint8))

@@ -143,9 +143,6 @@ def refused(broker: Broker, code: ReasonCode) -> LinkError:
     """Explain a broker's refusal of a connection."""
     if code.value in CREDENTIALS:
         who = f"user {broker.user}" if broker.user else "who has no name"
-        secret = "with this password" if broker.password else "without a password"
-        return LinkError(
-            f"{broker.name} lets {who} not in {secret} ({code}); give what it knows: "
-            "mqtt://USER@HOST, and the file with the password"
-        )
+        what = f"{broker.name} lets {who} not in with{'' if broker.password else 'out'} a password ({code})"
+        return LinkError(f"{what}; give what it knows: mqtt://USER@HOST, and the file with the password")
     return LinkError(f"{broker.name} takes no connection ({code}); is it a broker for MQTT 5?")

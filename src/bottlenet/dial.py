@@ -22,10 +22,7 @@ AnySocket = TypeVar("AnySocket", bound=socket.socket)
 
 
 def connect_host(host: str, port: int, kind: type[AnySocket], deadline: float) -> AnySocket:
-    """Connect a socket of this kind, which does not block then, until `deadline` by the monotonic clock.
-
-    OSError: no such host, nothing there, or too slow.
-    """
+    """Connect a socket, not blocking, until `deadline` (monotonic). OSError: no host, nothing there, or too slow."""
     # RFC 6874 writes a scope of an address in a URL so.
     return connect_first(resolve(host.replace("%25", "%"), port, deadline), kind, deadline)
 

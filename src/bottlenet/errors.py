@@ -66,6 +66,13 @@ class BusyError(LinkError):
         return BusyError, (str(self), self.retry_after_s)
 
 
+def reason(error: BaseException) -> str:
+    """Say on one line what failed: the system's words, ours, or the kind and first line of what others raise."""
+    ours = isinstance(error, BottleNetError)
+    words = getattr(error, "strerror", None) or (str(error) if ours else f"{type(error).__name__}: {error}")
+    return words.strip().partition("\n")[0][:200]
+
+
 BRINGS = {  # measured on Linux, Python 3.11
     "cloud": "26 MB",
     "mqtt": "1 MB",
@@ -82,10 +89,7 @@ def how_to_install(extra: str) -> str:
 
 
 class MissingExtraError(BottleNetError):
-    """An optional part of BottleNet is not installed.
-
-    `needs` is what was being done and `extra` the part's name, as in `pip install ".[extra]"`.
-    """
+    """An optional part, `extra` as in `pip install ".[extra]"`, is not installed; `needs` is what asked for it."""
 
     def __init__(self, needs: str, extra: str) -> None:
         super().__init__(f"{needs} needs an optional part: {how_to_install(extra)}")

@@ -152,10 +152,7 @@ def write_new(path: Path, content: bytes | Path) -> str:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`, whose place it takes when the block has filled it; if that fails, it goes.
-
-    OSError: it can't be made or renamed.
-    """
+    """Yield an empty folder that takes the place of `target` when the block succeeds. OSError: it can't."""
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     old = fresh.with_suffix(".old")
     try:

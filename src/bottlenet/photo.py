@@ -185,9 +185,8 @@ def opened(source: str | Path | bytes | Image.Image, max_pixels: int = MAX_PIXEL
         except (PhotoError, MemoryError):
             raise
         except Image.DecompressionBombError as error:
-            raise PhotoError(
-                f"{name}: it has too many pixels ({error}); {allowed(max_pixels)}: scale it down"
-            ) from error
+            what = f"it has too many pixels ({error})"
+            raise PhotoError(f"{name}: {what}; {allowed(max_pixels)}: scale it down") from error
         except Exception as error:  # decoders raise anything on a file that was damaged, or made to break them
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             if isinstance(error, OSError) and error.errno is not None:  # the disk's, and no verdict on the photo
@@ -276,10 +275,7 @@ def check_text(file: BinaryIO, name: str) -> None:
 
 
 def check_scans(file: BinaryIO, image: Image.Image, name: str) -> None:
-    """Count a JPEG's scans, each of which goes over all pixels: 65 KB of empty ones would take seconds.
-
-    PhotoError: too many.
-    """
+    """Count a JPEG's scans, each over all pixels: 65 KB of empty ones take seconds. PhotoError: too many."""
     before, scans = file.tell(), 0
     # Of most photos one scan has all components, and libjpeg decodes no other.
     components = None if image.info.get("progressive") else image.layers  # type: ignore[attr-defined]
@@ -419,9 +415,7 @@ FOREIGN = {
 SAVE_AS = "save it as JPEG or PNG"
 UNSUPPORTED = re.compile(r"not supported|unsupported|unknown pixel mode|data precision", re.IGNORECASE)
 
-MARKER = re.compile(
-    rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL
-)  # of a JPEG; in a scan's data none but 0 and D0 to D7 come
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # of a JPEG; a scan's data has but 0 and D0 to D7
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 WHITE_IS_ZERO, UNSIGNED = 0, 1

@@ -183,10 +183,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 def parse_versioned(
     data: bytes, what: str, version: int | tuple[int, ...], advice: str, *, marks: tuple[str, ...] = ("format_version",)
 ) -> dict[str, object]:
-    """Parse a JSON object of that format version, which is recognised by its fields `marks`.
-
-    InputError: no JSON, no `what` of BottleNet, or of another version.
-    """
+    """Parse JSON of a format version, recognised by its fields `marks`. InputError: no JSON, or another document."""
     try:
         values = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
@@ -197,10 +194,9 @@ def parse_versioned(
     given = values["format_version"]
     versions = version if isinstance(version, tuple) else (version,)
     if isinstance(given, bool) or given not in versions:
-        raise InputError(
-            f"it is of format version {shown(given)} and this program reads version "
-            f"{' and '.join(map(str, versions))}: use the BottleNet that wrote it, or {advice}"
-        )
+        reads = f"this program reads version {' and '.join(map(str, versions))}"
+        what = f"it is of format version {shown(given)} and {reads}"
+        raise InputError(f"{what}: use the BottleNet that wrote it, or {advice}")
     return values
 
 

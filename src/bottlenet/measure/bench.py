@@ -428,10 +428,7 @@ def one_by_one(
 
 
 def ask(transport: Transport, frame: Frame | int, link: Link) -> tuple[int, float]:
-    """Send a frame and return (class, seconds of the server).
-
-    FrameError: the server refuses it. WireError: the answer says no class.
-    """
+    """Return (class, seconds of the server). FrameError: it refuses the frame. WireError: it says no class."""
     assert isinstance(frame, Frame)
     message = frame.to_stream_bytes()
     transport.send(message)
@@ -504,10 +501,7 @@ def split_server(bundles: Sequence[Path], start_s: float = START_S, *, threads: 
 
 @contextlib.contextmanager
 def server_process(arguments: Sequence[str], start_s: float = START_S) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Start Python with these arguments and yield (port, process), which ends with the block.
-
-    LinkError: it did not start in time, or ended with an error.
-    """
+    """Start Python, and yield (port, process) until the block ends. LinkError: it failed, or took too long."""
     # A file in the current folder must not stand in for a module of ours.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     pipe = subprocess.PIPE

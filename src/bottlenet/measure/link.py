@@ -105,11 +105,7 @@ class ShapedLink:
         return self._up.lost_packets, self._down.lost_packets
 
     def change(self, link: Link | None, *, jitter_s: float = 0.0) -> None:
-        """Change the link from now on. With None nothing gets through, and what is sent waits until there is a link
-        again.
-
-        InputError: a jitter below 0.
-        """
+        """Change the link from now on; with None all waits until there is one again. InputError: a jitter below 0."""
         check_jitter(jitter_s)
         if link is not None:
             self._up.change(link, jitter_s)

@@ -159,10 +159,7 @@ def read(device: Device, photos: Sequence[Photo]) -> Known:
 
 
 def smallest(device: Device, known: Known, max_drop: float) -> list[InputCodec]:
-    """Find each format's lowest of QUALITIES within the bound; a format that has none is left out.
-
-    InputError: a bound that is none.
-    """
+    """Find each format's lowest of QUALITIES within the bound, where it has one. InputError: no such bound."""
     if not -100 <= max_drop <= 100:
         raise InputError(f"max_drop is {max_drop}; give points of top-1, -100 to 100")
     found = []

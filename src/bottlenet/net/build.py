@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, reason
 from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split, count_flops, cuts, layout_at, split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
@@ -109,7 +109,7 @@ def insert(
     channels = channels or min(USUAL_CHANNELS, c * stride**2)
     spec = UnitSpec(c, channels, stride, (height, width))
     head, learned = (nn.Identity(), halves.head) if end_to_end else split_head(halves.head, learn_from, cut, size)
-    reduction, restoration = UNITS[unit](spec)
+    reduction, restoration = (half(spec) for half in UNITS[unit])
     if layout.kind != "planes":
         reduction, restoration = GridReduction(layout, reduction), GridRestoration(layout, restoration)
     back = halves
@@ -149,18 +149,12 @@ def copy_of(classifier: Classifier) -> nn.Module:
     try:
         return copy.deepcopy(classifier.module)
     except Exception as error:  # code that is not ours
-        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise InputError(
-            f"{classifier.name}: the network can't be copied ({what:.200}); take weight_norm of "
-            "torch.nn.utils.parametrizations if it has that of torch.nn.utils, or remove_weight_norm"
-        ) from error
+        advice = "in place of torch.nn.utils.weight_norm take that of torch.nn.utils.parametrizations"
+        raise InputError(f"{classifier.name}: the network can't be copied ({reason(error)}); {advice}") from error
 
 
 def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> Enlarged:
-    """Enlarge the restoration to the features of a larger photo.
-
-    InputError: the features are no maps.
-    """
+    """Enlarge the restoration to the features of a larger photo. InputError: the features are no maps."""
     if layout.kind != "planes":
         raise InputError(f"the features at cut {larger.cut.name!r} are no maps, so tail_size can't differ; give 0")
     channels, height, width = larger.cut.shape
@@ -168,10 +162,7 @@ def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> Enlarged:
 
 
 def split_tail(halves: Split, learn_to: str) -> DividedTail:
-    """Divide the tail at a cut.
-
-    InputError: `learn_to` is no cut behind the cut.
-    """
+    """Divide the tail at a cut. InputError: `learn_to` is no cut behind the cut."""
     try:
         channels, height, width = halves.cut.shape
         parts = split(halves.tail, learn_to, (channels, height, width))
@@ -203,10 +194,7 @@ def exit_of(classifier: Classifier, cut: str, size: int, without: str) -> nn.Mod
 
 
 def split_head(head: nn.Module, learn_from: str, cut: str, size: int) -> tuple[nn.Module, nn.Module | None]:
-    """Divide the head into a frozen part, and a part that learns with the unit.
-
-    InputError: `learn_from` is no cut before `cut`.
-    """
+    """Divide the head into a frozen part and one that learns. InputError: `learn_from` is no cut before `cut`."""
     if not learn_from:
         return head, None
     if learn_from == cut:
@@ -241,15 +229,10 @@ def all_passes(channels: int) -> list[tuple[int, int]]:
     return [(channel, plane) for plane in range(len(STEPS)) for channel in range(channels)]
 
 
-def _paper(spec: UnitSpec) -> tuple[nn.Module, nn.Module]:
-    return PaperReduction(spec), PaperRestoration(spec)
-
-
-def _residual(spec: UnitSpec) -> tuple[nn.Module, nn.Module]:
-    return ResidualReduction(spec), ResidualRestoration(spec)
-
-
-UNITS = {"paper": _paper, "residual": _residual}
+UNITS: dict[str, tuple[Callable[[UnitSpec], nn.Module], Callable[[UnitSpec], nn.Module]]] = {
+    "paper": (PaperReduction, PaperRestoration),
+    "residual": (ResidualReduction, ResidualRestoration),
+}
 
 
 @torch.no_grad()
@@ -306,9 +289,7 @@ def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tens
         total = total + patches.sum(0)
         products = products + patches.T @ patches
     if not bool(total.isfinite().all()):
-        raise InputError(
-            "the features at the cut are not all numbers; give another cut, or a network that gives numbers"
-        )
+        raise InputError("features at the cut are not all numbers; give another cut, or a network that gives numbers")
     mean = total / count_of_patches
     variances, vectors = torch.linalg.eigh(products / count_of_patches - torch.outer(mean, mean))
     order = variances.argsort(descending=True)[:count]
@@ -319,10 +300,8 @@ def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tens
 def check_patch(channels: int, stride: int) -> None:
     """Raise InputError where a patch of `stride` has more numbers than principal components are found for."""
     if (numbers := channels * stride**2) > MAX_PATCH:
-        raise InputError(
-            f"stride {stride} on {channels} channels: a patch has {numbers:,} numbers, too many to find principal "
-            f"components for; give a smaller stride, for {MAX_PATCH:,} or fewer"
-        )
+        what = f"a patch has {numbers:,} numbers, too many to find principal components for"
+        raise InputError(f"stride {stride} on {channels} channels: {what}; give a smaller stride, for {MAX_PATCH:,}")
 
 
 MIDDLE = 3.0  # of ReLU6
@@ -400,10 +379,8 @@ def paper_cuts(classifier: Classifier) -> tuple[PaperCut, ...]:
     """
     kind = re.match(r"(?:\w+/)?([a-z0-9_]+)", classifier.name)
     if kind is None or kind[1] not in PLACES:
-        raise InputError(
-            f"{classifier.name}: the paper's table is for {' and '.join(PLACES)}; give torchvision/resnet50 or "
-            "torchvision/vgg19, with :random where no weights are at hand"
-        )
+        advice = "give torchvision/resnet50 or torchvision/vgg19, with :random where no weights are at hand"
+        raise InputError(f"{classifier.name}: the paper's table is for {' and '.join(PLACES)}; {advice}")
     found = {cut.name: cut for cut in cuts(classifier.module, classifier.input_size)}
     places = PLACES[kind[1]]
     if missing := [path for path in places.values() if path not in found]:

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, reason
 from bottlenet.net.trace import (
     Facts,
     Key,
@@ -131,17 +131,12 @@ def check_halves(model: nn.Module, halves: Split, input_size: Size) -> None:
     try:
         expected, found = run(model), run(nn.Sequential(halves.head, halves.tail))
     except Exception as error:  # code that is not ours
-        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise InputError(
-            f"{type(model).__name__} does not run on 2 photos of {input_size} (channels, height, width): {what}; "
-            f"{advice_on(error, input_size[0])}"
-        ) from error
+        where = f"{type(model).__name__} does not run on 2 photos of {input_size} (channels, height, width)"
+        raise InputError(f"{where}: {reason(error)}; {advice_on(error, input_size[0])}") from error
     if close(found, expected) or not close(run(model), expected):
         return  # the same, or something else at each call
-    raise InputError(
-        f"cut at {halves.cut.name}, {type(model).__name__} gives other scores than when it is called: its forward "
-        "depends on what a trace doesn't show, such as a global or a counter; move that into a submodule"
-    )
+    why = "its forward depends on what a trace doesn't show, such as a global or a counter; move that into a submodule"
+    raise InputError(f"cut at {halves.cut.name}, {type(model).__name__} gives other scores than when called: {why}")
 
 
 def close(one: Tensor, other: Tensor) -> bool:

@@ -208,10 +208,7 @@ def files_of(net: BottleNet, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def read_back(bundle: Bundle) -> None:
-    """Open a bundle's graphs as device and server do, and run them on one photo and on two.
-
-    BundleError: one can't be opened or run, or the batch is lost in it.
-    """
+    """Open and run a bundle's graphs as device and server do, on one photo and on two. BundleError: one can't."""
     head, tail, uncut = Head(bundle), open_tail(bundle), open_uncut(bundle)
     for count in (1, 2):
         manifest = bundle.manifest
@@ -347,10 +344,7 @@ def compare(
     stored: Mapping[str, bytes],
     photos: Mapping[str, np.ndarray],
 ) -> Fidelity:
-    """Run torch and onnxruntime on the same photos, a few at a time; both tails get onnxruntime's symbols.
-
-    `photos` are the same ones for each graph that takes pixels.
-    """
+    """Run both runtimes on the same photos, which each graph has in `photos`; both tails get onnxruntime's symbols."""
     exact = {name: open_session(graph) for name, graph in graphs.items()}
     rounded = {name: open_session(stored[name]) for name in graphs if name != "head.onnx"}
     equal, largest = 0.0, 0.0

@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, reason
 from bottlenet.net.models import (
     Classifier,
     Metadata,
@@ -21,8 +21,8 @@ from bottlenet.net.models import (
     import_extra,
     load_weights,
     safe_download,
-    suggestions,
     unknown_network,
+    unknown_weights,
 )
 
 
@@ -33,12 +33,11 @@ def load(named: Named) -> Classifier:
     if not timm.is_model(network):
         raise unknown_network(named, timm.list_models())
     file = named.weights_file
-    name = f"{network}.{tag}" if tag else network
     if named.weights not in ("", "DEFAULT", "random") and file is None:
-        name = f"{network}.{named.weights}"
-    config = (
-        timm.get_pretrained_cfg(name, allow_unregistered=False) if has_metadata(timm, network, name, named) else None
-    )
+        tag = named.weights
+    name, config = f"{network}.{tag}" if tag else network, None
+    if has_metadata(timm, network, tag, named):
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     options: dict[str, Any] = {}
     if config is not None and config.fixed_input_size and named.size:
         options["img_size"] = named.size
@@ -53,23 +52,19 @@ def load(named: Named) -> Classifier:
     try:
         module = timm.create_model(network, **options)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        what = str(error).strip().partition("\n")[0]
-        raise InputError(f"{named.whole}: timm can't build it so ({what}); give another size, or none") from error
+        why = f"timm can't build it so ({reason(error)})"
+        raise InputError(f"{named.whole}: {why}; give another size, or none") from error
     classifier = assemble(named, module, metadata)
     if file is not None:
         load_weights(classifier, file)
     return classifier
 
 
-def has_metadata(timm: Any, network: str, name: str, named: Named) -> bool:
+def has_metadata(timm: Any, network: str, tag: str, named: Named) -> bool:
     """Tell if timm knows anything about the weights. InputError: it has none of that name, but others."""
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{network}.*")]
-    tag = name.partition(".")[2]
     if tag and tag not in tags:
-        raise InputError(
-            f"{named.whole}: {network} has no weights {tag!r}{suggestions(tag, tags)}; give "
-            f"{', '.join([*tags, 'random'])}, or a .safetensors file"
-        )
+        raise unknown_weights(named, network, tag, tags)
     return timm.get_pretrained_cfg(network) is not None
 
 

@@ -30,8 +30,8 @@ from bottlenet.net.models import (
     import_extra,
     load_weights,
     safe_download,
-    suggestions,
     unknown_network,
+    unknown_weights,
 )
 from bottlenet.task import Detection, Segmentation
 
@@ -78,8 +78,7 @@ def build(models: Any, named: Named, classes: int) -> nn.Module:
                 named.network, weights=None, num_classes=classes, **AUXILIARY.get(named.network, {}), **size_of(named)
             )
         except (AssertionError, TypeError, ValueError) as error:
-            what = str(error).partition("\n")[0]
-            raise InputError(f"{named.whole}: {what}; give another size, or none") from error
+            raise InputError(f"{named.whole}: {error}; give another size, or none") from error
     return module
 
 
@@ -98,18 +97,15 @@ def weights_of(models: Any, named: Named) -> Any:
     if named.weights in ("", "random") or named.weights_file is not None:
         return every.DEFAULT
     if named.weights not in every.__members__:
-        near = suggestions(named.weights, every.__members__)
-        raise InputError(
-            f"{named.whole}: {named.network} has no weights {named.weights!r}{near}; "
-            f"give {', '.join(every.__members__)}, random, or a .safetensors file"
-        )
+        raise unknown_weights(named, named.network, named.weights, every.__members__)
     return every[named.weights]
 
 
 def metadata_of(weights: Any) -> Metadata:
     """Collect what the weights say: the short side becomes `resize_size`, the centre crop is `crop_size`."""
     transforms = weights.transforms()
-    size, resized = transforms.crop_size[0], transforms.resize_size[0]
+    resized = transforms.resize_size[0]
+    size = getattr(transforms, "crop_size", [resized])[0]  # segmentations take all of a photo
     return Metadata(
         size=size,
         crop=size / resized,
@@ -145,17 +141,7 @@ class Segmenter(nn.Module):
 
 def load_segmentation(models: Any, named: Named) -> Classifier:
     weights = weights_of(models, named)
-    transforms = weights.transforms()
-    metadata = Metadata(
-        size=transforms.resize_size[0],
-        crop=1.0,
-        interpolation=transforms.interpolation.value,
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-        labels=tuple(weights.meta["categories"]),
-        licence=str(weights.meta.get("license", "not stated")),
-    )
-    network, metadata = network_of(models, named, weights, metadata)
+    network, metadata = network_of(models, named, weights, metadata_of(weights))
     classifier = assemble(named, Segmenter(network), metadata)
     side = classifier.preprocess.size
     try:
@@ -194,9 +180,7 @@ def with_file_weights(classifier: Classifier, named: Named) -> Classifier:
 
 def load_detection(models: Any, named: Named) -> Classifier:
     if named.network not in DETECTORS:
-        raise InputError(
-            f"{named.whole}: of torchvision's detectors {', '.join(DETECTORS)} can be cut; give one of them"
-        )
+        raise InputError(f"{named.whole}: of torchvision's detectors give one of {', '.join(DETECTORS)}")
     weights = weights_of(models, named)
     network, metadata = network_of(models, named, weights, Metadata(labels=tuple(weights.meta["categories"])))
     transform = network.transform

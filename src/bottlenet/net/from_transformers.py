@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, reason
+from bottlenet.files import read_bounded
 from bottlenet.net.models import Classifier, Metadata, Named, assemble, first_few, import_extra
 
 
@@ -27,15 +28,11 @@ def load(named: Named) -> Classifier:
     config = read_json(folder / "config.json", named)
     if not any(folder.glob("*.safetensors")):
         pickled = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
-        raise InputError(
-            f"{folder}: no model.safetensors in it"
-            + (f"; {pickled} is a pickle, which can run any code: save it anew with save_pretrained" if pickled else "")
-        )
+        advice = f"; {pickled} is a pickle, which can run any code: save it anew with save_pretrained"
+        raise InputError(f"{folder}: no model.safetensors in it{advice if pickled else ''}")
     if "auto_map" in config:
-        raise InputError(
-            f"{folder}: its config.json names code of its own, which is not run; wrap the network in a function of "
-            "yours, package.module:function"
-        )
+        advice = "wrap the network in a function of yours, package.module:function"
+        raise InputError(f"{folder}: its config.json names code of its own, which is not run; {advice}")
     path = folder / "preprocessor_config.json"
     processor = read_json(path, named) if path.is_file() else {}
     metadata = metadata_of(config, processor)
@@ -46,16 +43,12 @@ def load(named: Named) -> Classifier:
 def read_json(path: Path, named: Named) -> dict[str, Any]:
     """Read one object. InputError: it can't be read, or is something else."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError("more than 16 MB")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        what = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise InputError(
-            f"{named.whole}: {path}: {what}; give a folder that save_pretrained of transformers has written"
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(f"{named.whole}: {path} holds no JSON object; give a folder that save_pretrained has written")
+        values = json.loads(read_bounded(path, MAX_JSON_BYTES))
+        if not isinstance(values, dict):
+            raise InputError("it holds no JSON object")
+    except (OSError, ValueError, RecursionError, InputError) as error:
+        advice = "give a folder that save_pretrained of transformers has written"
+        raise InputError(f"{named.whole}: {path}: {reason(error)}; {advice}") from error
     return values
 
 
@@ -85,8 +78,7 @@ def network(transformers: Any, folder: Path) -> nn.Module:
                 output_loading_info=True,
             )
     except Exception as error:  # theirs come in many kinds
-        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise InputError(f"{folder}: transformers can't load an image classifier from it ({what:.300})") from error
+        raise InputError(f"{folder}: transformers can't load an image classifier from it ({reason(error)})") from error
     mismatched = [
         f"{name} is {tuple(theirs)}, not {tuple(mine)}" for name, theirs, mine in sorted(info["mismatched_keys"])
     ]

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from bottlenet.bundle import Preprocess
 from bottlenet.bundle.manifest import MAX_CLASSES
-from bottlenet.errors import BottleNetError, InputError, MissingExtraError
+from bottlenet.errors import BottleNetError, InputError, MissingExtraError, reason
 from bottlenet.net.trace import advice_on, check_module
 from bottlenet.records import check_text
 from bottlenet.task import Classification, Multilabel, Segmentation, Task
@@ -76,16 +76,12 @@ class Classifier:
         if not isinstance(self.module, nn.Module):
             raise InputError(f"{self.name}: the classifier is a {type(self.module).__name__}; give a torch.nn.Module")
         if not isinstance(self.preprocess, Preprocess):
-            raise InputError(
-                f"{self.name}: the preprocessing is a {type(self.preprocess).__name__}; "
-                "give a bottlenet.bundle.Preprocess"
-            )
+            kind = type(self.preprocess).__name__
+            raise InputError(f"{self.name}: the preprocessing is a {kind}; give a bottlenet.bundle.Preprocess")
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if [len(self.mean), len(self.std)] != [3, 3] or not finite or min(self.std) <= 0:
-            raise InputError(
-                f"{self.name}: mean {self.mean} and std {self.std}; give three numbers each, in pixel units (0..255), "
-                "std above 0"
-            )
+            given = f"{self.name}: mean {self.mean} and std {self.std}"
+            raise InputError(f"{given}; give three numbers each, in pixel units (0..255), std above 0")
         labels: object = self.labels  # one string would do as a sequence of them
         if not self.labels or isinstance(labels, str) or not all(isinstance(label, str) for label in self.labels):
             raise InputError(f"{self.name}: labels must be strings, one a class, in class order")
@@ -115,11 +111,12 @@ def load_model(name: str) -> Classifier:
     """
     if name in MODELS:
         return MODELS[name]()
+    if not name.startswith(tuple(SOURCES)) and Path(name.partition(",")[0], "config.json").is_file():
+        name = f"hf:{name}"
     for prefix, module_name in SOURCES.items():
         if name.startswith(prefix):
-            return _load_from(name, prefix, module_name)
-    if Path(name.partition(",")[0], "config.json").is_file():
-        return _load_from(f"hf:{name}", "hf:", SOURCES["hf:"])
+            named = parse_name(name, prefix[:-1], name[len(prefix) :])
+            return check_classifier(importlib.import_module(module_name).load(named))
     front = re.split("[:,]", name)[0]
     if front in MODELS:
         raise InputError(f"unknown model {name!r}: {front} has its own weights and takes no settings; give {front}")
@@ -133,22 +130,13 @@ def load_model(name: str) -> Classifier:
     )
 
 
-def _load_from(name: str, prefix: str, module_name: str) -> Classifier:
-
-    named = parse_name(name, prefix[:-1], name[len(prefix) :])
-    classifier: Classifier = importlib.import_module(module_name).load(named)
-    return check_classifier(classifier)
-
-
 def _own_model(name: str) -> Classifier:
     module_name, _, function_name = name.partition(":")
     try:
         build = getattr(importlib.import_module(module_name), function_name)
     except (Exception, SystemExit) as error:  # importing runs code that is not ours
-        what = str(error).partition("\n")[0]
-        raise InputError(
-            f"model {name!r}: {what}; give package.module:function, with the package on PYTHONPATH"
-        ) from error
+        advice = "give package.module:function, with the package on PYTHONPATH"
+        raise InputError(f"model {name!r}: {reason(error)}; {advice}") from error
     if not callable(build):
         raise InputError(f"model {name!r} is a {type(build).__name__}; give a function without arguments")
     try:
@@ -156,8 +144,7 @@ def _own_model(name: str) -> Classifier:
     except BottleNetError:
         raise
     except (Exception, SystemExit) as error:
-        what = str(error).partition("\n")[0]
-        raise InputError(f"model {name!r}: its function failed with {type(error).__name__}: {what}") from error
+        raise InputError(f"model {name!r}: its function failed with {reason(error)}") from error
     if isinstance(classifier, tuple) and len(classifier) == 5:
         module, preprocess, mean, std, labels = classifier
         try:
@@ -165,14 +152,11 @@ def _own_model(name: str) -> Classifier:
             labels = labels if isinstance(labels, str) else tuple(labels)
             classifier = Classifier(name, module, preprocess, mean, std, labels, "not stated")  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"model {name!r}: {error}; mean and std are three numbers each, labels a sequence of strings"
-            ) from error
+            advice = "mean and std are three numbers each, labels a sequence of strings"
+            raise InputError(f"model {name!r}: {error}; {advice}") from error
     if not isinstance(classifier, Classifier):
-        raise InputError(
-            f"model {name!r} returned a {type(classifier).__name__}; return a bottlenet.net.models.Classifier or "
-            "(module, Preprocess, mean, std, labels)"
-        )
+        advice = "return a bottlenet.net.models.Classifier or (module, Preprocess, mean, std, labels)"
+        raise InputError(f"model {name!r} returned a {type(classifier).__name__}; {advice}")
     classifier.module.eval()
     return classifier
 
@@ -187,9 +171,8 @@ def _nearest(name: str, front: str) -> list[str]:
         rest = name[len(source + slash) :]
         if importlib.util.find_spec(package.partition(".")[0]) is not None:
             known = importlib.import_module(package).list_models()
-            near += [
-                prefix + rest.replace(network, each, 1) for each in difflib.get_close_matches(network, known, 1, 0.8)
-            ]
+            found = difflib.get_close_matches(network, known, 1, 0.8)
+            near += [prefix + rest.replace(network, each, 1) for each in found]
         elif slash:  # nobody knows what is there
             near.append(prefix + rest)
     return near
@@ -203,17 +186,13 @@ def check_classifier(classifier: Classifier) -> Classifier:
     or task, no numbers, probabilities in place of logits.
     """
     if not isinstance(classifier, Classifier):  # the network alone does not say what its photos and scores are
-        raise InputError(
-            f"the classifier is a {type(classifier).__name__}; give a name that bottlenet cuts takes, or a Classifier "
-            "with the network, its preprocessing, mean, std and labels"
-        )
+        advice = "give a name that bottlenet cuts takes, or a Classifier with network, preprocessing, mean, std, labels"
+        raise InputError(f"the classifier is a {type(classifier).__name__}; {advice}")
     module, task, labels = classifier.module, classifier.task, len(classifier.labels)
     check_module(module)
     if unloaded := [name for name, tensor in module.state_dict().items() if tensor.is_meta]:
-        raise InputError(
-            f"{classifier.name}: {unloaded[0]} is on the meta device, so it has no values; load weights into it first, "
-            "with load_state_dict(..., assign=True)"
-        )
+        advice = "load weights first, with load_state_dict(..., assign=True)"
+        raise InputError(f"{classifier.name}: {unloaded[0]} is on the meta device, so it has no values; {advice}")
     if kinds := {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}:
         kind = str(kinds.pop()).removeprefix("torch.")
         raise InputError(f"{classifier.name}: its weights are {kind}, and photos are float32; give module.float()")
@@ -223,17 +202,12 @@ def check_classifier(classifier: Classifier) -> Classifier:
         try:
             scores = module(photos[:count])
         except Exception as error:  # code that is not ours
-            what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-            raise InputError(
-                f"{classifier.name}: it does not run on {count} photos of {side} x {side} pixels ({what}); "
-                f"{advice_on(error, 3)}"
-            ) from error
+            what = f"it does not run on {count} photos of {side} x {side} pixels ({reason(error)})"
+            raise InputError(f"{classifier.name}: {what}; {advice_on(error, 3)}") from error
         check_output(classifier, scores, count)
     if labels == 1 and isinstance(task, Classification | Segmentation):
-        raise InputError(
-            f"{classifier.name}: it has one score, so its answer would always be {classifier.labels[0]!a:.60}; give a "
-            "network with two classes or more, or task=multilabel with a threshold"
-        )
+        what = f"it has one score, so its answer would always be {classifier.labels[0]!a:.60}"
+        raise InputError(f"{classifier.name}: {what}; give two classes or more, or task=multilabel with a threshold")
     if isinstance(task, Classification | Multilabel):
         check_logits(classifier, photos)
     return classifier
@@ -242,26 +216,22 @@ def check_classifier(classifier: Classifier) -> Classifier:
 def check_output(classifier: Classifier, scores: object, count: int) -> None:
     """Raise InputError where a module's output for `count` photos is not what the labels and the task need."""
     labels, task = len(classifier.labels), classifier.task
-    expected = (count, *module_output(task, labels))
+    output = (labels, task.rows, task.columns) if isinstance(task, Segmentation) else task.output(labels).shape
+    expected = (count, *output)
     if not isinstance(scores, Tensor):
-        raise InputError(
-            f"{classifier.name}: it returns a {type(scores).__name__}; wrap it in a module that returns the tensor of "
-            "scores alone"
-        )
-    shape, photos = tuple(scores.shape), f"{count} photos" if count > 1 else "1 photo"
+        what = f"it returns a {type(scores).__name__}"
+        raise InputError(f"{classifier.name}: {what}; wrap it in a module that returns the tensor of scores alone")
+    shape = tuple(scores.shape)
+    gives = f"{shape} for {count} photo{'s' * (count > 1)}"
     if shape != expected and count == 1:  # two were fine
-        raise InputError(
-            f"{classifier.name}: it gives {shape} for {photos}, not {expected}: the batch is lost in it; give "
-            "squeeze() the dimensions that it may take, or flatten(1)"
-        )
+        advice = "give squeeze() the dimensions that it may take, or flatten(1)"
+        raise InputError(f"{classifier.name}: it gives {gives}, not {expected}: the batch is lost in it; {advice}")
     if shape != expected and len(expected) > 2:
-        raise InputError(f"{classifier.name}: it gives {shape} for {photos}; a {task.name} has {expected}")
+        raise InputError(f"{classifier.name}: it gives {gives}; a {task.name} has {expected}")
     if shape != expected:
-        flat = len(shape) == 2 and shape[0] == count
-        output = f"{shape[1]:,} scores" if flat else f"{shape} for {photos}"
-        raise InputError(
-            f"{classifier.name}: {labels:,} labels, but the network gives {output}; give one label a score, in order"
-        )
+        found = f"{shape[1]:,} scores" if len(shape) == 2 and shape[0] == count else gives
+        what = f"{labels:,} labels, but the network gives {found}"
+        raise InputError(f"{classifier.name}: {what}; give one label a score, in order")
     if not bool(scores.isfinite().all()):
         raise InputError(f"{classifier.name}: its scores are not all numbers; give other weights, or mend it")
 
@@ -278,10 +248,8 @@ def check_logits(classifier: Classifier, photos: Tensor) -> None:
     if len(classifier.labels) > 1 and scores.min() >= 0 and bool(((sums - 1).abs() < 1e-4).all()):
         last = "Softmax"  # spelled out
     if last.startswith(("Softmax", "Sigmoid")):
-        raise InputError(
-            f"{classifier.name}: its scores are probabilities, as after a {last[:7].lower()}; give the network without "
-            "that layer, as its answers come from logits"
-        )
+        what = f"its scores are probabilities, as after a {last[:7].lower()}"
+        raise InputError(f"{classifier.name}: {what}; give the network without that layer: answers come from logits")
 
 
 def fingerprint(classifier: Classifier) -> str:
@@ -293,18 +261,8 @@ def fingerprint(classifier: Classifier) -> str:
     return digest.hexdigest()
 
 
-def module_output(task: Task, labels: int) -> tuple[int, ...]:
-    """Return the shape, without the batch, of the output of a module of that task."""
-    if isinstance(task, Segmentation):
-        return (labels, task.rows, task.columns)
-    return task.output(labels).shape
-
-
 class Normalize(nn.Module):
-    """Pixels (B, S, S, 3) uint8 -> (B, 3, S, S) float32, `(pixel - mean) / std`.
-
-    Stands in front of head.onnx, so that a device hands over what its decoder gave.
-    """
+    """Pixels (B, S, S, 3) uint8, as a decoder gives them, -> (B, 3, S, S) float32, `(pixel - mean) / std`."""
 
     mean: Tensor
     std: Tensor
@@ -316,10 +274,8 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)  # (B, 3, S, S)
-        return (
-            (x - self.mean) / self.std
-        ).contiguous()  # as photos are elsewhere, for networks that take views of them
+        x = (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std  # (B, 3, S, S)
+        return x.contiguous()  # as photos are elsewhere, for networks that take views of them
 
 
 class EfficientNetLite(nn.Module):
@@ -429,10 +385,8 @@ class Named:
         """The file of weights of one's own. InputError: it is none of safetensors."""
         path = Path(self.weights)
         if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl"):
-            raise InputError(
-                f"{self.whole}: {path.name} holds a pickle, which can run any code; write its tensors with "
-                "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors') and give that file"
-            )
+            advice = "write its tensors with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+            raise InputError(f"{self.whole}: {path.name} holds a pickle, which can run any code; {advice}")
         return path if path.suffix == ".safetensors" else None
 
     def number(self, name: str, low: float, high: float) -> float:
@@ -442,9 +396,8 @@ class Named:
         except ValueError:
             value = math.nan
         if not low <= value <= high or (name == "size" and not value.is_integer()):
-            raise InputError(
-                f"{self.whole}: {name} is {self.settings[name]!r}; give {SETTINGS[name]}, {low:g} to {high:g}"
-            )
+            given, wanted = f"{name} is {self.settings[name]!r}", f"{SETTINGS[name]}, {low:g} to {high:g}"
+            raise InputError(f"{self.whole}: {given}; give {wanted}")
         return value
 
     def triple(self, name: str) -> Triple | None:
@@ -465,11 +418,9 @@ class Named:
             if "threshold" in self.settings:
                 raise InputError(f"{self.whole}: threshold is for detectors, or with task=multilabel; leave it out")
             return Classification()
-        if self.settings["task"] != Multilabel.name:
-            task = self.settings["task"]
-            raise InputError(
-                f"{self.whole}: task is {task!r}; give multilabel, or leave it out: others are in the network"
-            )
+        if (task := self.settings["task"]) != Multilabel.name:
+            advice = "give multilabel, or leave it out: others are in the network"
+            raise InputError(f"{self.whole}: task is {task!r}; {advice}")
         threshold = self.settings.get("threshold", "0.5")
         if not Path(threshold).is_file():
             return Multilabel((self.number("threshold", 0, 1) if "threshold" in self.settings else 0.5,) * classes)
@@ -478,9 +429,8 @@ class Named:
             multilabel = Multilabel(tuple(float(line) for line in lines))
             multilabel.check(classes)
         except (OSError, ValueError, InputError) as error:
-            raise InputError(
-                f"{self.whole}: {threshold}: {error}; give a file with a number from 0 to 1 a line"
-            ) from error
+            advice = "give a file with a number from 0 to 1 a line"
+            raise InputError(f"{self.whole}: {threshold}: {error}; {advice}") from error
         return multilabel
 
     def labels(self) -> tuple[str, ...] | None:
@@ -503,10 +453,7 @@ class Named:
         if not 1 <= len(labels) <= MAX_CLASSES or not all(labels):
             raise InputError(f"{file}: an empty line, or not 1 to {MAX_CLASSES} lines; give one class a line")
         for number, label in enumerate(labels, 1):
-            try:
-                check_text(f"line {number}", label, MAX_LABEL)
-            except InputError as error:
-                raise InputError(f"{file}: {error}") from error
+            check_text(f"{file}: line {number}", label, MAX_LABEL)
         return labels
 
 
@@ -518,11 +465,8 @@ def parse_name(name: str, source: str, rest: str) -> Named:
     for text in behind:
         key, equals, value = text.strip().partition("=")
         if key not in SETTINGS or not equals or not value or key in settings:
-            near = suggestions(key, SETTINGS)
-            raise InputError(
-                f"{name}: {text.strip()!r} is no setting{near or ''}; behind commas can stand "
-                f"{', '.join(f'{each}=' for each in SETTINGS)} each once"
-            )
+            what = f"{text.strip()!r} is no setting{suggestions(key, SETTINGS)}"
+            raise InputError(f"{name}: {what}; behind commas can stand {'=, '.join(SETTINGS)}= each once")
         settings[key] = value
     if not network:
         raise InputError(f"{name!r} names no network; give {source}{':FOLDER' if source == 'hf' else '/NAME'}")
@@ -545,37 +489,26 @@ class Metadata:
 
 def assemble(named: Named, module: nn.Module, metadata: Metadata) -> Classifier:
     """Build the classifier. InputError: something that neither the settings nor the weights say."""
-    size = named.size or metadata.size
-    crop = named.number("crop", 1e-3, 1) if "crop" in named.settings else metadata.crop
-    interpolation = named.settings.get("interpolation", metadata.interpolation)
-    mean, std = named.triple("mean") or metadata.mean, named.triple("std") or metadata.std
-    labels = named.labels() or metadata.labels
-    known = {"size": size, "crop": crop, "interpolation": interpolation, "mean": mean, "std": std, "labels": labels}
+    known: dict[str, Any] = {
+        "size": named.size or metadata.size,
+        "crop": named.number("crop", 1e-3, 1) if "crop" in named.settings else metadata.crop,
+        "interpolation": named.settings.get("interpolation", metadata.interpolation),
+        "mean": named.triple("mean") or metadata.mean,
+        "std": named.triple("std") or metadata.std,
+        "labels": named.labels() or metadata.labels,
+    }
     if missing := [key for key, value in known.items() if value is None]:
-        remark = f" ({metadata.remark})" if metadata.remark else ""
+        what = f"its weights don't say {', '.join(missing)}" + (f" ({metadata.remark})" if metadata.remark else "")
         examples = ", ".join(f"{key}=... ({SETTINGS[key]})" for key in missing)
-        raise InputError(
-            f"{named.whole}: its weights don't say {', '.join(missing)}{remark}; put behind the name, with a comma "
-            f"before each: {examples}"
-        )
-    assert size is not None
-    assert crop is not None
-    assert interpolation is not None
-    assert mean is not None
-    assert std is not None
-    assert labels is not None
+        raise InputError(f"{named.whole}: {what}; put behind the name, with a comma before each: {examples}")
     try:
-        preprocess = Preprocess(size, crop, interpolation)
+        preprocess = Preprocess(known["size"], known["crop"], known["interpolation"])
     except InputError as error:
         raise InputError(f"{named.whole}: {error}") from error
-    means, stds = in_pixels(mean), in_pixels(std)
+    mean, std = (tuple(255 * value for value in known[name]) for name in ("mean", "std"))  # in pixel units
+    labels, licence = known["labels"], metadata.licence
     task = named.task(len(labels))
-    return Classifier(named.short, module.eval(), preprocess, means, stds, labels, metadata.licence, task)
-
-
-def in_pixels(values: Triple) -> Triple:
-    """Scale 0..1 to 0..255."""
-    return tuple(255 * value for value in values)  # type: ignore[return-value]
+    return Classifier(named.short, module.eval(), preprocess, mean, std, labels, licence, task)
 
 
 def suggestions(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -589,6 +522,11 @@ def unknown_network(named: Named, known: Sequence[str]) -> InputError:
     return InputError(f"{named.whole}: {named.source} has no classifier {named.network!r}{near}")
 
 
+def unknown_weights(named: Named, network: str, weights: str, known: Iterable[str]) -> InputError:
+    what = f"{network} has no weights {weights!r}{suggestions(weights, known)}"
+    return InputError(f"{named.whole}: {what}; give {', '.join([*known, 'random'])}, or a .safetensors file")
+
+
 def import_extra(package: str, named: Named) -> Any:
     """Import a package. MissingExtraError: it, or one that it needs, is not installed."""
     name = package.partition(".")[0]
@@ -597,11 +535,9 @@ def import_extra(package: str, named: Named) -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{named.whole} (package {error.name})", name) from error
     except Exception as error:  # torchvision beside a torch that it was not built for
-        what = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{named.whole}: {name} is installed but does not import ({what}); it and torch must be a pair: "
-            f'pip install --upgrade torch ".[{name}]"'
-        ) from error
+        advice = f'it and torch must be a pair: pip install --upgrade torch ".[{name}]"'
+        what = f"{name} is installed but does not import ({reason(error)})"
+        raise InputError(f"{named.whole}: {what}; {advice}") from error
 
 
 @contextmanager
@@ -614,11 +550,8 @@ def safe_download(named: Named) -> Iterator[None]:
     except BottleNetError:
         raise
     except Exception as error:  # each library has its own for the same few things
-        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise InputError(
-            f"{named.whole}: its weights can't be had ({what:.200}); without a network give weights of your own, "
-            f"{named.source}/{named.network}:FILE.safetensors, or :random"
-        ) from error
+        advice = f"without a network give {named.source}/{named.network}:FILE.safetensors, or :random"
+        raise InputError(f"{named.whole}: its weights can't be had ({reason(error)}); {advice}") from error
     finally:
         if before is None:
             del os.environ[FORCE]
@@ -631,22 +564,16 @@ FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def load_weights(classifier: Classifier, file: Path, ignored: Sequence[str] = ()) -> None:
-    """Load a file's tensors into the classifier, but for those whose names start with one of `ignored`.
-
-    InputError: the file can't be read, or does not fit.
-    """
+    """Load a file's tensors, but for those named like one of `ignored`. InputError: can't be read, or don't fit."""
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError, ValueError) as error:
-        what = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
-        raise InputError(f"{file}: {what}; give the weights of {classifier.name} as safetensors") from error
+        raise InputError(f"{file}: {reason(error)}; give the weights of {classifier.name} as safetensors") from error
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(ignored))}
     own = classifier.module.state_dict()
     check_classes(classifier, file, own, tensors)
-    if differences := key_differences(own, tensors):
-        raise InputError(
-            f"{file} does not fit {classifier.name}: {'; '.join(differences)}; give weights of that network"
-        )
+    if found := "; ".join(key_differences(own, tensors)):
+        raise InputError(f"{file} does not fit {classifier.name}: {found}; give weights of that network")
     classifier.module.load_state_dict(tensors, strict=False)
 
 
@@ -657,10 +584,8 @@ def check_classes(classifier: Classifier, file: Path, own: Mapping[str, Tensor],
         return
     other = [(own[name].shape, tensor.shape) for name, tensor in tensors.items() if own[name].shape != tensor.shape]
     if other and all(mine[0] == labels and mine[1:] == theirs[1:] for mine, theirs in other):
-        raise InputError(
-            f"{classifier.name}: {labels:,} labels, but the weights in {file.name} are for {other[0][1][0]:,} classes; "
-            "give one label a class, in class order"
-        )
+        what = f"{labels:,} labels, but the weights in {file.name} are for {other[0][1][0]:,} classes"
+        raise InputError(f"{classifier.name}: {what}; give one label a class, in class order")
 
 
 def key_differences(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:

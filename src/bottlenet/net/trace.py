@@ -26,7 +26,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, reason
 
 Key = tuple[int, ...]
 Size = tuple[int, int, int]
@@ -62,10 +62,7 @@ def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]
     decisions: dict[Key | None, bool] = {}
 
     def trace(towards: Key | None = None, opaque: frozenset[type[nn.Module]] = frozenset()) -> Traced:
-        """Trace as deep as it goes, or with `towards` only into the calls that lead to that place.
-
-        InputError: the forward of the model itself can't be traced.
-        """
+        """Trace all, or the calls `towards` a place. InputError: the model's own forward can't be traced."""
         while True:
             tracer = _Tracer(opaque, towards, input_size, decisions, own_call)
             restore()  # of what the last trace left there
@@ -263,15 +260,12 @@ def line_of(error: Exception, *own: str) -> str:
 
 
 def _untraceable(model: nn.Module, error: Exception) -> InputError:
-    where = line_of(error, __file__)
-    what = str(error).strip().partition("\n")[0]
-    return InputError(
-        f"the forward of {type(model).__name__} can't be traced{where}: {type(error).__name__}: {what}; lines that "
-        "decide by no photo's values can move into a submodule, which is then left whole; else choose with "
-        "torch.where, in a function of your own that returns the network so, named package.module:function"
-    )
+    where = f"the forward of {type(model).__name__} can't be traced{line_of(error, __file__)}"
+    advice = "lines that decide by no photo's values can move into a submodule, which is left whole; else"
+    return InputError(f"{where}: {reason(error)}; {advice} {BY_WHERE}")
 
 
+BY_WHERE = "choose with torch.where, in your own package.module:function that returns the network so"
 BATCHES = (1, 1008)  # numbers of photos: what comes out different for these depends on it
 
 
@@ -368,17 +362,14 @@ def shape_facts(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, i
         try:
             run.run(torch.empty(PROBE_BATCH, *input_size, dtype=first.dtype, device=first.device))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            what = f"what `{run.running}` does{line_of(error, __file__)} depends on the values of its tensors"
             raise InputError(
-                f"{type(model).__name__} can't be cut: what `{run.running}` does{line_of(error, __file__)} depends on "
-                "the values of its tensors, so that no cut holds for every photo; choose with torch.where, in a "
-                "function of your own that returns the network so, named package.module:function"
+                f"{type(model).__name__} can't be cut: {what}, so no cut is for all; {BY_WHERE}"
             ) from error
         except Exception as error:
-            what = str(error).strip().partition("\n")[0]
-            raise InputError(
-                f"{type(model).__name__} does not run on an input of {input_size} (channels, height, width): "
-                f"at `{run.running}`: {what}; {advice_on(error, input_size[0])}"
-            ) from error
+            where = f"{type(model).__name__} does not run on an input of {input_size} (channels, height, width)"
+            what = f"at `{run.running}`: {reason(error)}; {advice_on(error, input_size[0])}"
+            raise InputError(f"{where}: {what}") from error
     facts = run.facts
     known = facts.constants.keys() | facts.batch
     facts.shapes_alone = {node for node in facts.shapes_alone if node not in known and known >= node.users.keys()}

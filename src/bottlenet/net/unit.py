@@ -65,11 +65,9 @@ class UnitSpec:
         if self.stride > min(self.size):
             raise InputError(f"stride {self.stride} is larger than the features, {self.size[0]} x {self.size[1]}")
         if self.channels > (most := self.in_channels * self.stride**2):
-            height, width = self.size
-            raise InputError(
-                f"{self.channels} channels at stride {self.stride} are more than the features have, "
-                f"{self.in_channels} x {height} x {width}; give {most} or fewer"
-            )
+            features = f"the features have, {self.in_channels} x {self.size[0]} x {self.size[1]}"
+            given = f"{self.channels} channels at stride {self.stride}"
+            raise InputError(f"{given} are more than {features}; give {most} or fewer")
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -369,10 +367,7 @@ LEAST_PROBABILITY = 1e-7
 
 
 class Prior(nn.Module):
-    """Three logistics a channel: `weight`, `mean` and `log_scale`, (C, 3) each.
-
-    `deviation` (C,) is the standard deviation of each channel at the start.
-    """
+    """Three logistics a channel, (C, 3) each, whose standard deviation starts at `deviation` (C,)."""
 
     def __init__(self, deviation: Tensor) -> None:
         super().__init__()

@@ -56,10 +56,7 @@ class Photo:
 
 
 def list_samples(folder: Path | str) -> list[Photo]:
-    """List every photo to train on: those in the shards of `folder`, or where it has none, of `list_photos`.
-
-    InputError: none, or a shard that can't be used.
-    """
+    """List the photos in a folder's shards, or as `list_photos`. InputError: none, or a shard that can't be used."""
     shards = shards_of(Path(folder)) if folder != "" else None
     if not shards:
         return list_photos(folder)
@@ -82,10 +79,8 @@ def list_photos(folder: Path | str) -> list[Photo]:
         labels = _read_labels(labels_csv)
         photos = [Photo(path, labels.pop(_key(path, root), None)) for path in found]
         if labels:
-            raise InputError(
-                f"{labels_csv}: names {len(labels)} files that are not there, such as {next(iter(labels))!r:.200}; "
-                "add them, or remove their lines"
-            )
+            what = f"names {len(labels)} files that are not there, such as {next(iter(labels))!r:.200}"
+            raise InputError(f"{labels_csv}: {what}; add them, or remove their lines")
     else:
         classes = sorted({path.parent for path in found} - {root})
         index = {parent: i for i, parent in enumerate(classes)}
@@ -117,10 +112,8 @@ def _read_labels(path: Path) -> dict[str, int]:
                 where = f"{path}, line {rows.line_num}"
                 name, label = _read_row(row, where)
                 if (other := labels.setdefault(name, label)) != label:
-                    raise InputError(
-                        f"{where}: {name!r:.200} has class {label}, and class {other} further up; "
-                        "a file has one class: remove one of the lines"
-                    )
+                    what = f"{name!r:.200} has class {label}, and class {other} further up"
+                    raise InputError(f"{where}: {what}; a file has one class: remove one of the lines")
     except OSError as error:
         raise InputError(f"{path}: can't read it ({error.strerror or error}); give a file, or none") from error
     except UnicodeDecodeError as error:
@@ -173,10 +166,8 @@ def known_labels(photos: Sequence[Photo], data: str | Path, classes: int, whose:
         return [Photo(photo.path, None) for photo in photos]
     for photo in photos:
         if photo.label is not None and not 0 <= photo.label < classes:
-            raise InputError(
-                f"{data}: {photo.path.name} has class {photo.label}, but {whose} has classes 0 to {classes - 1}; give "
-                "photos labelled in its order"
-            )
+            what = f"{photo.path.name} has class {photo.label}, but {whose} has classes 0 to {classes - 1}"
+            raise InputError(f"{data}: {what}; give photos labelled in its order")
     return photos
 
 
@@ -219,10 +210,7 @@ class Piece:
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """List the tar files in a folder, by name; none where it is no folder of shards.
-
-    InputError: one is compressed, or the folder can't be listed.
-    """
+    """List a folder's tar files by name. InputError: one is compressed, or the folder can't be listed."""
     try:
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
@@ -255,9 +243,8 @@ def read_shards(shards: Sequence[Path]) -> Iterator[tuple[str, int | None, Piece
                 if key in photos:
                     raise InputError(f"{shard}: two photos are called {key!r:.200}; give each sample its own name")
                 if piece.size > MAX_FILE_BYTES:
-                    raise InputError(
-                        f"{shard}: {name!r:.200} has {piece.size} bytes; up to {MAX_FILE_BYTES} are allowed"
-                    )
+                    what = f"{name!r:.200} has {piece.size} bytes"
+                    raise InputError(f"{shard}: {what}; up to {MAX_FILE_BYTES} are allowed")
                 photos[key] = (name, piece)
         samples = {key: sample_of(key) for key in photos}
         taken = [key for key, sample in samples.items() if key == sample or sample not in photos]

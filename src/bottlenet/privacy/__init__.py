@@ -25,10 +25,7 @@ MAX_BUDGETS = 12
 
 @dataclass(frozen=True)
 class PrivacyConfig:
-    """One attack on one bundle. A field's comment is the help of its option.
-
-    InputError: numbers that can't be.
-    """
+    """One attack on one bundle. A field's comment is its option's help. InputError: numbers that can't be."""
 
     data: tuple[str, ...]  # folders of photos that the attacker learns from; no labels needed
     out: str  # folder for samples, attacker and pictures; what is there is not made again

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, reason
 from bottlenet.files import part_of
 from bottlenet.net.cut import split
 from bottlenet.net.models import Classifier
@@ -155,10 +155,8 @@ class Perceived:
             with torch.no_grad():
                 self.features(torch.zeros(1, 3, side, side))
         except (RuntimeError, AssertionError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{classifier.name}: its head takes no photos of {side} x {side} ({reason}); give --perceptual 0"
-            ) from error
+            what = f"its head takes no photos of {side} x {side} ({reason(error)})"
+            raise InputError(f"{classifier.name}: {what}; give --perceptual 0") from error
 
     def features(self, pixels: Tensor) -> Tensor:
         """Compute what is at the cut, of (B, 3, side, side), 0..1."""
@@ -372,5 +370,4 @@ def load_attacker(path: Path, samples: Samples, config: PrivacyConfig) -> Attack
         inverter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # or sums are rounded otherwise
         return Attacker(inverter.eval(), scale, int(about["steps"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: it can't be used ({reason}); remove it, and it is made again") from error
+        raise InputError(f"{path}: it can't be used ({reason(error)}); remove it, and it is made again") from error

@@ -167,10 +167,7 @@ class Fitting:
 
 
 def fitting_jpeg(pixels: Pixels, budget: int, side: int) -> Fitting | None:
-    """Find the JPEG of (S, S, 3) of at most `budget` bytes that, resized to `side` pixels, has the highest PSNR.
-
-    None: no size and quality fits.
-    """
+    """Find the JPEG of (S, S, 3) within `budget` bytes with the highest PSNR at `side` pixels; None: none fits."""
     wanted = resized(pixels, side)
     found: list[tuple[float, Fitting]] = []
     for jpeg_side in SIDES:

@@ -204,10 +204,7 @@ class Attack:
 
 
 def run_attack(attack: Attack) -> PrivacyReport:
-    """Train what is not there yet, and measure what this attacker gets; another may do better.
-
-    InputError: a budget that nothing fits, or a model that can't be had.
-    """
+    """Train what is missing and measure this attacker. InputError: a budget or a model that can't be had."""
     samples, attacker, bundle = attack.samples, attack.attacker, attack.bundle
     records, originals = attack.test()
     judge = Judge(originals, attack.uncut, bundle.manifest.uncut_preprocess.size)

@@ -152,10 +152,7 @@ class Samples:
 def crop_records(
     tap: Tap, photos: Sequence[Photo], side: int, *, crops: int, budgets: Sequence[int | None], seed: int
 ) -> Iterator[Records]:
-    """Yield of every photo the crop that a device makes, and random ones up to `crops`.
-
-    Each is within one of `budgets`, by chance; `seed` decides the order, crop by crop.
-    """
+    """Yield each photo's crops, the device's and random ones up to `crops`, each within one of `budgets` by chance."""
     rng = np.random.default_rng((seed, 1))
     shuffled = [photos[position] for position in rng.permutation(len(photos))]
 
@@ -172,10 +169,7 @@ def crop_records(
 def centre_records(
     tap: Tap, photos: Sequence[Photo], side: int, send: Send = lambda symbols: (0, symbols)
 ) -> Iterator[Records]:
-    """Yield the crop that a device makes of every photo. Unless they are sent, `symbols_hat` are the symbols.
-
-    InputError: most of them are damaged.
-    """
+    """Yield each photo's crop as a device makes it, sent or as it is. InputError: most photos are damaged."""
     preprocess = tap.bundle.manifest.preprocess
     views = centre_views(photos, (preprocess.size, side), Damaged(len(photos)), preprocess)
     yield from in_records(tap, side, views, send)

@@ -80,17 +80,13 @@ def check_bundle(bundle: Bundle, sources: Sequence[Source]) -> None:
     """InputError: another network's, or none of the profiles, benches and evaluations is of it."""
     for source in sources:
         if source.kind != "record" and source.model and source.model != bundle.manifest.model:
-            raise InputError(
-                f"{source.path} is of the network {shown(source.model)}, and bundle {bundle.manifest.name} of "
-                f"{shown(bundle.manifest.model)}; give sources of one network"
-            )
+            what = f"{source.path} is of the network {shown(source.model)}, and bundle {bundle.manifest.name} of"
+            raise InputError(f"{what} {shown(bundle.manifest.model)}; give sources of one network")
     ids = {one: source for source in sources for one in bundles_of(source)}
     if ids and bundle.id.hex() not in ids:
         one, source = next(iter(ids.items()))
-        raise InputError(
-            f"{source.path} is of bundle {one[:12]}, and nothing that is given is of {bundle.id.hex()[:12]}, bundle "
-            f"{bundle.manifest.name}; give sources of that bundle, or another --bundle"
-        )
+        what = f"{source.path} is of bundle {one[:12]}, and nothing that is given of {bundle.id.hex()[:12]}, bundle"
+        raise InputError(f"{what} {bundle.manifest.name}; give sources of that bundle, or another --bundle")
 
 
 def bundles_of(source: Source) -> Sequence[str]:
@@ -157,16 +153,12 @@ def plain_values(value: object, name: str, depth: int) -> Iterator[tuple[str, st
 
 
 def page(sections: Sequence[Section], sources: Sequence[Source], request: Request) -> str:
-    """Write the whole page, below MAX_PAGE_BYTES: the last photos are left out where it would be larger.
-
-    InputError: it is larger without any photo.
-    """
+    """Write the page; photos are left out above MAX_PAGE_BYTES. InputError: it is larger without any."""
     while len((text := rendered(sections, sources, request)).encode()) > MAX_PAGE_BYTES:
         shorter = [replace(section, tables=tuple(map(without_last_photo, section.tables))) for section in sections]
         if shorter == list(sections):
-            raise InputError(
-                f"the report would have {len(text.encode()):,} bytes, more than {MAX_PAGE_BYTES:,}; give fewer sources"
-            )
+            size = f"{len(text.encode()):,} bytes, more than {MAX_PAGE_BYTES:,}"
+            raise InputError(f"the report would have {size}; give fewer sources")
         sections = shorter
     return text
 

@@ -195,10 +195,7 @@ class Source:
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
-    """Read every source of these paths, in their order.
-
-    InputError: a path that is none, a folder without any, too many, or networks that are mixed.
-    """
+    """Read all sources, in order. InputError: a path that is none, an empty folder, too many, or mixed networks."""
     sources = tuple(source for path in paths for source in expand(path))
     if len(sources) > MAX_SOURCES:
         raise InputError(f"{len(sources)} sources are given; {MAX_SOURCES} fit a report: make several")
@@ -206,10 +203,8 @@ def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
     networks = {source.model: source for source in reversed(sources) if source.model and source.kind != "record"}
     if len(networks) > 1:
         one, other = sorted(networks.values(), key=sources.index)[:2]
-        raise InputError(
-            f"{one.path} is of the network {shown(one.model)} and {other.path} of {shown(other.model)}, which can't be "
-            "compared; make a report for each"
-        )
+        what = f"{one.path} is of the network {shown(one.model)} and {other.path} of {shown(other.model)}"
+        raise InputError(f"{what}, which can't be compared; make a report for each")
     return sources
 
 
@@ -306,9 +301,8 @@ def read_bench(document: object, path: Path) -> BenchReport:
     """InputError: not as `bottlenet bench` writes it."""
     report = picked(BenchReport, document)
     if not report.conditions or not report.rows or len(report.rows) % len(report.conditions):
-        raise InputError(
-            f"bench: {len(report.rows)} rows for {len(report.conditions)} links; make it again with bottlenet bench"
-        )
+        count = f"{len(report.rows)} rows for {len(report.conditions)} links"
+        raise InputError(f"bench: {count}; make it again with bottlenet bench")
     return report
 
 

@@ -51,6 +51,7 @@ from bottlenet.train.team import Team
 COMPONENT_PHOTOS = 1024  # whose features the principal components are of
 FEW_PHOTOS = 128  # the same where each has thousands of places, or where features are whole photos
 REPORTED = 64  # held-out photos that go through the network together
+ONE_A_CLASS = f"give one sub-folder for each class, a {LABELS_CSV}, or label_weight 0"
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,7 @@ class Selection:
 
 
 class Cached:
-    """A source with a cache on disk, which the main process fills where it lacks something.
-
-    `train_set` and `held_out` are positions in its list of photos.
-    """
+    """A source with a cache that the main process fills; `train_set` and `held_out` are positions of its photos."""
 
     def __init__(self, config: TrainConfig, classifier: Classifier, net: BottleNet, team: Team, bar: Progress) -> None:
         self.config, self.team, self.bar = config, team, bar
@@ -231,10 +229,7 @@ def training_photos(config: TrainConfig, classifier: Classifier) -> list[Photo]:
             check_labels(found, folder, len(classifier.labels), config.model)
         photos += found
     if config.label_weight and all(photo.label is None for photo in photos):
-        raise InputError(
-            f"{', '.join(config.data)}: no photo has a label; give one sub-folder for each class, a {LABELS_CSV}, or "
-            "label_weight 0"
-        )
+        raise InputError(f"{', '.join(config.data)}: no photo has a label; {ONE_A_CLASS}")
     return list(choose(photos, config.photos or None))
 
 
@@ -243,10 +238,8 @@ def check_labels(photos: Sequence[Photo], folder: str, classes: int, model: str)
     knows = f"{model} knows 0 to {classes - 1}"
     sub_folders = count_sub_folders(photos, folder)
     if sub_folders is not None and sub_folders != classes:
-        raise InputError(
-            f"{folder}: its {sub_folders} sub-folders would be label 0 to label {sub_folders - 1}; {knows}: "
-            f"give one sub-folder for each class, a {LABELS_CSV}, or label_weight 0"
-        )
+        what = f"its {sub_folders} sub-folders would be label 0 to label {sub_folders - 1}; {knows}"
+        raise InputError(f"{folder}: {what}: {ONE_A_CLASS}")
     for photo in photos:
         if photo.label is not None and photo.label >= classes:
             raise InputError(f"{photo.path} has label {photo.label}; {knows}: give its classes, or label_weight 0")
@@ -286,10 +279,7 @@ def fill_cache(
     progress: Progress,
     frozen: Callable[[], Frozen] | None = None,
 ) -> None:
-    """Compute head features and uncut scores of one set of crops, where they are not on disk yet.
-
-    `frozen` gives the network that computes them, if the caller has it.
-    """
+    """Compute what the cache lacks of a set of crops, with the network of `frozen`, if the caller has it."""
     if cache.has(crop_set):
         return
     network = frozen() if frozen else frozen_network(load_model(config.model), config.frozen_to, cache.sizes[1])
@@ -398,10 +388,8 @@ class FeatureCache:
         for positions, uncut_pixels, head_pixels in batched(self._views(damaged, hash_seed(self.seed, crop_set))):
             records = as_records(*frozen(uncut_pixels, head_pixels))
             if not (good := np.isfinite(records).all(axis=1)).all():
-                raise InputError(
-                    f"{self.photos[positions[int(good.argmin())]].path}: the network's features or scores are not "
-                    "all numbers that float16 can hold; give another cut, no_cache, or a network that gives numbers"
-                )
+                path, what = self.photos[positions[int(good.argmin())]].path, "not all numbers that float16 can hold"
+                raise InputError(f"{path}: its features or scores are {what}; give another cut or network, or no_cache")
             yield positions, records
 
     def _views(self, damaged: Damaged, seed: int) -> Iterator[tuple[int, Views]]:

@@ -54,10 +54,8 @@ class Team:
         self.autocast_bf16 = config.precision == "bf16"
         count = self.count * config.accumulate
         if config.batch % count:
-            raise InputError(
-                f"a batch of {config.batch} can't be divided among {self.count} processes with accumulate "
-                f"{config.accumulate}; give a multiple of {count}"
-            )
+            among = f"{self.count} processes with accumulate {config.accumulate}"
+            raise InputError(f"a batch of {config.batch} can't be divided among {among}; give a multiple of {count}")
         self.slices = [Slice(self.number * config.accumulate + i, count) for i in range(config.accumulate)]
 
     @contextmanager

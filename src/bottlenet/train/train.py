@@ -205,10 +205,9 @@ def with_adversary(net: BottleNet, step: Step, pixels: Tensor | None) -> Tensor:
 def check_finite(config: TrainConfig, steps: int, *values: float) -> None:
     """Raise AstrayError where a value of step number `steps` is no number."""
     if not all(map(math.isfinite, values)):
-        raise AstrayError(
-            f"the loss is no number any more at step {steps}: give a lower lr than {config.lr:g}, or a lower tail_lr "
-            f"than {config.tail_lr:g}, and a new folder; the last checkpoint stays as it was"
-        )
+        advice = f"give a lower lr than {config.lr:g}, or a lower tail_lr than {config.tail_lr:g}, and a new folder"
+        what = f"the loss is no number any more at step {steps}"
+        raise AstrayError(f"{what}: {advice}; the last checkpoint stays as it was")
 
 
 def check_unit(net: BottleNet, config: TrainConfig) -> None:
@@ -225,10 +224,8 @@ def check_apart(net: BottleNet) -> None:
     for name, p in net.named_parameters(remove_duplicate=False):
         parts.setdefault(id(p), set()).add(name.partition(".")[0])
         if id(p) in learns and len(parts[id(p)]) > 1:
-            raise InputError(
-                f"{name} belongs to a layer that runs before the cut and behind it, and can't learn for one of them "
-                "alone; give another cut, or tail_lr 0 and a head that stays as it is"
-            )
+            what = f"{name} belongs to a layer that runs before the cut and behind it, and can't learn for one alone"
+            raise InputError(f"{what}; give another cut, or tail_lr 0 and a head that stays as it is")
 
 
 def init_unit(net: BottleNet, config: TrainConfig, batches: Sequence[Tensor]) -> None:

@@ -225,10 +225,7 @@ NO_NUMBERS = "the network gave scores that are no numbers; export the bundle aga
 
 @dataclass(frozen=True)
 class Answer:
-    """Class scores for one frame, or another task's result, with what they took.
-
-    InputError: a field that its place can't hold, or `top` that isn't best first.
-    """
+    """Scores or a result for one frame, and what they took. InputError: no room, or `top` isn't best first."""
 
     sequence: int  # 0..65535
     decode_us: int  # 0..2**24 - 1

@@ -32,51 +32,63 @@ WEBP_MAX_SIDE = 16383
 
 
 @dataclass(frozen=True)
-class Raw:
-    """The symbols as they are, one byte each, in C, H, W order. `setting` is 0."""
+class PackingCodec(ABC):
+    """Codecs whose one `setting` decides how symbols are packed. InputError: a setting out of range."""
 
-    name: ClassVar[str] = "raw"
-    code: ClassVar[int] = 0
+    name: ClassVar[str]
+    code: ClassVar[int]
+    settings: ClassVar[tuple[str, int, int]]  # what the setting is called, the lowest, the highest
     mosaic: Mosaic
-    setting: int = 0
+    setting: int
 
     def __post_init__(self) -> None:
-        check_integer("raw: setting", self.setting, 0, 0)
+        called, lowest, highest = self.settings
+        check_integer(f"{self.name}: {called}", self.setting, lowest, highest)
+
+    @abstractmethod
+    def pack(self, symbols: Symbols) -> bytes:
+        """Encode symbols, or their picture."""
 
     def encode(self, symbols: Symbols) -> bytes:
         self.mosaic.check(symbols)
+        return self.pack(symbols)
+
+    def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
+        self.mosaic.check(symbols, batch=True)
+        return symbols.copy(), np.array([len(self.pack(one)) for one in symbols], np.int64)
+
+
+@dataclass(frozen=True)
+class Raw(PackingCodec):
+    """The symbols as they are, one byte each, in C, H, W order."""
+
+    name: ClassVar[str] = "raw"
+    code: ClassVar[int] = 0
+    settings: ClassVar = ("setting", 0, 0)
+    setting: int = 0
+
+    def pack(self, symbols: Symbols) -> bytes:
         return symbols.tobytes()
 
     def decode(self, payload: bytes) -> Symbols:
         return unflatten(payload, self.mosaic)
 
-    def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
-        self.mosaic.check(symbols, batch=True)
-        return symbols.copy(), np.full(len(symbols), self.mosaic.symbol_count, np.int64)
-
 
 @dataclass(frozen=True)
-class Deflate:
+class Deflate(PackingCodec):
     """Lossless: the symbols in C, H, W order as a raw DEFLATE stream (RFC 1951), without zlib's header and sum.
 
-    `level` is zlib's, 0 (stored) to 9 (smallest); a decoder needs no level, it travels for the record.
+    `setting` is zlib's level, 0 (stored) to 9 (smallest); a decoder needs none, it travels for the record.
     """
 
     name: ClassVar[str] = "deflate"
     code: ClassVar[int] = 1
-    mosaic: Mosaic
-    level: int = 9
+    settings: ClassVar = ("level", 0, 9)
+    setting: int = 9
 
-    def __post_init__(self) -> None:
-        check_integer("deflate: level", self.level, 0, 9)
-
-    @property
-    def setting(self) -> int:
-        return self.level
-
-    def encode(self, symbols: Symbols) -> bytes:
-        self.mosaic.check(symbols)
-        return self._pack(symbols)
+    def pack(self, symbols: Symbols) -> bytes:
+        deflater = zlib.compressobj(self.setting, wbits=-zlib.MAX_WBITS)
+        return deflater.compress(symbols.tobytes()) + deflater.flush()
 
     def decode(self, payload: bytes) -> Symbols:
         """Decode exactly; inflate at most one byte more than the latent has."""
@@ -92,35 +104,12 @@ class Deflate:
             raise PayloadError(f"deflate payload has {len(inflater.unused_data)} bytes after its end; send none")
         return unflatten(plain, self.mosaic)
 
-    def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
-        self.mosaic.check(symbols, batch=True)
-        return symbols.copy(), np.array([len(self._pack(one)) for one in symbols], np.int64)
-
-    def _pack(self, symbols: Symbols) -> bytes:
-        deflater = zlib.compressobj(self.level, wbits=-zlib.MAX_WBITS)
-        return deflater.compress(symbols.tobytes()) + deflater.flush()
-
 
 @dataclass(frozen=True)
-class PictureCodec(ABC):
-    """What `Jpeg` and `WebP` have in common: symbols go through one grey picture, of a `quality` up to 100."""
+class PictureCodec(PackingCodec):
+    """What `Jpeg` and `WebP` have in common: symbols go through one grey picture, of a quality up to 100."""
 
-    name: ClassVar[str]
-    code: ClassVar[int]
-    lowest: ClassVar[int]  # quality
-    mosaic: Mosaic
-    quality: int = 20
-
-    def __post_init__(self) -> None:
-        check_integer(f"{self.name}: quality", self.quality, self.lowest, 100)
-
-    @property
-    def setting(self) -> int:
-        return self.quality
-
-    @abstractmethod
-    def pack(self, picture: Symbols) -> bytes:
-        """Encode a picture (rows, cols) uint8."""
+    setting: int = 20
 
     @abstractmethod
     def unpack(self, payload: bytes) -> Symbols:
@@ -128,10 +117,8 @@ class PictureCodec(ABC):
 
     def unpack_all(self, payloads: Sequence[bytes]) -> Symbols:
         """Decode payloads that `pack` made to (n, rows, cols) uint8."""
-        pictures: Symbols = np.empty((len(payloads), *self.mosaic.picture_shape), np.uint8)
-        for number, payload in enumerate(payloads):
-            pictures[number] = self.unpack(payload)
-        return pictures
+        pictures = np.array([self.unpack(payload) for payload in payloads], np.uint8)
+        return pictures.reshape(-1, *self.mosaic.picture_shape)
 
     def encode(self, symbols: Symbols) -> bytes:
         self.mosaic.check(symbols)
@@ -143,10 +130,8 @@ class PictureCodec(ABC):
     def round_trip(self, symbols: Symbols) -> tuple[Symbols, Sizes]:
         """Take each picture through `pack` and `unpack`, so that training sees what is sent."""
         self.mosaic.check(symbols, batch=True)
-        pictures = self.mosaic.tile(symbols)  # (B, rows, cols)
-        payloads = [self.pack(picture) for picture in pictures]
-        pictures_hat = self.unpack_all(payloads)
-        return self.mosaic.untile(pictures_hat), np.array([len(payload) for payload in payloads], np.int64)
+        payloads = [self.pack(picture) for picture in self.mosaic.tile(symbols)]
+        return self.mosaic.untile(self.unpack_all(payloads)), np.array([*map(len, payloads)], np.int64)
 
 
 @dataclass(frozen=True)
@@ -154,25 +139,23 @@ class Jpeg(PictureCodec):
     """The paper's codec: the mosaic as a grey baseline JPEG (BottleNet, ISLPED 2019; quality 20 there).
 
     The payload is the entropy-coded scan alone. The 328 bytes before it are a pure function of picture size and
-    quality, so the receiver makes them itself, once.
-
-    `quality` is libjpeg's, 1..100.
+    quality, so the receiver makes them itself, once. `setting` is libjpeg's quality, 1..100.
     """
 
     name: ClassVar[str] = "jpeg"
     code: ClassVar[int] = 2
-    lowest: ClassVar[int] = 1
+    settings: ClassVar = ("quality", 1, 100)
 
-    def pack(self, picture: Symbols) -> bytes:
-        return pack_jpeg(picture, self.quality)
+    def pack(self, symbols: Symbols) -> bytes:
+        return pack_jpeg(symbols, self.setting)
 
     def unpack(self, payload: bytes) -> Symbols:
         """Decode to the pixels of the complete file."""
-        return unpack_jpeg(payload, self.mosaic.picture_shape, self.quality)
+        return unpack_jpeg(payload, self.mosaic.picture_shape, self.setting)
 
     def unpack_all(self, payloads: Sequence[bytes]) -> Symbols:
         """Decode as one tall picture, which takes half the time where pictures are small."""
-        return unpack_jpegs(payloads, self.mosaic.picture_shape, self.quality)
+        return unpack_jpegs(payloads, self.mosaic.picture_shape, self.setting)
 
 
 @dataclass(frozen=True)
@@ -180,14 +163,13 @@ class WebP(PictureCodec):
     """The mosaic as a lossy WebP picture; the payload is its VP8 key frame.
 
     VP8 has no grey: chroma is there, but flat, and costs next to nothing. It holds luma as 16..235, so that even
-    quality 100 isn't lossless.
-
-    `quality` is libwebp's, 0..100; a decoder needs none. InputError: a picture with a side above 16,383.
+    quality 100 isn't lossless. `setting` is libwebp's quality, 0..100; a decoder needs none. InputError: a picture with
+    a side above 16,383.
     """
 
     name: ClassVar[str] = "webp"
     code: ClassVar[int] = 3
-    lowest: ClassVar[int] = 0
+    settings: ClassVar = ("quality", 0, 100)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,8 +177,8 @@ class WebP(PictureCodec):
         if max(rows, cols) > WEBP_MAX_SIDE:
             raise InputError(f"webp: the picture is {rows} x {cols}; WebP allows {WEBP_MAX_SIDE} a side: use jpeg")
 
-    def pack(self, picture: Symbols) -> bytes:
-        return pack_webp(picture, self.quality)
+    def pack(self, symbols: Symbols) -> bytes:
+        return pack_webp(symbols, self.setting)
 
     def unpack(self, payload: bytes) -> Symbols:
         """Decode the key frame's luma."""
@@ -267,8 +249,8 @@ def finest(codec: PictureCodec, symbols: Symbols, budget_bytes: int) -> Within:
     codec.mosaic.check(symbols)
     picture = codec.mosaic.tile(symbols)
     sizes = []
-    for quality in range(codec.quality, codec.lowest - 1, -1):
-        payload = replace(codec, quality=quality).pack(picture)
+    for quality in range(codec.setting, codec.settings[1] - 1, -1):
+        payload = replace(codec, setting=quality).pack(picture)
         if len(payload) <= budget_bytes:
             return Within(payload, codec.code, quality)
         sizes.append(len(payload))

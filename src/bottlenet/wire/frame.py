@@ -82,21 +82,14 @@ class Frame:
         ):
             if not 0 <= value <= high:
                 raise InputError(f"frame: {name} is {value}; the header holds 0 to {high}")
-        raise InputError(
-            f"frame: bundle_tag has {len(self.bundle_tag)} bytes; give the first {TAG_BYTES} of the bundle's id"
-        )
+        has = f"{len(self.bundle_tag)} bytes"
+        raise InputError(f"frame: bundle_tag has {has}; give the first {TAG_BYTES} of the bundle's id")
 
     def to_bytes(self) -> bytes:
         """Encode the self-contained form, 12 + N bytes."""
-        head = b"".join(
-            (
-                bytes((VERSION << 4 | self.codec, self.setting)),
-                self.bundle_tag,
-                self.sequence.to_bytes(2, "big"),
-                len(self.payload).to_bytes(3, "big"),
-            )
-        )
-        return b"".join((head, checksum(head, self.payload).to_bytes(2, "big"), self.payload))
+        sizes = self.sequence.to_bytes(2, "big") + len(self.payload).to_bytes(3, "big")
+        head = bytes((VERSION << 4 | self.codec, self.setting)) + self.bundle_tag + sizes
+        return head + checksum(head, self.payload).to_bytes(2, "big") + self.payload
 
     def to_stream_bytes(self) -> bytes:
         """Encode the stream form, 4 + N bytes."""
@@ -118,17 +111,14 @@ def parse_frame(
     told = data[7] << 16 | data[8] << 8 | data[9]
     check_size(told, max_payload_bytes)
     if len(data) != HEADER_BYTES + told:
-        raise FrameError(
-            f"frame of {len(data)} bytes, but its header says {HEADER_BYTES + told}: it was cut or added to; "
-            f"send one whole frame"
-        )
+        what = f"frame of {len(data)} bytes, but its header says {HEADER_BYTES + told}"
+        raise FrameError(f"{what}: it was cut or added to; send one whole frame")
     payload, tag = bytes(data[HEADER_BYTES:]), bytes(data[2:5])
     if checksum(data[:CHECKSUM_AT], payload) != data[10] << 8 | data[11]:
         raise FrameError(f"frame of {len(data)} bytes has a wrong checksum: it was damaged on the way; send it again")
     if bundle_tag is not None and tag != bundle_tag:
-        raise FrameError(
-            f"frame is for bundle {tag.hex()}, but this is bundle {bundle_tag.hex()}; use the same bundle on both sides"
-        )
+        what = f"frame is for bundle {tag.hex()}, but this is bundle {bundle_tag.hex()}"
+        raise FrameError(f"{what}; use the same bundle on both sides")
     return Frame(data[0] & 15, data[1], tag, data[5] << 8 | data[6], payload)
 
 

@@ -14,6 +14,7 @@ Both are one gather: `picture = symbols.flat[index]`, `symbols = picture.flat[in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,10 +52,9 @@ class Mosaic:
             check_integer(f"mosaic: {name}", getattr(self, name), 1, MAX_PIXELS)
         rows, cols = self.picture_shape
         if max(rows, cols) > MAX_SIDE or rows * cols > MAX_PIXELS:
-            raise InputError(
-                f"mosaic: {self.channels} x {self.height} x {self.width} symbols make a picture of {rows} x {cols}; "
-                f"sides up to {MAX_SIDE} and {MAX_PIXELS} pixels are allowed: cut later or reduce more"
-            )
+            what = f"{self.channels} x {self.height} x {self.width} symbols make a picture of {rows} x {cols}"
+            most = f"sides up to {MAX_SIDE} and {MAX_PIXELS} pixels are allowed"
+            raise InputError(f"mosaic: {what}; {most}: cut later or reduce more")
 
     @property
     def symbols_shape(self) -> tuple[int, int, int]:
@@ -88,10 +88,8 @@ class Mosaic:
     @cached_property
     def index(self) -> NDArray[np.int64]:
         """(rows, cols): for each pixel of the picture, the symbol it shows, counted in C, H, W order. Read-only."""
-        down, across = self.tiles_shape
-        symbols = np.arange(self.symbol_count, dtype=np.int64)
-        rows, cols = self.tile_shape
-        tiles = symbols.reshape(self.symbols_shape)
+        (down, across), (rows, cols) = self.tiles_shape, self.tile_shape
+        tiles = np.arange(self.symbol_count, dtype=np.int64).reshape(self.symbols_shape)
         tiles = np.pad(tiles, ((0, 0), (0, rows - self.height), (0, cols - self.width)), mode="edge")
         spare = np.full((down * across - self.channels, rows, cols), self.symbol_count - 1)
         laid = np.concatenate([tiles, spare]).reshape(down, across, rows, cols)
@@ -106,8 +104,7 @@ class Mosaic:
         rows, cols = self.tile_shape
         pixels = np.arange(down * rows * across * cols, dtype=np.int64)
         tiles = pixels.reshape(down, rows, across, cols).transpose(0, 2, 1, 3).reshape(-1, rows, cols)
-        inverse = tiles[: self.channels, : self.height, : self.width].reshape(-1)
-        inverse = np.ascontiguousarray(inverse)
+        inverse = np.ascontiguousarray(tiles[: self.channels, : self.height, : self.width].reshape(-1))
         inverse.flags.writeable = False
         return inverse
 
@@ -120,19 +117,14 @@ class Mosaic:
     def tile(self, symbols: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Lay (..., C, H, W) out as (..., rows, cols), C-contiguous; the dtype stays. InputError: another shape."""
         if symbols.shape[-3:] != self.symbols_shape:
-            raise InputError(
-                f"mosaic: symbols of shape {symbols.shape} were given; the last three axes must be {self.symbols_shape}"
-            )
+            raise InputError(f"mosaic: symbols of shape {symbols.shape}; the last axes must be {self.symbols_shape}")
         lead = symbols.shape[:-3]
         return np.take(symbols.reshape(*lead, self.symbol_count), self.index, axis=-1)  # (..., rows, cols)
 
     def untile(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Take (..., rows, cols) back to (..., C, H, W), C-contiguous; the dtype stays. InputError: another shape."""
         if picture.shape[-2:] != self.picture_shape:
-            raise InputError(
-                f"mosaic: a picture of shape {picture.shape} was given; the last two axes must be {self.picture_shape}"
-            )
-        rows, cols = self.picture_shape
+            raise InputError(f"mosaic: a picture of shape {picture.shape}; the last axes must be {self.picture_shape}")
         lead = picture.shape[:-2]
-        flat = np.take(picture.reshape(*lead, rows * cols), self.inverse, axis=-1)  # (..., C*H*W)
+        flat = np.take(picture.reshape(*lead, math.prod(self.picture_shape)), self.inverse, axis=-1)  # (..., C*H*W)
         return flat.reshape(*lead, *self.symbols_shape)

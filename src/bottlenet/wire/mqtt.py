@@ -76,10 +76,8 @@ def check_broker_url(url: str, *, password: bool = False) -> SplitResult:
     except (ValueError, AttributeError):
         valid = False
     if not valid:  # which is not shown: there may be a password in it
-        raise InputError(
-            "that is no broker's address; give mqtt://host:port, or mqtts:// for TLS, with user@ before the host where "
-            "the broker asks for one; its password comes from a file"
-        )
+        advice = "give mqtt://host:port, or mqtts:// for TLS, with user@ before the host where the broker asks for one"
+        raise InputError(f"that is no broker's address; {advice}; its password comes from a file")
     if address.username is not None:
         check_name("user", address.username)
     if password and not address.username:

@@ -138,10 +138,8 @@ def unpack_webp(payload: bytes, shape: Shape) -> Picture:
         raise PayloadError(f"webp payload of {len(payload)} bytes is no VP8 key frame; send the whole frame")
     told = int.from_bytes(payload[8:10], "little"), int.from_bytes(payload[6:8], "little")
     if told != shape:
-        raise PayloadError(
-            f"webp payload is a picture of {told[0]} x {told[1]}, but this bundle's is {shape[0]} x {shape[1]}; "
-            f"use the same bundle on both sides"
-        )
+        what = f"webp payload is a picture of {told[0]} x {told[1]}, but this bundle's is {shape[0]} x {shape[1]}"
+        raise PayloadError(f"{what}; use the same bundle on both sides")
     try:
         with Image.open(io.BytesIO(webp_header(len(payload)) + payload), formats=["WEBP"]) as image:
             picture: Picture = np.asarray(image.convert("L"))

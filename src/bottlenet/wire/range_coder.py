@@ -136,10 +136,7 @@ class RangeDecoder:
         return int.from_bytes(word, "big") << 8 * missing, (1 << 8 * missing) - 1
 
     def decode(self, cuts: Sequence[Sequence[int]]) -> list[int]:
-        """Decode decisions; return fewer outcomes than there are cuts if the payload ends before.
-
-        PayloadError: no encoder wrote this.
-        """
+        """Decode decisions, fewer where the payload ends before. PayloadError: no encoder wrote this."""
         point, width, unknown = self._point, self._width, self._unknown
         outcomes: list[int] = []
         for first, second in cuts:

@@ -68,10 +68,8 @@ class Bins:
         for item in fields(self):
             values: object = getattr(self, item.name)
             if not isinstance(values, tuple) or len(values) > MAX_THRESHOLDS or not rising(values):
-                raise InputError(
-                    f"tables: {item.name} thresholds are {values!s:.60}; give a tuple of at most {MAX_THRESHOLDS} "
-                    f"rising integers from 1 to {MAX_U16}"
-                )
+                wanted = f"a tuple of at most {MAX_THRESHOLDS} rising integers from 1 to {MAX_U16}"
+                raise InputError(f"tables: {item.name} thresholds are {values!s:.60}; give {wanted}")
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -107,10 +105,8 @@ class Tables:
         check_sizes(self.channels, self.height, self.width)
         check_passes(self.passes, self.channels)
         if tables_bytes(len(self.passes), self.bins) > MAX_TABLES_BYTES:
-            raise InputError(
-                f"tables: {len(self.passes)} passes with {self.bins.rows} contexts take more than {MAX_TABLES_BYTES} "
-                f"bytes; list fewer passes or fewer thresholds"
-            )
+            what = f"{len(self.passes)} passes with {self.bins.rows} contexts take more than {MAX_TABLES_BYTES} bytes"
+            raise InputError(f"tables: {what}; list fewer passes or fewer thresholds")
         shapes = {"flags": (len(self.passes), 2), "frequencies": (len(self.passes), self.bins.rows, 3)}
         for name, shape in shapes.items():
             values = np.array(getattr(self, name))  # a copy of our own
@@ -191,10 +187,8 @@ def check_sizes(channels: int, height: int, width: int) -> None:
     """Raise InputError unless the latent's sizes fit the file and the mosaic."""
     sizes = (channels, height, width)
     if not all(type(size) is int and 1 <= size <= MAX_U16 for size in sizes) or channels * height * width > MAX_SYMBOLS:
-        raise InputError(
-            f"tables are for {channels} x {height} x {width} symbols; give sizes from 1 to {MAX_U16}, "
-            f"at most {MAX_SYMBOLS} together"
-        )
+        wanted = f"sizes from 1 to {MAX_U16}, at most {MAX_SYMBOLS} together"
+        raise InputError(f"tables are for {channels} x {height} x {width} symbols; give {wanted}")
 
 
 def check_passes(passes: Sequence[Pass], channels: int) -> None:
@@ -203,16 +197,11 @@ def check_passes(passes: Sequence[Pass], channels: int) -> None:
         raise InputError(f"tables list {len(passes)} passes; give 1 to {MAX_U16}")
     following = [0] * channels
     for number, (channel, plane) in enumerate(passes):
+        what = f"tables: pass {number} is channel {channel}, plane {plane}"
         if not (0 <= channel < channels and 0 <= plane < PLANES):
-            raise InputError(
-                f"tables: pass {number} is channel {channel}, plane {plane}; channels are 0 to {channels - 1}, "
-                f"planes 0 to {PLANES - 1}"
-            )
+            raise InputError(f"{what}; channels are 0 to {channels - 1}, planes 0 to {PLANES - 1}")
         if plane != following[channel]:
-            raise InputError(
-                f"tables: pass {number} is plane {plane} of channel {channel}, where plane {following[channel]} is due;"
-                f" list each plane once, coarse to fine"
-            )
+            raise InputError(f"{what}, where plane {following[channel]} is due; list each once, coarse to fine")
         following[channel] += 1
 
 
@@ -231,9 +220,8 @@ def check_range(symbols: Symbols) -> None:
     """Raise InputError unless all symbols lie in 7..249."""
     low, high = ZERO - MAX_VALUE, ZERO + MAX_VALUE
     if symbols.size and not low <= symbols.min() <= symbols.max() <= high:
-        raise InputError(
-            f"entropy: symbols reach from {symbols.min()} to {symbols.max()}; give {low} to {high}: clip in the head"
-        )
+        reach = f"{symbols.min()} to {symbols.max()}"
+        raise InputError(f"entropy: symbols reach from {reach}; give {low} to {high}: clip in the head")
 
 
 class Contexts:

@@ -163,10 +163,7 @@ def beaten(results: Results) -> set[Trial]:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """How each trial is trained and measured. A folder holds trials of one of these. A field's comment is its help.
-
-    InputError: numbers that can't be.
-    """
+    """How each trial of a folder is trained and measured. A field's comment is its help. InputError: it can't be."""
 
     model: str  # efficientnet_lite0 | package.module:function
     data: tuple[str, ...]  # folders of photos; a folder given twice counts twice
@@ -206,16 +203,14 @@ def check_photos(config: SweepConfig) -> None:
     photos = {photo.path: photo for data in config.data for photo in list_photos(data)}
     held_out = sum(is_held_out(photo, config.held_out) for photo in photos.values())
     training = min(len(photos), config.photos) - held_out
+    where = ", ".join(config.data)
     if held_out < FEWEST_MEASURED:
-        raise InputError(
-            f"{', '.join(config.data)}: {held_out} of {len(photos)} photos are held out, too few to measure on; give "
-            f"more photos, about {FEWEST_MEASURED * config.held_out}, or a smaller held_out than {config.held_out}"
-        )
+        what = f"{held_out} of {len(photos)} photos are held out, too few to measure on"
+        advice = f"about {FEWEST_MEASURED * config.held_out}, or a smaller held_out than {config.held_out}"
+        raise InputError(f"{where}: {what}; give more photos, {advice}")
     if config.photos >= len(photos) and training < config.batch:
-        raise InputError(
-            f"{', '.join(config.data)}: {training} of {len(photos)} photos to train on, fewer than one batch of "
-            f"{config.batch}; give more photos, or a smaller batch"
-        )
+        what = f"{training} of {len(photos)} photos to train on, fewer than one batch of {config.batch}"
+        raise InputError(f"{where}: {what}; give more photos, or a smaller batch")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from rich.progress import Progress
 from bottlenet.bundle import Bundle
 from bottlenet.bundle.ladder import Ladder, write_ladder
 from bottlenet.bundle.manifest import LADDER
-from bottlenet.errors import BottleNetError, InputError, LinkError, MissingExtraError
+from bottlenet.errors import BottleNetError, InputError, LinkError, MissingExtraError, reason
 from bottlenet.net.build import check_patch, codec_of, insert
 from bottlenet.net.cut import layout_at, split
 from bottlenet.net.model import BottleNet
@@ -363,8 +363,8 @@ class RayTasks:
             # "local": without an address Ray would join any cluster that was ever started here
             ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            why, where = " ".join(str(error).split()), address or "this machine"
-            raise LinkError(f"no Ray cluster at {where}: {why:.200}; give another address") from error
+            where = address or "this machine"
+            raise LinkError(f"no Ray cluster at {where}: {reason(error)}; give another address") from error
         self._run = ray.remote(num_cpus=threads, max_retries=-1)(run_job)
         self._threads = threads
         self._running: dict[Any, Job] = {}
@@ -410,10 +410,7 @@ def run_job(job: Job) -> Result | None:
 
 
 def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, ...]]:
-    """List the network's fingerprint, and all trials.
-
-    InputError: an unknown model or cut, or a unit that can't be there.
-    """
+    """List the network's fingerprint, and all trials. InputError: an unknown model or cut, or no such unit."""
     classifier = load_model(config.model)
     needs_one_label(classifier.task, "`bottlenet sweep`")
     grids = {name: layout_at(split(classifier.module, name, classifier.input_size).cut).grid for name in search.cuts}
@@ -454,10 +451,7 @@ def train_config(config: SweepConfig, trial: Trial, folder: SweepFolder) -> Trai
 
 
 def prepare(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: Progress) -> None:
-    """Compute the features that all trials at this trial's cut start from, where they are not on disk yet.
-
-    InputError: as `train`, or too few photos to measure on.
-    """
+    """Compute what a cut's trials start from. InputError: as `train`, or too few photos to measure on."""
     training = train_config(config, trial, folder)
     classifier = load_model(config.model)
     cache = open_cache(training, classifier, insert(classifier, **training.unit_numbers()))
