@@ -22,9 +22,10 @@ such as the weight of a byte, changes in `after`, by what was measured on the wh
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ from bottlenet.train.config import TrainConfig
 from bottlenet.train.runs import Position
 
 Values = TypeVar("Values", NDArray[np.int64], Tensor)
+Labels = Sequence[int | None]
 
 
 @dataclass(frozen=True)
@@ -81,31 +83,25 @@ class Step:
         return Step(loss, distilled, size, output.latent_hat)
 
 
-class Objective(Protocol):
-    """Called at each step; `share` (0..1) of the run is done, `labels` are those of the photos where they are
-    known.
-    """
+class Objective(ABC):
+    """Called at each step; `share` (0..1) of the run is done, `labels` are those of the photos where they are known."""
 
-    def step(
-        self,
-        features: Tensor,
-        uncut: Tensor,
-        labels: Sequence[int | None],
-        share: float,
-        batch_slice: Slice = WHOLE,
-    ) -> Step:
-        """Compute the loss of that slice of the batch, of features (B, c, H, W) and the uncut network's scores (B,
-        classes).
-        """
+    def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
+        self.net, self.config, self.at, self.task = net, config, at, task_of(net)
+
+    @abstractmethod
+    def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
+        """Compute the loss of a slice of the batch from features (B, c, H, W) and the uncut scores (B, classes)."""
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        """Learn from a step of the whole batch, (B,) each on the CPU, in the batch's order."""
+        """Learn from a step of the whole batch, (B,) each on the CPU, in the batch's order: steer the bytes."""
+        steer(self.at, self.config.target_bytes, payload_bytes, share)
 
 
 def objective_of(net: BottleNet, config: TrainConfig, at: Position) -> Objective:
     """Choose the objective that the configuration asks for."""
     if config.only_exit:
-        return ExitAlone(net)
+        return ExitAlone(net, config, at)
     if config.codec != "entropy":
         return CodecInLoop(net, config, at)
     return Embedded(net, config, at) if config.embedded else FixedRate(net, config, at)
@@ -114,88 +110,54 @@ def objective_of(net: BottleNet, config: TrainConfig, at: Position) -> Objective
 def check_task(task: Task, config: TrainConfig) -> None:
     """Raise InputError for something that a run of that task can't do."""
     if config.label_weight and not isinstance(task, Classification):
-        raise InputError(
-            f"label_weight is for networks that give one label, and this one's task is {task.name}; give 0"
-        )
+        what = f"label_weight is for networks that give one label, and this one's task is {task.name}"
+        raise InputError(f"{what}; give 0")
     if config.frozen_to != config.cut and is_dense(task):
         option = "end_to_end" if config.end_to_end else "learn_from"
         raise InputError(f"a {task.name} learns from the features at the cut, so its head stays: leave out {option}")
 
 
-class CodecInLoop:
+class CodecInLoop(Objective):
     """Compression-aware training (paper), or naive where the configuration says so."""
 
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
-        self.net, self.config, self.at, self.task = net, config, at, task_of(net)
+        super().__init__(net, config, at)
         self.rate: JpegRate | None = None
         if config.target_bytes:
             self.rate = JpegRate(net.codec.mosaic, config.quality).to(next(net.parameters()).device)
 
-    def step(
-        self,
-        features: Tensor,
-        uncut: Tensor,
-        labels: Sequence[int | None],
-        share: float,
-        batch_slice: Slice = WHOLE,
-    ) -> Step:
+    def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
         config = self.config
         dense = is_dense(self.task)
         output = self.net.forward_features(features, codec_in_loop=not config.naive, with_tail=not dense)
         distilled = target_error(self.task, output, features, uncut)
         loss = config.distillation_weight * distilled.mean()
-        loss = loss + labels_loss(config, output, labels) + exit_loss(output, uncut)
+        loss = loss + other_losses(config, output, uncut, labels)
         if config.frozen_to == config.cut and output.features_hat.shape == features.shape and not dense:
             loss = loss + config.feature_weight * relative_error(output.features_hat, features)
         if self.rate is not None and output.payload_bytes is not None:
             loss = loss + self.at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
         return Step.of(loss, distilled, output)
 
-    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        steer(self.at, self.config.target_bytes, payload_bytes, share)
 
-
-class FixedRate:
+class FixedRate(Objective):
     """The entropy codec, and every photo as fine as it goes: lmbda, or the target, says how many bytes that is."""
 
-    def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
-        self.net, self.config, self.at, self.task = net, config, at, task_of(net)
-
-    def step(
-        self,
-        features: Tensor,
-        uncut: Tensor,
-        labels: Sequence[int | None],
-        share: float,
-        batch_slice: Slice = WHOLE,
-    ) -> Step:
+    def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
         all_bytes = features.new_full((len(features),), math.inf)
         output = self.net.forward_within(features, all_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
         distilled = target_error(self.task, output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
         loss = self.config.distillation_weight * distilled.mean() + cost
-        loss = loss + labels_loss(self.config, output, labels) + exit_loss(output, uncut)
+        loss = loss + other_losses(self.config, output, uncut, labels)
         return Step.of(loss, distilled, output)
 
-    def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        steer(self.at, self.config.target_bytes, payload_bytes, share)
 
-
-class ExitAlone:
+class ExitAlone(Objective):
     """The exit, without a unit or a tail."""
 
-    def __init__(self, net: BottleNet) -> None:
-        self.net = net
-
-    def step(
-        self,
-        features: Tensor,
-        uncut: Tensor,
-        labels: Sequence[int | None],
-        share: float,
-        batch_slice: Slice = WHOLE,
-    ) -> Step:
+    def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
         each = distillation(self.net.exit_scores(features), uncut)
         return Step(each.mean(), each.detach(), torch.zeros_like(each))
 
@@ -208,7 +170,7 @@ FIRST_BUDGETS = 4.0  # times the budgets that a run starts with
 CURVE_DECAY = 0.98  # of a bin's mean, when a new value comes
 
 
-class Embedded:
+class Embedded(Objective):
     """Payloads cut to budgets between `smallest_bytes` and `largest_bytes`, uniform in their logarithm; four times as
     much at the start, falling over the first third: what never gets through can't learn to be worth it. A run that
     starts from another's weights has its own budgets from the first step. `whole_share` of the photos keep all bytes.
@@ -220,29 +182,20 @@ class Embedded:
     """
 
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
-        self.net, self.config, self.at, self.task = net, config, at, task_of(net)
+        super().__init__(net, config, at)
         self.low, self.high = math.log(config.smallest_bytes), math.log(config.largest_bytes)
         self.random = torch.Generator()
         self.centres = self.low + (np.arange(BINS) + 0.5) * (self.high - self.low) / BINS
 
     def places(self, count: int) -> Tensor:
-        """Draw the logarithms of the budgets of this step's `count` photos, (count,) on the CPU; infinite for all
-        bytes.
-        """
+        """Draw the logarithms of this step's budgets (count,) on the CPU; infinite for all bytes."""
         self.random.manual_seed(self.at.steps)  # so that a run that was stopped goes on as it would have
         places = self.low + (self.high - self.low) * torch.rand(count, generator=self.random)
         if not self.config.whole_share:
             return places
         return torch.where(torch.rand(count, generator=self.random) < self.config.whole_share, math.inf, places)
 
-    def step(
-        self,
-        features: Tensor,
-        uncut: Tensor,
-        labels: Sequence[int | None],
-        share: float,
-        batch_slice: Slice = WHOLE,
-    ) -> Step:
+    def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
         whole = self.places(len(features) * batch_slice.count)
         heights, slopes = self.height_and_slope(whole)
         factor = 1.0 if self.config.start else budget_factor(share)
@@ -255,29 +208,22 @@ class Embedded:
         size = output.payload_bytes
         cost = slope / torch.where(budget_bytes.isinf(), size.detach().clamp_min(1), budget_bytes) * size
         loss = ((each + cost) / height).mean() * heights.mean().item() * self.config.distillation_weight
-        loss = loss + labels_loss(self.config, output, labels) + exit_loss(output, uncut)
+        loss = loss + other_losses(self.config, output, uncut, labels)
         if self.config.scores_weight:
             loss = loss + self.config.scores_weight * scores_error(output.scores, uncut)
         return Step.of(loss, each, output)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
-        self.update_curve(self.places(len(distilled)), distilled)
-
-    def update_curve(self, places: Tensor, distilled: Tensor) -> None:
-        """Move the mean of the distillation in each bin of budgets, and in one more of whole payloads where there are
-        some; NaN where there was none yet.
-        """
-        bins = BINS + (self.config.whole_share > 0)
+        """Move the mean distillation of each bin of budgets, and of one of whole payloads; NaN where none was yet."""
+        places, bins = self.places(len(distilled)), BINS + (self.config.whole_share > 0)
         curve = self.at.curve or [math.nan] * bins
         numbers = ((places - self.low) / (self.high - self.low) * BINS).clamp(0, BINS - 1).long()
         numbers[places.isinf()] = BINS
         for number in range(bins):
             here = distilled[numbers == number]
             if len(here):
-                mean = here.mean().item()
-                curve[number] = (
-                    mean if math.isnan(curve[number]) else CURVE_DECAY * curve[number] + (1 - CURVE_DECAY) * mean
-                )
+                mean, before = here.mean().item(), curve[number]
+                curve[number] = mean if math.isnan(before) else CURVE_DECAY * before + (1 - CURVE_DECAY) * mean
         self.at.curve = curve
 
     def height_and_slope(self, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,24 +247,16 @@ def budget_factor(share: float) -> float:
     return math.pow(FIRST_BUDGETS, max(0.0, 1 - 3 * share))
 
 
-def labels_loss(config: TrainConfig, output: Output, labels: Sequence[int | None]) -> Tensor:
-    """Weigh the cross-entropy; 0 without a weight."""
-    if not config.label_weight:
-        return output.scores.new_zeros(())
-    return config.label_weight * cross_entropy(output.scores, labels)
-
-
-def exit_loss(output: Output, uncut: Tensor) -> Tensor:
-    """Average the divergence of the device's own scores from the uncut network's, nats; 0 without an exit."""
-    if output.exit_scores is None:
-        return uncut.new_zeros(())
-    return distillation(output.exit_scores, uncut).mean()
+def other_losses(config: TrainConfig, output: Output, uncut: Tensor, labels: Labels) -> Tensor:
+    """Add the weighted cross-entropy and the exit's divergence from the uncut network, nats; 0 without either."""
+    loss = uncut.new_zeros(())
+    if config.label_weight:
+        loss = loss + config.label_weight * cross_entropy(output.scores, labels)
+    return loss if output.exit_scores is None else loss + distillation(output.exit_scores, uncut).mean()
 
 
 def steer(at: Position, target_bytes: float, payload_bytes: Tensor, share: float) -> None:
-    """Move the weight of a byte by one step, by a mean over about the last ten batches; 0 stands for none yet. Without
-    a target it stays.
-    """
+    """Move the weight of a byte by one step, by a mean over about the last ten batches, where there is a target."""
     if not target_bytes:
         return
     size = payload_bytes.mean().item()
@@ -349,9 +287,7 @@ def task_of(net: BottleNet) -> Task:
 
 
 def target_error(task: Task, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
-    """Measure how far each photo is from the uncut network (B,): nats, or of features the squared error as a share of
-    their variance. 0 where the uncut network did not run.
-    """
+    """Measure each photo's distance to the uncut network (B,), nats, or `features_error`; 0 where that did not run."""
     if is_dense(task):
         return features_error(output.features_hat, features)
     if not uncut.shape[1]:
@@ -363,9 +299,7 @@ def target_error(task: Task, output: Output, features: Tensor, uncut: Tensor) ->
 
 @torch.no_grad()
 def agreement(net: BottleNet, output: Output, features: Tensor, uncut: Tensor) -> float:
-    """Add up over the photos, 0..1 each, how well the answers agree. A map is large, so that one photo at a time goes
-    through a dense tail.
-    """
+    """Add up over the photos, 0..1 each, how well the answers agree; dense tails take one at a time, maps are large."""
     task = task_of(net)
     if not is_dense(task):
         return same_answers(task, output.scores.cpu().numpy(), uncut.cpu().numpy())
@@ -378,9 +312,7 @@ def agreement(net: BottleNet, output: Output, features: Tensor, uncut: Tensor) -
 
 
 def distillation(scores: Tensor, uncut: Tensor) -> Tensor:
-    """Compute the KL divergence of our distribution over the classes from the uncut network's, nats a photo (B,). Both
-    (B, classes).
-    """
+    """Compute the KL divergence from the uncut network's distribution, nats a photo (B,), of scores (B, classes)."""
     return F.kl_div(scores.log_softmax(1), uncut.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
@@ -395,9 +327,7 @@ def binary_distillation(scores: Tensor, uncut: Tensor) -> Tensor:
 
 
 def features_error(features_hat: Tensor, features: Tensor) -> Tensor:
-    """Compute the squared error of each photo's features as a share of the batch's variance (B,): 0 is perfect, 1 is
-    their mean.
-    """
+    """Compute each photo's squared error as a share of the batch's variance (B,): 0 is perfect, 1 their mean."""
     squared = (features_hat - features).square().flatten(1).mean(1)
     return squared / features.var().clamp_min(1e-6)
 
@@ -408,8 +338,7 @@ def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
 
 
 def scores_error(scores: Tensor, uncut: Tensor) -> Tensor:
-    """Compute the squared error of the scores less their mean over the classes, as a share of the uncut network's
-    variance.
+    """Compute the squared error of the scores less their mean, as a share of the uncut network's variance.
 
     Where the uncut network is sure, its distribution over the classes says little; its scores still say all. Both (B,
     classes).
@@ -418,7 +347,7 @@ def scores_error(scores: Tensor, uncut: Tensor) -> Tensor:
     return F.mse_loss(centred, wanted) / wanted.var().clamp_min(1e-6)
 
 
-def cross_entropy(scores: Tensor, labels: Sequence[int | None]) -> Tensor:
+def cross_entropy(scores: Tensor, labels: Labels) -> Tensor:
     """Average over the photos that have a label; 0 where none has."""
     known = torch.tensor([-1 if label is None else label for label in labels], device=scores.device)
     if not (known >= 0).any():

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.bundle.manifest import Exit
-from bottlenet.errors import InputError, PhotoError
+from bottlenet.errors import InputError, PhotoError, reason
 from bottlenet.files import write_whole
 from bottlenet.net.build import insert
 from bottlenet.net.cut import count_flops
@@ -57,10 +57,7 @@ TABLE_BINS = Bins(energy=())
 
 
 def check_run(run: Path, config: TrainConfig) -> None:
-    """Check that the folder is free, or belongs to this configuration; going on with another one would mix two runs.
-
-    InputError: `run` holds another run, or something else.
-    """
+    """Raise InputError where the folder holds something else than a run of this configuration, which would mix two."""
     config.check_out()
     if not (run / RUN).exists():
         return
@@ -85,14 +82,10 @@ def summary(config: TrainConfig, held_out: Sequence[Mapping[str, float]]) -> tup
     row = held_out[-1]
     size, asked = row["payload_bytes"], config.target_bytes
     if not row["photos"]:
-        return (
-            "no photo was held out, so bytes and answers are not known: measure them with bottlenet evaluate, or train "
-            f"on more photos (one of {config.held_out} is held out)"
-        ), None
-    text = (
-        f"on {row['photos']:,.0f} photos held out: {size:,.0f} bytes, {row['agreement']:.1%} with the uncut network's "
-        f"answer, loss {row['distillation']:.3f}"
-    )
+        advice = f"measure with bottlenet evaluate, or train on more photos (one of {config.held_out} is held out)"
+        return f"no photo was held out, so bytes and answers are not known: {advice}", None
+    text = f"on {row['photos']:,.0f} photos held out: {size:,.0f} bytes, {row['agreement']:.1%} with the uncut"
+    text += f" network's answer, loss {row['distillation']:.3f}"
     if "top1" in row:
         text += f", {row['top1']:.1f} % top-1"
     if not asked:
@@ -113,8 +106,7 @@ def append(path: Path, record: dict[str, object] | dict[str, float]) -> None:
 
 
 def unwritable(path: Path, error: Exception) -> InputError:
-    what = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
-    return InputError(f"{path}: can't be written ({what:.200}); make room, and the same command goes on")
+    return InputError(f"{path}: can't be written ({reason(error)}); make room, and the same command goes on")
 
 
 @dataclass
@@ -130,9 +122,7 @@ class Position:
 
 
 class Averaged:
-    """Exponential moving average of the parameters that are trained: over the last `1 / (1 - decay)` steps or so, and
-    over fewer at the start.
-    """
+    """Exponential moving average of what is trained, over about `1 / (1 - decay)` steps, and fewer at the start."""
 
     def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
         self.live = {name: p for name, p in net.named_parameters() if p.requires_grad}
@@ -189,10 +179,7 @@ def save_checkpoint(
 def load_checkpoint(
     run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
 ) -> None:
-    """Put everything back as it was; do nothing where the run has no checkpoint yet.
-
-    InputError: it is damaged, or another network's.
-    """
+    """Restore everything from the checkpoint, if there is one. InputError: it is damaged, or another network's."""
     if not (run / CHECKPOINT).exists():
         return
     tensors, metadata = read_tensors(run)
@@ -209,10 +196,7 @@ def load_checkpoint(
 
 
 def load_averaged(run: Path, net: nn.Module) -> int:
-    """Put a run's averaged weights into `net`, and return after how many steps they were.
-
-    InputError: there is no checkpoint yet, it is damaged, or it is another network's.
-    """
+    """Load a run's averaged weights, and return their steps. InputError: no checkpoint, damaged, another network's."""
     state, metadata = averaged_state(run)
     load_state(net, state)
     steps: int = json.loads(metadata["at"])["steps"]
@@ -220,10 +204,7 @@ def load_averaged(run: Path, net: nn.Module) -> int:
 
 
 def load_start(run: Path, net: BottleNet) -> None:
-    """Do the same to start another run, in which more of the head may learn: those layers keep what they have.
-
-    InputError: as `load_averaged`.
-    """
+    """Do the same to start another run; layers of the head that only learn here keep what they have."""
     state, _ = averaged_state(run)
     if isinstance(net.reduction, LearnedReduction):
         if not any(name.startswith("reduction.learned.") for name in state):
@@ -270,9 +251,8 @@ def load_state(net: nn.Module, state: dict[str, Tensor]) -> None:
     mine = trained_state(net)
     wrong = mine.keys() ^ state.keys() or {name for name in mine if mine[name].shape != state[name].shape}
     if wrong:
-        raise InputError(
-            f"{CHECKPOINT} is of another network: {min(wrong)} differs; was the run trained with other code?"
-        )
+        what = f"{CHECKPOINT} is of another network: {min(wrong)} differs"
+        raise InputError(f"{what}; was the run trained with other code?")
     net.load_state_dict(state, strict=False)
 
 
@@ -366,10 +346,7 @@ def sent_share(mean_bytes: float | None, budget_bytes: int) -> float:
 
 
 def own_network(source: str, classifier: Classifier, origin: Origin) -> tuple[nn.Module, Preprocess, float]:
-    """Load a run's exit, or a classifier by NAME[:SIZE], with what it takes and its FLOPs over the uncut network's.
-
-    InputError: no such run or network, a run without an exit, or other classes.
-    """
+    """Load a run's exit, or the classifier NAME[:SIZE], and its share of FLOPs. InputError: none, or other classes."""
     if (Path(source) / RUN).is_file():
         config = replace(read_config(Path(source)), out=source)
         theirs = load_model(config.model)
@@ -450,9 +427,7 @@ def with_tables(net: BottleNet, codec: Entropy, pixels: Iterator[np.ndarray]) ->
 def some_pixels(
     config: TrainConfig, preprocess: Preprocess, count: int, *, held_out: bool = False
 ) -> Iterator[np.ndarray]:
-    """Yield centre crops (S, S, 3) uint8 of `count` of the run's photos, or all where there are fewer, at least 2; with
-    `held_out` of those that it did not train on.
-    """
+    """Yield centre crops (S, S, 3) uint8 of 2 to `count` of the run's photos, or of those `held_out` from it."""
     folders = [find_folder(data, Path(config.out)) for data in config.data]
     photos = list(dict.fromkeys(photo for folder in folders for photo in list_samples(folder)))
     if held_out:
