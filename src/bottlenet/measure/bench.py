@@ -6,14 +6,8 @@
     one_by_one       the next photo when this one is answered     latency, bytes, energy; and the bound beside it
     pipelined_rate   frames made before, several in flight        photos a second
 
-The bound is *round trip + socket bytes / bandwidth + compute*: what no implementation beats on that link. Compute is
-the device's, as measured, and the server's, as it says in its answers. A slower device is this machine, asleep for as
-long as the slower one would still compute: scaled, and named so.
-
-The server is a process of its own on a free loopback port, which ends with the block:
-
-    this process --stdin--> server      its end is the sign to stop, so that none is left behind
-    <--stdout-- {"listening": "ws://127.0.0.1:PORT"}
+The bound is *round trip + socket bytes / bandwidth + compute*: what no implementation beats on that link. A slower
+device is this machine, asleep for as long as the slower one would still compute: scaled, and named so.
 """
 
 from __future__ import annotations

@@ -2,14 +2,11 @@
 
     device --TCP--> ShapedLink: [packets -> rate -> delay, jitter, loss] --TCP--> server, and the same back
 
-What comes is cut into packets of `Link.packet_bytes`. A packet waits until those before it are sent, is sent at the
-link's rate, arrives half a round trip later, and never before those ahead of it. A lost packet costs its bits once more
-and arrives a round trip later, as after TCP's fast retransmit; it may be lost again. All connections share one uplink
-and one downlink. What is random comes from `seed`: the same packets meet the same fate.
+A packet of `Link.packet_bytes` waits until those before it are sent, is sent at the link's rate, arrives half a round
+trip later, and never before those ahead of it. A lost packet costs its bits once more and arrives a round trip later,
+as after TCP's fast retransmit. All connections share one uplink and one downlink. What is random comes from `seed`.
 
-The rate is of the bytes that the sockets carry; the headers of TCP and IP are not in it. Nor is TCP's slow start: an
-open connection that carries a photo now and then is what is meant. Opening one takes `Link.setup_s` less the round trip
-that WebSocket's own handshake takes.
+The rate is of the bytes that the sockets carry, without the headers of TCP and IP, and without TCP's slow start.
 """
 
 from __future__ import annotations

@@ -3,13 +3,8 @@
     photos --uncut network--> answers --> the smallest JPEG, WebP and AVIF within the bound
     photos --each partition--> time, bytes, answer --> Candidate, with its energy and its Detail
 
-One photo at a time and one thread, as on a device. `device_s` and `server_s` are medians of processor time: on an idle
-machine that is what a clock shows, and on a busy one it is still the same. Both sides are measured on this machine, so
-a profile of a device is made on the device. No torch.
-
-A `Detail` says where the time of a partition goes, by threads, by batch size and by photos ahead in the server's line.
-It is measured by a clock, on a few of the photos: on a busy machine these times are longer than they have to be, and
-the profile says how busy it was. They come from the code that does the work in use: `Encoded`, `Answer`.
+One photo at a time and one thread, as on a device. `device_s` and `server_s` are medians of processor time, which are
+the same on a busy machine; a `Detail` is by a clock, on a few of the photos, and the profile says how busy it was.
 """
 
 from __future__ import annotations

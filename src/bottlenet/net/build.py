@@ -6,14 +6,10 @@ components of the features and back. A paper's unit does so as nearly as its sha
     convolution -> norm -> ReLU6 -> 1x1 -> norm -> ReLU6 ~~~ 1x1 -> norm -> ReLU6 -> transposed convolution
     components     to 3 +- 1        pass   3 +- share        pass   to 3 +- 1        components, as loud as they were
 
-A norm that gives 3 +- 1 puts three standard deviations on either side inside ReLU6's 0 to 6, where it is linear. The
-paper starts from random weights, and trains 90 epochs on 51,000 photos. On a few thousand photos such a unit learns
-next to nothing.
+A norm that gives 3 +- 1 puts three standard deviations on either side inside ReLU6's 0 to 6, where it is linear.
 
-`paper_cuts` sets the paper's Table 4 beside the structure of a network. BottleNet (arXiv 1902.01000v1) cuts ResNet-50
-after each of its 16 residual blocks and states c', s and the bytes of the payload. Of VGG-19 it has no figures: cut
-after each pooling, its units take the c' that the paper has for features of that side, and there is none for the first,
-whose 112 pixels ResNet-50 does not have.
+`paper_cuts` sets the paper's Table 4 (arXiv 1902.01000v1) beside a network: ResNet-50 after each of its 16 residual
+blocks, with c', s and bytes; VGG-19 after each pooling, with the c' that the paper has for features of that side.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
 """Detectors of torchvision as modules from tensor to tensor, with their own layers, and names for them.
 
-    SsdDetector      photo -> backbone -> head -> boxes -> rows
-    FasterDetector   photo -> backbone -> proposals -> the features of each -> boxes -> rows
-
 torchvision's own forward takes lists of photos of any size and gives lists of boxes, as many as there are. Here all
 photos have one size, and all answers too, so that they can be traced, cut, exported and run in batches. What comes out
 is the same but for rounding. Behind a detector's layers, a photo gives the rows of a detection (`task.py`):
@@ -10,9 +7,7 @@ is the same but for rounding. Behind a detector's layers, a photo gives the rows
     corrections of anchors -> decoded -> boxes (B, N, 4) ----.
     scores (B, C, N) --------------------> the surest of each -> kept -> best_boxes -> rows (B, K, 6)
 
-`kept` is non-maximum suppression as one operation that both runtimes have. In torch it is written out; ONNX has
-NonMaxSuppression. Both give a mask whose shape doesn't depend on the photo, so that a batch of photos goes through,
-and a network around it can be traced and cut.
+`kept` is non-maximum suppression as one operation of both runtimes, whose mask has a shape that no photo changes.
 """
 
 from __future__ import annotations

@@ -2,19 +2,16 @@
 
     photo -> Preprocess -> pixels (B, S, S, 3) uint8 -> Normalize -> (B, 3, S, S) float -> module -> scores
 
-`efficientnet_lite0` and its kin come with their weights from the Python package index, so nothing is downloaded
-when they are loaded. Other names have a source: `torchvision/NAME`, `timm/NAME`, `hf:FOLDER` for a folder of
-transformers; and `package.module:function` is a classifier of one's own.
+`efficientnet_lite0` and its kin have their weights in a Python package. Other names have a source, behind which stand a
+colon and the weights, then settings with a comma before each, which go before what the weights say:
 
-    torchvision/resnet50
     torchvision/resnet50:IMAGENET1K_V1
     timm/vit_tiny_patch16_224:random,size=64
     torchvision/resnet18:pets.safetensors,labels=pets.txt,size=224,crop=0.875
-    hf:FOLDER,crop=1
+    hf:FOLDER,crop=1                        a folder of transformers
+    package.module:function                 a classifier of one's own
 
-Behind the network stand a colon and the weights, then settings with a comma before each. Settings go before
-what the weights say. What neither says is asked for: nothing is guessed. Weights are downloaded without running code
-that is in them, or read from a safetensors file.
+What neither says is asked for: nothing is guessed. No code of downloaded weights is run.
 """
 
 from __future__ import annotations

@@ -4,35 +4,25 @@
                                                                                             ~ codec ~
     features_hat <- Restoration <- latent_hat <- Quantizer.dequantize <-------------- symbols_hat
 
-Two kinds:
-
-- `paper`: BottleNet (ISLPED 2019): a strided convolution, a 1x1 convolution to c' channels, norms and bounded
-  activations; the restoration is the mirror.
-- `residual`: a linear path started from the principal components of the features, a non-linear branch that starts at
-  zero added to it on both sides.
-
-Two quantizers. `Quantizer` rounds over one range. `NestedQuantizer` is for a payload that may be cut anywhere: every
-channel is sent coarse first, then finer.
+`Quantizer` rounds over one range. `NestedQuantizer` is for a payload that may be cut anywhere: every channel is sent
+coarse first, then finer.
 
     latent (B, C, h, w) -> round to multiples of 81, 27, 9, 3, 1 -> what a prefix of so many passes knows
 
 A pass is one channel at one step. The passes go from the coarsest step to the finest, and through the channels in
-their order within a step, so a prefix knows the first channels one step better than the others. Multiples of a step
-are the middles of the intervals of three finer steps: what is known is always the latent, rounded, and a symbol that
-was refined as far as its payload went needs no word about how far that was. A network that is trained with random
-prefixes learns by itself to put what matters most into large values and early channels.
+their order within a step. Multiples of a step are the middles of the intervals of three finer steps: what is known is
+always the latent, rounded. A network that is trained with random prefixes learns by itself to put what matters most
+into large values and early channels.
 
-And two estimates of the bytes, which have a gradient. `Prior` is a density for each channel of the latent, for the
-entropy codec:
+Two estimates of the bytes have a gradient. `Prior` is a density for each channel of the latent, for the entropy codec:
 
     P(value, step) = F(value + step / 2) - F(value - step / 2)         bits = -log2 P
 
 F is a mixture of three logistic distributions a channel, and learns with the network (Balle et al., ICLR 2018, section
-6.1, has a network in its place). One F serves all steps of a nested quantizer: what is sent coarse first and fine later
-costs in all what it costs at the fine step. Nothing of it is in a bundle: the codec's integer tables are counted on the
-trained network's own symbols (`wire.entropy`). `JpegRate` transforms the mosaic block by block as JPEG does, divides by
-the same steps, and counts about log2(1 + |z|) bits for each coefficient. The codec says exactly how many bytes a batch
-took, but not which way is down; `joined_bytes` has the codec's value and the estimate's gradient, scaled to it.
+6.1, has a network in its place). One F serves all steps: what is sent coarse first costs in all what it costs at the
+fine step. The codec's integer tables are counted on the trained network's own symbols (`wire.entropy`). `JpegRate`
+transforms the mosaic as JPEG does, and counts about log2(1 + |z|) bits for each coefficient. `joined_bytes` has the
+codec's exact value and the estimate's gradient, scaled to it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Read the photos of a folder, one after the other, as crops. Never more than a batch in memory, and no torch.
 
-To train on, the same random part of a photo for the uncut network and for the head, and blends of two photos:
-
     photo -> random box, perhaps mirrored -> views: one (S, S, 3) for each size asked for
     views, views of another photo -> blend -> views
 

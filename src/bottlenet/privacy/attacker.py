@@ -7,13 +7,9 @@
     photo_hat --+--> squared error of each photo, its logarithm -------+
                 `--> head -> features, against those of the photo -----+--> loss
 
-The baselines that an attacker has to beat, and what it starts from, are the best linear maps from symbols to pixels:
-ridge regression from one place, or 3 x 3 places around it, and the payload's size to a tile of side / h pixels, with
-the weight of the penalty that does best on photos that were not fitted.
-
-The linear map stays as it is; the network learns what it leaves over, from next to nothing at the start. Most work is
-done where the picture is small, as most of the error is there: width * 4 channels and all of the blocks at 1/16 of the
-side, width and a few at a quarter.
+The linear maps, which an attacker has to beat, are ridge regressions from one place, or 3 x 3 places around it, and the
+payload's size to a tile of side / h pixels. The network learns what the map leaves over. Most work is done where the
+picture is small, as most of the error is there: width * 4 channels and all of the blocks at 1/16 of the side.
 """
 
 from __future__ import annotations

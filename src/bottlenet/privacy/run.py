@@ -4,9 +4,8 @@
     test photos -> payloads of each budget -------+--> rebuilt photos --judge--> rows
                 `-> JPEG of as many bytes --------'
 
-What a folder holds already, samples and attacker, is not made again. The pictures show a photo a row: the original,
-what the attacker makes of each budget, a JPEG of as many bytes. Their photos are those that come with BottleNet, unless
-a folder is given, so that the pictures may be passed on.
+What a folder holds already, samples and attacker, is not made again. The pictures show photos that may be passed on,
+those that come with BottleNet, unless a folder is given.
 """
 
 from __future__ import annotations

@@ -80,13 +80,9 @@ def front_section(sources: Sequence[Source], request: Request) -> Section:
     best = front(list(found))
     figures = (front_figure(best, found, request),) if len(best) > 1 else ()
     intro = "What nothing else beats in both bytes and accuracy, over all sources."
-    silent = [
-        each.name
-        for source in sources
-        if isinstance(source.content, Profile)
-        for each in source.content.candidates
-        if each.payload_bytes_mean == 0  # which a logarithmic scale can't show
-    ]
+    profiles = [source.content for source in sources if isinstance(source.content, Profile)]
+    candidates = (each for profile in profiles for each in profile.candidates)
+    silent = [each.name for each in candidates if each.payload_bytes_mean == 0]  # a logarithmic scale can't show it
     if silent:
         intro += f" Not on it: {', '.join(dict.fromkeys(silent))}, which sends nothing."
     return Section("front", "Pareto front", intro, figures)
@@ -113,11 +109,8 @@ def curves_of(source: Source) -> list[Curve]:
                 curves.append(Curve(f"{source.name}, {cut}", points, 0.0, photos))
         return curves
     if isinstance(content, Profile):
-        points = tuple(
-            Point(each.payload_bytes_mean, -each.top1_drop, each.name)
-            for each in content.candidates
-            if each.payload_bytes_mean > 0
-        )
+        sent = [each for each in content.candidates if each.payload_bytes_mean > 0]
+        points = tuple(Point(each.payload_bytes_mean, -each.top1_drop, each.name) for each in sent)
         return [Curve(source.name, points, 0.0, content.labelled or content.photos)] if points else []
     if isinstance(content, Evaluated) and (top1 := content.result.top1) is not None:
         result, origin = content.result, content.origin
@@ -241,11 +234,8 @@ def accuracy_chart(
     points = [point for curve in curves for point in curve.line]
     uncut = next((curve.uncut for curve in curves if curve.uncut is not None), None)
     y = Axis(what, percents([point.top1 for point in points] + ([] if uncut is None else [uncut])))
-    x = Axis("mean payload bytes a photo", spanning([point.bytes for point in points], log=True, margin=0.04))
-    series = [
-        Series(curve.name, tuple((point.bytes, point.top1) for point in curve.line), bold=curve.name in bold)
-        for curve in curves
-    ]
+    x = bytes_axis(points)
+    series = [Series(curve.name, places(curve.line), bold=curve.name in bold) for curve in curves]
     rules = [] if uncut is None else [Rule(uncut, f"uncut network, {uncut:.1f} %", upright=False)]
     return line_chart(title, describe(curves, what), series, x, y, rules=rules, looks=looks)
 
@@ -265,18 +255,12 @@ def front_figure(best: list[Point], found: dict[Point, tuple[str, str]], request
     lowest = min(point.top1 for point in near)
     beaten = [point for point in found if point not in set(best) and point.top1 >= lowest]
     shown = [*near, *beaten]
-    x = Axis("mean payload bytes a photo", spanning([point.bytes for point in shown], log=True, margin=0.04))
+    x = bytes_axis(shown)
     y = Axis("top-1 against uncut, points", spanning([*(point.top1 for point in shown), 0.0], margin=0.06))
     title = "What no other setting beats in bytes and top-1"
     words = "; ".join(f"{point.bytes:,.0f} bytes: {-point.top1:.1f} points lost, {point.name}" for point in near)
-    series = [
-        Series(name, tuple((point.bytes, point.top1) for point in points), notes, joined=bold, bold=bold)
-        for name, points, notes, bold in (
-            ("the front", near, tuple(point.name for point in near), True),
-            ("beaten by another", beaten, (), False),
-        )
-        if points
-    ]
+    series = [Series("the front", places(near), tuple(point.name for point in near), bold=True)]
+    series += [Series("beaten by another", places(beaten), joined=False)] if beaten else []
     hidden = len(found) - len(shown)
     far = f" {hidden} that lose more than {-lowest:.0f} points are left out." if hidden else ""
     note = "Points below the uncut network on the same photos; sources may have different photos." + far
@@ -295,9 +279,8 @@ def sweep_figure(source: Source, sweep: Sweep, request: Request) -> Figure | Non
     for cut, rows in found.items():
         line = front([point for point, _ in rows])
         kept = {point for point, tried in rows if tried.status == KEPT}
-        notes = tuple("kept" if point in kept else "" for point in line)
-        series.append(Series(cut, tuple((point.bytes, point.top1) for point in line), notes))
-    x = Axis("mean payload bytes a photo", spanning([point.bytes for point in points], log=True, margin=0.04))
+        series.append(Series(cut, places(line), tuple("kept" if point in kept else "" for point in line)))
+    x = bytes_axis(points)
     y = Axis("against uncut, points", spanning([*(point.top1 for point in points), 0.0, -sweep.max_drop], margin=0.06))
     bound = Rule(-sweep.max_drop, f"the bound, {sweep.max_drop:g} points", upright=False)
     title = f"A sweep, cut by cut: “{source.name}”"
@@ -309,21 +292,23 @@ def sweep_figure(source: Source, sweep: Sweep, request: Request) -> Figure | Non
     )
     drawing = line_chart(title, f"Kept: {kept_words or 'nothing'}.", series, x, y, rules=[bound], looks=request.looks)
     columns = ("trial", "bytes", "points lost", "of", "bytes, evaluated", "points lost", "what became of it")
-    trials = [
-        (
-            each.trial.name,
-            *cells(each.figures),
-            each.figures.drop_of if each.figures else "",
-            *cells(each.evaluated),
-            each.status,
-        )
-        for each in sweep.trials
-    ]
+    trials = []
+    for each in sweep.trials:
+        drop_of = each.figures.drop_of if each.figures else ""
+        trials.append((each.trial.name, *cells(each.figures), drop_of, *cells(each.evaluated), each.status))
     table = limited(f"All {len(sweep.trials)} trials", columns, trials, numeric=False)
     note = "Each line is what no other trial of its cut beats; of each cut the smallest within the bound is kept."
     figures = [each.figures for each in sweep.trials if each.figures is not None]
     note += of_photos([each.labelled if each.drop_of == "top1" else each.photos for each in figures])
     return Figure(title, drawing, table, source.command, note)
+
+
+def places(points: Sequence[Point]) -> tuple[tuple[float, float], ...]:
+    return tuple((point.bytes, point.top1) for point in points)
+
+
+def bytes_axis(points: Sequence[Point]) -> Axis:
+    return Axis("mean payload bytes a photo", spanning([point.bytes for point in points], log=True, margin=0.04))
 
 
 def cells(figures: Figures | None) -> Sequence[str]:

@@ -18,19 +18,7 @@ from bottlenet.measure.bench import BenchReport, BenchRow
 from bottlenet.plan.link import PRESETS, Link
 from bottlenet.plan.planner import Plan, choose, duration, flip_words, predict, rate
 from bottlenet.plan.profile import Candidate, Profile
-from bottlenet.report.charts import (
-    Axis,
-    Bar,
-    Drawing,
-    Group,
-    Point,
-    Rule,
-    Scale,
-    Series,
-    bar_chart,
-    line_chart,
-    spanning,
-)
+from bottlenet.report.charts import Axis, Bar, Drawing, Group, Rule, Scale, Series, bar_chart, line_chart, spanning
 from bottlenet.report.sections import Figure, Request, Section, Table, number, of_photos
 from bottlenet.report.sources import Record, Source, read_bench
 
@@ -117,18 +105,28 @@ def draw_measured(report: BenchReport) -> Drawing:
         bars = tuple(bar for row in rows if (bar := measured_bar(row)) is not None)
         missing = tuple((row.partition, row.skipped or "not measured") for row in rows if measured_bar(row) is None)
         groups.append(Group(link_words(conditions.link), bars, missing))
-    fastest = [f"on {group.name} {fastest_words(group)}" for group in groups if group.bars]
-    words = f"Device: {report.device}. Fastest: {'; '.join(fastest) or 'nothing was measured'}."
-    return bar_chart("Latency of a photo, end to end, ms", words, groups, SEGMENTS, "ms")
+    return latency_chart("Latency of a photo, end to end, ms", report.device, groups)
 
 
 def measured_bar(row: BenchRow) -> Bar | None:
     if row.latency_ms is None or row.device_ms is None or row.server_ms is None:
         return None
-    device, server = min(row.device_ms, row.latency_ms), row.server_ms
-    segments = (device, max(0.0, row.latency_ms - device - server), server)
-    note = f"{row.latency_ms:,.1f} ms" + (f", {row.socket_bytes:,.0f} bytes" if row.socket_bytes else "")
-    return Bar(row.partition, segments, note, row.latency_p95_ms, row.bound_ms)
+    times, size = (row.latency_ms, row.device_ms, row.server_ms), row.socket_bytes
+    return dataclasses.replace(latency_bar(row.partition, times, size), whisker=row.latency_p95_ms, mark=row.bound_ms)
+
+
+def latency_bar(name: str, times_ms: tuple[float, float, float], sent_bytes: float | None) -> Bar:
+    """Divide a latency into what the device takes, the link and the server; `times_ms` are latency, device, server."""
+    latency, device, server = times_ms
+    device = min(device, latency)
+    note = f"{latency:,.1f} ms" + (f", {sent_bytes:,.0f} bytes" if sent_bytes else "")
+    return Bar(name, (device, max(0.0, latency - device - server), server), note)
+
+
+def latency_chart(title: str, device: str, groups: Sequence[Group]) -> Drawing:
+    fastest = [(group, min(group.bars, key=lambda each: sum(each.segments))) for group in groups if group.bars]
+    words = "; ".join(f"on {group.name} {bar.name}, {bar.note}" for group, bar in fastest) or "nothing was measured"
+    return bar_chart(title, f"Device: {device}. Fastest: {words}.", groups, SEGMENTS, "ms")
 
 
 def predicted_figure(source: Source, profile: Profile, request: Request) -> Figure:
@@ -153,19 +151,10 @@ def draw_predicted(profile: Profile, links: Sequence[Link]) -> Drawing:
         bars = []
         for candidate in profile.candidates:
             there = predict(candidate, link)
-            device, server = there.device_s * 1e3, there.server_s * 1e3
-            segments = (device, there.latency_s * 1e3 - device - server, server)
-            note = f"{sum(segments):,.1f} ms" + (f", {there.uplink_bytes:,.0f} bytes" if there.uplink_bytes else "")
-            bars.append(Bar(candidate.name, segments, note))
+            times = there.latency_s * 1e3, there.device_s * 1e3, there.server_s * 1e3
+            bars.append(latency_bar(candidate.name, times, there.uplink_bytes))
         groups.append(Group(link_words(link), tuple(bars)))
-    fastest = "; ".join(f"on {group.name} {fastest_words(group)}" for group in groups)
-    words = f"Device: {profile.device}. Fastest: {fastest}."
-    return bar_chart("Latency of a photo, computed from the profile, ms", words, groups, SEGMENTS, "ms")
-
-
-def fastest_words(group: Group) -> str:
-    bar = min(group.bars, key=lambda each: sum(each.segments))
-    return f"{bar.name}, {bar.note}"
+    return latency_chart("Latency of a photo, computed from the profile, ms", profile.device, groups)
 
 
 def link_words(link: Link) -> str:
@@ -200,25 +189,19 @@ def plan_figure(source: Source, profile: Profile, plan: Plan, request: Request) 
 
 def draw_flips(profile: Profile, plan: Plan, *, connected: bool, looks: dict[str, int] | None = None) -> Drawing:
     """Draw latency, or energy where the plan's objective is energy; the choice is the heavy line."""
-    curves = {each.name: curve(each, plan, connected=connected) for each in shown_candidates(profile, plan)}
+    series = []
+    for each in shown_candidates(profile, plan):
+        points = tuple(point for point in curve(each, plan, connected=connected) if point[1] > 0)
+        series.append(Series(each.name, points, marked=False, bold=each.name == plan.choice.name))
     what, unit = ("device energy", "mJ") if plan.objective == "energy" else ("latency", "ms")
-    bandwidths = Scale(plan.link.uplink_bps / SPAN, plan.link.uplink_bps * SPAN, True)
-    values = spanning([y for points in curves.values() for _, y in points], log=True)
-    here = Rule(plan.link.uplink_bps, plan.link.name, dashes="")
+    x = Axis("uplink", Scale(plan.link.uplink_bps / SPAN, plan.link.uplink_bps * SPAN, True), rate)
+    y = Axis(f"{what}, {unit}", spanning([y for each in series for _, y in each.points], log=True))
     flips = [flip for flip in plan.flips if flip.quantity == "uplink_bps"]
+    rules = [Rule(plan.link.uplink_bps, plan.link.name, dashes=""), *(Rule(flip.value, "flip") for flip in flips)]
     words = f"Flips: {', '.join(map(flip_words, flips))}." if flips else "No bandwidth changes the choice."
-    return line_chart(
-        f"{what.capitalize()} of a photo over the uplink's bandwidth, round trip {plan.link.round_trip_s * 1e3:g} ms",
-        f"{plan.reason} {words}",
-        [
-            Series(name, tuple(point for point in points if point[1] > 0), marked=False, bold=name == plan.choice.name)
-            for name, points in curves.items()
-        ],
-        Axis("uplink", bandwidths, rate),
-        Axis(f"{what}, {unit}", values),
-        rules=[here, *(Rule(flip.value, "flip") for flip in flips)],
-        looks=looks,
-    )
+    over = f"over the uplink's bandwidth, round trip {plan.link.round_trip_s * 1e3:g} ms"
+    title = f"{what.capitalize()} of a photo {over}"
+    return line_chart(title, f"{plan.reason} {words}", series, x, y, rules=rules, looks=looks)
 
 
 def shown_candidates(profile: Profile, plan: Plan) -> Sequence[Candidate]:
@@ -231,7 +214,7 @@ def shown_candidates(profile: Profile, plan: Plan) -> Sequence[Candidate]:
     return [by_name[name] for name in dict.fromkeys(names) if name is not None][:LINES]
 
 
-def curve(candidate: Candidate, plan: Plan, *, connected: bool) -> list[Point]:
+def curve(candidate: Candidate, plan: Plan, *, connected: bool) -> list[tuple[float, float]]:
     """Compute points of (bit/s, ms or mJ)."""
     points = []
     for index in range(POINTS):
@@ -244,15 +227,9 @@ def curve(candidate: Candidate, plan: Plan, *, connected: bool) -> list[Point]:
 
 
 def flip_rows(plan: Plan) -> list[tuple[str, ...]]:
-    if not plan.flips:
-        return [(plan.link.name, plan.choice.name, "nothing", "", "")]
-    return [
-        (
-            plan.link.name if number == 0 else "",
-            plan.choice.name if number == 0 else "",
-            UNITS[flip.quantity][0],
-            f"{flip.side} {UNITS[flip.quantity][1](flip.value)}",
-            flip.winner or "nothing meets the constraints",
-        )
-        for number, flip in enumerate(plan.flips)
-    ]
+    rows = [("nothing", "", "")] if not plan.flips else []
+    for flip in plan.flips:
+        name, say = UNITS[flip.quantity]
+        rows.append((name, f"{flip.side} {say(flip.value)}", flip.winner or "nothing meets the constraints"))
+    names = [(plan.link.name, plan.choice.name), *[("", "")] * (len(rows) - 1)]
+    return [(*each, *row) for each, row in zip(names, rows, strict=True)]

@@ -121,9 +121,7 @@ def table_section(deployment: Deployment, some: Sequence[Answered], counted: str
 def failure_section(deployment: Deployment, failures: Sequence[Answered], counted: str) -> Section:
     columns = (*COLUMNS[:-1], "lost")
     rows = tuple((*row(deployment, each)[:-1], f"{100 * each.lost:.0f} points") for each in failures)
-    intro = (
-        "Photos with another answer than the uncut network's, worst first: most of its answer's probability is lost."
-    )
+    intro = "Photos with another answer than the uncut network's; first those whose answer lost most probability."
     tables = (Table(f"Worst first; {counted}", columns, rows, numeric=False),) if rows else ()
     return Section("failures", "The worst failures", intro, tables=tables)
 
@@ -132,17 +130,13 @@ def row(deployment: Deployment, answered: Answered) -> tuple[Cell, ...]:
     bundle, frame, path, label = deployment.bundle, answered.frame, answered.photo.path, answered.photo.label
     small = within(photo_to_pixels(path, bundle.manifest.uncut_preprocess), SIDE)
     known = () if label is None else (f"labelled: {bundle.labels[label]}",)
-    split, uncut = (
-        tuple(f"{bundle.labels[index]}, {share:.0%}" for index, share in top)
-        for top in (answered.split, answered.uncut)
-    )
+    answers = (answered.split, answered.uncut)
     return (
         Picture(data_url(small, "JPEG", quality=QUALITY), f"The photo {path.name}", small.shape[1], small.shape[0]),
         (path.name, *known),
         "nothing: the device was sure" if frame is None else mosaic_picture(deployment, frame, path.name),
         "0" if frame is None else f"{len(frame.payload):,}",
-        split,
-        uncut,
+        *(tuple(f"{bundle.labels[index]}, {share:.0%}" for index, share in top) for top in answers),
         "same" if answered.same else "other",
     )
 

@@ -163,16 +163,17 @@ class Record:
     @property
     def model(self) -> str:
         """The network; empty: the record does not say."""
-        places = [self.results, self.results.get("config")] if isinstance(self.results, dict) else []
-        found = [place.get("model") for place in places if isinstance(place, dict)]
-        return next((each for each in found if isinstance(each, str)), "")
+        return self.find("model", "config", str) or ""
 
     @property
     def photos(self) -> int | None:
         """The number of photos that its rates are of; None: the record does not say."""
-        places = [self.results, self.results.get("evaluation")] if isinstance(self.results, dict) else []
-        found = [place.get("photos") for place in places if isinstance(place, dict)]
-        return next((each for each in found if isinstance(each, int)), None)
+        return self.find("photos", "evaluation", int)
+
+    def find(self, name: str, inside: str, kind: type[T]) -> T | None:
+        places = [self.results, self.results.get(inside)] if isinstance(self.results, dict) else []
+        found = [place.get(name) for place in places if isinstance(place, dict)]
+        return next((each for each in found if isinstance(each, kind)), None)
 
 
 Content = Run | Evaluated | Profile | BenchReport | Record | Sweep
@@ -318,18 +319,14 @@ def read_record(document: dict[str, Any], path: Path) -> Record:
 def read_run(path: Path) -> Source:
     """InputError: its files can't be read, or are not a run's. A run without a log has only begun."""
     config = read_json(path / RUN, MAX_RUN_BYTES)
-    if (
-        not isinstance(config, dict)
-        or not {"model", "cut", "codec"} <= set(config)
-        or not all(
-            isinstance(value, Scalar) or (name == "data" and isinstance(value, list)) for name, value in config.items()
-        )
-    ):
+    settings = [value for name, value in config.items() if name != "data"] if isinstance(config, dict) else [None]
+    if not all(isinstance(value, Scalar) for value in settings) or not {"model", "cut", "codec"} <= set(config):
         raise InputError(f"{path / RUN}: it is {shown(config)}, which no run was told; give the folder of a run")
     passes: list[Pass] = []
     steps: list[Step] = []
     log = path / LOG
-    lines = read_text(log, MAX_LOG_BYTES).split("\n")[:-1] if log.exists() else []  # half a line, if it was killed
+    with reading(log, "give another file"):
+        lines = read_bounded(log, MAX_LOG_BYTES).split(b"\n")[:-1] if log.exists() else []  # half a line, if killed
     for count, line in enumerate(lines, 1):
         with reading(f"{log}, line {count}", AGAIN):
             values = parse_json(line)
@@ -367,11 +364,8 @@ def sweep_command(document: dict[str, Any], out: str) -> str:
         field.name: field.default for field in fields(Search) if field.name not in (*SWEPT, "max_drop")
     }
     told = {**(config if isinstance(config, dict) else {}), **search}
-    changed = {
-        name: told[name]
-        for name, default in settings.items()
-        if name not in ("model", "data") and told.get(name) not in (None, default)
-    }
+    del settings["model"], settings["data"]
+    changed = {name: told[name] for name, default in settings.items() if told.get(name) not in (None, default)}
     if "everything" in changed:
         changed["all"] = changed.pop("everything")
     values = {
@@ -417,22 +411,12 @@ AGAIN = "make the file again with this version of bottlenet"
 
 def read_json(path: Path, limit_bytes: int) -> Any:
     """Read a file. InputError: can't be read, larger than that, no JSON, or a number that is not finite."""
-    text = read_text(path, limit_bytes)
-    with reading(path, AGAIN):
-        return parse_json(text)
-
-
-def read_text(path: Path, limit_bytes: int) -> str:
-    """Read a file. InputError: can't be read, larger than that, or not in UTF-8."""
     with reading(path, "give another file"):
-        try:
-            return read_bounded(path, limit_bytes).decode()
-        except UnicodeDecodeError as error:
-            raise InputError("it is no text in UTF-8, so no JSON; give another file") from error
+        return parse_json(read_bounded(path, limit_bytes))
 
 
-def parse_json(text: str) -> Any:
-    """InputError: no JSON, nested too deeply, or NaN and its like in it."""
+def parse_json(text: str | bytes) -> Any:
+    """InputError: no JSON in UTF-8, nested too deeply, or NaN and its like in it."""
 
     def refused(name: str) -> float:
         raise ValueError(f"{name} is no number")

@@ -76,28 +76,23 @@ def naive_figure(
     title: str, rates: Sequence[Rate], axes: tuple[str, str], command: str, photos: int | None, request: Request
 ) -> Figure:
     """Draw one line for each training; `axes` are the names of both axes."""
-    by_bytes = axes[0].endswith("bytes")
-    found = {
-        kind: sorted((each for each in rates if each.training == kind), key=lambda one: one.at) for kind in TRAININGS
-    }
-    series = [
-        Series(
-            kind, tuple((one.payload_bytes if by_bytes else one.at, one.percent) for one in each), bold=kind == "aware"
-        )
-        for kind, each in found.items()
-    ]
+    by_bytes, ordered = axes[0].endswith("bytes"), sorted(rates, key=lambda one: one.at)
+    series = []
+    for kind in TRAININGS:
+        points = [(one.payload_bytes if by_bytes else one.at, one.percent) for one in ordered if one.training == kind]
+        series.append(Series(kind, tuple(points), bold=kind == "aware"))
     values = [point[0] for each in series for point in each.points]
     x = Axis(axes[0], spanning(values, log=by_bytes, margin=0.04))
     y = Axis(axes[1], percents(each.percent for each in rates))
-    at = {kind: {one.at: one for one in each} for kind, each in found.items()}
+    at = {(one.training, one.at): one for one in rates}
     rows = []
-    for value in sorted({each.at for each in rates}):
-        naive, aware = (at[kind].get(value) for kind in TRAININGS)
+    for value in dict.fromkeys(one.at for one in ordered):
+        naive, aware = (at.get((kind, value)) for kind in TRAININGS)
         gap = None if naive is None or aware is None else aware.percent - naive.percent
-        cells = [
+        both = (
             ("-", "-") if one is None else (number(one.percent, 1), number(one.payload_bytes)) for one in (naive, aware)
-        ]
-        rows.append((f"{value:g}", *cells[0], *cells[1], number(gap, 1)))
+        )
+        rows.append((f"{value:g}", *(cell for cells in both for cell in cells), number(gap, 1)))
     first = "pass" if axes[0] == "pass" else "quality"
     columns = (first, "naive, %", "bytes", "aware, %", "bytes", "aware above naive, points")
     words = "; ".join(f"{row[0]}: naive {row[1]}, aware {row[3]}" for row in rows)
@@ -170,17 +165,11 @@ def steps_figure(source: Source, run: Run, request: Request) -> Figure:
     """Draw the loss, and the bytes, each over its first value: both fall by factors."""
     first, last = run.steps[0], run.steps[-1]
     title = f"Training loss and bytes, step by step: “{source.name}”"
-    shares = {
-        "loss": [(each.steps, each.loss / first.loss) for each in run.steps if first.loss > 0],
-        "bytes": [
-            (each.steps, each.payload_bytes / first.payload_bytes) for each in run.steps if first.payload_bytes > 0
-        ],
-    }
-    series = [
-        Series(name, tuple(point for point in points if point[1] > 0), marked=False)
-        for name, points in shares.items()
-        if points
-    ]
+    series = []
+    for name, field in (("loss", "loss"), ("bytes", "payload_bytes")):
+        start, points = getattr(first, field), [(each.steps, getattr(each, field)) for each in run.steps]
+        if start > 0:
+            series.append(Series(name, tuple((x, y / start) for x, y in points if y > 0), marked=False))
     values = [y for each in series for _, y in each.points]
     x = Axis("steps", spanning([each.steps for each in run.steps]))
     y = Axis("share of the start", spanning(values, log=True, margin=0.04))

@@ -1,18 +1,14 @@
 """What a run trains on: features of its photos at the cut, and the uncut network's scores for them.
 
-`Cached` computes them once for each set of random crops and keeps them on disk, in one file a crop set: a record for
-each photo, features and scores in float16, in the order of the list. Records are read one by one, never mapped: the
-memory used does not depend on how many there are.
+`Cached` computes them once for each set of random crops and keeps them on disk, a file a crop set: a record for each
+photo, features and scores in float16. Records are read one by one: memory does not depend on how many there are.
 
 `Direct` computes them anew in every pass, so there is no limit on how many photos there are:
 
     files or shards -> workers: crop, mix -> pixels -> frozen head and uncut network -> features, scores
 
-There all that is random comes from (seed, epoch, position): a photo's crop is the same whoever decodes it, and
-whenever. So neither workers nor processes nor an interruption change what a run learns from. Where several processes
-train together each asks for its own slices of a batch.
-
-With `end_to_end` nothing is frozen: the features are the photos themselves, normalised.
+All that is random comes from (seed, epoch, position), so that neither workers nor processes nor an interruption change
+what a run learns from. With `end_to_end` nothing is frozen: the features are the photos themselves, normalised.
 """
 
 from __future__ import annotations

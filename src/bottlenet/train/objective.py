@@ -1,10 +1,5 @@
 """What a training step minimises, by codec: distillation from the uncut network, and the price of the bytes.
 
-    CodecInLoop   one payload a photo, made by the real codec; the weight of a byte is steered to a mean size
-    Embedded      payloads of the entropy codec cut at random sizes; a byte weighs what another byte would bring
-    FixedRate     whole payloads of the entropy codec
-    ExitAlone     no payloads: what the device answers by itself
-
 What a unit learns from, and how near its answers come to those of the uncut network, is up to the task:
 
     task             learns from                                                    agreement
@@ -12,8 +7,6 @@ What a unit learns from, and how near its answers come to those of the uncut net
     multilabel       the uncut network's probability of each class                  photos with the same labels
     segmentation     the features at the cut alone; the tail stays as it is         places of the same class
     detection        the features at the cut alone; the tail stays as it is         boxes that are found again
-
-Where the tail stays as it is, tail(features) is what the uncut network says, so that nothing but features is kept.
 
 A batch may come in slices, some of them in other processes. So a step only computes; what one step leaves for the next,
 such as the weight of a byte, changes in `after`, by what was measured on the whole batch.

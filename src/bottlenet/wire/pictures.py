@@ -1,19 +1,13 @@
 """Pictures on the wire: stripped JPEG and WebP of a mosaic, and whole files of the network's input.
 
-Of a mosaic (rows, cols) uint8, the parts of the file that the receiver can make itself stay at home:
-
-    JPEG     SOI APP0 DQT SOF0 DHT DHT SOS | entropy-coded scan | EOI
+    JPEG     SOI APP0 DQT SOF0 DHT DHT SOS | entropy-coded scan | EOI       of a mosaic (rows, cols) uint8
     WebP     "RIFF" size "WEBP" "VP8 " size | VP8 key frame
-    payload                                 | this              |
+    payload                                 | this              |           the receiver makes the rest itself
+
+    pixels (S, S, 3) --InputCodec.encode--> file --decode--> pixels         of the network's input
 
 Unpacking takes bytes from anyone: what does not decode is a PayloadError, and a picture of another size is never
 allocated.
-
-A device that leaves the whole network to the server sends the input as an `InputCodec` makes it of its pixels:
-
-    pixels (S, S, 3) --encode--> file --decode--> pixels (S, S, 3)
-
-with Pillow's own settings but for the quality, and in one thread.
 """
 
 from __future__ import annotations

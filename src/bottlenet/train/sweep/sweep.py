@@ -1,24 +1,14 @@
 """The paper's training phase (Algorithm 1, step 1): train units at several cuts, and keep of each cut the smallest.
 
-    Search -> next_trial -> Job -> Engine -> Result -> trials/NAME.json
+    Search -> next_trial -> Job -> engine: this process, or Ray -> Result -> trials/NAME.json
                  ^--- ruled_out, by what is finished ---'
     winners -> export -> ladder, candidates.json
-
-Everything that is finished is on disk, so a sweep that was killed goes on with the same command; the trial that was
-running goes on from its last checkpoint. `Search` may differ from one time to the next: what is finished counts.
-
-Jobs run in an engine: in this process, or as Ray tasks over the cores and machines that there are.
-
-    sweep -> submit(job) -> ...            `slots` at a time
-          <- wait()      -> job, Result
-
-A trial is the features of its cut, its training, and its figures on photos that it was not trained on:
 
     data --held_out--> photos to train on -> features of random crops -> train  -> unit and tail
     `-------> photos to measure  -> features of centre crops -----------> Figures
 
-With Ray every machine needs bottlenet and Ray, and the data and the sweep's folder under the same paths. A worker that
-dies takes no trial along: Ray starts it again, and it goes on from its last checkpoint.
+Everything that is finished is on disk, so a sweep that was killed goes on with the same command, and its trial from the
+last checkpoint. With Ray every machine needs bottlenet and Ray, and data and folder under the same paths.
 """
 
 from __future__ import annotations
