@@ -577,7 +577,7 @@ class TestBadInput:
         (tmp_path / "empty").mkdir()
         assert "nothing in it that a report is made of" in fail(tmp_path / "empty")
         (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff")
-        assert "no text in UTF-8" in fail(tmp_path / "x.jpg")
+        assert "it is not JSON" in fail(tmp_path / "x.jpg")
 
     def test_networks_are_not_mixed(self, fail: Callable[..., str], tmp_path: Path) -> None:
         one = write(tmp_path / "a.json", bench_document("small"))

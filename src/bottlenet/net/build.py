@@ -168,10 +168,7 @@ def split_tail(halves: Split, learn_to: str) -> DividedTail:
 
 
 def exit_of(classifier: Classifier, cut: str, size: int, without: str) -> nn.Module:
-    """Copy the classifier behind `cut`, for features of a photo of `size`, less the blocks named in `without`.
-
-    InputError: no such block, or one whose output has another shape than its input.
-    """
+    """Copy the classifier behind `cut`, for a photo of `size`, less the blocks `without`. InputError: they can't go."""
     if not isinstance(classifier.task, Classification):
         raise InputError(f"an exit needs a network that gives one label, and this one's task is {classifier.task.name}")
     whole = copy_of(classifier)
@@ -217,12 +214,8 @@ def codec_of(name: str, quality: int | None, mosaic: Mosaic) -> Codec:
     if name != "entropy":
         return make_codec(name, mosaic, USUAL_QUALITY.get(name, 50) if quality is None else quality)
     silence = np.full((1, *mosaic.symbols_shape), ZERO, np.uint8)
-    return Entropy(mosaic, fit_tables([silence], all_passes(mosaic.channels)))
-
-
-def all_passes(channels: int) -> list[tuple[int, int]]:
-    """List (channel, plane) as `NestedQuantizer` has them: step by step, and within a step channel by channel."""
-    return [(channel, plane) for plane in range(len(STEPS)) for channel in range(channels)]
+    passes = [(channel, plane) for plane in range(len(STEPS)) for channel in range(mosaic.channels)]
+    return Entropy(mosaic, fit_tables([silence], passes))
 
 
 UNITS: dict[str, tuple[Callable[[UnitSpec], nn.Module], Callable[[UnitSpec], nn.Module]]] = {
@@ -271,10 +264,8 @@ def start_from_components(
 
 
 def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the principal components of patches of `stride` of the features (B, c, H, W): mean (d,), the `count` largest
-    variances (count,) and their directions (d, count), where d is c * stride * stride. All float64.
-
-    InputError: features that are no numbers, or as `check_patch`.
+    """Find the principal components of patches of `stride` of features (B, c, H, W), float64: mean (d,), the `count`
+    largest variances and directions (d, count), d = c * stride^2. InputError: no numbers, or as `check_patch`.
     """
     count_of_patches, total, products = 0, torch.zeros(()), torch.zeros(())
     for features in batches:
@@ -369,10 +360,7 @@ class PaperCut:
 
 
 def paper_cuts(classifier: Classifier) -> tuple[PaperCut, ...]:
-    """Describe ResNet-50 cut after RB1 to RB16, or VGG-19 after its five poolings, with the paper's unit.
-
-    InputError: another network, by its name, or one that has no such cuts or takes photos of another size.
-    """
+    """Describe ResNet-50 at RB1 to RB16, or VGG-19 at its five poolings, with the paper's unit. InputError: others."""
     kind = re.match(r"(?:\w+/)?([a-z0-9_]+)", classifier.name)
     if kind is None or kind[1] not in PLACES:
         advice = "give torchvision/resnet50 or torchvision/vgg19, with :random where no weights are at hand"
@@ -397,12 +385,8 @@ def paper_cut(name: str, cut: Cut, paper_bytes: int | None) -> PaperCut:
         return PaperCut(name, cut.name, cut.shape, cut.head_flops, cut.head_flops_share, None, None, None, paper_bytes)
     spec = UnitSpec(c, channels, STRIDE, (height, width))
     flops = cut.head_flops + count_flops(PaperReduction(spec).eval(), torch.zeros(1, *cut.shape))
-    mosaic = Mosaic(*spec.latent_shape)
-    symbols = np.zeros(mosaic.symbols_shape, np.uint8)
-    raw_bytes = len(make_codec("raw", mosaic, 0).encode(symbols))
-    return PaperCut(
-        name, cut.name, cut.shape, flops, flops / total, spec.latent_shape, symbols.size, raw_bytes, paper_bytes
-    )
+    latent, count = spec.latent_shape, Mosaic(*spec.latent_shape).symbol_count
+    return PaperCut(name, cut.name, cut.shape, flops, flops / total, latent, count, count, paper_bytes)
 
 
 def residual_blocks() -> dict[str, str]:
@@ -415,11 +399,6 @@ def residual_blocks() -> dict[str, str]:
 
 PLACES = {
     "resnet50": residual_blocks(),
-    "vgg19": {
-        "pool1": "features.4",
-        "pool2": "features.9",
-        "pool3": "features.18",
-        "pool4": "features.27",
-        "pool5": "features",  # which ends with it
-    },
+    # The last pooling is where the features end.
+    "vgg19": {f"pool{number}": f"features{place}" for number, place in enumerate((".4", ".9", ".18", ".27", ""), 1)},
 }

@@ -136,7 +136,8 @@ def check_halves(model: nn.Module, halves: Split, input_size: Size) -> None:
     if close(found, expected) or not close(run(model), expected):
         return  # the same, or something else at each call
     why = "its forward depends on what a trace doesn't show, such as a global or a counter; move that into a submodule"
-    raise InputError(f"cut at {halves.cut.name}, {type(model).__name__} gives other scores than when called: {why}")
+    what = f"cut at {halves.cut.name}, {type(model).__name__} gives other scores than when it is called"
+    raise InputError(f"{what}: {why}")
 
 
 def close(one: Tensor, other: Tensor) -> bool:

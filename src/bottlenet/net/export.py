@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 
 from bottlenet.bundle import Bundle, Preprocess, check_replaceable, write_bundle
 from bottlenet.bundle.manifest import Exit, Manifest
-from bottlenet.errors import BundleError, InputError
+from bottlenet.errors import BundleError, InputError, reason
 from bottlenet.net.cut import count_flops, split
 from bottlenet.net.detectors import translations
 from bottlenet.net.model import BottleNet, Origin, in_order
@@ -151,9 +151,8 @@ def check_pixels(what: str, pixels: object, size: int) -> None:
     if not isinstance(pixels, np.ndarray):
         raise InputError(f"{what} is a {type(pixels).__name__}; give an array of uint8, (photos, {size}, {size}, 3)")
     if pixels.dtype != np.uint8 or len(pixels) == 0 or pixels.shape[1:] != (size, size, 3):
-        raise InputError(
-            f"{what} has shape {pixels.shape}, {pixels.dtype}; give uint8 of shape (photos, {size}, {size}, 3)"
-        )
+        given = f"{what} has shape {pixels.shape}, {pixels.dtype}"
+        raise InputError(f"{given}; give uint8 of shape (photos, {size}, {size}, 3)")
 
 
 def origin_of(net: BottleNet) -> Origin:
@@ -223,10 +222,10 @@ def read_back(bundle: Bundle) -> None:
         )
         expected = (count, *bundle.manifest.output.shape)
         if shapes := [answer.shape for answer in answers if answer.shape != expected]:
-            raise BundleError(
-                f"for {count} photos the exported network gives {shapes[0]}, not {expected}, so no bundle was written; "
-                "give the network a forward that keeps the batch apart, without squeeze() of all dimensions"
+            what = (
+                f"for {count} photos the exported network gives {shapes[0]}, not {expected}, so no bundle was written"
             )
+            raise BundleError(f"{what}; give it a forward that keeps the batch, without squeeze() of all dimensions")
 
 
 def describe(
@@ -371,34 +370,24 @@ def compare(
 def check_fidelity(fidelity: Fidelity, most: float = MAX_SCORES_DIFFERENCE) -> None:
     """Raise BundleError where onnxruntime is not torch: answers differ by more than `most`."""
     if not fidelity.symbols_equal >= MIN_SYMBOLS_EQUAL:
-        raise BundleError(
-            f"onnxruntime gives other symbols than torch for {1 - fidelity.symbols_equal:.2%} of the elements; "
-            f"at most {1 - MIN_SYMBOLS_EQUAL:.1%} is allowed, so no bundle was written"
-        )
+        what = f"onnxruntime gives other symbols than torch for {1 - fidelity.symbols_equal:.2%} of the elements"
+        raise BundleError(f"{what}; at most {1 - MIN_SYMBOLS_EQUAL:.1%} is allowed, so no bundle was written")
     if math.isnan(fidelity.scores_difference):
-        raise BundleError(
-            "the network gives scores that are no numbers, so no bundle was written; train anew, with a lower lr if "
-            "the uncut network gives numbers"
-        )
+        advice = "train anew, with a lower lr if the uncut network gives numbers"
+        raise BundleError(f"the network gives scores that are no numbers, so no bundle was written; {advice}")
     if not fidelity.scores_difference <= most:
-        raise BundleError(
-            f"onnxruntime's scores differ from torch's by {fidelity.scores_difference:.2g} of the largest score; "
-            f"at most {most} is allowed, so no bundle was written"
-        )
+        what = f"onnxruntime's scores differ from torch's by {fidelity.scores_difference:.2g} of the largest score"
+        raise BundleError(f"{what}; at most {most} is allowed, so no bundle was written")
 
 
 def tolerance(task: Task) -> float:
-    """Return the largest difference allowed: of scores relative to the largest; of a map, or of boxes, the share of
-    them.
-    """
+    """Return the largest difference allowed: of scores relative to the largest, of a map or of boxes a share."""
     # In a crowd of boxes one decides about others.
     return MAX_BOXES_DIFFERENCE if isinstance(task, Detection) else MAX_SCORES_DIFFERENCE
 
 
 def difference(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Return the largest difference of any photo between two runtimes' outputs (B, ...), to be compared with
-    `tolerance`.
-    """
+    """Return the largest difference of a photo between two runtimes' outputs (B, ...), as in `tolerance`."""
     if isinstance(task, Segmentation):
         return float((mine != theirs).mean(axis=(1, 2)).max())
     if isinstance(task, Detection):
@@ -455,9 +444,7 @@ def relative_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float
 
 
 def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """Convert a module with one input to an ONNX graph whose batch size is free. `example` needs a batch of 2
-    or more.
-    """
+    """Convert a module with one input to an ONNX graph whose batch size is free; `example` has 2 photos or more."""
     # The exporter's own warnings are about parts of torch that it meets and we do not use.
     with warnings.catch_warnings(), quiet("torch.onnx"), AttentionSpelledOut():
         warnings.simplefilter("ignore")
@@ -473,10 +460,8 @@ def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], output
                 verbose=False,
             )
         except Exception as error:  # of many kinds, and of many lines
-            raise InputError(
-                f"the network can't be converted to ONNX ({last_cause(error)}); replace what it names, or cut where "
-                "it is not needed"
-            ) from error
+            advice = "replace what it names, or cut where it is not needed"
+            raise InputError(f"the network can't be converted to ONNX ({last_cause(error)}); {advice}") from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     # the exporter notes for every node which line of Python it came from: size without use, and paths of this machine
@@ -489,10 +474,10 @@ def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], output
 
 
 def last_cause(error: BaseException) -> str:
-    """Return the first line of what an error comes from."""
+    """Say what an error comes from."""
     while (cause := error.__cause__) is not None:
         error = cause
-    return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
+    return reason(error)
 
 
 class AttentionSpelledOut(TorchFunctionMode):
@@ -502,18 +487,11 @@ class AttentionSpelledOut(TorchFunctionMode):
     than it does. Its products and its softmax it knows.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        plain = kwargs.keys() <= {"query", "key", "value", "attn_mask", "scale", "dropout_p", "is_causal"}
-        if func is not F.scaled_dot_product_attention or not plain or len(args) > 4:
-            return func(*args, **kwargs)
-        if kwargs.get("is_causal") or kwargs.get("dropout_p"):
+        known = kwargs.keys() <= {"query", "key", "value", "attn_mask", "scale", "dropout_p", "is_causal"}
+        plain = known and len(args) <= 4 and not kwargs.get("is_causal") and not kwargs.get("dropout_p")
+        if func is not F.scaled_dot_product_attention or not plain:
             return func(*args, **kwargs)
         return attention(*args, **{name: kwargs[name] for name in kwargs if name not in ("is_causal", "dropout_p")})
 
@@ -521,9 +499,7 @@ class AttentionSpelledOut(TorchFunctionMode):
 def attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, scale: float | None = None
 ) -> Tensor:
-    """Attend: (..., L, E), (..., S, E), (..., S, V) -> (..., L, V); the mask is added to the products, or says which
-    count.
-    """
+    """Attend: (..., L, E), (..., S, E), (..., S, V) -> (..., L, V); the mask is added, or says which count."""
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     products = (query * scale) @ key.transpose(-2, -1)  # (..., L, S)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -561,9 +537,7 @@ def store_as_int8(graph: bytes, prefix: str = "") -> bytes:
 
 
 def _stored(name: str, weight: np.ndarray, axis: int) -> tuple[list[TensorProto], list[onnx.NodeProto]]:
-    """Return the replacement of one weight: its integers and scales, and the two nodes that compute it under its old
-    name.
-    """
+    """Replace one weight by its integers and scales, and two nodes that compute it under its old name."""
     integers, scale = to_int8(weight, axis)
     tensors = [numpy_helper.from_array(integers, f"{name}.int8"), numpy_helper.from_array(scale, f"{name}.scale")]
     nodes = [
@@ -574,9 +548,7 @@ def _stored(name: str, weight: np.ndarray, axis: int) -> tuple[list[TensorProto]
 
 
 def to_int8(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Round float32 to int8 in -127..127 and float32 scales, one for each index of `axis`: weight = int8 * scale,
-    nearly.
-    """
+    """Round float32 to int8 in -127..127 and float32 scales, one for each index of `axis`."""
     other_axes = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=other_axes, keepdims=True)
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)

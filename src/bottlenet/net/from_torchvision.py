@@ -56,10 +56,7 @@ def load(named: Named) -> Classifier:
     labels = named.labels()
     if file is not None:
         metadata = replace(metadata, labels=None, licence="not stated")
-    classifier = assemble(named, build(models, named, len(labels) if labels else 1000), metadata)
-    if file is not None:
-        load_weights(classifier, file, ignored=("AuxLogits.", "aux1.", "aux2."))
-    return classifier
+    return with_file_weights(assemble(named, build(models, named, len(labels) if labels else 1000), metadata), named)
 
 
 # Their weights want it so. The second head, which is for training alone, is left out of networks without these weights.
@@ -117,7 +114,7 @@ def metadata_of(weights: Any) -> Metadata:
     )
 
 
-UNUSED = ("aux_classifier.",)  # for training alone
+UNUSED = ("aux_classifier.", "AuxLogits.", "aux1.", "aux2.")  # for training alone
 
 
 class Segmenter(nn.Module):
@@ -152,10 +149,7 @@ def load_segmentation(models: Any, named: Named) -> Classifier:
 
 
 def network_of(models: Any, named: Named, weights: Any, metadata: Metadata) -> tuple[Any, Metadata]:
-    """Build the network with the weights that were asked for, or with random ones, and collect what is known of them.
-
-    InputError: weights that can't be had, or a task that is not the network's.
-    """
+    """Build the network with its weights, and collect what is known of them. InputError: none, or another task."""
     if "task" in named.settings:
         raise InputError(f"{named.whole}: this network's task is its own; leave task out")
     if named.weights_file is None and named.weights != "random":

@@ -188,7 +188,7 @@ def check_classifier(classifier: Classifier) -> Classifier:
     module, task, labels = classifier.module, classifier.task, len(classifier.labels)
     check_module(module)
     if unloaded := [name for name, tensor in module.state_dict().items() if tensor.is_meta]:
-        advice = "load weights first, with load_state_dict(..., assign=True)"
+        advice = "load weights into it first, with load_state_dict(..., assign=True)"
         raise InputError(f"{classifier.name}: {unloaded[0]} is on the meta device, so it has no values; {advice}")
     if kinds := {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}:
         kind = str(kinds.pop()).removeprefix("torch.")
@@ -547,7 +547,8 @@ def safe_download(named: Named) -> Iterator[None]:
     except BottleNetError:
         raise
     except Exception as error:  # each library has its own for the same few things
-        advice = f"without a network give {named.source}/{named.network}:FILE.safetensors, or :random"
+        file = f"{named.source}/{named.network}:FILE.safetensors"
+        advice = f"without a network give weights of your own, {file}, or :random"
         raise InputError(f"{named.whole}: its weights can't be had ({reason(error)}); {advice}") from error
     finally:
         if before is None:

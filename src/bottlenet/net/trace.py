@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from bottlenet.errors import InputError, reason
 
 Key = tuple[int, ...]
 Size = tuple[int, int, int]
+Kinds = frozenset[type[nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -84,39 +86,23 @@ def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]
 
 
 class _Proxy(fx.Proxy):
-    """Traces `x += y` and `x[i] = y` as what they are. fx makes x + y of the first, which is wrong wherever the
-    tensor has a second name, and refuses the second.
-    """
-
-    def __iadd__(self, other: object) -> fx.Proxy:
-        return self._in_place(operator.iadd, other)
-
-    def __isub__(self, other: object) -> fx.Proxy:
-        return self._in_place(operator.isub, other)
-
-    def __imul__(self, other: object) -> fx.Proxy:
-        return self._in_place(operator.imul, other)
-
-    def __itruediv__(self, other: object) -> fx.Proxy:
-        return self._in_place(operator.itruediv, other)
-
-    def __setitem__(self, *index_and_value: object) -> None:
-        self._in_place(operator.setitem, *index_and_value)
+    """Traces `x += y` and `x[i] = y` in place: x + y, as fx has it, is wrong where the tensor has a second name."""
 
     def _in_place(self, operation: Callable[..., Any], *others: object) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, *others), {})
+
+    __iadd__ = partialmethod(_in_place, operator.iadd)
+    __isub__ = partialmethod(_in_place, operator.isub)
+    __imul__ = partialmethod(_in_place, operator.imul)
+    __itruediv__ = partialmethod(_in_place, operator.itruediv)
+    __setitem__ = partialmethod(_in_place, operator.setitem)
 
 
 class _Tracer(fx.Tracer):
     """Records where each node comes from, and leaves modules whole on request."""
 
     def __init__(
-        self,
-        opaque: frozenset[type[nn.Module]],
-        towards: Key | None,
-        input_size: Size,
-        decisions: dict[Key | None, bool],
-        own_call: bool,
+        self, opaque: Kinds, towards: Key | None, input_size: Size, decisions: dict[Key | None, bool], own_call: bool
     ) -> None:
         super().__init__()
         self.opaque = opaque
@@ -159,11 +145,7 @@ class _Tracer(fx.Tracer):
         return super().to_bool(obj) if truth is None else truth
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Return a parameter or buffer as a node: a buffer that forward changes must change when the graph runs, not
-        now.
-
-        fx has the same, but goes through all of them to find the path of each.
-        """
+        """Return a parameter or buffer as a node, as fx does, which would go through all to find the path of each."""
         path, _ = self.paths.get(id(attr_val), (None, None))
         if path is None or (self.branches is not None and self.branches.running):
             return attr_val
@@ -216,9 +198,7 @@ class _Tracer(fx.Tracer):
 
 
 def snapshot(model: nn.Module) -> Callable[[], None]:
-    """Return a function that restores the modules' attributes as they are now, and the content of their lists and
-    dicts: forward may keep things there, such as a bias for each device.
-    """
+    """Return a function that restores the modules' attributes, and their lists and dicts, which forward may change."""
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     kept = [value for _, values in attributes for value in values.values() if type(value) in (dict, list)]
     containers = [(value, value.copy()) for value in kept]
@@ -251,12 +231,10 @@ def check_module(model: nn.Module) -> None:
 def line_of(error: Exception, *own: str) -> str:
     """Return ` at file:line (the line)` of the code that is neither torch's nor in the files `own`; or nothing."""
     own_paths = (Path(torch.__file__).parent, *map(Path, own))
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(Path(frame.filename).is_relative_to(path) for path in own_paths)
-    ]
-    return f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not any(Path(frame.filename).is_relative_to(path) for path in own_paths):
+            return f" at {frame.filename}:{frame.lineno} ({frame.line})"
+    return ""
 
 
 def _untraceable(model: nn.Module, error: Exception) -> InputError:
@@ -279,39 +257,31 @@ class Branches:
 
     def truth_of(self, node: fx.Node) -> bool | None:
         """Return the truth of a node's value; None where it depends on the photo, or on the number of photos."""
-        with self._without_recording():
-            try:
-                values = {run.truth(node) for run in self._runs}
-            except Exception:  # code that is not ours; the trace then says what it could not do
-                return None
-        return values.pop() if len(values) == 1 else None
-
-    @contextmanager
-    def _without_recording(self) -> Iterator[None]:
-        self.running = True
+        self.running = True  # so that nothing of it is recorded
         try:
-            yield
+            values = {run.truth(node) for run in self._runs}
+        except Exception:  # code that is not ours; the trace then says what it could not do
+            return None
         finally:
             self.running = False
+        return values.pop() if len(values) == 1 else None
 
 
 class _Run:
     """Runs as much of the graph as was needed until now, on one batch."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph, shape: tuple[int, ...], like: Tensor) -> None:
-        self.graph, self.shape, self.like = graph, shape, like
+        self.model, self.graph, self.shape, self.like = model, graph, shape, like
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._start: Callable[[], fx.Interpreter] = lambda: fx.Interpreter(
-            model, garbage_collect_values=False, graph=graph
-        )
-        self.interpreter: fx.Interpreter | None = None
+
+    @cached_property
+    def interpreter(self) -> fx.Interpreter:
+        interpreter = fx.Interpreter(self.model, garbage_collect_values=False, graph=self.graph)
+        interpreter.args_iter = iter([torch.empty(self.shape, dtype=self.like.dtype, device=self.like.device)])
+        return interpreter
 
     def truth(self, node: fx.Node) -> bool | None:
         with torch.inference_mode(False), torch.no_grad(), self.mode:
-            if self.interpreter is None:
-                self.interpreter = self._start()
-                x = torch.empty(self.shape, dtype=self.like.dtype, device=self.like.device)
-                self.interpreter.args_iter = iter([x])
             env: dict[fx.Node, Any] = self.interpreter.env
             needed, new = {node}, [node]
             while new:
@@ -348,12 +318,8 @@ class Facts:
 
 
 def shape_facts(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int]) -> Facts:
-    """Run the graph on the shape of a batch. In the graph, uses of a tensor behind an in-place operation on it are
-    moved to the operation's result: the same tensor, but then one node for its value at each place.
-
-    `input_size` is (channels, height, width).
-
-    InputError: the model does not run on that input.
+    """Run the graph on the shape of a batch of (channels, height, width). In the graph, uses of a tensor behind an
+    in-place operation on it are moved to the operation's result. InputError: the model does not run on that input.
     """
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -432,14 +398,12 @@ class _ShapeRun(fx.Interpreter):
         if isinstance(value, tuple) and value and all(type(each) is int and is_side(each) for each in value):
             self.facts.constants[node] = tuple(value)
             return True
-        if not isinstance(value, Number):
+        if not isinstance(value, Number) or (isinstance(value, int) and value != PROBE_BATCH and not is_side(value)):
             return False
-        if isinstance(value, int) and value == PROBE_BATCH:
+        if value == PROBE_BATCH:
             self.facts.batch.add(node)
-            return True
-        if isinstance(value, int) and not is_side(value):
-            return False
-        self.facts.constants[node] = value
+        else:
+            self.facts.constants[node] = value
         return True
 
 

@@ -77,10 +77,7 @@ def kernel_size(stride: int) -> int:
 
 
 class PaperReduction(nn.Sequential):
-    """(B, c, H, W) -> (B, c', h, w) (paper: spatial and channel reduction).
-
-    Convolution with stride s and a kernel larger than s (c -> c), then 1x1 (c -> c'); norm and ReLU after each.
-    """
+    """(B, c, H, W) -> (B, c', h, w): a convolution with a kernel larger than s, then 1x1; norm and ReLU after each."""
 
     def __init__(self, spec: UnitSpec) -> None:
         c, s, kernel = spec.in_channels, spec.stride, kernel_size(spec.stride)
@@ -94,24 +91,18 @@ class PaperReduction(nn.Sequential):
 
 
 class PaperRestoration(nn.Sequential):
-    """The mirror, (B, c', h, w) -> (B, c, H, W): 1x1 (c' -> c), then a transposed convolution with stride s (c -> c).
-
-    The last layer has neither norm nor activation: features at a cut may be negative.
-    """
+    """The mirror, (B, c', h, w) -> (B, c, H, W). The last layer has no norm or activation: features may be negative."""
 
     def __init__(self, spec: UnitSpec) -> None:
         c, s, kernel = spec.in_channels, spec.stride, kernel_size(spec.stride)
         pad = kernel // 2
         # what the transposed convolution must add to land on the size that the reduction started from
-        _, height, width = spec.latent_shape
-        extra = (
-            spec.size[0] - ((height - 1) * s - 2 * pad + kernel),
-            spec.size[1] - ((width - 1) * s - 2 * pad + kernel),
-        )
+        sides = zip(spec.size, spec.latent_shape[1:], strict=True)
+        rows, columns = (wanted - ((side - 1) * s - 2 * pad + kernel) for wanted, side in sides)
         super().__init__(
             nn.Conv2d(spec.channels, c, kernel_size=1, bias=False),
             *norm_relu(c),
-            nn.ConvTranspose2d(c, c, kernel, stride=s, padding=pad, output_padding=extra),
+            nn.ConvTranspose2d(c, c, kernel, stride=s, padding=pad, output_padding=(rows, columns)),
         )
 
 
@@ -179,10 +170,7 @@ class LearnedReduction(nn.Module):
 
 
 class DividedTail(nn.Module):
-    """A tail that learns at its start, and is as published behind that: (B, c, H, W) -> scores (B, classes).
-
-    What is published is stored once for tail, exit and uncut network, and forgets nothing.
-    """
+    """A tail that learns at its start; behind that it is as published, stored once for tail, exit and uncut network."""
 
     def __init__(self, learned: nn.Module, published: nn.Module) -> None:
         super().__init__()

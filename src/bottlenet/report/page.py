@@ -85,8 +85,9 @@ def check_bundle(bundle: Bundle, sources: Sequence[Source]) -> None:
     ids = {one: source for source in sources for one in bundles_of(source)}
     if ids and bundle.id.hex() not in ids:
         one, source = next(iter(ids.items()))
-        what = f"{source.path} is of bundle {one[:12]}, and nothing that is given of {bundle.id.hex()[:12]}, bundle"
-        raise InputError(f"{what} {bundle.manifest.name}; give sources of that bundle, or another --bundle")
+        what = f"{source.path} is of bundle {one[:12]}, and nothing that is given is of {bundle.id.hex()[:12]}"
+        advice = "give sources of that bundle, or another --bundle"
+        raise InputError(f"{what}, bundle {bundle.manifest.name}; {advice}")
 
 
 def bundles_of(source: Source) -> Sequence[str]:
