@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,12 @@ def read_bounded(path: str | Path, limit: int) -> bytes:
     if len(data) > limit:
         raise InputError(f"it is larger than the {limit} bytes that are allowed")
     return data
+
+
+def read_records(path: Path, size: int, positions: Iterable[int]) -> bytearray:
+    """Read a file's records of `size` bytes at `positions`, so that memory does not depend on how many there are."""
+    with path.open("rb") as file:
+        return bytearray().join(os.pread(file.fileno(), size, position * size) for position in positions)
 
 
 @contextmanager

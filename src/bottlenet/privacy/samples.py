@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
-from bottlenet.files import part_of
+from bottlenet.files import part_of, read_records
 from bottlenet.photos.crops import Damaged, Views, centre_views, is_held_out, read_views
 from bottlenet.photos.folders import Photo, choose, photos_for
 from bottlenet.privacy import PrivacyConfig
@@ -135,12 +135,7 @@ class Samples:
             os.fsync(file.fileno())
 
     def read(self, positions: Sequence[int]) -> Records:
-        records = np.empty(len(positions), self.dtype)
-        size = self.dtype.itemsize
-        with self.path.open("rb") as file:
-            for row, position in enumerate(positions):
-                records[row] = np.frombuffer(os.pread(file.fileno(), size, position * size), self.dtype)[0]
-        return records
+        return np.frombuffer(read_records(self.path, self.dtype.itemsize, positions), self.dtype)
 
     def batches(self, size: int, first: int = 0, last: int | None = None) -> Iterator[Records]:
         """Yield records `first` to `last`, or to the end, in their order."""

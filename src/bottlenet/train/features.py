@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import InputError, PhotoError
-from bottlenet.files import part_of, write_whole
+from bottlenet.files import part_of, read_records, write_whole
 from bottlenet.net.cut import split
 from bottlenet.net.export import to_onnx
 from bottlenet.net.model import BottleNet
@@ -78,7 +78,7 @@ class Cached:
         self.train_set, self.held_out = train_and_held_out(self.cache)
 
     def fill(self, crop_set: int) -> None:
-        with self.team.main_first():
+        with self.team.state.main_process_first():  # the others find it done
             fill_cache(self.cache, crop_set, self.config, self.bar)
 
     def batches(self, epoch: int, wanted: Iterable[Selection]) -> Iterator[Batch]:
@@ -335,8 +335,7 @@ class FeatureCache:
         self.photos, self.sizes, self.seed, self.blended = photos, sizes, seed, blended
         self.held_out, self.centre, self.network = held_out, centre, network
         self.shape, self.classes = shape, classes
-        self.record_values = int(np.prod(shape)) + classes
-        self.record_bytes = 2 * self.record_values
+        self.record = np.dtype([("features", "<f2", shape), ("scores", "<f2", (classes,))])
         names = "\n".join(f"{photo.path} {stamp_of(photo.file)}" for photo in photos)
         crops = f"{seed} {blended}" if held_out == HELD_OUT else f"{seed} {blended} {held_out}"
         crops = crops if centre is None else f"{centre}"
@@ -368,10 +367,10 @@ class FeatureCache:
         missing = set(range(len(self.photos)))
         with part_of(path) as part:
             with part.open("wb") as file:
-                file.truncate(len(self.photos) * self.record_bytes)
+                file.truncate(len(self.photos) * self.record.itemsize)
                 for positions, records in self._records(frozen, damaged, crop_set):
                     for position, record in zip(positions, records, strict=True):
-                        file.seek(position * self.record_bytes)
+                        file.seek(position * self.record.itemsize)
                         file.write(record.tobytes())
                     missing -= set(positions)
                     yield len(self.photos) - len(missing)
@@ -380,12 +379,15 @@ class FeatureCache:
             write_whole(path.with_suffix(".json"), json.dumps({"missing": sorted(missing)}).encode())
 
     def _records(self, frozen: Frozen, damaged: Damaged, crop_set: int) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield positions, and (B, values) float16. InputError: features or scores that are no such numbers."""
+        """Yield positions, and their records. InputError: features or scores that float16 can't hold."""
         for positions, uncut_pixels, head_pixels in batched(self._views(damaged, hash_seed(self.seed, crop_set))):
-            records = as_records(*frozen(uncut_pixels, head_pixels))
-            if not (good := np.isfinite(records).all(axis=1)).all():
-                path, what = self.photos[positions[int(good.argmin())]].path, "not all numbers that float16 can hold"
-                raise InputError(f"{path}: its features or scores are {what}; give another cut or network, or no_cache")
+            records = np.empty(len(positions), self.record)
+            with np.errstate(over="ignore"):  # to infinity, which is refused below
+                records["features"], records["scores"] = frozen(uncut_pixels, head_pixels)
+            if not (good := np.isfinite(records.view(np.float16).reshape(len(records), -1)).all(axis=1)).all():
+                path = self.photos[positions[int(good.argmin())]].path
+                what = "the network's features or scores are not all numbers that float16 can hold"
+                raise InputError(f"{path}: {what}; give another cut or network, or no_cache")
             yield positions, records
 
     def _views(self, damaged: Damaged, seed: int) -> Iterator[tuple[int, Views]]:
@@ -400,13 +402,9 @@ class FeatureCache:
 
     def read(self, crop_set: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Read features (n, *shape) float32 and uncut scores (n, classes) float32."""
-        records = np.empty((len(positions), self.record_values), np.float32)
-        with self.path(crop_set).open("rb") as file:
-            for row, position in enumerate(positions):
-                record = os.pread(file.fileno(), self.record_bytes, position * self.record_bytes)
-                records[row] = np.frombuffer(record, np.float16)
-        count = self.record_values - self.classes
-        return records[:, :count].reshape(-1, *self.shape), records[:, count:]
+        data = read_records(self.path(crop_set), self.record.itemsize, positions)
+        records = np.frombuffer(data, self.record)
+        return records["features"].astype(np.float32), records["scores"].astype(np.float32)
 
 
 def stamp_of(path: Path) -> str:
@@ -416,12 +414,6 @@ def stamp_of(path: Path) -> str:
     except OSError:
         return "0 0"
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def as_records(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Convert to (B, values) float16, as they are kept; infinite where float16 can't hold a number."""
-    with np.errstate(over="ignore"):
-        return np.concatenate([features.reshape(len(features), -1), scores], axis=1).astype(np.float16)
 
 
 def hash_seed(*numbers: int) -> int:

@@ -58,12 +58,6 @@ class Team:
             raise InputError(f"a batch of {config.batch} can't be divided among {among}; give a multiple of {count}")
         self.slices = [Slice(self.number * config.accumulate + i, count) for i in range(config.accumulate)]
 
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Let the main process run the block, such as filling a cache, before the others do and find it done."""
-        with self.state.main_process_first():
-            yield
-
     def precision(self) -> AbstractContextManager[object]:
         """Compute in bfloat16 inside, where the run's precision says so."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast_bf16)
@@ -103,10 +97,6 @@ class Team:
         """Call `writer` in the main process alone."""
         if self.is_main:
             writer(*what, **named)
-
-    def wait(self) -> None:
-        """Wait until all processes are here."""
-        self.state.wait_for_everyone()
 
 
 def launched() -> bool:

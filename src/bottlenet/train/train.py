@@ -106,7 +106,7 @@ def train(
     if len(source.train_set) < config.batch:
         few = len(source.train_set)
         raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
-    with team.main_first():
+    with team.state.main_process_first():
         claim(run, config)
     if not config.start:
         sample = components_of(source.train_set, few=config.end_to_end or is_dense(classifier.task))
@@ -118,7 +118,7 @@ def train(
     averaged = Averaged(net)
     at = Position(lmbda=config.first_lmbda)
     load_checkpoint(run, net, optimizer, averaged, at)
-    team.wait()  # none writes before all have read
+    team.state.wait_for_everyone()  # none writes before all have read
     objective = objective_for(net, config, at)
 
     per_epoch = len(source.train_set) // config.batch
@@ -176,7 +176,7 @@ def train(
         check_finite(config, at.steps, *(value for row in report for value in row.values()))
         team.write(append, run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
         team.write(save_checkpoint, run, net, optimizer, averaged, at)
-    team.wait()
+    team.state.wait_for_everyone()
     averaged.copy_in()
     net.adversary = None
     return net.eval()
