@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(base: TrainConfig, tmp_path: Pat
     run(whole)
     first = replace(whole, out=str(tmp_path / "stopped"))
     with Progress(disable=True) as progress, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bottlenet.train.train.save_checkpoint", stopping_after_the_first())
+        patch.setattr("bottlenet.train.runs.save_checkpoint", stopping_after_the_first())
         with pytest.raises(KeyboardInterrupt):
             train(first, progress)
     run(first)

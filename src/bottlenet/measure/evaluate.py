@@ -33,10 +33,8 @@ from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, parse_f
 UNLIKELY = -50.0  # logit of a class that an answer does not name
 BATCH = 8  # photos that both networks take at once; more is no faster on a CPU
 
-Progress = Callable[[int, int], None]
-"""Called after each batch with (photos done, photos in all)."""
-Prepared = tuple[int, Frame | Answer, NDArray[np.uint8] | None]
-"""Position of a photo, its frame or the device's own answer, and the pixels that the uncut network takes."""
+Progress = Callable[[int, int], None]  # called after each batch with (photos done, photos in all)
+Prepared = tuple[int, Frame | Answer, NDArray[np.uint8] | None]  # position, frame or own answer, pixels for the uncut
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import TypeVar
@@ -35,7 +36,7 @@ from bottlenet.measure.evaluate import Progress
 from bottlenet.measure.memory import peak_rss_bytes
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import Damaged
-from bottlenet.photos.folders import Photo, photos_for
+from bottlenet.photos.folders import Photo, label_array, photos_for
 from bottlenet.plan.profile import Candidate, Detail, Energy, Profile, Row, Spread
 from bottlenet.runtime import run_graph
 from bottlenet.task import needs_one_label
@@ -145,12 +146,8 @@ def read(device: Device, photos: Sequence[Photo]) -> Known:
             answers[position] = device.run(EDGE_ONLY, photo.path)
     if not answers:
         raise InputError("no photo could be read, so there is nothing to measure; give a folder of photos")
-    labels = [photos[position].label for position in answers]
-    return Known(
-        [photos[position].path for position in answers],
-        np.array([-1 if label is None else label for label in labels], np.int64),
-        np.array(list(answers.values()), np.int64),
-    )
+    found = [photos[position] for position in answers]
+    return Known([photo.path for photo in found], label_array(found), np.array(list(answers.values()), np.int64))
 
 
 def smallest(device: Device, known: Known, max_drop: float) -> list[InputCodec]:
@@ -159,11 +156,9 @@ def smallest(device: Device, known: Known, max_drop: float) -> list[InputCodec]:
         raise InputError(f"max_drop is {max_drop}; give points of top-1, -100 to 100")
     found = []
     for name in available():
-        for quality in QUALITIES:
-            codec = InputCodec(name, quality)
-            if known.drop(answers_with(device, codec, known.paths)) <= max_drop:
-                found.append(codec)
-                break
+        codecs = (InputCodec(name, quality) for quality in QUALITIES)
+        good = (codec for codec in codecs if known.drop(answers_with(device, codec, known.paths)) <= max_drop)
+        found += [*islice(good, 1)]
     return found
 
 
@@ -225,11 +220,7 @@ def candidates_of(
     details = Details(device, server, known.paths)
     candidates = []
     for partition, samples in zip(partitions, columns, strict=True):
-        spent: Energy | None
-        if energy is None or isinstance(energy, Energy):
-            spent = energy
-        else:
-            spent = metered(energy, device, partition, known.paths)
+        spent = spent_on(energy, device, partition, known.paths)
         candidates.append(candidate_of(partition, samples, known, spent, details.of(partition)))
     return tuple(candidates)
 
@@ -246,8 +237,12 @@ def run(device: Device, server: Server, partition: Partition, path: Path) -> Sam
     return Sample(device_s, process_time() - started, len(sent.payload), answer.top[0][0])
 
 
-def metered(meter: Meter, device: Device, partition: Partition, paths: Sequence[Path]) -> Energy:
-    """Measure the energy of a photo, over as many as it takes to know it well."""
+def spent_on(
+    meter: Meter | Energy | None, device: Device, partition: Partition, paths: Sequence[Path]
+) -> Energy | None:
+    """Return the energy of a photo as it is known, or else metered over as many photos as it takes."""
+    if meter is None or isinstance(meter, Energy):
+        return meter
     before, started, count = meter.energy_mj(), process_time(), 0
     while count < METERED_PHOTOS and (count == 0 or process_time() - started < METERED_S):
         device.run(partition, paths[count % len(paths)])
@@ -297,10 +292,8 @@ class Details:
             tail, server = by_batch(self._server.answers, frames), by_load(self._server.answers, frames)
         else:
             prepare, pixels = self._prepared
-            compute = ()
-            encode = spread(timed_each(partition.codec.encode, pixels)[0])
-            if self._whole is None:
-                self._whole = by_batch(self._server.answers, frames), by_load(self._server.answers, frames)
+            compute, encode = (), spread(timed_each(partition.codec.encode, pixels)[0])
+            self._whole = self._whole or (by_batch(self._server.answers, frames), by_load(self._server.answers, frames))
             tail, server = self._whole
         decode_us = [self._server.answers([frame])[0].decode_us for frame in frames]
         return Detail(prepare, compute, encode, spread([each / 1e6 for each in decode_us]), tail, server, peak)

@@ -292,8 +292,7 @@ def check_patch(channels: int, stride: int) -> None:
 
 
 MIDDLE = 3.0  # of ReLU6
-Components = tuple[Tensor, Tensor, Tensor]
-"""mean (d,), variances (n,), directions (d, n) of patches, d = c * s * s."""
+Components = tuple[Tensor, Tensor, Tensor]  # mean (d,), variances (n,), directions (d, n) of patches, d = c * s * s
 
 
 @torch.no_grad()

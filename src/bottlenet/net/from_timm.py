@@ -12,26 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from bottlenet.errors import InputError, reason
-from bottlenet.net.models import (
-    Classifier,
-    Metadata,
-    Named,
-    assemble,
-    imagenet_labels,
-    import_extra,
-    load_weights,
-    safe_download,
-    unknown_network,
-    unknown_weights,
-)
+from bottlenet.net import models
 
 
-def load(named: Named) -> Classifier:
+def load(named: models.Named) -> models.Classifier:
     """Load a classifier. InputError: an unknown network or weights, or see `load_model`."""
-    timm = import_extra("timm", named)
+    timm = models.import_extra("timm", named)
     network, _, tag = named.network.partition(".")
     if not timm.is_model(network):
-        raise unknown_network(named, timm.list_models())
+        raise models.unknown_network(named, timm.list_models())
     file = named.weights_file
     if named.weights not in ("", "DEFAULT", "random") and file is None:
         tag = named.weights
@@ -43,8 +32,8 @@ def load(named: Named) -> Classifier:
         options["img_size"] = named.size
     metadata = metadata_of(config)
     if file is None and named.weights != "random":
-        with safe_download(named):
-            return assemble(named, timm.create_model(name, pretrained=True, **options), metadata)
+        with models.safe_download(named):
+            return models.assemble(named, timm.create_model(name, pretrained=True, **options), metadata)
     if labels := named.labels():
         options["num_classes"] = len(labels)
     if file is not None:
@@ -54,26 +43,26 @@ def load(named: Named) -> Classifier:
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         why = f"timm can't build it so ({reason(error)})"
         raise InputError(f"{named.whole}: {why}; give another size, or none") from error
-    classifier = assemble(named, module, metadata)
+    classifier = models.assemble(named, module, metadata)
     if file is not None:
-        load_weights(classifier, file)
+        models.load_weights(classifier, file)
     return classifier
 
 
-def has_metadata(timm: Any, network: str, tag: str, named: Named) -> bool:
+def has_metadata(timm: Any, network: str, tag: str, named: models.Named) -> bool:
     """Tell if timm knows anything about the weights. InputError: it has none of that name, but others."""
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{network}.*")]
     if tag and tag not in tags:
-        raise unknown_weights(named, network, tag, tags)
+        raise models.unknown_weights(named, network, tag, tags)
     return timm.get_pretrained_cfg(network) is not None
 
 
-def metadata_of(config: Any) -> Metadata:
+def metadata_of(config: Any) -> models.Metadata:
     """Collect what timm says about the weights; nothing where it knows none."""
     if config is None:
-        return Metadata(remark="timm has no weights for it")
+        return models.Metadata(remark="timm has no weights for it")
     centre = config.crop_mode in (None, "center")
-    return Metadata(
+    return models.Metadata(
         size=(config.test_input_size or config.input_size)[1],
         crop=(config.test_crop_pct or config.crop_pct) if centre else None,
         interpolation=config.interpolation if config.interpolation in ("bicubic", "bilinear") else None,
@@ -103,4 +92,6 @@ def labels_of(config: Any) -> tuple[str, ...] | None:
     said = re.findall(r"in(\d+k)", config.tag or "")
     if subset is None or not said or subset not in SUBSETS.get(said[-1], ()):
         return None
-    return imagenet_labels() if subset == "imagenet-1k" else tuple(data.ImageNetInfo(subset).label_descriptions())
+    return (
+        models.imagenet_labels() if subset == "imagenet-1k" else tuple(data.ImageNetInfo(subset).label_descriptions())
+    )

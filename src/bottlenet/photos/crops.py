@@ -29,8 +29,7 @@ HELD_OUT = 50  # one photo of this many is kept for the report at the end of eac
 
 log = logging.getLogger(__name__)
 
-Views: TypeAlias = tuple[np.ndarray, ...]
-"""One crop, once for each size: (S, S, 3) uint8."""
+Views: TypeAlias = tuple[np.ndarray, ...]  # one crop, once for each size: (S, S, 3) uint8
 
 
 class Damaged:

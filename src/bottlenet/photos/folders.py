@@ -22,9 +22,12 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError, PhotoError
@@ -143,6 +146,11 @@ def choose(photos: Sequence[Photo], limit: int | None) -> Sequence[Photo]:
     if limit < 1:
         raise InputError(f"limit is {limit}; give 1 or more photos")
     return [photos[i * len(photos) // limit] for i in range(limit)]
+
+
+def label_array(photos: Iterable[Photo]) -> NDArray[np.int64]:
+    """Return (N,) class indices; -1 where one is not known."""
+    return np.array([-1 if photo.label is None else photo.label for photo in photos], np.int64)
 
 
 def photos_for(bundle: Bundle, data: str | Path, limit: int | None) -> Sequence[Photo]:

@@ -50,8 +50,7 @@ LEAST_ERROR = 1e-5  # 50 dB: nearer is near enough
 PERCEIVED = 0.25  # share of a batch that is shown to the network: all of it would take as long as everything else
 DECAY = 0.998  # of the average of the weights
 
-Batch = tuple[Tensor, Tensor]
-"""What was sent (B, C + 1, h, w), as `as_input` gives it, and pixels (B, 3, side, side), 0..1."""
+Batch = tuple[Tensor, Tensor]  # what was sent (B, C + 1, h, w), see `as_input`, and pixels (B, 3, side, side), 0..1
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,8 @@ def train_attacker(
     """Make `config.epochs` passes over `samples`. The same samples, numbers and seed give the same attacker."""
     torch.manual_seed(config.seed)
     scale = loudness(samples)
-    _, grid, _ = samples.dtype["symbols"].shape
-    side = samples.dtype["pixels"].shape[0]
     every = (batch_of(records, scale) for records in samples.batches(FIT_BATCH))
-    linear = fit_linear(every, -(-len(samples) // FIT_BATCH)).around
-    inverter = Inverter(linear, grid, side, width=config.width, blocks=config.blocks)
-    inverter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inverter = inverter_of(fit_linear(every, -(-len(samples) // FIT_BATCH)).around, samples, config)
     torch.set_flush_denormal(True)  # Adam's second moments become so small that a step takes five times as long
     try:
         steps = minimise(inverter, samples, scale, config, perceived, on_progress)
@@ -89,7 +84,7 @@ def minimise(
     scale: Tensor,
     config: PrivacyConfig,
     perceived: Perceived | None,
-    on_progress: Progress,
+    say: Progress,
 ) -> int:
     """Run the training loop; leaves averaged weights, and returns the number of steps."""
     optimizer = torch.optim.AdamW(inverter.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=1e-4)
@@ -111,7 +106,7 @@ def minimise(
         nn.utils.clip_grad_norm_(inverter.parameters(), 1.0)
         optimizer.step()
         averaged.update()
-        on_progress(step + 1, total)
+        say(step + 1, total)
     averaged.copy_in()
     return total
 
@@ -232,9 +227,7 @@ def fit(batches: Iterable[Batch], held_out: Sequence[Batch]) -> Fits:
 
 
 def solve(products: Tensor, outputs: Tensor, penalty: float, kept: Tensor) -> Linear:
-    """Solve means of x x' (d + 1, d + 1) and x y' (d + 1, 3 * tile * tile), the last of x being 1, for the map that
-    takes the inputs `kept` alone, of which the last is that 1.
-    """
+    """Solve means of x x' (d + 1, d + 1) and x y' (d + 1, 3 * tile * tile), x ending in 1, for the inputs `kept`."""
     weights = torch.full((len(kept),), penalty, dtype=torch.float64, device=products.device)
     weights[-1] = 1e-9  # the mean is free
     solved = torch.zeros_like(outputs)
@@ -294,6 +287,13 @@ class Inverter(nn.Module):
         return photo_hat
 
 
+def inverter_of(linear: Linear, samples: Samples, config: PrivacyConfig) -> Inverter:
+    _, grid, _ = samples.dtype["symbols"].shape
+    inverter = Inverter(linear, grid, samples.dtype["pixels"].shape[0], width=config.width, blocks=config.blocks)
+    inverter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # or sums are rounded otherwise
+    return inverter
+
+
 class Block(nn.Module):
     """Two convolutions with the mean of the whole picture between them, around which the input is added."""
 
@@ -326,10 +326,7 @@ class Larger(nn.Module):
 
 def side_of(grid: int, most: int) -> int:
     """Double `grid` as often as it stays at `most` or below."""
-    side = grid
-    while side * 2 <= most:
-        side *= 2
-    return side
+    return grid << max(0, (most // grid).bit_length() - 1)
 
 
 def rebuilt(rebuild: Callable[[Tensor], Tensor], scale: Tensor, sent: Records) -> np.ndarray:
@@ -358,12 +355,9 @@ def load_attacker(path: Path, samples: Samples, config: PrivacyConfig) -> Attack
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
             about = json.loads(file.metadata()["about"])
         scale = tensors.pop("scale")
-        _, grid, _ = samples.dtype["symbols"].shape
         linear = Linear(tensors["weight"], tensors["bias"], float(about["penalty"]))
-        side = samples.dtype["pixels"].shape[0]
-        inverter = Inverter(linear, grid, side, width=config.width, blocks=config.blocks)
+        inverter = inverter_of(linear, samples, config)
         inverter.load_state_dict(tensors)
-        inverter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # or sums are rounded otherwise
         return Attacker(inverter.eval(), scale, int(about["steps"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: it can't be used ({reason(error)}); remove it, and it is made again") from error

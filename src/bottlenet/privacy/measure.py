@@ -8,6 +8,7 @@ nearest to the photo.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -170,26 +171,19 @@ def fitting_jpeg(pixels: Pixels, budget: int, side: int) -> Fitting | None:
     """Find the JPEG of (S, S, 3) within `budget` bytes with the highest PSNR at `side` pixels; None: none fits."""
     wanted = resized(pixels, side)
     found: list[tuple[float, Fitting]] = []
-    for jpeg_side in SIDES:
-        if jpeg_side > len(pixels):
-            continue
+    for jpeg_side in [each for each in SIDES if each <= len(pixels)]:
         smaller = np.ascontiguousarray(resized(pixels, jpeg_side, Image.Resampling.LANCZOS))
-        quality = finest(smaller, budget)
-        if quality is None:
-            continue
-        file = encoded(smaller, quality)
-        decoded = resized(simplejpeg.decode_jpeg(file), side)
-        found.append((psnr(decoded, wanted), Fitting(decoded, scan_bytes(file), jpeg_side, quality)))
+        if (quality := finest(smaller, budget)) is not None:
+            file = encoded(smaller, quality)
+            decoded = resized(simplejpeg.decode_jpeg(file), side)
+            found.append((psnr(decoded, wanted), Fitting(decoded, scan_bytes(file), jpeg_side, quality)))
     return max(found, key=lambda each: each[0])[1] if found else None
 
 
 def finest(pixels: Pixels, budget: int) -> int | None:
     """Find the highest of QUALITIES that fits, by halving: bytes rise with quality, or nearly so."""
-    low, high = 0, len(QUALITIES)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if scan_bytes(encoded(pixels, QUALITIES[middle])) <= budget else (low, middle)
-    return QUALITIES[low - 1] if low else None
+    fitting = bisect.bisect(QUALITIES, budget, key=lambda quality: scan_bytes(encoded(pixels, quality)))
+    return QUALITIES[fitting - 1] if fitting else None
 
 
 def encoded(pixels: Pixels, quality: int) -> bytes:

@@ -25,7 +25,7 @@ from bottlenet.errors import InputError
 from bottlenet.files import write_whole
 from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels
-from bottlenet.photos.folders import choose, list_photos
+from bottlenet.photos.folders import choose, label_array, list_photos
 from bottlenet.privacy import PrivacyConfig
 from bottlenet.privacy.attacker import (
     FIT_BATCH,
@@ -64,8 +64,7 @@ GAP, LINE = 4, 34  # pixels between photos, and above them for two lines of word
 WEBP_QUALITY = 82
 
 Pixels = NDArray[np.uint8]
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, in all)."""
+Progress = Callable[[str, int, int], None]  # called with (what is being done, done, in all)
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,7 @@ class Attack:
         self.side = side_of(height, min(config.side, bundle.manifest.preprocess.size))
         self.uncut = open_uncut(bundle)
         self.tap = Tap(bundle)
-        self.budgets: tuple[int | None, ...] = tuple(sorted(set(config.budgets))) or (
-            bundle.manifest.budget_bytes or None,
-        )
+        self.budgets: Sequence[int | None] = sorted(set(config.budgets)) or [bundle.manifest.budget_bytes or None]
         self.photos: Divided = divided(bundle, config)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -181,9 +178,8 @@ class Attack:
             run_graph(self.uncut, pixels=photo_to_pixels(photos[position].source(), preprocess)[None])
             for position in records["position"]
         ]
-        labels = [photos[position].label for position in records["position"]]
-        known = np.array([-1 if label is None else label for label in labels])
-        return records, Originals(records["pixels"], np.concatenate(scores), known, records["position"])
+        labels = label_array([photos[position] for position in records["position"]])
+        return records, Originals(records["pixels"], np.concatenate(scores), labels, records["position"])
 
     def sent(self, records: Records, budget: int | None) -> Records:
         """Return the records with what arrives within `budget`."""

@@ -35,8 +35,7 @@ HEAD_BATCH = 16
 Records = NDArray[np.void]
 Symbols = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
-Send = Callable[[Symbols], tuple[int, Symbols]]
-"""(C, H, W) -> payload bytes, symbols_hat."""
+Send = Callable[[Symbols], tuple[int, Symbols]]  # (C, H, W) -> payload bytes, symbols_hat
 
 
 @dataclass(frozen=True)

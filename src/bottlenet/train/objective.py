@@ -207,8 +207,11 @@ class Embedded(Objective):
         return Step.of(loss, each, output)
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
+        self.update_curve(self.places(len(distilled)), distilled)
+
+    def update_curve(self, places: Tensor, distilled: Tensor) -> None:
         """Move the mean distillation of each bin of budgets, and of one of whole payloads; NaN where none was yet."""
-        places, bins = self.places(len(distilled)), BINS + (self.config.whole_share > 0)
+        bins = BINS + (self.config.whole_share > 0)
         curve = self.at.curve or [math.nan] * bins
         numbers = ((places - self.low) / (self.high - self.low) * BINS).clamp(0, BINS - 1).long()
         numbers[places.isinf()] = BINS

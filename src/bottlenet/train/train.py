@@ -28,6 +28,7 @@ from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import load_model
 from bottlenet.net.unit import DividedTail, LearnedReduction
 from bottlenet.task import is_dense
+from bottlenet.train import runs
 from bottlenet.train.adversary import add_adversary
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.features import REPORTED, Cached, Direct, Selection, Source, components_of
@@ -42,18 +43,6 @@ from bottlenet.train.objective import (
     target_error,
     task_of,
 )
-from bottlenet.train.runs import (
-    CHECKPOINT,
-    LOG,
-    Averaged,
-    Position,
-    append,
-    check_run,
-    claim,
-    load_checkpoint,
-    load_start,
-    save_checkpoint,
-)
 from bottlenet.train.team import Team
 
 __all__ = ["AstrayError", "TrainConfig", "train"]
@@ -61,7 +50,7 @@ __all__ = ["AstrayError", "TrainConfig", "train"]
 LOG_STEPS = 20  # steps that a line of the log is the mean of
 PRIOR_LR = 5e-3  # peak learning rate of the prior: it follows a latent that moves
 
-ObjectiveFor = Callable[[BottleNet, TrainConfig, Position], Objective]
+ObjectiveFor = Callable[[BottleNet, TrainConfig, runs.Position], Objective]
 
 
 class AstrayError(InputError):
@@ -92,12 +81,12 @@ def train(
     check_unit(net, config)
     if config.tail_lr and not is_dense(classifier.task):
         check_apart(net)
-    check_run(run, config)
-    if team.is_main and net.origin is not None and not (run / CHECKPOINT).exists():
+    runs.check_run(run, config)
+    if team.is_main and net.origin is not None and not (run / runs.CHECKPOINT).exists():
         check_exportable(net)
     published = {id(p): p.detach().to(team.device, copy=True) for own in own_layers(net) for p in own.parameters()}
-    if config.start and not (run / CHECKPOINT).exists():  # a run that goes on has its own weights
-        load_start(Path(config.start), net)
+    if config.start and not (run / runs.CHECKPOINT).exists():  # a run that goes on has its own weights
+        runs.load_start(Path(config.start), net)
     add_adversary(net, config.adversarial)
     net.to(team.device)
     source: Source = (
@@ -107,7 +96,7 @@ def train(
         few = len(source.train_set)
         raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
     with team.state.main_process_first():
-        claim(run, config)
+        runs.claim(run, config)
     if not config.start:
         sample = components_of(source.train_set, few=config.end_to_end or is_dense(classifier.task))
         init_unit(net, config, [batch.features for batch in source.reported(sample)])
@@ -115,9 +104,9 @@ def train(
     freeze(net, tail=tail_learns, kernels=config.kernels, end_to_end=config.end_to_end, norms=config.norms)
     team.agree(net)
     optimizer = build_optimizer(net, config)
-    averaged = Averaged(net)
-    at = Position(lmbda=config.first_lmbda)
-    load_checkpoint(run, net, optimizer, averaged, at)
+    averaged = runs.Averaged(net)
+    at = runs.Position(lmbda=config.first_lmbda)
+    runs.load_checkpoint(run, net, optimizer, averaged, at)
     team.state.wait_for_everyone()  # none writes before all have read
     objective = objective_for(net, config, at)
 
@@ -162,11 +151,11 @@ def train(
                 rate = (at.steps - first) * config.batch / max(1e-9, time.monotonic() - began)
                 record = log_record(at, window, rate)
                 window.clear()
-                team.write(append, run / LOG, record)
+                team.write(runs.append, run / runs.LOG, record)
                 shown = f"loss {record['loss']:.3f}, {record['payload_bytes']:.0f} bytes, {rate:.0f} images/s"
                 progress.update(task, completed=at.steps, description=shown)
             if time.monotonic() - saved > config.checkpoint_minutes * 60:
-                team.write(save_checkpoint, run, net, optimizer, averaged, at)
+                team.write(runs.save_checkpoint, run, net, optimizer, averaged, at)
                 saved = time.monotonic()
         at.epoch, at.step = at.epoch + 1, 0
         team.agree(net)  # on the norms' statistics, which each has of its own parts
@@ -174,8 +163,8 @@ def train(
             report = held_out_report(net, source, team, reported_budgets(config), labels=config.label_weight > 0)
         set_training_mode(net, norms=config.norms)
         check_finite(config, at.steps, *(value for row in report for value in row.values()))
-        team.write(append, run / LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
-        team.write(save_checkpoint, run, net, optimizer, averaged, at)
+        team.write(runs.append, run / runs.LOG, {"epoch": at.epoch, "steps": at.steps, "held_out": report})
+        team.write(runs.save_checkpoint, run, net, optimizer, averaged, at)
     team.state.wait_for_everyone()
     averaged.copy_in()
     net.adversary = None
@@ -392,7 +381,9 @@ def reported_budgets(config: TrainConfig) -> Sequence[float | None]:
     return [*cut, None] if config.whole_share else cut
 
 
-def log_record(at: Position, window: Sequence[tuple[float, float, float]], images_per_s: float) -> dict[str, float]:
+def log_record(
+    at: runs.Position, window: Sequence[tuple[float, float, float]], images_per_s: float
+) -> dict[str, float]:
     """Write a line of the log: means of (loss, distillation, payload bytes) since the last one."""
     loss, distilled, size = (float(mean) for mean in np.mean(window, axis=0))
     return {

@@ -207,8 +207,7 @@ HEAD = struct.Struct("!BH9sBB")  # its three times in one
 REFUSAL = struct.Struct("!BHB")
 NOT_NOW = struct.Struct("!BHHB")
 
-Top: TypeAlias = tuple[tuple[int, float], ...]
-"""(class index, probability 0..1), best first."""
+Top: TypeAlias = tuple[tuple[int, float], ...]  # (class index, probability 0..1), best first
 
 TOP = 5  # classes that whoever answers names
 MAX_CHOICES = 255

@@ -41,7 +41,7 @@ from bottlenet.net.model import BottleNet
 from bottlenet.net.models import Classifier, fingerprint, load_model
 from bottlenet.net.unit import UnitSpec
 from bottlenet.photos.crops import is_held_out
-from bottlenet.photos.folders import Photo, choose, known_labels, list_photos
+from bottlenet.photos.folders import Photo, choose, known_labels, label_array, list_photos
 from bottlenet.records import check_choice, percent, sizes
 from bottlenet.task import needs_one_label
 from bottlenet.train.config import TrainConfig
@@ -72,8 +72,7 @@ KIND = "bottlenet sweep"
 ENOUGH_LABELS = 100  # photos with a label: with fewer, top-1 is known to ten points, and agreement is better
 BATCH = 64
 
-Say = Callable[[str], None]
-"""Called with a line about each trial that is finished."""
+Say = Callable[[str], None]  # called with a line about each trial that is finished
 
 
 def sweep(
@@ -510,7 +509,7 @@ def figures_on(net: BottleNet, cache: FeatureCache) -> Figures:
     Payloads of the entropy codec are estimated, as its tables are made when it is exported.
     """
     positions = np.asarray(cache.positions(0), np.int64)
-    labels = np.array([-1 if (label := cache.photos[i].label) is None else label for i in positions])
+    labels = label_array(cache.photos[i] for i in positions)
     answers, uncut, lengths, distilled = [], [], [], 0.0
     for start in range(0, len(positions), BATCH):
         features, scores = read_features(cache, 0, positions[start : start + BATCH])
