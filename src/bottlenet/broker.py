@@ -83,10 +83,7 @@ class BoundedClient(Client):
         self.username_pw_set(broker.user, None if broker.password is None else broker.password())
 
     def dial(self, timeout_s: float, keepalive_s: int, receive_maximum: int | None = None) -> None:
-        """Connect within `timeout_s`, TLS included, and ask to be let in; whether one is shows later.
-
-        `receive_maximum` is how many frames may come that were not acknowledged. OSError: nobody is there, or too slow.
-        """
+        """Connect within `timeout_s`, TLS included; `receive_maximum` frames may be unacknowledged. OSError."""
         properties = properties_of(PacketTypes.CONNECT, MaximumPacketSize=self._max_packet_bytes)
         if receive_maximum is not None:
             properties.ReceiveMaximum = receive_maximum

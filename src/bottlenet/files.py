@@ -118,10 +118,7 @@ PASSWORD = Secret("password", re.compile(r"[!-~]([ -~]{0,510}[!-~])?"), "1 to 51
 
 
 def lock_file(path: Path) -> int | None:
-    """Make a file if it isn't there, and hold it: an open file, which the system closes with the process.
-
-    None: another process holds it. Only POSIX has such locks. OSError: it can't be made.
-    """
+    """Make and hold a file until the process ends; None: another process does. OSError: it can't be made."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     if os.name == "posix":
         import fcntl

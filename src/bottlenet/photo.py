@@ -323,10 +323,7 @@ def allowed(max_pixels: int) -> str:
 
 
 def scale_down(image: Image.Image, most: int) -> int:
-    """Have libjpeg decode a JPEG at 1/8, 1/4 or 1/2 of its sides, rounded up: the smallest that is not below 1/`most`.
-
-    Call it before `to_rgb`. Returns 8, 4 or 2, and 1 where nothing changes: other formats, or `most` below 2.
-    """
+    """Have libjpeg decode a JPEG at 1/8, 1/4 or 1/2, not below 1/`most`; return 8, 4, 2, or 1 for other formats."""
     if most < 2:
         return 1
     width, height = image.size
@@ -360,10 +357,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Scale grey of more than 8 bits to RGB; Pillow's own conversion would clip at 255.
-
-    White is 65,535, unless a TIFF says that its samples have fewer bits, or that 0 is white.
-    """
+    """Scale grey of more than 8 bits to RGB, from white of 65,535 or what a TIFF says; Pillow's own clips at 255."""
     samples: NDArray[np.integer] = np.asarray(image)
     low, high, white = int(samples.min()), int(samples.max()), MAX_SAMPLE
     tags = getattr(image, "tag_v2", {})
@@ -436,10 +430,7 @@ def is_system_name(name: str) -> bool:
 
 
 def photo_files(folder: Path, inside: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Yield the photo files of a folder and of those in it, by name; links are followed, system folders are not.
-
-    A file that can't be read is among them. InputError: a folder that can't be listed.
-    """
+    """Yield a folder's photo files by name, through links, but no system folders. InputError: one can't be listed."""
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)

@@ -85,11 +85,7 @@ class Deployment:
     def compare(
         self, photos: Sequence[Photo], damaged: Damaged, on_progress: Progress = lambda done, total: None
     ) -> Iterator[Comparison]:
-        """Yield a comparison for each photo that can be read, BATCH photos at a time.
-
-        InputError: too many are damaged, or a photo's smallest payload is above the budget. BundleError: the server
-        could not answer; there is no accuracy of that.
-        """
+        """Yield a comparison for each readable photo. InputError: too many are damaged, or the budget is too small."""
         batch: list[Prepared] = []
         for position, photo in enumerate(photos):
             with damaged.skipping(photo.path):

@@ -160,10 +160,7 @@ LARGEST = math.log(1000 / 16)  # of the logarithm of a correction of a side, as 
 
 
 def decoded(corrections: Tensor, anchors: Tensor, weights: tuple[float, float, float, float], side: float) -> Tensor:
-    """Apply corrections (..., N, 4) to anchors (..., N, 4): left, top, right, bottom, within 0..side.
-
-    A correction moves the anchor's centre by a share of its sides, and stretches these by an exponential.
-    """
+    """Apply corrections (..., N, 4) to anchors (..., N, 4), whose edges stay within 0..side."""
     sides = anchors[..., 2:] - anchors[..., :2]
     centres = anchors[..., :2] + 0.5 * sides
     moves = corrections / corrections.new_tensor(weights)

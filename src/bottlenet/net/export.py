@@ -129,10 +129,7 @@ def export(
 
 
 def check_exportable(net: BottleNet) -> None:
-    """Export `net` to a folder that is removed again: what no bundle can hold shows before it is trained.
-
-    InputError, BundleError: as `export`, but for how near onnxruntime comes to torch.
-    """
+    """Raise InputError or BundleError for what no bundle can hold, before it is trained, by a trial export."""
     origin = origin_of(net)
     shape = (type(net.reduction).__name__, type(net.restoration).__name__, net.codec.name, origin.unit, bool(net.exit))
     key = f"{fingerprint(origin.classifier)} {origin.cut.name} {net.head_size} {shape}"
@@ -409,11 +406,7 @@ def same_answers(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float
 
 
 def share_found(wanted: NDArray[np.float32], rows: NDArray[np.float32], *, exact: bool = False) -> float:
-    """Return the share of the boxes `wanted` (K, 6) that are among `rows` too, with the same class; 1 where none is
-    wanted.
-
-    A box is the same if most of it is; with `exact` its edges and score must be nearly equal.
-    """
+    """Return the share of boxes `wanted` (K, 6) that `rows` overlap, or with `exact` nearly equal, of one class."""
     wanted, rows = (each[each[:, 4] > 0] for each in (wanted, rows))
     if not len(wanted):
         return 1.0

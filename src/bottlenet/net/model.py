@@ -92,10 +92,7 @@ class BottleNet(nn.Module):
         return self.forward_features(self.head(pixels))
 
     def forward_features(self, features: Tensor, *, codec_in_loop: bool = True, with_tail: bool = True) -> Output:
-        """Run everything from the cut on: the features of a frozen head need computing only once.
-
-        Without the codec in the loop the symbols go on as they are (the paper's naive training).
-        """
+        """Run all behind the head; without the codec in the loop symbols stay as they are (naive training)."""
         latent, exit_scores = self._device(features)
         with in_float32(latent):
             symbols = self.quantizer.quantize(latent)
@@ -108,10 +105,7 @@ class BottleNet(nn.Module):
         return Output(scores, features_hat, latent_hat, continuous, payload_bytes, exit_scores)
 
     def forward_within(self, features: Tensor, budget_bytes: Tensor, *, with_tail: bool = True) -> Output:
-        """Do the same with payloads of the entropy codec cut to `budget_bytes` (B,), estimated by `prior`.
-
-        `payload_bytes` is float and has a gradient: a latent is worth its bytes, or not.
-        """
+        """Do the same with payloads cut to `budget_bytes` (B,); `payload_bytes` is the prior's, with a gradient."""
         assert self.prior is not None, "only for the entropy codec"
         assert isinstance(self.quantizer, NestedQuantizer)
         latent, exit_scores = self._device(features)

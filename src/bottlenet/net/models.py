@@ -177,11 +177,7 @@ def _nearest(name: str, front: str) -> list[str]:
 
 @torch.no_grad()
 def check_classifier(classifier: Classifier) -> Classifier:
-    """Run the classifier on two photos, and on one alone.
-
-    InputError: it does not take photos of its size, or its output is no answer: other scores than those of its labels
-    or task, no numbers, probabilities in place of logits.
-    """
+    """Raise InputError where a classifier does not run on two photos or on one, or gives no answer, as logits."""
     if not isinstance(classifier, Classifier):  # the network alone does not say what its photos and scores are
         advice = "give a name that bottlenet cuts takes, or a Classifier with network, preprocessing, mean, std, labels"
         raise InputError(f"the classifier is a {type(classifier).__name__}; {advice}")

@@ -160,11 +160,7 @@ def photos_for(bundle: Bundle, data: str | Path, limit: int | None) -> Sequence[
 
 
 def known_labels(photos: Sequence[Photo], data: str | Path, classes: int, whose: str) -> Sequence[Photo]:
-    """Return the photos, without labels where those can't be of `whose` classes. InputError: a label that is none of
-    them.
-
-    Sub-folders count as classes only if there are as many as classes; else the accuracy would be nonsense.
-    """
+    """Drop labels that can't be of `whose` classes, as sub-folders that are not as many. InputError: a wrong label."""
     found = count_sub_folders(photos, data)
     if found is not None and found != classes:
         log.warning(
@@ -180,11 +176,7 @@ def known_labels(photos: Sequence[Photo], data: str | Path, classes: int, whose:
 
 
 def count_sub_folders(photos: Sequence[Photo], folder: Path | str) -> int | None:
-    """Count the sub-folders that were taken for classes; None if none were. `photos` come from `list_samples(folder)`.
-
-    Unless they are as many as a network has classes, their order is not the network's: class 3 would be somebody's
-    fourth folder.
-    """
+    """Count the sub-folders taken for classes, whose order is a network's only if it has as many; None: none were."""
     if (Path(folder) / LABELS_CSV).exists() or any(photo.piece for photo in photos):
         return None
     return len({photo.label for photo in photos} - {None}) or None

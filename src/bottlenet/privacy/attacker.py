@@ -132,10 +132,7 @@ def batch_of(records: Records, scale: Tensor) -> Batch:
 
 
 class Perceived:
-    """Measures how far two photos are apart for the network: its features at the bundle's cut, over their spread.
-
-    Photos keep the size they have: the layers before a cut take any. The head has no gradient, its input has.
-    """
+    """Measures how far two photos are apart for the network: its features at the bundle's cut, over their spread."""
 
     def __init__(self, classifier: Classifier, cut: str, side: int) -> None:
         size = classifier.preprocess.size

@@ -116,10 +116,7 @@ class PrivacyReport:
 
 
 class Attack:
-    """Holds samples, attacker and test photos of one bundle, in one folder.
-
-    InputError: folders or numbers that can't be, a bundle without uncut.onnx, or a latent that is not square.
-    """
+    """Holds samples, attacker and test photos of a bundle. InputError: folders, numbers or a bundle that can't be."""
 
     def __init__(
         self, bundle: Bundle, config: PrivacyConfig, on_progress: Progress = lambda what, done, total: None

@@ -48,10 +48,7 @@ class Divided:
 
 
 def divided(bundle: Bundle, config: PrivacyConfig) -> Divided:
-    """Divide photos by `config.test`, or by what is held out of `config.data`; the same file is the same photo.
-
-    InputError: a folder that can't be used, or too few photos on one side.
-    """
+    """Divide photos by `config.test` or by what is held out, the same file once. InputError: too few on one side."""
     known = dict.fromkeys(photo for folder in config.data for photo in photos_for(bundle, folder, None))
     photos = list(choose(list(known), config.photos or None))
     if config.test:
@@ -85,10 +82,7 @@ class Tap:
         self.head = Head(bundle, threads)
 
     def sent(self, symbols: Symbols, budget: int | None) -> tuple[int, Symbols]:
-        """Encode one photo's (C, H, W): return payload bytes, and symbols_hat as the server has them.
-
-        `budget` None: a payload as large as it gets. InputError: nothing fits.
-        """
+        """Encode one photo's (C, H, W): return payload bytes and symbols_hat. InputError: nothing fits the budget."""
         codec = self.bundle.codec
         if budget is None:
             payload = codec.encode(symbols)

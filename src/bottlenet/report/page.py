@@ -54,10 +54,7 @@ def report(
     photos: PhotoWish | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> ReportPage:
-    """Make the page of the sources at these paths.
-
-    InputError: no source, see `read_sources`; a bundle of which no profile or bench is; see `photo_sections`.
-    """
+    """Make the page of the sources at these paths. InputError: none, of another bundle, or see `photo_sections`."""
     sources = read_sources(paths)
     if photos is not None:
         check_bundle(photos.bundle, sources)

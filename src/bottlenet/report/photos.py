@@ -70,10 +70,7 @@ class Answered:
 
 
 def photo_sections(wish: PhotoWish, on_progress: Progress = lambda done, total: None) -> tuple[Section, Section]:
-    """Show some photos, evenly spread over the folder, and those of `limit` that suffer most.
-
-    InputError: as `measure.evaluate.evaluate`, or a bundle without its uncut network.
-    """
+    """Show photos spread over the folder, and those of `limit` that suffer most. InputError: as `evaluate`."""
     bundle = wish.bundle
     needs_one_label(bundle.manifest.task, "`bottlenet report`")
     if bundle.uncut_path is None:

@@ -356,11 +356,7 @@ class FeatureCache:
             file.unlink(missing_ok=True)
 
     def fill(self, crop_set: int, frozen: Frozen) -> Iterator[int]:
-        """Compute a crop set, yielding how many photos are done. Whole or not at all.
-
-        InputError: most of the photos are damaged; fewer are left out and named in the log. Or the network
-        gives what float16 can't hold.
-        """
+        """Compute a crop set, whole or not at all, yielding how many photos are done. InputError: most are damaged."""
         path = self.path(crop_set)
         self.folder.mkdir(parents=True, exist_ok=True)
         damaged = Damaged(len(self.photos))
@@ -430,10 +426,7 @@ def batched(crops: Iterator[tuple[int, Views]]) -> Iterator[tuple[list[int], np.
 
 
 class FrozenNetwork(nn.Module):
-    """pixels for the uncut network (B, S, S, 3) uint8, for the head (B, T, T, 3) -> features at `cut`, scores.
-
-    Scores are (B, 0) without `scores`, or where answers are about places. Where S is T the head runs once.
-    """
+    """pixels for the uncut network and for the head -> features at `cut`, scores; (B, 0) without them or of places."""
 
     def __init__(self, classifier: Classifier, cut: str, head_size: int, *, scores: bool) -> None:
         super().__init__()

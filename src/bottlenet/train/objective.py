@@ -313,10 +313,7 @@ def distillation(scores: Tensor, uncut: Tensor) -> Tensor:
 
 
 def binary_distillation(scores: Tensor, uncut: Tensor) -> Tensor:
-    """Compute the same where each class stands for itself: KL divergence of our probability of it, summed, nats (B,).
-
-    Binary cross-entropy against the uncut network's sigmoid, less what that has with itself. Both (B, classes).
-    """
+    """Compute the same where each class stands for itself: binary cross-entropy less the least there is, nats (B,)."""
     wanted = uncut.sigmoid()
     least = F.binary_cross_entropy_with_logits(uncut, wanted, reduction="none")
     return (F.binary_cross_entropy_with_logits(scores, wanted, reduction="none") - least).sum(1)
@@ -334,11 +331,7 @@ def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
 
 
 def scores_error(scores: Tensor, uncut: Tensor) -> Tensor:
-    """Compute the squared error of the scores less their mean, as a share of the uncut network's variance.
-
-    Where the uncut network is sure, its distribution over the classes says little; its scores still say all. Both (B,
-    classes).
-    """
+    """Compute the scores' squared error, each less its mean, over the uncut network's variance: all of them count."""
     centred, wanted = (each - each.mean(1, keepdim=True) for each in (scores, uncut))
     return F.mse_loss(centred, wanted) / wanted.var().clamp_min(1e-6)
 

@@ -200,10 +200,7 @@ CODES: dict[int, str] = {codec.code: name for name, codec in CODECS.items()}
 
 
 def make_codec(name: str, mosaic: Mosaic, setting: int, tables: Tables | None = None) -> Codec:
-    """Make the codec called `name` for latents of `mosaic`. Only `entropy` uses `tables`.
-
-    InputError: a name not in CODECS, a setting out of range, no tables or tables for another latent.
-    """
+    """Make the codec of that name; `tables` are for `entropy`. InputError: no such name, setting or tables."""
     if name not in CODECS:
         raise InputError(f"there is no codec {name!r:.60}; choose one of {', '.join(CODECS)}")
     kind = CODECS[name]

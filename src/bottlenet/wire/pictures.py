@@ -45,10 +45,7 @@ def jpeg_file(picture: Picture, quality: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def jpeg_header(shape: Shape, quality: int) -> bytes:
-    """Return SOI up to and including SOS, 328 bytes: all before the scan in the file of any picture of `shape`.
-
-    It is a pure function of both arguments, so the file of a blank picture has it too.
-    """
+    """Return SOI to SOS, 328 bytes: all before the scan in any picture's file, so in a blank one's, too."""
     blank = jpeg_file(np.zeros(shape, np.uint8), quality)
     sos = blank.index(JPEG_SOS) + len(JPEG_SOS)
     return blank[: sos + int.from_bytes(blank[sos : sos + 2], "big")]

@@ -67,10 +67,7 @@ def reserved_flag(payload: bytes, pass_number: int) -> PayloadError:
 
 
 class RangeEncoder:
-    """Encoder of decisions into an interval; it stops where the first `budget` bytes are settled.
-
-    `_low` and `_width` are the window; words that left it may still take a carry.
-    """
+    """Encoder of decisions into an interval, whose window is `_low` and `_width`, until `budget` bytes are settled."""
 
     def __init__(self, budget: int | None = None) -> None:
         self._budget = budget
@@ -116,11 +113,7 @@ class RangeEncoder:
 
 
 class RangeDecoder:
-    """Decoder of a payload whose missing tail can be anything: an outcome counts if it holds for every tail.
-
-    `_point` is the window's content, with 0 for what is missing, less the interval's low end; `_unknown` is by how
-    much what is missing could raise it.
-    """
+    """Decoder of a payload whose missing tail can be anything; `_unknown` is what that could add to `_point`."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload, self._next, self._width = payload, 0, WINDOW - 1

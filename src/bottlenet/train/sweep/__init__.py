@@ -114,10 +114,7 @@ def open_trials(trials: Iterable[Trial], results: Results, max_drop: float, *, e
 
 
 def next_trial(open_ones: Sequence[Trial], running: Collection[Trial] = ()) -> Trial | None:
-    """Choose the trial that rules out most of `open_ones`, however it comes out; None: all of them are running.
-
-    First cuts at which nothing runs: a running trial may rule out the rest of its cut.
-    """
+    """Choose what rules out most of `open_ones`, first at cuts where nothing runs; None: all of them are running."""
     waiting = [trial for trial in open_ones if trial not in running]
     busy = {trial.cut for trial in running}
     waiting = [trial for trial in waiting if trial.cut not in busy] or waiting
@@ -283,10 +280,7 @@ class SweepFolder:
         return self.path / "bundles" / trial.name
 
     def claim(self, config: SweepConfig, fingerprint: str) -> int:
-        """Make the folder, or take it up again, and hold it for this process; return the open file that does.
-
-        InputError: it holds something else or another sweep, another process is at it, or it can't be made.
-        """
+        """Make or reopen the folder, and return the open file that holds it. InputError: it is another's, or in use."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             fresh = not (self.path / SWEEP).exists()

@@ -143,11 +143,7 @@ def run_jobs(state: State, engine: Local | RayTasks, say: Say) -> None:
 
 
 def next_job(state: State) -> Job | None:
-    """Choose what to start now; None: nothing, until something is finished or for good.
-
-    A cut's features come before its trials, and another cut's features before a trial that one that is running may rule
-    out.
-    """
+    """Choose what to start; features before trials, and another cut's before what a running trial may rule out."""
     search, figures = state.search, figures_of(state.results)
     waiting = open_trials(state.trials, figures, search.max_drop, everything=search.everything)
     trials = {job.trial for job in state.running if not job.features}
@@ -334,10 +330,7 @@ ENVIRONMENT = {
 
 
 class RayTasks:
-    """Runs jobs as tasks of the Ray cluster at `address`; without one, of a cluster of this machine's cores alone.
-
-    MissingExtraError: Ray is not installed. LinkError: no cluster there.
-    """
+    """Runs jobs on a Ray cluster, or on this machine. MissingExtraError, LinkError: no Ray, or no cluster."""
 
     def __init__(self, address: str | None, threads: int) -> None:
         for name, value in ENVIRONMENT.items():
@@ -504,10 +497,7 @@ def held_out_photos(config: SweepConfig, classifier: Classifier) -> Sequence[Pho
 
 @torch.no_grad()
 def figures_on(net: BottleNet, cache: FeatureCache) -> Figures:
-    """Measure `net` on the centre crops in `cache`, with its real codec, beside the uncut network on the same crops.
-
-    Payloads of the entropy codec are estimated, as its tables are made when it is exported.
-    """
+    """Measure `net`, its codec and the uncut network on the crops in `cache`; entropy's bytes are estimated."""
     positions = np.asarray(cache.positions(0), np.int64)
     labels = label_array(cache.photos[i] for i in positions)
     answers, uncut, lengths, distilled = [], [], [], 0.0
