@@ -140,18 +140,14 @@ def open_graph(bundle: Bundle, name: str, takes: Port, *gives: Port, threads: in
         for each, port in zip(found, wanted, strict=True):
             batch, *sizes = each.shape or [None]
             # A size that was left open is a name or None; running the graph tells.
-            fits = len(sizes) == len(port.shape) and all(
-                not isinstance(size, int) or size == want for size, want in zip(sizes, port.shape, strict=True)
-            )
-            if not fits or isinstance(batch, int):
-                raise BundleError(
-                    f"{path}: its {kind} has shape {each.shape}, not {kind} {named}; export the bundle again"
-                )
+            known = [want if isinstance(size, int) else size for size, want in zip(sizes, port.shape, strict=False)]
+            if len(sizes) != len(port.shape) or known != sizes or isinstance(batch, int):
+                what = f"its {kind} has shape {each.shape}, not {kind} {named}"
+                raise BundleError(f"{path}: {what}; export the bundle again")
     for output, port in zip(run_all(session, **{takes.name: np.zeros_like(takes.blank(1))}), gives, strict=True):
         if output.shape != (1, *port.shape):
-            raise BundleError(
-                f"{path}: it gives {port.name} of shape {output.shape}, not output {named}; export the bundle again"
-            )
+            what = f"it gives {port.name} of shape {output.shape}, not output {named}"
+            raise BundleError(f"{path}: {what}; export the bundle again")
     return session
 
 

@@ -25,8 +25,7 @@ STATUS = Path("/proc/self/status")
 
 def peak_rss_bytes(bundle: Path, partition: Partition, photo: Path) -> int:
     """Start a process that turns one photo into a frame or a class, and return its peak. BundleError: it failed."""
-    codec = partition.codec
-    name, quality = ("", 0) if codec is None else (codec.format, codec.quality)
+    name, quality = ("", 0) if partition.codec is None else (partition.codec.format, partition.codec.quality)
     arguments = [str(bundle.resolve()), partition.kind, name, str(quality), str(photo.resolve())]
     # A file in the current folder must not stand in for a module of ours.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}

@@ -228,16 +228,9 @@ def zero_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     return layer
 
 
-class RoundStraightThrough(torch.autograd.Function):
-    """round() whose gradient is the identity."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
-        return grads[0]
+def rounded(x: Tensor) -> Tensor:
+    """Round, exactly, with the identity as gradient."""
+    return x + (x.round() - x).detach()
 
 
 class Quantizer(nn.Module):
@@ -292,8 +285,7 @@ class Quantizer(nn.Module):
         """Round float (B, c', h, w) to 0 .. 2^bits - 1 as float; the gradient of rounding is the identity."""
         if self.training:
             self.calibrate(latent.detach())
-        rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
-        return rounded
+        return rounded(self.continuous(latent))
 
     def dequantize(self, symbols: Tensor) -> Tensor:
         """Return the middle of each symbol's interval, back in the latent's range."""
@@ -312,8 +304,7 @@ class NestedQuantizer(nn.Module):
 
     def quantize(self, latent: Tensor) -> Tensor:
         """Round float (B, C, h, w) to whole numbers 7 .. 249 as float; the gradient of rounding is the identity."""
-        rounded: Tensor = RoundStraightThrough.apply(self.continuous(latent))  # type: ignore[no-untyped-call]
-        return rounded
+        return rounded(self.continuous(latent))
 
     def dequantize(self, symbols: Tensor) -> Tensor:
         """Return the rounded latent."""
@@ -322,8 +313,7 @@ class NestedQuantizer(nn.Module):
     def quantize_to(self, latent: Tensor, steps: Tensor) -> Tensor:
         """Round `latent` (B, C, h, w), each channel to its step (B, C) or UNKNOWN, as `dequantize` gives values."""
         step = steps[..., None, None]
-        rounded: Tensor = RoundStraightThrough.apply(latent.clamp(-MAX_VALUE, MAX_VALUE) / step)  # type: ignore[no-untyped-call]
-        return rounded * step
+        return rounded(latent.clamp(-MAX_VALUE, MAX_VALUE) / step) * step
 
 
 @torch.no_grad()
