@@ -48,6 +48,8 @@ def part_of(path: Path) -> Iterator[Path]:
     part = path.with_suffix(f".part{os.getpid()}")
     try:
         yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

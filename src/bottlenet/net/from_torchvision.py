@@ -47,16 +47,8 @@ def load(named: Named) -> Classifier:
     if named.network not in known:
         raise unknown_network(named, known + segmentations + detectors)
     weights = weights_of(models, named)
-    metadata = metadata_of(weights)
-    file = named.weights_file
-    if file is None and named.weights != "random":
-        with safe_download(named):
-            module = models.get_model(named.network, weights=weights, progress=False, **size_of(named))
-        return assemble(named, module, metadata)
-    labels = named.labels()
-    if file is not None:
-        metadata = replace(metadata, labels=None, licence="not stated")
-    return with_file_weights(assemble(named, build(models, named, len(labels) if labels else 1000), metadata), named)
+    module, metadata = network_of(models, named, weights, metadata_of(weights))
+    return with_file_weights(assemble(named, module, metadata), named)
 
 
 # Their weights want it so. The second head, which is for training alone, is left out of networks without these weights.
@@ -66,17 +58,22 @@ AUXILIARY = {
 }
 
 
-def build(models: Any, named: Named, classes: int) -> nn.Module:
-    """Build the network with random weights."""
+def network_of(models: Any, named: Named, weights: Any, metadata: Metadata, **backbone: None) -> tuple[Any, Metadata]:
+    """Build the network with its weights, or random ones, and collect what is known. InputError: it can't be had."""
+    if named.weights_file is None and named.weights != "random":
+        with safe_download(named):
+            network = models.get_model(named.network, weights=weights, progress=False, **size_of(named))
+        return network, metadata
+    if named.weights_file is not None:
+        metadata = replace(metadata, labels=None, licence="not stated")
+    classes = len(named.labels() or weights.meta["categories"])
+    options = {"num_classes": classes, **AUXILIARY.get(named.network, {}), **size_of(named), **backbone}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about defaults that will be others one day
         try:
-            module: nn.Module = models.get_model(
-                named.network, weights=None, num_classes=classes, **AUXILIARY.get(named.network, {}), **size_of(named)
-            )
+            return models.get_model(named.network, weights=None, **options), metadata
         except (AssertionError, TypeError, ValueError) as error:
             raise InputError(f"{named.whole}: {error}; give another size, or none") from error
-    return module
 
 
 def size_of(named: Named) -> dict[str, Any]:
@@ -138,7 +135,7 @@ class Segmenter(nn.Module):
 
 def load_segmentation(models: Any, named: Named) -> Classifier:
     weights = weights_of(models, named)
-    network, metadata = network_of(models, named, weights, metadata_of(weights))
+    network, metadata = dense_network(models, named, weights, metadata_of(weights))
     classifier = assemble(named, Segmenter(network), metadata)
     side = classifier.preprocess.size
     try:
@@ -148,21 +145,11 @@ def load_segmentation(models: Any, named: Named) -> Classifier:
     return with_file_weights(classifier, named)
 
 
-def network_of(models: Any, named: Named, weights: Any, metadata: Metadata) -> tuple[Any, Metadata]:
-    """Build the network with its weights, and collect what is known of them. InputError: none, or another task."""
+def dense_network(models: Any, named: Named, weights: Any, metadata: Metadata) -> tuple[Any, Metadata]:
+    """Build it without a download of its backbone's weights. InputError: as `network_of`, or another task."""
     if "task" in named.settings:
         raise InputError(f"{named.whole}: this network's task is its own; leave task out")
-    if named.weights_file is None and named.weights != "random":
-        with safe_download(named):
-            network = models.get_model(named.network, weights=weights, progress=False)
-        return network, metadata
-    if named.weights_file is not None:
-        metadata = replace(metadata, labels=None, licence="not stated")
-    labels = named.labels() or weights.meta["categories"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about defaults that will be others one day
-        network = models.get_model(named.network, weights=None, weights_backbone=None, num_classes=len(labels))
-    return network, metadata
+    return network_of(models, named, weights, metadata, weights_backbone=None)
 
 
 def with_file_weights(classifier: Classifier, named: Named) -> Classifier:
@@ -176,7 +163,7 @@ def load_detection(models: Any, named: Named) -> Classifier:
     if named.network not in DETECTORS:
         raise InputError(f"{named.whole}: of torchvision's detectors give one of {', '.join(DETECTORS)}")
     weights = weights_of(models, named)
-    network, metadata = network_of(models, named, weights, Metadata(labels=tuple(weights.meta["categories"])))
+    network, metadata = dense_network(models, named, weights, Metadata(labels=tuple(weights.meta["categories"])))
     transform = network.transform
     metadata = replace(
         metadata,

@@ -400,7 +400,7 @@ class _ShapeRun(fx.Interpreter):
             return True
         if not isinstance(value, Number) or (isinstance(value, int) and value != PROBE_BATCH and not is_side(value)):
             return False
-        if value == PROBE_BATCH:
+        if isinstance(value, int) and value == PROBE_BATCH:
             self.facts.batch.add(node)
         else:
             self.facts.constants[node] = value

@@ -11,7 +11,6 @@ many there are. Photos that an attacker has to rebuild are never among those it 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -124,8 +123,6 @@ class Samples:
                 file.write(batch.tobytes())
                 done += len(batch)
                 on_progress(done, total)
-            file.flush()
-            os.fsync(file.fileno())
 
     def read(self, positions: Sequence[int]) -> Records:
         return np.frombuffer(read_records(self.path, self.dtype.itemsize, positions), self.dtype)

@@ -17,7 +17,6 @@ import copy
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -370,8 +369,6 @@ class FeatureCache:
                         file.write(record.tobytes())
                     missing -= set(positions)
                     yield len(self.photos) - len(missing)
-                file.flush()
-                os.fsync(file.fileno())
             write_whole(path.with_suffix(".json"), json.dumps({"missing": sorted(missing)}).encode())
 
     def _records(self, frozen: Frozen, damaged: Damaged, crop_set: int) -> Iterator[tuple[list[int], np.ndarray]]:
