@@ -42,9 +42,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def part_of(path: Path) -> Iterator[Path]:
-    """Yield a name beside `path` to write to bit by bit; the file takes `path`'s place when the block succeeds, and
-    goes if it fails. Each process has its own.
-    """
+    """Yield this process's own name beside `path`, whose place the file takes, synced, when the block succeeds."""
     part = path.with_suffix(f".part{os.getpid()}")
     try:
         yield part

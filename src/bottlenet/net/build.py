@@ -264,9 +264,7 @@ def start_from_components(
 
 
 def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the principal components of patches of `stride` of features (B, c, H, W), float64: mean (d,), the `count`
-    largest variances and directions (d, count), d = c * stride^2. InputError: no numbers, or as `check_patch`.
-    """
+    """Find patches' principal components, float64: mean (d,), the `count` largest variances, directions (d, count)."""
     count_of_patches, total, products = 0, torch.zeros(()), torch.zeros(())
     for features in batches:
         check_patch(features.shape[1], stride)

@@ -186,9 +186,7 @@ def large(boxes: Tensor, least: float) -> Tensor:
 def best_boxes(
     boxes: Tensor, scores: Tensor, *, overlap: float, least: float, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Select those of boxes (B, N, 4) with scores (B, C, N) that suppression keeps, at most `most`, best first: boxes
-    (B, most, 4), scores (B, most), class indices (B, most); a score of 0 where there are fewer.
-    """
+    """Select the `most` boxes that suppression keeps, best first: (B, most, 4), scores and classes (B, most)."""
     count = scores.shape[2]
     alive = (scores * kept(boxes, scores, overlap, least)).flatten(1)
     values, at = alive.topk(min(most, alive.shape[1]))

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
+from bottlenet.records import check_integer
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import MAX_VALUE, STEPS, ZERO
 
@@ -251,8 +252,7 @@ class Quantizer(nn.Module):
         self, bits: int = 8, *, fixed_range: tuple[float, float] | None = None, momentum: float = 0.02
     ) -> None:
         super().__init__()
-        if not 1 <= bits <= 8:
-            raise InputError(f"a quantizer of {bits} bits: 1 to 8 are possible, since a symbol is one byte")
+        check_integer("a quantizer's bits", bits, 1, 8)
         self.max_symbol = 2**bits - 1
         self.fixed = fixed_range is not None
         self.momentum = momentum
@@ -421,8 +421,7 @@ def dct_matrix() -> np.ndarray:
 
 def quantization_table(quality: int) -> np.ndarray:
     """Scale table K.1 as libjpeg does: (8, 8) float64, in pixel units. InputError: `quality` is not 1 to 100."""
-    if not 1 <= quality <= 100:
-        raise InputError(f"JPEG quality {quality}: 1 to 100 are possible")
+    check_integer("JPEG quality", quality, 1, 100)
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     steps: np.ndarray = np.clip((np.asarray(LUMINANCE_TABLE) * percent + 50) // 100, 1, 255).astype(np.float64)
     return steps

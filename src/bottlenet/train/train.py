@@ -355,9 +355,7 @@ def held_out_report(
 
 
 def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
-    """Run with the real codec, or for the entropy codec with `net.unit`'s estimate; a dense tail is left out. Within 0
-    bytes, the exit answers.
-    """
+    """Run with the real codec, or the entropy codec's estimate, without a dense tail; within 0 bytes the exit alone."""
     if budget == 0:
         scores = net.exit_scores(features)
         return Output(scores, features, features, features, scores.new_zeros(len(scores)))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from bottlenet.errors import InputError, PayloadError
+from bottlenet.records import check_integer
 
 Picture = NDArray[np.uint8]
 Shape = tuple[int, int]
@@ -154,8 +155,7 @@ class InputCodec:
     def __post_init__(self) -> None:
         if self.format not in available():
             raise InputError(f"input codec {self.format!a:.20} is not there; choose one of {', '.join(available())}")
-        if not 0 <= self.quality <= 100:
-            raise InputError(f"quality is {self.quality}; give 0 to 100")
+        check_integer("quality", self.quality, 0, 100)
 
     @classmethod
     def parse(cls, name: str) -> InputCodec:
