@@ -24,23 +24,7 @@ from pydantic import Field
 
 from bottlenet.errors import InputError
 from bottlenet.records import Share, record, shown
-from bottlenet.wire.answer import (
-    BESIDE_BYTES,
-    BOX,
-    MAX_BOXES,
-    MAX_CLASS_INDEX,
-    MAX_CLASSES,
-    MAX_MAP_INDEX,
-    Answer,
-    Box,
-    Boxes,
-    Classes,
-    ClassMap,
-    Result,
-    Top,
-    best_of_each,
-    check_grid,
-)
+from bottlenet.wire import answer
 
 FLOAT, BYTE = "tensor(float)", "tensor(uint8)"  # as onnxruntime spells them
 KINDS = {FLOAT: np.float32, BYTE: np.uint8}
@@ -72,9 +56,9 @@ class Classification:
     def output(self, num_classes: int) -> Port:
         return Port("scores", FLOAT, (num_classes,))
 
-    def results(self, scores: NDArray[Any]) -> Sequence[Top | None]:
+    def results(self, scores: NDArray[Any]) -> Sequence[answer.Top | None]:
         """Pick the best of each row of (B, classes); None: no numbers."""
-        return best_of_each(scores)
+        return answer.best_of_each(scores)
 
 
 @record
@@ -84,7 +68,7 @@ class Multilabel:
     thresholds: tuple[Share, ...]  # probability from which on a class is there; one each
 
     name = "multilabel"
-    gives = Classes
+    gives = answer.Classes
 
     def check(self, num_classes: int) -> None:
         """Raise InputError unless there is one threshold a class."""
@@ -94,15 +78,15 @@ class Multilabel:
     def output(self, num_classes: int) -> Port:
         return Port("scores", FLOAT, (num_classes,))
 
-    def results(self, scores: NDArray[Any]) -> Sequence[Classes | None]:
+    def results(self, scores: NDArray[Any]) -> Sequence[answer.Classes | None]:
         """Pick the classes of each row of (B, classes), at most 255 of them; None: no numbers."""
         return [self._there(row) if np.isfinite(row).all() else None for row in scores]
 
-    def _there(self, scores: NDArray[Any]) -> Classes:
+    def _there(self, scores: NDArray[Any]) -> answer.Classes:
         shares = 0.5 + 0.5 * np.tanh(scores.astype(np.float64) / 2)  # the sigmoid, which never overflows so
         there = np.flatnonzero(shares >= np.array(self.thresholds))
-        best_first = there[np.argsort(-shares[there], kind="stable")][:MAX_CLASSES]
-        return Classes(tuple((int(index), float(shares[index])) for index in best_first))
+        best_first = there[np.argsort(-shares[there], kind="stable")][: answer.MAX_CLASSES]
+        return answer.Classes(tuple((int(index), float(shares[index])) for index in best_first))
 
 
 @record
@@ -113,34 +97,34 @@ class Segmentation:
     columns: Annotated[int, Field(ge=1, le=65535)]
 
     name = "segmentation"
-    gives = ClassMap
+    gives = answer.ClassMap
 
     def __post_init__(self) -> None:
-        check_grid(self.rows, self.columns)
+        answer.check_grid(self.rows, self.columns)
 
     def check(self, num_classes: int) -> None:
         """Raise InputError for more classes than a place of a map can tell apart."""
-        if num_classes > MAX_MAP_INDEX + 1:
-            raise InputError(f"a segmentation has {num_classes} classes; give {MAX_MAP_INDEX + 1} or fewer")
+        if num_classes > answer.MAX_MAP_INDEX + 1:
+            raise InputError(f"a segmentation has {num_classes} classes; give {answer.MAX_MAP_INDEX + 1} or fewer")
 
     def output(self, num_classes: int) -> Port:
         """Describe the best class of each place."""
         return Port("map", BYTE, (self.rows, self.columns))
 
-    def results(self, maps: NDArray[Any]) -> Sequence[ClassMap]:
+    def results(self, maps: NDArray[Any]) -> Sequence[answer.ClassMap]:
         """Make a map of each photo's (rows, columns)."""
-        return [ClassMap.of(each) for each in maps]
+        return [answer.ClassMap.of(each) for each in maps]
 
 
 @record
 class Detection:
     """Boxes around what is found."""
 
-    boxes: Annotated[int, Field(ge=1, le=MAX_BOXES)]  # that the network gives at most
+    boxes: Annotated[int, Field(ge=1, le=answer.MAX_BOXES)]  # that the network gives at most
     threshold: Share  # score below which a box is left out
 
     name = "detection"
-    gives = Boxes
+    gives = answer.Boxes
 
     def check(self, num_classes: int) -> None:
         """Accept any number of classes."""
@@ -149,9 +133,11 @@ class Detection:
         """Describe edges, score and class index of each box."""
         return Port("boxes", FLOAT, (self.boxes, 6))
 
-    def results(self, boxes: NDArray[Any]) -> Sequence[Boxes | None]:
+    def results(self, boxes: NDArray[Any]) -> Sequence[answer.Boxes | None]:
         """Pick the boxes of each photo of (B, boxes, 6); None: no numbers that an answer holds."""
-        held = np.isfinite(boxes).all((1, 2)) & ((boxes[..., 5] >= 0) & (boxes[..., 5] <= MAX_CLASS_INDEX)).all(1)
+        held = np.isfinite(boxes).all((1, 2)) & ((boxes[..., 5] >= 0) & (boxes[..., 5] <= answer.MAX_CLASS_INDEX)).all(
+            1
+        )
         return [self._boxes(rows) if good else None for rows, good in zip(boxes, held, strict=True)]
 
     def above(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
@@ -159,12 +145,12 @@ class Detection:
         kept: NDArray[np.bool_] = (rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)
         return kept
 
-    def _boxes(self, rows: NDArray[Any]) -> Boxes:
+    def _boxes(self, rows: NDArray[Any]) -> answer.Boxes:
         rows = rows[self.above(rows)].astype(np.float64)
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
         rows[:, :5] = rows[:, :5].clip(0, 1)
         rows[:, 2:4] = np.maximum(rows[:, 2:4], rows[:, :2])
-        return Boxes(tuple(Box(round(index), score, *edges) for *edges, score, index in rows.tolist()))
+        return answer.Boxes(tuple(answer.Box(round(index), score, *edges) for *edges, score, index in rows.tolist()))
 
 
 Task: TypeAlias = Classification | Multilabel | Segmentation | Detection
@@ -173,14 +159,14 @@ Task: TypeAlias = Classification | Multilabel | Segmentation | Detection
 def most_answer_bytes(task: Task) -> int:
     """Bound an answer's bytes: a map that zlib finds nothing to save in, or all boxes."""
     if isinstance(task, Segmentation):
-        return task.rows * task.columns + BESIDE_BYTES
-    return BESIDE_BYTES + (BOX.size * task.boxes if isinstance(task, Detection) else 0)
+        return task.rows * task.columns + answer.BESIDE_BYTES
+    return answer.BESIDE_BYTES + (answer.BOX.size * task.boxes if isinstance(task, Detection) else 0)
 
 
-def answer_of(sequence: int, decode_us: int, tail_us: int, found: Top | Result) -> Answer:
+def answer_of(sequence: int, decode_us: int, tail_us: int, found: answer.Top | answer.Result) -> answer.Answer:
     """Make an answer of what a task's `results` gave for a photo."""
     top, result = (found, None) if isinstance(found, tuple) else ((), found)
-    return Answer(sequence, decode_us, tail_us, top, result=result)
+    return answer.Answer(sequence, decode_us, tail_us, top, result=result)
 
 
 def parse_task(values: object) -> Task:
