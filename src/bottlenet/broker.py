@@ -44,11 +44,7 @@ class Broker:
 
 
 def broker_at(
-    url: str,
-    *,
-    password: str | Callable[[], str] | None = None,
-    tls: ssl.SSLContext | None = None,
-    group: str = GROUP,
+    url: str, *, password: str | Callable[[], str] | None = None, tls: ssl.SSLContext | None = None, group: str = GROUP
 ) -> Broker:
     """Read mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; the ports are 1883 and 8883 where the URL has none.
 

@@ -202,11 +202,7 @@ class Sample:
 
 
 def candidates_of(
-    device: Device,
-    known: Known,
-    partitions: Sequence[Partition],
-    energy: Meter | Energy | None,
-    on_progress: Progress,
+    device: Device, known: Known, partitions: Sequence[Partition], energy: Meter | Energy | None, on_progress: Progress
 ) -> tuple[Candidate, ...]:
     """Measure these partitions, which take turns on each photo. `energy` is known, or measured here."""
     server = Server(device.bundle)

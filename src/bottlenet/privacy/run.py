@@ -42,16 +42,7 @@ from bottlenet.privacy.attacker import (
     train_attacker,
 )
 from bottlenet.privacy.measure import Judge, Originals, Quality, fitting_jpeg, resized
-from bottlenet.privacy.samples import (
-    Divided,
-    Records,
-    Samples,
-    Tap,
-    centre_records,
-    crop_records,
-    divided,
-    key_of,
-)
+from bottlenet.privacy.samples import Divided, Records, Samples, Tap, centre_records, crop_records, divided, key_of
 from bottlenet.runtime import open_tail, open_uncut, run_graph
 from bottlenet.task import needs_one_label
 
