@@ -167,8 +167,12 @@ def bench(
         meter_how=None if opened is None else opened.how,
         conditions=tuple(conditions),
         rows=rows,
-        weights=str(bundles[0].manifest.extra.get("weights", "trained")),
+        weights=weights_of(bundles[0]),
     )
+
+
+def weights_of(bundle: Bundle) -> str:
+    return str(bundle.manifest.extra.get("weights", "trained"))
 
 
 def readable(bundle: Bundle, data: str | Path, limit: int | None) -> list[Path]:
