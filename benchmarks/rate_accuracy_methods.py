@@ -101,7 +101,7 @@ def codings(method: Method, net: BottleNet) -> list[Coding]:
     """List what the trained network is measured with."""
     codec = net.codec
     if isinstance(codec, Jpeg):
-        return [Coding(f"quality {quality}", replace(codec, quality=quality)) for quality in QUALITIES]
+        return [Coding(f"quality {quality}", replace(codec, setting=quality)) for quality in QUALITIES]
     if method.curve == EMBEDDED:
         return [Coding("whole", codec, (*BUDGETS, None))]
     return [Coding(method.setting, codec)]
