@@ -23,7 +23,7 @@ from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import InputError
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import Damaged
-from bottlenet.photos.folders import Photo, photos_for
+from bottlenet.photos.folders import Photo, label_array, photos_for
 from bottlenet.records import Sizes, percent, sizes
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.task import needs_one_label
@@ -150,22 +150,21 @@ def evaluate(
     needs_one_label(bundle.manifest.task, "`bottlenet evaluate`")
     photos = photos_for(bundle, data, limit)
     damaged = Damaged(len(photos))
-    labels: list[int] = []
+    read: list[Photo] = []
     answers: list[list[int]] = []
     uncut: list[int] = []
     payload_bytes: list[int] = []
     for each in Deployment(bundle, threads, budget, sure).compare(photos, damaged, on_progress):
-        label = photos[each.position].label
-        labels.append(-1 if label is None else label)
+        read.append(photos[each.position])
         answers.append([index for index, _ in best(each.scores)])
         payload_bytes.append(-1 if each.frame is None else len(each.frame.payload))
         if each.uncut is not None:
             uncut.append(int(each.uncut.argmax()))
     own = bundle.manifest.exit
-    if not labels:
+    if not read:
         raise InputError(f"{data}: no photo could be read, so there is nothing to report; give a folder of photos")
     return evaluation_of(
-        np.array(labels),
+        label_array(read),
         np.array(answers),
         np.array(uncut) if uncut else None,
         np.array(payload_bytes),

@@ -235,10 +235,7 @@ def start_from_components(
     codec, whose finest step is 1 and whose coarser ones must say something too. With `paper` a paper's unit starts
     there as well, as nearly as it can; else it keeps its random weights.
     """
-    learned: nn.Module = nn.Identity()
-    reduction = net.reduction
-    if isinstance(reduction, LearnedReduction):
-        learned, reduction = reduction.learned, reduction.reduction
+    learned, reduction = net.learned_and_reduction
     grids: Iterable[Tensor] = (learned(batch) for batch in batches)
     restoration = net.restoration
     if isinstance(restoration, Enlarged):

@@ -41,7 +41,6 @@ from bottlenet.net.detectors import translations
 from bottlenet.net.model import BottleNet, Origin, in_order
 from bottlenet.net.models import Classifier, Normalize, fingerprint
 from bottlenet.net.trace import quiet
-from bottlenet.net.unit import LearnedReduction
 from bottlenet.runtime import Head, open_session, open_tail, open_uncut, run_all, run_graph
 from bottlenet.task import Detection, Multilabel, Segmentation, Task
 from bottlenet.wire.entropy import Entropy
@@ -251,7 +250,7 @@ def describe(
 
 def head_flops_share(net: BottleNet, origin: Origin, own: OwnNetwork | None = None) -> float:
     """Divide the FLOPs of head, exit and reduction by the uncut network's, each with the photos that it takes."""
-    reduction = net.reduction.reduction if isinstance(net.reduction, LearnedReduction) else net.reduction
+    _, reduction = net.learned_and_reduction
     features = torch.zeros(1, *origin.cut.shape)
     device_flops = origin.cut.head_flops + count_flops(reduction, features)
     if net.exit is not None and own is None:
@@ -282,7 +281,7 @@ class ExitGraph(nn.Module):
     def __init__(self, net: BottleNet, own: nn.Module) -> None:
         super().__init__()
         self.head, self.exit = net.head, own
-        self.learned = net.reduction.learned if isinstance(net.reduction, LearnedReduction) else nn.Identity()
+        self.learned, _ = net.learned_and_reduction
         self.head_order, self.order = net.head_order, net.tail_order
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -299,7 +298,7 @@ class DeviceGraph(nn.Module):
         self.order = net.head_order
         if net.exit is not None:
             self.head, self.order = nn.Identity(), None
-            self.reduction = net.reduction.reduction if isinstance(net.reduction, LearnedReduction) else net.reduction
+            _, self.reduction = net.learned_and_reduction
 
     def forward(self, taken: Tensor) -> Tensor:
         latent = self.reduction(in_order(self.head(taken), self.order))

@@ -59,14 +59,19 @@ class BottleNet(nn.Module):
         self.exit: nn.Module | None = None  # features at the cut -> scores: how the device answers by itself
         self.adversary: nn.Module | None = None  # who rebuilds photos while training, see `train.adversary`
 
+    @property
+    def learned_and_reduction(self) -> tuple[nn.Module, nn.Module]:
+        """The layers of the head that joined the unit, if any did, and the reduction behind them."""
+        whole = self.reduction
+        return (whole.learned, whole.reduction) if isinstance(whole, LearnedReduction) else (nn.Identity(), whole)
+
     @torch.no_grad()
     def keep_strides(self) -> None:
         """Give the layers behind the head features whose strides are those of the uncut network."""
         photos = torch.zeros(2, self.head_size, self.head_size, 3, dtype=torch.uint8)
         features = self.head(photos.to(next(self.parameters()).device))
-        self.head_order = self.tail_order = order_of(features)
-        if isinstance(self.reduction, LearnedReduction):
-            self.tail_order = order_of(self.reduction.learned(features))
+        learned, _ = self.learned_and_reduction
+        self.head_order, self.tail_order = order_of(features), order_of(learned(features))
 
     @torch.no_grad()
     def use_channels_last(self) -> None:
@@ -120,9 +125,8 @@ class BottleNet(nn.Module):
 
     def _device(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute the latent from a frozen head's features, and the exit's scores where there is an exit."""
-        features, reduction = in_order(features.float(), self.head_order), self.reduction
-        if isinstance(reduction, LearnedReduction):  # layers of the head, which have its precision
-            features, reduction = reduction.learned(features), reduction.reduction
+        learned, reduction = self.learned_and_reduction
+        features = learned(in_order(features.float(), self.head_order))  # layers of the head have its precision
         with in_float32(features):
             features = features.float()
             latent: Tensor = reduction(features)
@@ -132,9 +136,8 @@ class BottleNet(nn.Module):
     def exit_scores(self, features: Tensor) -> Tensor:
         """Compute the exit's scores (B, classes) from a frozen head's features."""
         assert self.exit is not None
-        features = in_order(features.float(), self.head_order)
-        if isinstance(self.reduction, LearnedReduction):
-            features = self.reduction.learned(features)
+        learned, _ = self.learned_and_reduction
+        features = learned(in_order(features.float(), self.head_order))
         scores: Tensor = self.exit(in_order(features, self.tail_order))
         return scores.float()
 

@@ -82,8 +82,9 @@ def summary(config: TrainConfig, held_out: Sequence[Mapping[str, float]]) -> tup
     row = held_out[-1]
     size, asked = row["payload_bytes"], config.target_bytes
     if not row["photos"]:
-        advice = f"measure with bottlenet evaluate, or train on more photos (one of {config.held_out} is held out)"
-        return f"no photo was held out, so bytes and answers are not known: {advice}", None
+        advice = f"or train on more photos (one of {config.held_out} is held out)"
+        what = "no photo was held out, so bytes and answers are not known"
+        return f"{what}: measure them with bottlenet evaluate, {advice}", None
     text = f"on {row['photos']:,.0f} photos held out: {size:,.0f} bytes, {row['agreement']:.1%} with the uncut"
     text += f" network's answer, loss {row['distillation']:.3f}"
     if "top1" in row:

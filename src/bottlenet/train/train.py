@@ -26,7 +26,7 @@ from bottlenet.net.build import check_patch, insert, start_from_components
 from bottlenet.net.export import check_exportable
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.models import load_model
-from bottlenet.net.unit import DividedTail, LearnedReduction
+from bottlenet.net.unit import DividedTail
 from bottlenet.task import is_dense
 from bottlenet.train import runs
 from bottlenet.train.adversary import add_adversary
@@ -262,7 +262,7 @@ def freeze(net: BottleNet, *, tail: bool, kernels: bool = False, end_to_end: boo
     net.use_channels_last()
     net.head.requires_grad_(False)
     net.tail.requires_grad_(False)
-    learned_end = net.reduction.learned if isinstance(net.reduction, LearnedReduction) else None
+    learned_end, _ = net.learned_and_reduction
     for layers in own_layers(net):
         layers.requires_grad_(tail)
         for module in layers.modules():
@@ -276,8 +276,8 @@ def freeze(net: BottleNet, *, tail: bool, kernels: bool = False, end_to_end: boo
 def own_layers(net: BottleNet) -> list[torch.nn.Module]:
     """List the classifier's own layers that may learn: the tail, the end of the head that joined the unit, the exit."""
     tail = net.tail.learned if isinstance(net.tail, DividedTail) else net.tail
-    learned = [net.reduction.learned] if isinstance(net.reduction, LearnedReduction) else []
-    return [tail, *learned, *([] if net.exit is None else [net.exit])]
+    learned, _ = net.learned_and_reduction
+    return [tail, learned, *([] if net.exit is None else [net.exit])]
 
 
 def set_training_mode(net: BottleNet, *, norms: bool = False) -> None:
