@@ -282,8 +282,8 @@ def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tens
 def check_patch(channels: int, stride: int) -> None:
     """Raise InputError where a patch of `stride` has more numbers than principal components are found for."""
     if (numbers := channels * stride**2) > MAX_PATCH:
-        what = f"a patch has {numbers:,} numbers, too many to find principal components for"
-        raise InputError(f"stride {stride} on {channels} channels: {what}; give a smaller stride, for {MAX_PATCH:,}")
+        what = f"stride {stride} on {channels} channels: a patch has {numbers:,} numbers, too many for components"
+        raise InputError(f"{what}; give a smaller stride, for {MAX_PATCH:,} or fewer")
 
 
 MIDDLE = 3.0  # of ReLU6
