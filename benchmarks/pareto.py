@@ -155,7 +155,7 @@ def bundle_rows(judge: Judge, name: str, bundle: Bundle, photos: Sequence[Photo]
     if own is None:
         return
     yield judge.row("distilled", name, alone, own.flops_share, 2)
-    more = manifest.head_flops_share - (own.flops_share if own.features else 0.0)  # of a photo that is sent
+    most, least = encoder.flops_shares
     for budget, sure in product(BUDGETS, (own.sure, *BOUNDS)):
         answers, sizes = sent[budget]
         unsure = confidences < sure
@@ -163,7 +163,7 @@ def bundle_rows(judge: Judge, name: str, bundle: Bundle, photos: Sequence[Photo]
             "bundle",
             f"{name}, {budget or 'all'} bytes, sure from {sure:.2f}",
             np.where(unsure, answers, alone),
-            own.flops_share + float(unsure.mean()) * more,
+            least + float(unsure.mean()) * (most - least),
             float((sizes * unsure).mean()),
             sent_share=float(unsure.mean()),
         )

@@ -82,6 +82,14 @@ class Encoder:
         # as the graph is: the first photo is not slower
         bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))
 
+    @property
+    def flops_shares(self) -> tuple[float, float]:
+        """The device's FLOPs over the uncut network's, of a photo that is sent and of one that is not."""
+        head, own = self.bundle.manifest.head_flops_share, self.bundle.manifest.exit
+        if own is None:
+            return head, 0.0
+        return head + (own.flops_share if self.sure < 1 and own.features is None else 0.0), own.flops_share
+
     def symbols(self, photo: Source) -> NDArray[np.uint8]:
         """Run the head alone: photo -> (C, H, W) uint8. PhotoError: see `bottlenet.photo.read_photo`."""
         (symbols,) = self.head(photo_to_pixels(photo, self.bundle.manifest.preprocess)[None])

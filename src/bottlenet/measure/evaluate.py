@@ -48,14 +48,14 @@ class Evaluation:
     top1_drop: float | None  # points: top1_uncut - top1
     payload_bytes: Sizes  # of the photos that are sent; zeros where none is
     frame_bytes: Sizes  # self-contained frames; the same
-    head_flops_share: float  # share of the network's FLOPs that the device runs, 0..1
+    head_flops_share: float  # the device's FLOPs for a photo that is sent, as a share of the network's, 0 or more
     photos: int  # that were evaluated
     labelled: int  # of them; the rest counts for agreement and bytes only
     skipped: int  # damaged; the log names them
     # The rest is None in results from before there were exits.
     sent_share: float | None = None  # of the photos, 0..1; the others the device answers by itself
     decision_bytes: Sizes | None = None  # payload of a photo, 0 where it is not sent
-    mean_flops_share: float | None = None  # as head_flops_share, which a photo that is sent takes, over all photos
+    mean_flops_share: float | None = None  # the same over all photos
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,13 @@ def evaluate(
     answers: list[list[int]] = []
     uncut: list[int] = []
     payload_bytes: list[int] = []
-    for each in Deployment(bundle, threads, budget, sure).compare(photos, damaged, on_progress):
+    deployment = Deployment(bundle, threads, budget, sure)
+    for each in deployment.compare(photos, damaged, on_progress):
         read.append(photos[each.position])
         answers.append([index for index, _ in best(each.scores)])
         payload_bytes.append(-1 if each.frame is None else len(each.frame.payload))
         if each.uncut is not None:
             uncut.append(int(each.uncut.argmax()))
-    own = bundle.manifest.exit
     if not read:
         raise InputError(f"{data}: no photo could be read, so there is nothing to report; give a folder of photos")
     return evaluation_of(
@@ -168,7 +168,7 @@ def evaluate(
         np.array(answers),
         np.array(uncut) if uncut else None,
         np.array(payload_bytes),
-        flops_shares=(bundle.manifest.head_flops_share, own.flops_share if own else 0.0),
+        flops_shares=deployment.encoder.flops_shares,
         skipped=len(damaged.paths),
     )
 
