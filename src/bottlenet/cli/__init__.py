@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from bottlenet.cli import demo, device, network, planning, results, server
 from bottlenet.cli.show import print_error, say
@@ -33,7 +34,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def bottlenet(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def bottlenet(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
     if version:
         from bottlenet.records import program_version
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import RenderableType
 from rich.text import Text
+from typer import Argument, Option
 
 from bottlenet.cli.options import BundleOption, Force, Json, check_target, marked, needs, write_whole
 from bottlenet.cli.show import Grid, clean, print_json, progress, say, stdout
@@ -25,9 +25,9 @@ PAGE = marked("a page of bottlenet demo", b'<meta name="generator" content="Bott
 
 @needs("cloud")
 def demo(
-    photo: Annotated[list[str] | None, typer.Argument(help="Your photos; without any, those in the package.")] = None,
+    photo: Annotated[list[str] | None, Argument(help="Your photos; without any, those in the package.")] = None,
     bundle: BundleOption = "demo",
-    output: Annotated[str, typer.Option("--output", "-o", help="The page to write.")] = "bottlenet-demo.html",
+    output: Annotated[str, Option("--output", "-o", help="The page to write.")] = "bottlenet-demo.html",
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+from typer import Argument, Option
 
 from bottlenet import files
 from bottlenet.cli.options import BundleOption, Force, Json, Kind, Sure, check_target, write_whole
@@ -31,43 +32,31 @@ if TYPE_CHECKING:
 
 
 To: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--to",
-        help="Server, ws://HOST:PORT as [bold]bottlenet serve[/] prints it; or broker, mqtt://USER@HOST.",
-    ),
+    str, Option(help="Server, ws://HOST:PORT as [bold]bottlenet serve[/] prints it; or broker, mqtt://USER@HOST.")
 ]
-Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
+Timeout: TypeAlias = Annotated[float, Option(help="Seconds to wait for an answer.")]
 Budget: TypeAlias = Annotated[
     int | None,
-    typer.Option(
-        "--budget",
-        metavar="BYTES",
-        help="Largest frame, such as 340 for an Iridium SBD message, 222 or 51 for LoRaWAN.",
-    ),
+    Option(metavar="BYTES", help="Largest frame, such as 340 for an Iridium SBD message, 222 or 51 for LoRaWAN."),
 ]
 Fallback: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--fallback", metavar="local", help="Run the whole network here while the server can't answer."),
+    str | None, Option(metavar="local", help="Run the whole network here while the server can't answer.")
 ]
 TokenFile: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--token-file",
+    Option(
         metavar="FILE",
         help="File with the bearer token or the broker's password. Default: the variable BOTTLENET_TOKEN.",
     ),
 ]
 CaFile: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--ca", metavar="FILE", help="Certificates to trust for wss:// and mqtts://, PEM. Default: the system's."
-    ),
+    Option(metavar="FILE", help="Certificates to trust for wss:// and mqtts://, PEM. Default: the system's."),
 ]
 
 
 def classify(
-    photo: Annotated[list[str], typer.Argument(help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF.")],
+    photo: Annotated[list[str], Argument(help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF.")],
     to: To,
     bundle: BundleOption = "demo",
     timeout: Timeout = 10.0,
@@ -77,8 +66,7 @@ def classify(
     token_file: TokenFile = None,
     ca: CaFile = None,
     maps: Annotated[
-        str | None,
-        typer.Option("--maps", metavar="DIR", help="Write each photo's segmentation map to PHOTO.png in this folder."),
+        str | None, Option(metavar="DIR", help="Write each photo's segmentation map to PHOTO.png in this folder.")
     ] = None,
     force: Force = False,
     as_json: Json = False,
@@ -151,53 +139,38 @@ def costs_table(done: Sequence[tuple[str, Prediction]]) -> Grid:
 def send(
     to: To,
     spool: Annotated[
-        str,
-        typer.Option(
-            "--spool", metavar="DIR", help="Folder for waiting photos and answers; see [bold]bottlenet spool[/]."
-        ),
+        str, Option(metavar="DIR", help="Folder for waiting photos and answers; see [bold]bottlenet spool[/].")
     ],
     photo: Annotated[
-        list[str] | None,
-        typer.Argument(help="Photos and folders of photos; without any, those that wait in the spool."),
+        list[str] | None, Argument(help="Photos and folders of photos; without any, those that wait in the spool.")
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Also send the photos that arrive in the one folder, until SIGTERM.")
+        bool, Option("--watch", help="Also send the photos that arrive in the one folder, until SIGTERM.")
     ] = False,
     bundle: BundleOption = "demo",
     fallback: Fallback = None,
     budget: Budget = None,
     sure: Sure = None,
     partition: Annotated[
-        str | None,
-        typer.Option("--partition", metavar="auto", help="Switch between edge-only, the bundle's cuts and cloud-only."),
+        str | None, Option(metavar="auto", help="Switch between edge-only, the bundle's cuts and cloud-only.")
     ] = None,
     profile: Annotated[
-        str | None,
-        typer.Option("--profile", metavar="FILE", help="For auto: a profile that bottlenet profile measured here."),
+        str | None, Option(metavar="FILE", help="For auto: a profile that bottlenet profile measured here.")
     ] = None,
-    max_drop: Annotated[
-        float | None, typer.Option("--max-drop", metavar="POINTS", help="For auto: most points of top-1 to lose.")
-    ] = None,
-    in_flight: Annotated[int, typer.Option("--in-flight", help="Most photos in flight; one with auto.")] = 8,
-    spool_bytes: Annotated[int, typer.Option("--spool-bytes", help="Most bytes of the disk for waiting photos.")] = 2
-    ** 26,
+    max_drop: Annotated[float | None, Option(metavar="POINTS", help="For auto: most points of top-1 to lose.")] = None,
+    in_flight: Annotated[int, Option(help="Most photos in flight; one with auto.")] = 8,
+    spool_bytes: Annotated[int, Option(help="Most bytes of the disk for waiting photos.")] = 2**26,
     when_full: Annotated[
-        str,
-        typer.Option(
-            "--when-full", metavar="refuse|drop-oldest|drop-newest", help="What to do with a photo that does not fit."
-        ),
+        str, Option(metavar="refuse|drop-oldest|drop-newest", help="What to do with a photo that does not fit.")
     ] = "refuse",
     deadline: Annotated[
         float | None,
-        typer.Option(
-            "--deadline",
-            help="Give up after so many seconds without success. Default: 60; never with --watch or --fallback.",
-        ),
+        Option(help="Give up after so many seconds without success. Default: 60; never with --watch or --fallback."),
     ] = None,
     timeout: Timeout = 10.0,
     token_file: TokenFile = None,
     ca: CaFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each photo.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print a line of JSON for each photo.")] = False,
 ) -> None:
     r"""Classify photos over any link, however bad, and lose none.
 
@@ -257,14 +230,14 @@ BATCH = 100
 
 
 def spool(
-    folder: Annotated[str, typer.Argument(help="Folder that [bold]bottlenet send[/] had as --spool.")],
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="list, export, requeue or forget.")] = LIST,
-    photo: Annotated[list[str] | None, typer.Argument(help="Only these photos, and those in these folders.")] = None,
+    folder: Annotated[str, Argument(help="Folder that [bold]bottlenet send[/] had as --spool.")],
+    action: Annotated[str, Argument(metavar="ACTION", help="list, export, requeue or forget.")] = LIST,
+    photo: Annotated[list[str] | None, Argument(help="Only these photos, and those in these folders.")] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for export to write to.")
+        str | None, Option("--output", "-o", metavar="DIR", help="Folder for export to write to.")
     ] = None,
-    gone: Annotated[bool, typer.Option("--gone", help="Only photos whose file is gone.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each photo.")] = False,
+    gone: Annotated[bool, Option("--gone", help="Only photos whose file is gone.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print a line of JSON for each photo.")] = False,
 ) -> None:
     """List the photos of a spool, export their frames, send them again, or forget them.
 
@@ -381,8 +354,8 @@ def line(record: Record, file: Path | None) -> str:
 
 
 def encode(
-    photo: Annotated[str, typer.Argument(help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF.")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The frame to write.")],
+    photo: Annotated[str, Argument(help="JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF.")],
+    output: Annotated[str, Option("--output", "-o", metavar="FILE", help="The frame to write.")],
     bundle: BundleOption = "demo",
     budget: Budget = None,
     force: Force = False,

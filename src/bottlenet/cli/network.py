@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 from rich.text import Text
+from typer import Argument, Option
 
 from bottlenet.cli.options import BundleArgument, Json, LadderArgument, Limit, PhotoFolder, Sure, needs, with_configs
 from bottlenet.cli.planning import DROP_NAMES
@@ -51,12 +52,11 @@ USUAL_QUALITIES = {"raw": (0,), "deflate": (9,)}  # of the other codecs the pape
 @needs("train")
 def cuts(
     model: Annotated[
-        str,
-        typer.Argument(help="efficientnet_lite0, torchvision/NAME, timm/NAME, hf:FOLDER, or package.module:function."),
+        str, Argument(help="efficientnet_lite0, torchvision/NAME, timm/NAME, hf:FOLDER, or package.module:function.")
     ],
-    everything: Annotated[bool, typer.Option("--all", help="Also list cuts inside modules that are cuts.")] = False,
+    everything: Annotated[bool, Option("--all", help="Also list cuts inside modules that are cuts.")] = False,
     paper: Annotated[
-        bool, typer.Option("--paper", help="List the paper's cuts of ResNet-50 or VGG-19, with its bytes.")
+        bool, Option("--paper", help="List the paper's cuts of ResNet-50 or VGG-19, with its bytes.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -170,29 +170,21 @@ def train(as_json: Json = False, *, config: TrainConfig) -> None:
 @needs("train")
 @with_configs(config=SweepConfig)
 def sweep(
-    model: Annotated[str, typer.Argument(help="efficientnet_lite0, _lite1, _lite2, or package.module:function.")],
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the sweep.")],
-    cuts: Annotated[list[str], typer.Option("--cuts", help="Names from [bold]bottlenet cuts[/]: A,B,C.")],
+    model: Annotated[str, Argument(help="efficientnet_lite0, _lite1, _lite2, or package.module:function.")],
+    out: Annotated[str, Option("--out", "-o", metavar="FOLDER", help="Folder of the sweep.")],
+    cuts: Annotated[list[str], Option(help="Names from [bold]bottlenet cuts[/]: A,B,C.")],
     channels: Annotated[
-        list[str] | None, typer.Option("--channels", help="c' of the units: 4,8; or 1/8,1/4 of the cut's channels.")
+        list[str] | None, Option(help="c' of the units: 4,8; or 1/8,1/4 of the cut's channels.")
     ] = None,
-    strides: Annotated[list[str] | None, typer.Option("--strides", help="s of the units: 1,2.")] = None,
-    qualities: Annotated[
-        list[str] | None, typer.Option("--qualities", help="Qualities of the codec: 20. For entropy: mean bytes.")
-    ] = None,
-    max_drop: Annotated[
-        float, typer.Option("--max-drop", help="Most points of top-1 that a kept unit may lose.")
-    ] = Search.max_drop,
-    everything: Annotated[bool, typer.Option("--all", help="Also train what can't win.")] = False,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Start no trial after this time.")] = None,
-    weights: Annotated[
-        str, typer.Option("--weights", help="Weights of the ladder's bundles: float32 or int8.")
-    ] = Search.weights,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for each trial.")] = Search.threads,
-    engine: Annotated[str, typer.Option("--engine", help="local; or ray, for all cores of all machines.")] = "local",
-    address: Annotated[
-        str | None, typer.Option("--address", help="Address of a Ray cluster. Default: this machine's cores.")
-    ] = None,
+    strides: Annotated[list[str] | None, Option(help="s of the units: 1,2.")] = None,
+    qualities: Annotated[list[str] | None, Option(help="Qualities of the codec: 20. For entropy: mean bytes.")] = None,
+    max_drop: Annotated[float, Option(help="Most points of top-1 that a kept unit may lose.")] = Search.max_drop,
+    everything: Annotated[bool, Option("--all", help="Also train what can't win.")] = False,
+    minutes: Annotated[float | None, Option(help="Start no trial after this time.")] = None,
+    weights: Annotated[str, Option(help="Weights of the ladder's bundles: float32 or int8.")] = Search.weights,
+    threads: Annotated[int, Option(min=1, help="Threads for each trial.")] = Search.threads,
+    engine: Annotated[str, Option(help="local; or ray, for all cores of all machines.")] = "local",
+    address: Annotated[str | None, Option(help="Address of a Ray cluster. Default: this machine's cores.")] = None,
     as_json: Json = False,
     *,
     config: SweepConfig,
@@ -298,23 +290,18 @@ def report_table(report: Report) -> Grid:
 
 @needs("train")
 def export(
-    run: Annotated[str, typer.Argument(help="Folder of a run of [bold]bottlenet train[/].")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder of the bundle to write.")],
-    weights: Annotated[
-        str, typer.Option("--weights", help="float32; or int8, for a tail of a quarter of the bytes.")
-    ] = "float32",
+    run: Annotated[str, Argument(help="Folder of a run of [bold]bottlenet train[/].")],
+    output: Annotated[str, Option("--output", "-o", metavar="BUNDLE", help="Folder of the bundle to write.")],
+    weights: Annotated[str, Option(help="float32; or int8, for a tail of a quarter of the bytes.")] = "float32",
     align: Annotated[
-        int | None,
-        typer.Option("--align", min=1, help="Pad the mosaic's tiles to multiples of this. Default: as trained."),
+        int | None, Option(min=1, help="Pad the mosaic's tiles to multiples of this. Default: as trained.")
     ] = None,
     budget: Annotated[
-        int | None,
-        typer.Option("--budget", metavar="BYTES", min=1, help="Largest payload, unless a device asks for another."),
+        int | None, Option(metavar="BYTES", min=1, help="Largest payload, unless a device asks for another.")
     ] = None,
     mean_bytes: Annotated[
         float | None,
-        typer.Option(
-            "--mean-bytes",
+        Option(
             metavar="BYTES",
             min=0,
             help="With an exit: mean payload of a photo, those not sent included. Default: a quarter of --budget.",
@@ -322,7 +309,7 @@ def export(
     ] = None,
     exit_from: Annotated[
         str,
-        typer.Option(
+        Option(
             "--exit",
             metavar="RUN|NAME:SIZE",
             help="What the device answers with where it is sure: a run with an exit, or a network and a photo's side.",
@@ -371,7 +358,7 @@ def evaluate(
     bundle: BundleArgument,
     data: PhotoFolder,
     limit: Limit = None,
-    budget: Annotated[int | None, typer.Option("--budget", metavar="BYTES", min=1, help="Largest payload.")] = None,
+    budget: Annotated[int | None, Option(metavar="BYTES", min=1, help="Largest payload.")] = None,
     sure: Sure = None,
     as_json: Json = False,
 ) -> None:
@@ -447,11 +434,9 @@ def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:
 
 
 def ladder(
-    bundle: Annotated[
-        list[str], typer.Argument(help="Folders of bundles or ladders of one network, at different cuts.")
-    ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="LADDER", help="Folder of the ladder to write.")],
-    name: Annotated[str | None, typer.Option("--name", help="Name of the ladder. Default: the network's.")] = None,
+    bundle: Annotated[list[str], Argument(help="Folders of bundles or ladders of one network, at different cuts.")],
+    output: Annotated[str, Option("--output", "-o", metavar="LADDER", help="Folder of the ladder to write.")],
+    name: Annotated[str | None, Option(help="Name of the ladder. Default: the network's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Put bundles of one network into one folder, in which each weight is stored once.

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
-import typer
 from rich.markup import escape
+from typer import Argument, Option
 
 from bottlenet import files
 from bottlenet.errors import BottleNetError, InputError, MissingExtraError
@@ -33,34 +33,31 @@ if TYPE_CHECKING:
 Command: TypeAlias = Callable[..., None]
 C = TypeVar("C", bound="DataclassInstance")
 
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite a file of another kind.")]
+Json: TypeAlias = Annotated[bool, Option("--json", help="Print one JSON document instead of tables.")]
+Force: TypeAlias = Annotated[bool, Option("--force", help="Overwrite a file of another kind.")]
 BundleOption: TypeAlias = Annotated[
-    str, typer.Option("--bundle", "-b", help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
+    str, Option("--bundle", "-b", help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
 ]
 Sure: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        "--sure",
+    Option(
         metavar="SHARE",
         help="Confidence, 0 to 1, from which on the device answers by itself; 1 sends all. Default: the bundle's.",
     ),
 ]
 BundleArgument: TypeAlias = Annotated[
-    str, typer.Argument(help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
+    str, Argument(help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
 ]
 LadderArgument: TypeAlias = Annotated[
-    str, typer.Argument(metavar="BUNDLE", help="Folder of a bundle or a ladder, or [bold]demo[/].")
+    str, Argument(metavar="BUNDLE", help="Folder of a bundle or a ladder, or [bold]demo[/].")
 ]
 PhotoFolder: TypeAlias = Annotated[
-    str, typer.Option("--data", help="Folder of photos. Their classes are in labels.csv or are its sub-folders.")
+    str, Option(help="Folder of photos. Their classes are in labels.csv or are its sub-folders.")
 ]
 Limit: TypeAlias = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Use only this many photos, spread evenly over the folder.")
+    int | None, Option(min=1, help="Use only this many photos, spread evenly over the folder.")
 ]
-MeterOption: TypeAlias = Annotated[
-    str | None, typer.Option("--meter", help="Energy meter: rapl, jetson, nvml, model or auto.")
-]
+MeterOption: TypeAlias = Annotated[str | None, Option(help="Energy meter: rapl, jetson, nvml, model or auto.")]
 
 
 def with_configs(**configs: type[DataclassInstance]) -> Callable[[Command], Command]:
@@ -111,7 +108,7 @@ def parameters_of(config: type[C]) -> list[inspect.Parameter]:
         flags = f"{flag}/--no-{flag[2:]}" if kind is bool and field.default is True else flag
         text = escape(comments.get(field.name, "")) + ("; can be repeated" if repeated else "")
         default = inspect.Parameter.empty if required else field.default
-        annotation = Annotated[kind, typer.Option(flags, help=text)]  # type: ignore[valid-type]
+        annotation = Annotated[kind, Option(flags, help=text)]  # type: ignore[valid-type]
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )

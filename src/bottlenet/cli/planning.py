@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import typer
 from rich.console import RenderableType
 from rich.table import Table
+from typer import Argument, Option
 
 from bottlenet.cli.options import (
     Force,
@@ -53,15 +53,11 @@ DROP_NAMES = {
 def profile(
     bundle: LadderArgument,
     data: PhotoFolder,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="PROFILE", help="The profile to write, JSON.")],
+    output: Annotated[str, Option("--output", "-o", metavar="PROFILE", help="The profile to write, JSON.")],
     limit: Limit = None,
-    device_power_mw: Annotated[
-        float | None, typer.Option("--device-power-mw", help="Power of the device while it computes, if known.")
-    ] = None,
+    device_power_mw: Annotated[float | None, Option(help="Power of the device while it computes, if known.")] = None,
     meter: MeterOption = None,
-    max_drop: Annotated[
-        float, typer.Option("--max-drop", help="Points of top-1 that JPEG, WebP and AVIF of the input may lose.")
-    ] = 2.0,
+    max_drop: Annotated[float, Option(help="Points of top-1 that JPEG, WebP and AVIF of the input may lose.")] = 2.0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -84,13 +80,7 @@ def profile(
     loaded = load_any(bundle)
     with progress("measuring") as step:
         profile = measure(
-            loaded,
-            data,
-            limit=limit,
-            device_power_mw=device_power_mw,
-            meter=meter,
-            max_drop=max_drop,
-            on_progress=step,
+            loaded, data, limit=limit, device_power_mw=device_power_mw, meter=meter, max_drop=max_drop, on_progress=step
         )
     write_whole(target, profile.to_json())
     if as_json:
@@ -163,41 +153,27 @@ def counts(rows: Sequence[Row]) -> str:
 
 
 def plan(
-    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="Profile written by [bold]bottlenet profile[/].")],
+    profile: Annotated[str, Argument(metavar="PROFILE", help="Profile written by [bold]bottlenet profile[/].")],
     link: Annotated[
         str,
-        typer.Option(
-            "--link",
+        Option(
             metavar="NAME|BPS,RTT,LOSS",
             help="3g, 4g, wifi, 5g, lte-m, nb-iot, lorawan, iridium-sbd; or numbers such as [bold]1.1M,100ms,1%[/].",
         ),
     ],
-    objective: Annotated[str, typer.Option("--objective", help="latency, energy, bytes or cost.")] = "latency",
-    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Most points of top-1 to lose.")] = None,
-    deadline: Annotated[float | None, typer.Option("--deadline", metavar="MS", help="Most ms for a photo.")] = None,
-    budget: Annotated[
-        float | None, typer.Option("--budget", metavar="BYTES", help="Most uplink bytes for a photo.")
-    ] = None,
-    server_load: Annotated[
-        float, typer.Option("--server-load", help="Photos that wait on the server before ours.")
-    ] = 0,
-    cold: Annotated[bool, typer.Option("--cold", help="Count the set-up of a connection: none is open yet.")] = False,
-    price_mb: Annotated[
-        float | None, typer.Option("--price-mb", help="For --objective cost: price of a megabyte of uplink.")
-    ] = None,
-    price_hour: Annotated[
-        float | None, typer.Option("--price-hour", help="For --objective cost: price of an hour of the server.")
-    ] = None,
-    bundle: Annotated[
-        str | None, typer.Option("--bundle", "-b", help="Refuse a profile that is not of this bundle.")
-    ] = None,
+    objective: Annotated[str, Option(help="latency, energy, bytes or cost.")] = "latency",
+    max_drop: Annotated[float | None, Option(help="Most points of top-1 to lose.")] = None,
+    deadline: Annotated[float | None, Option(metavar="MS", help="Most ms for a photo.")] = None,
+    budget: Annotated[float | None, Option(metavar="BYTES", help="Most uplink bytes for a photo.")] = None,
+    server_load: Annotated[float, Option(help="Photos that wait on the server before ours.")] = 0,
+    cold: Annotated[bool, Option("--cold", help="Count the set-up of a connection: none is open yet.")] = False,
+    price_mb: Annotated[float | None, Option(help="For --objective cost: price of a megabyte of uplink.")] = None,
+    price_hour: Annotated[float | None, Option(help="For --objective cost: price of an hour of the server.")] = None,
+    bundle: Annotated[str | None, Option("--bundle", "-b", help="Refuse a profile that is not of this bundle.")] = None,
     sweep: Annotated[
-        str | None,
-        typer.Option("--sweep", metavar="FILE", help="Take bytes and accuracy from a sweep's candidates.json."),
+        str | None, Option(metavar="FILE", help="Take bytes and accuracy from a sweep's candidates.json.")
     ] = None,
-    plot: Annotated[
-        str | None, typer.Option("--plot", metavar="FILE.svg", help="Draw the candidates over the bandwidth.")
-    ] = None,
+    plot: Annotated[str | None, Option(metavar="FILE.svg", help="Draw the candidates over the bandwidth.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -338,36 +314,26 @@ def why_rejected(rejected: Rejected) -> str:
 @needs("cloud")
 def bench(
     bundle: Annotated[
-        list[str],
-        typer.Argument(help="Folders of bundles or of a ladder, or [bold]demo[/]: cuts of one network."),
+        list[str], Argument(help="Folders of bundles or of a ladder, or [bold]demo[/]: cuts of one network.")
     ],
-    data: Annotated[str, typer.Option("--data", help="Folder of photos.")],
+    data: Annotated[str, Option(help="Folder of photos.")],
     link: Annotated[
         list[str] | None,
-        typer.Option(
-            "--link",
+        Option(
             metavar="NAME|BPS,RTT,LOSS",
             help="3g, 4g, wifi (the default: these three), 5g, lte-m, nb-iot, lorawan, iridium-sbd, all; or numbers "
             "such as [bold]1.1M,100ms,1%[/]. Can be repeated.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Number of photos, spread over the folder.")] = 20,
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Time for each link and partition; slow ones send fewer photos.")
-    ] = 10.0,
-    jitter: Annotated[float, typer.Option("--jitter", metavar="MS", help="Varying delay, in each direction.")] = 0.0,
-    server_load: Annotated[
-        int, typer.Option("--server-load", help="Photos of other devices that are always at the server.")
-    ] = 0,
-    device_slowdown: Annotated[
-        float, typer.Option("--device-slowdown", help="Times by which the device is slower than this machine.")
-    ] = 1.0,
-    server_threads: Annotated[
-        int, typer.Option("--server-threads", min=1, max=1024, help="Threads for one operation on the server.")
-    ] = 1,
+    limit: Annotated[int, Option(min=1, help="Number of photos, spread over the folder.")] = 20,
+    seconds: Annotated[float, Option(help="Time for each link and partition; slow ones send fewer photos.")] = 10.0,
+    jitter: Annotated[float, Option(metavar="MS", help="Varying delay, in each direction.")] = 0.0,
+    server_load: Annotated[int, Option(help="Photos of other devices that are always at the server.")] = 0,
+    device_slowdown: Annotated[float, Option(help="Times by which the device is slower than this machine.")] = 1.0,
+    server_threads: Annotated[int, Option(min=1, max=1024, help="Threads for one operation on the server.")] = 1,
     meter: MeterOption = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Also write JSON here.")] = None,
-    plot: Annotated[str | None, typer.Option("--plot", metavar="FILE.svg", help="Draw the latencies.")] = None,
+    output: Annotated[str | None, Option("--output", "-o", metavar="FILE", help="Also write JSON here.")] = None,
+    plot: Annotated[str | None, Option(metavar="FILE.svg", help="Draw the latencies.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -509,9 +475,4 @@ def ratio(one: float | None, other: float | None) -> str:
 
 
 def bench_document(report: BenchReport) -> dict[str, object]:
-    return {
-        "kind": BENCH_MARK,
-        "format_version": 1,
-        "command": command_line(sys.argv),
-        **asdict(report),
-    }
+    return {"kind": BENCH_MARK, "format_version": 1, "command": command_line(sys.argv), **asdict(report)}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from bottlenet.cli.options import BundleArgument, Force, Json, check_target, marked, needs, with_configs, write_whole
 from bottlenet.cli.show import Grid, number, print_json, progress, progress_bar, say, stdout
@@ -34,28 +34,23 @@ NAMES = {
 def report(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="RUN|SWEEP|JSON...",
             help="Runs, sweeps, JSON of evaluate, profile and bench, records of benchmarks, or folders of these.",
         ),
     ] = None,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE.html", help="The report to write.")
-    ] = "report.html",
+    output: Annotated[str, Option("--output", "-o", metavar="FILE.html", help="The report to write.")] = "report.html",
     bundle: Annotated[
-        str | None, typer.Option("--bundle", "-b", help="Show photos with this bundle's answers, or [bold]demo[/]'s.")
+        str | None, Option("--bundle", "-b", help="Show photos with this bundle's answers, or [bold]demo[/]'s.")
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Folder of these photos.")] = None,
-    photos: Annotated[int, typer.Option("--photos", help="Number of photos to show, and most failures.")] = 8,
-    limit: Annotated[int, typer.Option("--limit", help="Number of photos to look for failures in.")] = 200,
-    budget: Annotated[
-        int | None, typer.Option("--budget", metavar="BYTES", min=1, help="Largest payload of these photos.")
-    ] = None,
+    data: Annotated[str | None, Option(help="Folder of these photos.")] = None,
+    photos: Annotated[int, Option(help="Number of photos to show, and most failures.")] = 8,
+    limit: Annotated[int, Option(help="Number of photos to look for failures in.")] = 200,
+    budget: Annotated[int | None, Option(metavar="BYTES", min=1, help="Largest payload of these photos.")] = None,
     link: Annotated[
-        list[str] | None,
-        typer.Option("--link", metavar="NAME|BPS,RTT,LOSS", help="Links to plan for. Default: 3g, 4g, wifi."),
+        list[str] | None, Option(metavar="NAME|BPS,RTT,LOSS", help="Links to plan for. Default: 3g, 4g, wifi.")
     ] = None,
-    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Most points to lose in these plans.")] = None,
+    max_drop: Annotated[float | None, Option(help="Most points to lose in these plans.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -128,14 +123,10 @@ def report_document(page: ReportPage) -> dict[str, object]:
 @with_configs(config=PrivacyConfig)
 def privacy(
     bundle: BundleArgument,
-    out: Annotated[
-        str, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for samples, attacker and pictures.")
-    ],
+    out: Annotated[str, Option("--out", "-o", metavar="FOLDER", help="Folder for samples, attacker and pictures.")],
     budgets: Annotated[
         list[int],
-        typer.Option(
-            "--budget", metavar="BYTES", min=1, help="Largest payload; can be repeated. Default: the bundle's own."
-        ),
+        Option("--budget", metavar="BYTES", min=1, help="Largest payload; can be repeated. Default: the bundle's own."),
     ] = [],  # noqa: B006 - typer's way to say none
     as_json: Json = False,
     *,
@@ -162,9 +153,7 @@ def privacy(
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
         attack = Attack(
-            loaded,
-            config,
-            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+            loaded, config, lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
         )
         report = run_attack(attack)
         pictures = draw_pictures(attack)

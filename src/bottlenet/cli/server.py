@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from bottlenet.cli.device import (
     PNG,
@@ -80,26 +80,22 @@ NOT_FOR_RAY = {
 @needs("cloud")
 @with_configs(access=Access, mqtt=Mqtt, limits=Limits, cluster=Cluster)
 def serve(
-    bundle: Annotated[list[str] | None, typer.Argument(help="Folders of bundles or ladders, or [bold]demo[/].")] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
-    watch: Annotated[
-        str | None, typer.Option("--watch", help="Also serve the bundles in this folder, as they come and go.")
-    ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads for one operation of a network.")] = 1,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Most frames to answer together.")] = 16,
+    bundle: Annotated[list[str] | None, Argument(help="Folders of bundles or ladders, or [bold]demo[/].")] = None,
+    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    watch: Annotated[str | None, Option(help="Also serve the bundles in this folder, as they come and go.")] = None,
+    threads: Annotated[int, Option(min=1, help="Threads for one operation of a network.")] = 1,
+    max_batch: Annotated[int, Option(min=1, help="Most frames to answer together.")] = 16,
     page: Annotated[
-        bool, typer.Option("--page/--no-page", help="Offer a page at /, where the browser is the device.")
+        bool, Option("--page/--no-page", help="Offer a page at /, where the browser is the device.")
     ] = True,
-    log_level: Annotated[str, typer.Option("--log-level", help=f"{', '.join(LOG_LEVELS)}.")] = "warning",
-    log_json: Annotated[
-        bool, typer.Option("--log-json", help="Log JSON to standard error, one object a line.")
-    ] = False,
+    log_level: Annotated[str, Option(help=f"{', '.join(LOG_LEVELS)}.")] = "warning",
+    log_json: Annotated[bool, Option("--log-json", help="Log JSON to standard error, one object a line.")] = False,
     stop_with_input: Annotated[
-        bool, typer.Option("--stop-with-input", help="Also stop at the end of standard input.")
+        bool, Option("--stop-with-input", help="Also stop at the end of standard input.")
     ] = False,
     engine: Annotated[
-        str, typer.Option("--engine", help="[bold]embedded[/]: this process. [bold]ray[/]: replicas on Ray Serve.")
+        str, Option(help="[bold]embedded[/]: this process. [bold]ray[/]: replicas on Ray Serve.")
     ] = "embedded",
     as_json: Json = False,
     *,
@@ -173,10 +169,10 @@ def serve(
 
 
 def decode(
-    file: Annotated[str, typer.Argument(help="A frame, as [bold]bottlenet encode[/] writes it.")],
+    file: Annotated[str, Argument(help="A frame, as [bold]bottlenet encode[/] writes it.")],
     bundle: BundleOption = "demo",
     map_file: Annotated[
-        str | None, typer.Option("--map", metavar="FILE", help="Write the segmentation map to this PNG.")
+        str | None, Option("--map", metavar="FILE", help="Write the segmentation map to this PNG.")
     ] = None,
     force: Force = False,
     as_json: Json = False,
