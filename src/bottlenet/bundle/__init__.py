@@ -95,11 +95,7 @@ class Bundle:
         return self.manifest.make_codec(self.tables)
 
     def codec_of(self, code: int, setting: int) -> Codec:
-        """Make the codec that a frame names, which may be another codec or setting than the bundle's: coarser, for a
-        bad link.
-
-        FrameError: no such codec, or one that this bundle can't have.
-        """
+        """Make the codec that a frame names, perhaps another than the bundle's. FrameError: it can't have that one."""
         if (code, setting) == (self.codec.code, self.codec.setting):
             return self.codec
         if code not in CODES:
@@ -116,11 +112,7 @@ class Bundle:
         return self.codec.mosaic
 
     def graph(self, name: str) -> Path | bytes:
-        """Return a graph, such as head.onnx, as onnxruntime takes it: the file, or its content from a ladder's
-        store.
-
-        BundleError: the store was changed since.
-        """
+        """Return a graph, such as head.onnx: its file, or its content in a store. BundleError: the store changed."""
         return self.path / name if self.store is None else self.store.read(self.manifest.files[name])
 
     @cached_property
@@ -135,11 +127,10 @@ class Bundle:
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:
-    """Write a bundle, whole or not at all: into a folder beside `path`, which then takes the place of `path`.
+    """Write a bundle, whole or not at all, in place of one at `path`; the `files` of `manifest` are computed.
 
-    `files` maps names to contents, or to files to copy; head.onnx, tail.onnx and labels.txt must be there. The
-    `files` of `manifest` are computed. A bundle at `path` is replaced. BundleError: `path` is anything else, a file
-    is missing, the result is no valid bundle, or it can't be written.
+    `files` maps names to contents, or to files to copy; head.onnx, tail.onnx and labels.txt must be there. BundleError:
+    `path` is anything else, a file is missing, the result is no valid bundle, or it can't be written.
     """
     target = Path(os.path.realpath(path))
     if missing := [name for name in REQUIRED_FILES if name not in files]:
@@ -187,10 +178,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def store_of(folder: Path) -> Store | None:
-    """Open the store of the ladder that the bundle in `folder` is a rung of; None: its graphs are in the folder.
-
-    BundleError: that ladder's ladder.json can't be used.
-    """
+    """Open the store of the ladder that has this rung; None: it is no rung. BundleError: ladder.json can't be used."""
     ladder = Path(os.path.realpath(folder)).parent
     if (folder / REQUIRED_FILES[0]).exists() or not (ladder / LADDER).is_file():
         return None

@@ -54,9 +54,7 @@ Span: TypeAlias = tuple[int, int]
 
 
 def pieces(graph: bytes) -> Iterator[memoryview]:
-    """Cut an ONNX file before and behind each of its weights; leave anything else whole. Joined, the pieces are the
-    file.
-    """
+    """Cut an ONNX file before and behind each weight; leave anything else whole. Joined, the pieces are the file."""
     whole, done, budget = memoryview(graph), 0, iter(range(MAX_FIELDS))
     try:
         weights = [
@@ -79,9 +77,7 @@ def pieces(graph: bytes) -> Iterator[memoryview]:
 
 
 def fault(chunks: Callable[[], Iterable[bytes]]) -> str | None:
-    """Say what speaks against an ONNX file, and what to do; None: nothing. It is read a second time if it names a
-    location.
-    """
+    """Say what speaks against an ONNX file, read twice if it names a location, and what to do; None: nothing."""
     if not any_has(LOCATION, chunks()):  # the usual, and far quicker than to look through all fields
         return None
     try:
@@ -123,9 +119,7 @@ def tensor_elsewhere(graph: bytes) -> bytes | None:
 
 
 def tensors(graph: bytes, budget: Iterator[int]) -> Iterator[tuple[tuple[str, ...], Span]]:
-    """Find all tensors of an ONNX file, also in attributes, functions, and graphs in graphs: the messages that each is
-    in, and where it is. ValueError: it is no ONNX, nested too deep, or has too many fields.
-    """
+    """Find each tensor of an ONNX file, and the messages around it. ValueError: no ONNX, too deep, too many fields."""
     messages: tuple[str, ...] = ("model",)
     waiting = [fields(graph, (0, len(graph)), budget)]
     while waiting:
@@ -146,9 +140,7 @@ def tensors(graph: bytes, budget: Iterator[int]) -> Iterator[tuple[tuple[str, ..
 
 
 def fields(data: bytes, message: Span, budget: Iterator[int]) -> Iterator[tuple[int, int, Span]]:
-    """Read the fields of a message: number, wire type, and where the value is. ValueError: it is none, or `budget`,
-    from which each takes one, is used up.
-    """
+    """Read a message's fields: number, wire type, place. ValueError: it is none, or the `budget` is used up."""
     place, end = message
     while place < end:
         if next(budget, None) is None:

@@ -47,11 +47,7 @@ class Ladder:
 
     @classmethod
     def load(cls, path: str | Path) -> Ladder:
-        """Read and verify the ladder in the folder `path`.
-
-        BundleError: no such folder, no ladder, another version, or a rung that is damaged or not the one that
-        ladder.json names.
-        """
+        """Read and verify the ladder in a folder. BundleError: there is none, or a rung is damaged or another."""
         folder = Path(path)
         if not (folder / LADDER).is_file():
             raise BundleError(f"ladder {folder}: there is no {LADDER} in it; give the folder of a ladder")
@@ -101,9 +97,7 @@ OneOrMore: TypeAlias = One | Sequence[One]
 
 
 def load_all(given: OneOrMore) -> list[Bundle]:
-    """Load bundles and the rungs of ladders, by path or as they are. InputError: none at all. BundleError: see
-    `load_any`.
-    """
+    """Load bundles and rungs of ladders, by path or as they are. InputError: none. BundleError: see `load_any`."""
     bundles: list[Bundle] = []
     for each in given if isinstance(given, Iterable) and not isinstance(given, str) else [given]:
         if isinstance(each, (str, Path)):
@@ -120,10 +114,10 @@ def load_all(given: OneOrMore) -> list[Bundle]:
 
 
 def write_ladder(path: str | Path, bundles: Iterable[Bundle], name: str | None = None) -> Ladder:
-    """Write a ladder of `bundles`, whole or not at all: into a folder beside `path`, which then takes its place.
+    """Write a ladder, whole or not at all, in place of one at `path`; its name is the network's unless given.
 
-    Its name is that of the network unless given. A ladder at `path` is replaced. InputError: no bundle, bundles of
-    different networks, or two with the same cut. BundleError: `path` is anything but a ladder, or it can't be written.
+    InputError: no bundle, bundles of different networks, or two of one cut. BundleError: `path` is anything but a
+    ladder, or can't be written.
     """
     target = Path(os.path.realpath(path))
     rungs = in_order(list(bundles))

@@ -66,10 +66,7 @@ class Preprocess:
 
 @record
 class Exit:
-    """How the device answers by itself, from exit.onnx. InputError: a value out of range.
-
-    Its confidence in an answer is the largest of softmax(scores / temperature).
-    """
+    """How the device answers by itself, from exit.onnx, if the largest of softmax(scores / temperature) is `sure`."""
 
     preprocess: Preprocess  # from a photo to the pixels of exit.onnx
     flops_share: Annotated[Number, Field(ge=0, le=1000)]  # FLOPs of exit.onnx over the uncut network's

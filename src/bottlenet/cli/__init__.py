@@ -84,10 +84,7 @@ def main() -> None:
 
 
 def prepare_streams() -> None:
-    """Make stdout write every name, and put /dev/null where a stream is closed: else the next file takes its place.
-
-    InputError: stdout is closed, so that answers would be lost.
-    """
+    """Let stdout write every name, and open closed streams on /dev/null. InputError: stdout, for answers, is closed."""
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115
     closed = sys.stdout is None

@@ -63,8 +63,8 @@ MeterOption: TypeAlias = Annotated[str | None, Option(help="Energy meter: rapl, 
 def with_configs(**configs: type[DataclassInstance]) -> Callable[[Command], Command]:
     """Give a command an option for each field of these dataclasses, which it takes as keywords of these names.
 
-    Fields are str, int, float, bool, or tuple[str, ...] for an option that can be repeated; those without a default are
-    required. A field that is also a parameter of the command gets no option of its own, and the parameter's value.
+    Fields are str, int, float, bool, or tuple[str, ...], which can be repeated; those without a default are required. A
+    field that is also a parameter of the command gets that one's value.
     """
 
     def decorate(command: Command) -> Command:
@@ -173,10 +173,7 @@ def marked(name: str, mark: bytes) -> Kind:
 
 
 def check_target(path: str | Path, kind: Kind, *, force: bool = False) -> Path:
-    """Resolve the path to write to. Called before the work, so that none is lost.
-
-    InputError: there is no such folder, it is no regular file, or it is of another kind without `force`.
-    """
+    """Resolve a path to write to, before the work. InputError: it can't be, or is of another kind without `force`."""
     target = Path(os.path.realpath(path))
     try:
         if not target.parent.is_dir():

@@ -73,10 +73,9 @@ def send(
     max_bytes: int,
     when_full: str,
 ) -> int:
-    """Send photos and folders of photos; gives the exit code. `deadline_s` is the longest time without success.
+    """Send photos and folders of photos, give up after `deadline_s` without success, and return the exit code.
 
-    Where there is nothing to send there is no spool either. InputError: no such folder, more than one to watch, or
-    neither photos nor a spool.
+    InputError: no such folder, more than one to watch, or neither photos nor a spool.
     """
     report = Report(as_json)
     folders = {path: Folder(path, unlisted=report.unlisted) for path in photos if os.path.isdir(path)}

@@ -103,8 +103,8 @@ def facts(rows: Iterable[tuple[str, Cell]]) -> Table:
 class Grid:
     """Table of which nothing is ever cut: texts are folded, and what is too wide is split into several tables.
 
-    A column whose name begins with ">" holds numbers, or other cells that are never folded. The first column names the
-    row, and is repeated in each of them. Strings in other columns are cleaned. `total` is a last row, set apart.
+    Names that begin with ">" are of columns that are never folded; the first names the row, in each table. Strings in
+    other columns are cleaned. `total` is a last row, set apart.
     """
 
     columns: Sequence[str]

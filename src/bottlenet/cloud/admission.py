@@ -168,10 +168,8 @@ ALLOWED = f"one a line, {BEARER.characters}"
 class Tokens:
     """The tokens of a file, one a line; blank lines and those that begin with # are left out.
 
-    Each request names one in the header Authorization; a stream from a browser, which can't set it, in its
-    subprotocols. The file is read again when it changes, so tokens come and go without a restart. A changed file that
-    can't be used leaves the tokens as they were, and the log says so; an empty one lets nobody in. InputError: no such
-    file, or not one token in it.
+    The file is read again when it changes, so tokens come and go without a restart. A changed file that can't be used
+    leaves the tokens as they were, and the log says so; an empty one lets nobody in. InputError: no file, or no token.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -192,10 +190,7 @@ class Tokens:
         return self._generation
 
     def allows(self, authorization: bytes) -> bool:
-        """Tell whether this value of the header Authorization names a token of the file.
-
-        Takes the same time whichever it is, and however much of it is right: digests are compared, all of them.
-        """
+        """Tell whether this header Authorization names a token; all digests are compared, so time tells nothing."""
         self.generation  # noqa: B018  # looks at the file
         scheme, _, token = authorization.strip().partition(b" ")
         presented = digest(token.strip())
@@ -273,11 +268,9 @@ NETWORK_BITS = 64  # of IPv6: what one customer gets, and can choose addresses f
 
 
 class Addresses:
-    """Counts the connections of each address of which it is not known whose they are, at most `most` at once.
+    """Counts the connections of each address that have shown no token, at most `most` at once: none fills the server.
 
-        accept -> Addresses.take -> leave, when a token came that the server knows, or the connection ended
-
-    Many devices behind one address are welcome, as each shows its token; without one, no address can fill the server.
+    accept -> Addresses.take -> leave, when a token came that the server knows, or the connection ended
     """
 
     def __init__(self, most: int) -> None:
@@ -285,10 +278,7 @@ class Addresses:
         self._taken: dict[str, int] = {}
 
     def take(self, host: str) -> Callable[[], None] | None:
-        """Take a place for a connection from an IP address; None: it has all of its own.
-
-        Returns what makes room for another connection, and does nothing when it is called again.
-        """
+        """Take a place for a connection from an IP address, and return what gives it back; None: there is none left."""
         key, left = origin(host), False
         if self._taken.get(key, 0) >= self._most:
             return None

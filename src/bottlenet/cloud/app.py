@@ -320,8 +320,7 @@ class Guard:
 def foreign(scope: Scope) -> str:
     """Explain why a request may come from a web page of another site, which any browser would send; "" if it can't.
 
-    Such a page names its own site as Origin. Or its site's name leads to this machine (DNS rebinding): then Host does,
-    and no client on loopback has reason to use such a name.
+    Such a page names its site as Origin; or its name leads to this machine (DNS rebinding), and then Host has it.
     """
     headers = dict(scope["headers"])
     host = headers.get(b"host", b"").decode("latin-1").lower()

@@ -52,8 +52,7 @@ class Waiting:
 class Batcher:
     """Gathers frames and hands them to `work`, one batch after the other. Lives in one event loop at a time.
 
-    `on_batch` gets the seconds that each frame of a batch has waited, when the batch is taken; `on_results` the results
-    of a batch. InputError: a limit below 1.
+    `on_batch` gets the seconds that each frame has waited, `on_results` the results. InputError: a limit below 1.
     """
 
     def __init__(
@@ -102,11 +101,7 @@ class Batcher:
         return min(max(len(self._waiting) * self._frame_s, low), high)
 
     async def answer(self, frame: Frame) -> Answer:
-        """Answer one frame.
-
-        BusyError: too many are waiting, or the batcher was closed. Otherwise what `work` gave for this frame, or
-        raised for its whole batch.
-        """
+        """Answer one frame. BusyError: too many wait, or it was closed. Else as `work` gave or raised it."""
         if len(self._waiting) >= self._max_waiting:
             text = f"the server is busy: {self._max_waiting} photos are waiting already; try again later"
             raise BusyError(text, self.retry_after_s)
@@ -122,10 +117,7 @@ class Batcher:
             await asyncio.wait([self._running])
 
     async def close(self) -> None:
-        """Refuse what is waiting, and wait for the batch at work, up to `CLOSE_S`; then refuse that, too.
-
-        A later frame starts everything again.
-        """
+        """Refuse what waits, and after `CLOSE_S` the batch at work, too. A later frame starts everything again."""
         self.refuse_waiting()
         if self._running is not None and not self._running.done():
             await asyncio.wait([self._running], timeout=CLOSE_S)
@@ -239,12 +231,9 @@ LEAST_S = 1e-9  # no clock tells less
 
 
 class Load:
-    """How many times longer than idle a frame takes just now, as who waits for it feels it.
+    """How many times longer than idle a frame takes just now: the paper's K_cloud, plus 1, measured and not counted.
 
-        each batch: (waiting + work) / work of one frame alone, when nothing else runs -> a mean that forgets in seconds
-
-    It is the paper's K_cloud, plus 1, and is measured, not counted: frames that wait, and other programs that slow this
-    one down, are both in it. `clock` gives seconds that never go back.
+    each batch: (waiting + work) / work of one frame alone, when nothing else runs -> a mean that forgets in seconds
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:

@@ -36,8 +36,7 @@ class Connection(HttpToolsProtocol):
 
         first byte  <- first_byte_s ->  header  <- request_s ->  body, which the application bounds  ->  response
 
-    Bounded are the bytes of a header, those of a message that are neither header nor body, which chunks have, and the
-    requests that are sent before their turn. uvicorn alone would keep them, however many there are.
+    Bounded are headers, what is around a body in chunks, and requests before their turn: uvicorn would keep them all.
     """
 
     def __init__(

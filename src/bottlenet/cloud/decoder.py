@@ -41,10 +41,7 @@ class Scored:
 
 
 class Decoder:
-    """Runs a bundle's codec and its tail. Safe to use from several threads.
-
-    A frame says which codec and setting it was made with, and is decoded accordingly, whatever the bundle's own are:
-    a device on a bad link may turn the quality down.
+    """Runs a bundle's tail, and the codec and setting that a frame names. Safe to use from several threads.
 
     BundleError: tail.onnx can't be loaded or run, or does not have the shapes that the manifest says.
     """
@@ -125,10 +122,7 @@ MAX_PIXELS = 25_000_000  # of a photo that anybody may send
 
 
 class Photos:
-    """Runs a bundle's whole network on picture files. Safe to use from several threads.
-
-    The network is loaded when the first photo comes: most devices send frames, and it takes memory.
-    """
+    """Runs a bundle's whole network, loaded with the first photo, on picture files. For several threads."""
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle

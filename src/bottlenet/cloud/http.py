@@ -41,11 +41,7 @@ RETRY = {"Retry-After": "1"}
 
 
 class Bodies:
-    """Reads the bodies of requests: each bounded in bytes and time, and all together in bytes.
-
-    Together they may have as many bytes as all photos that are taken at once. What fits a frame is not counted, so that
-    large bodies keep no frames away.
-    """
+    """Reads the bodies of requests: each bounded in bytes and time, and all that are larger than a frame in bytes."""
 
     def __init__(self, service: Service) -> None:
         limits = service.limits

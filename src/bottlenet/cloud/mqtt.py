@@ -67,10 +67,7 @@ class Message:
 
 
 class BrokerConnection:
-    """Open it once; when it has ended, make another. `on_message` is called for each message, in the event loop.
-
-    open -> subscribe -> on_message(message) ... publish, acknowledge(message) -> close
-    """
+    """One connection, never opened again: open -> subscribe -> `on_message` ... publish, acknowledge -> close."""
 
     def __init__(self, broker: Broker, on_message: Callable[[Message], None]) -> None:
         self._broker = broker

@@ -250,10 +250,7 @@ def serve(
 
 @contextlib.contextmanager
 def told_to(stop: Callable[[], None], stop_with_input: bool) -> Iterator[None]:
-    """Call `stop` on SIGINT and SIGTERM until the block ends.
-
-    With `stop_with_input` also when the process that started this one closes the pipe to it, or ends.
-    """
+    """Call `stop` on SIGINT and SIGTERM until the block ends, or at the end of standard input if `stop_with_input`."""
 
     def wait() -> None:
         # Not through sys.stdin: a thread that waits in there when the process ends makes Python abort.

@@ -175,10 +175,7 @@ class Service:
         return await (served.photos if frame.codec == PHOTO else served.batcher).answer(frame)
 
     async def reply(self, via: str, served: Served, message: bytes, *, ended: str = "") -> bytes:
-        """Answer a frame in stream form, counted, with bytes to send back: an answer, a refusal, or "busy".
-
-        "Busy" is also the reply to every frame once `ended` says why no more are taken.
-        """
+        """Answer a frame in stream form, counted: an answer, a refusal, or "busy", as always once `ended` says why."""
         self.metrics.came(via)
         whole = len(message) >= STREAM_HEADER_BYTES
         sequence = int.from_bytes(message[2:4], "big") if whole else 0
@@ -204,10 +201,7 @@ class Service:
         return INTERNAL
 
     async def stop(self) -> None:
-        """Take no more frames, answer those that were taken, close the streams. After `grace_s` refuse what waits.
-
-        Who calls it again, waits for the same.
-        """
+        """Take no more frames, answer those taken, and close the streams; after `grace_s` refuse what waits."""
         if self._drain is None:
             self.stopping = True
             self._drain = asyncio.create_task(self._drain_all())
@@ -251,8 +245,7 @@ class Folder:
           cats.bundle/         a bundle, served as soon as every file of it is what its manifest says
           .cats.new/           a name with a dot: left alone, for who copies and renames
 
-    A bundle that is being copied does not verify yet: it is tried again when its files have changed, quietly. Bundles
-    that came another way are left alone. InputError: no such folder.
+    One that does not verify yet is tried again when its files have changed. InputError: no such folder.
     """
 
     def __init__(self, path: str | Path, bundles: Bundles, threads: int, grace_s: float) -> None:
@@ -316,10 +309,7 @@ class Folder:
             self._drop(before[1])
 
     async def _try(self, path: Path) -> None:
-        """Load a bundle in another process first. BundleError: it does not end, or takes its process down.
-
-        Other errors are those of loading it here.
-        """
+        """Load a bundle in another process first. BundleError: it has no end there, or takes that process down."""
         command = (sys.executable, "-c", TRY, str(path), str(self._threads))
         process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
         try:

@@ -105,10 +105,7 @@ class PhotoResult:
         return link.exchange_s(self.prediction.socket_bytes) * 1e3 + self.device_ms + self.server_ms
 
     def without_split(self, link: Link, codec: str) -> float:
-        """Compute ms on `link`, where the pixels are sent in that format and the server runs the uncut network.
-
-        Headers of frame and transport are taken to be the same as with the split.
-        """
+        """Compute ms on `link` if the pixels, in that format, go to the uncut network, with headers as for a frame."""
         coded, sent = self.inputs[codec], self.prediction
         sent_bytes = coded.size_bytes + sent.socket_bytes - sent.payload_bytes
         return link.exchange_s(sent_bytes) * 1e3 + sent.times.prepare_ms + coded.code_ms + self.uncut_ms
@@ -135,10 +132,9 @@ class DemoResult:
 
 
 def run_demo(bundle: Bundle, sources: Sequence[Path], step: Progress = lambda done, total: None) -> DemoResult:
-    """Classify the photos; `step` is called with how many are done, and of how many.
+    """Classify photos; `step` gets how many are done, and of how many.
 
-    PhotoError: one of them can't be used. InputError: the bundle has no uncut network. LinkError: the server did not
-    start, or went away.
+    PhotoError: one can't be used. InputError: no uncut network. LinkError: the server did not start, or went away.
     """
     needs_one_label(bundle.manifest.task, "`bottlenet demo`")
     device = Device(bundle)
@@ -231,11 +227,7 @@ def page(result: DemoResult) -> str:
 
 
 def byte_scale(values: Sequence[float]) -> Scale:
-    """Span bytes from one power of ten to another.
-
-    It starts at a third of the smallest value or lower: a log scale has no zero, and a bar next to nothing would say
-    more than is true.
-    """
+    """Span bytes between powers of ten; a log scale has no zero, so it starts at a third of the smallest or lower."""
     low = math.floor(math.log10(max(1, min(values) / 3)))
     return Scale(10.0**low, 10.0 ** max(low + 1, math.ceil(math.log10(max(values)))), log=True)
 

@@ -41,9 +41,7 @@ OpenStream = Callable[[Bundle, Callable[[], float]], Stream]
 
 
 class Auto:
-    """A device that moves between partitions. Safe to use from several threads.
-
-    `wrap` may change what the device does under a partition of that name, as to make it a slower one.
+    """A device that moves between partitions. Safe to use from several threads. `wrap` changes sides, by their names.
 
     InputError: as `sides_of` and `Pilot`, or a profile that is of none of the bundles, or lacks one's cut.
     """
@@ -238,10 +236,7 @@ def reason(error: BottleNetError) -> str:
 
 
 def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) -> Profile:
-    """Merge profiles into one that has each bundle's cut, and only candidates that these bundles, in any order, can do.
-
-    InputError: a profile of another bundle, or none that has a bundle's cut.
-    """
+    """Merge profiles, with what these bundles can do. InputError: another bundle's, or none has a bundle's cut."""
     profiles = [profile] if isinstance(profile, Profile) else profile
     known = [ladder_id(by_depth(bundles)).hex(), *(bundle.id.hex() for bundle in bundles)]
     for each in profiles:

@@ -190,17 +190,11 @@ class Edge:
         return self._classify_many(photos, in_flight) if self._auto is None else map(self._auto.classify, photos)
 
     def encode(self, photo: Source) -> bytes:
-        """Make a self-contained frame of a photo, for a transport of one's own: POST it to /v1/classify, for example.
-
-        Errors as for `Encoder.encode`.
-        """
+        """Make a frame to be sent in another way, as by POST to /v1/classify. Errors as for `Encoder.encode`."""
         return self.encoder.encode(photo).frame.to_bytes()
 
     def connect(self) -> None:
-        """Open the connection now, so that the first photo doesn't wait for it. Errors as for `classify`.
-
-        With `partition="auto"` this finds out which partition is best now.
-        """
+        """Open the connection now; with "auto" find out what is best, too. Errors as for `classify`."""
         if self._auto is not None:
             self._auto.connect()
             return
@@ -303,11 +297,8 @@ def check_in_flight(in_flight: int) -> int:
 
 
 class LocalTail:
-    """The tail on the device, for when the server can't answer: slower, perhaps, but the same network.
+    """The tail on the device, for when the server can't answer, from the frame on. Safe to use from several threads.
 
-        frame --codec--> symbols --tail.onnx--> scores --task--> answer
-
-    It starts from the frame, as the server does, so that both give the same answer. Safe to use from several threads.
     BundleError: tail.onnx can't be loaded or run, or does not have the shapes that the manifest says.
     """
 
@@ -316,10 +307,7 @@ class LocalTail:
         self._tail = open_tail(bundle, threads)
 
     def answer(self, frame: Frame) -> Answer:
-        """Answer a frame as a server would.
-
-        FrameError, PayloadError: a frame that does not decode. BundleError: scores that are no numbers.
-        """
+        """Answer as a server. FrameError, PayloadError: it does not decode. BundleError: scores are no numbers."""
         started = perf_counter_ns()
         symbols = self.bundle.codec_of(frame.codec, frame.setting).decode(frame.payload)
         decoded = perf_counter_ns()
@@ -342,10 +330,9 @@ def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outc
 
 
 def find_token(path: str | None, kind: Secret = BEARER) -> Callable[[], str] | None:
-    """Return what gives the token: the file `path`, else the environment variable BOTTLENET_TOKEN, else None.
+    """Return what gives the token: the file `path`, read at each connection, else BOTTLENET_TOKEN, else None.
 
-    The file is read again for each connection, so a token can be replaced without a restart. The token is in no
-    message. InputError: no such file, or no token in it.
+    InputError: no such file, or no token in it; the message does not show it.
     """
     if path is not None:
         kind.read(path)  # a wrong path shows now, not at the first photo

@@ -165,10 +165,7 @@ def rejection(response: Response, url: str, has_token: bool) -> str:
 
 
 def check_url(url: str, *, secret: bool = False) -> SplitResult:
-    """Split a server's address, or a broker's, which needs a user where there is a `secret`.
-
-    InputError: not ws:// or wss:// with a host, a port that is none, or a user; see also `mqtt.check_broker_url`.
-    """
+    """Split a server's address, or a broker's, which needs a user where there is a `secret`. InputError: it is none."""
     if str(url).startswith(tuple(f"{scheme}://" for scheme in mqtt.PORTS)):
         return mqtt.check_broker_url(url, password=secret)
     try:
@@ -184,10 +181,7 @@ def check_url(url: str, *, secret: bool = False) -> SplitResult:
 
 
 class WebSocketTransport:
-    """Binary WebSocket messages over a counting socket, without compression and without keepalive pings.
-
-    A ping would wake a radio every 20 s; that a link is dead shows when a photo gets no answer.
-    """
+    """Binary messages over a counting socket, without compression, and without pings: they would wake a radio."""
 
     def __init__(self, server: str, sock: CountingSocket, stack: contextlib.ExitStack, connection: ClientConnection):
         self._server = server
@@ -215,10 +209,7 @@ class WebSocketTransport:
             self._fail(error)
 
     def receive(self, timeout_s: float) -> bytes:
-        """Wait for the next message.
-
-        LinkError: closed, no answer in time, or text. FrameError: the server closed because of what was sent.
-        """
+        """Wait for a message. LinkError: closed, none in time, or text. FrameError: closed because of what was sent."""
         try:
             message = self._connection.recv(timeout=timeout_s)
         except TimeoutError as error:
@@ -289,10 +280,7 @@ class Sent:
 
 
 class Stream:
-    """One connection at a time, opened when it is needed. For one thread.
-
-    When it fails, what was in flight is lost to it: the caller has the frames and sends them again.
-    """
+    """One connection at a time, opened when needed, for one thread. When it fails, what was in flight is lost to it."""
 
     def __init__(self, connect: Callable[[], Transport]) -> None:
         self._connect = connect
@@ -328,10 +316,7 @@ class Stream:
         return self._transport
 
     def ask(self, frame: Frame, timeout_s: float) -> Reply:
-        """Send one frame, with no other in flight, and wait for its answer.
-
-        Errors as for `send` and `receive`. FrameError, BusyError: it was refused, which costs no connection.
-        """
+        """Send one frame alone, and wait for its answer. Errors as for `send`, `receive` and `Reply.answer`."""
         self.send(frame)
         reply = self.receive(timeout_s)
         if not isinstance(reply.outcome, Answer):
@@ -339,10 +324,7 @@ class Stream:
         return reply
 
     def send(self, frame: Frame) -> int:
-        """Send a frame, and return the number that its Reply will have.
-
-        LinkError or FrameError: all in flight is lost.
-        """
+        """Send a frame, and return its Reply's number. LinkError, FrameError: all in flight is lost."""
         if not self._in_flight:
             self._reported_bytes = self.total_bytes  # what went over the socket since is nobody's
         transport = self.open()
@@ -363,8 +345,8 @@ class Stream:
     def receive(self, timeout_s: float) -> Reply:
         """Wait for the next answer, in whatever order they come; those that come twice are left out.
 
-        LinkError: closed, none in time, or one was overtaken and is overdue. FrameError: closed because of what was
-        sent. WireError: an answer that makes no sense. With any of them, all that is in flight is lost.
+        LinkError: closed, or one is overdue. FrameError: closed because of what was sent. WireError: it makes no sense.
+        With any of them, all that is in flight is lost.
         """
         try:
             return self._receive(timeout_s)
@@ -452,8 +434,7 @@ class Backoff:
     def failed(self, hint_s: float = 0.0) -> float:
         """Count a failure, and return the seconds until the next try: at least `hint_s`, which the server asked for.
 
-        A wait that would go beyond the deadline ends there, unless the server asked for it, so the last try is then;
-        if that fails too, `expired` is true.
+        The last try is at the deadline; if that fails too, `expired` is true.
         """
         now = self.clock()
         if self._failures == 0:

@@ -53,12 +53,9 @@ class Encoded:
 class Encoder:
     """The head of a bundle and its codec. Safe to use from several threads.
 
-    With `budget_bytes` no frame is larger than that, header of 12 bytes included: 340 is one Iridium SBD message, 222
-    and 51 are LoRaWAN payloads. What the bundle's codec makes too large is made again, coarser. Without it the bundle's
-    own budget holds, if it has one.
-
-    Where the bundle has an exit, `sure` is the confidence from which on the device answers by itself, 0..1; 1 sends
-    every photo, None is the bundle's own.
+    With `budget_bytes`, else the bundle's own, no frame is larger, header of 12 bytes included: 340 is one Iridium SBD
+    message, 222 and 51 are LoRaWAN payloads. What is too large is coded again, coarser. Where the bundle has an exit,
+    `sure` is the confidence from which on the device answers by itself, 0..1; 1 sends all, None is the bundle's own.
 
     BundleError: head.onnx can't be loaded or run, or does not have the shapes that the manifest says. InputError: a
     budget that leaves no room for a payload, `sure` out of range, or for a bundle without an exit.
@@ -200,10 +197,7 @@ def partitions_of(bundle: Bundle, codecs: Sequence[InputCodec] = FIXED) -> list[
 
 
 def codecs_of(candidates: Sequence[Candidate]) -> list[InputCodec]:
-    """List the formats of candidates that are cloud-only.
-
-    InputError: a name that `cloud_only` does not give, or no such format here.
-    """
+    """List the formats of candidates that are cloud-only. InputError: a name that `cloud_only` does not give."""
     return [InputCodec.parse(each.name.removeprefix(CLOUD_ONLY)) for each in candidates if each.kind == "cloud-only"]
 
 
@@ -228,10 +222,7 @@ class Processed:
 
 
 class Device:
-    """A bundle's graphs on the device, whole network and head. Safe to use from several threads.
-
-    InputError: no classifier, or no uncut.onnx. BundleError: a graph does not load.
-    """
+    """A bundle's head and whole network, for several threads. InputError: no classifier, or no uncut.onnx."""
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         needs_one_label(bundle.manifest.task, "comparing partitions")
@@ -271,8 +262,7 @@ class Side:
 def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) -> dict[Partition, Side]:
     """Open bundles of one network with different cuts; edge-only and cloud-only are those of the first.
 
-    InputError: no bundle, one without uncut.onnx, or two that are cut at the same place. BundleError: a graph does not
-    load.
+    InputError: no bundle, one without uncut.onnx, or two of one cut. BundleError: a graph does not load.
     """
     if not bundles:
         raise InputError("no bundle is given; give at least one")

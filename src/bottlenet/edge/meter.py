@@ -147,10 +147,7 @@ class ModelMeter:
 
 
 def open_meter(kind: str, sys_root: Path = SYS) -> Meter:
-    """Open the meter of that name, counting from now. `sys_root` is where sysfs is.
-
-    InputError: no such kind, or this machine's can't be read (with "auto": never).
-    """
+    """Open a meter, counting from now; `sys_root` is where sysfs is. InputError: no such kind, or it can't be read."""
     if kind == "auto":
         for each in AUTO:
             try:

@@ -242,9 +242,8 @@ def open_mqtt(
 ) -> MqttTransport:
     """Connect to mqtt:// or mqtts://[USER@]HOST[:PORT]?bundle=ID. USER is also the device's name in topics.
 
-    `token` is the user's password, or a function that gives the one of now. `tls` replaces the system's certificates.
-    InputError: another kind of URL, or the password can't be read. LinkError: no such host, nobody listens, too slow,
-    no broker for MQTT 5, or one that knows no such user.
+    `token` is the user's password, or gives it. InputError: another URL, or the password can't be read. LinkError: no
+    such host, nobody listens, too slow, no broker for MQTT 5, or one that knows no such user.
     """
     bundle = parse_qs(urlsplit(url).query)["bundle"][-1]
     transport = MqttTransport(broker_at(url, password=token, tls=tls), bundle, timeout_s)

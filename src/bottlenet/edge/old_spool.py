@@ -44,10 +44,7 @@ class OldPhoto:
 
 
 def old_photos(folder: Path, note: Callable[[str], None]) -> Iterator[OldPhoto]:
-    """Read all of a spool; what is damaged or none of its own goes to aside/, which is noted.
-
-    OSError: a file can't be read just now; it stays.
-    """
+    """Read all of a spool; what is damaged, or not its own, goes to aside/. OSError: a file can't be read just now."""
     folders = [folder / name for name in OLD_FOLDERS if (folder / name).is_dir()]
     for path in (path for each in folders for path in sorted(each.iterdir())):
         try:

@@ -29,10 +29,8 @@ Stamp = tuple[int, int]  # bytes, and when they were written last, ns
 class Folder:
     """A folder whose photos, and those of folders in it, are to be sent. Names that start with a dot are left out.
 
-    Links to folders are followed; a folder that several names lead to is looked into once. `unlisted` gets the path of
-    a folder or file that can't be looked at, and why, once until it can. `clock` gives seconds that never go back.
-
-    InputError: it is no folder.
+    Links to folders are followed once. `unlisted` gets the path of what can't be looked at, and why, once until it can.
+    `clock` gives seconds that never go back. InputError: it is no folder.
     """
 
     def __init__(
@@ -179,11 +177,7 @@ def changed_at(folder: str) -> int | None:
 
 
 def read_file(name: str) -> tuple[Photo, bytes]:
-    """Read a file, whatever is in it, once: what is sent is what its digest is of.
-
-    InputError: no such file, or above 200 MB. OSError: it can't be read just now, or is being written, which says
-    nothing about what is in it.
-    """
+    """Read a photo and its digest at once. InputError: no such file, or too large. OSError: it can't be read now."""
     try:
         with open_source(name, name) as file:
             before = os.fstat(file.fileno())

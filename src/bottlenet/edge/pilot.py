@@ -90,10 +90,9 @@ class Move:
 
 
 class Pilot:
-    """Says which candidate to use, by what it is told of photos, probes and errors. Not for several threads at once.
+    """Says which candidate to use, by what it is told of photos, probes and errors; edge-only first. For one thread.
 
-    It begins with edge-only, until something is known of the link. InputError: the profile has no edge-only, or
-    nothing in it is within `policy.max_drop`.
+    InputError: the profile has no edge-only, or nothing in it is within `policy.max_drop`.
     """
 
     def __init__(self, profile: Profile, policy: Policy) -> None:
@@ -176,10 +175,7 @@ class Pilot:
             self._move(self._edge_only, f"edge-only needs no server, and there is none: {why}")
 
     def found(self, round_trips_s: Sequence[float], load: float) -> None:
-        """Take note of a server that can be reached, as some probes were answered one after the other.
-
-        If they are the first since a photo was overdue, it was not the server that was gone, but the link too slow.
-        """
+        """Take note of a server that answers probes; if a photo was overdue, it was the link that was too slow."""
         self.away = False
         self.link.begin([RoundTrip(network_bytes(0), seconds) for seconds in round_trips_s], self._overdue)
         self._overdue = None
@@ -303,8 +299,7 @@ class RunningMedian:
 class Factors:
     """Factors between what candidates take and what the profile says: some may be further off than others.
 
-    Only one candidate is seen at a time. When it takes longer than it did, so will those that were seen before; those
-    that never were take what this one does. What was seen long ago becomes that, too, slowly.
+    Only one is seen at a time. When it takes longer, so will those seen before; those never seen take what it does.
     """
 
     def __init__(self, count: int) -> None:
@@ -419,10 +414,7 @@ class LinkProbe:
         self._fit()
 
     def begin(self, trips: Sequence[RoundTrip], overdue: RoundTrip | None = None) -> None:
-        """Start with some that follow each other closely, on a link of which nothing is known: none of them is odd.
-
-        `overdue` is a message that had no answer after so long, though the link is there: it can't be faster than that.
-        """
+        """Start on an unknown link with some that follow each other closely; `overdue` had no answer after so long."""
         self.forget()
         self._ceiling_bps, self._trusted = math.inf, TRUSTED
         if overdue is not None:

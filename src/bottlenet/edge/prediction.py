@@ -78,10 +78,7 @@ class Segments:
         return self.map.places
 
     def png(self) -> bytes:
-        """Draw the map as a PNG with a palette, whose pixels are the class indices.
-
-        Class 0 is black, and neighbours have colours far from each other, as in PASCAL VOC.
-        """
+        """Draw a PNG with the class indices as pixels; neighbours have colours far apart, as in PASCAL VOC."""
         index = np.arange(256)[:, None]
         bits = [(index >> (3 * place + np.arange(3)) & 1) << (7 - place) for place in range(3)]
         image = Image.fromarray(self.classes)
@@ -148,10 +145,7 @@ def predict(
     partition: str,
     round_trip_ms: float = 0.0,
 ) -> Prediction:
-    """Put an answer, what the device made of the photo, and what both took together.
-
-    `socket_bytes`: sent and received. WireError: the answer does not fit the bundle.
-    """
+    """Join an answer, what the device made of the photo, and bytes sent and received. WireError: as `read_answer`."""
     found = read_answer(answer, bundle, processed.square)
     first = found.top[0] if found.top else Choice("", -1, 0.0)
     frame = processed.result if isinstance(processed.result, Frame) else None
@@ -176,10 +170,7 @@ def predict(
 
 
 def read_answer(answer: Answer, bundle: Bundle, square: Square | None = None) -> Findings:
-    """Look up labels, and put edges in the photo's pixels where it is known how the `square` lies in it.
-
-    WireError: the answer does not fit the bundle.
-    """
+    """Look up labels, and put edges in the photo's pixels if its `square` is known. WireError: of another bundle."""
     result, labels, task = answer.result, bundle.labels, bundle.manifest.task
 
     def choice(index: int, score: float) -> Choice:
@@ -225,10 +216,7 @@ def misfit(what: str) -> WireError:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo is its name and its content: the same file is sent once, and a new picture of the same name is another.
-
-    InputError: a name that is empty, or too long.
-    """
+    """A photo's name and content: a new picture of the same name is another. InputError: a name empty, or too long."""
 
     name: str
     sha256: str  # of the file, 64 hex digits
@@ -277,9 +265,7 @@ Outcome: TypeAlias = Answered | Failed
 
 
 def answered_now(photo: str, by: str, found: Findings, *, frame_bytes: int, tries: int) -> Answered:
-    """Stamp an answer that has just come with the time; `frame_bytes` as one message of a stream, 0 where none was
-    sent.
-    """
+    """Stamp an answer that has just come with the time; `frame_bytes` as a message of a stream, 0 if none was sent."""
     payload_bytes = max(0, frame_bytes - STREAM_HEADER_BYTES)
     return Answered(photo, by, found.top, payload_bytes, frame_bytes, tries, time.time(), objects=found.objects)
 

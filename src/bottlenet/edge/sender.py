@@ -363,9 +363,8 @@ class AutoSender:
         return [entry.photo.name for entry in self._spool.waiting]
 
     def send(self, photos: Iterable[str | os.PathLike[str] | None], *, patient: bool = True) -> Iterator[Outcome]:
-        """Answer what waits in the spool, and photos, each a path; gives what became of each.
+        """Answer what waits in the spool, and photos, each a path, as `Sender.send` does; None: there is none just now.
 
-        A photo that has an outcome already is given `again`. None among the photos means that there is none just now.
         An answer that the disk has no room for is tried again until a deadline has passed; unless `patient` is false,
         when its photo fails at once.
         """

@@ -27,10 +27,7 @@ RECEIVE_BYTES = 65536
 
 
 def open_socket(host: str, port: int, timeout_s: float, tls: ssl.SSLContext | None = None) -> CountingSocket:
-    """Connect a socket that counts, through TLS where a context is given: name, TCP and TLS within `timeout_s`.
-
-    OSError: nothing there, or too slow.
-    """
+    """Connect a socket that counts, with a context through TLS, in `timeout_s`. OSError: nothing there, or too slow."""
     deadline = monotonic() + timeout_s
     sock = connect_host(host, port, CountingSocket if tls is None else TlsSocket, deadline)
     try:
@@ -53,10 +50,7 @@ class CountingSocket(socket.socket):
     _send_s = math.inf
 
     def limit_sending(self, timeout_s: float) -> None:
-        """Let `sendall` fail when the other side doesn't take all for that long, while `recv` may wait for ever.
-
-        A socket's timeout would hold for both, and a thread waits for answers that may be hours away.
-        """
+        """Let `sendall` fail where it takes longer than that; `recv` may wait for hours, as another thread does."""
         self._send_s = timeout_s
         if os.name == "posix":
             seconds, rest = divmod(timeout_s, 1)
@@ -99,10 +93,7 @@ class TlsSocket(CountingSocket):
     """TLS over a counting socket. `ssl.SSLSocket` would take the connection away from the socket that counts."""
 
     def start_tls(self, context: ssl.SSLContext, host: str, deadline: float) -> None:
-        """Shake hands as a client, until `deadline` by the monotonic clock.
-
-        ssl.SSLError: it isn't TLS, or the certificate isn't good for `host`. TimeoutError: too slow, as a whole.
-        """
+        """Shake hands until `deadline` (monotonic). ssl.SSLError: no TLS, or not `host`. TimeoutError: too slow."""
         self._lock = threading.Lock()  # one thread sends while another receives
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)

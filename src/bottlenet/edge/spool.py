@@ -212,10 +212,7 @@ class Spool:
         return None
 
     def put(self, photo: Photo, frame: Frame, keep: Collection[int] = ()) -> Put:
-        """Take a photo; when it returns, its frame is on the disk. Entries with a number in `keep` are not dropped.
-
-        A frame of it for another bundle goes.
-        """
+        """Take a photo; when it returns, its frame is on the disk. Entries with a number in `keep` are not dropped."""
         name, data = os.fsencode(photo.name), frame.to_bytes()
         room = room_for(name, data, self._room)
         need = disk_bytes(len(name) + len(data) + room)
@@ -274,10 +271,7 @@ class Spool:
             raise InputError(reason) from error
 
     def store(self, photo: Photo, outcome: Outcome) -> None:
-        """Keep what became of a photo, once, in the place of its frame; that of one that was refused stays beside it.
-
-        InputError: it can't be written, so the frame stays.
-        """
+        """Keep what became of a photo, once, in the place of its frame. InputError: it can't be written."""
         row = self._stored(photo, outcome)
         try:
             freed = sum(entry.disk_bytes for entry in self._entries("key = ? AND status = 'waiting'", row[0]))
@@ -300,10 +294,7 @@ class Spool:
         self._count()
 
     def forget(self, numbers: Sequence[int]) -> None:
-        """Remove what became of photos, which are new ones from then on, and give their room back to the disk.
-
-        What waits stays. OSError: it can't be written.
-        """
+        """Remove what became of photos, which are new ones from then on; what waits stays. OSError: it can't be."""
         sql = "DELETE FROM photos WHERE number = ? AND status <> 'waiting'"
         self._write_each(sql, [((number,), None) for number in numbers], lambda nothing: None)
         self._read("PRAGMA incremental_vacuum")
@@ -348,10 +339,7 @@ class Spool:
     def _insert(
         self, row: tuple[object, ...], going: Sequence[Entry], dropped: Sequence[Failed], *, grow: bool
     ) -> Entry:
-        """Take a photo, and drop others for it, both or neither; in their place if the database may not `grow`.
-
-        OSError: it can't be written.
-        """
+        """Take a photo and drop others, both or neither; in their place if it may not `grow`. OSError: neither."""
         notes = [(outcome_bytes(failed).decode(), entry.number) for entry, failed in zip(going, dropped, strict=True)]
         gone = [(entry.number,) for entry in going]  # without a note, which would keep the page
 
@@ -392,10 +380,7 @@ class Spool:
             return db.execute(sql, values).fetchall()
 
     def _write(self, work: Callable[[sqlite3.Connection], object], *, urgent: bool = False, grow: bool = True) -> None:
-        """Write all of `work` to the disk, or nothing. OSError: nothing was written.
-
-        What is `urgent` may use up the reserve, at least for the journal: the database may `grow`, or it may not.
-        """
+        """Write all of `work`, or nothing; what is `urgent` may use up the reserve. OSError: nothing was written."""
         try:
             with self._database() as db:
                 (pages,) = db.execute("PRAGMA page_count").fetchone()
@@ -496,10 +481,7 @@ class Spool:
 
 
 def records(path: str | Path) -> Iterator[Record]:
-    """Read all that is in a spool, the oldest first, also while a process sends from it.
-
-    InputError: there is no spool, or it can't be read.
-    """
+    """Read a spool, the oldest first, also while a process sends from it. InputError: there is none to be read."""
     database = Path(path) / DATABASE
     if not database.is_file():
         raise InputError(f"{path}: there is no spool in it; give the folder that bottlenet send had as --spool")
@@ -568,7 +550,7 @@ def disk_bytes(content_bytes: int) -> int:
 def connect(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
     """Open a spool's database, made where there is none, which only its owner may read.
 
-    sqlite3.Error, OSError: it can't be opened. InputError: it is another program's, or a newer version's.
+    sqlite3.Error, OSError: it can't be. InputError: it is another program's, or of a newer version.
     """
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -590,10 +572,7 @@ def connect(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) 
 
 
 def copy_rows(damaged: Path, target: sqlite3.Connection) -> None:
-    """Copy the rows before a damaged place, and those after it.
-
-    sqlite3.OperationalError: the disk has another fault, or is full.
-    """
+    """Copy the rows before a damaged place and after it. sqlite3.OperationalError: another fault, or a full disk."""
     for order in ("ASC", "DESC"):
         try:
             with contextlib.closing(connect(damaged)) as source:
@@ -609,10 +588,7 @@ def journal_of(database: Path) -> Path:
 
 
 def lock_folder(path: Path) -> int | None:
-    """Make the folder, and hold it for this process: an open file, which the system closes with the process.
-
-    InputError: another process holds it, it is full of other things, or it can't be made.
-    """
+    """Make a folder, and hold it for this process. InputError: another has it, it has other things, or can't be."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_folder(path.parent)

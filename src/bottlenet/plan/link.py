@@ -113,10 +113,9 @@ class Link:
 
 
 def parse_link(text: str) -> Link:
-    """Parse a preset's name, or "bps,round trip[,loss]".
+    """Parse a preset's name, or "bps,round trip[,loss]": 1.1e6,0.1,0.01 and 1.1M,100ms,1% are the same.
 
-    1.1e6,0.1,0.01 and 1.1M,100ms,1% are the same: 1.1 Mbit/s up, a round trip of 0.1 s, and 1 of 100 packets lost. No
-    radio power is known of such a link. InputError: neither of the two, or see `Link`.
+    No radio power is known of such a link. InputError: neither of the two, or see `Link`.
     """
     name = text.strip().lower()
     if name in PRESETS:

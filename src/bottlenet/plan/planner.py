@@ -106,8 +106,7 @@ def choose(
     connected: bool = True,
     prices: Prices | None = None,
 ) -> Plan:
-    """Choose the candidate with the least latency, device energy, uplink bytes or cost of those that meet all
-    constraints.
+    """Choose the least latency, device energy, uplink bytes or cost among candidates that meet all constraints.
 
     `link` is a `Link`, or what `parse_link` takes. `max_drop` is in points of top-1, `budget_bytes` the mean of a
     photo with overhead, `server_load` photos ahead of ours; `connected=False` adds the connection's set-up. The
@@ -159,12 +158,9 @@ def best_of(
     connected: bool = True,
     prices: Prices | None = None,
 ) -> NDArray[np.intp]:
-    """Choose for many links at once: (L,) indices of `choose`'s choice in `profile.candidates`; `NOBODY` where it would
-    refuse.
+    """Choose for many links: (L,) indices of `choose`'s choice in `profile.candidates`; `NOBODY` where there is none.
 
-    Arguments as there; `server_load` is one for all links, or one for each.
-
-    InputError: as `choose`, but for constraints that no candidate meets; or loads that are not as many as links.
+    Arguments and InputError as there; `server_load` is one for all links, or one for each.
     """
     wish = Wish(objective, max_drop, deadline_s, budget_bytes, prices)
     given = [server_load] * len(links) if isinstance(server_load, int | float) else list(server_load)

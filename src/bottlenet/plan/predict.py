@@ -121,10 +121,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Terms:
-    """Candidates on a link, as what has to be multiplied by 1 / uplink, round trip and load; each (N,).
-
-    On many links at once, each (L, N), or (N,) where the link makes no difference.
-    """
+    """Candidates on a link, (N,), or on many, (L, N): what has to be multiplied by 1 / uplink, round trip and load."""
 
     fixed_s: Floats
     bits: Floats

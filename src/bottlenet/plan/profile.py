@@ -63,10 +63,7 @@ Rows = Annotated[tuple[Row, ...], Field(max_length=64)]
 
 @record
 class Detail:
-    """Where the time of a candidate goes, by a clock. What its kind does not do is None, or empty.
-
-    The planner's figures are medians of processor time, see `Candidate`.
-    """
+    """Where a candidate's time goes by a clock, not processor time; what its kind does not do is None, or empty."""
 
     prepare: Spread  # photo to pixels
     compute: Rows  # head, or the whole network; by threads
@@ -180,10 +177,7 @@ def parse_profile(data: bytes) -> Profile:
 
 
 def merged(profiles: Sequence[Profile]) -> Profile:
-    """Join profiles of one network with different cuts: the first, and the splits of the others.
-
-    InputError: none, or two of one cut.
-    """
+    """Join profiles of one network: the first, and the splits of the others. InputError: none, or two of one cut."""
     if not profiles:
         raise InputError("no profile is given; measure one with bottlenet profile")
     splits = [each for other in profiles[1:] for each in other.candidates if each.kind == "split"]

@@ -53,10 +53,7 @@ AtLeastOne = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
 
 @record
 class Deployed:
-    """The options of replicas, and their number. Paths are those of the machines that they run on.
-
-    InputError: a number or a name that can't be, or nothing to serve.
-    """
+    """The options of replicas; paths are of their machines. InputError: a value that can't be, or nothing to serve."""
 
     bundles: tuple[str, ...] = ()
     tokens: str | None = None
@@ -85,11 +82,7 @@ class Deployed:
 
 
 def parse_deployed(args: Mapping[str, object]) -> Deployed:
-    """Read a configuration: the fields of `Deployed`, with `limits` by name.
-
-    What is configured so is reached from other machines: it has `tokens`, or says `insecure: true`. InputError: it
-    doesn't, or can't be used.
-    """
+    """Read the fields of `Deployed`, with `limits` by name. InputError: it is open to all, or can't be used."""
     if not args.get("tokens") and args.get("insecure") is not True:
         raise InputError("args has no tokens, so any client would be served; name a file, or say insecure: true")
     return convert(Deployed, dict(args), 'see docs/operating.md, "Many replicas"')
@@ -119,10 +112,7 @@ def serve(
     ray_address: str | None = None,
     stop_with_input: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then return; what was taken is answered first, for up to `limits.grace_s`.
-
-    The arguments are those of `cloud.run.serve`. Errors as for `running`.
-    """
+    """Serve until SIGINT or SIGTERM, with the arguments of `cloud.run.serve`. Errors as for `running`."""
     stopped, stdout = threading.Event(), sys.stdout
     with (
         contextlib.ExitStack() as handlers,
@@ -143,10 +133,9 @@ def running(
     access: Access | None = None,
     ray_address: str | None = None,
 ) -> Iterator[str]:
-    """Serve inside the block, at the "host:port" that it gets. At the end it is drained.
+    """Serve inside the block, at the "host:port" that it gets; then drain.
 
-    InputError: an address that can't be listened on, or that others reach without --insecure, no such cluster, one that
-    serves already, or see `create_app`. BundleError: see `create_app`.
+    InputError: as `cloud.run.serve`, no such cluster, or one that serves already. BundleError: see `create_app`.
     """
     with open_port(host, port or free_ports(1)[0]) as listener:
         ip, port = listener.getsockname()[:2]
@@ -326,10 +315,7 @@ def of_this_machine(folder: Path, ip: str) -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports on loopback, none of which a system gives out by itself: Ray's processes take dozens of those.
-
-    InputError: there are not so many.
-    """
+    """Find ports on loopback that no system gives out by itself, as Ray takes dozens of those. InputError: too few."""
     found: list[int] = []
     with contextlib.ExitStack() as stack:
         for port in random.sample(OWN_PORTS, len(OWN_PORTS)):

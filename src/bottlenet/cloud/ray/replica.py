@@ -46,12 +46,11 @@ ENVIRONMENT = {
 
 
 def app(args: dict[str, Any]) -> Any:
-    """Build the application for Ray's own commands, as `bottlenet.cloud.ray:app`; see `parse_deployed`.
+    """Build the application for `serve run` and Serve config files, as `bottlenet.cloud.ray:app`; see `parse_deployed`.
 
         serve run bottlenet.cloud.ray:app bundles=/srv/a.bundle,/srv/b.bundle tokens=/srv/tokens.txt replicas=2
 
-    What `serve run` takes from its command line is text: several bundles are separated by commas, and numbers, true and
-    limits are JSON.
+    On a command line all is text: several bundles are separated by commas, and numbers, true and limits are JSON.
     """
     values = dict(args)
     for name in values.keys() - {"tokens", "watch", "log_level"}:
@@ -166,10 +165,7 @@ class Connections:
 
 
 class ReadDirectly:
-    """ASGI middleware in front of Ray Serve, which else would read from a stream whatever comes, without end.
-
-    What clients say to Ray Serve does not get there.
-    """
+    """ASGI middleware in front of Ray Serve, which would read from a stream without end, and obey what clients say."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
