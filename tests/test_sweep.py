@@ -314,7 +314,7 @@ class TestFolders:
     @pytest.mark.parametrize("content", ["", "[]", '{"format_version": 2}', '{"format_version": 1}', " " * 70_000])
     def test_a_damaged_sweep(self, copy: Path, config: SweepConfig, content: str) -> None:
         (copy / "sweep.json").write_text(content)
-        with pytest.raises(InputError, match=r"sweep\.json") as error:
+        with pytest.raises(InputError, match=r"sweep\.json can't be used") as error:
             swept(config, copy)
         assert "\n" not in str(error.value)
 

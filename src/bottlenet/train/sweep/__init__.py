@@ -346,5 +346,9 @@ class SweepFolder:
 
     def read(self, path: Path, what: str, advice: str) -> dict[str, Any]:
         """Read a JSON object. InputError: it can't be read, is too large, none, or of another version."""
-        with reading(path, advice):
+        try:
             return parse_versioned(read_bounded(path, MAX_FILE_BYTES), what, FORMAT_VERSION, advice)
+        except OSError as error:
+            raise InputError(f"{path}: can't be read: {error.strerror}; {advice}") from error
+        except InputError as error:
+            raise InputError(f"{path} can't be used: {error}; {advice}") from error
