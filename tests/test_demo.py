@@ -237,7 +237,7 @@ class TestTables:
         assert "[red]" in out  # a name, not markup
         for word in ("payload", "socket", "JPEG 95", "WebP 75", "device", "server", "Wi-Fi", "mean", "assumed"):
             assert word in out
-        assert "2 photos: 1 answered as by the uncut network; on average 100 bytes" in " ".join(out.split())
+        assert "2 photos: the uncut network's answer for 1; on average a payload of 100 bytes" in " ".join(out.split())
 
     def test_one_figure_of_bytes_everywhere_and_the_accuracy_beside_it(self, result: DemoResult) -> None:
         """Fewer bytes than a JPEG that loses nothing is no comparison: at the same accuracy it is one."""

@@ -63,7 +63,7 @@ def renderables(result: DemoResult) -> Iterator[RenderableType]:
     yield Text.assemble(
         ("BottleNet demo", "bold"),
         f": {manifest.model} cut at {manifest.cut}; the device computes {manifest.head_flops_share:.0%} of the FLOPs, "
-        f"sends the features, coded as {manifest.codec}, and a server process computes the rest.",
+        f"sends the features, coded by the codec {manifest.codec}, and a server process computes the rest.",
     )
     yield answers_table(result)
     yield bytes_table(result)
@@ -100,8 +100,8 @@ def bytes_table(result: DemoResult) -> Grid:
         ("photo", ">payload", ">frame", ">socket", *(f">{codec.name}" for codec in INPUT_CODECS.values())),
         [row(photo.name, figures(photo)) for photo in result.photos],
         title="Bytes for one photo",
-        caption="Payload: the features. Frame: with its header. Socket: all bytes written to it. JPEG and WebP: files "
-        f"of the same {size}x{size} pixels at the quality behind the name; these lose less accuracy.",
+        caption="Payload: the coded features. Frame: payload and header. Socket: all bytes written to it. JPEG and "
+        f"WebP: files of the same {size}x{size} pixels, quality after the name; they lose less accuracy.",
         total=row("mean", means(result)),
     )
 
@@ -124,9 +124,9 @@ def times_table(result: DemoResult) -> Grid:
         ("photo", ">device", ">server", *(f">{link.name}" for link in LINKS.values())),
         [row(photo.name, lambda value, photo=photo: value(photo)) for photo in result.photos],  # type: ignore[misc]
         title=f"Milliseconds for one photo; on a link: split / {reference}",
-        caption="Device: prepare, head, encode. Server: decode, tail. Both are measured, on this machine. On a link: "
-        f"computed, round trip + bytes * 8 / uplink + computing; {reference} goes to an uncut network on the server. "
-        f"Uplinks are the paper's, round trips are assumed: {assumed}.",
+        caption="Device: prepare, head, encode. Server: decode, tail. Both are measured on this machine. Links: "
+        f"computed as round trip + bytes * 8 / uplink + computing; {reference} goes to an uncut network on the "
+        f"server. Uplinks are the paper's, round trips are assumed: {assumed}.",
         total=row("mean", result.mean),
     )
 
@@ -137,17 +137,17 @@ def summary(result: DemoResult) -> str:
 
     mean, link, count, known = means(result), LINKS["3g"], len(result.photos), result.accuracy
     text = (
-        f"{count} {'photo' if count == 1 else 'photos'}: {result.same_answers} answered as by the uncut network; "
-        f"on average {mean['payload_bytes']:,.0f} bytes of payload and {mean['frame_bytes']:,.0f} a frame, and on "
-        f"{link.name} {result.mean(lambda photo: photo.with_split(link)):.0f} ms instead of "
+        f"{count} {'photo' if count == 1 else 'photos'}: the uncut network's answer for {result.same_answers}; on "
+        f"average a payload of {mean['payload_bytes']:,.0f} bytes, a frame of {mean['frame_bytes']:,.0f}, and "
+        f"{result.mean(lambda photo: photo.with_split(link)):.0f} ms on {link.name} instead of "
         f"{result.mean(lambda photo: photo.without_split(link, REFERENCE)):.0f} with {INPUT_CODECS[REFERENCE].name}."
     )
     if known is None:
-        return f"{text} How accurate this bundle is, bottlenet evaluate measures on labelled photos."
+        return f"{text} bottlenet evaluate measures this bundle's accuracy on labelled photos."
     return (
         f"{text} On {known.photos:,} other photos top-1 is {known.top1:.1f} %, {known.top1_uncut - known.top1:.1f} "
-        f"points below the uncut network; the best of JPEG, WebP and AVIF takes {known.times_as_many_bytes:.1f} times "
-        "as many bytes for that."
+        f"points below the uncut network; the best of JPEG, WebP and AVIF needs {known.times_as_many_bytes:.1f} times "
+        "as many bytes for the same top-1."
     )
 
 

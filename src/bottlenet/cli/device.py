@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 To: TypeAlias = Annotated[
-    str, Option(help="Server, ws://HOST:PORT as [bold]bottlenet serve[/] prints it; or broker, mqtt://USER@HOST.")
+    str, Option(help="Server: ws://HOST:PORT, as [bold]bottlenet serve[/] prints it. Or broker: mqtt://USER@HOST.")
 ]
 Timeout: TypeAlias = Annotated[float, Option(help="Seconds to wait for an answer.")]
 Budget: TypeAlias = Annotated[
     int | None,
-    Option(metavar="BYTES", help="Largest frame, such as 340 for an Iridium SBD message, 222 or 51 for LoRaWAN."),
+    Option(metavar="BYTES", help="Largest frame: 340 fits an Iridium SBD message, 222 or 51 LoRaWAN."),
 ]
 Fallback: TypeAlias = Annotated[
     str | None, Option(metavar="local", help="Run the whole network here while the server can't answer.")
@@ -46,7 +46,7 @@ TokenFile: TypeAlias = Annotated[
     str | None,
     Option(
         metavar="FILE",
-        help="File with the bearer token or the broker's password. Default: the variable BOTTLENET_TOKEN.",
+        help="File with the bearer token or the broker's password. Default: environment variable BOTTLENET_TOKEN.",
     ),
 ]
 CaFile: TypeAlias = Annotated[
@@ -142,10 +142,10 @@ def send(
         str, Option(metavar="DIR", help="Folder for waiting photos and answers; see [bold]bottlenet spool[/].")
     ],
     photo: Annotated[
-        list[str] | None, Argument(help="Photos and folders of photos; without any, those that wait in the spool.")
+        list[str] | None, Argument(help="Photos and folders of photos. Default: only what is waiting in the spool.")
     ] = None,
     watch: Annotated[
-        bool, Option("--watch", help="Also send the photos that arrive in the one folder, until SIGTERM.")
+        bool, Option("--watch", help="Give one folder: also send photos that arrive in it, until SIGTERM.")
     ] = False,
     bundle: BundleOption = "demo",
     fallback: Fallback = None,
@@ -155,17 +155,17 @@ def send(
         str | None, Option(metavar="auto", help="Switch between edge-only, the bundle's cuts and cloud-only.")
     ] = None,
     profile: Annotated[
-        str | None, Option(metavar="FILE", help="For auto: a profile that bottlenet profile measured here.")
+        str | None, Option(metavar="FILE", help="For auto: a profile that bottlenet profile measured on this device.")
     ] = None,
     max_drop: Annotated[float | None, Option(metavar="POINTS", help="For auto: most points of top-1 to lose.")] = None,
-    in_flight: Annotated[int, Option(help="Most photos in flight; one with auto.")] = 8,
-    spool_bytes: Annotated[int, Option(help="Most bytes of the disk for waiting photos.")] = 2**26,
+    in_flight: Annotated[int, Option(help="Most frames that wait for answers at once; one with auto.")] = 8,
+    spool_bytes: Annotated[int, Option(help="Most bytes on disk for waiting frames.")] = 2**26,
     when_full: Annotated[
-        str, Option(metavar="refuse|drop-oldest|drop-newest", help="What to do with a photo that does not fit.")
+        str, Option(metavar="refuse|drop-oldest|drop-newest", help="What to do when the spool is full.")
     ] = "refuse",
     deadline: Annotated[
         float | None,
-        Option(help="Give up after so many seconds without success. Default: 60; never with --watch or --fallback."),
+        Option(help="Give up after this many seconds without success. Default: 60; never with --watch or --fallback."),
     ] = None,
     timeout: Timeout = 10.0,
     token_file: TokenFile = None,
@@ -174,12 +174,12 @@ def send(
 ) -> None:
     r"""Classify photos over any link, however bad, and lose none.
 
-    Encodes each photo once, and keeps it on disk until its answer is there.
-    Prints a line for each answer. Run it again, after a power cut for example:
-    a photo that has an answer is not sent again.
+    Encodes each photo once, and keeps its frame on disk until the answer is
+    there. Prints a line for each answer. Run it again at any time, for example
+    after a power cut: a photo that has an answer is not sent again.
 
-    Exit codes: 0, all are answered, or the folders have no photos; 1, some
-    still wait; 2, some can't be answered or read.
+    Exit codes: 0 if all photos are answered, or the folders have none; 1 if
+    some are still waiting; 2 if some can't be answered or read.
 
     Examples:
       bottlenet send cat.jpg dog.jpg --spool spool --to ws://127.0.0.1:8000
@@ -363,8 +363,8 @@ def encode(
 ) -> None:
     r"""Write the frame that a device would send for a photo to a file.
 
-    Any transport can carry it. [bold]bottlenet decode[/] answers it on this
-    machine, a POST to /v1/classify on a server.
+    Any transport can carry the frame. [bold]bottlenet decode[/] answers it on
+    this machine; to have a server answer it, POST it to /v1/classify.
 
     Examples:
       bottlenet encode cat.jpg -o cat.frame

@@ -134,11 +134,11 @@ def paper_table(cuts: Sequence[PaperCut]) -> Grid:
 @needs("train")
 @with_configs(config=TrainConfig)
 def train(as_json: Json = False, *, config: TrainConfig) -> None:
-    r"""Train the unit that goes into a cut, through the real codec.
+    r"""Train the bottleneck for a cut, with the real codec in the loop.
 
-    No labels are needed: the uncut network is the teacher. Run the same
-    command again to resume an interrupted run; [bold]bottlenet export[/] makes
-    a bundle of the result.
+    The bottleneck is called the unit. No labels are needed: the uncut network
+    is the teacher. Run the same command again to resume an interrupted run.
+    [bold]bottlenet export[/] makes a bundle of the result.
 
     Example:
       bottlenet train --model efficientnet_lite0 --cut blocks.8 \
@@ -189,7 +189,7 @@ def sweep(
     *,
     config: SweepConfig,
 ) -> None:
-    r"""Train units at several cuts, and keep of each cut the smallest that is good enough.
+    r"""Train bottlenecks at several cuts, and keep the smallest good enough one of each cut.
 
     Runs one trial for each cut, c', s and quality, except those that can't win
     any more: at one cut more channels, a smaller stride and a higher quality
@@ -292,19 +292,19 @@ def report_table(report: Report) -> Grid:
 def export(
     run: Annotated[str, Argument(help="Folder of a run of [bold]bottlenet train[/].")],
     output: Annotated[str, Option("--output", "-o", metavar="BUNDLE", help="Folder of the bundle to write.")],
-    weights: Annotated[str, Option(help="float32; or int8, for a tail of a quarter of the bytes.")] = "float32",
+    weights: Annotated[str, Option(help="float32; or int8, which makes the tail four times smaller.")] = "float32",
     align: Annotated[
         int | None, Option(min=1, help="Pad the mosaic's tiles to multiples of this. Default: as trained.")
     ] = None,
     budget: Annotated[
-        int | None, Option(metavar="BYTES", min=1, help="Largest payload, unless a device asks for another.")
+        int | None, Option(metavar="BYTES", min=1, help="Largest payload by default; a device may set another.")
     ] = None,
     mean_bytes: Annotated[
         float | None,
         Option(
             metavar="BYTES",
             min=0,
-            help="With an exit: mean payload of a photo, those not sent included. Default: a quarter of --budget.",
+            help="With an exit: mean payload; a photo that is not sent counts as 0. Default: a quarter of --budget.",
         ),
     ] = None,
     exit_from: Annotated[
@@ -312,12 +312,12 @@ def export(
         Option(
             "--exit",
             metavar="RUN|NAME:SIZE",
-            help="What the device answers with where it is sure: a run with an exit, or a network and a photo's side.",
+            help="What the device answers with where it is sure: a run with an exit, or a network and its input side.",
         ),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Make a bundle of a training run: all that device and server need, without torch.
+    """Make a bundle of a training run: all that device and server need to run without torch.
 
     Compares the exported graphs with torch on real photos, and writes nothing
     if they differ. Replaces a bundle, but nothing else.
@@ -362,7 +362,7 @@ def evaluate(
     sure: Sure = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a bundle on a folder of photos: accuracy and bytes, beside the uncut network.
+    """Measure a bundle on a folder of photos: accuracy and bytes, compared with the uncut network.
 
     Without labels it measures bytes, and the agreement with the uncut network.
     Needs no torch.

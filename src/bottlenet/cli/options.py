@@ -34,7 +34,7 @@ Command: TypeAlias = Callable[..., None]
 C = TypeVar("C", bound="DataclassInstance")
 
 Json: TypeAlias = Annotated[bool, Option("--json", help="Print one JSON document instead of tables.")]
-Force: TypeAlias = Annotated[bool, Option("--force", help="Overwrite a file of another kind.")]
+Force: TypeAlias = Annotated[bool, Option("--force", help="Overwrite the file even if it is of another kind.")]
 BundleOption: TypeAlias = Annotated[
     str, Option("--bundle", "-b", help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
 ]
@@ -42,7 +42,7 @@ Sure: TypeAlias = Annotated[
     float | None,
     Option(
         metavar="SHARE",
-        help="Confidence, 0 to 1, from which on the device answers by itself; 1 sends all. Default: the bundle's.",
+        help="Confidence, 0 to 1, at which the device answers by itself; 1: never. Default: the bundle's.",
     ),
 ]
 BundleArgument: TypeAlias = Annotated[
@@ -52,7 +52,7 @@ LadderArgument: TypeAlias = Annotated[
     str, Argument(metavar="BUNDLE", help="Folder of a bundle or a ladder, or [bold]demo[/].")
 ]
 PhotoFolder: TypeAlias = Annotated[
-    str, Option(help="Folder of photos. Their classes are in labels.csv or are its sub-folders.")
+    str, Option(help="Folder of photos. Classes, if known, are in labels.csv or are its sub-folders.")
 ]
 Limit: TypeAlias = Annotated[
     int | None, Option(min=1, help="Use only this many photos, spread evenly over the folder.")

@@ -37,10 +37,10 @@ EMBEDDED, RAY = "embedded", "ray"
 class Cluster:
     """Options of --engine ray."""
 
-    replicas: int = 1  # With --engine ray: fewest processes that answer
-    max_replicas: int | None = None  # With --engine ray: most of them; above --replicas the number follows the load
-    replica_frames: float = 2.0  # With --engine ray: unanswered frames per replica that add a replica
-    ray_address: str | None = None  # With --engine ray: cluster to join, HOST:PORT or auto; default: start one
+    replicas: int = 1  # With --engine ray: smallest number of processes
+    max_replicas: int | None = None  # With --engine ray: largest number; if above --replicas, it follows the load
+    replica_frames: float = 2.0  # With --engine ray: unanswered frames per process above which one is added
+    ray_address: str | None = None  # With --engine ray: cluster to join, HOST:PORT or auto. Default: start one
 
 
 def check_options(engine: str, access: Access, mqtt: Mqtt, limits: Limits, cluster: Cluster) -> None:
@@ -84,10 +84,10 @@ def serve(
     host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
     watch: Annotated[str | None, Option(help="Also serve the bundles in this folder, as they come and go.")] = None,
-    threads: Annotated[int, Option(min=1, help="Threads for one operation of a network.")] = 1,
-    max_batch: Annotated[int, Option(min=1, help="Most frames to answer together.")] = 16,
+    threads: Annotated[int, Option(min=1, help="Threads of onnxruntime for each operation.")] = 1,
+    max_batch: Annotated[int, Option(min=1, help="Most frames to compute in one batch.")] = 16,
     page: Annotated[
-        bool, Option("--page/--no-page", help="Offer a page at /, where the browser is the device.")
+        bool, Option("--page/--no-page", help="Serve a page at /, on which the browser is the device.")
     ] = True,
     log_level: Annotated[str, Option(help=f"{', '.join(LOG_LEVELS)}.")] = "warning",
     log_json: Annotated[bool, Option("--log-json", help="Log JSON to standard error, one object a line.")] = False,
@@ -106,9 +106,9 @@ def serve(
 ) -> None:
     r"""Answer the frames of devices, until Ctrl-C or SIGTERM.
 
-    Prints its URL as soon as it takes connections. Before it ends, it answers
-    every frame that it has taken. --engine ray needs the optional part ray,
-    --mqtt the part mqtt; without them the error says how to install them.
+    Prints its URL as soon as it accepts connections. Before it stops, it
+    answers every frame that it has accepted. --engine ray and --mqtt need the
+    extras ray and mqtt; without them, the error says how to install them.
 
     Examples:
       bottlenet serve demo
@@ -179,8 +179,8 @@ def decode(
 ) -> None:
     """Answer one frame from a file, as a server would.
 
-    Boxes have edges as shares of the square that the network sees, as the
-    photo is not at hand.
+    The edges of boxes are shares of the square that the network sees, since
+    the photo itself is not known here.
 
     Example:
       bottlenet decode cat.frame

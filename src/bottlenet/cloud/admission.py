@@ -55,17 +55,17 @@ HIGHEST = {"max_payload_bytes": MAX_PAYLOAD_BYTES, "max_photo_bytes": MAX_PAYLOA
 class Limits:
     """Sizes, numbers and times. InputError: one that is below 1, or a time that is not above 0."""
 
-    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES  # Of one frame
-    max_photo_bytes: int = 2**22  # Of a whole photo that is posted
-    max_photos: int = 16  # Whole photos that are posted at once; further ones are told to come later
-    max_in_flight: int = 32  # Frames of one connection at once; then it is not read until one is answered
-    max_waiting: int = 256  # Frames of a bundle that wait for the network; further ones are told to come later
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES  # Largest payload of a frame
+    max_photo_bytes: int = 2**22  # Largest whole photo that may be posted
+    max_photos: int = 16  # Whole photos posted at once; senders of more are told to come later
+    max_in_flight: int = 32  # Unanswered frames per connection; at the limit it is not read until one is answered
+    max_waiting: int = 256  # Frames of a bundle that wait for the network; senders of more are told to come later
     max_connections: int = 4096  # Requests and streams at once; further ones are told to come later
-    max_per_address: int = 256  # Connections of one address that have shown no token; further ones are to come later
+    max_per_address: int = 256  # Connections of an address without a good token; further ones are told to come later
     idle_s: float = 3600.0  # Seconds without a message after which a stream is closed
-    first_byte_s: float = 10.0  # Seconds from connecting, and encrypting, to the first byte
-    request_s: float = 30.0  # Seconds for the header of a request, for its body, and to take an answer
-    grace_s: float = 20.0  # Seconds to finish what was taken when the server is told to stop
+    first_byte_s: float = 10.0  # Seconds from connecting, or from the end of the TLS handshake, to the first byte
+    request_s: float = 30.0  # Seconds for a request's header, for its body, and for the client to take the answer
+    grace_s: float = 20.0  # Seconds to finish accepted work after the server is told to stop
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -83,7 +83,7 @@ class Access:
     tokens: str | None = None  # File of bearer tokens, one a line
     tls_cert: str | None = None  # File with the certificate and its chain, PEM
     tls_key: str | None = None  # File with the certificate's key, PEM, without a passphrase
-    insecure: bool = False  # Listen beyond this machine without tokens and TLS
+    insecure: bool = False  # Allow listening beyond this machine without tokens and TLS
 
     def context(self) -> ssl.SSLContext | None:
         """Load the files for TLS 1.2 and up. InputError: one without the other, or files that can't be used."""
@@ -123,9 +123,9 @@ class Mqtt:
     """A broker that devices send their frames to."""
 
     mqtt: str | None = None  # Also take frames from a broker: mqtt://USER@HOST, or mqtts:// for TLS
-    mqtt_password: str | None = None  # File with the user's password there
-    mqtt_ca: str | None = None  # File of certificates to trust there, PEM; else the system's
-    mqtt_group: str = GROUP  # Servers of one group share the frames; better a secret one, see docs/operating.md
+    mqtt_password: str | None = None  # File with the password of that user
+    mqtt_ca: str | None = None  # File of certificates to trust for the broker, PEM. Default: the system's
+    mqtt_group: str = GROUP  # Servers of a group share the frames; choose a secret name, see docs/operating.md
 
     def broker(self) -> Broker | None:
         """Find the broker, if there is one. InputError: no address of one, or files that can't be used."""

@@ -248,8 +248,8 @@ def totals(result: DemoResult, frame_bytes: float) -> str:
     split_ms = result.mean(lambda photo: photo.with_split(link))
     whole_ms = result.mean(lambda photo: photo.without_split(link, REFERENCE))
     tiles = [
-        (f"{result.same_answers} of {len(result.photos)}", "answered as by the uncut network"),
-        (f"{frame_bytes:,.0f} bytes", f"a photo, header included; as {reference} the same pixels have {coded:,.0f}"),
+        (f"{result.same_answers} of {len(result.photos)}", "get the uncut network's answer"),
+        (f"{frame_bytes:,.0f} bytes", f"a photo, header included; the same pixels as {reference} take {coded:,.0f}"),
         *accuracy_tiles(result),
         (f"{split_ms:.0f} ms", f"a photo on {link.name}, computed; {whole_ms:.0f} ms with {reference}"),
     ]
@@ -260,11 +260,14 @@ def accuracy_tiles(result: DemoResult) -> list[tuple[str, str]]:
     """Say what the bytes cost in accuracy, and what other codecs need for as much of it."""
     known = result.accuracy
     if known is None:
-        return [("not measured", "top-1 of this bundle: bottlenet evaluate measures it on labelled photos")]
+        return [("not measured", "top-1 of this bundle; bottlenet evaluate measures it on labelled photos")]
     drop = known.top1_uncut - known.top1
     return [
         (f"{known.top1:.1f} %", f"top-1 on {known.photos:,} other photos, {drop:.1f} points below the uncut network"),
-        (f"{known.times_as_many_bytes:.1f} times", "as many bytes take JPEG, WebP or AVIF for the same top-1"),
+        (
+            f"{known.times_as_many_bytes:.1f} times",
+            "as many bytes: the best of JPEG, WebP and AVIF, for the same top-1",
+        ),
     ]
 
 

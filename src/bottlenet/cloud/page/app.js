@@ -111,7 +111,7 @@ function answerHere() {
   const { seen, labels, manifest } = state;
   const [{ index, score }] = seen.top;
   view.showWhetherSent(false, score, manifest.exit.sure);
-  say(`${labels[index]}, ${percent(score)}, with nothing sent`);
+  say(`${labels[index]}, ${percent(score)}, nothing sent`);
   refresh();
 }
 
@@ -129,7 +129,7 @@ async function consult(current) {
 async function send(current) {
   const made = await device.ask("payload", { budget: state.budget });
   if (!current()) return;
-  if (!made) throw new Problem("none", "Nothing of this photo fits that budget. Give it more bytes.");
+  if (!made) throw new Problem("none", "Even the smallest payload of this photo is above the budget. Allow more bytes.");
   const shown = await device.ask("shown", made);
   if (!current()) return;
   view.showMosaic(shown, state.seen.grey, state.manifest.latent, made.payload.length);

@@ -14,7 +14,7 @@ export async function listBundles(token) {
   const response = await get(new URL("v1/bundles", ROOT), token);
   const bundles = await response.json();
   if (!bundles.length)
-    throw new Problem("reload", "The server has no bundle yet. Wait until it has one, and look again.");
+    throw new Problem("reload", "The server has no bundle yet. Try again when it has one.");
   return bundles;
 }
 
@@ -29,8 +29,8 @@ export async function openBundle(bundle, token) {
   if (bundle.task && bundle.task !== "classification") {
     throw new Problem(
       "none",
-      `This page shows single labels, and the bundle “${bundle.name}” is of task ${bundle.task}. Choose another ` +
-        "bundle, or ask on the command line: bottlenet classify PHOTO --bundle FOLDER --to SERVER.",
+      `This page shows single labels, but the task of the bundle “${bundle.name}” is ${bundle.task}. Choose another ` +
+        "bundle, or use the command line: bottlenet classify PHOTO --bundle FOLDER --to SERVER.",
     );
   }
   const manifest = JSON.parse(text(await bundleFile(bundle, "manifest.json", token)));
@@ -77,7 +77,7 @@ export async function reached(url, headers = {}) {
   try {
     return await fetch(url, { headers, credentials: "omit" });
   } catch {
-    throw new Problem("reload", "The server can't be reached. Look whether it still runs, then try again.");
+    throw new Problem("reload", "The server can't be reached. Check that it is still running, then try again.");
   }
 }
 
@@ -95,7 +95,7 @@ export async function body(response, told = () => {}) {
   } catch {
     throw new Problem(
       "reload",
-      "The server went away in the middle of a file. Look whether it still runs, then try again.",
+      "The connection broke in the middle of a file. Check that the server is still running, then try again.",
     );
   }
   return new Blob(parts).arrayBuffer();

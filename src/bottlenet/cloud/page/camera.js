@@ -5,7 +5,7 @@ import { Problem } from "./problems.js";
 const WHY = {
   NotAllowedError: "The camera was refused. Allow it for this page in the browser's settings, or choose a photo.",
   NotFoundError: "This device has no camera. Choose a photo instead.",
-  NotReadableError: "The camera is in use by another program. Close that, or choose a photo.",
+  NotReadableError: "Another program is using the camera. Close that program, or choose a photo.",
 };
 
 export class Camera {

@@ -48,7 +48,7 @@ export function onToken(use) {
     const token = byId("token").value.trim();
     if (!TOKEN.test(token)) {
       const allowed = "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /";
-      showProblem(new Problem("token", `This is no token, which has ${allowed}. Type it again.`));
+      showProblem(new Problem("token", `This is no token: a token has ${allowed}. Type it again.`));
       return;
     }
     try {

@@ -19,7 +19,7 @@ async function start(told) {
   if (typeof WebAssembly === "undefined") {
     throw new Problem(
       "none",
-      "This browser has no WebAssembly, in which the network runs. Try another browser, or bottlenet classify.",
+      "This browser has no WebAssembly, which the network needs. Try another browser, or bottlenet classify.",
     );
   }
   const wasm = await vendored("ort-wasm-simd-threaded.wasm");
@@ -53,7 +53,7 @@ export async function openGraph(graph, { name, type, dims }, told) {
     session = await ort.InferenceSession.create(new Uint8Array(graph), options);
   } catch (error) {
     const noWasm = /wasm|WebAssembly|backend/i.test(error.message);
-    const why = noWasm ? "This browser can't run the WebAssembly that it takes" : "This browser can't run the network";
+    const why = noWasm ? "This browser can't run the WebAssembly that the network needs" : "This browser can't run the network";
     throw new Problem("none", `${why} (${error.message.slice(0, 200)}). Try another browser, or bottlenet classify.`);
   }
   const run = async (data) => {

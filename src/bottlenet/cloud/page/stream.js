@@ -12,8 +12,8 @@ const ANSWER_S = 30;
 const MAX_RETRIES = 5; // after "busy"
 
 const CLOSED = {
-  1009: ["none", "This payload is larger than the server takes. Give it a smaller budget."],
-  1012: ["retry", "The server stops, or starts again. Try again in a moment."],
+  1009: ["none", "This payload is larger than the server accepts. Lower the budget."],
+  1012: ["retry", "The server is stopping or restarting. Try again in a moment."],
   1013: ["retry", "The server has too many connections. Try again in a moment."],
   4401: ["token", "The server doesn't know this token. Type another."],
   4404: ["reload", "The server doesn't have this bundle any more. Load the page again to see what it has."],

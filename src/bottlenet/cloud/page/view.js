@@ -12,8 +12,8 @@ export function showPhoto({ shown, width, height, scaled }, name) {
   canvas.getContext("2d").drawImage(shown, 0, 0);
   canvas.setAttribute("aria-label", `The photo ${name} as the network sees it`);
   const first = `${count(width)} × ${count(height)} pixels`;
-  const then = scaled ? ", which the browser scaled down first as they are so many" : "";
-  byId("photo-note").textContent = `${first}${then}; the network takes ${shown.width} × ${shown.height} of its middle`;
+  const then = scaled ? ", which the browser scaled down first because they are so many" : "";
+  byId("photo-note").textContent = `${first}${then}; the network takes ${shown.width} × ${shown.height} from the middle`;
 }
 
 /** The mosaic, with `low` and `high` as black and white. */
@@ -28,14 +28,14 @@ export function showMosaic({ rows, cols, grey }, [low, high], [channels, height,
   });
   canvas.getContext("2d").putImageData(image, 0, 0);
   const what = `${count(payloadBytes)} bytes: ${channels} tiles of ${width} × ${height}`;
-  byId("mosaic-note").textContent = `${what}, as the server gets them. Contrast is stretched.`;
+  byId("mosaic-note").textContent = `${what}, as the server gets them, with more contrast.`;
 }
 
 /** Whether anything is sent of the photo; if not, why: `share` of confidence is there, and `sure` is enough. */
 export function showWhetherSent(sent, share, sure) {
   for (const id of ["mosaic", "costs"]) byId(id).hidden = !sent;
   byId("send-anyway").hidden = sent;
-  const why = `Nothing: the device is sure to ${percent(share)}, and from ${percent(sure)} on its own answer counts.`;
+  const why = `Nothing: the device is ${percent(share)} sure, and from ${percent(sure)} on it answers by itself.`;
   byId("mosaic-note").textContent = sent ? "" : why;
 }
 
@@ -78,12 +78,12 @@ export function showBundle({ id, files }, manifest) {
   byId("load-uncut").hidden = !uncut;
   byId("uncut").hidden = false;
   byId("uncut-top").replaceChildren();
-  showUncutNote(uncut ? `Fetches ${size(uncut)} more.` : "This bundle comes without it.");
+  showUncutNote(uncut ? `Downloads ${size(uncut)} more.` : "This bundle does not contain the uncut network.");
   const share = Math.round(100 * manifest.head_flops_share);
   const what = `Bundle “${manifest.name}” (${id.slice(0, 12)}): ${manifest.model}, cut at ${manifest.cut}`;
   const { sure = 1 } = manifest.exit ?? {};
-  const own = sure < 1 ? ` From ${percent(sure)} of confidence on, the answer is given here, and nothing is sent.` : "";
-  byId("about").textContent = `${what}. ${share} % of the computing is done here.${own} Codec: ${manifest.codec}.`;
+  const own = sure < 1 ? ` Where the confidence here is ${percent(sure)} or more, nothing is sent.` : "";
+  byId("about").textContent = `${what}. ${share} % of the computing is done in this browser.${own} Codec: ${manifest.codec}.`;
 }
 
 /** What there is to say where the uncut network's answer will be. */
@@ -108,7 +108,7 @@ export function showLinks(links, chosen) {
 export function showLinkNote({ name }, payloadBytes, most) {
   const note = byId("link-note");
   note.hidden = payloadBytes <= most;
-  const words = `${name} carries ${count(most)} bytes of payload in one message, and this is more.`;
+  const words = `${name} carries ${count(most)} bytes of payload in one message, and this payload is larger.`;
   note.firstElementChild.textContent = words;
 }
 
@@ -123,7 +123,7 @@ const STEPS = [
   ["head", "Head", "in this browser"],
   ["encode", "Encode", "in this browser"],
   ["link", "Link", ""],
-  ["server", "Server", "decode, and tail"],
+  ["server", "Server", "decode and tail"],
 ];
 
 /** Steps as one bar and as a table. `ms` has a number for each of STEPS; `link` is the chosen one. */
@@ -149,7 +149,7 @@ export function showTimes(ms, link) {
   const last = make(
     "tr",
     { className: "total" },
-    make("th", { scope: "row" }, "Together"),
+    make("th", { scope: "row" }, "Total"),
     make("td", {}, milliseconds(total)),
   );
   byId("times").tBodies[0].replaceChildren(...rows, last);
@@ -159,10 +159,10 @@ export function showTimes(ms, link) {
 export function showTimeNote(link, files, roundTripMs) {
   const jpeg = files?.find(({ name }) => name === "JPEG 75");
   const whole = jpeg?.bytes
-    ? `The same pixels as ${jpeg.name} would be ${milliseconds(linkMs(link, jpeg.bytes))} on this link. `
+    ? `The same pixels as ${jpeg.name} would take ${milliseconds(linkMs(link, jpeg.bytes))} on this link. `
     : "";
   byId("time-note").textContent =
-    `${whole}Here, on this page's own connection, the answer took ${milliseconds(roundTripMs)}.`;
+    `${whole}On this page's own connection the answer took ${milliseconds(roundTripMs)}.`;
 }
 
 /** What is sent beside the same pixels as picture files, as this browser writes them. */
@@ -182,10 +182,10 @@ export function showSizes(payloadBytes, frameBytes, files, photo) {
     ...known.map(({ name, bytes }) => row(name, bytes, false)),
   );
   const without = [...new Set(files.filter(({ bytes }) => bytes === null).map(({ name }) => name.split(" ")[0]))];
-  const missing = without.length ? ` It writes no ${without.join(" or ")}.` : "";
+  const missing = without.length ? ` It can't write ${without.join(" or ")}.` : "";
   const file = photo.source.size ? ` The photo's own file has ${size(photo.source.size)}.` : "";
   const header = frameBytes - payloadBytes;
   byId("size-note").textContent =
-    `Sent: a payload of ${count(payloadBytes)} bytes, and ${header} of header. The others: the same pixels as this ` +
-    `browser writes them, with the quality behind the name.${missing}${file}`;
+    `Sent: a payload of ${count(payloadBytes)} bytes and a header of ${header}. The others: the same pixels as this ` +
+    `browser writes them, with the quality after the name.${missing}${file}`;
 }
