@@ -91,24 +91,32 @@ def figures() -> str:
             loop["command"],
         ],
         *rate_figures(),
-        ["head, codec and frame relative to the head", f"{overhead['results']['ratio']:.3f}", overhead["command"]],
         [
-            "decoding relative to the tail, one payload / batches of 8",
+            "time of head, codec and frame relative to the head alone",
+            f"{overhead['results']['ratio']:.3f}",
+            overhead["command"],
+        ],
+        [
+            "time of decoding relative to the tail, one payload / batches of 8",
             f"{overhead['results']['decode_share']:.3f} / {overhead['results']['decode_of_8_share']:.3f}",
             overhead["command"],
         ],
         [
-            "photos/s of a server relative to a loop of its tail / to a server with the codec in numpy",
+            "photos/s of a server relative to its tail in a loop / to a server with the codec in numpy",
             " / ".join(f"{row['share']:.2f}" for row in rate["results"]["rows"]),
             rate["command"],
         ],
         *([what, value, memory["command"]] for what, value in memory_rows(memory["results"])),
         [
-            f"gain of aware over naive training at JPEG quality {naive['results']['config']['quality']}",
+            f"gain in top-1 from the codec in the training loop, JPEG quality {naive['results']['config']['quality']}",
             f"{naive['results']['gap_at_training_quality']:.1f} points",
             naive["command"],
         ],
-        ["unpadded tiles at the same quality", packing_saves(padding["results"]), padding["command"]],
+        [
+            "JPEG features without padding between channels, same quality",
+            packing_saves(padding["results"]),
+            padding["command"],
+        ],
         *([what, value, page["command"]] for what, value in page_rows(page["results"])),
     ]
     return commanded(rows)
@@ -151,7 +159,7 @@ def page_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     names = ("same_top1", "payload_equal", "symbols_equal")
     equal = " / ".join(f"{results[name]:,}" for name in names)
     return [
-        (f"photos with the same answer / payload / symbols in Chromium and Python, of {photos:,}", equal),
+        (f"of {photos:,} photos, same answer / payload / symbols in Chromium as in Python", equal),
         ("head, encoding and answer in Chromium, median / maximum", f"{took['median']:.0f} / {took['max']:.0f} ms"),
     ]
 

@@ -119,7 +119,8 @@ def profile_table(profile: Profile) -> Grid:
 
 
 def steps_table(profile: Profile) -> Grid:
-    load = "" if profile.device_load is None else f", and {profile.device_load:.2f} programs wanted each core"
+    wanted = profile.device_load
+    load = "" if wanted is None else f" Meanwhile {wanted:.1f} programs competed for each core."
     rows: list[list[Cell]] = [
         [
             clean(each.name, "bold"),
@@ -138,9 +139,9 @@ def steps_table(profile: Profile) -> Grid:
         ("partition", ">prepare", ">head", ">encode", ">decode", ">tail", ">server", ">RSS\nMB"),
         rows,
         title="Step by step, ms",
-        caption="Wall-clock time; median / p95, or medians at each count: head by threads, tail by photos in a batch "
-        "(for all of them), server until a photo is answered by photos ahead of it (cloud-only is measured once). RSS: "
-        f"peak of a process that does this alone{load}.",
+        caption="Wall-clock time: median / p95, or for each count its median. Counts are threads for the head, photos "
+        "in a batch for the tail (time of the whole batch), and for the server the photos ahead of one (time until it "
+        f"is answered; measured once for cloud-only). RSS: peak of a process that does only this.{load}",
     )
 
 

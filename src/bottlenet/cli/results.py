@@ -87,7 +87,8 @@ def report(
         print_json({"report": str(target), "bytes": len(page), **report_document(html_report)})
     else:
         for each in html_report.sections:
-            say(f"{each.title}: {len(each.figures)} figures, {len(each.tables)} tables")
+            parts = ((len(each.figures), "figure"), (len(each.tables), "table"))
+            say(f"{each.title}: " + ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in parts))
         say(f"report: {target}, {len(page):,} bytes")
 
 
