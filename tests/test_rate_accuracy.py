@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from bottlenet.measure.evaluate import evaluate
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.runs import Position
-from bottlenet.wire.codecs import Deflate
+from bottlenet.wire.codecs import CODECS, Deflate
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import fit_tables
@@ -27,6 +28,13 @@ from test_benchmarks import BENCHMARKS, photos, record
 __all__ = ["photos"]  # a fixture
 
 LABELS = ("a", "b", "c", "d")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _known_here_alone() -> Iterator[None]:
+    """baselines.py adds a codec to CODECS, which other tests must not see."""
+    yield
+    CODECS.pop("packed", None)
 
 
 @pytest.fixture(autouse=True)
