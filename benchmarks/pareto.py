@@ -3,7 +3,7 @@
     whole           the classifier itself on the device, on photos of 224 to 112 pixels, as it is
     distilled       the exits of `--bundle`, alone: networks on the device that learned from the same photos
     int8            the TFLite networks of `--rivals`, by LiteRT (pip install ai-edge-litert)
-    input           JPEG, WebP and AVIF of the photo, which the uncut network on the server classifies
+    input           JPEG, WebP and AVIF of the photo for the uncut network on the server, of `--input-rows`
     sent, bundle    each `--bundle NAME=PATH` at each budget: always sent; and with an exit at each bound
 
 FLOPs are means over the photos, as a share of the uncut network's; those of TFLite are two for each multiplication of
@@ -13,6 +13,7 @@ its convolutions. A network that is whole on the device sends its class, two byt
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -36,8 +37,6 @@ from bottlenet.report.sources import Point, front
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
-from input_codecs import measure as measure_input_codecs
-from input_codecs import settings
 from record import Json, parser, run_script, show, write_drawing, write_record
 
 SIZES = (224, 192, 160, 128, 112)
@@ -169,11 +168,17 @@ def bundle_rows(judge: Judge, name: str, bundle: Bundle, photos: Sequence[Photo]
         )
 
 
-def input_rows(judge: Judge, bundle: Bundle, photos: Sequence[Photo], progress: Progress) -> Iterator[Row]:
-    """Send each photo as a picture file, whose bare bytes count."""
-    tried = settings(bundle.manifest.uncut_preprocess.size, ["jpeg", "webp", "avif"])
-    for each in measure_input_codecs(bundle, photos, tried, progress):
-        yield Row("input", each.name, 0.0, each.bare_bytes, each.top1)
+def input_rows(record: Path, photos: int) -> Iterator[Row]:
+    """Read what input_codecs.py measured; bare bytes count. InputError: on another number of photos."""
+    results = json.loads(record.read_text(encoding="utf-8"))["results"]
+    if results["evaluation"]["photos"] != photos:
+        raise InputError(
+            f"{record.name} has {results['evaluation']['photos']} photos, and here are {photos}: measure anew"
+        )
+    for each in results["input_codecs"]:
+        yield Row(
+            "input", f"{each['codec']} q{each['quality']} at {each['side']}", 0.0, each["bare_bytes"], each["top1"]
+        )
 
 
 def beaten(rows: Sequence[Row]) -> list[dict[str, Json]]:
@@ -237,7 +242,8 @@ def run(arguments: argparse.Namespace) -> None:
         rows += whole_rows(judge, arguments.model, photos, progress)
         if arguments.rivals:
             rows += int8_rows(judge, arguments.rivals, photos, arguments.model, progress)
-        rows += input_rows(judge, first, photos, progress)
+    if arguments.input_rows:
+        rows += input_rows(arguments.input_rows, len(photos))
     top1_uncut = judge.row("", "", judge.uncut, 1.0, 0.0).top1
     best = beaten(rows)
     shown = [row for row in rows if row.kind not in ("bundle", "input")] + [
@@ -280,6 +286,7 @@ def main() -> None:
     made.add_argument("--data", required=True, help="folder of labelled photos that nothing was trained on")
     made.add_argument("--bundle", type=named, action="append", default=[], metavar="NAME=PATH")
     made.add_argument("--rivals", type=Path, help="folder of int8 TFLite networks of the same classes")
+    made.add_argument("--input-rows", type=Path, help="record of input_codecs.py on the same photos")
     made.add_argument("--model", default="efficientnet_lite0", help="the classifier of the bundles")
     made.add_argument("--limit", type=int, help="so many photos")
     made.add_argument("--threads", type=int, default=1)
