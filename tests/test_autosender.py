@@ -126,7 +126,7 @@ def test_a_full_disk(setup: Setup, photos: list[Path]) -> None:
     assert two.why == FULL
     assert "its answer is not kept" in two.reason
     assert sum(setup.slept) == pytest.approx(5.0)
-    assert "; next try in 1.0 s" in setup.told[0]
+    assert "(next try in 1.0 s)" in setup.told[0]
     setup.disk = None
     assert [outcome.again for outcome in answers(setup.send(photos[:2]))] == [True, False]
 

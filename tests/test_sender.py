@@ -172,7 +172,7 @@ class TestSender:
         check(setup.send(photos), classes, photos)
         # At once, and after waits of 1, 2, 4, 8 and 8 seconds.
         assert [round(at - 1000) for at in setup.network.opened] == [0, 1, 3, 7, 15, 23]
-        assert "can't connect; 1 photos wait; next try in 1.0 s" in setup.told[0]
+        assert "can't connect (1 waiting, next try in 1.0 s)" in setup.told[0]
 
     def test_the_deadline(self, setup: Setup, photos: list[Path]) -> None:
         setup.network.up = lambda now: False

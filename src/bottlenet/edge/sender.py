@@ -275,7 +275,7 @@ class Sender:
 
     def _failed(self, error: BottleNetError) -> None:
         wait_s = self._backoff.failed(hint_s(error))
-        self._tell(f"{error}; {len(self.waiting)} photos wait; next try in {wait_s:.1f} s")
+        self._tell(f"{error} ({len(self.waiting)} waiting, next try in {wait_s:.1f} s)")
 
     def _refused(self, entry: Entry, error: BottleNetError) -> Iterator[Outcome]:
         """Try a refused frame again, a few times; an answer that does not fit the bundle counts as a refusal."""
@@ -319,7 +319,7 @@ class Sender:
 
     def _disk_failed(self, error: Exception) -> None:
         wait_s = self._disk.failed()
-        self._tell(f"{error}; next try in {wait_s:.1f} s")
+        self._tell(f"{error} (next try in {wait_s:.1f} s)")
 
 
 class AutoSender:
@@ -436,7 +436,7 @@ class AutoSender:
                 wait_s = self._disk.failed()
                 if not patient or self._disk.expired:
                     return Failed(outcome.photo, FULL, f"{outcome.photo}: its answer is not kept: {error}")
-                self._tell(f"{error}; next try in {wait_s:.1f} s")
+                self._tell(f"{error} (next try in {wait_s:.1f} s)")
                 self._sleep(wait_s)
             else:
                 self._disk.worked()
