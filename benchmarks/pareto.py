@@ -42,14 +42,15 @@ from record import Json, parser, run_script, show, write_drawing, write_record
 SIZES = (224, 192, 160, 128, 112)
 BUDGETS = (200, 316, 600, 1000, 1500, 2400, 0)  # bytes; 0: the whole payload
 BOUNDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # confidence from which on the device answers
+LEAST_TOP1 = 40.0  # percent, in the figure
 MOST_BYTES = 316  # a decision, mean
 OURS = ("bundle", "sent")
 KINDS = {
     "bundle": "BottleNet, the unsure ones sent",
     "sent": "BottleNet, always sent",
-    "whole": "whole network on the device",
+    "whole": "whole network, smaller photo",
     "distilled": "the same, distilled",
-    "int8": "int8 MobileNets on the device",
+    "int8": "int8 MobileNets",
     "input": "best of JPEG, WebP, AVIF",
 }
 PANELS = (0.15, 0.35, 0.50)  # mean FLOPs of the device, as a share
@@ -207,7 +208,7 @@ def panel(rows: Sequence[Row], most: float, uncut: float, looks: dict[str, int])
         points = [
             Point(each.bytes, each.top1, each.name) for each in rows if each.kind == kind and each.flops_share <= most
         ]
-        line = front([point for point in points if 1 <= point.bytes <= 12000])
+        line = front([point for point in points if 1 <= point.bytes <= 12000 and point.top1 >= LEAST_TOP1])
         if line:
             series.append(Series(name, tuple((each.bytes, each.top1) for each in line), bold=kind == "bundle"))
     return line_chart(
@@ -217,7 +218,7 @@ def panel(rows: Sequence[Row], most: float, uncut: float, looks: dict[str, int])
         Axis(
             f"mean bytes a decision, device up to {most:.0%} of the FLOPs", Scale(1, 12000, log=True), "{:,.0f}".format
         ),
-        Axis("top-1, %", Scale(40, 90)),
+        Axis("top-1, %", Scale(LEAST_TOP1, 90)),
         rules=[Rule(uncut, f"uncut network, {uncut:.1f} %", upright=False)],
         looks=looks,
     )

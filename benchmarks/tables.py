@@ -27,6 +27,7 @@ PAGES = (
     "docs/privacy.md",
 )
 SHIPPED = "shipped"  # the bundle in the package, in the record of rate_accuracy.py
+RIVAL_BYTES = (2, 316, 600)  # of an answer, or a payload, that the README shows
 SLOWEST = 5  # networks that are shown
 # What records call things -> what readers do
 SETTINGS = {"whole": "full payload"}
@@ -72,6 +73,24 @@ def summary() -> str:
         ["compared with BottleNet", f"**{needed['ratio']:.1f} times as many**"],
     ]
     return table([f"shipped bundle, {mine['photos']:,} photos", ""], rows)
+
+
+def rivals() -> str:
+    """Show the simplest alternatives beside the shipped bundle, from few FLOPs of the device to many."""
+    results = load("pareto")["results"]
+    names = {
+        "int8": "int8 {}, whole on the device",
+        "whole": "the same network, whole, photo of {}",
+        "sent": "**BottleNet**, {}",
+    }
+    rows = []
+    for row in sorted(results["rows"], key=lambda row: (row["flops_share"], row["bytes"])):
+        if row["kind"] in names and row["flops_share"] < 1 and row["bytes"] in RIVAL_BYTES:
+            what = row["name"].removeprefix("shipped, ").removesuffix("_quant").replace("mobilenet_v", "MobileNetV")
+            drop = results["top1_uncut"] - row["top1"]
+            cells = (f"{100 * row['flops_share']:.0f} %", f"{row['bytes']:,.0f}", f"{row['top1']:.1f} %", f"{drop:.1f}")
+            rows.append([names[row["kind"]].format(what.replace("_", " ")), *cells])
+    return table(["what answers", "FLOPs on the device", "bytes sent", "top-1", "drop, points"], rows)
 
 
 def sizes(values: dict[str, float]) -> str:
@@ -429,6 +448,7 @@ def main() -> int:
 TABLES: dict[str, Callable[[], str]] = {
     "engines": engines,
     "summary": summary,
+    "rivals": rivals,
     "figures": figures,
     "training": partial(training, "training"),
     "training_jpeg": partial(training, "training_jpeg"),
