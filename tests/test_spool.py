@@ -268,7 +268,7 @@ def test_kill_at_any_instant(bundle: Bundle, tmp_path: Path) -> None:
     seen = set()
     line = -1
     while True:
-        line += 5
+        line += 4
         folder = fast / f"bottlenet-{os.getpid()}-{line}"
 
         def work(tell: Callable[[str], None], folder: Path = folder) -> None:

@@ -201,10 +201,8 @@ def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) 
         for chunk in chunks():
             hasher.update(chunk)
         if hasher.hexdigest() != digest:
-            raise BundleError(
-                f"bundle {folder}: {name} ({sizes[name]} bytes) is not the file that the manifest names: it was "
-                "truncated or changed; copy the bundle again"
-            )
+            what = f"{name} ({sizes[name]} bytes) is not the file that the manifest names: it was truncated or changed"
+            raise BundleError(f"bundle {folder}: {what}; copy the bundle again")
         if name in GRAPHS and (why := fault(chunks)):
             raise BundleError(f"bundle {folder}: {name} can't be used: {why}")
 
@@ -233,9 +231,8 @@ def read_labels(folder: Path, num_classes: int) -> tuple[str, ...]:
     except (UnicodeDecodeError, InputError) as error:
         raise BundleError(f"bundle {folder}: labels.txt can't be used: {error}") from error
     if len(labels) != num_classes:
-        raise BundleError(
-            f"bundle {folder}: labels.txt has {len(labels)} labels for {num_classes} classes; give one a line"
-        )
+        what = f"labels.txt has {len(labels)} labels for {num_classes} classes"
+        raise BundleError(f"bundle {folder}: {what}; give one a line")
     return labels
 
 

@@ -87,10 +87,8 @@ def fault(chunks: Callable[[], Iterable[bytes]]) -> str | None:
     if name is None:
         return None
     called = repr(name.decode(errors="replace")) if name else "without a name"
-    return (
-        f"its tensor {called} has its values in another file (external data), which no bundle's id covers; "
-        "put them into the graph: onnx.save(model, path, save_as_external_data=False)"
-    )
+    what = f"its tensor {called} has its values in another file (external data), which no bundle's id covers"
+    return f"{what}; put them into the graph: onnx.save(model, path, save_as_external_data=False)"
 
 
 def any_has(wanted: bytes, chunks: Iterable[bytes]) -> bool:

@@ -60,9 +60,8 @@ class Ladder:
         rungs = tuple(Bundle.load(folder / rung.folder) for rung in contents.rungs)
         for rung, bundle in zip(contents.rungs, rungs, strict=True):
             if bundle.id.hex() != rung.id or bundle.store is None:
-                raise BundleError(
-                    f"ladder {folder}: {rung.folder} is another bundle than {LADDER} says; write it again"
-                )
+                what = f"{rung.folder} is another bundle than {LADDER} says"
+                raise BundleError(f"ladder {folder}: {what}; write it again")
         return cls(folder, contents.name, contents.model, rungs)
 
     @cached_property
@@ -142,10 +141,8 @@ def in_order(bundles: Sequence[Bundle]) -> list[Bundle]:
     for bundle in bundles:
         first, manifest = bundles[0], bundle.manifest
         if (manifest.model, bundle.labels) != (first.manifest.model, first.labels):
-            raise InputError(
-                f"{first.path} is of {first.manifest.model} and {bundle.path} of {manifest.model}, or their labels "
-                "differ; a ladder is of one network"
-            )
+            what = f"{first.path} is of {first.manifest.model} and {bundle.path} of {manifest.model}"
+            raise InputError(f"{what}, or their labels differ; a ladder is of one network")
         if (other := seen.setdefault(manifest.cut, bundle)) is not bundle:
             raise InputError(f"{other.path} and {bundle.path} are both cut at {manifest.cut}; give one of them")
     return by_depth(bundles)

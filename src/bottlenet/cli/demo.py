@@ -14,7 +14,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from bottlenet.cli.options import BundleOption, Force, Json, check_target, marked, needs, write_whole
-from bottlenet.cli.show import Grid, clean, print_json, progress, say, stdout
+from bottlenet.cli.show import Cell, Grid, clean, print_json, progress, say, stdout
 from bottlenet.plan.link import LINKS
 
 if TYPE_CHECKING:
@@ -72,17 +72,12 @@ def renderables(result: DemoResult) -> Iterator[RenderableType]:
 
 
 def answers_table(result: DemoResult) -> Grid:
-    rows = [
-        (
-            photo.name,
-            clean(photo.prediction.label, "bold"),
-            f"{photo.prediction.score:.0%}",
-            photo.uncut[0].label,
-            f"{photo.uncut[0].score:.0%}",
-            Text("yes") if photo.same_answer else Text("no", "bold red"),
-        )
-        for photo in result.photos
-    ]
+    rows: list[list[Cell]] = []
+    for photo in result.photos:
+        found, uncut = photo.prediction, photo.uncut[0]
+        same = Text("yes") if photo.same_answer else Text("no", "bold red")
+        cells = clean(found.label, "bold"), f"{found.score:.0%}", uncut.label, f"{uncut.score:.0%}"
+        rows.append([photo.name, *cells, same])
     columns = ("photo", "cut in two", ">score", "uncut network", ">score", ">same?")
     return Grid(columns, rows, title="Answers")
 
@@ -107,7 +102,7 @@ def bytes_table(result: DemoResult) -> Grid:
 
 
 def times_table(result: DemoResult) -> Grid:
-    from bottlenet.demo.run import INPUT_CODECS, REFERENCE
+    from bottlenet.demo.run import INPUT_CODECS, REFERENCE, links_in_words
 
     def row(name: str, mean: Callable[[Callable[[PhotoResult], float]], float]) -> list[str]:
         cells = [name, f"{mean(lambda photo: photo.device_ms):.1f}", f"{mean(lambda photo: photo.server_ms):.1f}"]
@@ -117,16 +112,13 @@ def times_table(result: DemoResult) -> Grid:
         return cells
 
     reference = INPUT_CODECS[REFERENCE].name
-    assumed = ", ".join(
-        f"{link.name} {link.uplink_bps / 1e6:g} Mbit/s and {link.round_trip_s * 1e3:.0f} ms" for link in LINKS.values()
-    )
     return Grid(
         ("photo", ">device", ">server", *(f">{link.name}" for link in LINKS.values())),
         [row(photo.name, lambda value, photo=photo: value(photo)) for photo in result.photos],  # type: ignore[misc]
         title=f"Milliseconds for one photo; on a link: split / {reference}",
         caption="Device: prepare, head, encode. Server: decode, tail. Both are measured on this machine. Links: "
         f"computed as round trip + bytes * 8 / uplink + computing; {reference} goes to an uncut network on the "
-        f"server. Uplinks are the paper's, round trips are assumed: {assumed}.",
+        f"server. Uplinks are the paper's, round trips are assumed: {links_in_words()}.",
         total=row("mean", result.mean),
     )
 
@@ -153,14 +145,9 @@ def summary(result: DemoResult) -> str:
 
 def figures(photo: PhotoResult) -> dict[str, float]:
     """Collect the figures of which the JSON document has the means."""
-    return {
-        "payload_bytes": photo.prediction.payload_bytes,
-        "frame_bytes": photo.prediction.frame_bytes,
-        "socket_bytes": photo.prediction.socket_bytes,
-        "device_ms": photo.device_ms,
-        "server_ms": photo.server_ms,
-        **{f"{name}_bytes": coded.size_bytes for name, coded in photo.inputs.items()},
-    }
+    sent = {name: getattr(photo.prediction, name) for name in ("payload_bytes", "frame_bytes", "socket_bytes")}
+    coded = {f"{name}_bytes": each.size_bytes for name, each in photo.inputs.items()}
+    return {**sent, "device_ms": photo.device_ms, "server_ms": photo.server_ms, **coded}
 
 
 def means(result: DemoResult) -> dict[str, float]:
@@ -185,10 +172,7 @@ def photo_document(photo: PhotoResult) -> dict[str, object]:
         "photo": photo.name,
         **asdict(photo.prediction),
         "uncut": [asdict(choice) for choice in photo.uncut],
-        "same_answer": photo.same_answer,
-        "device_ms": photo.device_ms,
-        "server_ms": photo.server_ms,
-        "uncut_ms": photo.uncut_ms,
+        **{name: getattr(photo, name) for name in ("same_answer", "device_ms", "server_ms", "uncut_ms")},
         "input_bytes": {name: coded.size_bytes for name, coded in photo.inputs.items()},
         "links": {
             name: {

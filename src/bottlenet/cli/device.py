@@ -123,15 +123,11 @@ def show_classified(bundle: Bundle, done: Sequence[tuple[str, Prediction]], as_j
 def costs_table(done: Sequence[tuple[str, Prediction]]) -> Grid:
     rows = [
         (
-            Path(photo).name,
-            clean(prediction.label or "nothing", "bold"),
-            f"{prediction.score:.0%}",
-            f"{prediction.payload_bytes:,}",
-            f"{prediction.socket_bytes:,}",
-            f"{prediction.times.prepare_ms + prediction.times.head_ms + prediction.times.encode_ms:.1f}",
-            f"{prediction.times.decode_ms + prediction.times.tail_ms:.1f}",
+            *(Path(photo).name, clean(found.label or "nothing", "bold"), f"{found.score:.0%}"),
+            *(f"{found.payload_bytes:,}", f"{found.socket_bytes:,}"),
+            *(f"{found.times.device_ms:.1f}", f"{found.times.server_ms:.1f}"),
         )
-        for photo, prediction in done
+        for photo, found in done
     ]
     return Grid(("photo", "answer", ">score", ">payload\nbytes", ">socket\nbytes", ">device\nms", ">server\nms"), rows)
 
@@ -323,14 +319,8 @@ def export(record: Record, folder: Path) -> Path:
 
 
 def json_line(record: Record, file: Path | None) -> str:
-    document: dict[str, object] = {
-        "photo": record.photo,
-        "status": record.status,
-        "key": record.key,
-        "sha256": record.sha256,
-        "bundle": record.bundle,
-        "spooled_bytes": None if record.frame is None else len(record.frame),
-    }
+    document = {name: getattr(record, name) for name in ("photo", "status", "key", "sha256", "bundle")}
+    document["spooled_bytes"] = None if record.frame is None else len(record.frame)
     if file is not None:
         document["file"] = str(file)
     return json.dumps({**document, **(record.outcome or {})})
@@ -384,8 +374,8 @@ def encode(
         print_json({"photo": photo, "file": str(target), **frame_document(encoded.frame), "times": times})
     else:
         took = f"prepare {encoded.prepare_ms:.1f} ms, head {encoded.head_ms:.1f} ms, encode {encoded.encode_ms:.2f} ms"
-        rows = [("photo", photo), ("frame", str(target)), *frame_rows(encoded.frame), ("took", took)]
-        stdout().print(facts(rows))
+        frame = ("frame", str(target)), *frame_rows(encoded.frame)
+        stdout().print(facts(("photo", photo), *frame, ("took", took)))
 
 
 def frame_document(frame: Frame) -> dict[str, object]:
@@ -464,9 +454,8 @@ def map_targets(folder: str | None, photos: Sequence[str], task: Task, force: bo
     names = [f"{Path(photo).name}.png" for photo in photos]
     if len(set(names)) < len(set(photos)):
         raise InputError("two of the photos have the same name, and so would their maps; give them one by one")
-    return {
-        photo: check_target(Path(folder) / name, PNG, force=force) for photo, name in zip(photos, names, strict=True)
-    }
+    targets = [check_target(Path(folder) / name, PNG, force=force) for name in names]
+    return dict(zip(photos, targets, strict=True))
 
 
 def needs_map(task: Task) -> None:

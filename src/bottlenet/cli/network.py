@@ -110,18 +110,12 @@ def cuts_table(cuts: Sequence[Cut], *, everything: bool) -> Grid:
 
 def paper_table(cuts: Sequence[PaperCut]) -> Grid:
     """List the paper's cuts, its payload beside ours without a codec."""
-    rows: list[list[Cell]] = [
-        [
-            clean(cut.name, "bold"),
-            cut.cut,
-            "x".join(map(str, cut.shape)),
-            f"{cut.head_flops / 1e6:,.0f}",
-            f"{cut.head_flops_share:.1%}",
-            "-" if cut.latent is None else "x".join(map(str, cut.latent)),
-            *(number(value, 0) for value in (cut.latent_elements, cut.raw_bytes, cut.paper_bytes)),
-        ]
-        for cut in cuts
-    ]
+    rows: list[list[Cell]] = []
+    for cut in cuts:
+        flops = f"{cut.head_flops / 1e6:,.0f}", f"{cut.head_flops_share:.1%}"
+        latent = "x".join(map(str, cut.latent or ())) or "-"
+        sizes = (number(value, 0) for value in (cut.latent_elements, cut.raw_bytes, cut.paper_bytes))
+        rows.append([clean(cut.name, "bold"), cut.cut, "x".join(map(str, cut.shape)), *flops, latent, *sizes])
     numbers = (">features", ">device\nMFLOPs", ">share", ">latent", ">elements", ">raw\nbytes", ">paper's\nbytes")
     return Grid(
         ("after", "cut", *numbers),
@@ -268,12 +262,10 @@ def report_table(report: Report) -> Grid:
     rows: list[list[Cell]] = []
     for trial in report.trials:
         result = report.results.get(trial)
-        cells = [trial.cut, str(trial.channels), str(trial.stride), str(trial.quality)]
-        if result is None:
-            cells += ["-"] * 3
-        else:
+        cells = [trial.cut, str(trial.channels), str(trial.stride), str(trial.quality), *["-"] * 3]
+        if result is not None:
             sizes = result.figures.payload_bytes
-            cells += [number(sizes.mean, 0), number(sizes.p95, 0), number(result.figures.top1_drop)]
+            cells[-3:] = number(sizes.mean, 0), number(sizes.p95, 0), number(result.figures.top1_drop)
         if evaluated:
             other = None if result is None else result.evaluated
             cells += ["-", "-"] if other is None else [number(other.top1), number(other.top1_drop)]
@@ -393,9 +385,7 @@ def evaluation_document(bundle: Bundle, result: Evaluation, budget_bytes: int | 
         "format_version": 1,
         "command": command_line(sys.argv),
         "bundle": bundle.id.hex(),
-        "name": manifest.name,
-        "model": manifest.model,
-        "cut": manifest.cut,
+        **{name: getattr(manifest, name) for name in ("name", "model", "cut")},
         "budget_bytes": budget_bytes,
         **asdict(result),
     }
@@ -417,19 +407,17 @@ def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:
         decisions.append(("decision bytes", bytes_row(result.decision_bytes)))
         flops = f"{result.mean_flops_share:.0%} of the FLOPs in the mean, {result.head_flops_share:.0%} where it sends"
     return facts(
-        [
-            ("bundle", f"{manifest.name} ({bundle.id.hex()[:12]}): {manifest.model} cut at {manifest.cut}"),
-            ("photos", f"{result.photos:,}, {result.labelled:,} with a label{skipped}"),
-            ("top-1", Text(points(result.top1), "bold")),
-            ("top-1 uncut", points(result.top1_uncut)),
-            ("drop", points(result.top1_drop, " points")),
-            ("top-5", points(result.top5)),
-            ("agreement", f"{points(result.agreement)} get the uncut network's answer"),
-            *decisions,
-            ("payload bytes", bytes_row(result.payload_bytes)),
-            ("frame bytes", bytes_row(result.frame_bytes)),
-            ("device" if decisions else "head", flops),
-        ]
+        ("bundle", f"{manifest.name} ({bundle.id.hex()[:12]}): {manifest.model} cut at {manifest.cut}"),
+        ("photos", f"{result.photos:,}, {result.labelled:,} with a label{skipped}"),
+        ("top-1", Text(points(result.top1), "bold")),
+        ("top-1 uncut", points(result.top1_uncut)),
+        ("drop", points(result.top1_drop, " points")),
+        ("top-5", points(result.top5)),
+        ("agreement", f"{points(result.agreement)} get the uncut network's answer"),
+        *decisions,
+        ("payload bytes", bytes_row(result.payload_bytes)),
+        ("frame bytes", bytes_row(result.frame_bytes)),
+        ("device" if decisions else "head", flops),
     )
 
 
@@ -479,49 +467,33 @@ def bundle_table(bundle: Bundle) -> Table:
     manifest = bundle.manifest
     budget = f", at most {manifest.budget_bytes:,} bytes" if manifest.budget_bytes else ""
     return facts(
-        [
-            ("bundle", f"{manifest.name}: {bundle.path}"),
-            ("id", bundle.id.hex()),
-            ("cut", f"{manifest.model} at {manifest.cut}, unit {manifest.unit}"),
-            ("task", manifest.task.name),
-            ("takes", f"photos at {manifest.preprocess.size} pixels; knows {manifest.num_classes:,} classes"),
-            ("sends", f"{latent_of(bundle)}, codec {manifest.codec}, setting {manifest.setting}{budget}"),
-            ("device", f"{manifest.head_flops_share:.0%} of the FLOPs"),
-            ("uncut network", "in the bundle" if bundle.uncut_path else "not in the bundle"),
-            ("bytes", f"{bundle.size:,}"),
-            *((name, str(value)) for name, value in sorted(manifest.extra.items())),
-        ]
+        ("bundle", f"{manifest.name}: {bundle.path}"),
+        ("id", bundle.id.hex()),
+        ("cut", f"{manifest.model} at {manifest.cut}, unit {manifest.unit}"),
+        ("task", manifest.task.name),
+        ("takes", f"photos at {manifest.preprocess.size} pixels; knows {manifest.num_classes:,} classes"),
+        ("sends", f"{latent_of(bundle)}, codec {manifest.codec}, setting {manifest.setting}{budget}"),
+        ("device", f"{manifest.head_flops_share:.0%} of the FLOPs"),
+        ("uncut network", "in the bundle" if bundle.uncut_path else "not in the bundle"),
+        ("bytes", f"{bundle.size:,}"),
+        *((name, str(value)) for name, value in sorted(manifest.extra.items())),
     )
 
 
 def show_ladder(ladder: Ladder, as_json: bool) -> None:
     if not as_json:
         return stdout().print(ladder_table(ladder))
-    print_json(
-        {
-            "ladder": str(ladder.path),
-            "name": ladder.name,
-            "model": ladder.model,
-            "id": ladder.id.hex(),
-            "bytes": ladder.size,
-            "rungs": [bundle_document(rung) for rung in ladder.rungs],
-        }
-    )
+    head = {"ladder": str(ladder.path), "name": ladder.name, "model": ladder.model, "id": ladder.id.hex()}
+    print_json({**head, "bytes": ladder.size, "rungs": [bundle_document(rung) for rung in ladder.rungs]})
 
 
 def ladder_table(ladder: Ladder) -> Grid:
     apart = sum(rung.size for rung in ladder.rungs)
-    rows: list[list[Cell]] = [
-        [
-            clean(rung.path.name, "bold"),
-            rung.id.hex()[:12],
-            latent_of(rung),
-            rung.manifest.codec,
-            str(rung.manifest.setting),
-            f"{rung.manifest.head_flops_share:.1%}",
-        ]
-        for rung in ladder.rungs
-    ]
+    rows: list[list[Cell]] = []
+    for rung in ladder.rungs:
+        name, manifest = clean(rung.path.name, "bold"), rung.manifest
+        cells = rung.id.hex()[:12], latent_of(rung), manifest.codec, str(manifest.setting)
+        rows.append([name, *cells, f"{manifest.head_flops_share:.1%}"])
     return Grid(
         ("rung", ">bundle", ">latent", ">codec", ">setting", ">share"),
         rows,

@@ -92,49 +92,32 @@ def profile(
 
 def profile_table(profile: Profile) -> Grid:
     meters = sorted({f"{each.energy.how}, {each.energy.meter}" for each in profile.candidates if each.energy})
-    energy = (
-        f"Device mJ: computing alone ({'; '.join(meters)})." if meters else "Energy: not known, no meter was given."
-    )
+    energy = f"Device mJ: computing alone ({'; '.join(meters)})" if meters else "Energy: not known, no meter was given"
     drop = "; ".join(DROP_NAMES[kind] for kind in sorted({each.drop_of for each in profile.candidates}))
-    rows: list[list[Cell]] = [
-        [
-            clean(each.name, "bold"),
-            f"{each.device_s * 1e3:.2f}",
-            f"{each.server_s * 1e3:.2f}",
-            f"{each.payload_bytes_mean:,.0f}",
-            number(each.payload_bytes_p95, 0),
-            f"{each.payload_bytes_max:,}",
-            f"{each.top1_drop:.1f}",
-            number(each.device_mj),
-        ]
-        for each in profile.candidates
-    ]
+    rows: list[list[Cell]] = []
+    for each in profile.candidates:
+        times = f"{each.device_s * 1e3:.2f}", f"{each.server_s * 1e3:.2f}"
+        sizes = (each.payload_bytes_mean, each.payload_bytes_p95, each.payload_bytes_max)
+        numbers = (*(number(size, 0) for size in sizes), number(each.top1_drop), number(each.device_mj))
+        rows.append([clean(each.name, "bold"), *times, *numbers])
     return Grid(
         ("partition", ">device\nms", ">server\nms", ">payload\nbytes", ">p95", ">largest", ">drop", ">device\nmJ"),
         rows,
         title="Partitions of bundle " + profile.bundle_id[:12],
         caption=f"{profile.photos:,} photos, {profile.labelled:,} labelled. Device: {profile.device}. Server: "
-        f"{profile.server}. Times: medians of processor time. Drop: {drop}. {energy}",
+        f"{profile.server}. Times: medians of processor time. Drop: {drop}. {energy}.",
     )
 
 
 def steps_table(profile: Profile) -> Grid:
     wanted = profile.device_load
     load = "" if wanted is None else f" Meanwhile {wanted:.1f} programs competed for each core."
-    rows: list[list[Cell]] = [
-        [
-            clean(each.name, "bold"),
-            step(each.detail.prepare),
-            counts(each.detail.compute),
-            step(each.detail.encode),
-            step(each.detail.decode),
-            counts(each.detail.tail),
-            counts(each.detail.server),
-            f"{each.detail.peak_rss_bytes / 1e6:.0f}",
-        ]
-        for each in profile.candidates
-        if each.detail is not None
-    ]
+    rows: list[list[Cell]] = []
+    for each in profile.candidates:
+        if (detail := each.detail) is not None:
+            device = step(detail.prepare), counts(detail.compute), step(detail.encode)
+            server = step(detail.decode), counts(detail.tail), counts(detail.server)
+            rows.append([clean(each.name, "bold"), *device, *server, f"{detail.peak_rss_bytes / 1e6:.0f}"])
     return Grid(
         ("partition", ">prepare", ">head", ">encode", ">decode", ">tail", ">server", ">RSS\nMB"),
         rows,
@@ -251,17 +234,15 @@ def choice_facts(profile: Profile, plan: Plan) -> Table:
 
     link = plan.link
     times = f"{rate(link.uplink_bps)} up, round trip {duration(link.round_trip_s)}, loss {link.loss:.2g}"
-    flips = [flip_words(flip) for flip in plan.flips]
-    flips = flips or ["none: no bandwidth, round trip or server load changes the choice"]
+    none = "none: no bandwidth, round trip or server load changes the choice"
+    flips = [flip_words(flip) for flip in plan.flips] or [none]
     return facts(
-        [
-            ("choice", clean(plan.choice.name, "bold")),
-            ("objective", plan.objective),
-            ("link", f"{link.name}: {times}"),
-            ("server", f"{plan.server_load:g} photos ahead of ours"),
-            ("profile", f"bundle {profile.bundle_id[:12]}, {profile.model}, on {profile.device}"),
-            *(("" if place else "flips", words) for place, words in enumerate(flips)),
-        ]
+        ("choice", clean(plan.choice.name, "bold")),
+        ("objective", plan.objective),
+        ("link", f"{link.name}: {times}"),
+        ("server", f"{plan.server_load:g} photos ahead of ours"),
+        ("profile", f"bundle {profile.bundle_id[:12]}, {profile.model}, on {profile.device}"),
+        *(("" if place else "flips", words) for place, words in enumerate(flips)),
     )
 
 
@@ -287,16 +268,11 @@ def front_table(plan: Plan) -> Grid:
     )
 
 
-def prediction_cells(name: str, each: Prediction) -> Iterator[str]:
+def prediction_cells(name: str, each: Prediction) -> list[str]:
     link_s = each.setup_s + each.send_s + each.round_trip_s + each.answer_s
-    yield name
-    for seconds in (each.latency_s, each.device_s, link_s, each.server_s):
-        yield f"{seconds * 1e3:,.1f}"
-    yield f"{each.uplink_bytes:,.0f}"
-    yield number(each.device_energy_mj)
-    yield f"{each.top1_drop:.1f}"
-    if each.cost is not None:
-        yield f"{each.cost:.3g}"
+    times = (number(seconds * 1e3) for seconds in (each.latency_s, each.device_s, link_s, each.server_s))
+    cost = [] if each.cost is None else [f"{each.cost:.3g}"]
+    return [name, *times, number(each.uplink_bytes, 0), number(each.device_energy_mj), number(each.top1_drop), *cost]
 
 
 def why_rejected(rejected: Rejected) -> str:
@@ -368,7 +344,7 @@ def bench(
             server_threads=server_threads,
             on_progress=step,
         )
-    document = bench_document(report)
+    document = {"kind": BENCH_MARK, "format_version": 1, "command": command_line(sys.argv), **asdict(report)}
     if target is not None:
         write_whole(target, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
     if drawing is not None:
@@ -398,15 +374,13 @@ def bench_renderables(report: BenchReport) -> Iterator[RenderableType]:
     if report.meter_how is not None:
         compute = f"{how[report.meter_how]}, by {report.meter}; of this machine, not scaled"
     yield facts(
-        [
-            ("network", f"{report.model}; weights: {report.weights}"),
-            ("device", report.device),
-            ("server", f"{report.server}; a process of its own"),
-            ("link", "shaped, on loopback; its rate is of the bytes that sockets carry"),
-            ("bound", "round trip + socket bytes / bandwidth + what device and server compute"),
-            ("compute mJ", compute),
-            ("radio mJ", "modelled: the paper's power while it sends"),
-        ]
+        ("network", f"{report.model}; weights: {report.weights}"),
+        ("device", report.device),
+        ("server", f"{report.server}; a process of its own"),
+        ("link", "shaped, on loopback; its rate is of the bytes that sockets carry"),
+        ("bound", "round trip + socket bytes / bandwidth + what device and server compute"),
+        ("compute mJ", compute),
+        ("radio mJ", "modelled: the paper's power while it sends"),
     )
     for each, rows in report.by_condition():
         yield link_table(each, rows)
@@ -426,16 +400,10 @@ def link_table(conditions: Conditions, rows: Sequence[BenchRow]) -> Grid:
     numbers = (">ms", ">p95", ">bound", ">device", ">server", ">socket\nbytes", ">compute\nmJ", ">radio\nmJ")
     cells: list[list[Cell]] = []
     for each in rows:
-        times = (each.latency_ms, each.latency_p95_ms, each.bound_ms, each.device_ms, each.server_ms)
-        cells.append(
-            [
-                clean(each.partition, "bold"),
-                *(number(value) for value in times),
-                number(each.socket_bytes, 0),
-                *(number(value) for value in (each.compute_mj, each.radio_mj, each.photos_per_s)),
-                number(each.agreement, 0),
-            ]
-        )
+        times = map(number, (each.latency_ms, each.latency_p95_ms, each.bound_ms, each.device_ms, each.server_ms))
+        rest = map(number, (each.compute_mj, each.radio_mj, each.photos_per_s))
+        sizes, same = number(each.socket_bytes, 0), number(each.agreement, 0)
+        cells.append([clean(each.partition, "bold"), *times, sizes, *rest, same])
     return Grid(
         ("partition", *numbers, ">photos/s", ">same"),
         cells,

@@ -106,8 +106,8 @@ def photos_of(bundle: str | None, data: str | None, shown: int, limit: int, budg
 def report_document(page: ReportPage) -> dict[str, object]:
     return {
         "sources": [
-            {"path": str(source.path), "kind": source.kind, "model": source.model or None, "command": source.command}
-            for source in page.sources
+            {"path": str(each.path), "kind": each.kind, "model": each.model or None, "command": each.command}
+            for each in page.sources
         ],
         "sections": [
             {
@@ -153,9 +153,11 @@ def privacy(
     loaded = Bundle.load(bundle)
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
-        attack = Attack(
-            loaded, config, lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
-        )
+
+        def step(what: str, done: int, total: int | None) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        attack = Attack(loaded, config, step)
         report = run_attack(attack)
         pictures = draw_pictures(attack)
     if as_json:

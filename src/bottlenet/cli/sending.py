@@ -162,9 +162,8 @@ class Report:
         before = " (before)" if outcome.again else ""
         print_error(f"{outcome.why}{before}: {outcome.reason}")
         if self._as_json:
-            self._line(
-                {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason, "again": outcome.again}
-            )
+            words = {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason}
+            self._line({**words, "again": outcome.again})
 
     def unlisted(self, path: str, why: str) -> None:
         """Name a folder, or a file in one, that can't be looked at."""

@@ -66,12 +66,8 @@ def option(field: str) -> str:
 TLS = "HAProxy takes connections, so put what speaks TLS in front of it, and leave this out"
 BROKER = "a broker shares frames out by itself, so start `bottlenet serve --mqtt` on each machine instead"
 NOT_FOR_RAY = {
-    "tls_cert": TLS,
-    "tls_key": TLS,
-    "mqtt": BROKER,
-    "mqtt_password": BROKER,
-    "mqtt_ca": BROKER,
-    "mqtt_group": BROKER,
+    **dict.fromkeys(("tls_cert", "tls_key"), TLS),
+    **dict.fromkeys(("mqtt", "mqtt_password", "mqtt_ca", "mqtt_group"), BROKER),
     "first_byte_s": "HAProxy has --request-s for the whole header; leave this out",
     "max_per_address": "to a replica all come from HAProxy's address; limit it in what is in front, and leave this out",
 }
@@ -143,29 +139,26 @@ def serve(
 
     set_up_logging(log_level, as_json=log_json)
     common: dict[str, Any] = {"host": host, "port": port, "access": access, "stop_with_input": stop_with_input}
+    options: dict[str, Any] = {"threads": threads, "max_batch": max_batch, "page": page}
     if engine == RAY:
         require("serve --engine ray", "ray")
         from bottlenet.cloud.ray.cluster import Deployed
         from bottlenet.cloud.ray.cluster import serve as run_replicas
 
+        options |= dataclasses.asdict(cluster)
+        ray_address = options.pop("ray_address")
         deployed = Deployed(
             bundles=tuple(str(one.path.resolve()) for one in loaded),
             tokens=access.tokens and os.path.abspath(access.tokens),
             watch=watch and os.path.abspath(watch),
-            threads=threads,
-            max_batch=max_batch,
-            page=page,
             insecure=access.insecure,
-            replicas=cluster.replicas,
-            max_replicas=cluster.max_replicas,
-            replica_frames=cluster.replica_frames,
             log_level=log_level,
             log_json=log_json,
             limits=limits,
+            **options,
         )
-        return run_replicas(deployed, announce, ray_address=cluster.ray_address, **common)
-    broker = mqtt.broker()
-    run(loaded, announce, limits, broker=broker, watch=watch, threads=threads, max_batch=max_batch, page=page, **common)
+        return run_replicas(deployed, announce, ray_address=ray_address, **common)
+    run(loaded, announce, limits, broker=mqtt.broker(), watch=watch, **options, **common)
 
 
 def decode(
@@ -206,7 +199,7 @@ def decode(
         return print_json({"file": file, **frame_document(frame), **found_document(found), "times": times})
     took = f"decode {times['decode_ms']:.2f} ms, tail {times['tail_ms']:.1f} ms"
     choices = [(f"{each.score:.1%}", clean(each.label, "" if rank else "bold")) for rank, each in enumerate(found.top)]
-    stdout().print(facts([("frame", file), *frame_rows(frame), ("took", took), *choices]))
+    stdout().print(facts(("frame", file), *frame_rows(frame), ("took", took), *choices))
     if not is_plain(task):
         stdout().print(found_table(task, [(file, found)]))
 

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -89,7 +89,7 @@ class PlainProgress(Progress):
 LINE_S = 60.0  # between lines of progress where there is no terminal
 
 
-def facts(rows: Iterable[tuple[str, Cell]]) -> Table:
+def facts(*rows: tuple[str, Cell]) -> Table:
     """Lay out names and values, one a line. Long values are folded."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from bottlenet.cloud.batcher import Batcher
     from bottlenet.cloud.decoder import Decoder, Scored
 
-
 __all__ = ["Batcher", "Decoder", "Limits", "Scored", "create_app"]
 
 

@@ -112,10 +112,8 @@ class Access:
         if self.tokens or self.tls_cert or self.insecure:
             return
         if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-            raise InputError(
-                f"{host} can be reached from other machines, and any client would be served; "
-                "give --tokens, or --tls-cert and --tls-key, or say --insecure"
-            )
+            what = f"{host} can be reached from other machines, and any client would be served"
+            raise InputError(f"{what}; give --tokens, or --tls-cert and --tls-key, or say --insecure")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import contextlib
 import ipaddress
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -101,16 +102,8 @@ def create_app(
     if not bundles and watch is None:
         raise InputError("no bundle to serve; give at least one, or a folder to watch")
     limits, metrics = limits or Limits(), Metrics()
-    served_bundles = Bundles(
-        lambda work: Batcher(
-            work,
-            max_batch=max_batch,
-            max_waiting=limits.max_waiting,
-            on_batch=metrics.took_batch,
-            on_results=metrics.did_batch,
-        ),
-        threads,
-    )
+    line = partial(Batcher, max_batch=max_batch, max_waiting=limits.max_waiting)
+    served_bundles = Bundles(partial(line, on_batch=metrics.took_batch, on_results=metrics.did_batch), threads)
     service = Service(served_bundles, limits, metrics, None if tokens is None else Tokens(tokens))
     folder = None if watch is None else Folder(watch, served_bundles, threads, limits.grace_s)
     for bundle in load_all(bundles) if bundles else ():

@@ -54,22 +54,14 @@ class Decoder:
     def decode(self, frame: Frame) -> NDArray[np.uint8]:
         """Decode a frame to symbols (C, H, W). FrameError, PayloadError: it does not decode."""
         if frame.bundle_tag != self.bundle.tag:
-            raise FrameError(
-                f"frame is for bundle {frame.bundle_tag.hex()}, but this is bundle {self.bundle.tag.hex()}; "
-                "use the same bundle on both sides"
-            )
+            what = f"frame is for bundle {frame.bundle_tag.hex()}, but this is bundle {self.bundle.tag.hex()}"
+            raise FrameError(f"{what}; use the same bundle on both sides")
         return self._codec(frame.codec, frame.setting).decode(frame.payload)
 
     def scores(self, frames: Sequence[Frame]) -> Scored:
         """Score frames; those that do not decode are left out of the run. BundleError: tail.onnx does not run."""
         manifest = self.bundle.manifest
-        return scored(
-            frames,
-            self.decode,
-            lambda symbols: run_graph(self._tail, symbols=symbols),
-            shape=manifest.latent,
-            output=manifest.output,
-        )
+        return scored(frames, self.decode, manifest.latent, self._tail, "symbols", manifest.output)
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
         """Answer each frame, or give the error that says why there is no answer."""
@@ -79,12 +71,12 @@ class Decoder:
 def scored(
     frames: Sequence[Frame],
     decode: Callable[[Frame], NDArray[np.uint8]],
-    run: Callable[[NDArray[np.uint8]], NDArray[Any]],
-    *,
     shape: tuple[int, ...],
+    graph: InferenceSession,
+    name: str,
     output: Port,
 ) -> Scored:
-    """Score frames: `decode` makes one input (*shape) of a frame, `run` an `output` of inputs (B, *shape)."""
+    """Score frames: `decode` makes one input (*shape) of a frame, `graph` an `output` of (B, *shape) as its `name`."""
     inputs = np.empty((len(frames), *shape), np.uint8)
     errors: list[WireError | None] = [None] * len(frames)
     started = perf_counter_ns()
@@ -96,11 +88,11 @@ def scored(
     decoded = perf_counter_ns()
     good = [number for number, error in enumerate(errors) if error is None]
     if len(good) == len(frames):
-        scores = run(inputs)
+        scores = run_graph(graph, **{name: inputs})
     else:
         scores = output.blank(len(frames))
         if good:
-            scores[good] = run(inputs[good])
+            scores[good] = run_graph(graph, **{name: inputs[good]})
     tail_us = microseconds(perf_counter_ns() - decoded) if good else 0
     return Scored(scores, microseconds(decoded - started), tail_us, tuple(errors))
 
@@ -139,13 +131,7 @@ class Photos:
             text = f"bundle {manifest.name} has no whole network on this server; send frames of its head"
             return [FrameError(text) for _ in frames]
         size = manifest.uncut_preprocess.size
-        batch = scored(
-            frames,
-            self.pixels,
-            lambda pixels: run_graph(uncut, pixels=pixels),
-            shape=(size, size, 3),
-            output=manifest.output,
-        )
+        batch = scored(frames, self.pixels, (size, size, 3), uncut, "pixels", manifest.output)
         return answers_of(frames, batch, manifest.task)
 
     def pixels(self, frame: Frame) -> NDArray[np.uint8]:

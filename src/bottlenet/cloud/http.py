@@ -124,18 +124,9 @@ PAGE = Path(__file__).parent / "page"
 PHOTOS = Path(__file__).parents[1] / "demo" / "photos"
 FOR_DEVICES = (MANIFEST, "labels.txt", "tables.bin", "head.onnx", "exit.onnx", "uncut.onnx")  # not tail.onnx
 
-CSP = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self' 'wasm-unsafe-eval'",
-        "style-src 'self'",
-        "img-src 'self' blob:",
-        "connect-src 'self'",
-        "worker-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
+CSP = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CSP,

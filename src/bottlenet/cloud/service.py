@@ -42,11 +42,8 @@ INTERNAL = "the server failed on this frame; its log says why"
 class Stream(Protocol):
     """An open stream of frames, as the code that drains a bundle needs it."""
 
-    def take_no_more(self) -> None:
-        """Refuse frames from now on."""
-
-    async def end(self, code: int, reason: str) -> None:
-        """Close once the frames that were taken have their answers."""
+    def take_no_more(self) -> None: ...
+    async def end(self, code: int, reason: str) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)

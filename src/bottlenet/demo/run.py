@@ -93,12 +93,11 @@ class PhotoResult:
 
     @property
     def device_ms(self) -> float:
-        times = self.prediction.times
-        return times.prepare_ms + times.head_ms + times.encode_ms
+        return self.prediction.times.device_ms
 
     @property
     def server_ms(self) -> float:
-        return self.prediction.times.decode_ms + self.prediction.times.tail_ms
+        return self.prediction.times.server_ms
 
     def with_split(self, link: Link) -> float:
         """Compute ms on `link`: all that the socket was given for this photo, and computing on both sides."""
@@ -146,7 +145,8 @@ def run_demo(bundle: Bundle, sources: Sequence[Path], step: Progress = lambda do
         edge.classify(sources[0])  # the first one also opens the connection and warms both sides up
         device.work(EDGE_ONLY, sources[0])
         for done, (source, one) in enumerate(zip(sources, pixels, strict=True), 1):
-            predictions = sorted((edge.classify(source) for _ in range(REPEATS)), key=busy_ms)
+            predictions = [edge.classify(source) for _ in range(REPEATS)]
+            predictions.sort(key=lambda each: each.times.device_ms + each.times.round_trip_ms)
             uncut = sorted((device.work(EDGE_ONLY, source) for _ in range(REPEATS)), key=lambda each: each.compute_ms)
             middle = uncut[REPEATS // 2]
             assert isinstance(middle.result, Answer)
@@ -164,12 +164,6 @@ def run_demo(bundle: Bundle, sources: Sequence[Path], step: Progress = lambda do
             )
             step(done, len(sources))
     return DemoResult(bundle, tuple(results))
-
-
-def busy_ms(prediction: Prediction) -> float:
-    """Add up the time from the file to the answer."""
-    times = prediction.times
-    return times.prepare_ms + times.head_ms + times.encode_ms + times.round_trip_ms
 
 
 def code_input(pixels: NDArray[np.uint8], codec: InputCodec) -> CodedInput:
@@ -200,9 +194,6 @@ def page(result: DemoResult) -> str:
     payload_bytes = result.mean(lambda photo: photo.prediction.payload_bytes)
     frame_bytes = result.mean(lambda photo: photo.prediction.frame_bytes)
     channels, height, width = manifest.latent
-    links = ", ".join(
-        f"{link.name} {link.uplink_bps / 1e6:g} Mbit/s and {link.round_trip_s * 1e3:.0f} ms" for link in LINKS.values()
-    )
     return template("bottlenet.demo", "report.html").substitute(
         title="BottleNet demo",
         style=style(),
@@ -218,11 +209,17 @@ def page(result: DemoResult) -> str:
         codec=CODEC_NAMES.get(manifest.codec, words(manifest.codec)),
         photos="\n".join(article(number, photo, scale) for number, photo in enumerate(result.photos, 1)),
         repeats=REPEATS,
-        links=words(links),
+        links=words(links_in_words()),
         bundle=words(manifest.name),
         bundle_id=result.bundle.id.hex()[:12],
         model=words(manifest.model),
         cut=words(manifest.cut),
+    )
+
+
+def links_in_words() -> str:
+    return ", ".join(
+        f"{link.name} {link.uplink_bps / 1e6:g} Mbit/s and {link.round_trip_s * 1e3:.0f} ms" for link in LINKS.values()
     )
 
 
@@ -275,27 +272,24 @@ def article(number: int, photo: PhotoResult, scale: Scale) -> str:
     same = photo.same_answer
     badge = "same answer as uncut" if same else f"uncut: {photo.uncut[0].label}"
     rows, columns = photo.picture.shape
-    return (
-        template("bottlenet.demo", "photo.html")
-        .substitute(
-            number=number,
-            name=words(photo.name),
-            answer=words(photo.prediction.label),
-            score=percent(photo.prediction.score),
-            badge=f'<span class="badge{"" if same else " other"}">{words(badge)}</span>',
-            photo=data_url(photo.pixels, "JPEG", quality=PHOTO_QUALITY),
-            size=len(photo.pixels),
-            mosaic=data_url(stretched(photo.picture), "PNG", optimize=True),
-            rows=rows,
-            columns=columns,
-            payload=f"{photo.prediction.payload_bytes:,}",
-            split_answers=answers_table("Cut in two", photo.prediction.top, "split"),
-            uncut_answers=answers_table("Uncut network", photo.uncut, "whole"),
-            bytes=bytes_table(photo, scale),
-            links=links_table(photo),
-        )
-        .strip()
+    html = template("bottlenet.demo", "photo.html").substitute(
+        number=number,
+        name=words(photo.name),
+        answer=words(photo.prediction.label),
+        score=percent(photo.prediction.score),
+        badge=f'<span class="badge{"" if same else " other"}">{words(badge)}</span>',
+        photo=data_url(photo.pixels, "JPEG", quality=PHOTO_QUALITY),
+        size=len(photo.pixels),
+        mosaic=data_url(stretched(photo.picture), "PNG", optimize=True),
+        rows=rows,
+        columns=columns,
+        payload=f"{photo.prediction.payload_bytes:,}",
+        split_answers=answers_table("Cut in two", photo.prediction.top, "split"),
+        uncut_answers=answers_table("Uncut network", photo.uncut, "whole"),
+        bytes=bytes_table(photo, scale),
+        links=links_table(photo),
     )
+    return html.strip()
 
 
 def answers_table(title: str, choices: Sequence[Choice], kind: str) -> str:
@@ -311,12 +305,9 @@ def answers_table(title: str, choices: Sequence[Choice], kind: str) -> str:
 def byte_rows(photo: PhotoResult) -> list[tuple[str, int, str]]:
     """List (name, bytes, kind): what is sent with the split, and the pixels as files."""
     sent = photo.prediction
-    return [
-        ("Payload", sent.payload_bytes, "split"),
-        ("Frame", sent.frame_bytes, "split"),
-        ("Socket", sent.socket_bytes, "split"),
-        *((coded.codec.name, coded.size_bytes, "whole") for coded in photo.inputs.values()),
-    ]
+    split = {"Payload": sent.payload_bytes, "Frame": sent.frame_bytes, "Socket": sent.socket_bytes}
+    whole = {coded.codec.name: coded.size_bytes for coded in photo.inputs.values()}
+    return [(name, size, kind) for kind, rows in (("split", split), ("whole", whole)) for name, size in rows.items()]
 
 
 def bytes_table(photo: PhotoResult, scale: Scale) -> str:
@@ -336,18 +327,11 @@ def links_table(photo: PhotoResult) -> str:
     rows = ""
     for link in LINKS.values():
         times = [photo.with_split(link), *(photo.without_split(link, name) for name in codecs)]
-        cells = "".join(
-            f"<td>{'<b>' if ms == min(times) else ''}{ms:.0f}{'</b>' if ms == min(times) else ''}</td>" for ms in times
-        )
+        cells = "".join(f"<td><b>{ms:.0f}</b></td>" if ms == min(times) else f"<td>{ms:.0f}</td>" for ms in times)
         rows += f'<tr><th scope="row">{words(link.name)}</th>{cells}</tr>'
-    caption = (
-        f"<caption>Milliseconds <span>computed; device {photo.device_ms:.1f}, server {photo.server_ms:.1f}</span>"
-        "</caption>"
-    )
-    return (
-        f'<table class="links">{caption}<thead><tr><th scope="col">Link</th><th scope="col">Cut in two</th>{heads}</tr>'
-        f"</thead><tbody>{rows}</tbody></table>"
-    )
+    caption = f"Milliseconds <span>computed; device {photo.device_ms:.1f}, server {photo.server_ms:.1f}</span>"
+    head = f'<thead><tr><th scope="col">Link</th><th scope="col">Cut in two</th>{heads}</tr></thead>'
+    return f'<table class="links"><caption>{caption}</caption>{head}<tbody>{rows}</tbody></table>'
 
 
 def bar(filled: float) -> str:

@@ -68,9 +68,8 @@ class Auto:
         self._home = bundles[0].tag  # whose connection the probes take: the last that was used
         self._link = threading.Lock()  # one message at a time
         self._state = threading.Condition()  # of the pilot and what follows
-        self._backoff = Backoff(
-            first_s=min(FIRST_TRY_S, self._policy.longest_away_s), cap_s=self._policy.longest_away_s
-        )
+        longest_s = self._policy.longest_away_s
+        self._backoff = Backoff(first_s=min(FIRST_TRY_S, longest_s), cap_s=longest_s)
         self._last = monotonic()  # that something was answered
         self._pings = 0  # since the last photo
         self._watcher: threading.Thread | None = None
@@ -242,10 +241,8 @@ def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) 
     for each in profiles:
         if each.bundle_id not in known:
             expected = " or ".join(bundle_id[:12] for bundle_id in known[len(bundles) < 2 :])
-            measured = each.bundle_id[:12]
-            raise InputError(
-                f"the profile is of bundle {measured}, not of {expected}; measure that with bottlenet profile"
-            )
+            what = f"the profile is of bundle {each.bundle_id[:12]}, not of {expected}"
+            raise InputError(f"{what}; measure that with bottlenet profile")
     whole = merged(profiles)
     cuts = {bundle.manifest.cut for bundle in bundles}
     if missing := cuts - {each.cut for each in whole.candidates}:
@@ -259,6 +256,5 @@ def check_auto(partition: str, budget_bytes: int | None, fallback: str | None, s
     if partition != AUTO:
         raise InputError(f"partition is {partition!r}; give {AUTO!r}, or leave it out")
     if budget_bytes is not None or fallback is not None or sure is not None:
-        raise InputError(
-            f"partition={AUTO!r} takes no budget, no fallback and no sure: it always falls back, and the rest is known"
-        )
+        why = "it always falls back, and the rest is known"
+        raise InputError(f"partition={AUTO!r} takes no budget, no fallback and no sure: {why}")

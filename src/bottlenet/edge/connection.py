@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -39,6 +39,12 @@ PORTS = {"ws": 80, "wss": 443}
 IN_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")  # of what a token may have
 TOKEN_ADVICE = "give a token that it knows: --token-file, or BOTTLENET_TOKEN"
 CLOSE_TIMEOUT_S = 1.0
+OPTIONS: dict[str, Any] = {
+    **dict.fromkeys(("compression", "user_agent_header", "proxy", "ping_interval")),
+    "close_timeout": CLOSE_TIMEOUT_S,
+    "max_size": MAX_ANSWER_BYTES,
+}
+
 
 SEQUENCES = 2**16
 SHORTEST_ANSWER_BYTES = 3  # up to the sequence number
@@ -103,20 +109,9 @@ def open_websocket(
         sock = open_socket(host, port, timeout_s, tls)
         # The socket does TLS itself, so for WebSocket there is none.
         netloc = f"[{scopeless}]:{port}" if ":" in scopeless else f"{scopeless}:{port}"
-        connection = stack.enter_context(
-            connect(
-                address._replace(scheme="ws", netloc=netloc).geturl(),
-                sock=sock,
-                additional_headers=headers,
-                compression=None,
-                user_agent_header=None,
-                proxy=None,
-                open_timeout=max(0.001, deadline - monotonic()),
-                ping_interval=None,
-                close_timeout=CLOSE_TIMEOUT_S,
-                max_size=MAX_ANSWER_BYTES,
-            )
-        )
+        plain, left_s = address._replace(scheme="ws", netloc=netloc).geturl(), max(0.001, deadline - monotonic())
+        opening = connect(plain, sock=sock, additional_headers=headers, open_timeout=left_s, **OPTIONS)
+        connection = stack.enter_context(opening)
     except (OSError, WebSocketException, EOFError, ValueError, RuntimeError) as error:  # the last: no thread is left
         raise unopened(error, url, token is not None) from error
     return WebSocketTransport(server_of(address), sock, stack, connection)
@@ -126,9 +121,8 @@ def for_header(token: str | Callable[[], str]) -> str:
     """Return the token. InputError: no header can hold it, which would be said with the token in the message."""
     text = token if isinstance(token, str) else token()
     if IN_HEADER.fullmatch(text) is None:
-        raise InputError(
-            "the token is empty, or has a line end, a space around it or a character beyond ASCII; strip it"
-        )
+        what = "the token is empty, or has a line end, a space around it or a character beyond ASCII"
+        raise InputError(f"{what}; strip it")
     return text
 
 
@@ -319,8 +313,7 @@ class Stream:
         """Send one frame alone, and wait for its answer. Errors as for `send`, `receive` and `Reply.answer`."""
         self.send(frame)
         reply = self.receive(timeout_s)
-        if not isinstance(reply.outcome, Answer):
-            raise reply.outcome
+        reply.answer  # noqa: B018  # raises a refusal
         return reply
 
     def send(self, frame: Frame) -> int:

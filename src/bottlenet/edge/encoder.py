@@ -67,10 +67,8 @@ class Encoder:
         if budget_bytes is not None and not is_number(budget_bytes, Integral):
             raise InputError(f"budget_bytes is {budget_bytes!r}; give an integer")
         if budget_bytes is not None and budget_bytes <= HEADER_BYTES:
-            raise InputError(
-                f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}; give "
-                f"{HEADER_BYTES + 1} or more"
-            )
+            what = f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}"
+            raise InputError(f"{what}; give {HEADER_BYTES + 1} or more")
         self.bundle = bundle
         self.sure = bound_of(bundle, sure)
         own = bundle.manifest.budget_bytes
@@ -134,15 +132,8 @@ class Encoder:
         symbols = self.head(pixels[None])[0]
         ran = perf_counter()
         frame = self._pack(symbols, sequence)
-        encoded = perf_counter()
-        return Encoded(
-            frame,
-            symbols,
-            prepare_ms=(prepared - started) * 1e3,
-            head_ms=(ran - prepared) * 1e3,
-            encode_ms=(encoded - ran) * 1e3,
-            square=square,
-        )
+        prepare_ms, head_ms = (prepared - started) * 1e3, (ran - prepared) * 1e3
+        return Encoded(frame, symbols, prepare_ms, head_ms, (perf_counter() - ran) * 1e3, square)
 
     def _pack(self, symbols: NDArray[np.uint8], sequence: int) -> Frame:
         """Compress (C, H, W) symbols into a frame within the budget."""
@@ -267,9 +258,8 @@ def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) ->
     if not bundles:
         raise InputError("no bundle is given; give at least one")
     device = Device(bundles[0])
-    sides = {
-        each: Side(bundles[0], device.encoder, partial(device.work, each)) for each in partitions_of(bundles[0], codecs)
-    }
+    own = partitions_of(bundles[0], codecs)
+    sides = {each: Side(bundles[0], device.encoder, partial(device.work, each)) for each in own}
     for bundle in bundles[1:]:
         each = split(bundle)
         if each in sides:

@@ -18,6 +18,7 @@ half computes on the CPU.
 from __future__ import annotations
 
 import importlib
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,10 +67,8 @@ class Counter:
 class CountingMeter:
     """The sum of counters, each of which may begin again once between two readings: within minutes at the earliest."""
 
-    how = "measured"
-
-    def __init__(self, name: str, counters: Sequence[Counter]) -> None:
-        self.name = name
+    def __init__(self, name: str, counters: Sequence[Counter], how: str = "measured") -> None:
+        self.name, self.how = name, how
         self._counters = counters
         self._last = [counter.read_mj() for counter in counters]
         self._total_mj = 0.0
@@ -129,23 +128,6 @@ class SamplingMeter:
             return self._total_mj
 
 
-class ModelMeter:
-    """No meter at all: a power for each second of processor time of this process."""
-
-    how = "modelled"
-
-    def __init__(self, name: str, power_mw: float) -> None:
-        self.name = name
-        self._power_mw = power_mw
-        self._start_s = process_time()
-
-    def energy_mj(self) -> float:
-        return (process_time() - self._start_s) * self._power_mw
-
-    def close(self) -> None:
-        pass
-
-
 def open_meter(kind: str, sys_root: Path = SYS) -> Meter:
     """Open a meter, counting from now; `sys_root` is where sysfs is. InputError: no such kind, or it can't be read."""
     if kind == "auto":
@@ -198,9 +180,8 @@ def open_nvml(sys_root: Path) -> CountingMeter:
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError as error:
-        raise InputError(
-            "meter nvml needs the package pynvml; pip install nvidia-ml-py, or take another: --meter auto"
-        ) from error
+        text = "meter nvml needs the package pynvml; pip install nvidia-ml-py, or take another: --meter auto"
+        raise InputError(text) from error
     try:
         nvml.nvmlInit()
         gpu = nvml.nvmlDeviceGetHandleByIndex(0)
@@ -235,10 +216,14 @@ def read_text(kind: str, path: Path) -> str:
 
 
 def unreadable(kind: str, path: Path | None, why: str) -> InputError:
-    where = "" if path is None else f"{path}: "
-    return InputError(
-        f"meter {kind} can't be read: {where}{why}; mend that (most need root), or take another: --meter auto"
-    )
+    what = f"meter {kind} can't be read: {'' if path is None else f'{path}: '}{why}"
+    return InputError(f"{what}; mend that (most need root), or take another: --meter auto")
+
+
+def open_model(sys_root: Path) -> CountingMeter:
+    """Take the paper's power for each second of processor time of this process, as there is no meter."""
+    modelled = Counter(lambda: process_time() * PAPER_DEVICE_MW, math.inf)
+    return CountingMeter(f"the paper's device, {PAPER_DEVICE_MW:,.0f} mW", [modelled], "modelled")
 
 
 AUTO = ("rapl", "jetson", "model")
@@ -246,5 +231,5 @@ METERS: dict[str, Callable[[Path], Meter]] = {
     "rapl": open_rapl,
     "jetson": open_jetson,
     "nvml": open_nvml,
-    "model": lambda sys_root: ModelMeter(f"the paper's device, {PAPER_DEVICE_MW:,.0f} mW", PAPER_DEVICE_MW),
+    "model": open_model,
 }

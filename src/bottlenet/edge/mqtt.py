@@ -116,12 +116,10 @@ class MqttTransport:
             self._replies.put(refusal_bytes(int.from_bytes(message[2:4], "big"), text))
             return
         with self._changed:
-            room = self._changed.wait_for(
-                lambda: self._failure is not None or self._unacknowledged < self._window, self._timeout_s
-            )
+            self._changed.wait_for(lambda: self._failure or self._unacknowledged < self._window, self._timeout_s)
             if self._failure is not None:
                 raise self._failure
-            if not room:
+            if self._unacknowledged >= self._window:
                 raise LinkError(f"{self._broker.name} acknowledges nothing, for {self._timeout_s:g} s; try again")
             self._unacknowledged += 1
         self._client.publish(self._topic, message, 1, properties=self._properties)

@@ -52,9 +52,7 @@ class Folder:
             raise InputError(f"{path}: it is no folder; give one that photos come into")
 
     def photos(self) -> Iterator[str]:
-        for photo in self._walk():
-            if self._stamp(photo.path) is not None:
-                yield photo.path
+        return (photo.path for photo in self._walk() if self._stamp(photo.path) is not None)
 
     def watch(self) -> Iterator[str | None]:
         """Give those that are there and those that come, without end; None when all have been given, or may be written.
@@ -141,9 +139,8 @@ class Folder:
             if identity in self._identities and not known:
                 return []
             with os.scandir(folder) as found:
-                entries = sorted(
-                    (entry for entry in found if not is_system_name(entry.name)), key=lambda entry: entry.name
-                )
+                kept = [entry for entry in found if not is_system_name(entry.name)]
+            entries = sorted(kept, key=lambda entry: entry.name)
         except OSError as error:
             self._folders.pop(folder, None)
             if not isinstance(error, FileNotFoundError) or folder == self._path:

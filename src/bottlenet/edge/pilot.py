@@ -232,13 +232,12 @@ class Pilot:
         assert estimate is not None
         load = self._load.value(1.0)
         device_s, server_s = self._device_s(), self._server_s()
-        rows = [
-            replace(each, device_s=float(device_s[i]), server_s=float(server_s[i]))
-            for i, each in enumerate(self.candidates)
-            if self._allowed[i]
-        ]
+        rows = tuple(
+            replace(self.candidates[i], device_s=float(device_s[i]), server_s=float(server_s[i]))
+            for i in np.flatnonzero(self._allowed)
+        )
         link = replace(estimate.link(), name=f"{estimate.link().name} and a server at {load:.1f} times its idle time")
-        return choose(replace(self._profile, candidates=tuple(rows)), link, server_load=load - 1).reason
+        return choose(replace(self._profile, candidates=rows), link, server_load=load - 1).reason
 
     def _move(self, target: int, reason: str) -> None:
         source, self._current = self._current, target
@@ -397,11 +396,8 @@ class LinkProbe:
         if direction == 0:
             # One that is smaller says nothing about the uplink on which the odd ones were late.
             oldest = self._count - ODD_KEPT
-            self._odd = [
-                (count, each)
-                for count, each in self._odd
-                if count > oldest and trip.sent_bytes < SAME_SIZE * each.sent_bytes
-            ]
+            recent = [(count, each) for count, each in self._odd if count > oldest]
+            self._odd = [(count, each) for count, each in recent if trip.sent_bytes < SAME_SIZE * each.sent_bytes]
             self._kept.append(trip)
         else:
             same = [(count, each) for count, each in self._odd if self._oddness(each) == direction]
@@ -470,11 +466,9 @@ class LinkProbe:
         off = np.abs(seconds - trips[:, None] - bits / bps[:, None])  # (G, N)
         noise = np.maximum(NOISE_S, NOISE_SHARE * seconds)
         cost = (weights * off / noise).sum(1)
-        if self._measured_bps is not None:
-            off_usual = (uplinks - math.log10(self._measured_bps)) / MEASURED
-        else:
-            off_usual = (uplinks - self._usual(trips)) / GUESSED
-        cost += np.log1p(off_usual**2 / 2)  # far from what is usual, twice as far makes no difference
+        measured = self._measured_bps
+        usual, sure = (self._usual(trips), GUESSED) if measured is None else (math.log10(measured), MEASURED)
+        cost += np.log1p(((uplinks - usual) / sure) ** 2 / 2)  # far from what is usual, twice as far is no matter
         return float(uplinks[cost.argmin()])
 
     def _usual(self, round_trips_s: Floats) -> Floats:

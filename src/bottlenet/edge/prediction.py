@@ -100,6 +100,15 @@ class Times:
     tail_ms: float
     queue_ms: float = 0.0  # that the frame waited on the server; part of the round trip, too
 
+    @property
+    def device_ms(self) -> float:
+        return self.prepare_ms + self.head_ms + self.encode_ms
+
+    @property
+    def server_ms(self) -> float:
+        """Without the queue."""
+        return self.decode_ms + self.tail_ms
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -188,17 +197,12 @@ def read_answer(answer: Answer, bundle: Bundle, square: Square | None = None) ->
     if isinstance(result, Boxes):
         choices = tuple(choice(box.class_index, box.score) for box in result.boxes)
         left, top, side = (place := square or UNIT).left, place.top, place.side
-        objects = tuple(
-            Object(
-                *(each.label, each.class_index, each.score),
-                left=left + box.left * side,
-                top=top + box.top * side,
-                right=left + box.right * side,
-                bottom=top + box.bottom * side,
-            )
-            for each, box in zip(choices, result.boxes, strict=True)
-        )
-        return Findings(choices[:TOP], objects)
+        objects = []
+        for each, box in zip(choices, result.boxes, strict=True):
+            corner = left + box.left * side, top + box.top * side
+            end = left + box.right * side, top + box.bottom * side
+            objects.append(Object(each.label, each.class_index, each.score, *corner, *end))
+        return Findings(choices[:TOP], tuple(objects))
     if isinstance(result, Classes):
         return Findings(tuple(choice(index, share) for index, share in result.choices))
     if not answer.top:
@@ -208,10 +212,8 @@ def read_answer(answer: Answer, bundle: Bundle, square: Square | None = None) ->
 
 def misfit(what: str) -> WireError:
     """Make the error for an answer that is one, but not to a frame of this bundle."""
-    return WireError(
-        f"the server's answer does not fit {what}: it answers for another bundle, or the answer is damaged; "
-        "give server and device the same bundle"
-    )
+    why = "it answers for another bundle, or the answer is damaged; give server and device the same bundle"
+    return WireError(f"the server's answer does not fit {what}: {why}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from bottlenet.edge.client import Edge, LocalTail, check_in_flight, helped_out
@@ -28,8 +29,8 @@ from bottlenet.edge.prediction import (
     SERVER,
     UNREADABLE,
     UNUSABLE,
-    Answered,
     Failed,
+    Findings,
     Outcome,
     Photo,
     answered_now,
@@ -368,7 +369,10 @@ class AutoSender:
         An answer that the disk has no room for is tried again until a deadline has passed; unless `patient` is false,
         when its photo fails at once.
         """
-        yield from self._waiting(patient)
+        if entries := self._spool.waiting:
+            tail = LocalTail(self._edge.bundle)
+            for entry in entries:
+                yield self._helped_out(tail, entry, patient)
         unread: list[str] = []
         for photo in photos:
             if photo is None:
@@ -399,22 +403,9 @@ class AutoSender:
             prediction = self._edge.classify(data)
         except InputError as error:
             return unusable(name, data, error)
-        answered = Answered(
-            name,
-            prediction.answered_by,
-            prediction.top,
-            prediction.payload_bytes,
-            prediction.frame_bytes,
-            tries=1 if prediction.socket_bytes else 0,
-            unix_s=time.time(),
-        )
-        return self._kept(lambda: self._spool.store(photo, answered), answered, patient)
-
-    def _waiting(self, patient: bool) -> Iterator[Outcome]:
-        if entries := self._spool.waiting:
-            tail = LocalTail(self._edge.bundle)
-            for entry in entries:
-                yield self._helped_out(tail, entry, patient)
+        found, tries = Findings(prediction.top), 1 if prediction.socket_bytes else 0
+        by, frame_bytes = prediction.answered_by, prediction.frame_bytes
+        return self._kept(photo, answered_now(name, by, found, frame_bytes=frame_bytes, tries=tries), patient)
 
     def _helped_out(self, tail: LocalTail, entry: Entry, patient: bool) -> Outcome:
         name = entry.photo.name
@@ -424,14 +415,13 @@ class AutoSender:
             return Failed(name, DAMAGED, str(error))
         except OSError as error:
             return unreadable(name, error)
-        outcome = helped_out(tail, frame, name, tries=0)
-        return self._kept(lambda: self._spool.store(entry.photo, outcome), outcome, patient)
+        return self._kept(entry.photo, helped_out(tail, frame, name, tries=0), patient)
 
-    def _kept(self, write: Callable[[], None], outcome: Outcome, patient: bool) -> Outcome:
+    def _kept(self, photo: Photo, outcome: Outcome, patient: bool) -> Outcome:
         """Give the outcome once it is on disk; or that it can't be."""
         while True:
             try:
-                write()
+                self._spool.store(photo, outcome)
             except InputError as error:
                 wait_s = self._disk.failed()
                 if not patient or self._disk.expired:
@@ -443,11 +433,7 @@ class AutoSender:
                 return outcome
 
     def _moved(self) -> None:
-        new: list[Move] = []
-        for move in reversed(self._edge.moves):
-            if move is self._last:
-                break
-            new.append(move)
+        new = list(takewhile(lambda move: move is not self._last, reversed(self._edge.moves)))
         for move in reversed(new):
             self._on_move(move)
             self._last = move

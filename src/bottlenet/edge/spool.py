@@ -283,9 +283,8 @@ class Spool:
         self._room = min(max(self._room, len(row[-1])), MAX_ROOM_BYTES)
 
     def _stored(self, photo: Photo, outcome: Outcome) -> tuple[bytes, bytes, bytes, bytes, str, str]:
-        text = outcome_bytes(outcome).decode()
-        digests = key_of(photo), bytes.fromhex(photo.sha256)
-        return digests[0], os.fsencode(photo.name), digests[1], self._bundle, status_of(outcome), text
+        name, sha256, text = os.fsencode(photo.name), bytes.fromhex(photo.sha256), outcome_bytes(outcome).decode()
+        return key_of(photo), name, sha256, self._bundle, status_of(outcome), text
 
     def requeue(self, numbers: Sequence[int]) -> None:
         """Queue refused photos again. OSError: it can't be written; none waits."""
@@ -319,9 +318,8 @@ class Spool:
             except InputError as error:
                 self.damaged.append(Failed(entry.photo.name, DAMAGED, str(error)))
         if others := len(self) - len(self.waiting) if self._bundle else 0:
-            self.notes.append(
-                f"{others} photos in {self.path} wait for another bundle; run with that one, or send the photos again"
-            )
+            advice = "run with that one, or send the photos again"
+            self.notes.append(f"{others} photos in {self.path} wait for another bundle; {advice}")
 
     def _count(self) -> None:
         self.used_bytes = sum(entry.disk_bytes for entry in self._entries("status = 'waiting'"))
@@ -421,9 +419,8 @@ class Spool:
         except sqlite3.DatabaseError as error:
             self._disconnect()
             self._repair(str(error))
-            raise OSError(
-                DAMAGED_DATABASE, f"it was damaged ({error}), and what could be read of it was saved"
-            ) from error
+            text = f"it was damaged ({error}), and what could be read of it was saved"
+            raise OSError(DAMAGED_DATABASE, text) from error
 
     def _disconnect(self) -> None:
         if self._db is not None:
@@ -498,9 +495,8 @@ def records(path: str | Path) -> Iterator[Record]:
 
 def record_of(row: tuple[Any, ...]) -> Record:
     number, key, name, sha256, bundle, status, frame, outcome = row
-    digests = [None if each is None else each.hex() for each in (sha256, bundle)]
-    found = None if outcome is None else json.loads(outcome)
-    return Record(number, os.fsdecode(name), key.hex(), status, digests[0], digests[1], frame, found)
+    digests = sha256 and sha256.hex(), bundle and bundle.hex()
+    return Record(number, os.fsdecode(name), key.hex(), status, *digests, frame, outcome and json.loads(outcome))
 
 
 def is_spool(path: str | Path) -> bool:

@@ -81,21 +81,19 @@ class Link:
     radio: Radio | None = None  # None: no source
 
     def __post_init__(self) -> None:
-        for name in ("uplink_bps", "downlink_bps"):
-            value = getattr(self, name)
-            if not (value is None and name == "downlink_bps") and not 0 < value < math.inf:
-                raise InputError(f"link {self.name}: {name} is {value}; give bits a second, above 0")
-        for name in ("round_trip_s", "setup_s"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"link {self.name}: {name} is {getattr(self, name)}; give seconds, 0 or more")
-        if not 0 <= self.loss <= MAX_LOSS:
-            raise InputError(f"link {self.name}: loss is {self.loss}; give a share of packets, 0 to {MAX_LOSS}")
-        if self.per_message_overhead_bytes < 0:
-            raise InputError(f"link {self.name}: per_message_overhead_bytes is below 0; give bytes, 0 or more")
-        for name in ("packet_bytes", "max_message_bytes"):
-            value = getattr(self, name)
-            if not (value is None and name == "max_message_bytes") and value < 1:
-                raise InputError(f"link {self.name}: {name} is {value}; give bytes, 1 or more")
+        down, most = self.downlink_bps, self.max_message_bytes
+        self._check("uplink_bps", 0 < self.uplink_bps < math.inf, "bits a second, above 0")
+        self._check("downlink_bps", down is None or 0 < down < math.inf, "bits a second, above 0")
+        self._check("round_trip_s", 0 <= self.round_trip_s < math.inf, "seconds, 0 or more")
+        self._check("setup_s", 0 <= self.setup_s < math.inf, "seconds, 0 or more")
+        self._check("loss", 0 <= self.loss <= MAX_LOSS, f"a share of packets, 0 to {MAX_LOSS}")
+        self._check("per_message_overhead_bytes", self.per_message_overhead_bytes >= 0, "bytes, 0 or more")
+        self._check("packet_bytes", self.packet_bytes >= 1, "bytes, 1 or more")
+        self._check("max_message_bytes", most is None or most >= 1, "bytes, 1 or more")
+
+    def _check(self, name: str, good: bool, allowed: str) -> None:
+        if not good:
+            raise InputError(f"link {self.name}: {name} is {getattr(self, name)}; give {allowed}")
 
     @property
     def answer_s(self) -> float:
@@ -156,32 +154,16 @@ def over_stream(
     radio: Radio | None = None,
 ) -> Link:
     """Describe a link that carries WebSocket over TCP."""
-    return Link(
-        name,
-        uplink_bps,
-        round_trip_s,
-        loss,
-        downlink_bps=downlink_bps,
-        setup_s=2 * round_trip_s,
-        per_message_overhead_bytes=STREAM_OVERHEAD_BYTES,
-        radio=radio,
-    )
+    setup_s, overhead_bytes = 2 * round_trip_s, STREAM_OVERHEAD_BYTES
+    return Link(name, uplink_bps, round_trip_s, loss, downlink_bps, setup_s, overhead_bytes, radio=radio)
 
 
 def in_messages(
     name: str, bps: float, round_trip_s: float, *, setup_s: float, overhead_bytes: int, max_message_bytes: int
 ) -> Link:
     """Describe a link that carries whole messages of a limited size, each in one packet."""
-    return Link(
-        name,
-        bps,
-        round_trip_s,
-        downlink_bps=bps,
-        setup_s=setup_s,
-        per_message_overhead_bytes=overhead_bytes,
-        packet_bytes=max_message_bytes + overhead_bytes,
-        max_message_bytes=max_message_bytes,
-    )
+    packet_bytes = max_message_bytes + overhead_bytes
+    return Link(name, bps, round_trip_s, 0.0, bps, setup_s, overhead_bytes, packet_bytes, max_message_bytes)
 
 
 LINKS = {
@@ -195,7 +177,5 @@ PRESETS = {
     "lte-m": over_stream("LTE-M", 375e3, 0.100, downlink_bps=300e3),
     "nb-iot": over_stream("NB-IoT", 62e3, 1.6, downlink_bps=26e3),
     "lorawan": in_messages("LoRaWAN", 5470, 1.0, setup_s=5.0, overhead_bytes=FRAME_BYTES + 13, max_message_bytes=222),
-    "iridium-sbd": in_messages(
-        "Iridium SBD", 1045, 10.0, setup_s=0.0, overhead_bytes=FRAME_BYTES, max_message_bytes=340
-    ),
+    "iridium-sbd": in_messages("Iridium SBD", 1045, 10.0, setup_s=0, overhead_bytes=FRAME_BYTES, max_message_bytes=340),
 }

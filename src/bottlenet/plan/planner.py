@@ -130,7 +130,7 @@ def choose(
     first = order[:2].tolist()
     kept = [*first, *pareto(now, order)]
     rows, terms = [candidates[i] for i in kept], now.terms.rows(kept)
-    made = predictions(rows, terms, link, server_load, connected=connected, prices=prices)
+    made = predictions(rows, terms, link, server_load, connected, prices)
     best, runner_up = made[0], made[1] if len(first) > 1 else None
     flips = find_flips(now, first[0], candidates)
     return Plan(
@@ -165,8 +165,8 @@ def best_of(
     wish = Wish(objective, max_drop, deadline_s, budget_bytes, prices)
     given = [server_load] * len(links) if isinstance(server_load, int | float) else list(server_load)
     if len(given) != len(links):
-        text = f"there are {len(given)} server loads for {len(links)} links; give one for all, or one for each"
-        raise InputError(text)
+        what = f"there are {len(given)} server loads for {len(links)} links"
+        raise InputError(f"{what}; give one for all, or one for each")
     for load in {*given}:
         check_load(load)
     for link in links:
@@ -237,10 +237,8 @@ class Check:
 def check_radio(wish: Wish, link: Link) -> None:
     """Raise InputError if the objective is energy and the link's radio is not known."""
     if wish.objective == "energy" and link.radio is None:
-        raise InputError(
-            f"objective energy needs the radio power of link {link.name}, for which there is no source; choose 3g, 4g "
-            "or wifi, or another objective"
-        )
+        what = f"objective energy needs the radio power of link {link.name}, for which there is no source"
+        raise InputError(f"{what}; choose 3g, 4g or wifi, or another objective")
 
 
 def score_of(wish: Wish, terms: Terms, link: Link | Links, latency_s: Floats) -> Floats:
@@ -263,14 +261,9 @@ def checks_of(wish: Wish, terms: Terms, link: Link | Links, latency_s: Floats) -
     checks = [Check("message", carries, terms.message_bytes)]
     if wish.objective == "energy":
         checks.append(Check("energy", math.inf, terms.energy_mj(link)))
-    for name, limit, needs in (
-        ("max_drop", wish.max_drop, terms.drop),
-        ("budget", wish.budget_bytes, terms.uplink_bytes),
-        ("deadline", wish.deadline_s, latency_s),
-    ):
-        if limit is not None:
-            checks.append(Check(name, limit, needs))
-    return checks
+    drop, budget = Check("max_drop", wish.max_drop, terms.drop), Check("budget", wish.budget_bytes, terms.uplink_bytes)
+    given = drop, budget, Check("deadline", wish.deadline_s, latency_s)
+    return checks + [check for check in given if check.limit is not None]
 
 
 class Situation:
@@ -430,11 +423,9 @@ def nobody(candidates: Sequence[Candidate], checks: Sequence[Check], link: Link)
     counts = np.where(blocked, len(checks) + 1, missed.sum(0))
     few = np.flatnonzero(counts == counts.min())
     nearest = int(min(few.tolist(), key=lambda i: sum(excess(check, i) for check in checks if not check.met[i])))
-    wanted = [limit_words(check, nearest) for check in checks if not check.met[nearest]]
-    return InputError(
-        f"no partition meets the constraints on {link.name}: relax {' and '.join(wanted)}, which the nearest, "
-        f"{candidates[nearest].name}, would need"
-    )
+    wanted = " and ".join(limit_words(check, nearest) for check in checks if not check.met[nearest])
+    who = f"which the nearest, {candidates[nearest].name}, would need"
+    return InputError(f"no partition meets the constraints on {link.name}: relax {wanted}, {who}")
 
 
 def excess(check: Check, i: int) -> float:
@@ -454,15 +445,12 @@ def limit_words(check: Check, i: int) -> str:
 def fixed_words(check: Check, candidates: Sequence[Candidate]) -> str:
     """Describe what is in the way that no limit can help."""
     if check.name == "energy":
-        return (
-            "no candidate's device energy is known; measure again with bottlenet profile --device-power-mw, or choose "
-            "another objective"
-        )
+        advice = "measure again with bottlenet profile --device-power-mw, or choose another objective"
+        return f"no candidate's device energy is known; {advice}"
     nearest = int(np.argmin(check.needs))
-    return (
-        f"it carries at most {check.limit:.0f} bytes in a message, and the smallest, {candidates[nearest].name}, has "
-        f"up to {check.needs[nearest]:.0f} with its header; choose another link, or a bundle with smaller payloads"
-    )
+    smallest = f"the smallest, {candidates[nearest].name}, has up to {check.needs[nearest]:.0f} with its header"
+    advice = "choose another link, or a bundle with smaller payloads"
+    return f"it carries at most {check.limit:.0f} bytes in a message, and {smallest}; {advice}"
 
 
 def reason(
@@ -503,24 +491,16 @@ def flip_words(flip: Flip) -> str:
 
 
 def score(prediction: Prediction, objective: str) -> float:
-    value = {
-        "latency": prediction.latency_s,
-        "energy": prediction.device_energy_mj,
-        "bytes": prediction.uplink_bytes,
-        "cost": prediction.cost,
-    }[objective]
-    assert value is not None
+    value: float = getattr(prediction, SCORES[objective])
     return value
 
 
 def amount(value: float, objective: str) -> str:
-    if objective == "latency":
-        return duration(value)
-    return {
-        "energy": f"{value:,.1f} mJ",
-        "bytes": f"{value:,.0f} bytes of uplink",
-        "cost": f"a cost of {value:.3g}",
-    }[objective]
+    return duration(value) if objective == "latency" else AMOUNTS[objective].format(value)
+
+
+SCORES = {"latency": "latency_s", "energy": "device_energy_mj", "bytes": "uplink_bytes", "cost": "cost"}
+AMOUNTS = {"energy": "{:,.1f} mJ", "bytes": "{:,.0f} bytes of uplink", "cost": "a cost of {:.3g}"}
 
 
 def duration(seconds: float) -> str:

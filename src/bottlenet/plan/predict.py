@@ -30,6 +30,7 @@ from bottlenet.records import is_number
 Floats: TypeAlias = NDArray[np.float64]
 
 NEGLIGIBLE = 1e-12  # of a round
+AS_MEASURED = ("name", "kind", "cut", "device_s", "top1_drop", "drop_of")  # of a candidate, on any link
 
 
 @dataclass(frozen=True)
@@ -104,18 +105,11 @@ class Columns:
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate]) -> Columns:
-        rows = [
-            (
-                c.kind != "edge-only",
-                c.device_s,
-                c.server_s,
-                c.payload_bytes_mean,
-                c.payload_bytes_max,
-                c.top1_drop,
-                math.nan if c.energy is None else c.energy.of(c.device_s),
-            )
-            for c in candidates
-        ]
+        rows = []
+        for c in candidates:
+            times, sizes = (c.device_s, c.server_s), (c.payload_bytes_mean, c.payload_bytes_max)
+            compute_mj = math.nan if c.energy is None else c.energy.of(c.device_s)
+            rows.append((c.kind != "edge-only", *times, *sizes, c.top1_drop, compute_mj))
         return cls(*np.array(rows, np.float64).reshape(len(rows), 7).T.copy())
 
 
@@ -196,30 +190,19 @@ def expected_rounds(packets: float, loss: float) -> float:
 
 
 def predict(
-    candidate: Candidate,
-    link: Link,
-    server_load: float = 0.0,
-    *,
-    connected: bool = True,
-    prices: Prices | None = None,
+    candidate: Candidate, link: Link, server_load: float = 0.0, *, connected: bool = True, prices: Prices | None = None
 ) -> Prediction:
     """Predict one photo with `server_load` photos ahead of it. InputError: a load below 0."""
     check_load(server_load)
     terms = Terms.of(Columns.of([candidate]), link, connected=connected)
-    return predictions([candidate], terms, link, server_load, connected=connected, prices=prices)[0]
+    return predictions([candidate], terms, link, server_load, connected, prices)[0]
 
 
 def predictions(
-    candidates: Sequence[Candidate],
-    terms: Terms,
-    link: Link,
-    server_load: float,
-    *,
-    connected: bool,
-    prices: Prices | None,
+    candidates: Sequence[Candidate], terms: Terms, link: Link, load: float, connected: bool, prices: Prices | None
 ) -> list[Prediction]:
     """Predict one photo for each candidate, whose `terms` are in the same order."""
-    latency_s, radio_mj = terms.latency_s(link, server_load).tolist(), terms.radio_mj(link).tolist()
+    latency_s, radio_mj = terms.latency_s(link, load).tolist(), terms.radio_mj(link).tolist()
     costs = [None] * len(candidates) if prices is None else terms.cost(prices).tolist()
     made = []
     for i, each in enumerate(candidates):
@@ -227,23 +210,18 @@ def predictions(
         radio, compute = known(radio_mj[i]), each.device_mj
         made.append(
             Prediction(
-                name=each.name,
-                kind=each.kind,
-                cut=each.cut,
+                **{name: getattr(each, name) for name in AS_MEASURED},
                 latency_s=latency_s[i],
-                device_s=each.device_s,
                 setup_s=link.setup_s if sends and not connected else 0.0,
                 send_s=float(terms.bits[i]) / link.uplink_bps,
                 round_trip_s=float(terms.rounds[i]) * link.round_trip_s,
-                server_s=each.server_s * (1 + server_load),
+                server_s=each.server_s * (1 + load),
                 answer_s=link.answer_s if sends else 0.0,
                 uplink_bytes=float(terms.uplink_bytes[i]),
                 device_energy_mj=None if compute is None or radio is None else compute + radio,
                 compute_mj=compute,
                 radio_mj=radio,
                 energy_how=None if each.energy is None else each.energy.how,
-                top1_drop=each.top1_drop,
-                drop_of=each.drop_of,
                 cost=costs[i],
             )
         )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -148,11 +149,9 @@ class Profile:
     format_version: Literal[2] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        names: set[str] = set()
-        for each in self.candidates:
-            if each.name in names:
-                raise InputError(f"two candidates are named {shown(each.name)}; give each a name of its own")
-            names.add(each.name)
+        (name, count), *_ = Counter(each.name for each in self.candidates).most_common(1)
+        if count > 1:
+            raise InputError(f"two candidates are named {shown(name)}; give each a name of its own")
 
     def to_json(self) -> bytes:
         """Write UTF-8 JSON, indented; `parse_profile` reads it."""
@@ -161,19 +160,14 @@ class Profile:
     def check_bundle(self, bundle_id: str) -> None:
         """Raise InputError unless this is a profile of that bundle."""
         if bundle_id != self.bundle_id:
-            raise InputError(
-                f"the profile is of bundle {self.bundle_id[:12]}, not of {bundle_id[:12]}; measure that bundle with "
-                "bottlenet profile"
-            )
+            what = f"the profile is of bundle {self.bundle_id[:12]}, not of {bundle_id[:12]}"
+            raise InputError(f"{what}; measure that bundle with bottlenet profile")
 
 
 def parse_profile(data: bytes) -> Profile:
     """Read a profile. InputError: too large, not JSON, another version, a field missing, unknown or out of range."""
-    marks = ("format_version", "candidates")
-    advice = "measure again with bottlenet profile"
-    return parse(
-        Profile, data, "profile", version=FORMAT_VERSION, advice=advice, marks=marks, max_bytes=MAX_PROFILE_BYTES
-    )
+    marks, advice = ("format_version", "candidates"), "measure again with bottlenet profile"
+    return parse(Profile, data, "profile", version=FORMAT_VERSION, advice=advice, marks=marks)
 
 
 def merged(profiles: Sequence[Profile]) -> Profile:
@@ -202,9 +196,9 @@ class Kept:
 
     def applied_to(self, candidate: Candidate) -> Candidate:
         """Put these figures in place of a candidate's. InputError: they don't go together."""
-        figures = {
-            name: value for name, value in dataclasses.asdict(self).items() if name not in ("name", "cut", "bundle_id")
-        }
+        figures = dataclasses.asdict(self)
+        for name in ("name", "cut", "bundle_id"):
+            del figures[name]
         return dataclasses.replace(candidate, **figures)
 
 
@@ -226,12 +220,8 @@ def with_trained(profile: Profile, trained: Trained) -> Profile:
     """Put the sweep's figures in place of the profile's. InputError: the profile is of no bundle of the sweep."""
     ids = {trained.ladder_id: trained.candidates} | {each.bundle_id: (each,) for each in trained.candidates}
     if profile.bundle_id not in ids:
-        raise InputError(
-            f"the profile is of {profile.bundle_id[:12]}, which is neither the sweep's ladder nor a rung of it; "
-            "measure that ladder with bottlenet profile"
-        )
-    by_name = {each.name: each for each in ids[profile.bundle_id]}
-    candidates = tuple(
-        by_name[each.name].applied_to(each) if each.name in by_name else each for each in profile.candidates
-    )
-    return dataclasses.replace(profile, candidates=candidates)
+        what = f"the profile is of {profile.bundle_id[:12]}, which is neither the sweep's ladder nor a rung of it"
+        raise InputError(f"{what}; measure that ladder with bottlenet profile")
+    kept = {each.name: each for each in ids[profile.bundle_id]}
+    new = (kept[each.name].applied_to(each) if each.name in kept else each for each in profile.candidates)
+    return dataclasses.replace(profile, candidates=tuple(new))

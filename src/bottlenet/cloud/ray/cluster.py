@@ -102,25 +102,13 @@ LOOK_EVERY_S = 0.2
 FRONT_S = 60.0
 
 
-def serve(
-    deployed: Deployed,
-    announce: Callable[[str], None],
-    *,
-    host: str = LOOPBACK,
-    port: int = 8000,
-    access: Access | None = None,
-    ray_address: str | None = None,
-    stop_with_input: bool = False,
-) -> None:
-    """Serve until SIGINT or SIGTERM, with the arguments of `cloud.run.serve`. Errors as for `running`."""
+def serve(deployed: Deployed, announce: Callable[[str], None], *, stop_with_input: bool = False, **where: Any) -> None:
+    """Serve until SIGINT or SIGTERM, as `cloud.run.serve` does. Other arguments and errors: as for `running`."""
     stopped, stdout = threading.Event(), sys.stdout
-    with (
-        contextlib.ExitStack() as handlers,
-        running(deployed, host=host, port=port, access=access, ray_address=ray_address) as where,
-    ):
+    with contextlib.ExitStack() as handlers, running(deployed, **where) as reached:
         handlers.enter_context(told_to(stopped.set, stop_with_input))  # in place of Ray's, until all is drained
         with contextlib.redirect_stdout(stdout):
-            announce(where)
+            announce(reached)
         stopped.wait()
 
 

@@ -110,16 +110,9 @@ class Replica:
         """Make the application, before the first connection."""
         deployed = self._deployed
         set_up_logging(deployed.log_level, as_json=deployed.log_json)
-        app = create_app(
-            [rung for path in deployed.bundles for rung in load_rungs(path)],
-            deployed.limits,
-            tokens=deployed.tokens,
-            watch=deployed.watch,
-            threads=deployed.threads,
-            max_batch=deployed.max_batch,
-            page=deployed.page,
-            insecure=deployed.insecure,
-        )
+        names = ("tokens", "watch", "threads", "max_batch", "page", "insecure")
+        bundles = [rung for path in deployed.bundles for rung in load_rungs(path)]
+        app = create_app(bundles, deployed.limits, **{name: getattr(deployed, name) for name in names})
         self._service = service = app.state.service
         registry = CollectorRegistry()
         registry.register(Named(service.metrics.registry, serve.get_replica_context().replica_id.unique_id))
