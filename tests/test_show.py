@@ -22,7 +22,7 @@ from bottlenet.cli import demo as demo_tables
 from bottlenet.cli import device, network, planning, results
 from bottlenet.cli.show import PIPE, Grid, clean, stdout
 from bottlenet.demo.run import DemoResult
-from bottlenet.edge import Choice, Prediction
+from bottlenet.edge import Choice, Prediction, Times
 from bottlenet.edge.prediction import Object
 from bottlenet.plan.link import LINKS
 from bottlenet.plan.planner import choose
@@ -72,7 +72,7 @@ def grids(result: DemoResult, bundle: Bundle) -> dict[str, Grid]:
     """The tables of all commands that print any, with long names and large numbers."""
     profile = paper.profile()
     plan = choose(profile, "3g", max_drop=2)
-    times = SimpleNamespace(prepare_ms=1e4, head_ms=2e4, encode_ms=3e4, decode_ms=4e4, tail_ms=5e4)
+    times = Times(1e4, 2e4, 3e4, 0.0, 4e4, 5e4)
     prediction: Any = SimpleNamespace(
         label=LABEL, score=1.0, payload_bytes=1_234_567, socket_bytes=1_234_999, times=times, top=(), segments=None,
         objects=tuple(Object(LABEL, 1, 0.999, 1e4, 2e4, 3e4, 4e4) for _ in range(12)),

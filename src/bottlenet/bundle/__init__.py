@@ -91,7 +91,6 @@ class Bundle:
 
     @cached_property
     def codec(self) -> Codec:
-        """Symbols <-> payload."""
         return self.manifest.make_codec(self.tables)
 
     def codec_of(self, code: int, setting: int) -> Codec:
@@ -108,7 +107,6 @@ class Bundle:
 
     @property
     def mosaic(self) -> Mosaic:
-        """Symbols <-> picture."""
         return self.codec.mosaic
 
     def graph(self, name: str) -> Path | bytes:
@@ -138,9 +136,6 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     dataclasses.replace(manifest, files=dict.fromkeys(files, "0" * 64))  # refuses a name that is a path
     try:
         check_replaceable(target)
-    except OSError as error:
-        raise BundleError(f"bundle {target}: {error.strerror}; choose another path") from error
-    try:
         with replacing(target) as fresh:
             digests = {name: write_new(fresh / name, content) for name, content in files.items()}
             complete = dataclasses.replace(manifest, files=digests)

@@ -19,6 +19,7 @@ what went in: its SHA-256 in the rung's manifest stays right, and so does the bu
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,13 +58,9 @@ def pieces(graph: bytes) -> Iterator[memoryview]:
     """Cut an ONNX file before and behind each weight; leave anything else whole. Joined, the pieces are the file."""
     whole, done, budget = memoryview(graph), 0, iter(range(MAX_FIELDS))
     try:
-        weights = [
-            span
-            for messages, tensor in tensors(graph, budget)
-            if messages == WEIGHT
-            for number, wire, span in fields(graph, tensor, budget)
-            if (number, wire) == (RAW_DATA, WITH_LENGTH)
-        ]
+        inner = (fields(graph, tensor, budget) for messages, tensor in tensors(graph, budget) if messages == WEIGHT)
+        found = itertools.chain.from_iterable(inner)
+        weights = [span for number, wire, span in found if (number, wire) == (RAW_DATA, WITH_LENGTH)]
     except ValueError:
         weights = []  # no protobuf: nothing in it that another graph may have
     for start, end in weights:
@@ -236,7 +233,6 @@ class StoreWriter:
         self.graphs[digest] = stretches
 
     def _place(self, piece: memoryview) -> int:
-        """Return where a piece is, and write it if it is new."""
         key = hashlib.sha256(piece).digest()
         if key not in self._places:
             place = self.file.tell()

@@ -71,7 +71,6 @@ class Ladder:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
 
@@ -122,9 +121,6 @@ def write_ladder(path: str | Path, bundles: Iterable[Bundle], name: str | None =
     rungs = in_order(list(bundles))
     try:
         check_replaceable(target)
-    except OSError as error:
-        raise BundleError(f"ladder {target}: {error.strerror}; choose another path") from error
-    try:
         with replacing(target) as fresh:
             fill(fresh, rungs, name or rungs[0].manifest.model)
             Ladder.load(fresh)
@@ -171,8 +167,7 @@ def fill(folder: Path, bundles: Sequence[Bundle], name: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     graphs = {digest: tuple(stretches) for digest, stretches in writer.graphs.items()}
-    contents = Contents(name, bundles[0].manifest.model, tuple(rungs), graphs)
-    write_new(folder / LADDER, contents.to_json())
+    write_new(folder / LADDER, Contents(name, bundles[0].manifest.model, tuple(rungs), graphs).to_json())
     sync_folder(folder)
 
 

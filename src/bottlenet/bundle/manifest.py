@@ -155,8 +155,7 @@ class Manifest:
 
 def parse_manifest(data: bytes) -> Manifest:
     """Read manifest.json. InputError: not JSON, another version, or a field missing, unknown or out of range."""
-    versions = FORMAT_VERSION, EXIT_VERSION
-    return parse(Manifest, data, "manifest", version=versions, advice="export the bundle again")
+    return parse(Manifest, data, "manifest", version=(FORMAT_VERSION, EXIT_VERSION), advice="export the bundle again")
 
 
 @record
@@ -187,9 +186,7 @@ class Contents:
             raise InputError("two rungs are in one folder; give each a folder of its own")
 
     def to_json(self) -> bytes:
-        """Write UTF-8 JSON, which `parse_contents` reads."""
-        values = dataclasses.asdict(self)
-        return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def read_contents(folder: Path) -> Contents:

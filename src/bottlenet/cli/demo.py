@@ -78,8 +78,7 @@ def answers_table(result: DemoResult) -> Grid:
         same = Text("yes") if photo.same_answer else Text("no", "bold red")
         cells = clean(found.label, "bold"), f"{found.score:.0%}", uncut.label, f"{uncut.score:.0%}"
         rows.append([photo.name, *cells, same])
-    columns = ("photo", "cut in two", ">score", "uncut network", ">score", ">same?")
-    return Grid(columns, rows, title="Answers")
+    return Grid(("photo", "cut in two", ">score", "uncut network", ">score", ">same?"), rows, title="Answers")
 
 
 def bytes_table(result: DemoResult) -> Grid:
@@ -124,7 +123,6 @@ def times_table(result: DemoResult) -> Grid:
 
 
 def summary(result: DemoResult) -> str:
-    """Write the means, and the accuracy where it is known, in a few sentences."""
     from bottlenet.demo.run import INPUT_CODECS, REFERENCE
 
     mean, link, count, known = means(result), LINKS["3g"], len(result.photos), result.accuracy
@@ -144,7 +142,6 @@ def summary(result: DemoResult) -> str:
 
 
 def figures(photo: PhotoResult) -> dict[str, float]:
-    """Collect the figures of which the JSON document has the means."""
     sent = {name: getattr(photo.prediction, name) for name in ("payload_bytes", "frame_bytes", "socket_bytes")}
     coded = {f"{name}_bytes": each.size_bytes for name, each in photo.inputs.items()}
     return {**sent, "device_ms": photo.device_ms, "server_ms": photo.server_ms, **coded}

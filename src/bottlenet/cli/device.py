@@ -301,7 +301,6 @@ def chosen(folder: str, action: str, photos: Sequence[str], gone: bool) -> Itera
 
 
 def is_at(record: Record, path: str) -> bool:
-    """Return whether the photo is that file, or in that folder."""
     return record.photo == path or record.photo.startswith(os.path.join(path, ""))
 
 

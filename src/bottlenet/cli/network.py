@@ -109,7 +109,6 @@ def cuts_table(cuts: Sequence[Cut], *, everything: bool) -> Grid:
 
 
 def paper_table(cuts: Sequence[PaperCut]) -> Grid:
-    """List the paper's cuts, its payload beside ours without a codec."""
     rows: list[list[Cell]] = []
     for cut in cuts:
         flops = f"{cut.head_flops / 1e6:,.0f}", f"{cut.head_flops_share:.1%}"

@@ -81,9 +81,8 @@ def with_configs(**configs: type[DataclassInstance]) -> Callable[[Command], Comm
             for name, kind in configs.items():
                 fields = {each.name: values.pop(each.name) for each in options[name]}
                 fields |= {each.name: values[each.name] for each in dataclasses.fields(kind) if each.name in taken}
-                values[name] = kind(
-                    **{key: tuple(one) if isinstance(one, list) else one for key, one in fields.items()}
-                )
+                lists = {key: tuple(one) for key, one in fields.items() if isinstance(one, list)}
+                values[name] = kind(**{**fields, **lists})
             command(**values)
 
         parameters = [*own, *itertools.chain.from_iterable(options.values())]
@@ -96,7 +95,6 @@ def with_configs(**configs: type[DataclassInstance]) -> Callable[[Command], Comm
 
 
 def parameters_of(config: type[C]) -> list[inspect.Parameter]:
-    """Make a keyword of each field, annotated for typer."""
     hints = get_type_hints(config)
     comments = field_comments(config)
     parameters = []

@@ -438,7 +438,6 @@ def latency(row: BenchRow) -> float:
 
 
 def ratio(one: float | None, other: float | None) -> str:
-    """Write `one` as a share of `other`: in percent, or as a factor."""
     share = (one or 0.0) / (other or 1.0)
     return f"{share:.0%} of" if share < 2 else f"{share:.3g} times"
 

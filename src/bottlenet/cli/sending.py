@@ -124,7 +124,6 @@ def send_through(
 
 
 def named(photos: Sequence[str], folders: dict[str, Folder], report: Report) -> Iterator[str]:
-    """List photos, and those in folders."""
     for path in photos:
         found = folders[path].photos() if path in folders else iter([path])
         first = next(found, None)
@@ -170,7 +169,6 @@ class Report:
         self.outcome(Failed(path, UNREADABLE, f"{path}: it can't be looked at ({why}), and nothing in it is sent"))
 
     def empty(self, path: str) -> None:
-        """Say of a folder that it has no photos, once."""
         if path not in self._empty:
             self._empty.add(path)
             line = f"{path}: there are no photos in it; their names end in {', '.join(SUFFIXES)}"

@@ -90,7 +90,6 @@ LINE_S = 60.0  # between lines of progress where there is no terminal
 
 
 def facts(*rows: tuple[str, Cell]) -> Table:
-    """Lay out names and values, one a line. Long values are folded."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -161,5 +160,4 @@ class Grid:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """Write a number with thousands set apart, or a dash where it is not known."""
     return "-" if value is None else f"{value:,.{digits}f}"

@@ -121,7 +121,6 @@ def create_app(
 
 
 def no_such_request(request: Request, error: Exception) -> Response:
-    """Say what there is, where a path or a method is none."""
     assert isinstance(error, HTTPException)
     there = f"POST {CLASSIFY_PATH}, POST {PHOTO_PATH}, GET /v1/bundles, the stream {STREAM_PATH} and /v2"
     text = f"{error.detail.lower()}: this server has {there}"
@@ -186,7 +185,6 @@ class Endpoints:
         return Response(answer.to_bytes(), media_type="application/octet-stream")
 
     async def photo(self, request: Request) -> Response:
-        """Answer one photo as it was taken, with the whole network."""
         service, limits = self._service, self._service.limits
         service.metrics.came(VIA)
         try:

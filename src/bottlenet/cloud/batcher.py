@@ -89,7 +89,6 @@ class Batcher:
 
     @property
     def ongoing(self) -> int:
-        """Frames that wait or are at work."""
         return len(self._waiting) + self._working
 
     @property
@@ -138,7 +137,6 @@ class Batcher:
             self.refuse_waiting()  # nothing waits, unless this was cancelled
 
     def _take(self) -> list[Waiting]:
-        """Take those of the next batch whose connections are still there."""
         batch: list[Waiting] = []
         while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
@@ -269,5 +267,4 @@ class Load:
         self._at = self._clock()
 
     def _kept(self) -> float:
-        """Compute how much of the last load still counts, 0 to 1."""
         return math.exp((self._at - self._clock()) / FORGET_S)

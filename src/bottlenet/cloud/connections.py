@@ -124,7 +124,6 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Count a request that is none, or that is too large."""
         self._on_refusal("malformed")
         super().send_400_response(msg)
 

@@ -64,7 +64,6 @@ class Decoder:
         return scored(frames, self.decode, manifest.latent, self._tail, "symbols", manifest.output)
 
     def answers(self, frames: Sequence[Frame]) -> list[Answer | BottleNetError]:
-        """Answer each frame, or give the error that says why there is no answer."""
         return answers_of(frames, self.scores(frames), self.bundle.manifest.task)
 
 

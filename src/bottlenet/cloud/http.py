@@ -161,7 +161,6 @@ class PageFiles(StaticFiles):
     """Files of a folder. A name that is there only as NAME.gz is unpacked by the browser, or here if it can't."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Serve one file with our types and headers. HTTPException: 405."""
         try:
             try:
                 return await super().get_response(path, scope)
@@ -232,7 +231,6 @@ class Pages:
 
 
 def device_files(served: Served) -> dict[str, int]:
-    """Map each file that a device needs of a bundle to its bytes."""
     bundle, sizes = served.bundle, {}
     for name in FOR_DEVICES:
         path, digest = bundle.path / name, bundle.manifest.files.get(name)

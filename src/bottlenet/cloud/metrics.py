@@ -62,7 +62,6 @@ class Metrics:
         self.registry.register(self)
 
     def came(self, via: str) -> None:
-        """Count a frame, by a way in `WAYS`."""
         self._requests[via] += 1
 
     def took_batch(self, waited_s: Sequence[float]) -> None:

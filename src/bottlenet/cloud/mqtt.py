@@ -132,7 +132,6 @@ class BrokerConnection:
             self._client.ack(self._unacknowledged.popleft().mid, 1)
 
     async def close(self) -> None:
-        """Send what is to be sent, say goodbye, and end."""
         if not self.ended.done() and self._client.disconnect() == MQTT_ERR_SUCCESS:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self.ended), CLOSE_S)
@@ -221,7 +220,6 @@ class BrokerConnection:
             self._loop.remove_writer(self._sock)
 
     async def _ping_for_ever(self) -> None:
-        """Send pings, and end where they are not answered."""
         while not self.ended.done():
             self._client.loop_misc()
             await asyncio.sleep(PING_EVERY_S)
@@ -306,7 +304,6 @@ class Subscriber:
         raise LinkError(f"{self._broker.name} closed the connection ({connection.ended.result()})")
 
     async def _follow(self, connection: BrokerConnection) -> None:
-        """Subscribe to the frames of the bundles that are served, and to nothing else."""
         served = {one.bundle.id.hex() for one in self._service.bundles}
         for bundle in self._subscribed - served:
             await connection.unsubscribe(shared_filter(bundle, self._broker.group))

@@ -174,7 +174,6 @@ def response_of(
 
 
 def pack(kind: str, data: Sequence[float] | Sequence[int] | Sequence[str]) -> bytes:
-    """Pack values as binary data, least significant byte first."""
     if kind == "BYTES":
         texts = [str(one).encode() for one in data]
         return b"".join(LENGTH.pack(len(text)) + text for text in texts)
@@ -210,8 +209,8 @@ class Version2:
         self._bodies = bodies
 
     async def server(self, request: Request) -> Response:
-        extensions = ["binary_tensor_data"]
-        return JSONResponse({"name": "bottlenet", "version": program_version(), "extensions": extensions})
+        version, extensions = program_version(), ["binary_tensor_data"]
+        return JSONResponse({"name": "bottlenet", "version": version, "extensions": extensions})
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})

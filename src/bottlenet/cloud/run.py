@@ -82,7 +82,6 @@ class Server(uvicorn.Server):
         self._lingering: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start in place of uvicorn's method, which has no such limits."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(uvicorn.config.STARTUP_FAILURE)
@@ -97,7 +96,6 @@ class Server(uvicorn.Server):
         self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, answer what was taken, then close what is open."""
         for task in self._accepting:
             task.cancel()
         await asyncio.wait(self._accepting)
@@ -181,7 +179,6 @@ class Server(uvicorn.Server):
 
 
 def start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    """Start a task that is in `tasks` until it is done."""
     task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
@@ -270,7 +267,6 @@ def told_to(stop: Callable[[], None], stop_with_input: bool) -> Iterator[None]:
 
 
 def configure(app: Starlette, limits: Limits) -> uvicorn.Config:
-    """Configure uvicorn: quiet, and with a bound on everything it reads."""
     return uvicorn.Config(
         app,
         http="httptools",

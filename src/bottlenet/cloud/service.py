@@ -97,7 +97,6 @@ class Bundles:
 
     @property
     def waiting(self) -> int:
-        """Frames that no batch has taken yet."""
         return sum(batcher.waiting for batcher in self.batchers)
 
     def add(self, bundle: Bundle, work: Work) -> Served:
@@ -122,7 +121,6 @@ class Bundles:
         await served.close()
 
     def by_tag(self, tag: bytes) -> Served | None:
-        """Find the bundle that a self-contained frame names."""
         return self._served.get(tag)
 
     def by_id(self, id_hex: str) -> Served | None:
@@ -135,8 +133,7 @@ class Bundles:
         return [one for one in found if version in (None, one.version)]
 
     def names(self) -> str:
-        named = [f"{one.version} ({one.bundle.manifest.name})" for one in self]
-        return f"served: {', '.join(named) or 'nothing'}"
+        return f"served: {', '.join(f'{one.version} ({one.bundle.manifest.name})' for one in self) or 'nothing'}"
 
 
 class Service:
@@ -154,12 +151,10 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether frames are welcome."""
         return not self.stopping and len(self.bundles) > 0
 
     @property
     def ongoing(self) -> int:
-        """Frames that wait or are at work."""
         return sum(batcher.ongoing for batcher in self.bundles.batchers)
 
     async def answer(self, served: Served, frame: Frame) -> Answer:
@@ -174,8 +169,7 @@ class Service:
     async def reply(self, via: str, served: Served, message: bytes, *, ended: str = "") -> bytes:
         """Answer a frame in stream form, counted: an answer, a refusal, or "busy", as always once `ended` says why."""
         self.metrics.came(via)
-        whole = len(message) >= STREAM_HEADER_BYTES
-        sequence = int.from_bytes(message[2:4], "big") if whole else 0
+        sequence = int.from_bytes(message[2:4], "big") if len(message) >= STREAM_HEADER_BYTES else 0
         try:
             if ended:
                 raise BusyError(ended, FIRST_RETRY_S)
@@ -281,7 +275,6 @@ class Folder:
         self._failed = {name: failed for name, failed in self._failed.items() if name in found}
 
     async def _take(self, name: str, stamp: Stamp) -> None:
-        """Serve one folder's bundle, in place of the one that was in it before."""
         now = asyncio.get_running_loop().time()
         failed = self._failed.get(name)
         if failed is not None and failed[0] == stamp and now < failed[1] + TRY_AGAIN_S:
@@ -325,7 +318,6 @@ class Folder:
         return bundle, Decoder(bundle, self._threads)
 
     def _drop(self, served: Served) -> None:
-        """Drain it, while the rest goes on."""
         log.info("bundle %s (%s) is not served any more", served.version, served.bundle.manifest.name)
         self._failed.clear()  # it may have been in the way of another
         drain = asyncio.create_task(self._bundles.remove(served, self._grace_s))

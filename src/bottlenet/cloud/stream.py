@@ -32,7 +32,6 @@ class Streams:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take frames and answer them, until the other side goes."""
         await receive()
         # A close code reaches the client only on an open connection.
         await send({"type": "websocket.accept", "subprotocol": subprotocol_of(scope)})
@@ -82,7 +81,6 @@ class Stream:
                 task.cancel()
 
     def take_no_more(self) -> None:
-        """Refuse frames that come from now on."""
         self._ending = True
 
     async def end(self, code: int, reason: str) -> None:
@@ -103,7 +101,6 @@ class Stream:
             self._timer = self._loop.call_later(left_s if left_s > 0 else idle_s, self._look)
 
     def _welcome(self) -> bool:
-        """Tell whether the token with which the stream was opened is still good."""
         tokens = self._service.tokens
         if tokens is None or tokens.generation == self._generation:
             return True

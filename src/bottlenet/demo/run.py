@@ -88,7 +88,6 @@ class PhotoResult:
 
     @property
     def same_answer(self) -> bool:
-        """True where cutting the network changed nothing."""
         return self.uncut[0].class_index == self.prediction.class_index
 
     @property
@@ -230,7 +229,6 @@ def byte_scale(values: Sequence[float]) -> Scale:
 
 
 def ticks(scale: Scale) -> str:
-    """Write the powers of ten, as 1k, 10k, 1M."""
     marks, power = "", round(scale.low)
     while power <= scale.high:
         size, letter = next(((size, name) for size, name in ((10**6, "M"), (10**3, "k"), (1, "")) if power >= size))
@@ -254,7 +252,6 @@ def totals(result: DemoResult, frame_bytes: float) -> str:
 
 
 def accuracy_tiles(result: DemoResult) -> list[tuple[str, str]]:
-    """Say what the bytes cost in accuracy, and what other codecs need for as much of it."""
     known = result.accuracy
     if known is None:
         return [("not measured", "top-1 of this bundle; bottlenet evaluate measures it on labelled photos")]

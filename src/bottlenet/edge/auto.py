@@ -201,7 +201,6 @@ class Auto:
         return self._last + every_s - monotonic()
 
     def _ping(self) -> None:
-        """Ask what the link and the server are like. Whatever goes wrong, the server is gone."""
         with self._link:
             stream = self._streams[self._home]
             try:

@@ -220,8 +220,7 @@ class Edge:
         return Stream(lambda: self._connect(self.url, self.timeout_s))
 
     def _stream_for(self, bundle: Bundle, opening_s: Callable[[], float]) -> Stream:
-        url = self._url_of(bundle)
-        return Stream(lambda: self._connect(url, opening_s()))
+        return Stream(lambda: self._connect(self._url_of(bundle), opening_s()))
 
     def _url_of(self, bundle: Bundle) -> str:
         address = self._address

@@ -136,7 +136,6 @@ class Encoder:
         return Encoded(frame, symbols, prepare_ms, head_ms, (perf_counter() - ran) * 1e3, square)
 
     def _pack(self, symbols: NDArray[np.uint8], sequence: int) -> Frame:
-        """Compress (C, H, W) symbols into a frame within the budget."""
         codec, limit = self.bundle.codec, self._payload_limit
         if limit is None:
             return Frame(codec.code, codec.setting, self.bundle.tag, sequence, codec.encode(symbols))
@@ -204,7 +203,6 @@ class Processed:
 
     @property
     def device_ms(self) -> tuple[float, float, float]:
-        """Preparing, computing, encoding."""
         return self.prepare_ms, self.compute_ms, self.encode_ms
 
     @property
@@ -230,8 +228,7 @@ class Device:
         prepared = perf_counter()
         prepare_ms = (prepared - started) * 1e3
         if partition.codec is not None:
-            payload = partition.codec.encode(pixels)
-            frame = Frame(PHOTO, NETWORK_INPUT, self.bundle.tag, sequence, payload)
+            frame = Frame(PHOTO, NETWORK_INPUT, self.bundle.tag, sequence, partition.codec.encode(pixels))
             return Processed(frame, prepare_ms, 0.0, (perf_counter() - prepared) * 1e3)
         answer = Answer(sequence, 0, 0, best(run_graph(self.uncut, pixels=pixels[None])[0]))
         return Processed(answer, prepare_ms, (perf_counter() - prepared) * 1e3, 0.0)

@@ -143,11 +143,8 @@ def open_meter(kind: str, sys_root: Path = SYS) -> Meter:
 
 def open_rapl(sys_root: Path) -> CountingMeter:
     """Count all CPU packages; what is inside of one, such as its cores, is in its figure already."""
-    zones = [
-        zone
-        for zone in sorted((sys_root / "class/powercap").glob("intel-rapl:*"))[:MAX_ZONES]
-        if zone.name.count(":") == 1 and read_text("rapl", zone / "name").startswith("package")
-    ]
+    found = [path for path in (sys_root / "class/powercap").glob("intel-rapl:*") if path.name.count(":") == 1]
+    zones = [zone for zone in sorted(found)[:MAX_ZONES] if read_text("rapl", zone / "name").startswith("package")]
     if not zones:
         raise unreadable("rapl", sys_root / "class/powercap", "no intel-rapl zone of a CPU package is there")
     name = "RAPL " + ", ".join(read_text("rapl", zone / "name") for zone in zones)

@@ -154,7 +154,6 @@ class MqttTransport:
             self._thread.join(CLOSE_TIMEOUT_S)
 
     def _opened(self, deadline: float) -> ReasonCode:
-        """Wait until the broker agrees to what it was asked for, or refuses."""
         try:
             code = self._opening.get(timeout=max(0.0, deadline - monotonic()))
         except queue.Empty as error:
@@ -205,7 +204,6 @@ class MqttTransport:
     def _on_publish(
         self, client: object, data: object, mid: int, code: ReasonCode, properties: Properties | None
     ) -> None:
-        """Count a frame that the broker has, or end where it will not have it."""
         with self._changed:
             self._unacknowledged -= 1
             self._changed.notify_all()

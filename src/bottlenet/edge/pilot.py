@@ -157,7 +157,6 @@ class Pilot:
         self.reconsider()
 
     def reconsider(self) -> None:
-        """Move, if another candidate is worth it."""
         latencies = self._latencies()
         if self.away or latencies is None or not self.link.settled:
             return
@@ -215,19 +214,16 @@ class Pilot:
         return Terms.of(columns, link).latency_s(link, self._load.value(1.0) - 1)
 
     def _device_s(self) -> Floats:
-        """Compute (N,) s on this device, as it is now."""
         compute = (self._columns.device_s - self._prepares) * self._device.values()
         prepare_s = self._prepare_s.value(math.nan)
         device_s: Floats = compute + (self._prepares if math.isnan(prepare_s) else prepare_s * (self._prepares > 0))
         return device_s
 
     def _server_s(self) -> Floats:
-        """Compute (N,) s on this server when it is idle."""
         server_s: Floats = self._columns.server_s * self._server.values()
         return server_s
 
     def _reason(self, best: int) -> str:
-        """Ask the planner for its sentence, for things as they are now."""
         estimate = self.link.estimate
         assert estimate is not None
         load = self._load.value(1.0)
@@ -282,7 +278,6 @@ class RunningMedian:
         self._values.append(value)
 
     def set(self, value: float) -> None:
-        """Know this value alone, whatever came before."""
         self._values.clear()
         self._values.append(value)
 
@@ -439,12 +434,10 @@ class LinkProbe:
         return -1 if trip.seconds < fastest - max(allowed, ODD_SHARE * fastest) else 0
 
     def _expected(self, trip: RoundTrip, times: float = 1.0) -> float:
-        """Expect seconds, with an uplink so many times as fast."""
         assert self.estimate is not None
         return self.estimate.round_trip_s + trip.sent_bytes * 8 / (self.estimate.uplink_bps * times)
 
     def _fit(self) -> None:
-        """Find the uplink and round trip under which what was kept is the least surprising."""
         bits = np.array([each.sent_bytes * 8 for each in self._kept])
         seconds = np.array([each.seconds for each in self._kept])
         weights: Floats = np.power(NEWER, np.arange(len(bits) - 1, -1, -1), dtype=np.float64)

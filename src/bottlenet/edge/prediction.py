@@ -106,7 +106,6 @@ class Times:
 
     @property
     def server_ms(self) -> float:
-        """Without the queue."""
         return self.decode_ms + self.tail_ms
 
 
@@ -249,7 +248,6 @@ class Answered:
 
     @property
     def label(self) -> str:
-        """Of the best class; empty where nothing is there."""
         return self.top[0].label if self.top else ""
 
 
@@ -273,7 +271,6 @@ def answered_now(photo: str, by: str, found: Findings, *, frame_bytes: int, trie
 
 
 def outcome_bytes(outcome: Outcome) -> bytes:
-    """Write an outcome as one line of JSON."""
     document = asdict(outcome)
     del document["again"]
     if not document.get("objects"):

@@ -128,7 +128,6 @@ class Sender:
         return bool(self._queue or self._flying or self._unsaved)
 
     def _slice(self) -> Iterator[Outcome]:
-        """Work on what waits for a second."""
         clock = self._backoff.clock
         ends = clock() + SLICE_S
         while self._busy and not self.gave_up and clock() + self._wait_s() < ends:
@@ -265,7 +264,6 @@ class Sender:
             yield from self._refused(entry, outcome)
 
     def _lost(self, error: BottleNetError) -> Iterator[Outcome]:
-        """Queue again what was in flight on a connection that is lost."""
         flying, self._flying = list(self._flying.values()), {}
         self._allowed = 1
         if too_large(error) and len(flying) == 1:  # else it isn't known which; sooner or later it is alone
@@ -302,8 +300,7 @@ class Sender:
             self._disk_failed(error)
             return
         assert self._edge.local is not None
-        outcome = helped_out(self._edge.local, frame, name, tries=self._tries[entry.number])
-        yield from self._keep(entry, outcome)
+        yield from self._keep(entry, helped_out(self._edge.local, frame, name, tries=self._tries[entry.number]))
 
     def _keep(self, entry: Entry, outcome: Outcome) -> Iterator[Outcome]:
         """Put an outcome on disk; only then it is one."""
@@ -319,8 +316,7 @@ class Sender:
         yield outcome
 
     def _disk_failed(self, error: Exception) -> None:
-        wait_s = self._disk.failed()
-        self._tell(f"{error} (next try in {wait_s:.1f} s)")
+        self._tell(f"{error} (next try in {self._disk.failed():.1f} s)")
 
 
 class AutoSender:
@@ -418,7 +414,6 @@ class AutoSender:
         return self._kept(entry.photo, helped_out(tail, frame, name, tries=0), patient)
 
     def _kept(self, photo: Photo, outcome: Outcome, patient: bool) -> Outcome:
-        """Give the outcome once it is on disk; or that it can't be."""
         while True:
             try:
                 self._spool.store(photo, outcome)

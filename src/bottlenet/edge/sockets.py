@@ -110,7 +110,6 @@ class TlsSocket(CountingSocket):
         self._flush()
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Encrypt and send all of it."""
         self.sendall(data)
         return memoryview(data).nbytes
 
@@ -149,7 +148,6 @@ class TlsSocket(CountingSocket):
         return bytes(data), ended
 
     def _fill(self) -> bool:
-        """Wait for bytes from the network; False at the end."""
         data = super().recv(RECEIVE_BYTES)
         with self._lock:
             self._incoming.write(data)

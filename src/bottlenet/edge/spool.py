@@ -196,7 +196,6 @@ class Spool:
         return self._entries("status = 'waiting' AND bundle = ? ORDER BY number", self._bundle)
 
     def holds(self, photo: Photo) -> bool:
-        """Tell whether a frame of it, for this bundle, waits."""
         found = self._read("SELECT status, bundle FROM photos WHERE key = ?", key_of(photo))
         return found == [(WAITING, self._bundle)]
 
@@ -299,7 +298,6 @@ class Spool:
         self._read("PRAGMA incremental_vacuum")
 
     def _open(self) -> None:
-        """Find what waits; once more if the database was damaged and has been repaired."""
         try:
             self._find()
         except OSError as error:
@@ -309,7 +307,6 @@ class Spool:
             self._find()
 
     def _find(self) -> None:
-        """Take over, check each frame that waits, and note those of another bundle."""
         self._count()
         self._take_over()
         for entry in self._entries("status = 'waiting' ORDER BY number"):
@@ -504,7 +501,6 @@ def is_spool(path: str | Path) -> bool:
 
 
 def is_old_spool(path: str | Path) -> bool:
-    """Tell whether an older version left files in it that are not in the database."""
     return any((Path(path) / name).is_dir() for name in OLD_FOLDERS)
 
 

@@ -61,7 +61,6 @@ class Radio:
                 raise InputError(f"radio: {name} is {value}; give a number, 0 or more")
 
     def power_mw(self, uplink_bps: float) -> float:
-        """Compute the power of the radio while it sends, mW."""
         return self.alpha_mw_per_mbps * uplink_bps / 1e6 + self.beta_mw
 
 
@@ -97,7 +96,6 @@ class Link:
 
     @property
     def answer_s(self) -> float:
-        """What sending the answer takes."""
         return 0.0 if self.downlink_bps is None else ANSWER_BYTES * 8 / self.downlink_bps
 
     @property
@@ -153,7 +151,6 @@ def over_stream(
     downlink_bps: float | None = None,
     radio: Radio | None = None,
 ) -> Link:
-    """Describe a link that carries WebSocket over TCP."""
     setup_s, overhead_bytes = 2 * round_trip_s, STREAM_OVERHEAD_BYTES
     return Link(name, uplink_bps, round_trip_s, loss, downlink_bps, setup_s, overhead_bytes, radio=radio)
 

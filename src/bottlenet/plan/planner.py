@@ -242,7 +242,6 @@ def check_radio(wish: Wish, link: Link) -> None:
 
 
 def score_of(wish: Wish, terms: Terms, link: Link | Links, latency_s: Floats) -> Floats:
-    """Compute what the objective minimises, in the shape of `latency_s`: `terms.latency_s` at the load that counts."""
     if wish.objective == "latency":
         return latency_s
     if wish.objective == "energy":
@@ -401,7 +400,6 @@ def at_flip(now: Situation, quantity: str, x: float, choice: int, *, up: bool) -
 
 
 def rejections(candidates: Sequence[Candidate], checks: Sequence[Check]) -> tuple[Rejected, ...]:
-    """List the candidates that miss a constraint, each with the first that it misses."""
     rejected: dict[int, Rejected] = {}
     for check in checks:
         for i in np.flatnonzero(~check.met).tolist():
@@ -443,7 +441,6 @@ def limit_words(check: Check, i: int) -> str:
 
 
 def fixed_words(check: Check, candidates: Sequence[Candidate]) -> str:
-    """Describe what is in the way that no limit can help."""
     if check.name == "energy":
         advice = "measure again with bottlenet profile --device-power-mw, or choose another objective"
         return f"no candidate's device energy is known; {advice}"
@@ -472,7 +469,6 @@ def reason(
 
 
 def compared(other: float, best: float) -> str:
-    """Say how much more the other takes, where that can be said."""
     if other == best:
         return ", as much"
     if best <= 0:

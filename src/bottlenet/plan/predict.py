@@ -147,7 +147,6 @@ class Terms:
         return Terms(*(getattr(self, field.name)[kept] for field in fields(self)))
 
     def latency_s(self, link: Link | Links, server_load: float | Floats) -> Floats:
-        """Compute (N,) seconds."""
         latency: Floats = (
             self.fixed_s + self.bits / link.uplink_bps + self.rounds * link.round_trip_s + self.server_s * server_load
         )
@@ -158,7 +157,6 @@ class Terms:
         return np.where(self.bits > 0, self.bits / link.uplink_bps * link.send_mw, 0.0)
 
     def energy_mj(self, link: Link | Links) -> Floats:
-        """Compute (N,) mJ; NaN where it is not known."""
         energy: Floats = self.compute_mj + self.radio_mj(link)
         return energy
 

@@ -89,7 +89,6 @@ class Energy:
             raise InputError("energy has both power_mw and energy_mj, or none; give one of them")
 
     def of(self, device_s: float) -> float:
-        """Compute the energy, mJ, of a photo on which the device computes for so long."""
         if self.energy_mj is not None:
             return self.energy_mj
         assert self.power_mw is not None

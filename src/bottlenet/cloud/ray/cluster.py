@@ -205,7 +205,6 @@ def drain(limit_s: float) -> None:
 
 @contextlib.contextmanager
 def own_cluster(deployed: Deployed, ip: str) -> Iterator[None]:
-    """Start a cluster of this machine. HAProxy will listen at `ip`."""
     cores = max(os.cpu_count() or 1, deployed.threads * (deployed.max_replicas or deployed.replicas))
     options = {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     with contextlib.ExitStack() as stack:
@@ -334,7 +333,6 @@ def environ(settings: dict[str, str]) -> Iterator[dict[str, str]]:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder for this user alone, which is gone afterwards."""
     return tempfile.TemporaryDirectory(prefix="bottlenet-", dir=SOCKETS, ignore_cleanup_errors=True)
 
 

@@ -107,7 +107,6 @@ class Replica:
         self._service: Service | None = None
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        """Make the application, before the first connection."""
         deployed = self._deployed
         set_up_logging(deployed.log_level, as_json=deployed.log_json)
         names = ("tokens", "watch", "threads", "max_batch", "page", "insecure")
@@ -152,7 +151,6 @@ class Connections:
         return connection
 
     def stop(self) -> None:
-        """Answer what was taken, then close all streams; once."""
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._service.stop())
 
@@ -170,7 +168,6 @@ class ReadDirectly:
 
 
 def middlewares() -> list[Middleware]:
-    """List the middlewares, as Ray Serve asks for them."""
     return [Middleware(ReadDirectly)]
 
 
