@@ -26,7 +26,8 @@ from bottlenet.errors import InputError
 from bottlenet.measure.bench import Conditions, Workbench, readable, weights_of
 from bottlenet.measure.bench import run as measure
 from bottlenet.plan.link import Link, parse_link
-from bottlenet.plan.planner import choose, predict
+from bottlenet.plan.planner import choose
+from bottlenet.plan.predict import predict
 from bottlenet.plan.profile import Candidate, Profile
 from profiles import add_bundles, bundles_of, profile_all
 from record import Json, parser, run_script, show, write_record

@@ -26,15 +26,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from bottlenet.bundle.graph import STORE, Store, fault
-from bottlenet.bundle.manifest import (
-    FORMAT_VERSION,
-    LADDER,
-    TABLES,
-    Manifest,
-    Preprocess,
-    parse_manifest,
-    read_contents,
-)
+from bottlenet.bundle.manifest import LADDER, TABLES, Manifest, Preprocess, parse_manifest, read_contents
 from bottlenet.errors import BundleError, FrameError, InputError
 from bottlenet.files import file_chunks, read_bounded, replacing, sync_folder, write_new
 from bottlenet.records import check_text
@@ -42,7 +34,7 @@ from bottlenet.wire.codecs import CODES, Codec, make_codec
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import MAX_TABLES_BYTES, Tables, parse_tables
 
-__all__ = ["FORMAT_VERSION", "Bundle", "Manifest", "Preprocess", "write_bundle"]
+__all__ = ["Bundle", "Manifest", "Preprocess", "write_bundle"]
 
 MANIFEST = "manifest.json"
 REQUIRED_FILES = ("head.onnx", "tail.onnx", "labels.txt")
@@ -143,7 +135,8 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
             sync_folder(fresh)
             bundle = Bundle.load(fresh)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""  # a full disk names no file
+        named = error.filename and str(error.filename) != str(target)  # a full disk names no file
+        place = f"{error.filename}: " if named else ""
         raise BundleError(f"bundle {target} can't be written: {place}{error.strerror}; give another path") from error
     return dataclasses.replace(bundle, path=target)
 

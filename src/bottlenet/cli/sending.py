@@ -18,22 +18,9 @@ from typing import Any
 
 from bottlenet.cli.planning import read_profile
 from bottlenet.cli.show import print_error, say
-from bottlenet.edge import (
-    Answered,
-    AutoSender,
-    Backoff,
-    Choice,
-    Edge,
-    Failed,
-    Folder,
-    Move,
-    Outcome,
-    Policy,
-    Sender,
-    Spool,
-)
+from bottlenet.edge import AutoSender, Backoff, Edge, Folder, Move, Policy, Sender, Spool
 from bottlenet.edge.auto import AUTO
-from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE
+from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE, Answered, Choice, Failed, Outcome
 from bottlenet.edge.spool import is_spool
 from bottlenet.errors import InputError
 from bottlenet.photo import SUFFIXES

@@ -27,19 +27,8 @@ from bottlenet.edge.auto import AUTO, Auto, check_auto
 from bottlenet.edge.connection import Backoff, Connect, Reply, Stream, check_url, hint_s, open_websocket
 from bottlenet.edge.encoder import Encoder, Processed, split
 from bottlenet.edge.pilot import Move, Policy
-from bottlenet.edge.prediction import (
-    DEVICE,
-    LOCAL,
-    REFUSED,
-    SERVER,
-    Failed,
-    Outcome,
-    Prediction,
-    answered_now,
-    predict,
-    read_answer,
-)
-from bottlenet.errors import BottleNetError, BundleError, InputError, LinkError, MissingExtraError, WireError
+from bottlenet.edge.prediction import DEVICE, LOCAL, SERVER, Prediction, predict
+from bottlenet.errors import BundleError, InputError, LinkError, MissingExtraError, WireError
 from bottlenet.files import Secret
 from bottlenet.photo import Source
 from bottlenet.plan.profile import Profile
@@ -64,30 +53,24 @@ class Edge:
             prediction = edge.classify("photo.jpg")
 
     The connection opens at the first photo, or with `connect()`, and stays; a lost one is opened again at the next
-    photo. Several threads may share an Edge: their photos are encoded side by side and sent one after the other.
+    photo. Several threads may share an Edge: their photos are encoded side by side and sent one after the other. With
+    mqtt:// or mqtts://, an address of a broker, the servers are those that it passes frames on to.
 
-    With mqtt:// or mqtts://, an address of a broker, the servers are those that it passes frames on to.
-
-    `connect` opens the transport: `(url, timeout_s) -> Transport`, see `edge.connection`. `timeout_s` is for opening,
-    and for the answer to each photo. `budget_bytes`: no larger frame leaves, see `Encoder`. `sure`: where the bundle
-    has an exit, the confidence from which on the device answers by itself, and nothing is sent. `fallback="local"`:
-    where the server can't answer, the bundle's tail runs here, and the server is left alone for a while. `token` is the
-    bearer token, or the password of the user in a broker's address, or a function that gives it at each connection;
-    `tls` replaces the system's certificates. `connect` gets both by these names.
+    `connect` opens the transport, see `edge.connection`. `timeout_s` is for opening, and for the answer to each photo.
+    `budget_bytes` and `sure`: see `Encoder`. `fallback="local"`: where the server can't answer, the bundle's tail runs
+    here, and the server is left alone for a while. `token` is the bearer token, or the password of the user in a
+    broker's address, or a function that gives it at each connection; `tls` replaces the system's certificates.
 
     With `partition="auto"` it moves between edge-only, the cuts of the bundles, one or more of one network, and
     cloud-only, as link, load and device are just now: see `edge.auto`. That takes what `bottlenet profile` measured,
-    a `profile` of all of them or one of each, and `policy` says how readily. Every photo is answered then, with or
-    without a server.
+    a `profile` of all of them or one of each, and `policy` says how readily. Every photo is answered then.
 
         with Edge("my.ladder", "ws://server:8000", partition="auto", profile=profile) as edge:
-            prediction = edge.classify("photo.jpg")
-            print(prediction.partition, edge.moves)
+            print(edge.classify("photo.jpg").partition, edge.moves)
 
     InputError: a URL that is not ws://, wss:// or a broker's, a password without a user, a timeout that isn't positive,
-    another fallback, a budget that leaves no room for a payload, several bundles or a profile without "auto", a
-    fallback or budget with it; see also `edge.auto.Auto`. BundleError: see `Bundle.load`. MissingExtraError: a broker's
-    address, without bottlenet[mqtt].
+    another fallback, several bundles or a profile without "auto", a fallback or budget with it; see also `Encoder` and
+    `edge.auto.Auto`. BundleError: see `Bundle.load`. MissingExtraError: a broker's address, without bottlenet[mqtt].
     """
 
     def __init__(
@@ -149,10 +132,9 @@ class Edge:
     def classify(self, photo: Source) -> Prediction:
         """Find out what the photo shows.
 
-        PhotoError: the photo can't be used, see `bottlenet.photo.read_photo`. InputError: it does not fit the budget,
-        or the token can't be read. LinkError: the server is not there, closed, did not answer in time or has no room.
-        FrameError: it refuses, with its reason. WireError: its answer makes no sense. All but the first and the budget
-        only without a fallback, and not with `partition="auto"`.
+        PhotoError: see `bottlenet.photo.read_photo`. InputError: it does not fit the budget, or no token can be read.
+        LinkError: the server is not there, too slow or full. FrameError: it refuses. WireError: its answer makes no
+        sense. All but the first and the budget only without a fallback, and not with `partition="auto"`.
         """
         if self._auto is not None:
             return self._auto.classify(photo)
@@ -179,12 +161,9 @@ class Edge:
     def classify_many(self, photos: Iterable[Source], in_flight: int = 8) -> Iterator[Prediction]:
         """Classify photos in their order, with up to `in_flight` on the way at once: for links that are long.
 
-        Photos are taken from `photos` as there is room. The first error ends it, with the errors of `classify`, and
-        there is no fallback: `edge.sender.Sender` is for photos that must not be lost. It has the connection to itself
-        until it ends; `classify` in another thread opens a second one. Round trips include waiting in line. With
-        `partition="auto"` one photo is on the way at a time, and the partition may change between two.
-
-        InputError: `in_flight` below 1 or above 1,024.
+        Photos are taken as there is room. The first error of `classify` ends it, and there is no fallback: see
+        `edge.sender.Sender` for photos that must not be lost. Meanwhile `classify` in another thread opens a second
+        connection. With `partition="auto"` one photo is on the way at a time. InputError: `in_flight` not 1 to 1,024.
         """
         check_in_flight(in_flight)
         return self._classify_many(photos, in_flight) if self._auto is None else map(self._auto.classify, photos)
@@ -317,15 +296,6 @@ class LocalTail:
             raise BundleError(NO_NUMBERS)
         answer = answer_of(frame.sequence, microseconds(decoded - started), microseconds(done - decoded), found)
         return parse_answer(answer.to_bytes())  # rounded as on the wire, so that nothing differs
-
-
-def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outcome:
-    """Answer a photo's frame here, after so many tries elsewhere."""
-    try:
-        found = read_answer(tail.answer(frame), tail.bundle)
-    except BottleNetError as error:
-        return Failed(photo, REFUSED, f"{photo}: {error}")
-    return answered_now(photo, LOCAL, found, frame_bytes=len(frame.to_stream_bytes()), tries=tries)
 
 
 def find_token(path: str | None, kind: Secret = BEARER) -> Callable[[], str] | None:

@@ -58,25 +58,14 @@ class Transport(Protocol):
     """An open connection. Methods raise LinkError, or FrameError where the server refuses what it was sent."""
 
     @property
-    def sent_bytes(self) -> int:
-        """Since it exists, opening included."""
-
+    def sent_bytes(self) -> int: ...  # since it exists, opening included
     @property
-    def received_bytes(self) -> int:
-        """Since it exists, opening included."""
-
+    def received_bytes(self) -> int: ...  # the same
     @property
-    def closed(self) -> bool:
-        """Whether it has ended, from either side."""
-
-    def send(self, message: bytes) -> None:
-        """Send one message."""
-
-    def receive(self, timeout_s: float) -> bytes:
-        """Wait for the next message. OverdueError: none came in time, and the connection is still there."""
-
-    def close(self) -> None:
-        """End the connection; once more does no harm."""
+    def closed(self) -> bool: ...  # from either side
+    def send(self, message: bytes) -> None: ...
+    def receive(self, timeout_s: float) -> bytes: ...  # OverdueError: none came in time, and it is still open
+    def close(self) -> None: ...  # once more does no harm
 
 
 Connect: TypeAlias = Callable[..., Transport]

@@ -42,18 +42,11 @@ class Meter(Protocol):
     """A count of energy, since it was opened."""
 
     @property
-    def name(self) -> str:
-        """What gave the figure, for people: "RAPL package-0"."""
-
+    def name(self) -> str: ...  # what gave the figure, for people: "RAPL package-0"
     @property
-    def how(self) -> str:
-        """As in `plan.profile.Energy`: measured or modelled."""
-
-    def energy_mj(self) -> float:
-        """Return mJ since it was opened; never falls. InputError: it can't be read any more."""
-
-    def close(self) -> None:
-        """Stop counting; once more does no harm."""
+    def how(self) -> str: ...  # as in `plan.profile.Energy`: measured or modelled
+    def energy_mj(self) -> float: ...  # never falls; InputError: it can't be read any more
+    def close(self) -> None: ...  # once more does no harm
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from paho.mqtt.client import MQTT_ERR_SUCCESS, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_ERR_SUCCESS, DisconnectFlags, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -191,9 +191,7 @@ class MqttTransport:
         self._replies.put(None)
         self._opening.put(None)
 
-    def _on_connect(
-        self, client: object, data: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
-    ) -> None:
+    def _on_connect(self, client: Any, data: Any, flags: Any, code: ReasonCode, properties: Properties | None) -> None:
         limits: dict[str, Any] = {} if properties is None else vars(properties)
         self._window = limits.get("ReceiveMaximum", 2**16 - 1)
         self._max_bytes = min(MAX_MESSAGE_BYTES, max(0, limits.get("MaximumPacketSize", 2**28) - TOPIC_BYTES))
@@ -201,9 +199,7 @@ class MqttTransport:
             self._properties = properties_of(PacketTypes.PUBLISH, TopicAlias=ALIAS)
         self._opening.put(code)
 
-    def _on_publish(
-        self, client: object, data: object, mid: int, code: ReasonCode, properties: Properties | None
-    ) -> None:
+    def _on_publish(self, client: Any, data: Any, mid: int, code: ReasonCode, properties: Any) -> None:
         with self._changed:
             self._unacknowledged -= 1
             self._changed.notify_all()
@@ -226,9 +222,7 @@ class MqttTransport:
         else:
             self._fail(LinkError(f"{self._broker.name} brings answers that nobody asked for; {ACL}"))
 
-    def _on_disconnect(
-        self, client: object, data: object, flags: DisconnectFlags, code: ReasonCode, properties: Properties | None
-    ) -> None:
+    def _on_disconnect(self, client: Any, data: Any, flags: DisconnectFlags, code: ReasonCode, properties: Any) -> None:
         why = f" ({code})" if flags.is_disconnect_packet_from_server else ""
         self._fail(LinkError(f"{self._broker.name} closed the connection{why}; try again"))
 

@@ -355,12 +355,11 @@ class LinkProbe:
 
         seconds = round trip + 8 * bytes / uplink
 
-    One odd round trip tells nothing: it may be chance. Three that are all slower or all faster than they should be, and
-    none of their size in between that is as it should be, are another link, and what was measured before is forgotten.
+    One odd round trip may be chance. Three that are all slower or all faster than they should be, and none of their
+    size in between that is as it should be, are another link, and what was measured before is forgotten.
 
-    Messages of one size can't tell a long round trip from a slow uplink. Then the uplink is what links of this round
-    trip have: those of `plan.link.PRESETS`, and those that this device has had itself, which count more. As soon as
-    sizes differ, as they do with pictures and pings, they decide.
+    Messages of one size can't tell a long round trip from a slow uplink. Until sizes differ, the uplink is what links
+    of this round trip have: those of `plan.link.PRESETS`, and those that this device has had, which count more.
     """
 
     def __init__(self, presets: Sequence[Link] = tuple(PRESETS.values())) -> None:

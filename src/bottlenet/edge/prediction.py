@@ -52,12 +52,9 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Object:
+class Object(Choice):
     """Something that was found in the photo."""
 
-    label: str
-    class_index: int
-    score: float  # 0..1
     left: float  # edges, pixels of the photo; where that is not at hand, shares of the square that the network saw
     top: float
     right: float

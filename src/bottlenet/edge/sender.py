@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from bottlenet.edge.client import Edge, LocalTail, check_in_flight, helped_out
+from bottlenet.edge.client import Edge, LocalTail, check_in_flight
 from bottlenet.edge.connection import Backoff, hint_s, too_large
 from bottlenet.edge.photo_files import read_file, unreadable, unusable
 from bottlenet.edge.pilot import Move
@@ -25,6 +25,7 @@ from bottlenet.edge.prediction import (
     DAMAGED,
     DEVICE,
     FULL,
+    LOCAL,
     REFUSED,
     SERVER,
     UNREADABLE,
@@ -98,13 +99,12 @@ class Sender:
     def send(self, photos: Iterable[str | Path | None], *, patient: bool = True) -> Iterator[Outcome]:
         """Send what waits in the spool, and photos, each a path; gives what became of each, as it becomes known.
 
-        A photo that has an outcome already, from this run or an earlier one, isn't sent: it is given `again`. None
-        among the photos means that there is none just now: a second goes to what waits, and then the next is asked
-        for. Ends when all of them have an outcome, or a deadline has passed: see `gave_up` and `waiting`.
+        One that has an outcome already isn't sent: it is given `again`. None among the photos means that there is none
+        just now: a second goes to what waits, and then the next is asked for. Ends when all of them have an outcome,
+        or a deadline has passed: see `gave_up` and `waiting`.
 
-        Where the spool is full and refuses, a photo waits for room until a deadline has passed; unless `patient` is
-        false, when it fails as soon as the server can't be reached. A photo that can't be read is tried once more, when
-        all others were taken; unless `patient` is false, when it fails at once.
+        Where the spool is full and refuses, a photo waits for room until a deadline has passed, and one that can't be
+        read is tried once more at the end; unless `patient` is false, when they fail at once, or without a server.
         """
         try:
             for photo in photos:
@@ -317,6 +317,15 @@ class Sender:
 
     def _disk_failed(self, error: Exception) -> None:
         self._tell(f"{error} (next try in {self._disk.failed():.1f} s)")
+
+
+def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outcome:
+    """Answer a photo's frame here, after so many tries elsewhere."""
+    try:
+        found = read_answer(tail.answer(frame), tail.bundle)
+    except BottleNetError as error:
+        return Failed(photo, REFUSED, f"{photo}: {error}")
+    return answered_now(photo, LOCAL, found, frame_bytes=len(frame.to_stream_bytes()), tries=tries)
 
 
 class AutoSender:

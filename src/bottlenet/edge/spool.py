@@ -130,13 +130,12 @@ class Record:
 class Spool:
     """A folder of frames and answers, for one process at a time, and one thread.
 
-    `max_bytes` is the most that all waiting frames together may take of the disk, whole pages of 1,024 bytes each. What
-    happens to a photo that does not fit is `when_full`: "refuse": it is not taken. "drop-oldest": those that wait
-    longest go. "drop-newest": it goes itself, for good. A full disk counts as a full spool. `connection` opens the
-    database.
+    `max_bytes` is the most that all waiting frames together may take of the disk, whole pages of 1,024 bytes each.
+    `when_full`: "refuse": a photo that does not fit is not taken. "drop-oldest": those that wait longest go.
+    "drop-newest": it goes itself, for good. A full disk counts as a full spool. `connection` opens the database.
 
-    Methods that read raise OSError where the disk can't be read just now, which says nothing about what is on it.
-    InputError: not a folder for this, in use by another process, not writable, or a cap or policy that is none.
+    OSError, by methods that read: the disk can't be read just now. InputError: not a folder for this, in use by
+    another process, not writable, or a cap or policy that is none.
     """
 
     def __init__(

@@ -28,22 +28,11 @@ from numpy.typing import NDArray
 
 from bottlenet.errors import InputError
 from bottlenet.plan.link import Link, parse_link
-from bottlenet.plan.predict import (
-    Columns,
-    Floats,
-    Links,
-    Prediction,
-    Prices,
-    Terms,
-    check_load,
-    known,
-    predict,
-    predictions,
-)
+from bottlenet.plan.predict import Columns, Floats, Links, Prediction, Prices, Terms, check_load, known, predictions
 from bottlenet.plan.profile import Candidate, Profile
 from bottlenet.records import is_number, shown
 
-__all__ = ["OBJECTIVES", "Flip", "Plan", "Prediction", "Prices", "Rejected", "best_of", "choose", "predict"]
+__all__ = ["OBJECTIVES", "Flip", "Plan", "Prediction", "Prices", "Rejected", "best_of", "choose"]
 
 OBJECTIVES = ("latency", "energy", "bytes", "cost")
 ROUNDING = 1e-9  # of a limit: 0.0157 s and 15.7 ms are not the same float

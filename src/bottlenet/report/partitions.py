@@ -16,7 +16,8 @@ from bottlenet.errors import InputError
 from bottlenet.files import reading
 from bottlenet.measure.bench import BenchReport, BenchRow
 from bottlenet.plan.link import PRESETS, Link
-from bottlenet.plan.planner import Plan, choose, duration, flip_words, predict, rate
+from bottlenet.plan.planner import Plan, choose, duration, flip_words, rate
+from bottlenet.plan.predict import predict
 from bottlenet.plan.profile import Candidate, Profile
 from bottlenet.report.charts import Axis, Bar, Drawing, Group, Rule, Scale, Series, bar_chart, line_chart, spanning
 from bottlenet.report.sections import Figure, Request, Section, Table, number, of_photos
