@@ -25,10 +25,10 @@ from bottlenet.plan.planner import (
     best_of,
     choose,
     duration,
-    predict,
     rate,
     score,
 )
+from bottlenet.plan.predict import predict
 from bottlenet.plan.profile import Candidate, Energy, Profile
 from bottlenet.wire.answer import Answer
 

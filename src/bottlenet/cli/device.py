@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -31,25 +31,24 @@ if TYPE_CHECKING:
     from bottlenet.wire.frame import Frame
 
 
-To: TypeAlias = Annotated[
+To = Annotated[
     str, Option(help="Server: ws://HOST:PORT, as [bold]bottlenet serve[/] prints it. Or broker: mqtt://USER@HOST.")
 ]
-Timeout: TypeAlias = Annotated[float, Option(help="Seconds to wait for an answer.")]
-Budget: TypeAlias = Annotated[
-    int | None,
-    Option(metavar="BYTES", help="Largest frame: 340 fits an Iridium SBD message, 222 or 51 LoRaWAN."),
+Timeout = Annotated[float, Option(help="Seconds to wait for an answer.")]
+Budget = Annotated[
+    int | None, Option(metavar="BYTES", help="Largest frame: 340 fits an Iridium SBD message, 222 or 51 LoRaWAN.")
 ]
-Fallback: TypeAlias = Annotated[
+Fallback = Annotated[
     str | None, Option(metavar="local", help="Run the whole network here while the server can't answer.")
 ]
-TokenFile: TypeAlias = Annotated[
+TokenFile = Annotated[
     str | None,
     Option(
         metavar="FILE",
         help="File with the bearer token or the broker's password. Default: environment variable BOTTLENET_TOKEN.",
     ),
 ]
-CaFile: TypeAlias = Annotated[
+CaFile = Annotated[
     str | None,
     Option(metavar="FILE", help="Certificates to trust for wss:// and mqtts://, PEM. Default: the system's."),
 ]
@@ -288,15 +287,10 @@ def chosen(folder: str, action: str, photos: Sequence[str], gone: bool) -> Itera
 
     paths = [os.path.abspath(path) for path in photos]
     for record in records(folder):
-        if action == EXPORT and record.frame is None:
-            continue
-        if action == REQUEUE and (record.status != REFUSED or record.frame is None):
-            continue
-        if action == FORGET and record.status == WAITING:
-            continue
-        if gone and os.path.lexists(record.photo):
-            continue
-        if not paths or any(is_at(record, path) for path in paths):
+        framed, waits = record.frame is not None, record.status == WAITING
+        fit = {EXPORT: framed, REQUEUE: framed and record.status == REFUSED, FORGET: not waits}.get(action, True)
+        named = not paths or any(is_at(record, path) for path in paths)
+        if fit and named and not (gone and os.path.lexists(record.photo)):
             yield record
 
 

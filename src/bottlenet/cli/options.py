@@ -33,31 +33,25 @@ if TYPE_CHECKING:
 Command: TypeAlias = Callable[..., None]
 C = TypeVar("C", bound="DataclassInstance")
 
-Json: TypeAlias = Annotated[bool, Option("--json", help="Print one JSON document instead of tables.")]
-Force: TypeAlias = Annotated[bool, Option("--force", help="Overwrite the file even if it is of another kind.")]
-BundleOption: TypeAlias = Annotated[
+Json = Annotated[bool, Option("--json", help="Print one JSON document instead of tables.")]
+Force = Annotated[bool, Option("--force", help="Overwrite the file even if it is of another kind.")]
+BundleOption = Annotated[
     str, Option("--bundle", "-b", help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
 ]
-Sure: TypeAlias = Annotated[
+Sure = Annotated[
     float | None,
     Option(
         metavar="SHARE",
         help="Confidence, 0 to 1, at which the device answers by itself; 1: never. Default: the bundle's.",
     ),
 ]
-BundleArgument: TypeAlias = Annotated[
-    str, Argument(help="Folder of a bundle, or [bold]demo[/] for the one in the package.")
-]
-LadderArgument: TypeAlias = Annotated[
-    str, Argument(metavar="BUNDLE", help="Folder of a bundle or a ladder, or [bold]demo[/].")
-]
-PhotoFolder: TypeAlias = Annotated[
+BundleArgument = Annotated[str, Argument(help="Folder of a bundle, or [bold]demo[/] for the one in the package.")]
+LadderArgument = Annotated[str, Argument(metavar="BUNDLE", help="Folder of a bundle or a ladder, or [bold]demo[/].")]
+PhotoFolder = Annotated[
     str, Option(help="Folder of photos. Classes, if known, are in labels.csv or are its sub-folders.")
 ]
-Limit: TypeAlias = Annotated[
-    int | None, Option(min=1, help="Use only this many photos, spread evenly over the folder.")
-]
-MeterOption: TypeAlias = Annotated[str | None, Option(help="Energy meter: rapl, jetson, nvml, model or auto.")]
+Limit = Annotated[int | None, Option(min=1, help="Use only this many photos, spread evenly over the folder.")]
+MeterOption = Annotated[str | None, Option(help="Energy meter: rapl, jetson, nvml, model or auto.")]
 
 
 def with_configs(**configs: type[DataclassInstance]) -> Callable[[Command], Command]:

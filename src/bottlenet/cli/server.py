@@ -82,9 +82,7 @@ def serve(
     watch: Annotated[str | None, Option(help="Also serve the bundles in this folder, as they come and go.")] = None,
     threads: Annotated[int, Option(min=1, help="Threads of onnxruntime for each operation.")] = 1,
     max_batch: Annotated[int, Option(min=1, help="Most frames to compute in one batch.")] = 16,
-    page: Annotated[
-        bool, Option("--page/--no-page", help="Serve a page at /, on which the browser is the device.")
-    ] = True,
+    page: Annotated[bool, Option(help="Serve a page at /, on which the browser is the device.")] = True,
     log_level: Annotated[str, Option(help=f"{', '.join(LOG_LEVELS)}.")] = "warning",
     log_json: Annotated[bool, Option("--log-json", help="Log JSON to standard error, one object a line.")] = False,
     stop_with_input: Annotated[

@@ -306,30 +306,26 @@ def free_ports(count: int) -> list[int]:
     found: list[int] = []
     with contextlib.ExitStack() as stack:
         for port in random.sample(OWN_PORTS, len(OWN_PORTS)):
-            if len(found) == count:
-                break
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.create_server((LOOPBACK, port)))
                 found.append(port)
-    if len(found) < count:
-        raise InputError(f"of ports {OWN_PORTS[0]} to {OWN_PORTS[-1]} fewer than {count} are free; end what has them")
-    return found
+            if len(found) == count:
+                return found
+    raise InputError(f"of ports {OWN_PORTS[0]} to {OWN_PORTS[-1]} fewer than {count} are free; end what has them")
 
 
 @contextlib.contextmanager
 def environ(settings: dict[str, str]) -> Iterator[dict[str, str]]:
     """Set what this process's environment lacks, also for what it starts; give what is set."""
     settings = {name: value if name in ALWAYS else os.environ.get(name, value) for name, value in settings.items()}
-    before = {name: os.environ.get(name) for name in settings}
+    before = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ.update(settings)
     try:
         yield settings
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in settings:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
