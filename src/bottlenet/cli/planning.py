@@ -440,7 +440,3 @@ def latency(row: BenchRow) -> float:
 def ratio(one: float | None, other: float | None) -> str:
     share = (one or 0.0) / (other or 1.0)
     return f"{share:.0%} of" if share < 2 else f"{share:.3g} times"
-
-
-def bench_document(report: BenchReport) -> dict[str, object]:
-    return {"kind": BENCH_MARK, "format_version": 1, "command": command_line(sys.argv), **asdict(report)}

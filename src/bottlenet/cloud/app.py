@@ -93,11 +93,9 @@ def create_app(
     Every bundle has a worker, which takes up to `max_batch` frames at once, with `threads` on each operation. With
     `tokens`, a file, only clients are let in that name one. Without, unless `insecure`, web pages of other sites are
     kept away, and on loopback requests under another machine's name, too. Frames that come to `broker` are also taken.
-    Without `page` there is none, nor a bundle's files. Whatever runs the application has to bound messages and headers
-    before they come here; `bottlenet serve` does. `app.state.service` is the `Service`.
-
-    InputError: no bundle and no folder, two with the same tag, a number below 1, a file or folder that can't be
-    used. BundleError: a tail that can't be loaded.
+    Without `page` there is none, nor a bundle's files. Whatever runs the application has to bound messages and headers,
+    as `bottlenet serve` does. `app.state.service` is the `Service`. InputError: no bundle and no folder, two with the
+    same tag, a number below 1, a file or folder that can't be used. BundleError: a tail that can't be loaded.
     """
     if not bundles and watch is None:
         raise InputError("no bundle to serve; give at least one, or a folder to watch")

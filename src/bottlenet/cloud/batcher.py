@@ -16,7 +16,7 @@ import queue
 import statistics
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -185,6 +185,13 @@ class Batcher:
             future = self._waiting.popleft().future
             if not future.done():
                 future.set_exception(BusyError(STOPPING, FIRST_RETRY_S))
+
+
+def start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    """Start a task that is in `tasks` until it is done."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 class Worker:

@@ -27,6 +27,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
 from bottlenet.broker import BoundedClient, Broker, refused
+from bottlenet.cloud.batcher import start
 from bottlenet.cloud.service import Service
 from bottlenet.errors import InputError, LinkError, WireError
 from bottlenet.wire.answer import busy_bytes
@@ -320,9 +321,7 @@ class Subscriber:
 
     def _take(self, message: Message) -> None:
         self._count += 1
-        task = asyncio.create_task(self._answer(message))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        start(self._answer(message), self._tasks)
 
     async def _answer(self, message: Message) -> None:
         try:

@@ -23,7 +23,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from starlette.applications import Starlette
 from bottlenet.bundle import Bundle
 from bottlenet.cloud.admission import Access, Addresses, Limits
 from bottlenet.cloud.app import create_app
+from bottlenet.cloud.batcher import start
 from bottlenet.cloud.connections import Connection, StreamConnection, stream_options
 from bottlenet.errors import InputError
 
@@ -104,13 +105,12 @@ class Server(uvicorn.Server):
         await self._service.stop()
         # Streams have been told; closed before the other side agrees, with frames of it unread, the last answers may
         # be lost on the way.
-        deadline = asyncio.get_running_loop().time() + CLOSE_S
-        while any(isinstance(each, StreamConnection) for each in self.server_state.connections):
-            if asyncio.get_running_loop().time() > deadline:
-                break
+        loop, connections = asyncio.get_running_loop(), self.server_state.connections
+        deadline = loop.time() + CLOSE_S
+        while loop.time() <= deadline and any(isinstance(each, StreamConnection) for each in connections):
             await asyncio.sleep(LOOK_EVERY_S)
         # Clients that take no answer; uvicorn would cancel their requests a moment later, with a traceback for each.
-        asyncio.get_running_loop().call_later(CLOSE_S / 2, self._abort)
+        loop.call_later(CLOSE_S / 2, self._abort)
         await super().shutdown()
 
     async def _accept_for_ever(self, listener: socket.socket) -> None:
@@ -178,12 +178,6 @@ class Server(uvicorn.Server):
         log.info("refused: %s", kind)
 
 
-def start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    task = asyncio.create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-
-
 def cut_when_stuck(sock: socket.socket, seconds: float) -> None:
     """Have the system end a connection whose other side takes nothing for that long, or has vanished."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -208,11 +202,9 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then return; what was taken is answered first, for up to `limits.grace_s`.
 
-    Port 0 is any that is free. `announce` gets "host:port" as soon as connections are taken. With
-    `stop_with_input` the server also stops at the end of standard input, so that it never outlives what started it.
-
-    InputError: an address that can't be listened on, or that others reach without --insecure, files for TLS that can't
-    be used, a broker that does not let this server in, or see `create_app`. BundleError: see `create_app`.
+    Port 0 is any that is free. `announce` gets "host:port" as soon as connections are taken. InputError: an address
+    that can't be listened on, or that others reach without --insecure, files for TLS that can't be used, a broker that
+    does not let this server in, or see `create_app`. BundleError: see `create_app`.
     """
     limits, access = limits or Limits(), access or Access()
     tls = access.context()

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 from bottlenet.bundle import MANIFEST, Bundle
 from bottlenet.cloud.admission import Limits, Tokens
-from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING, Batcher, Work, Worker
+from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING, Batcher, Work, Worker, start
 from bottlenet.cloud.decoder import Decoder, Photos
 from bottlenet.cloud.metrics import Metrics, kind_of
 from bottlenet.errors import BottleNetError, BundleError, BusyError, InputError
@@ -320,9 +320,7 @@ class Folder:
     def _drop(self, served: Served) -> None:
         log.info("bundle %s (%s) is not served any more", served.version, served.bundle.manifest.name)
         self._failed.clear()  # it may have been in the way of another
-        drain = asyncio.create_task(self._bundles.remove(served, self._grace_s))
-        self._drains.add(drain)
-        drain.add_done_callback(self._drains.discard)
+        start(self._bundles.remove(served, self._grace_s), self._drains)
 
 
 def stamps(path: Path) -> dict[str, Stamp]:

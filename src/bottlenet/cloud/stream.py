@@ -15,6 +15,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Message, Receive, Scope, Send
 
 from bottlenet.cloud.admission import credentials, subprotocol_of
+from bottlenet.cloud.batcher import start
 from bottlenet.cloud.service import Served, Service
 from bottlenet.task import most_answer_bytes
 from bottlenet.wire.answer import refusal_bytes
@@ -69,9 +70,7 @@ class Stream:
                 if not self._welcome():
                     await self.end(UNAUTHORIZED, "the token is not good any more; get another")
                     return
-                task = self._loop.create_task(self._answer(message.get("bytes")))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                start(self._answer(message.get("bytes")), self._tasks)
             if message.get("code") == MESSAGE_TOO_BIG:  # refused before it was read
                 self._service.metrics.refused(VIA, "too_large")
         finally:

@@ -81,11 +81,9 @@ def open_websocket(
 ) -> WebSocketTransport:
     """Connect to ws:// or wss:// within `timeout_s`, from looking up the name to the end of WebSocket's handshake.
 
-    `tls` replaces the system's certificates, as for a server with one of its own. `token` is a bearer token, or a
-    function that gives the one of now. Over ws:// anybody on the way can read it.
-
-    InputError: another kind of URL, or no token where one should be. LinkError: no such host, nobody listens, too
-    slow, no WebSocket server, or one that doesn't know the token.
+    `tls` replaces the system's certificates. `token` is a bearer token, or gives it; over ws:// anybody on the way can
+    read it. InputError: another kind of URL, or no token where one should be. LinkError: no such host, nobody listens,
+    too slow, no WebSocket server, or one that doesn't know the token.
     """
     address = check_url(url)
     host, port = address.hostname or "", address.port or PORTS[address.scheme]

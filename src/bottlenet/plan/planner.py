@@ -98,10 +98,8 @@ def choose(
     """Choose the least latency, device energy, uplink bytes or cost among candidates that meet all constraints.
 
     `link` is a `Link`, or what `parse_link` takes. `max_drop` is in points of top-1, `budget_bytes` the mean of a
-    photo with overhead, `server_load` photos ahead of ours; `connected=False` adds the connection's set-up. The
-    objective "cost" needs `prices`, "energy" a link whose radio power is known.
-
-    InputError: no candidate meets the constraints (it says which to relax), or an argument that can't be used.
+    photo with overhead, `server_load` photos ahead of ours; `connected=False` adds the connection's set-up. InputError:
+    no candidate meets the constraints (it says which to relax), or an argument can't be used.
     """
     if not isinstance(profile, Profile):
         raise InputError(f"profile is {profile!r:.80}; give a Profile: parse_profile(Path(FILE).read_bytes())")
