@@ -220,8 +220,7 @@ class Pilot:
         return device_s
 
     def _server_s(self) -> Floats:
-        server_s: Floats = self._columns.server_s * self._server.values()
-        return server_s
+        return self._columns.server_s * self._server.values()
 
     def _reason(self, best: int) -> str:
         estimate = self.link.estimate
@@ -318,8 +317,7 @@ class Factors:
     def values(self) -> Floats:
         """Estimate (N,) factors, also of candidates that were never used."""
         latest = 1.0 if self._last < 0 else self._factors[self._last]
-        values: Floats = np.where(np.isnan(self._factors), latest, self._factors)
-        return values
+        return np.where(np.isnan(self._factors), latest, self._factors)
 
 
 @dataclass(frozen=True)

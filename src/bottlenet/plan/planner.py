@@ -292,8 +292,7 @@ class Situation:
         if best_only and len(indices):
             best = score == score.min()
             indices, score = indices[best], score[best]
-        order: NDArray[np.intp] = indices[np.lexsort((self.terms.uplink_bytes[indices], latency[indices], score))]
-        return order
+        return indices[np.lexsort((self.terms.uplink_bytes[indices], latency[indices], score))]
 
 
 def pareto(now: Situation, among: NDArray[np.intp]) -> list[int]:

@@ -147,24 +147,21 @@ class Terms:
         return Terms(*(getattr(self, field.name)[kept] for field in fields(self)))
 
     def latency_s(self, link: Link | Links, server_load: float | Floats) -> Floats:
-        latency: Floats = (
+        return (
             self.fixed_s + self.bits / link.uplink_bps + self.rounds * link.round_trip_s + self.server_s * server_load
         )
-        return latency
 
     def radio_mj(self, link: Link | Links) -> Floats:
         """Compute (N,) mJ; NaN where the link's radio is not known, but for what sends nothing."""
         return np.where(self.bits > 0, self.bits / link.uplink_bps * link.send_mw, 0.0)
 
     def energy_mj(self, link: Link | Links) -> Floats:
-        energy: Floats = self.compute_mj + self.radio_mj(link)
-        return energy
+        return self.compute_mj + self.radio_mj(link)
 
     def cost(self, prices: Prices) -> Floats:
         """Compute (N,) in the prices' currency. Waiting in the server's queue costs nothing."""
         sent = self.uplink_bytes / 1e6 * prices.per_megabyte
-        cost: Floats = sent + self.server_s / 3600 * prices.per_server_hour
-        return cost
+        return sent + self.server_s / 3600 * prices.per_server_hour
 
 
 def rounds(packets: Floats, loss: float | Floats) -> Floats:
