@@ -44,11 +44,6 @@ class Encoded:
     encode_ms: float  # symbols to payload
     square: Square | None = None  # what of the photo the head saw
 
-    @property
-    def device_ms(self) -> tuple[float, float, float]:
-        """Preparing, computing, encoding."""
-        return self.prepare_ms, self.head_ms, self.encode_ms
-
 
 class Encoder:
     """The head of a bundle and its codec. Safe to use from several threads.
@@ -94,7 +89,8 @@ class Encoder:
         """Answer a photo where the device is sure of it, else encode it as a frame. Errors as for `encode`."""
         if self.sure == 1:
             encoded = self.encode(photo, sequence)
-            return Processed(encoded.frame, *encoded.device_ms, encoded.square)
+            took = encoded.prepare_ms, encoded.head_ms, encoded.encode_ms
+            return Processed(encoded.frame, *took, encoded.square)
         own = self.bundle.manifest.exit
         assert own is not None
         times = [perf_counter()]

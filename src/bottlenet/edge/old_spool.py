@@ -7,6 +7,7 @@ failed/KEY.json           why there is none; failed/KEY.frame beside it if the p
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -64,12 +65,8 @@ def old_photos(folder: Path, note: Callable[[str], None]) -> Iterator[OldPhoto]:
 
 
 def free_name(path: Path) -> Path:
-    number = 0
-    free = path
-    while os.path.lexists(free):
-        number += 1
-        free = path.with_name(f"{path.name}.{number}")
-    return free
+    others = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    return next(each for each in itertools.chain([path], others) if not os.path.lexists(each))
 
 
 def read_outcome(path: Path) -> OldPhoto:

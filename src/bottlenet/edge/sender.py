@@ -220,23 +220,29 @@ class Sender:
 
     def _send_next(self) -> Iterator[Outcome]:
         entry = self._queue[0]
-        try:
-            frame = self._spool.frame(entry)
-        except InputError as error:
+        frame = self._frame(entry)
+        if isinstance(frame, Failed):
             self._queue.popleft()
-            yield Failed(entry.photo.name, DAMAGED, str(error))
-            return
+            yield frame
+        elif frame is not None:
+            try:
+                number = self._stream.send(frame)
+            except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
+                yield from self._lost(error)
+                return
+            self._queue.popleft()
+            self._flying[number] = entry
+            self._tries[entry.number] += 1
+
+    def _frame(self, entry: Entry) -> Frame | Failed | None:
+        """Read what waits; Failed: it is damaged. None: the disk can't be read just now."""
+        try:
+            return self._spool.frame(entry)
+        except InputError as error:
+            return Failed(entry.photo.name, DAMAGED, str(error))
         except OSError as error:
             self._disk_failed(error)
-            return
-        try:
-            number = self._stream.send(frame)
-        except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
-            yield from self._lost(error)
-            return
-        self._queue.popleft()
-        self._flying[number] = entry
-        self._tries[entry.number] += 1
+            return None
 
     def _receive(self) -> Iterator[Outcome]:
         try:
@@ -289,18 +295,14 @@ class Sender:
 
     def _help_out(self, entry: Entry) -> Iterator[Outcome]:
         """Answer a frame here. It is not sent later: the server has the same network and gets the same answer."""
-        name = entry.photo.name
-        try:
-            frame = self._spool.frame(entry)
-        except InputError as error:
-            yield Failed(name, DAMAGED, str(error))
-            return
-        except OSError as error:
+        frame, tries = self._frame(entry), self._tries[entry.number]
+        if isinstance(frame, Failed):
+            yield frame
+        elif frame is None:
             self._queue.appendleft(entry)
-            self._disk_failed(error)
-            return
-        assert self._edge.local is not None
-        yield from self._keep(entry, helped_out(self._edge.local, frame, name, tries=self._tries[entry.number]))
+        else:
+            assert self._edge.local is not None
+            yield from self._keep(entry, helped_out(self._edge.local, frame, entry.photo.name, tries=tries))
 
     def _keep(self, entry: Entry, outcome: Outcome) -> Iterator[Outcome]:
         """Put an outcome on disk; only then it is one."""

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from bottlenet.errors import InputError
 
@@ -142,17 +143,10 @@ def scaled(text: str, what: str, units: dict[str, float]) -> float:
         raise InputError(f"{what} {text!a:.40} is no number; units are {', '.join(units)}, or none") from error
 
 
-def over_stream(
-    name: str,
-    uplink_bps: float,
-    round_trip_s: float,
-    *,
-    loss: float = 0.0,
-    downlink_bps: float | None = None,
-    radio: Radio | None = None,
-) -> Link:
+def over_stream(name: str, uplink_bps: float, round_trip_s: float, **others: Any) -> Link:
+    """Describe a link that carries WebSocket over TCP; `others` are fields of `Link`."""
     setup_s, overhead_bytes = 2 * round_trip_s, STREAM_OVERHEAD_BYTES
-    return Link(name, uplink_bps, round_trip_s, loss, downlink_bps, setup_s, overhead_bytes, radio=radio)
+    return Link(name, uplink_bps, round_trip_s, setup_s=setup_s, per_message_overhead_bytes=overhead_bytes, **others)
 
 
 def in_messages(
