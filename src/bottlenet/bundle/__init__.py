@@ -170,10 +170,7 @@ def store_of(folder: Path) -> Store | None:
     ladder = Path(os.path.realpath(folder)).parent
     if (folder / REQUIRED_FILES[0]).exists() or not (ladder / LADDER).is_file():
         return None
-    try:
-        return Store(ladder / STORE, read_contents(ladder).graphs)
-    except InputError as error:
-        raise BundleError(f"ladder {ladder}: {LADDER} can't be used: {error}") from error
+    return Store(ladder / STORE, read_contents(ladder).graphs)
 
 
 def verify_files(folder: Path, digests: Mapping[str, str], store: Store | None) -> None:

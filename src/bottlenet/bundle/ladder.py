@@ -53,8 +53,6 @@ class Ladder:
             raise BundleError(f"ladder {folder}: there is no {LADDER} in it; give the folder of a ladder")
         try:
             contents = read_contents(folder)
-        except InputError as error:
-            raise BundleError(f"ladder {folder}: {LADDER} can't be used: {error}") from error
         except OSError as error:
             raise BundleError(f"ladder {folder}: can't read {error.filename or 'a file'}: {error.strerror}") from error
         rungs = tuple(Bundle.load(folder / rung.folder) for rung in contents.rungs)
@@ -192,10 +190,7 @@ def check_replaceable(target: Path) -> None:
     advice = "choose another path, or move it away"
     if not (target / LADDER).is_file():
         raise BundleError(f"ladder {target}: something is there that is no ladder; {advice}")
-    try:
-        rungs = {rung.folder for rung in read_contents(target).rungs}
-    except InputError as error:
-        raise BundleError(f"ladder {target}: {LADDER} can't be used: {error}; {advice}") from error
+    rungs = {rung.folder for rung in read_contents(target).rungs}
     # To replace is to delete, so what is not the ladder's own must not be in there.
     own = {target: {LADDER, STORE, *rungs}}
     for rung in filter(Path.is_dir, (target / name for name in rungs)):

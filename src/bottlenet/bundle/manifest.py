@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PlainValidator
 
 from bottlenet.bundle.graph import MAX_STORE_BYTES, STORE
-from bottlenet.errors import InputError
+from bottlenet.errors import BundleError, InputError
 from bottlenet.files import read_bounded
 from bottlenet.records import Number, Sha256, Share, Text, finite_number, one_line, one_of, parse, record, refused
 from bottlenet.task import Classification, Port, Task, needs_one_label, parse_task, task_values
@@ -190,8 +190,11 @@ class Contents:
 
 
 def read_contents(folder: Path) -> Contents:
-    """Read the ladder.json in a folder. InputError: it can't be used. OSError: it can't be read."""
-    return parse_contents(read_bounded(folder / LADDER, MAX_LADDER_BYTES))
+    """Read the ladder.json in a folder. BundleError: it can't be used. OSError: it can't be read."""
+    try:
+        return parse_contents(read_bounded(folder / LADDER, MAX_LADDER_BYTES))
+    except InputError as error:
+        raise BundleError(f"ladder {folder}: {LADDER} can't be used: {error}") from error
 
 
 def parse_contents(data: bytes) -> Contents:

@@ -157,7 +157,7 @@ class BrokerConnection:
             raise LinkError(f"{self._broker.name} closed the connection ({self.ended.result()})")
         return codes
 
-    def _settle(self, mid: int, codes: list[ReasonCode]) -> None:
+    def _settle(self, mid: int, codes: list[ReasonCode] | None) -> None:
         expected = self._pending.pop(mid, None)
         if expected is not None and not expected.done():
             expected.set_result(codes)
@@ -176,10 +176,8 @@ class BrokerConnection:
         """End everything that waits. The first reason counts."""
         if not self.ended.done():
             self.ended.set_result(why)
-        for expected in self._pending.values():
-            if not expected.done():
-                expected.set_result(None)
-        self._pending.clear()
+        for mid in list(self._pending):
+            self._settle(mid, None)
         self._unacknowledged.clear()
         self._unwatch()
 
