@@ -53,10 +53,10 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request, limit: int) -> AsyncIterator[bytes]:
-        """Read one body, which counts until the block ends.
+        """Read one body, which counts until the block ends. ClientDisconnect: the client is gone.
 
         HTTPException: 413, it has more than `limit` bytes, of which no more is read; 408, it is too slow; 503, there
-        are too many large ones, or the server stops. ClientDisconnect: the client is gone.
+        are too many large ones, or the server stops.
         """
         seconds = self._service.limits.request_s
         parts: list[bytes] = []

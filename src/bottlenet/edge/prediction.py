@@ -110,8 +110,8 @@ class Times:
 class Prediction:
     """What the photo shows, and what it took to know.
 
-    Of several labels, `top` has all that are there; of a segmentation the classes with the largest shares of the square
-    that the network saw, of a detection those of the surest boxes. Where nothing is there, `label` is empty, `score` 0.
+    `top` has all of several labels; of a segmentation the classes with the largest shares of what the network saw, of a
+    detection those of the surest boxes. Where nothing is there, `label` is empty, `score` 0.
     """
 
     label: str

@@ -335,17 +335,10 @@ class AutoSender:
 
         photo -> Edge(partition="auto") -> Spool.store -> Answered
 
-    Nothing waits for a server here: where there is none, the device answers. Until its answer is on disk a photo is
-    where it was, in its file. What waits in the spool, from a run of `Sender`, is answered by the device, too. `disk`
-    says when to try again where an answer can't be written, and when to give up.
-
-        with Edge(ladder, url, partition="auto", profile=profile) as edge, Spool("spool", edge.bundle) as spool:
-            for outcome in AutoSender(edge, spool).send(["cat.jpg", "dog.jpg"]):
-                print(outcome)
-
-    `moved` gets each move from one partition to another, with its reason; `tell` a line for people when a try fails.
-
-    InputError: an `edge` without `partition="auto"`.
+    Nothing waits for a server here: where there is none, the device answers, as it does what a run of `Sender` left in
+    the spool. Until its answer is on disk a photo is where it was, in its file. `disk` says when to try again where an
+    answer can't be written, and when to give up. `moved` gets each move from one partition to another, with its reason;
+    `tell` a line for people when a try fails. InputError: an `edge` without `partition="auto"`.
     """
 
     def __init__(
@@ -373,8 +366,7 @@ class AutoSender:
     def send(self, photos: Iterable[str | os.PathLike[str] | None], *, patient: bool = True) -> Iterator[Outcome]:
         """Answer what waits in the spool, and photos, each a path, as `Sender.send` does; None: there is none just now.
 
-        An answer that the disk has no room for is tried again until a deadline has passed; unless `patient` is false,
-        when its photo fails at once.
+        An answer that the disk has no room for is tried again until a deadline has passed, or not if not `patient`.
         """
         if entries := self._spool.waiting:
             tail = LocalTail(self._edge.bundle)

@@ -110,10 +110,7 @@ class Link:
 
 
 def parse_link(text: str) -> Link:
-    """Parse a preset's name, or "bps,round trip[,loss]": 1.1e6,0.1,0.01 and 1.1M,100ms,1% are the same.
-
-    No radio power is known of such a link. InputError: neither of the two, or see `Link`.
-    """
+    """Parse a preset's name, or "bps,round trip[,loss]": 1.1e6,0.1,0.01 is 1.1M,100ms,1%. InputError: neither."""
     name = text.strip().lower()
     if name in PRESETS:
         return PRESETS[name]
