@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from bottlenet.bundle import Bundle, write_bundle
-from bottlenet.edge import Answered, Backoff, Edge, Encoder, Sender, Spool
-from bottlenet.edge.encoder import bound_of
+from bottlenet.bundle.ladder import write_ladder
+from bottlenet.bundle.manifest import Exit
+from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Outcome, Sender, Spool
+from bottlenet.edge.auto import Auto
+from bottlenet.edge.encoder import Processed, bound_of
+from bottlenet.edge.pilot import Pilot
+from bottlenet.edge.prediction import Photo
 from bottlenet.errors import BundleError, InputError
-from bottlenet.measure.evaluate import evaluate
+from bottlenet.measure.bench import Conditions, bench
+from bottlenet.measure.evaluate import Deployment, evaluate
+from bottlenet.measure.profile import profile
 from bottlenet.photo import photo_to_pixels
-from bottlenet.wire.answer import best
+from bottlenet.plan.link import Link
+from bottlenet.plan.profile import Candidate, Profile
+from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame
 from conftest import CLASSES, exit_files, exit_manifest
 from network import Network, class_of, make_album
@@ -71,6 +81,7 @@ class TestEncoder:
     def test_a_bundle_without_an_exit_has_no_bound(self, bundle: Bundle) -> None:
         with pytest.raises(InputError, match="tiny has no exit, so it sends every photo: leave out sure"):
             Encoder(bundle, sure=0.5)
+        assert Encoder(bundle, sure=1).sure == 1
 
     def test_scores_that_are_no_numbers_send_everything(self, tmp_path: Path, photos: list[Path]) -> None:
         lies = [
@@ -79,6 +90,18 @@ class TestEncoder:
         ]
         liar = write_bundle(tmp_path / "liar", exit_manifest(), exit_files(lies))
         assert all(isinstance(Encoder(liar, sure=0).work(photo).result, Frame) for photo in photos)
+
+    def test_scores_that_only_a_double_can_divide_are_answers(self, tmp_path: Path, photos: list[Path]) -> None:
+        huge = numpy_helper.from_array(np.float32(1e36), "huge")
+        nodes = [
+            helper.make_node("Constant", [], ["huge"], value=huge),
+            helper.make_node("Mul", ["all", "huge"], ["scores"]),
+        ]
+        manifest = exit_manifest()
+        assert manifest.exit is not None
+        manifest = replace(manifest, exit=replace(manifest.exit, temperature=0.01))
+        liar = write_bundle(tmp_path / "liar", manifest, exit_files(nodes))
+        assert not any(isinstance(Encoder(liar).work(photo).result, Frame) for photo in photos)
 
     def test_scores_that_are_all_the_same_send_everything(self, tmp_path: Path, photos: list[Path]) -> None:
         lies = [helper.make_node("Sub", ["all", "all"], ["scores"])]
@@ -92,6 +115,11 @@ class TestBundle:
         with pytest.raises(BundleError, match=r"exit.onnx: its output has shape"):
             Encoder(other)
 
+    @pytest.mark.parametrize("features", [(4, 0, 8), (2**10, 2**10, 2**9)])
+    def test_refused_features(self, features: tuple[int, int, int]) -> None:
+        with pytest.raises(InputError, match=r"give three numbers, each 1 or more, of at most 268,435,456 together"):
+            Exit(exit_manifest().preprocess, 0.4, features)
+
     @pytest.mark.parametrize("without", ["exit", "exit.onnx"])
     def test_manifest_and_files_agree(self, tmp_path: Path, files: dict[str, bytes], without: str) -> None:
         content = exit_files()
@@ -102,6 +130,13 @@ class TestBundle:
             del content["exit.onnx"]
         with pytest.raises(BundleError, match="must have exit and list exit.onnx, or neither"):
             write_bundle(tmp_path / "new", manifest, content)
+
+    def test_a_rung_answers_as_the_bundle(self, exit_bundle: Bundle, photos: list[Path], tmp_path: Path) -> None:
+        (rung,) = write_ladder(tmp_path / "ladder", [exit_bundle]).rungs
+        assert rung.id == exit_bundle.id
+        for sure in (0, 1):
+            one, other = (Encoder(each, sure=sure).work(photos[0]).result for each in (rung, exit_bundle))
+            assert one == other
 
     def test_it_loads_again_with_its_id(self, exit_bundle: Bundle) -> None:
         assert Bundle.load(exit_bundle.path).id == exit_bundle.id
@@ -161,6 +196,87 @@ class TestSender:
         again = send()
         assert all(each.again for each in again)
         assert {each.photo: each.top for each in again} == {photo: each.top for photo, each in first.items()}
+
+    @pytest.mark.parametrize(("failures", "patient"), [(2, True), (1, False), (99, True)])
+    def test_an_answer_that_the_disk_has_no_room_for(
+        self,
+        exit_bundle: Bundle,
+        photos: list[Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        failures: int,
+        patient: bool,
+    ) -> None:
+        tries, now = [], [0.0]
+
+        def store(spool: Spool, photo: Photo, outcome: Outcome) -> None:
+            tries.append(photo)
+            if len(tries) <= failures:
+                raise InputError("the disk is full")
+            stored(spool, photo, outcome)
+
+        def sleep(seconds: float) -> None:
+            now[0] += seconds
+
+        stored = Spool.store
+        monkeypatch.setattr(Spool, "store", store)
+        edge = Edge(exit_bundle, "ws://nowhere", connect=no_connection, sure=0)
+        with edge, Spool(tmp_path / "spool", exit_bundle) as spool:
+            disk = Backoff(deadline_s=60, clock=lambda: now[0])
+            sender = Sender(edge, spool, disk=disk, sleep=sleep)
+            outcomes = list(sender.send([photos[0], photos[0]], patient=patient))
+            assert not sender.waiting
+        if failures == 99:  # the photo is only in its file, so it does not wait in the spool
+            assert [each.why for each in outcomes if isinstance(each, Failed)] == ["full", "full"]
+        elif patient:
+            assert [each.again for each in outcomes if isinstance(each, Answered)] == [False, True]
+        else:
+            assert isinstance(outcomes[0], Failed)
+            assert isinstance(outcomes[1], Answered)
+
+
+@pytest.mark.parametrize("sure", [0, 0.15])
+def test_profile_and_bench_send_every_photo(
+    exit_bundle: Bundle, photos: list[Path], tmp_path: Path, sure: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bottlenet.measure.profile.peak_rss_bytes", lambda *_: 1)
+    manifest = exit_manifest(sure)
+    content = {name: exit_bundle.path / name for name in exit_bundle.manifest.files}
+    sure_bundle = write_bundle(tmp_path / "sure", manifest, content)
+    folder = photos[0].parent
+    split = profile(sure_bundle, folder, limit=6).candidates[-1]
+    assert split.payload_bytes_mean == evaluate(sure_bundle, folder, limit=6, sure=1).payload_bytes.mean
+    assert split.server_s > 0
+    report = bench([sure_bundle], folder, [Conditions(Link("fast", 1e6, 0.0))], limit=3, seconds=1)
+    row = next(each for each in report.rows if each.kind == "split")
+    assert row.socket_bytes is not None
+    assert row.socket_bytes > split.payload_bytes_mean / 2
+
+
+def test_an_answer_of_the_exit_says_nothing_of_the_devices_speed(
+    exit_bundle: Bundle, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def computed(pilot: Pilot, name: str, processed: Processed) -> None:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(Pilot, "computed", computed)
+    cut, names = exit_bundle.manifest.cut, ("edge-only", f"split at {exit_bundle.manifest.cut}")
+    whole = Candidate(names[0], "edge-only", None, 9.0, 0.0, 0.0, 0, 0.0, "agreement")
+    split = Candidate(names[1], "split", cut, 0.1, 0.001, 100.0, 100, 0.0, "agreement")
+    measured = Profile(exit_bundle.id.hex(), "means", "device", "server", 1, 0, (whole, split))
+    with Edge(exit_bundle, "ws://nowhere", connect=no_connection, partition="auto", profile=measured) as edge:
+        assert edge._auto is not None
+        edge._auto.encoder.sure = 0
+        monkeypatch.setattr(Auto, "partition", names[1])
+        found = edge.classify(photos[0])
+    assert (found.answered_by, found.partition, found.socket_bytes) == ("device", names[1], 0)
+
+
+def test_a_top_five_keeps_its_order_however_sure_the_exit_is(exit_bundle: Bundle) -> None:
+    shares = (1.0, 1e-30, 1e-40, 1e-50, 1e-60)
+    top = tuple(zip((9, 5, 7, 6, 8), shares, strict=True))
+    scores = Deployment(exit_bundle)._scores_of(Answer(0, 0, 0, top))
+    assert [index for index, _ in best(scores)] == [9, 5, 7, 6, 8]
 
 
 def test_evaluation_counts_what_is_sent(exit_bundle: Bundle, photos: list[Path], bound: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from dataclasses import field
 from pathlib import Path
@@ -32,6 +33,7 @@ TABLES = "tables.bin"  # the file that the codec `entropy` needs, and no other h
 LADDER = "ladder.json"
 MAX_CLASSES = 65536  # a class index travels as u16
 MAX_LADDER_BYTES = 2**24
+MAX_FEATURES = 2**28  # of one photo, 1 GiB
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -76,8 +78,9 @@ class Exit:
     temperature: Annotated[Number, Field(ge=0.01, le=100)] = 1.0
 
     def __post_init__(self) -> None:
-        if self.features is not None and not all(1 <= side <= 2**16 for side in self.features):
-            raise InputError(f"features of an exit are {self.features}; give three numbers, each 1 or more")
+        if self.features is not None and (min(self.features) < 1 or math.prod(self.features) > MAX_FEATURES):
+            what = f"features of an exit are {self.features}; give three numbers, each 1 or more"
+            raise InputError(f"{what}, of at most {MAX_FEATURES:,} together")
 
 
 @record

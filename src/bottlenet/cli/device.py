@@ -88,8 +88,8 @@ def classify(
         bundle, to, token_file, ca, timeout_s=timeout, budget_bytes=budget, sure=sure, fallback=fallback
     ) as edge:
         targets = map_targets(maps, photo, edge.bundle.manifest.task, force)
-        if fallback is None:
-            edge.connect()  # so that the first photo's bytes are its own
+        if fallback is None and edge.encoder.sure == 1:
+            edge.connect()  # so that the first photo's bytes are its own; where nothing may be sent, it isn't needed
         for one in photo:
             try:
                 done.append((one, edge.classify(one)))

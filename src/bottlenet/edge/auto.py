@@ -89,8 +89,10 @@ class Auto:
         self._watch()
         name, socket_bytes = self.partition, (0, 0)
         processed = self._sides[name].work(photo, 0)
+        own = isinstance(processed.result, Answer) and name != EDGE_ONLY.name  # of an exit, which no profile measures
         with self._state:
-            self._pilot.computed(name, processed)
+            if not own:
+                self._pilot.computed(name, processed)
         if isinstance(processed.result, Frame):
             prediction, socket_bytes = self._ask(name, processed, processed.result)
             if prediction is not None:

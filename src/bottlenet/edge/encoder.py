@@ -53,7 +53,7 @@ class Encoder:
     `sure` is the confidence from which on the device answers by itself, 0..1; 1 sends all, None is the bundle's own.
 
     BundleError: head.onnx can't be loaded or run, or does not have the shapes that the manifest says. InputError: a
-    budget that leaves no room for a payload, `sure` out of range, or for a bundle without an exit.
+    budget that leaves no room for a payload, `sure` out of range, or below 1 for a bundle without an exit.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Encoder:
         """Return the exit's answer; None where it is not sure, or its scores are no numbers."""
         own = self.bundle.manifest.exit
         assert own is not None
-        top = best(scores / own.temperature) if np.isfinite(scores).all() else ()
+        top = best(scores.astype(np.float64) / own.temperature) if np.isfinite(scores).all() else ()
         return Answer(sequence, 0, 0, top) if top and top[0][1] >= self.sure else None
 
     def encode(self, photo: Source, sequence: int = 0) -> Encoded:
@@ -151,7 +151,7 @@ def bound_of(bundle: Bundle, sure: float | None) -> float:
         return 1.0 if own is None else own.sure
     if not is_number(sure) or not 0 <= sure <= 1:
         raise InputError(f"sure is {sure!r}; give a confidence from 0 to 1: with 1 every photo is sent")
-    if own is None:
+    if own is None and sure < 1:
         raise InputError(f"bundle {bundle.manifest.name} has no exit, so it sends every photo: leave out sure")
     return sure
 
@@ -207,12 +207,15 @@ class Processed:
 
 
 class Device:
-    """A bundle's head and whole network, for several threads. InputError: no classifier, or no uncut.onnx."""
+    """A bundle's head and whole network, for several threads; `sure` as for `Encoder`.
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    InputError: no classifier, or no uncut.onnx.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1, *, sure: float | None = None) -> None:
         needs_one_label(bundle.manifest.task, "comparing partitions")
         self.bundle = bundle
-        self.encoder = Encoder(bundle, threads)
+        self.encoder = Encoder(bundle, threads, sure=sure)
         self.uncut = open_uncut(bundle, threads)
 
     def work(self, partition: Partition, photo: Source, sequence: int = 0) -> Processed:
@@ -243,20 +246,24 @@ class Side:
     work: Callable[[Source, int], Processed]
 
 
-def sides_of(bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED) -> dict[Partition, Side]:
+def sides_of(
+    bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED, *, sure: float | None = None
+) -> dict[Partition, Side]:
     """Open bundles of one network with different cuts; edge-only and cloud-only are those of the first.
+
+    `sure` is as for `Encoder`.
 
     InputError: no bundle, one without uncut.onnx, or two of one cut. BundleError: a graph does not load.
     """
     if not bundles:
         raise InputError("no bundle is given; give at least one")
-    device = Device(bundles[0])
+    device = Device(bundles[0], sure=sure)
     own = partitions_of(bundles[0], codecs)
     sides = {each: Side(bundles[0], device.encoder, partial(device.work, each)) for each in own}
     for bundle in bundles[1:]:
         each = split(bundle)
         if each in sides:
             raise InputError(f"two bundles are cut at {each.cut}; give bundles with different cuts")
-        encoder = Encoder(bundle)
+        encoder = Encoder(bundle, sure=sure)
         sides[each] = Side(bundle, encoder, encoder.work)
     return sides

@@ -14,6 +14,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -43,7 +44,6 @@ from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
 
 MAX_REFUSALS = 3  # of one frame: the first may be a bug or a lack of memory on the server that goes away
-ANSWERED_HERE = -1  # number of an entry that never was in the spool
 SLICE_S = 1.0  # how long a source of photos that has none just now is left alone
 
 
@@ -173,8 +173,9 @@ class Sender:
                 yield from self._put(photo, result, patient)
             else:
                 found = read_answer(result, self._edge.bundle)
-                here = Entry(ANSWERED_HERE, photo, self._edge.bundle.id.hex(), 0)
-                yield from self._keep(here, answered_now(name, DEVICE, found, frame_bytes=0, tries=0))
+                answered = answered_now(name, DEVICE, found, frame_bytes=0, tries=0)
+                store = partial(self._spool.store, photo, answered)
+                yield kept(store, answered, self._disk, patient=patient, tell=self._tell, sleep=self._sleep)
             if not self.gave_up:
                 yield from self._turn(block=False)
 
@@ -330,6 +331,30 @@ def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outc
     return answered_now(photo, LOCAL, found, frame_bytes=len(frame.to_stream_bytes()), tries=tries)
 
 
+def kept(
+    write: Callable[[], None],
+    outcome: Outcome,
+    disk: Backoff,
+    *,
+    patient: bool,
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None],
+) -> Outcome:
+    """Return an outcome that is nowhere else once it is on disk; or that it can't be."""
+    while True:
+        try:
+            write()
+        except InputError as error:
+            wait_s = disk.failed()
+            if not patient or disk.expired:
+                return Failed(outcome.photo, FULL, f"{outcome.photo}: its answer is not kept: {error}")
+            tell(f"{error} (next try in {wait_s:.1f} s)")
+            sleep(wait_s)
+        else:
+            disk.worked()
+            return outcome
+
+
 class AutoSender:
     """Answers photos at once, by whichever partition is best just now, and keeps the answers. For one thread.
 
@@ -417,18 +442,8 @@ class AutoSender:
         return self._kept(entry.photo, helped_out(tail, frame, name, tries=0), patient)
 
     def _kept(self, photo: Photo, outcome: Outcome, patient: bool) -> Outcome:
-        while True:
-            try:
-                self._spool.store(photo, outcome)
-            except InputError as error:
-                wait_s = self._disk.failed()
-                if not patient or self._disk.expired:
-                    return Failed(outcome.photo, FULL, f"{outcome.photo}: its answer is not kept: {error}")
-                self._tell(f"{error} (next try in {wait_s:.1f} s)")
-                self._sleep(wait_s)
-            else:
-                self._disk.worked()
-                return outcome
+        store = partial(self._spool.store, photo, outcome)
+        return kept(store, outcome, self._disk, patient=patient, tell=self._tell, sleep=self._sleep)
 
     def _moved(self) -> None:
         new = list(takewhile(lambda move: move is not self._last, reversed(self._edge.moves)))

@@ -304,7 +304,7 @@ class Workbench:
         self.bundles = bundles
         self.meter = meter
         self.server_threads = server_threads
-        self._sides = sides_of(bundles, codecs)
+        self._sides = sides_of(bundles, codecs, sure=1)
         self._stack = contextlib.ExitStack()
         self._port = 0
 

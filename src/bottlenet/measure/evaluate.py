@@ -30,7 +30,8 @@ from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, parse_frame
 
-UNLIKELY = -50.0  # logit of a class that an answer does not name
+UNLIKELY = -1000.0  # logit of a class that an answer does not name: less than of any that it does
+LEAST = 1e-300  # share of one that it does
 BATCH = 8  # photos that both networks take at once; more is no faster on a CPU
 
 Progress = Callable[[int, int], None]  # called after each batch with (photos done, photos in all)
@@ -123,7 +124,7 @@ class Deployment:
     def _scores_of(self, answer: Answer) -> NDArray[np.float32]:
         scores = np.full(self.bundle.manifest.num_classes, UNLIKELY, np.float32)
         for index, share in answer.top:
-            scores[index] = np.log(max(share, np.exp(UNLIKELY)))
+            scores[index] = np.log(max(share, LEAST))
         return scores
 
 

@@ -4,7 +4,8 @@
     photos --each partition--> time, bytes, answer --> Candidate, with its energy and its Detail
 
 One photo at a time and one thread, as on a device. `device_s` and `server_s` are medians of processor time, which are
-the same on a busy machine; a `Detail` is by a clock, on a few of the photos, and the profile says how busy it was.
+the same on a busy machine; a `Detail` is by a clock, on a few of the photos, and the profile says how busy it was. A
+split sends every photo, also where the bundle has an exit.
 """
 
 from __future__ import annotations
@@ -88,12 +89,12 @@ def profile(
     with ExitStack() as stack:
         source = energy if meter is None else stack.enter_context(closing(open_meter(meter)))
         load = load_per_core()
-        device = Device(first)
+        device = Device(first, sure=1)
         known = read(device, photos_for(first, data, limit))
         partitions = partitions_of(first, (*FIXED, *smallest(device, known, max_drop)))
         candidates = candidates_of(device, known, partitions, source, on_progress)
         for rung in more:
-            candidates += candidates_of(Device(rung), known, [split(rung)], source, on_progress)
+            candidates += candidates_of(Device(rung, sure=1), known, [split(rung)], source, on_progress)
     machine = f"{cpu_model()}, one thread"
     return Profile(
         bundle_id=bundle.id.hex(),
@@ -272,7 +273,8 @@ class Details:
     def __init__(self, device: Device, server: Server, paths: Sequence[Path]) -> None:
         self._server = server
         self._paths = paths[:PHOTOS]
-        self._devices = {1: device} | {count: Device(device.bundle, count) for count in threads_here() if count > 1}
+        others = (count for count in threads_here() if count > 1)
+        self._devices = {1: device} | {count: Device(device.bundle, count, sure=1) for count in others}
         # Tail and server of cloud-only are the same network whatever the file, so they are measured with the first.
         self._whole: tuple[tuple[Row, ...], tuple[Row, ...]] | None = None
 

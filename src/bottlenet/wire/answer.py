@@ -276,7 +276,7 @@ def load_byte(load: float) -> int:
     return round(LOAD_STEPS * math.log2(load))
 
 
-def best(scores: NDArray[np.float32]) -> Top:
+def best(scores: NDArray[np.float32] | NDArray[np.float64]) -> Top:
     """Pick the five largest of logits (classes,), best first. BundleError: one is no number."""
     (top,) = best_of_each(scores[None])
     if top is None:
@@ -284,7 +284,7 @@ def best(scores: NDArray[np.float32]) -> Top:
     return top
 
 
-def best_of_each(scores: NDArray[np.float32]) -> list[Top | None]:
+def best_of_each(scores: NDArray[np.float32] | NDArray[np.float64]) -> list[Top | None]:
     """Pick the five largest of each row of logits (B, classes); None for a row in which one is no number."""
     shares = scores.astype(np.float64, order="C")  # (B, classes)
     finite = np.logical_and.reduce(np.isfinite(shares), axis=1)
