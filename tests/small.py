@@ -70,6 +70,21 @@ def three() -> Classifier:
     return replace(made, name="three", labels=LABELS[:3])
 
 
+class Fixed(Small):
+    """Takes photos of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(12 * 16 * 16, len(LABELS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.second(self.first(self.stem(x))).flatten(1))
+
+
+def fixed() -> Classifier:
+    return replace(classifier(), name="fixed", module=Fixed().eval())
+
+
 class Segmenter(Small):
     """A class for each place of a grid of half the photo's sides, with more channels behind the cut."""
 

@@ -27,7 +27,7 @@ from bottlenet.train.objective import (
     relative_error,
     scores_error,
 )
-from bottlenet.train.runs import CHECKPOINT, check_run, export_run, read_tensors
+from bottlenet.train.runs import CHECKPOINT, calibrate_exit, check_run, export_run, read_tensors
 from bottlenet.train.train import AstrayError, train
 from small import classifier, config_of, save_photos
 
@@ -290,6 +290,8 @@ def test_the_exit_can_learn_alone(with_exit, tmp_path):
     losses = [rows[0]["distillation"] for rows in held_out(config)]
     assert losses[-1] < losses[0]
     after, _ = read_tensors(Path(config.out))
+    with pytest.raises(InputError, match="trained only its exit, so it has nothing to send; give it as the exit of"):
+        export_run(config.out, tmp_path / "bundle")
     own = classifier().module.state_dict()
     assert torch.equal(after["net.tail.learned.second.conv.weight"], own["second.conv.weight"])
     assert not torch.equal(after["net.exit.second.conv.weight"], own["second.conv.weight"])
@@ -318,7 +320,7 @@ def test_another_network_may_answer_on_the_device(with_exit, base, tmp_path, sou
     own = bundle.manifest.exit
     assert own.features is None
     assert own.preprocess.size == {"run": 24, "small:telling:20": 20, "small:classifier": 32}[source]
-    assert 0 < own.flops_share < bundle.manifest.head_flops_share
+    manifest = bundle.manifest
     assert fidelity.rounded_exit_agreement > 0.5
     got = evaluate(bundle, base.data[0], limit=20, sure=0.0)
     assert (got.sent_share, got.mean_flops_share) == (0, pytest.approx(own.flops_share))
@@ -326,7 +328,11 @@ def test_another_network_may_answer_on_the_device(with_exit, base, tmp_path, sou
         assert own.flops_share == pytest.approx(1, rel=0.01)
         assert got.agreement == 100
     sent = evaluate(bundle, base.data[0], limit=20, sure=1.0)
-    assert (sent.sent_share, sent.head_flops_share) == (1, bundle.manifest.head_flops_share)
+    assert (sent.sent_share, sent.head_flops_share) == (1, manifest.head_flops_share)
+    asked = evaluate(bundle, base.data[0], limit=20, sure=math.nextafter(1, 0))
+    assert asked.head_flops_share == pytest.approx(manifest.head_flops_share + own.flops_share)
+    always, _ = export_run(with_exit.out, tmp_path / "always", exit_from="small:classifier")
+    assert always.manifest.head_flops_share == manifest.head_flops_share  # whoever else answers
     assert sent.payload_bytes.max <= 100
 
 
@@ -336,6 +342,10 @@ def test_another_network_may_answer_on_the_device(with_exit, base, tmp_path, sou
         ("small:classifier:4", "with 8 to 4096 pixels"),
         ("small:classifier:99999999999", "with 8 to 4096 pixels"),
         ("small:three", "has other classes than small; give a network with the same labels"),
+        ("small:tagger", "an exit is for networks that give one label"),
+        ("small:segmenter", "an exit is for networks that give one label"),
+        ("small:fixed:24", "fixed does not run on photos of 24 pixels .*; give another size"),
+        ("", "unknown model"),
         ("nowhere", "nowhere"),
     ],
 )
@@ -349,7 +359,13 @@ def test_refused_networks_for_the_device(embedded, tmp_path, source, what):
     [
         ({"learn_to": "first"}, "learn_to must be a cut behind first"),
         ({"exit_without": "third"}, "exit_without names 'third', and small has no such block"),
-        ({"exit_without": "stem"}, "without stem the network can't be cut"),
+        ({"exit_without": "stem"}, "stem, which is not behind the cut, first"),
+        ({"exit_without": "first"}, "first, which is not behind the cut, first; give blocks that are"),
+        ({"exit_without": "classifier"}, r"the network gives \(1, 12\), not a score for each class"),
+        ({"only_exit": True, "exit_without": "second", "learn_from": ""}, "only_exit has nothing to learn"),
+        ({"only_exit": True, "tail_lr": 0.0}, "tail_lr is 0, and with only_exit the exit learns at it"),
+        ({"only_exit": True, "whole_share": 0.5}, "with only_exit nothing learns from whole_share"),
+        ({"only_exit": True, "target_bytes": 50.0}, "with only_exit nothing learns from target_bytes"),
         ({"exit": False, "exit_without": "second"}, "exit_without is for a run with an exit: give exit, too"),
         ({"exit": False, "only_exit": True}, "only_exit is for a run with an exit: give exit, too"),
     ],
@@ -359,10 +375,50 @@ def test_refused_parts_of_the_network(embedded, tmp_path, changes, what):
         run(replace(embedded, out=str(tmp_path / "run"), **{"exit": True, **changes}))
 
 
-@pytest.mark.parametrize(("mean_bytes", "what"), [(101, "mean_bytes is 101; give 0 to 100"), (-1, "give 0 to 100")])
+@pytest.mark.parametrize(
+    ("mean_bytes", "what"),
+    [
+        (101, "mean_bytes is 101; give 0 to 100"),
+        (-1, "give 0 to 100"),
+        (math.nan, "is nan; give 0"),
+        ("50", "is '50'; give 0"),
+    ],
+)
 def test_refused_mean_bytes(with_exit, tmp_path, mean_bytes, what):
     with pytest.raises(InputError, match=what):
         export_run(with_exit.out, tmp_path / "bundle", mean_bytes=mean_bytes)
+
+
+@pytest.mark.parametrize(("mean_bytes", "sent"), [(0, 0), (100, 1)])
+def test_the_ends_of_mean_bytes(with_exit, base, tmp_path, mean_bytes, sent):
+    bundle, _ = export_run(with_exit.out, tmp_path / "bundle", mean_bytes=mean_bytes)
+    scored = calibrated(torch.linspace(20, 4000, 40), share=mean_bytes / 100, config=with_exit)
+    assert (bundle.manifest.exit.sure == 1, scored[1] == 1) == (sent == 1, sent == 1)
+
+
+def calibrated(scores, *, share, config):
+    """Calibrate an exit that is as sure as `scores` say of the first class."""
+    own = torch.nn.Module()
+    own.forward = lambda pixels: torch.stack([scores[: len(pixels)], *[torch.zeros(len(pixels))] * 3], 1)
+    return calibrate_exit(own, classifier().preprocess, config, classifier(), share)
+
+
+def test_an_exit_that_is_certain_answers(with_exit):
+    _, sure = calibrated(torch.full((40,), 4000.0), share=0.25, config=with_exit)
+    assert 0.99 < sure < 1
+
+
+def test_an_exit_without_numbers_is_no_exit(with_exit):
+    with pytest.raises(InputError, match="the exit gives scores that are no numbers"):
+        calibrated(torch.full((40,), math.nan), share=0.25, config=with_exit)
+
+
+def test_photos_to_calibrate_an_exit_on(with_exit, tmp_path):
+    few = shutil.copytree(with_exit.out, tmp_path / "few")
+    values = json.loads((few / "run.json").read_text())
+    (few / "run.json").write_text(json.dumps({**values, "held_out": 10**6}))
+    with pytest.raises(InputError, match="fewer than 2 photos that were held out, to calibrate an exit"):
+        export_run(few, tmp_path / "bundle")
 
 
 def test_mean_bytes_are_for_an_exit(embedded, tmp_path):

@@ -97,7 +97,8 @@ class Manifest:
     align: int  # of the mosaic
     codec: Text  # a name in wire.codecs.CODECS
     setting: Annotated[int, Field(ge=0, le=255)]  # the codec's quality or level
-    # FLOPs on the device, the unit included, over the uncut network's: above 1 where the unit is larger than it
+    # FLOPs of head.onnx, with exit.onnx where that gives its features, over the uncut network's: above 1 where the unit
+    # is larger than it
     head_flops_share: Annotated[Number, Field(ge=0, le=1000)]
     num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     budget_bytes: Annotated[int, Field(ge=0, le=2**24)] = (

@@ -299,13 +299,13 @@ def export(
         ),
     ] = None,
     exit_from: Annotated[
-        str,
+        str | None,
         Option(
             "--exit",
             metavar="RUN|NAME:SIZE",
             help="What the device answers with where it is sure: a run with an exit, or a network and its input side.",
         ),
-    ] = "",
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a bundle of a training run: all that device and server need to run without torch.
@@ -465,6 +465,10 @@ def bundle_document(bundle: Bundle) -> dict[str, object]:
 def bundle_table(bundle: Bundle) -> Table:
     manifest = bundle.manifest
     budget = f", at most {manifest.budget_bytes:,} bytes" if manifest.budget_bytes else ""
+    exits = []
+    if (own := manifest.exit) is not None:
+        bound = "never answers" if own.sure == 1 else f"answers from a confidence of {own.sure:.2f} on"
+        exits.append(("exit", f"{bound}; {own.flops_share:.0%} of the FLOPs"))
     return facts(
         ("bundle", f"{manifest.name}: {bundle.path}"),
         ("id", bundle.id.hex()),
@@ -473,6 +477,7 @@ def bundle_table(bundle: Bundle) -> Table:
         ("takes", f"photos at {manifest.preprocess.size} pixels; knows {manifest.num_classes:,} classes"),
         ("sends", f"{latent_of(bundle)}, codec {manifest.codec}, setting {manifest.setting}{budget}"),
         ("device", f"{manifest.head_flops_share:.0%} of the FLOPs"),
+        *exits,
         ("uncut network", "in the bundle" if bundle.uncut_path else "not in the bundle"),
         ("bytes", f"{bundle.size:,}"),
         *((name, str(value)) for name, value in sorted(manifest.extra.items())),

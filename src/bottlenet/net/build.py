@@ -172,17 +172,25 @@ def exit_of(classifier: Classifier, cut: str, size: int, without: str) -> nn.Mod
     if not isinstance(classifier.task, Classification):
         raise InputError(f"an exit needs a network that gives one label, and this one's task is {classifier.task.name}")
     whole = copy_of(classifier)
-    for name in filter(None, without.split(",")):
+    names = [*filter(None, without.split(","))]
+    behind = dict(split(whole, cut, (3, size, size)).tail.named_modules()) if names else {}
+    for name in names:
         parent, _, last = name.rpartition(".")
         try:
             whole.get_submodule(name)
             setattr(whole.get_submodule(parent), last, nn.Identity())
         except AttributeError as error:
             raise InputError(f"exit_without names {name!r}, and {classifier.name} has no such block") from error
+        if name not in behind:
+            raise InputError(f"exit_without names {name}, which is not behind the cut, {cut}; give blocks that are")
     try:
         halves = split(whole, cut, (3, size, size))
     except InputError as error:
         raise InputError(f"without {without} the network can't be cut: {error}") from error
+    with torch.no_grad():
+        gives = tuple(halves.tail(torch.zeros(1, *halves.cut.shape)).shape)
+    if gives != (1, len(classifier.labels)):
+        raise InputError(f"without {without} the network gives {gives}, not a score for each class; leave out less")
     return halves.tail
 
 

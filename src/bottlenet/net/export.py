@@ -240,7 +240,7 @@ def describe(
         align=mosaic.align,
         codec=net.codec.name,
         setting=net.codec.setting,
-        head_flops_share=head_flops_share(net, origin, own),
+        head_flops_share=head_flops_share(net, origin, with_exit=own is None),
         exit=exit_entry(net, origin) if own is None else own.entry,
         num_classes=len(classifier.labels),
         task=classifier.task,
@@ -248,14 +248,14 @@ def describe(
     )
 
 
-def head_flops_share(net: BottleNet, origin: Origin, own: OwnNetwork | None = None) -> float:
+def head_flops_share(net: BottleNet, origin: Origin, *, with_exit: bool = True) -> float:
     """Divide the FLOPs of head, exit and reduction by the uncut network's, each with the photos that it takes."""
     _, reduction = net.learned_and_reduction
     features = torch.zeros(1, *origin.cut.shape)
     device_flops = origin.cut.head_flops + count_flops(reduction, features)
-    if net.exit is not None and own is None:
+    if net.exit is not None and with_exit:
         device_flops += count_flops(net.exit, features)
-    return device_flops / uncut_flops(origin) + (0.0 if own is None else own.entry.flops_share)
+    return device_flops / uncut_flops(origin)
 
 
 def uncut_flops(origin: Origin) -> float:

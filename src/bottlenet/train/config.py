@@ -132,6 +132,11 @@ class TrainConfig:
             (self.scores_weight and not self.embedded, f"scores_weight {needs_cut}"),
             (self.exit_without and not self.exit, f"exit_without {needs_exit}"),
             (self.only_exit and not self.exit, f"only_exit {needs_exit}"),
+            (self.only_exit and not self.tail_lr, "tail_lr is 0, and with only_exit the exit learns at it: give more"),
+            *(
+                (self.only_exit and getattr(self, name), f"with only_exit nothing learns from {name}: leave it out")
+                for name in ("label_weight", "adversarial", "target_bytes", "scores_weight", "whole_share")
+            ),
             (self.kernels and not self.learn_from, "kernels are of the head's end: give learn_from, or leave them out"),
             (self.target_bytes and not steered, "target_bytes needs jpeg in the loop, or the entropy codec; give one"),
             (self.embedded and not 1 <= least < most, f"{cut}: give 1 or more smallest_bytes, more largest_bytes"),

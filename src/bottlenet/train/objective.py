@@ -148,7 +148,14 @@ class FixedRate(Objective):
 
 
 class ExitAlone(Objective):
-    """The exit, without a unit or a tail."""
+    """The exit, without a unit or a tail. InputError: all of it stays as published."""
+
+    def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
+        super().__init__(net, config, at)
+        assert net.exit is not None
+        learned, _ = net.learned_and_reduction
+        if not any(p.requires_grad for layers in (net.exit, learned) for p in layers.parameters()):
+            raise InputError("only_exit has nothing to learn: leave out fewer blocks, or give learn_from")
 
     def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
         each = distillation(self.net.exit_scores(features), uncut)

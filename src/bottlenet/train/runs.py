@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from bottlenet.net.unit import LearnedReduction
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import is_held_out
 from bottlenet.photos.folders import list_samples
+from bottlenet.records import is_number
+from bottlenet.task import needs_one_label
 from bottlenet.train.config import RUN, TrainConfig, read_config
 from bottlenet.wire.codecs import make_codec
 from bottlenet.wire.entropy import Entropy
@@ -270,7 +273,7 @@ def export_run(
     align: int | None = None,
     budget_bytes: int | None = None,
     mean_bytes: float | None = None,
-    exit_from: str = "",
+    exit_from: str | None = None,
     extra: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda what: None,
 ) -> tuple[Bundle, Fidelity]:
@@ -289,8 +292,13 @@ def export_run(
     folder = Path(run)
     config = replace(read_config(folder), out=str(folder))  # which may have moved
     say("loading")
+    if config.only_exit:
+        what = f"{run} trained only its exit, so it has nothing to send"
+        raise InputError(f"{what}; give it as the exit of another run: bottlenet export RUN --exit {run}")
     classifier = load_model(config.model)
     net = insert(classifier, **config.unit_numbers())
+    if exit_from is not None:
+        needs_one_label(classifier.task, "an exit")
     steps = load_averaged(folder, net)
     origin = {"steps": steps, "target_bytes": config.target_bytes, "seed": config.seed, "naive": int(config.naive)}
     net.eval()
@@ -307,16 +315,16 @@ def export_run(
     if budget_bytes is None:
         budget_bytes = int(config.largest_bytes) if config.embedded else 0
     own: OwnNetwork | None = None
-    if exit_from or net.exit is not None:
+    if exit_from is not None or net.exit is not None:
         share = sent_share(mean_bytes, budget_bytes)
         say("finding out how sure the device is")
-        if exit_from:
+        if exit_from is not None:
             module, preprocess, flops_share = own_network(exit_from, classifier, origin_of(net))
         else:
             assert net.exit is not None
             module, preprocess = ExitGraph(net, net.exit), head_preprocess
         temperature, sure = calibrate_exit(module, preprocess, config, classifier, share)
-        if exit_from:
+        if exit_from is not None:
             entry = Exit(preprocess, flops_share, None, sure, temperature)
             own = OwnNetwork(module, entry, np.stack(list(some_pixels(config, preprocess, COMPARED_PHOTOS))))
         net.temperature, net.sure = temperature, sure
@@ -341,8 +349,8 @@ def sent_share(mean_bytes: float | None, budget_bytes: int) -> float:
         return 0.25
     if not budget_bytes:
         raise InputError("mean_bytes needs a budget, from which follows how many photos may be sent: give both")
-    if not 0 <= mean_bytes <= budget_bytes:
-        raise InputError(f"mean_bytes is {mean_bytes:g}; give 0 to {budget_bytes}, the budget of a payload")
+    if not is_number(mean_bytes) or not 0 <= mean_bytes <= budget_bytes:
+        raise InputError(f"mean_bytes is {mean_bytes!r}; give 0 to {budget_bytes}, the budget of a payload")
     return mean_bytes / budget_bytes
 
 
@@ -367,7 +375,12 @@ def own_network(source: str, classifier: Classifier, origin: Origin) -> tuple[nn
         theirs = load_model(name)
         preprocess = replace(theirs.preprocess, size=int(side)) if side else theirs.preprocess
         module = nn.Sequential(Normalize(theirs.mean, theirs.std), theirs.module)
-        flops = count_flops(theirs.module, torch.zeros(1, 3, preprocess.size, preprocess.size))
+        try:
+            flops = count_flops(theirs.module, torch.zeros(1, 3, preprocess.size, preprocess.size))
+        except Exception as error:  # code that is not ours
+            what = f"{theirs.name} does not run on photos of {preprocess.size} pixels ({reason(error)})"
+            raise InputError(f"{what}; give another size") from error
+    needs_one_label(theirs.task, "an exit")
     if theirs.labels != classifier.labels:
         raise InputError(f"{source} has other classes than {classifier.name}; give a network with the same labels")
     return module, preprocess, flops / uncut_flops(origin)
@@ -406,11 +419,14 @@ def calibrate_exit(
         found = own(mine)
         scores.append(found[0] if isinstance(found, tuple) else found)
         answers.append(uncut(whole).argmax(1))
-    mine, wanted = torch.cat(scores), torch.cat(answers)
+    mine, wanted = torch.cat(scores).double(), torch.cat(answers)
+    if not mine.isfinite().all():
+        raise InputError("the exit gives scores that are no numbers; train it anew, or give another network")
     losses = [F.cross_entropy(mine / temperature, wanted).item() for temperature in TEMPERATURES]
     temperature = float(TEMPERATURES[int(np.argmin(losses))])
     confidences = (mine / temperature).softmax(1).amax(1)
-    return temperature, confidences.quantile(share).item()
+    # At 1 nothing is answered, and many confidences may round to 1.
+    return temperature, 1.0 if share == 1 else min(confidences.quantile(share).item(), math.nextafter(1.0, 0.0))
 
 
 @torch.no_grad()
@@ -442,7 +458,8 @@ def some_pixels(
         if found == count:
             return
     if found < 2:
-        raise InputError(f"{', '.join(config.data)}: fewer than 2 photos to compare torch and onnxruntime on")
+        purpose = "that were held out, to calibrate an exit" if held_out else "to compare torch and onnxruntime on"
+        raise InputError(f"{', '.join(config.data)}: fewer than 2 photos {purpose}")
 
 
 def find_folder(data: str, run: Path) -> Path:
