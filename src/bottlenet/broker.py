@@ -5,8 +5,6 @@
 Needs bottlenet[mqtt]. MQTT 5: shared subscriptions, and reasons when something is refused, are in no earlier one.
 """
 
-from __future__ import annotations
-
 import selectors
 import socket
 import ssl

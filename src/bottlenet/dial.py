@@ -3,8 +3,6 @@
 connect_host: resolve -> connect_first -> a socket
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

@@ -4,8 +4,6 @@ bytes -> .bottlenet-xxxxxxxx.part beside it -> flushed to the disk -> renamed to
 files -> write_new, each, in the folder that `replacing` gives, beside it -> renamed
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -12,8 +12,6 @@ this library, so files are opened by signature here instead of by `Image.open`, 
 makes a small file take minutes: a JPEG's scans, and headers that are read byte by byte.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -6,8 +6,6 @@
 The settings are for a small device: one thread, no spinning, and no memory kept beyond what one run needs.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

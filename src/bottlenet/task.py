@@ -10,8 +10,6 @@ A row of boxes is left, top, right, bottom, as shares of the network's input, sc
 where nothing is. A manifest names its task, unless that is classification.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

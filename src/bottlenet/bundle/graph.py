@@ -16,8 +16,6 @@ A graph is the stretches of the store that it is made of, one behind the other, 
 what went in: its SHA-256 in the rung's manifest stays right, and so does the bundle's id. onnxruntime gets the bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

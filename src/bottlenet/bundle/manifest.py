@@ -4,8 +4,6 @@ A bundle's id is the SHA-256 of the manifest's canonical JSON (keys sorted, no w
 holds the SHA-256 of every other file, the id stands for the whole content.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

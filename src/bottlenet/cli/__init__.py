@@ -7,8 +7,6 @@ wrong usage, or a BottleNetError or an error of the system, in one line on stder
 its own, see its help.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import sys

@@ -3,8 +3,6 @@
 Names of files and labels come from outside, so they go through `clean` and never through rich's markup.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ uvicorn alone takes whatever connects, reads a header as long as it goes on, and
 Needs bottlenet[cloud].
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

@@ -7,8 +7,6 @@ A classifier gives scores; what another task gives in their place stands in `tas
 costs no other frame of the batch its answer.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@
 Nothing comes from another host, and the page's policy has the browser refuse it if something should.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gzip

@@ -5,8 +5,6 @@ prometheus_client gets when it asks: its own counters, made for many threads, wo
 done for a frame. For one thread, that of the event loop.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

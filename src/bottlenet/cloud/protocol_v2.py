@@ -16,8 +16,6 @@ As binary data an element of BYTES is its length, 4 bytes, least significant fir
 Source: the protocol's REST specification, and Triton's "Binary Tensor Data Extension".
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import binascii

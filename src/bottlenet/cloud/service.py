@@ -4,8 +4,6 @@ http, stream, v2, mqtt -> Service -> Bundles -> Served -> a Batcher for frames, 
 a folder of bundles    -> Folder  -> Bundles, while the server runs
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -6,8 +6,6 @@ In flight is what came and was not answered yet, answers that the other side doe
 large, as maps are, fewer are in flight. A frame that fails costs the others nothing.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 

@@ -6,8 +6,6 @@ It is not in the repository: 14 MB of WebAssembly. Wheels that are built afterwa
 knows the registry; nothing of the package is run.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

@@ -11,8 +11,6 @@ The page has its pictures inside and loads nothing; it is light and dark, and fi
 the page, photo.html one photo: both are `string.Template`s, and what goes into them is escaped here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -9,8 +9,6 @@ There is a connection for each bundle that has been used. Photos are sent one af
 the link is like.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Sequence

@@ -2,20 +2,12 @@
 
     open_meter("rapl") -> Meter --energy_mj--> a count that never falls; what a piece of work took is the difference
 
-    name     what it reads                                            how
-    -------  -------------------------------------------------------  --------
-    rapl     /sys/class/powercap: the counters of the CPU packages    measured
-    jetson   an INA3221's rail of the whole board, sampled            measured
-    nvml     the energy counter of GPU 0; needs the package pynvml    measured
-    model    the paper's device: 1,306 mW for each second computed    modelled
-    auto     rapl, else jetson, else model                            as that
+docs/planning.md, "Energy", lists the meters and what each reads.
 
 A meter counts all that draws from what it is connected to, other programs too: measure on an idle machine. One that
 can't be read is an error; only `auto` takes another, and the name says which. `auto` never takes nvml, since a device's
 half computes on the CPU.
 """
-
-from __future__ import annotations
 
 import importlib
 import math

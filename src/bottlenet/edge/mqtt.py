@@ -8,8 +8,6 @@ is lost is asked for again, as with any other transport, and an acknowledgement 
 After the first frame the topic is a number, so a message has 11 bytes of MQTT before the frame's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import ssl

@@ -5,8 +5,6 @@ answers/KEY.json          an answer
 failed/KEY.json           why there is none; failed/KEY.frame beside it if the photo was refused
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -3,8 +3,6 @@
 folder -> Folder.photos, or Folder.watch -> path -> read_file -> photo, its bytes
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -4,8 +4,6 @@ Answer --read_answer--> Findings (top, objects, segments) --predict----> Predict
                                                           `-answered_now-> Answered | Failed <--> JSON
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

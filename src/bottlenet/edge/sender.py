@@ -8,8 +8,6 @@ At least once over the network, and exactly once in the spool: a photo whose ans
 and its answer is stored if there is none yet.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections import Counter, deque

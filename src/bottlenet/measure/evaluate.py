@@ -8,8 +8,6 @@ What is measured is what is deployed: the device's encoder, a frame as it goes o
 No torch. One batch of photos is in memory at a time, however many there are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

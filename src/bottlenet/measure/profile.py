@@ -8,8 +8,6 @@ the same on a busy machine; a `Detail` is by a clock, on a few of the photos, an
 split sends every photo, also where the bundle has an exit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import platform

@@ -12,8 +12,6 @@ A norm that gives 3 +- 1 puts three standard deviations on either side inside Re
 blocks, with c', s and bytes; VGG-19 after each pooling, with the c' that the paper has for features of that side.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable, Iterable

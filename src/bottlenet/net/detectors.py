@@ -10,8 +10,6 @@ is the same but for rounding. Behind a detector's layers, a photo gives the rows
 `kept` is non-maximum suppression as one operation of both runtimes, whose mask has a shape that no photo changes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ scale, which onnxruntime does once, when it loads the graph. Rounding to 8 bits 
 for it measures what that costs.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

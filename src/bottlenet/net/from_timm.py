@@ -4,8 +4,6 @@ Size, crop, normalisation and labels are those of the weights, for testing where
 notes no labels for most of them: what a tag ends with, such as `in1k`, is the data that the classes are of.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from dataclasses import replace

@@ -10,8 +10,6 @@ their classes are others. Besides classifiers there are networks of other tasks:
 They were trained on whole photos; here a network gets a square, which unless set otherwise is the largest.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import replace

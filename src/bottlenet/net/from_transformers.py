@@ -5,8 +5,6 @@ preprocessor_config.json says, where a centre crop and one resize can say it: `c
 squashes the whole photo to a square, so that somebody has decided that.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

@@ -14,8 +14,6 @@ colon and the weights, then settings with a comma before each, which go before w
 What neither says is asked for: nothing is guessed. No code of downloaded weights is run.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import importlib

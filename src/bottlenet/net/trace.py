@@ -7,8 +7,6 @@ in a forward that the photo's size or dtype decides, such as `if height % 7`, is
 (`Branches`), as it holds for every photo of that size.
 """
 
-from __future__ import annotations
-
 import logging
 import operator
 import re

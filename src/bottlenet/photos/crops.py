@@ -7,8 +7,6 @@ A blend is like no photo, and the teacher's answer to it is still right: the stu
 just where the photos are (Beyer et al., "Knowledge distillation: a good teacher is patient and consistent", CVPR 2022).
 """
 
-from __future__ import annotations
-
 import logging
 import zlib
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,40 +1,7 @@
 """Links between device and server: `Link`; those the paper computes with, `LINKS`, and all, `PRESETS`.
 
-Where each figure comes from; [A] marks an assumption of ours, for which no source was found:
-
-    link         uplink, downlink                       round trip, set-up                    largest message, packets
-    -----------  -------------------------------------  ------------------------------------  ------------------------
-    3g           1.1 Mbit/s [1]; -                      100 ms [A]; 2 round trips [A]         -; 1,460 [A]
-    4g           5.85 Mbit/s [1]; -                     50 ms [A]; 2 round trips [A]          -; 1,460 [A]
-    wifi         18.88 Mbit/s [1]; -                    5 ms [A]; 2 round trips [A]           -; 1,460 [A]
-    5g           21.08, 166.13 Mbit/s [2]               47 ms [3]; 2 round trips [A]          -; 1,460 [A]
-    lte-m        375, 300 kbit/s [4]                    100 ms [A]; 2 round trips [A]         -; 1,460 [A]
-    nb-iot       62, 26 kbit/s [5]                      1.6 s [5]; 2 round trips [A]          -; 1,460 [A]
-    lorawan      5,470 bit/s [6], the same [A]          1 s [7]; 5 s [7]                      222 [8]; a message
-    iridium-sbd  1,045 bit/s [9], the same [A]          10 s [9, A]; in the round trip [A]    340 [10]; a message
-
-[1]  BottleNet (ISLPED 2019), the table of the uplink power model, after Huang et al., "A Close Examination of
-     Performance and Power Characteristics of 4G LTE Networks", MobiSys 2012. Radio power of 3g, 4g, wifi: the same.
-[2]  Ookla, "Growing and Slowing: The State of 5G Worldwide in 2021": medians of the third quarter of 2021.
-[3]  Ookla, United States, January to June 2024, lowest 5G latency of an operator (RCR Wireless, 17 July 2024).
-[4]  LTE Cat-M1, 3GPP release 13, half duplex with scheduling delays (rfwireless-world.com, Cat-0 vs Cat-M1 vs Cat-M2).
-[5]  Cat-NB1, 3GPP release 13: peaks, and the low end of a latency of 1.6 to 10 s (blog.mbedded.ninja, Cellular).
-[6]  LoRaWAN regional parameters, EU868 data rate 5 (SF7, 125 kHz), as RAKwireless's RUI3 manual lists them.
-[7]  LoRaWAN 1.0.3 regional parameters: RECEIVE_DELAY1 is 1 s, JOIN_ACCEPT_DELAY1 5 s.
-[8]  Semtech, "Packet Size Considerations": EU863-870, data rates 4 to 7. The law allows a device 1 % of the time on
-     most of these channels; that limits photos an hour, not the latency of one, and is not in the model.
-[9]  NAL Research, "Short Burst Data": about 5 s for short messages to about 20 s for those of 1,960 bytes, one way. So
-     1,960 * 8 / 15 s, and 5 s; that the answer takes 5 s more is [A].
-[10] mikalhart/IridiumSBD, README: 340 bytes from the device, 270 to it.
-
-What is added to a payload: the frame's header (12 bytes; 4 in a stream) and 48 of WebSocket (8, RFC 6455) and TCP/IPv4
-(40, without options), on lorawan 13 (LoRaMac: MHDR 1, FHDR 7, port 1, MIC 4), on iridium-sbd nothing [A].
-Loss is 0 everywhere [A]: what a link loses depends on the place; give your own. Set-up is TCP's and WebSocket's
-handshake without TLS, and counts only where no connection is open; what a sleeping radio needs to wake is left out [A].
-No preset but the paper's has a radio power: no source gave one in the form of the model.
+docs/planning.md, "Links", has the source of each figure, and which are assumptions of ours.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ A profile is measured on the device, often on few photos, which is enough for ti
 on many photos: `with_trained` puts its figures in place of the profile's.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections import Counter

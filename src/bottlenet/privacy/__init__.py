@@ -1,7 +1,5 @@
 """The attacker, who rebuilds photos from what is sent; and the options of `bottlenet privacy`."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

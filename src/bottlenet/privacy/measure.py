@@ -6,8 +6,6 @@ both sides can make it. Colour at 4:2:0; photos are made smaller until they fit,
 nearest to the photo.
 """
 
-from __future__ import annotations
-
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass

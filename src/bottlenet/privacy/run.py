@@ -8,8 +8,6 @@ What a folder holds already, samples and attacker, is not made again. The pictur
 those that come with BottleNet, unless a folder is given.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace

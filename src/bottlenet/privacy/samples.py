@@ -8,8 +8,6 @@ Records lie on disk and are read by position. Each has one fixed number of bytes
 many there are. Photos that an attacker has to rebuild are never among those it learns from.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

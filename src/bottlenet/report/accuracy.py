@@ -6,8 +6,6 @@ A record is whatever its benchmark wrote, so it is searched: each object with a 
 and its curve is named by what it says it is, or by what it stands in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice

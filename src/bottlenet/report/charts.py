@@ -8,8 +8,6 @@ the same in all of them where they share `looks`: name -> number of its look. Ba
 other; each group of them has a scale of its own, from 0.
 """
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence

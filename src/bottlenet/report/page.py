@@ -5,8 +5,6 @@
 Records that no figure shows are listed as tables: their plain numbers, and their lists of objects with the same keys.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

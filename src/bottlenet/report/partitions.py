@@ -6,8 +6,6 @@
 Medians do not add up: of what was measured, the part of the link is what device and server leave of the latency.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 from collections.abc import Callable, Iterator, Sequence

@@ -6,8 +6,6 @@
 How much an answer suffers: the probability that the uncut network gives its own answer, less what is left of it.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field

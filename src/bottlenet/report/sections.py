@@ -1,7 +1,5 @@
 """Hold a report's tables, figures and sections as plain data, and its pictures as URLs; page.py makes HTML of them."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Collection, Sequence

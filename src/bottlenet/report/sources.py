@@ -6,8 +6,6 @@ A run is the folder that `train/runs.py` writes; a sweep's candidates.json has e
 skipped and why; a record of `benchmarks/` holds whatever its script measured.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Draw training: naive against aware of the codec, and each run pass by pass."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

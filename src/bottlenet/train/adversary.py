@@ -8,8 +8,6 @@ anew at each step, so that it is never behind; a unit that has just learned to h
 smooth: there is always a gradient, and never more to gain than the weight. Nothing of it is in a bundle.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

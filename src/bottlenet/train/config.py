@@ -1,7 +1,5 @@
 """The options of a training run."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass, fields

@@ -5,8 +5,6 @@ log.jsonl                a line every few steps, and one a pass
 checkpoint.safetensors   everything a run needs to go on exactly where it was, with the average of its weights
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -8,8 +8,6 @@ They hold the same at all times, so that only the main process writes. `launch` 
 `torch.distributed.run --standalone` does; `accelerate launch` does the same for several machines.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -7,8 +7,6 @@ may train together (`team.py`). A run starts at the principal components of its 
 them, or at another run's weights. The loop is in `train`, to be read top to bottom.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

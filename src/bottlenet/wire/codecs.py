@@ -11,8 +11,6 @@ decode, and never allocates more than the picture of `mosaic` needs. `round_trip
 takes (B, C, H, W), and returns what the receiver would get, and the payload bytes (B,) int64.
 """
 
-from __future__ import annotations
-
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

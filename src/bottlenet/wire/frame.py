@@ -11,8 +11,6 @@ Nothing is allocated before version, length, bundle and checksum are right.
 The constants are what device and server agree on beside these bytes: docs/wire.md, "Transport".
 """
 
-from __future__ import annotations
-
 import binascii
 import re
 from dataclasses import dataclass

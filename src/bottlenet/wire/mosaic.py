@@ -12,8 +12,6 @@
 Both are one gather: `picture = symbols.flat[index]`, `symbols = picture.flat[inverse]`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

@@ -8,8 +8,6 @@ its own topics. SESSION is 8 hex digits, others for each connection: an answer t
 another connection's frame.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ The cuts a, b of a decision say where its outcomes lie in 0..2^24: 0 in [0, a), 
 is a window of 64 bits that moves on by words of 32. entropy.c does the same arithmetic in compiled code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

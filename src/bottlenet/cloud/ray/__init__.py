@@ -3,8 +3,6 @@
 `app` is imported when it is first used: `haproxy` runs without Ray.
 """
 
-from __future__ import annotations
-
 import importlib
 
 

@@ -8,8 +8,6 @@ Of the ports of an own cluster only HAProxy's can be used from other machines wi
 which reads most settings when it is imported: never before they are made here.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import http.client

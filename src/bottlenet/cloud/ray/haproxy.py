@@ -12,8 +12,6 @@ A configuration that is not as expected stops it: another version of Ray wrote i
 imported but what finds HAProxy, as Ray starts one after each change.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -9,8 +9,6 @@ A stream stays with its replica, so that a frame costs no hop between processes.
 Needs bottlenet[ray].
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -9,15 +9,7 @@ At one cut, more channels, a smaller stride and a higher quality mean more bytes
 than a trial that loses too much loses too much, and what is more than one within the bound has more bytes. With few
 photos to train on, and to measure with, that is the rule and not a law; a sweep can train everything instead.
 
-Whatever ends a sweep, the same command goes on from its folder:
-
-    sweep.json            how its trials are trained and measured: `SweepConfig`, and the network's fingerprint
-    trials/NAME.json      one for each finished trial, written whole or not at all
-    runs/NAME/            a run of `train.train`: an unfinished one goes on, one that may be kept is exported
-    features/             of the frozen heads; only a cache
-    bundles/NAME/         on their way into the ladder
-    ladder/               the kept ones
-    candidates.json       everything in one file
+Whatever ends a sweep, the same command goes on from its folder, which docs/sweep.md describes.
 """
 
 from __future__ import annotations
