@@ -54,6 +54,9 @@ class TestShow:
             assert word in done.out
         assert run("show", bundle.path, "--json").json["id"] == bundle.id.hex()
 
+    def test_a_bundle_with_an_exit(self, run: Run, exit_bundle: Bundle) -> None:
+        assert "answers from a confidence of 0.50 on; 40% of the FLOPs" in run("show", exit_bundle.path).out
+
     def test_a_ladder(self, run: Run, written: Ladder) -> None:
         done = run("show", written.path)
         assert done.code == 0

@@ -28,7 +28,7 @@ from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.codecs import encode_within
 from bottlenet.wire.frame import Frame, parse_stream_frame
-from conftest import CLASSES, MakeBundle
+from conftest import CLASSES, MakeBundle, exit_files, exit_manifest
 from processes import Process, serving
 
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -38,7 +38,7 @@ from playwright.sync_api import expect, sync_playwright
 from chromium import Visit, executable, launch
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Playwright
+    from playwright.sync_api import Browser, Playwright, Route
 
 HERE = Path(__file__).parent
 PACKAGE = Path(bottlenet.__file__).parent
@@ -265,6 +265,35 @@ class TestPhoto:
                         np.abs(symbols[0] - symbols[1]).mean() < 0.5
                     )  # one that rounds otherwise moves a block of JPEG
         assert 0 < sum(shares[: len(photos)]) < len(photos)
+
+    def test_nothing_of_a_photo_can_be_pressed_while_another_bundle_loads(
+        self, visit: MakeVisit, exit_bundle: Bundle, tmp_path: Path
+    ) -> None:
+        sure = write_bundle(tmp_path / "sure", dataclasses.replace(exit_manifest(0.0), name="sure"), exit_files())
+        liar = write_bundle(
+            tmp_path / "liar", dataclasses.replace(exit_manifest(0.0), name="liar"), exit_files(classes=CLASSES - 1)
+        )
+        with serving(sure.path, exit_bundle.path, liar.path) as process:
+            one = visit(process.http_url)
+            page = one.open()
+            held: list[Route] = []
+            page.get_by_label("Bundle").select_option("sure")
+            expect(page.locator("#about")).to_contain_text(sure.id.hex()[:12])
+            one.choose(PHOTOS[0])
+            answered(one)
+            button = page.get_by_role("button", name="Send it anyway")
+            expect(button).to_be_enabled()
+            page.route("**/head.onnx", lambda route: held.append(route))
+            with page.expect_request("**/head.onnx", timeout=LONG_MS):
+                page.get_by_label("Bundle").select_option(exit_bundle.manifest.name)
+            expect(button).to_be_hidden()
+            held[0].continue_()
+            page.unroute("**/head.onnx")
+            expect(page.locator("#about")).to_contain_text(exit_bundle.id.hex()[:12], timeout=LONG_MS)
+            answered(one)
+            expect(page.locator("#result")).to_be_visible()  # the photo that was looked at, by the other bundle
+            page.get_by_label("Bundle").select_option("liar")
+            problem(one, f"exit.onnx gives {CLASSES - 1} scores for {CLASSES} classes")
 
     def test_the_uncut_network(self, visit: MakeVisit, demo: Bundle) -> None:
         one = visit()

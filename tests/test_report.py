@@ -309,6 +309,24 @@ class TestContent:
         assert "Rates are of 100 photos." in made["sweep"].figures[0].note
         assert {row[-1] for row in made["front"].figures[0].table.rows} == {"100", "1,300"}
 
+    def test_a_photo_that_an_exit_answers_counts_with_no_bytes(self, tmp_path: Path) -> None:
+        some = evaluation_document(decision_bytes=sizes(75), sent_share=0.25, top1=71.0)
+        none = evaluation_document(payload_bytes=sizes(0), decision_bytes=sizes(0), sent_share=0.0)
+        unlabelled = {"top1": None, "top1_uncut": None, "top1_drop": None, "top5": None}
+        documents = {"some": some, "none": none, "same": some | unlabelled, "nothing": none | unlabelled}
+        paths = [write(tmp_path / f"{name}.json", document) for name, document in documents.items()]
+        evaluated, agreement = {section.key: section for section in report(paths, MADE).sections}["accuracy"].figures
+        assert [row[1] for row in evaluated.table.rows] == ["75"]
+        assert [row[1] for row in agreement.table.rows] == ["75"]
+
+    def test_a_run_of_an_exit_alone(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run")
+        log = (run / "log.jsonl").read_text(encoding="utf-8")
+        alone = log.replace('"payload_bytes": 400.0', '"payload_bytes": 0.0, "budget": 0').replace(": 500", ": 0.0")
+        (run / "log.jsonl").write_text(alone, encoding="utf-8")
+        made = {section.key: section for section in report([run], MADE).sections}
+        assert made["training"].figures[0].table.rows[0][1] == "the exit alone"
+
     def test_a_thing_looks_the_same_in_every_chart(self, given_paths: list[Path], tmp_path: Path) -> None:
         links = tuple(PRESETS[name] for name in ("3g", "wifi", "nb-iot", "iridium-sbd"))
         made = report([*given_paths, write_sweep(tmp_path / "sweep")], dataclasses.replace(MADE, links=links))

@@ -110,11 +110,10 @@ def curves_of(source: Source) -> list[Curve]:
         sent = [each for each in content.candidates if each.payload_bytes_mean > 0]
         points = tuple(Point(each.payload_bytes_mean, -each.top1_drop, each.name) for each in sent)
         return [Curve(source.name, points, 0.0, content.labelled or content.photos)] if points else []
-    if isinstance(content, Evaluated) and (top1 := content.result.top1) is not None:
+    if isinstance(content, Evaluated) and (top1 := content.result.top1) is not None and (size := bytes_of(content)) > 0:
         result, origin = content.result, content.origin
         name = f"{origin.name} ({origin.bundle[:12]})" if origin.bundle else source.name  # one curve a bundle
-        point = Point(result.payload_bytes.mean, top1, source.name)
-        return [Curve(name, (point,), result.top1_uncut, result.labelled)]
+        return [Curve(name, (Point(size, top1, source.name),), result.top1_uncut, result.labelled)]
     return []
 
 
@@ -126,10 +125,20 @@ def agreement_of(source: Source) -> list[Curve]:
         rows = [each for each in content.passes if each.epoch == end and each.payload_bytes > 0]
         points = tuple(Point(each.payload_bytes, 100 * each.agreement, f"after pass {end}") for each in rows)
         return [Curve(f"run {source.name}, held out", points, photos=rows[0].photos)] if points else []
-    if isinstance(content, Evaluated) and content.result.top1 is None and content.result.agreement is not None:
-        point = Point(content.result.payload_bytes.mean, content.result.agreement, source.name)
+    if (
+        isinstance(content, Evaluated)
+        and content.result.top1 is None
+        and content.result.agreement is not None
+        and (size := bytes_of(content)) > 0
+    ):
+        point = Point(size, content.result.agreement, source.name)
         return [Curve(content.origin.name or source.name, (point,), photos=content.result.photos)]
     return []
+
+
+def bytes_of(evaluated: Evaluated) -> float:
+    """Return the mean payload of a photo, 0 where none is sent: a logarithmic scale can't show that."""
+    return (evaluated.result.decision_bytes or evaluated.result.payload_bytes).mean
 
 
 def joined(curves: Sequence[Curve]) -> list[Curve]:

@@ -151,6 +151,8 @@ def passes_figure(source: Source, passes: Sequence[Pass], command: str, request:
 
 
 def budget_words(budget: float | None) -> str:
+    if budget == 0:
+        return "the exit alone"
     return "whole payloads" if budget is None else f"{budget:,.0f} bytes"
 
 

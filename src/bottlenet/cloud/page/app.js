@@ -66,6 +66,8 @@ function notConnected(error) {
 /** Makes the device ready for photos of a bundle; one that was chosen before is classified then. */
 async function open(bundle) {
   state.stream?.close();
+  Object.assign(state, { job: state.job + 1, seen: null, sent: null }); // the device forgets its photo
+  byId("result").hidden = true;
   say("Loading the network");
   const told = (bytes) => say(`Loading the network: ${size(bytes)}`);
   state.opened = device.ask("open", { bundle, token: state.token }, told);

@@ -103,6 +103,10 @@ const ASKS = {
 async function ownAnswer({ preprocess, features: keeps, temperature, sure }) {
   const started = performance.now();
   const [scores, features = null] = await bundle.exit(keeps ? photo.pixels : pixelsOf(photo.bitmap, preprocess));
+  if (scores.length !== bundle.manifest.num_classes) {
+    const what = `exit.onnx gives ${scores.length} scores for ${bundle.manifest.num_classes} classes`;
+    throw new Problem("none", `This bundle can't be used: ${what}. Choose another.`);
+  }
   photo.features = features;
   const top = scores.every(Number.isFinite) ? best(scores.map((score) => score / temperature)) : [];
   return { top: sure < 1 && top[0]?.score >= sure ? top : null, exitMs: performance.now() - started };

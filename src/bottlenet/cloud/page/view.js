@@ -65,6 +65,7 @@ export function showAnswer(top, uncut, labels) {
 /** Whether there is more to come of this photo. */
 export function setBusy(busy) {
   byId("result").ariaBusy = String(busy);
+  byId("send-anyway").disabled = busy; // what is shown may be another photo's by then
 }
 
 /** Forgets the last photo's answers. */
