@@ -124,7 +124,7 @@ def test_detectors_find_what_torchvision_finds(name: str, tmp_path: Path) -> Non
 
 
 def test_a_detector_that_can_not_be_cut() -> None:
-    with pytest.raises(InputError, match="of torchvision's detectors ssdlite320_mobilenet_v3_large, .* can be cut"):
+    with pytest.raises(InputError, match="of torchvision's detectors give one of ssdlite320_mobilenet_v3_large, "):
         load_model("torchvision/retinanet_resnet50_fpn:random")
 
 

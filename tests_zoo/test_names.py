@@ -37,11 +37,11 @@ def test_every_weights_of_torchvision_can_be_described(network: str) -> None:
     import torchvision.models as models
 
     for weights in models.get_model_weights(network):
-        said = from_torchvision.described(weights)
+        said = from_torchvision.metadata_of(weights)
         assert said.size == weights.transforms().crop_size[0]
         assert 0.5 < said.crop <= 1
         assert len(said.labels) == 1000
-    assert from_torchvision.described(models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1).licence.startswith("https://")
+    assert from_torchvision.metadata_of(models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1).licence.startswith("https://")
 
 
 def test_weights_are_loaded_by_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
