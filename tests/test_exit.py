@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,7 @@ from onnx import helper, numpy_helper
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.bundle.ladder import write_ladder
 from bottlenet.bundle.manifest import Exit
+from bottlenet.cli.device import classify
 from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Outcome, Sender, Spool
 from bottlenet.edge.auto import Auto
 from bottlenet.edge.encoder import Processed, bound_of
@@ -290,3 +292,14 @@ def test_evaluation_counts_what_is_sent(exit_bundle: Bundle, photos: list[Path],
     assert (never.payload_bytes.max, never.mean_flops_share) == (0, pytest.approx(0.4))
     assert always.agreement is not None
     assert never.agreement is not None
+
+
+def test_classify_needs_no_server_for_what_the_device_is_sure_of(
+    exit_bundle: Bundle, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(photo) for photo in photos]
+    classify(names, "ws://127.0.0.1:1", bundle=str(exit_bundle.path), sure=0.0, as_json=True)
+    found = json.loads(capsys.readouterr().out)["photos"]
+    assert [(each["photo"], each["answered_by"], each["socket_bytes"]) for each in found] == [
+        (name, "device", 0) for name in names
+    ]
