@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from bottlenet.errors import InputError
-from bottlenet.plan import link as module
 from bottlenet.plan.link import FRAME_BYTES, LINKS, PRESETS, STREAM_OVERHEAD_BYTES, Link, Radio, parse_link
 from bottlenet.wire.frame import HEADER_BYTES, STREAM_HEADER_BYTES
 
@@ -69,12 +69,17 @@ class TestPresets:
         assert LINKS.items() <= PRESETS.items()
 
     def test_every_one_has_a_line_with_sources(self) -> None:
-        assert module.__doc__
-        for name in PRESETS:
-            (line,) = re.findall(rf"^ +{name} .*$", module.__doc__, re.MULTILINE)
-            assert len(re.findall(r"\[[\dA, ]+\]", line)) >= 3
-        cited = {number for group in re.findall(r"\[([\d, A]+)\]", module.__doc__) for number in group.split(", ")}
-        assert cited == {*(str(number) for number in range(1, 11)), "A"}
+        docs = (Path(__file__).parent.parent / "docs" / "planning.md").read_text(encoding="utf-8")
+        for name, link in PRESETS.items():
+            (line,) = re.findall(rf"^\| `{name}` \|(.*)\|$", docs, re.MULTILINE)
+            uplink, downlink, round_trip, setup, overhead, largest, _ = (cell.strip() for cell in line.split("|"))
+            assert all(": " in cell for cell in (uplink, round_trip, setup))
+            assert (downlink == "-") == (link.downlink_bps is None)
+            assert int(overhead) == link.per_message_overhead_bytes
+            assert (largest == "-") == (link.max_message_bytes is None)
+        sources = docs[docs.index("\nSources:") :]
+        for source in ("The paper", "Ookla 2021", "Ookla\n  2024", "Cat-M1", "Cat-NB1", "EU868, DR5", "Semtech"):
+            assert f"**{source}**" in sources
 
     def test_only_the_paper_gives_a_radio_power(self) -> None:
         assert {name for name, link in PRESETS.items() if link.radio} == set(LINKS)

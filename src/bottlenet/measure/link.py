@@ -28,7 +28,6 @@ RECEIVE_BYTES = 65536
 BUFFER_BYTES = 2**20  # on the way in one direction of a connection; then no more is read, and TCP makes the sender wait
 FULL_S = 0.01  # between two looks at whether there is room again
 MAX_CONNECTIONS = 64  # at once
-CONNECT_S = 10.0
 LONGEST_PACKET = 1460  # where a link's packets are larger, so that a long message doesn't come as one
 
 
@@ -131,12 +130,13 @@ class ShapedLink:
         listening = await asyncio.start_server(self._serve, sock=self._listener)
         await self._closed.wait()
         listening.close()
+        await turns(5)  # in which connections that were just accepted come to be served
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
         if others:
             await asyncio.wait(others)
-        await asyncio.sleep(0)  # in which sockets are closed
+        await turns(5)  # in which sockets are closed
 
     async def _serve(self, from_device: asyncio.StreamReader, to_device: asyncio.StreamWriter) -> None:
         """Connect a device to the server, where that is there and there are not too many, and carry what both send."""
@@ -147,13 +147,14 @@ class ShapedLink:
                 return
             await self._there.wait()
             await asyncio.sleep(self._link.setup_s - self._link.round_trip_s)
-            from_server, to_server = await asyncio.wait_for(asyncio.open_connection(*self._server), CONNECT_S)
+            # Not in wait_for, which may lose a connection that is there as it is cancelled.
+            from_server, to_server = await asyncio.open_connection(*self._server)
             ends.append(to_server)
             await asyncio.gather(
                 self._carry(from_device, to_server, self._up, random.Random(f"{name}/up")),
                 self._carry(from_server, to_device, self._down, random.Random(f"{name}/down")),
             )
-        except (OSError, asyncio.TimeoutError):
+        except OSError:
             pass  # the device sees its connection end
         except asyncio.CancelledError:
             for end in ends:
@@ -188,6 +189,12 @@ class ShapedLink:
             await asyncio.sleep(max(0.0, last - loop.time()))
         if target.can_write_eof():
             target.write_eof()
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 def check_jitter(jitter_s: float) -> None:

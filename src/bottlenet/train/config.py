@@ -94,7 +94,7 @@ class TrainConfig:
             raise InputError(f"workers is {self.workers}; give 0 to {MAX_WORKERS}")
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.type in ("int", "float") and each.name != "quality" and not 0 <= value < math.inf:
+            if each.type in (int, float) and each.name != "quality" and not 0 <= value < math.inf:
                 raise InputError(f"{each.name} is {value}; give a number that is not below 0")
             if each.name in SHARES and value > 1:
                 raise InputError(f"{each.name} is {value}; give a share from 0 to 1")

@@ -131,7 +131,7 @@ async function consult(current) {
 async function send(current) {
   const made = await device.ask("payload", { budget: state.budget });
   if (!current()) return;
-  if (!made) throw new Problem("none", "Even the smallest payload of this photo is above the budget. Allow more bytes.");
+  if (!made) throw new Problem("none", "The smallest payload of this photo is above the budget. Allow more bytes.");
   const shown = await device.ask("shown", made);
   if (!current()) return;
   view.showMosaic(shown, state.seen.grey, state.manifest.latent, made.payload.length);

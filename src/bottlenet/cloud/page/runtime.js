@@ -53,7 +53,8 @@ export async function openGraph(graph, { name, type, dims }, told) {
     session = await ort.InferenceSession.create(new Uint8Array(graph), options);
   } catch (error) {
     const noWasm = /wasm|WebAssembly|backend/i.test(error.message);
-    const why = noWasm ? "This browser can't run the WebAssembly that the network needs" : "This browser can't run the network";
+    const what = noWasm ? "the WebAssembly that the network needs" : "the network";
+    const why = `This browser can't run ${what}`;
     throw new Problem("none", `${why} (${error.message.slice(0, 200)}). Try another browser, or bottlenet classify.`);
   }
   const run = async (data) => {

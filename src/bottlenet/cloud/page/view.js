@@ -13,7 +13,8 @@ export function showPhoto({ shown, width, height, scaled }, name) {
   canvas.setAttribute("aria-label", `The photo ${name} as the network sees it`);
   const first = `${count(width)} × ${count(height)} pixels`;
   const then = scaled ? ", which the browser scaled down first because they are so many" : "";
-  byId("photo-note").textContent = `${first}${then}; the network takes ${shown.width} × ${shown.height} from the middle`;
+  const taken = `the network takes ${shown.width} × ${shown.height} from the middle`;
+  byId("photo-note").textContent = `${first}${then}; ${taken}`;
 }
 
 /** The mosaic, with `low` and `high` as black and white. */
@@ -84,7 +85,8 @@ export function showBundle({ id, files }, manifest) {
   const what = `Bundle “${manifest.name}” (${id.slice(0, 12)}): ${manifest.model}, cut at ${manifest.cut}`;
   const { sure = 1 } = manifest.exit ?? {};
   const own = sure < 1 ? ` Where the confidence here is ${percent(sure)} or more, nothing is sent.` : "";
-  byId("about").textContent = `${what}. ${share} % of the computing is done in this browser.${own} Codec: ${manifest.codec}.`;
+  const here = `${share} % of the computing is done in this browser.${own}`;
+  byId("about").textContent = `${what}. ${here} Codec: ${manifest.codec}.`;
 }
 
 /** What there is to say where the uncut network's answer will be. */
