@@ -136,6 +136,7 @@ def test_several_cuts(bundle: Bundle, make_bundle: MakeBundle, photo: np.ndarray
         server.stop()
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_and_comes_back(bundle: Bundle, photo: np.ndarray) -> None:
     """Every photo is answered, whatever happens."""
     server = Server(create_app([bundle]))
@@ -162,6 +163,7 @@ def test_a_server_that_goes_and_comes_back(bundle: Bundle, photo: np.ndarray) ->
         assert len(edge.moves) <= 5
 
 
+@pytest.mark.slow
 def test_a_link_that_changes(bundle: Bundle, server: Server) -> None:
     """Numbers such that what a busy machine adds makes no difference; photos of which files differ in size."""
     noise = np.random.default_rng(3).integers(0, 256, (64, 64, 3))
@@ -234,6 +236,7 @@ def test_many_photos_and_several_threads(bundle: Bundle, photo: np.ndarray, serv
             edge.classify_many([], 0)
 
 
+@pytest.mark.slow
 def test_a_photo_has_the_link_looked_at_again(bundle: Bundle, photo: np.ndarray, server: Server) -> None:
     """Nobody wanted one for long, so the next probe is far off; and a link that is another is known after three."""
     policy = dataclasses.replace(QUICK, ping_s=0.5, longest_ping_s=100.0)

@@ -147,6 +147,7 @@ class TestServers:
                 pass
 
 
+@pytest.mark.slow
 class TestRows:
     def test_latency_is_the_bound_and_hardly_more(self, rows: dict) -> None:
         for name, row in rows.items():
@@ -240,6 +241,7 @@ class TestArguments:
             bench([bundle], photos, [Conditions(FAST)], meter="rapl")
 
 
+@pytest.mark.slow
 class TestCommand:
     @pytest.fixture
     def run(self, run_fixture: Run) -> Run:

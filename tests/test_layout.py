@@ -173,6 +173,7 @@ def test_every_cut_of_a_token_network(name: str) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_a_unit_in_a_token_network(name: str, unit: str, tmp_path: Path) -> None:
     """Learns, and both halves are the whole."""
     torch.manual_seed(1)

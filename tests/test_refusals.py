@@ -288,6 +288,7 @@ def most_files() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_thousands_of_connections(bundle: Bundle, tokens: Path, most_files: int) -> None:
     """More than there is room for, and none of them says anything."""
     count = min(MANY, most_files - 500)

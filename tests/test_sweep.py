@@ -128,6 +128,7 @@ def names(trials: Iterable[Trial]) -> set[str]:
     return {trial.name for trial in trials}
 
 
+@pytest.mark.slow
 class TestSearch:
     def test_the_smallest_within_the_bound_is_kept(self, done: tuple[Report, Path]) -> None:
         report, _ = done
@@ -194,6 +195,7 @@ def photos_of(config: SweepConfig) -> list:
     return [photo for folder in config.data for photo in list_photos(folder)]
 
 
+@pytest.mark.slow
 class TestGoingOn:
     def test_what_is_finished_stays(self, copy: Path, config: SweepConfig, done: tuple[Report, Path]) -> None:
         before = {path: path.stat().st_mtime_ns for path in (copy / "ladder").rglob("*")}
