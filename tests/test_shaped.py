@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import socket
 import statistics
@@ -242,6 +243,22 @@ class TestOverSockets:
         while threading.active_count() > before and time.monotonic() < deadline:
             time.sleep(0.01)
         assert threading.active_count() <= before
+
+    @pytest.mark.filterwarnings("error::ResourceWarning")
+    def test_it_ends_while_bytes_wait_that_nobody_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "BUFFER_BYTES", 2**30)
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as device:
+            device.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            with ShapedLink("127.0.0.1", server.getsockname()[1], Link("l", 1e9, 0.0)) as shaped:
+                device.connect(("127.0.0.1", shaped.port))
+                device.shutdown(socket.SHUT_WR)
+                connection, _ = server.accept()
+                with connection:
+                    assert connection.recv(1) == b""  # the device's end came through
+                    connection.sendall(bytes(2**24))
+                time.sleep(0.5)  # the link has it all, and has closed its own ends
+            del shaped
+            gc.collect()
 
     def test_one_that_has_hardly_begun_ends(self) -> None:
         for _ in range(100):

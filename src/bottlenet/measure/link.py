@@ -19,7 +19,8 @@ import random
 import selectors
 import socket
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Coroutine, Sequence
 
 from bottlenet.errors import InputError, LinkError
 from bottlenet.plan.link import Link
@@ -77,6 +78,7 @@ class ShapedLink:
         self._link = link
         self._numbers = itertools.count()
         self._connections = 0
+        self._ends: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         try:
             self._listener = socket.create_server(("127.0.0.1", 0))
         except OSError as error:
@@ -127,7 +129,7 @@ class ShapedLink:
 
     async def _listen(self) -> None:
         """Serve until the link is closed, and cut what is under way then."""
-        listening = await asyncio.start_server(self._serve, sock=self._listener)
+        listening = await asyncio.start_server(self._accepted, sock=self._listener)
         await self._closed.wait()
         listening.close()
         await turns(5)  # in which connections that were just accepted come to be served
@@ -136,7 +138,16 @@ class ShapedLink:
             task.cancel()
         if others:
             await asyncio.wait(others)
+        for end in list(self._ends):
+            end.abort()  # also where one is closed that has bytes left which nobody takes
         await turns(5)  # in which sockets are closed
+
+    def _accepted(
+        self, from_device: asyncio.StreamReader, to_device: asyncio.StreamWriter
+    ) -> Coroutine[None, None, None]:
+        """Note the connection before its task, which may be cancelled before it starts."""
+        self._ends.add(to_device.transport)
+        return self._serve(from_device, to_device)
 
     async def _serve(self, from_device: asyncio.StreamReader, to_device: asyncio.StreamWriter) -> None:
         """Connect a device to the server, where that is there and there are not too many, and carry what both send."""
@@ -150,15 +161,13 @@ class ShapedLink:
             # Not in wait_for, which may lose a connection that is there as it is cancelled.
             from_server, to_server = await asyncio.open_connection(*self._server)
             ends.append(to_server)
+            self._ends.add(to_server.transport)
             await asyncio.gather(
                 self._carry(from_device, to_server, self._up, random.Random(f"{name}/up")),
                 self._carry(from_server, to_device, self._down, random.Random(f"{name}/down")),
             )
         except OSError:
             pass  # the device sees its connection end
-        except asyncio.CancelledError:
-            for end in ends:
-                end.transport.abort()
         finally:
             self._connections -= 1
             for end in ends:
