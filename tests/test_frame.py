@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottlenet.errors import FrameError, InputError
-from bottlenet.wire.frame import HEADER_BYTES, STREAM_HEADER_BYTES, Frame, parse_frame, parse_stream_frame
+from bottlenet.wire.frame import (
+    ALONE,
+    AUDIT,
+    HEADER_BYTES,
+    PROBE,
+    REPORT,
+    STREAM_HEADER_BYTES,
+    Frame,
+    Report,
+    parse_frame,
+    parse_report,
+    parse_stream_frame,
+)
 
 SPEC = "".join((Path(__file__).parent.parent / "docs" / "wire.md").read_text(encoding="utf-8").split())
 TAG = bytes.fromhex("a1b2c3")
@@ -142,3 +155,55 @@ def test_fields_that_the_header_cannot_hold_are_refused(field: str, value: objec
     fields = {"codec": 2, "setting": 20, "bundle_tag": TAG, "sequence": 1, "payload": b"", field: value}
     with pytest.raises(InputError, match=allowed):
         Frame(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("audit", "whole", "stream"),
+    [
+        (None, "1d 00 a1b2c3 0102 000004 be3f 011d bfff", "1d 00 0102 011d bfff"),
+        (
+            FRAME,
+            "1d 01 a1b2c3 0102 00000f a30a 011d bfff 02 14 ad15afb5588ad7dabf",
+            "1d 01 0102 011d bfff 02 14 ad15afb5588ad7dabf",
+        ),
+    ],
+    ids=["report", "audit"],
+)
+def test_golden_reports(audit: Frame | None, whole: str, stream: str) -> None:
+    frame = Report(285, 0.75, audit).to_frame(TAG, 258)
+    assert frame.to_bytes().hex() == whole.replace(" ", "")
+    assert frame.to_stream_bytes().hex() == stream.replace(" ", "")
+    assert whole.replace(" ", "") in SPEC
+    assert stream.replace(" ", "") in SPEC
+    report = parse_report(parse_frame(bytes.fromhex(whole)))
+    assert (report.class_index, report.audit) == (285, audit)
+    assert report.confidence == pytest.approx(0.75, abs=1e-5)
+
+
+@quick
+@given(st.integers(0, 65535), st.integers(0, 65535), st.none() | st.builds(Frame, *map(st.just, (4, 0, TAG, 9, b"x"))))
+def test_a_report_comes_back(class_index: int, steps: int, audit: Frame | None) -> None:
+    report = Report(class_index, steps / 65535, audit)
+    assert parse_report(report.to_frame(TAG, 9)) == report
+
+
+@pytest.mark.parametrize(("index", "confidence"), [(-1, 0.5), (65536, 0.5), (0, -0.1), (0, 1.1), (0, float("nan"))])
+def test_reports_that_cannot_travel(index: int, confidence: float) -> None:
+    with pytest.raises(InputError, match="give a class index of 0 to 65535, and a confidence of 0 to 1"):
+        Report(index, confidence).to_frame(TAG)
+
+
+@pytest.mark.parametrize(
+    ("setting", "payload", "says"),
+    [
+        (2, bytes(4), "report of setting 2; this side knows 0 (alone) and 1 (audit)"),
+        (ALONE, bytes(3), "report of 3 bytes, but it should have 4"),
+        (ALONE, bytes(5), "report of 5 bytes, but it should have 4"),
+        (AUDIT, bytes(5), "audit of 5 bytes, but it should have 6 or more"),
+        (AUDIT, bytes([0, 0, 0, 0, PROBE, 0]), "audit with codec 14"),
+        (AUDIT, bytes([0, 0, 0, 0, 255, 0]), "audit with codec 255"),
+    ],
+)
+def test_refused_reports(setting: int, payload: bytes, says: str) -> None:
+    with pytest.raises(FrameError, match=re.escape(says)):
+        parse_report(Frame(REPORT, setting, TAG, 0, payload))

@@ -1,13 +1,14 @@
 """Counters of a server, for Prometheus: `GET /metrics`.
 
-No label names a device or a bundle: there may be any number of those. Frames are counted in plain numbers, which
-prometheus_client gets when it asks: its own counters, made for many threads, would take as long as all the rest that is
-done for a frame. For one thread, that of the event loop.
+No label names a device: there may be any number of those. Bundles are named where devices answer by themselves, and
+only while they are served. Frames are counted in plain numbers, which prometheus_client gets when it asks: its own
+counters, made for many threads, would take as long as all the rest that is done for a frame. For one thread, that of
+the event loop.
 """
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -19,6 +20,12 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 BYTES = (50, 100, 200, 340, 500, 1000, 2000, 4000, 8000, 16000, 32000, 65536)
 WAYS = ("http", "stream", "v2", "mqtt")
 FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
+REPORTS, AUDITS, AGREEMENTS = "reports", "audits", "audit_agreements"
+REPORTED = {
+    REPORTS: "Answers of devices that were sure, audits included",
+    AUDITS: "Answers of devices that came with the frame for the server",
+    AGREEMENTS: "Audits in which the server has the device's class",
+}
 
 
 class Histogram:
@@ -56,6 +63,7 @@ class Metrics:
         self._tail = Histogram("bottlenet_tail_seconds", "The network, a frame's batch", SECONDS)
         self.waiting: Callable[[], float] = lambda: 0  # frames that no batch has taken yet
         self.bundles: Callable[[], float] = lambda: 0  # that are served
+        self.reported: Callable[[], Mapping[str, Mapping[str, int]]] = dict  # by bundle and name
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -93,6 +101,11 @@ class Metrics:
         yield from (requests, errors, opened)
         yield GaugeMetricFamily("bottlenet_queue_frames", "Frames that wait for a batch", value=self.waiting())
         yield GaugeMetricFamily("bottlenet_bundles", "Bundles that are served", value=self.bundles())
+        for name, text in REPORTED.items():
+            family = CounterMetricFamily(f"bottlenet_{name}", text, labels=["bundle"])
+            for bundle, counts in self.reported().items():
+                family.add_metric([bundle], counts[name])
+            yield family
         for each in (self.payload_bytes, self._batch, self._queued, self._decode, self._tail):
             yield each.family()
 

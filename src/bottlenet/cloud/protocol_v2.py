@@ -37,7 +37,7 @@ from bottlenet.errors import FrameError, InputError
 from bottlenet.records import program_version
 from bottlenet.task import Classification
 from bottlenet.wire.answer import TOP, Answer
-from bottlenet.wire.frame import CLASSIFY_PATH, HEADER_BYTES, PROBE, Frame, parse_frame
+from bottlenet.wire.frame import CLASSIFY_PATH, HEADER_BYTES, PROBE, REPORT, Frame, parse_frame
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_JSON_BYTES = 2**18
@@ -292,6 +292,8 @@ class Version2:
                 parsed.append(parse_frame(data, max_payload_bytes=limits.max_payload_bytes, bundle_tag=tag))
                 if parsed[-1].codec == PROBE:
                     raise FrameError("a probe has no choices; ask /v2/health")
+                if parsed[-1].codec == REPORT:
+                    raise FrameError(f"a report has no choices; send it to {CLASSIFY_PATH}")
             except FrameError as error:
                 raise FrameError(f"element {number} of frame: {error}") from error
         return asked, parsed

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sys
 from asyncio.subprocess import DEVNULL
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +19,18 @@ from bottlenet.bundle import MANIFEST, Bundle
 from bottlenet.cloud.admission import Limits, Tokens
 from bottlenet.cloud.batcher import FIRST_RETRY_S, STOPPING, Batcher, Work, Worker, start
 from bottlenet.cloud.decoder import Decoder, Photos
-from bottlenet.cloud.metrics import Metrics, kind_of
-from bottlenet.errors import BottleNetError, BundleError, BusyError, InputError
+from bottlenet.cloud.metrics import AGREEMENTS, AUDITS, REPORTS, Metrics, kind_of
+from bottlenet.errors import BottleNetError, BundleError, BusyError, FrameError, InputError
 from bottlenet.wire.answer import Answer, busy_bytes, refusal_bytes
 from bottlenet.wire.frame import (
     PHOTO,
     PROBE,
+    REPORT,
     RESTARTING,
     STREAM_HEADER_BYTES,
     UNKNOWN_BUNDLE,
     Frame,
+    parse_report,
     parse_stream_frame,
 )
 
@@ -52,6 +55,7 @@ class Served:
     batcher: Batcher
     photos: Batcher  # for the whole network
     streams: set[Stream] = field(default_factory=set)
+    reported: Counter[str] = field(default_factory=Counter)  # devices' own answers, by the names in metrics.REPORTED
 
     @property
     def version(self) -> str:
@@ -146,6 +150,7 @@ class Service:
         self._drain: asyncio.Task[None] | None = None
         self.leaving: list[Callable[[], Coroutine[Any, Any, None]]] = []  # what else has to end with `stop`
         metrics.waiting, metrics.bundles = lambda: bundles.waiting, lambda: len(bundles)
+        metrics.reported = lambda: {one.version: one.reported for one in bundles if one.bundle.manifest.exit}
 
     @property
     def ready(self) -> bool:
@@ -156,13 +161,31 @@ class Service:
         return sum(batcher.ongoing for batcher in self.bundles.batchers)
 
     async def answer(self, served: Served, frame: Frame) -> Answer:
-        """Answer one frame, counted; a probe waits in no line. BusyError, or another BottleNetError: see `Batcher`."""
+        """Answer one frame, counted; probes and reports wait in no line. BusyError, FrameError, ...: see `Batcher`."""
         if self.stopping:
             raise BusyError(STOPPING, FIRST_RETRY_S)
+        if frame.codec != PROBE:
+            self.metrics.payload_bytes.observe(len(frame.payload))
+        if frame.codec == REPORT:
+            return await self._take_report(served, frame)
         if frame.codec == PROBE:
-            return Answer(frame.sequence, 0, 0, (), load=max(batcher.load for batcher in served.batchers))
-        self.metrics.payload_bytes.observe(len(frame.payload))
+            return received(served, frame)
         return await (served.photos if frame.codec == PHOTO else served.batcher).answer(frame)
+
+    async def _take_report(self, served: Served, frame: Frame) -> Answer:
+        """Count a device's own answer; answer an audit as any frame, and compare."""
+        report, manifest = parse_report(frame), served.bundle.manifest
+        if manifest.exit is None or report.class_index >= manifest.num_classes:
+            has = f"{manifest.num_classes} classes" if manifest.exit else "no exit"
+            raise FrameError(f"report of class {report.class_index}, but bundle {manifest.name} has {has}")
+        if report.audit is None:
+            served.reported[REPORTS] += 1
+            return received(served, frame)
+        answer = await served.batcher.answer(report.audit)
+        served.reported.update((REPORTS, AUDITS))
+        if answer.top[0][0] == report.class_index:
+            served.reported[AGREEMENTS] += 1
+        return answer
 
     async def reply(self, via: str, served: Served, message: bytes, *, ended: str = "") -> bytes:
         """Answer a frame in stream form, counted: an answer, a refusal, or "busy", as always once `ended` says why."""
@@ -209,6 +232,11 @@ class Service:
         """End the threads. A later frame starts them again."""
         await asyncio.gather(*(served.close() for served in self.bundles))
         self.stopping, self._drain = False, None
+
+
+def received(served: Served, frame: Frame) -> Answer:
+    """Answer a frame that asks for no choice: with the load."""
+    return Answer(frame.sequence, 0, 0, (), load=max(batcher.load for batcher in served.batchers))
 
 
 LOOK_EVERY_S = 1.0

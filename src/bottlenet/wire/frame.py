@@ -3,6 +3,11 @@
     frame     version | codec, setting, bundle tag (3 bytes), sequence number (2), N (3), CRC-16 (2), payload (N)
     stream    version | codec, setting, sequence number (2), payload to the end
 
+The payload of a report is what a device with an exit answered by itself, so that the server can count it:
+
+    report    class index (2), confidence (2)
+    audit     class index (2), confidence (2), codec (1), setting (1), payload to the end
+
 A frame of 12 + N bytes stands for itself, over any transport. The stream form is for a connection that agreed on the
 bundle and keeps messages whole, such as a WebSocket: there the transport answers for length and integrity.
 
@@ -13,6 +18,7 @@ The constants are what device and server agree on beside these bytes: docs/wire.
 
 import binascii
 import re
+import struct
 from dataclasses import dataclass
 
 from bottlenet.errors import FrameError, InputError
@@ -23,6 +29,9 @@ CLASSIFY_PATH = "/v1/classify"  # POST
 PHOTO_PATH = "/v1/photo"  # POST; the query says which bundle, as above
 
 # In a frame's header, in place of a codec:
+REPORT = 13  # the payload is what the device answered by itself; the setting says what follows it:
+ALONE = 0  # nothing
+AUDIT = 1  # codec, setting and payload of the frame that an unsure device would have sent; the server answers that
 PROBE = 14  # no payload; answered at once with the load and no choice
 PHOTO = 15  # the payload is a picture file, for the whole network; the setting says what is in the picture:
 WHOLE_PHOTO = 0  # a photo as it was taken
@@ -53,6 +62,9 @@ STREAM_HEADER_BYTES = 4
 TAG_BYTES = 3
 MAX_PAYLOAD_BYTES = 2**24 - 1  # what the length field can say
 DEFAULT_MAX_PAYLOAD_BYTES = 65536  # what a receiver accepts unless told otherwise
+OWN_ANSWER = struct.Struct("!HH")  # class index, confidence in steps
+STEPS = 65535  # of a confidence
+AUDIT_BYTES = OWN_ANSWER.size + 2  # of an audit's payload, before the inner payload
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,44 @@ def parse_stream_frame(
     check_size(len(data) - STREAM_HEADER_BYTES, min(max_payload_bytes, MAX_PAYLOAD_BYTES))
     sequence = data[2] << 8 | data[3]
     return Frame(data[0] & 15, data[1], bundle_tag, sequence, bytes(data[STREAM_HEADER_BYTES:]))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a device answered by itself, for the server to count."""
+
+    class_index: int  # 0..65535
+    confidence: float  # 0..1
+    audit: Frame | None = None  # for the server to answer, and to compare
+
+    def to_frame(self, bundle_tag: bytes, sequence: int = 0) -> Frame:
+        """Wrap it in a frame. InputError: class or confidence out of range, or an audit that is too large."""
+        if not (0 <= self.class_index <= 65535 and 0 <= self.confidence <= 1):
+            raise InputError(f"{self}: give a class index of 0 to 65535, and a confidence of 0 to 1")
+        own = OWN_ANSWER.pack(self.class_index, round(self.confidence * STEPS))
+        if self.audit is None:
+            return Frame(REPORT, ALONE, bundle_tag, sequence, own)
+        inner = bytes((self.audit.codec, self.audit.setting)) + self.audit.payload
+        return Frame(REPORT, AUDIT, bundle_tag, sequence, own + inner)
+
+
+def parse_report(frame: Frame) -> Report:
+    """Parse the payload of a frame whose codec is `REPORT`. FrameError: an unknown setting, or another length."""
+    payload = frame.payload
+    if frame.setting not in (ALONE, AUDIT):
+        raise FrameError(f"report of setting {frame.setting}; this side knows {ALONE} (alone) and {AUDIT} (audit)")
+    if frame.setting == ALONE and len(payload) != OWN_ANSWER.size:
+        raise FrameError(f"report of {len(payload)} bytes, but it should have {OWN_ANSWER.size}")
+    if frame.setting == AUDIT and len(payload) < AUDIT_BYTES:
+        raise FrameError(f"audit of {len(payload)} bytes, but it should have {AUDIT_BYTES} or more")
+    class_index, steps = OWN_ANSWER.unpack_from(payload)
+    if frame.setting == ALONE:
+        return Report(class_index, steps / STEPS)
+    codec, setting = payload[OWN_ANSWER.size : AUDIT_BYTES]
+    if codec >= REPORT:
+        raise FrameError(f"audit with codec {codec}, which is none of a payload; send it in a frame of its own")
+    inner = Frame(codec, setting, frame.bundle_tag, frame.sequence, payload[AUDIT_BYTES:])
+    return Report(class_index, steps / STEPS, inner)
 
 
 def checksum(head: bytes | memoryview, payload: bytes | memoryview) -> int:
