@@ -28,8 +28,8 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import InputError
-from bottlenet.net.cut import count_flops
-from bottlenet.net.models import Normalize, load_model
+from bottlenet.net.models import Classifier, Normalize, load_model
+from bottlenet.net.trace import count_flops
 from bottlenet.photos.crops import Damaged, centre_views
 from bottlenet.photos.folders import Photo, choose, list_photos
 from bottlenet.report.charts import Axis, Drawing, Rule, Scale, Series, line_chart
@@ -83,21 +83,23 @@ class Judge:
 
 
 @torch.no_grad()
-def whole_rows(judge: Judge, model: str, photos: Sequence[Photo], progress: Progress) -> Iterator[Row]:
+def whole_rows(
+    judge: Judge, classifier: Classifier, uncut_flops: int, photos: Sequence[Photo], progress: Progress
+) -> Iterator[Row]:
     """Run the classifier as it is on photos of each size."""
-    classifier = load_model(model)
     net = torch.nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
-    own = count_flops(classifier.module, torch.zeros(1, 3, SIZES[0], SIZES[0]))
     for size in SIZES:
         preprocess = replace(classifier.preprocess, size=size)
         views = centre_views(photos, (size,), Damaged(len(photos)), preprocess)
         tracked = progress.track(views, total=len(photos), description=f"whole at {size}")
         answers = np.array([int(net(torch.from_numpy(pixels[None])).argmax()) for _, (pixels,) in tracked])
         flops = count_flops(classifier.module, torch.zeros(1, 3, size, size))
-        yield judge.row("whole", f"{size} px", answers, flops / own, 2)
+        yield judge.row("whole", f"{size} px", answers, flops / uncut_flops, 2)
 
 
-def int8_rows(judge: Judge, folder: Path, photos: Sequence[Photo], model: str, progress: Progress) -> Iterator[Row]:
+def int8_rows(
+    judge: Judge, folder: Path, classifier: Classifier, uncut_flops: int, photos: Sequence[Photo], progress: Progress
+) -> Iterator[Row]:
     """Run each TFLite network of a folder. InputError: LiteRT is not installed, or there is none."""
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -106,8 +108,6 @@ def int8_rows(judge: Judge, folder: Path, photos: Sequence[Photo], model: str, p
     paths = sorted(folder.glob("*.tflite"))
     if not paths:
         raise InputError(f"{folder}: no *.tflite in it; give the folder that has them")
-    classifier = load_model(model)
-    own = count_flops(classifier.module, torch.zeros(1, 3, SIZES[0], SIZES[0]))
     for path in paths:
         net = Interpreter(str(path), num_threads=1)
         net.allocate_tensors()
@@ -119,7 +119,7 @@ def int8_rows(judge: Judge, folder: Path, photos: Sequence[Photo], model: str, p
             net.set_tensor(taken["index"], pixels[None])
             net.invoke()
             answers.append(int(net.get_tensor(given["index"])[0].argmax()) - 1)  # the first class is the background
-        yield judge.row("int8", path.stem, np.array(answers), litert_flops(net) / own, 2)
+        yield judge.row("int8", path.stem, np.array(answers), litert_flops(net) / uncut_flops, 2)
 
 
 def litert_flops(net: Any) -> int:
@@ -240,9 +240,11 @@ def run(arguments: argparse.Namespace) -> None:
         judge = Judge(photos, [int(run_graph(uncut, pixels=pixels[None]).argmax()) for _, (pixels,) in tracked])
         for name, bundle in bundles.items():
             rows += bundle_rows(judge, name, bundle, photos, progress)
-        rows += whole_rows(judge, arguments.model, photos, progress)
+        classifier = load_model(arguments.model)
+        uncut_flops = count_flops(classifier.module, torch.zeros(1, 3, SIZES[0], SIZES[0]))
+        rows += whole_rows(judge, classifier, uncut_flops, photos, progress)
         if arguments.rivals:
-            rows += int8_rows(judge, arguments.rivals, photos, arguments.model, progress)
+            rows += int8_rows(judge, arguments.rivals, classifier, uncut_flops, photos, progress)
     if arguments.input_rows:
         rows += input_rows(arguments.input_rows, len(photos))
     top1_uncut = judge.row("", "", judge.uncut, 1.0, 0.0).top1

@@ -79,7 +79,7 @@ def test_the_attacker_finds_what_no_linear_map_can(config: PrivacyConfig, tmp_pa
     records["pixels"] = np.repeat(np.repeat(2 * far[..., None], 4, 1), 4, 2)
     samples.make(iter([records]), 400, lambda done, total: None)
     made = attacks.train_attacker(samples, replace(config, width=16, epochs=12), None, lambda done, total: None)
-    found, linear = (attacks.rebuilt(each, made.scale, records) for each in (made.inverter, made.inverter.fitted))
+    found, linear = (made.rebuilt(records, each) for each in (made.inverter, made.inverter.fitted))
     assert psnr(found, records["pixels"]) > psnr(linear, records["pixels"]) + 2
 
 

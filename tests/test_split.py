@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.net.cut import Split, count_flops, cuts, split
+from bottlenet.net.cut import Split, cuts, split
 from bottlenet.net.models import Classifier, load_model
+from bottlenet.net.trace import count_flops
 
 SIZE = (3, 16, 16)
 

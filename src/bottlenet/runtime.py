@@ -8,7 +8,7 @@ The settings are for a small device: one thread, no spinning, and no memory kept
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +64,7 @@ class Head:
 
     def symbols(self, taken: NDArray[Any]) -> NDArray[np.uint8]:
         """Compute the symbols from pixels, or from the features of `look`."""
-        symbols: NDArray[np.uint8] = run_graph(self._head, **{self._takes: taken})
-        return symbols
+        return cast(NDArray[np.uint8], run_graph(self._head, **{self._takes: taken}))
 
 
 def open_tail(bundle: Bundle, threads: int = 1) -> InferenceSession:

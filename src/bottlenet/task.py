@@ -140,8 +140,7 @@ class Detection:
 
     def above(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         """Return (boxes,) of (boxes, 6): those with a score of the threshold or more."""
-        kept: NDArray[np.bool_] = (rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)
-        return kept
+        return (rows[:, 4] >= self.threshold) & (rows[:, 4] > 0)
 
     def _boxes(self, rows: NDArray[Any]) -> answer.Boxes:
         rows = rows[self.above(rows)].astype(np.float64)

@@ -12,21 +12,19 @@ device is this machine, asleep for as long as the slower one would still compute
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from queue import Empty, Queue
-from threading import Semaphore, Thread
+from threading import Event, Semaphore, Thread
 from time import perf_counter, sleep, thread_time
 from typing import IO
 
@@ -305,7 +303,7 @@ class Workbench:
         self.meter = meter
         self.server_threads = server_threads
         self._sides = sides_of(bundles, codecs, sure=1)
-        self._stack = contextlib.ExitStack()
+        self._stack = ExitStack()
         self._port = 0
 
     @property
@@ -330,15 +328,15 @@ class Workbench:
         pause(slowdown, began, computed_s)
         return Worked(result if isinstance(result, Frame) else result.top[0][0], perf_counter() - began, spent_mj)
 
-    @contextlib.contextmanager
+    @contextmanager
     def connected(self, partition: Partition, conditions: Conditions) -> Iterator[Transport]:
         link = conditions.link
         with ShapedLink("127.0.0.1", self._port, link, jitter_s=conditions.jitter_s, seed=conditions.seed) as shaped:
             transport = open_websocket(self._url(partition, shaped.port), OPEN_S + 3 * link.setup_s)
-            with contextlib.closing(transport):
+            with closing(transport):
                 yield transport
 
-    @contextlib.contextmanager
+    @contextmanager
     def neighbours(self, partition: Partition, path: Path, count: int) -> Iterator[None]:
         """Keep `count` photos of others in the partition's line while this lasts: each answer brings the next."""
         if count == 0 or partition.kind == "edge-only":
@@ -348,8 +346,8 @@ class Workbench:
         assert isinstance(frame, Frame)
         message = frame.to_stream_bytes()
         transport = open_websocket(self._url(partition, self._port), OPEN_S)
-        ended = threading.Event()
-        thread = threading.Thread(target=keep_busy, args=(transport, message, count, ended), daemon=True)
+        ended = Event()
+        thread = Thread(target=keep_busy, args=(transport, message, count, ended), daemon=True)
         thread.start()
         try:
             yield
@@ -368,9 +366,9 @@ def pause(slowdown: float, began: float, computed_s: float) -> None:
         sleep(max(0.0, slowdown * computed_s - (perf_counter() - began)))
 
 
-def keep_busy(transport: Transport, message: bytes, count: int, ended: threading.Event) -> None:
+def keep_busy(transport: Transport, message: bytes, count: int, ended: Event) -> None:
     """Keep `count` in flight until `ended`; then wait for those that are under way."""
-    with contextlib.suppress(BottleNetError):  # a server that fails shows at the connection that is measured
+    with suppress(BottleNetError):  # a server that fails shows at the connection that is measured
         for _ in range(count):
             transport.send(message)
         while not ended.is_set():
@@ -483,7 +481,7 @@ def pipeline(transport: Transport, messages: Sequence[bytes], timeout_s: float) 
     return came
 
 
-@contextlib.contextmanager
+@contextmanager
 def split_server(bundles: Sequence[Path], start_s: float = START_S, *, threads: int = 1) -> Iterator[int]:
     """Start `bottlenet serve` for bundles in these folders and yield its port. LinkError: it did not start in time."""
     folders = [str(bundle.resolve()) for bundle in bundles]
@@ -493,7 +491,7 @@ def split_server(bundles: Sequence[Path], start_s: float = START_S, *, threads: 
         yield port
 
 
-@contextlib.contextmanager
+@contextmanager
 def server_process(arguments: Sequence[str], start_s: float = START_S) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Start Python, and yield (port, process) until the block ends. LinkError: it failed, or took too long."""
     # A file in the current folder must not stand in for a module of ours.
@@ -541,7 +539,7 @@ def listening_port(process: subprocess.Popen[str], log: IO[bytes], start_s: floa
 def stop(process: subprocess.Popen[str]) -> None:
     """End its input first; where that is not enough, terminate and kill it."""
     assert process.stdin is not None
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         process.stdin.close()
     for more in (process.terminate, process.kill):
         try:

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError, reason
-from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split, count_flops, cuts, layout_at, split
+from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split, cuts, layout_at, split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
+from bottlenet.net.trace import count_flops
 from bottlenet.net.unit import (
     DividedTail,
     Enlarged,

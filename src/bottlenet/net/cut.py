@@ -27,24 +27,13 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from bottlenet.errors import InputError, reason
-from bottlenet.net.trace import (
-    Facts,
-    Key,
-    Size,
-    Traced,
-    advice_on,
-    carry_over,
-    counting_flops,
-    shape_facts,
-    snapshot,
-    traced,
-)
+from bottlenet.net.trace import Facts, Key, Size, Traced, advice_on, carry_over, shape_facts, snapshot, traced
 
 
 @dataclass(frozen=True)
@@ -146,13 +135,6 @@ def close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4 * most, equal_nan=True)
 
 
-def count_flops(module: nn.Module, example: Tensor) -> int:
-    """Count the FLOPs of one run on `example`, as in `Cut.head_flops`; the run is real, without gradients."""
-    with counting_flops() as counter:
-        module(example)
-    return int(counter.get_total_flops())
-
-
 MAX_EXTRA = 16  # tokens without a place; DINOv2 has 5
 
 
@@ -187,8 +169,7 @@ class GridReduction(nn.Module):
         self.layout, self.reduction = layout, reduction
 
     def forward(self, features: Tensor) -> Tensor:
-        latent: Tensor = self.reduction(self.layout.to_grid(features))
-        return latent
+        return cast(Tensor, self.reduction(self.layout.to_grid(features)))
 
 
 class GridRestoration(nn.Module):

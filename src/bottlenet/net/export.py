@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -34,11 +34,10 @@ from torch.overrides import TorchFunctionMode
 from bottlenet.bundle import Bundle, Preprocess, check_replaceable, write_bundle
 from bottlenet.bundle.manifest import Exit, Manifest
 from bottlenet.errors import BundleError, InputError, reason
-from bottlenet.net.cut import count_flops, split
 from bottlenet.net.detectors import translations
 from bottlenet.net.model import BottleNet, Origin, in_order
 from bottlenet.net.models import Classifier, Normalize, fingerprint
-from bottlenet.net.trace import quiet
+from bottlenet.net.trace import count_flops, quiet
 from bottlenet.runtime import Head, open_session, open_tail, open_uncut, run_all, run_graph
 from bottlenet.task import Detection, Multilabel, Segmentation, Task
 from bottlenet.wire.entropy import Entropy
@@ -253,13 +252,7 @@ def head_flops_share(net: BottleNet, origin: Origin, *, with_exit: bool = True) 
     device_flops = origin.cut.head_flops + count_flops(reduction, features)
     if net.exit is not None and with_exit:
         device_flops += count_flops(net.exit, features)
-    return device_flops / uncut_flops(origin)
-
-
-def uncut_flops(origin: Origin) -> float:
-    """Count the multiplications and additions of the uncut network, on a photo of its own size."""
-    whole = split(origin.classifier.module, origin.cut.name, origin.classifier.input_size).cut
-    return whole.head_flops / whole.head_flops_share
+    return device_flops / origin.uncut_flops
 
 
 def exit_entry(net: BottleNet, origin: Origin) -> Exit | None:
@@ -269,8 +262,7 @@ def exit_entry(net: BottleNet, origin: Origin) -> Exit | None:
     flops = origin.cut.head_flops + count_flops(net.exit, torch.zeros(1, *origin.cut.shape))
     channels, height, width = origin.cut.shape
     preprocess = dataclasses.replace(origin.classifier.preprocess, size=net.head_size)
-    share = flops / uncut_flops(origin)
-    return Exit(preprocess, share, (channels, height, width), net.sure, net.temperature)
+    return Exit(preprocess, flops / origin.uncut_flops, (channels, height, width), net.sure, net.temperature)
 
 
 class ExitGraph(nn.Module):
@@ -313,8 +305,7 @@ class ServerGraph(nn.Module):
 
     def forward(self, symbols: Tensor) -> Tensor:
         features_hat = self.restoration(self.quantizer.dequantize(symbols.float()))
-        answers: Tensor = self.answer_layer(self.tail(in_order(features_hat, self.order)))
-        return answers
+        return cast(Tensor, self.answer_layer(self.tail(in_order(features_hat, self.order))))
 
 
 class BestClass(nn.Module):
@@ -387,7 +378,9 @@ def difference(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32
     if isinstance(task, Detection):
         pairs = zip(mine, theirs, strict=True)
         return max(1 - min(share_found(a, b, exact=True), share_found(b, a, exact=True)) for a, b in pairs)
-    return relative_difference(mine, theirs)
+    if not (np.isfinite(mine).all() and np.isfinite(theirs).all()):
+        return math.nan  # a score is no number
+    return float(np.abs(mine - theirs).max() / max(TINY, float(np.abs(mine).max())))
 
 
 def same_answers(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
@@ -422,15 +415,7 @@ def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float
     sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
     common = sides.clip(0).prod(axis=2)
     areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (a, b)]
-    shares: NDArray[np.float32] = common / np.maximum(areas[0][:, None] + areas[1][None, :] - common, 1e-12)
-    return shares
-
-
-def relative_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Return the largest absolute difference as a share of the largest score; NaN where a score is no number."""
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return math.nan
-    return float(np.abs(a - b).max() / max(TINY, float(np.abs(a).max())))
+    return cast(NDArray[np.float32], common / np.maximum(areas[0][:, None] + areas[1][None, :] - common, 1e-12))
 
 
 def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
@@ -450,8 +435,11 @@ def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], output
                 verbose=False,
             )
         except Exception as error:  # of many kinds, and of many lines
+            first: BaseException = error
+            while first.__cause__ is not None:
+                first = first.__cause__
             advice = "replace what it names, or cut where it is not needed"
-            raise InputError(f"the network can't be converted to ONNX ({last_cause(error)}); {advice}") from error
+            raise InputError(f"the network can't be converted to ONNX ({reason(first)}); {advice}") from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     # the exporter notes for every node which line of Python it came from: size without use, and paths of this machine
@@ -459,15 +447,7 @@ def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], output
         del element.metadata_props[:]
         element.doc_string = ""
     del model.metadata_props[:]
-    graph: bytes = model.SerializeToString()
-    return graph
-
-
-def last_cause(error: BaseException) -> str:
-    """Say what an error comes from."""
-    while (cause := error.__cause__) is not None:
-        error = cause
-    return reason(error)
+    return cast(bytes, model.SerializeToString())
 
 
 class AttentionSpelledOut(TorchFunctionMode):
@@ -522,8 +502,7 @@ def store_as_int8(graph: bytes, prefix: str = "") -> bytes:
     for part, values in ((model.graph.initializer, initializers), (model.graph.node, nodes)):
         del part[:]
         part.extend(values)
-    data: bytes = model.SerializeToString()
-    return data
+    return cast(bytes, model.SerializeToString())
 
 
 def _stored(name: str, weight: np.ndarray, axis: int) -> tuple[list[TensorProto], list[onnx.NodeProto]]:

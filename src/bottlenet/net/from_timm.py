@@ -18,12 +18,15 @@ def load(named: models.Named) -> models.Classifier:
     timm = models.import_extra("timm", named)
     network, _, tag = named.network.partition(".")
     if not timm.is_model(network):
-        raise models.unknown_network(named, timm.list_models())
+        raise named.unknown_network(timm.list_models())
     file = named.weights_file
     if named.weights not in ("", "DEFAULT", "random") and file is None:
         tag = named.weights
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{network}.*")]
+    if tag and tag not in tags:
+        raise named.unknown_weights(network, tag, tags)
     name, config = f"{network}.{tag}" if tag else network, None
-    if has_metadata(timm, network, tag, named):
+    if timm.get_pretrained_cfg(network) is not None:  # else it knows of no weights at all
         config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     options: dict[str, Any] = {}
     if config is not None and config.fixed_input_size and named.size:
@@ -45,14 +48,6 @@ def load(named: models.Named) -> models.Classifier:
     if file is not None:
         models.load_weights(classifier, file)
     return classifier
-
-
-def has_metadata(timm: Any, network: str, tag: str, named: models.Named) -> bool:
-    """Tell if timm knows anything about the weights. InputError: it has none of that name, but others."""
-    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{network}.*")]
-    if tag and tag not in tags:
-        raise models.unknown_weights(named, network, tag, tags)
-    return timm.get_pretrained_cfg(network) is not None
 
 
 def metadata_of(config: Any) -> models.Metadata:

@@ -20,17 +20,7 @@ from torch.nn import functional as F
 
 from bottlenet.errors import InputError
 from bottlenet.net.detectors import FasterDetector, SsdDetector
-from bottlenet.net.models import (
-    Classifier,
-    Metadata,
-    Named,
-    assemble,
-    import_extra,
-    load_weights,
-    safe_download,
-    unknown_network,
-    unknown_weights,
-)
+from bottlenet.net.models import Classifier, Metadata, Named, assemble, import_extra, load_weights, safe_download
 from bottlenet.task import Detection, Segmentation
 
 
@@ -43,7 +33,7 @@ def load(named: Named) -> Classifier:
     if named.network in (detectors := models.list_models(module=models.detection)):
         return load_detection(models, named)
     if named.network not in known:
-        raise unknown_network(named, known + segmentations + detectors)
+        raise named.unknown_network(known + segmentations + detectors)
     weights = weights_of(models, named)
     module, metadata = network_of(models, named, weights, metadata_of(weights))
     return with_file_weights(assemble(named, module, metadata), named)
@@ -89,7 +79,7 @@ def weights_of(models: Any, named: Named) -> Any:
     if named.weights in ("", "random") or named.weights_file is not None:
         return every.DEFAULT
     if named.weights not in every.__members__:
-        raise unknown_weights(named, named.network, named.weights, every.__members__)
+        raise named.unknown_weights(named.network, named.weights, every.__members__)
     return every[named.weights]
 
 

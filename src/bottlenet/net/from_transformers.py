@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -58,8 +58,7 @@ class Scores(nn.Module):
         self.model, self.blue_first = model, blue_first
 
     def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.model(pixel_values=x.flip(1) if self.blue_first else x).logits
-        return scores
+        return cast(Tensor, self.model(pixel_values=x.flip(1) if self.blue_first else x).logits)
 
 
 def network(transformers: Any, folder: Path) -> nn.Module:
@@ -88,8 +87,7 @@ def network(transformers: Any, folder: Path) -> nn.Module:
     if any(differences.values()):
         words = "; ".join(f"{what} {first_few(names)}" for what, names in differences.items() if names)
         raise InputError(f"{folder}: its weights don't fit its config.json: {words}; give weights of that network")
-    classifier: nn.Module = module
-    return classifier
+    return cast(nn.Module, module)
 
 
 @contextmanager

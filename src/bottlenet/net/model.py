@@ -15,14 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bottlenet.net.cut import Cut
+from bottlenet.net.cut import Cut, split
 from bottlenet.net.models import Classifier
 from bottlenet.net.unit import LearnedReduction, NestedQuantizer, Prior, Quantizer, steps_within
+from bottlenet.task import Classification, Task
 from bottlenet.wire.codecs import Codec
 
 
@@ -64,6 +66,11 @@ class BottleNet(nn.Module):
         """The layers of the head that joined the unit, if any did, and the reduction behind them."""
         whole = self.reduction
         return (whole.learned, whole.reduction) if isinstance(whole, LearnedReduction) else (nn.Identity(), whole)
+
+    @property
+    def task(self) -> Task:
+        """What the network answers with; one label where it has no origin."""
+        return Classification() if self.origin is None else self.origin.classifier.task
 
     @torch.no_grad()
     def keep_strides(self) -> None:
@@ -118,8 +125,7 @@ class BottleNet(nn.Module):
             steps = steps_within(latent, self.prior, budget_bytes)
             known = self.quantizer.quantize_to(latent, steps)
             payload_bytes = self.prior.bits(known, steps).sum(1) / 8
-            features_hat = self.restoration(known)
-        scores = self.scores(features_hat) if with_tail else no_scores(features_hat)
+        features_hat, scores = self._restore(known, with_tail)
         continuous = self.quantizer.continuous(latent)
         return Output(scores, features_hat, known, continuous, payload_bytes, exit_scores)
 
@@ -191,6 +197,12 @@ class Origin:
     classifier: Classifier  # as it was before anyone cut it
     cut: Cut
     unit: str
+
+    @cached_property
+    def uncut_flops(self) -> float:
+        """Multiplications and additions of the uncut network, on a photo of its own size."""
+        whole = split(self.classifier.module, self.cut.name, self.classifier.input_size).cut
+        return whole.head_flops / whole.head_flops_share
 
 
 CHANNELS_LAST = (0, 2, 3, 1)

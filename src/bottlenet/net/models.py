@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -296,8 +296,7 @@ class EfficientNetLite(nn.Module):
             x = block(x)
         x = self.top(x)  # (B, 1280, S/32, S/32)
         x = self.pool(x).flatten(1)  # (B, 1280)
-        scores: Tensor = self.classifier(self.dropout(x))  # (B, classes)
-        return scores
+        return cast(Tensor, self.classifier(self.dropout(x)))  # (B, classes)
 
 
 def _efficientnet_lite(variant: int, size: int) -> Classifier:
@@ -447,6 +446,14 @@ class Named:
             check_text(f"{file}: line {number}", label, MAX_LABEL)
         return labels
 
+    def unknown_network(self, known: Sequence[str]) -> InputError:
+        near = suggestions(self.network, known) or f": it has {len(known)}"
+        return InputError(f"{self.whole}: {self.source} has no classifier {self.network!r}{near}")
+
+    def unknown_weights(self, network: str, weights: str, known: Iterable[str]) -> InputError:
+        what = f"{network} has no weights {weights!r}{suggestions(weights, known)}"
+        return InputError(f"{self.whole}: {what}; give {', '.join([*known, 'random'])}, or a .safetensors file")
+
 
 def parse_name(name: str, source: str, rest: str) -> Named:
     """Take a name apart; `rest` is what follows its source. InputError: an unknown setting, or one given twice."""
@@ -502,20 +509,10 @@ def assemble(named: Named, module: nn.Module, metadata: Metadata) -> Classifier:
     return Classifier(named.short, module.eval(), preprocess, mean, std, labels, licence, task)
 
 
-def suggestions(name: str, known: Iterable[str], count: int = 3) -> str:
+def suggestions(name: str, known: Iterable[str]) -> str:
     """Return `: nearest are a, b`, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(known), cutoff=0.5)
     return f": nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}" if near else ""
-
-
-def unknown_network(named: Named, known: Sequence[str]) -> InputError:
-    near = suggestions(named.network, known) or f": it has {len(known)}"
-    return InputError(f"{named.whole}: {named.source} has no classifier {named.network!r}{near}")
-
-
-def unknown_weights(named: Named, network: str, weights: str, known: Iterable[str]) -> InputError:
-    what = f"{network} has no weights {weights!r}{suggestions(weights, known)}"
-    return InputError(f"{named.whole}: {what}; give {', '.join([*known, 'random'])}, or a .safetensors file")
 
 
 def import_extra(package: str, named: Named) -> Any:

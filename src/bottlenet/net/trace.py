@@ -70,7 +70,8 @@ def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]
                 graph = tracer.trace(model)
             except Exception as error:
                 if tracer.failed is None or type(tracer.failed) in opaque or tracer.failed is model:
-                    raise _untraceable(model, error) from error
+                    where = f"the forward of {type(model).__name__} can't be traced{line_of(error, __file__)}"
+                    raise InputError(f"{where}: {reason(error)}; {MOVE_OR} {BY_WHERE}") from error
                 opaque |= {type(tracer.failed)}  # leave that kind whole; cuts beside it are still found
             else:
                 for now, before in buffers:
@@ -235,12 +236,7 @@ def line_of(error: Exception, *own: str) -> str:
     return ""
 
 
-def _untraceable(model: nn.Module, error: Exception) -> InputError:
-    where = f"the forward of {type(model).__name__} can't be traced{line_of(error, __file__)}"
-    advice = "lines that decide by no photo's values can move into a submodule, which is left whole; else"
-    return InputError(f"{where}: {reason(error)}; {advice} {BY_WHERE}")
-
-
+MOVE_OR = "lines that decide by no photo's values can move into a submodule, which is left whole; else"
 BY_WHERE = "choose with torch.where, in your own package.module:function that returns the network so"
 BATCHES = (1, 1008)  # numbers of photos: what comes out different for these depends on it
 
@@ -432,6 +428,13 @@ def counting_flops() -> Iterator[FlopCounterMode]:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def count_flops(module: nn.Module, example: Tensor) -> int:
+    """Count the FLOPs of one run on `example`, as in `Cut.head_flops`; the run is real, without gradients."""
+    with counting_flops() as counter:
+        module(example)
+    return int(counter.get_total_flops())
 
 
 def advice_on(error: Exception, channels: int) -> str:

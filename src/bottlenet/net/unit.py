@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -128,8 +129,7 @@ class ResidualReduction(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         padded = pad_to_multiple(features, self.linear.stride[0])
-        latent: Tensor = self.linear(padded) + self.branch(padded)
-        return latent
+        return cast(Tensor, self.linear(padded) + self.branch(padded))
 
 
 class ResidualRestoration(nn.Module):
@@ -166,8 +166,7 @@ class LearnedReduction(nn.Module):
         self.learned, self.reduction = learned, reduction
 
     def forward(self, features: Tensor) -> Tensor:
-        latent: Tensor = self.reduction(self.learned(features))
-        return latent
+        return cast(Tensor, self.reduction(self.learned(features)))
 
 
 class DividedTail(nn.Module):
@@ -178,8 +177,7 @@ class DividedTail(nn.Module):
         self.learned, self.published = learned, published
 
     def forward(self, features: Tensor) -> Tensor:
-        scores: Tensor = self.published(self.learned(features))
-        return scores
+        return cast(Tensor, self.published(self.learned(features)))
 
 
 class Enlarged(nn.Module):
@@ -204,8 +202,7 @@ class Enlarged(nn.Module):
 
     def forward(self, latent_hat: Tensor) -> Tensor:
         features = F.interpolate(self.restoration(latent_hat), size=self.size, mode="bilinear")
-        features_hat: Tensor = features + self.branch(features)
-        return features_hat
+        return cast(Tensor, features + self.branch(features))
 
 
 def depthwise_separable(channels: int) -> tuple[nn.Module, ...]:
@@ -274,8 +271,7 @@ class Quantizer(nn.Module):
     @property
     def scale(self) -> Tensor:
         """Symbols per unit of the latent."""
-        scale: Tensor = self.max_symbol / (self.high - self.low)
-        return scale
+        return cast(Tensor, self.max_symbol / (self.high - self.low))
 
     def continuous(self, latent: Tensor) -> Tensor:
         """Scale to symbols without rounding: floats in 0 .. 2^bits - 1, the input of a rate estimate."""
@@ -359,8 +355,7 @@ class Prior(nn.Module):
     def _cumulative(self, x: Tensor) -> Tensor:
         """Evaluate F: (B, C, n) -> (B, C, n)."""
         z = (x[..., None] - self.mean[:, None]) * torch.exp(-self.log_scale[:, None])
-        mixed: Tensor = (torch.sigmoid(z) * self.weight.softmax(1)[:, None]).sum(3)
-        return mixed
+        return (torch.sigmoid(z) * self.weight.softmax(1)[:, None]).sum(3)
 
 
 BLOCK = 8  # pixels, the side of what JPEG transforms at once
@@ -415,13 +410,11 @@ def block_transform(quality: int) -> np.ndarray:
 def dct_matrix() -> np.ndarray:
     """Build the (8, 8) orthonormal DCT-II: row u is the u-th cosine (ITU-T T.81, annex A)."""
     u, x = np.mgrid[0:BLOCK, 0:BLOCK]
-    matrix: np.ndarray = np.cos((2 * x + 1) * u * math.pi / (2 * BLOCK)) * np.where(u == 0, math.sqrt(0.5), 1.0) / 2
-    return matrix
+    return cast(np.ndarray, np.cos((2 * x + 1) * u * math.pi / (2 * BLOCK)) * np.where(u == 0, math.sqrt(0.5), 1.0) / 2)
 
 
 def quantization_table(quality: int) -> np.ndarray:
     """Scale table K.1 as libjpeg does: (8, 8) float64, in pixel units. InputError: `quality` is not 1 to 100."""
     check_integer("JPEG quality", quality, 1, 100)
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    steps: np.ndarray = np.clip((np.asarray(LUMINANCE_TABLE) * percent + 50) // 100, 1, 255).astype(np.float64)
-    return steps
+    return cast(np.ndarray, np.clip((np.asarray(LUMINANCE_TABLE) * percent + 50) // 100, 1, 255).astype(np.float64))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -60,6 +61,38 @@ class Attacker:
     inverter: Inverter
     scale: Tensor  # (C,) the symbols' loudness
     steps: int
+
+    def rebuilt(self, sent: Records, rebuild: Callable[[Tensor], Tensor] | None = None) -> np.ndarray:
+        """Rebuild (N,) records as pixels (N, side, side, 3), by the network or by `rebuild`, such as a linear map."""
+        photos = []
+        with torch.no_grad():
+            for start in range(0, len(sent), REBUILT_BATCH):
+                arrived, _ = batch_of(sent[start : start + REBUILT_BATCH], self.scale)
+                pixels = ((rebuild or self.inverter)(arrived).clamp(0, 1) * 255).round().to(torch.uint8)
+                photos.append(pixels.permute(0, 2, 3, 1).contiguous().numpy())
+        return np.concatenate(photos)
+
+    def save(self, path: Path) -> None:
+        tensors = {name: value.contiguous().clone() for name, value in self.inverter.state_dict().items()}
+        tensors["scale"] = self.scale
+        about = {"steps": self.steps, "penalty": self.inverter.penalty}
+        with part_of(path) as part:
+            save_file(tensors, part, metadata={"about": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path, samples: Samples, config: PrivacyConfig) -> Attacker:
+        """Load the attacker of an earlier run. InputError: the file is damaged, or another network's."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                about = json.loads(file.metadata()["about"])
+            scale = tensors.pop("scale")
+            linear = Linear(tensors["weight"], tensors["bias"], float(about["penalty"]))
+            inverter = inverter_of(linear, samples, config)
+            inverter.load_state_dict(tensors)
+            return cls(inverter.eval(), scale, int(about["steps"]))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: it can't be used ({reason(error)}); remove it, and it is made again") from error
 
 
 def train_attacker(
@@ -148,8 +181,7 @@ class Perceived:
 
     def features(self, pixels: Tensor) -> Tensor:
         """Compute what is at the cut, of (B, 3, side, side), 0..1."""
-        found: Tensor = self.head((pixels - self.mean) / self.std)
-        return found
+        return cast(Tensor, self.head((pixels - self.mean) / self.std))
 
     def __call__(self, photo_hat: Tensor, pixels: Tensor) -> Tensor:
         with torch.no_grad():
@@ -280,8 +312,7 @@ class Inverter(nn.Module):
         """Rebuild (B, C + 1, grid, grid) as (B, 3, side, side), about 0..1."""
         with torch.no_grad():
             linear = self.fitted(sent)
-        photo_hat: Tensor = linear + self.learned(sent)
-        return photo_hat
+        return cast(Tensor, linear + self.learned(sent))
 
 
 def inverter_of(linear: Linear, samples: Samples, config: PrivacyConfig) -> Inverter:
@@ -306,8 +337,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = F.gelu(self.norm(self.first(x)))
         inner = inner + self.whole(inner.mean((2, 3), keepdim=True))
-        output: Tensor = x + self.second(inner)
-        return output
+        return cast(Tensor, x + self.second(inner))
 
 
 class Larger(nn.Module):
@@ -324,37 +354,3 @@ class Larger(nn.Module):
 def side_of(grid: int, most: int) -> int:
     """Double `grid` as often as it stays at `most` or below."""
     return grid << max(0, (most // grid).bit_length() - 1)
-
-
-def rebuilt(rebuild: Callable[[Tensor], Tensor], scale: Tensor, sent: Records) -> np.ndarray:
-    """Rebuild (N,) records as pixels (N, side, side, 3)."""
-    photos = []
-    with torch.no_grad():
-        for start in range(0, len(sent), REBUILT_BATCH):
-            arrived, _ = batch_of(sent[start : start + REBUILT_BATCH], scale)
-            pixels = (rebuild(arrived).clamp(0, 1) * 255).round().to(torch.uint8)
-            photos.append(pixels.permute(0, 2, 3, 1).contiguous().numpy())
-    return np.concatenate(photos)
-
-
-def save_attacker(path: Path, attacker: Attacker) -> None:
-    tensors = {name: value.contiguous().clone() for name, value in attacker.inverter.state_dict().items()}
-    tensors["scale"] = attacker.scale
-    about = {"steps": attacker.steps, "penalty": attacker.inverter.penalty}
-    with part_of(path) as part:
-        save_file(tensors, part, metadata={"about": json.dumps(about)})
-
-
-def load_attacker(path: Path, samples: Samples, config: PrivacyConfig) -> Attacker:
-    """Load the attacker of an earlier run. InputError: the file is damaged, or another network's."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-            about = json.loads(file.metadata()["about"])
-        scale = tensors.pop("scale")
-        linear = Linear(tensors["weight"], tensors["bias"], float(about["penalty"]))
-        inverter = inverter_of(linear, samples, config)
-        inverter.load_state_dict(tensors)
-        return Attacker(inverter.eval(), scale, int(about["steps"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: it can't be used ({reason(error)}); remove it, and it is made again") from error

@@ -9,6 +9,7 @@ nearest to the photo.
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import simplejpeg
@@ -65,8 +66,7 @@ class Judge:
             run_graph(self.uncut, pixels=np.stack([resized(one, self.size) for one in pixels[start : start + BATCH]]))
             for start in range(0, len(pixels), BATCH)
         ]
-        scores: Values = np.concatenate(found)
-        return scores
+        return cast(Values, np.concatenate(found))
 
     def judge(self, photos: Pixels, which: Sequence[int] | None = None) -> Quality:
         """Judge (n, side, side, 3), rebuilt of the originals `which`, or of all; they are matched among all."""
@@ -100,7 +100,9 @@ def ssim(photo: Pixels, original: Pixels) -> float:
     Photos smaller than the window have a window as large as they are.
     """
     a, b = luma(photo), luma(original)
-    window = gaussian(min(WINDOW, *a.shape))
+    size = min(WINDOW, *a.shape)
+    window = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * SIGMA**2))
+    window /= window.sum()
     mean_a, mean_b = blurred(a, window), blurred(b, window)
     var_a = blurred(a * a, window) - mean_a**2
     var_b = blurred(b * b, window) - mean_b**2
@@ -111,23 +113,14 @@ def ssim(photo: Pixels, original: Pixels) -> float:
 
 
 def luma(pixels: Pixels) -> NDArray[np.float64]:
-    grey: NDArray[np.float64] = pixels.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
-    return grey
-
-
-def gaussian(size: int) -> NDArray[np.float64]:
-    places = np.arange(size) - (size - 1) / 2
-    values = np.exp(-(places**2) / (2 * SIGMA**2))
-    weights: NDArray[np.float64] = values / values.sum()
-    return weights
+    return cast(NDArray[np.float64], pixels.astype(np.float64) @ np.array([0.299, 0.587, 0.114]))
 
 
 def blurred(grey: NDArray[np.float64], window: NDArray[np.float64]) -> NDArray[np.float64]:
     """Filter rows, then columns, where the window fits."""
     size = len(window)
     views = np.lib.stride_tricks.sliding_window_view
-    filtered: NDArray[np.float64] = views(views(grey, size, 1) @ window, size, 0) @ window
-    return filtered
+    return views(views(grey, size, 1) @ window, size, 0) @ window
 
 
 def thumbnails(pixels: Pixels) -> Values:
@@ -139,14 +132,12 @@ def thumbnails(pixels: Pixels) -> Values:
 def unit(values: Values) -> Values:
     """Subtract each row's mean from (N, d), and make it of length 1; 0 where all values are the same."""
     centred = values - values.mean(1, keepdims=True)
-    normed: Values = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
-    return normed
+    return cast(Values, centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9))
 
 
 def nearest(vectors: Values, originals: Values) -> NDArray[np.int64]:
     """Find for each of (n, d) the most similar of (N, d), (n,)."""
-    found: NDArray[np.int64] = (vectors @ originals.T).argmax(1)
-    return found
+    return cast(NDArray[np.int64], (vectors @ originals.T).argmax(1))
 
 
 def resized(pixels: Pixels, size: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> Pixels:
@@ -185,8 +176,7 @@ def finest(pixels: Pixels, budget: int) -> int | None:
 
 
 def encoded(pixels: Pixels, quality: int) -> bytes:
-    file: bytes = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
-    return file
+    return cast(bytes, simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420"))
 
 
 def scan_bytes(file: bytes) -> int:

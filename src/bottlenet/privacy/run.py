@@ -9,10 +9,11 @@ those that come with BottleNet, unless a folder is given.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +26,7 @@ from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.folders import choose, label_array, list_photos
 from bottlenet.privacy import PrivacyConfig
-from bottlenet.privacy.attacker import (
-    FIT_BATCH,
-    Attacker,
-    Batch,
-    Fits,
-    Perceived,
-    batch_of,
-    fit_linear,
-    load_attacker,
-    rebuilt,
-    save_attacker,
-    side_of,
-    train_attacker,
-)
+from bottlenet.privacy.attacker import FIT_BATCH, Attacker, Perceived, batch_of, fit_linear, side_of, train_attacker
 from bottlenet.privacy.measure import Judge, Originals, Quality, fitting_jpeg, resized
 from bottlenet.privacy.samples import Divided, Records, Samples, Tap, centre_records, crop_records, divided, key_of
 from bottlenet.runtime import open_tail, open_uncut, run_graph
@@ -133,13 +121,13 @@ class Attack:
         numbers = {name: value for name, value in asdict(self.config).items() if name in TRAINED_BY}
         path = self.folder / f"attacker-{key_of(samples.path.name, sorted(numbers.items()))}.safetensors"
         if path.exists():
-            return load_attacker(path, samples, self.config)
+            return Attacker.load(path, samples, self.config)
         perceived = None
         if self.config.perceptual:
             classifier = load_model(self.config.model or self.bundle.manifest.model)
             perceived = Perceived(classifier, self.bundle.manifest.cut, self.side)
         attacker = train_attacker(samples, self.config, perceived, self.step("training the attacker"))
-        save_attacker(path, attacker)
+        attacker.save(path)
         return attacker
 
     @cached_property
@@ -194,9 +182,12 @@ def run_attack(attack: Attack) -> PrivacyReport:
     for budget in attack.budgets:
         sent = attack.sent(records, budget)
         size = float(sent["payload_bytes"].mean())
-        linear = linear_for(attack, samples, attacker, budget)
+        # The best linear maps for this one budget: they need not serve the others, as the attacker does.
+        learned = (attack.sent(each, budget) for each in samples.batches(FIT_BATCH, 0, LINEAR_RECORDS))
+        count = -(-min(LINEAR_RECORDS, len(samples)) // FIT_BATCH)
+        linear = fit_linear((batch_of(each, attacker.scale) for each in learned), count)
         for what, rebuild in ((ATTACKER, attacker.inverter), (TILE, linear.tile), (LINEAR, linear.around)):
-            rows.append(Rebuilt(what, budget, size, judge.judge(rebuilt(rebuild, attacker.scale, sent)), 0))
+            rows.append(Rebuilt(what, budget, size, judge.judge(attacker.rebuilt(sent, rebuild)), 0))
         rows.append(jpeg_row(attack, originals, judge, budget, round(size) if budget is None else budget))
         intended.append(Intended(budget, attack.intended(sent, originals)))
     mean = mean_photo(samples)
@@ -215,16 +206,6 @@ def run_attack(attack: Attack) -> PrivacyReport:
         originals=judge.judge(originals.pixels),
         mean_psnr=judge.judge(np.repeat(mean[None], len(originals.pixels), 0)).psnr,
     )
-
-
-def linear_for(attack: Attack, samples: Samples, attacker: Attacker, budget: int | None) -> Fits:
-    """Fit the best linear maps for this one budget: they need not serve the others, as the attacker does."""
-
-    def batches() -> Iterator[Batch]:
-        for records in samples.batches(FIT_BATCH, 0, LINEAR_RECORDS):
-            yield batch_of(attack.sent(records, budget), attacker.scale)
-
-    return fit_linear(batches(), -(-min(LINEAR_RECORDS, len(samples)) // FIT_BATCH))
 
 
 def jpeg_row(attack: Attack, originals: Originals, judge: Judge, budget: int | None, most: int) -> Rebuilt:
@@ -250,8 +231,7 @@ def mean_photo(samples: Samples) -> NDArray[np.uint8]:
     for records in samples.batches(FIT_BATCH):
         total += records["pixels"].sum(0, dtype=np.float64)
         count += len(records)
-    mean: NDArray[np.uint8] = (total / count).round().astype(np.uint8)
-    return mean
+    return cast(NDArray[np.uint8], (total / count).round().astype(np.uint8))
 
 
 def draw_pictures(attack: Attack) -> Path:
@@ -264,7 +244,7 @@ def draw_pictures(attack: Attack) -> Path:
     for budget in attack.budgets:
         sent = attack.sent(records, budget)
         most = round(float(sent["payload_bytes"].mean())) if budget is None else budget
-        columns.append((f"{most:,} bytes,\nattacker", list(rebuilt(attacker.inverter, attacker.scale, sent))))
+        columns.append((f"{most:,} bytes,\nattacker", list(attacker.rebuilt(sent))))
         fitting = [fitting_jpeg(pixels, most, attack.side) for pixels in large]
         columns.append((f"{most:,} bytes,\nJPEG", [None if each is None else each.pixels for each in fitting]))
     path = attack.folder / "pictures.webp"

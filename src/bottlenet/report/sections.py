@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from string import Template
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +110,7 @@ def stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     low, high = np.percentile(picture, STRETCH)
     if high <= low:
         return np.full_like(picture, 128)
-    spread: NDArray[np.uint8] = (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return spread
+    return cast(NDArray[np.uint8], (np.clip((picture - low) / (high - low), 0, 1) * 255).astype(np.uint8))
 
 
 def data_url(pixels: NDArray[np.uint8], format_: str, **settings: int) -> str:

@@ -208,16 +208,19 @@ def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
 
 
 def expand(path: Path) -> Iterator[Source]:
-    """Yield a file, a run, or what a folder holds. InputError: there is none in it."""
+    """Yield a file, a run, or what a folder holds. InputError: nothing of the kind."""
     if not path.is_dir():
         yield read_file(path)
-        return
-    if (path / RUN).is_file():
+    elif (path / RUN).is_file():
         yield read_run(path)
-        return
-    if (path / CANDIDATES).is_file():  # a sweep's runs say less than it does
+    elif (path / CANDIDATES).is_file():  # a sweep's runs say less than it does
         yield read_file(path / CANDIDATES)
-        return
+    else:
+        yield from read_folder(path)
+
+
+def read_folder(path: Path) -> list[Source]:
+    """Read the runs and files in a folder. InputError: there is none."""
     runs = [run.parent for depth in range(1, RUNS_DEPTH + 1) for run in sorted(path.glob("*/" * depth + RUN))]
     if len(runs) > MAX_SOURCES:
         raise InputError(f"{path}: {len(runs)} runs are in it; {MAX_SOURCES} fit a report: give some of them")
@@ -228,7 +231,7 @@ def expand(path: Path) -> Iterator[Source]:
             found.append(read_file(file))
     if not found:
         raise InputError(f"{path}: nothing in it that a report is made of; give {KNOWN}")
-    yield from found
+    return found
 
 
 def read_file(path: Path) -> Source:
@@ -277,10 +280,6 @@ def read_evaluation(document: dict[str, Any], path: Path) -> Evaluated:
     names = {each.name for each in fields(Evaluation)} | OUTSIDE
     rest = {name: value for name, value in document.items() if name not in names}
     return Evaluated(picked(Evaluation, document), convert(Origin, asdict(Origin()) | rest, AGAIN))
-
-
-def read_profile(document: dict[str, Any], path: Path) -> Profile:
-    return parse_profile(json.dumps(document).encode())
 
 
 def profile_command(profile: Profile, name: str) -> str:
@@ -391,7 +390,7 @@ def options_of(values: dict[str, Any]) -> Iterator[str]:
 
 READERS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "evaluation": read_evaluation,
-    "profile": read_profile,
+    "profile": lambda document, path: parse_profile(json.dumps(document).encode()),
     "bench": read_bench,
     "record": read_record,
     "sweep": parse_sweep,

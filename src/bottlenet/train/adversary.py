@@ -8,12 +8,15 @@ anew at each step, so that it is never behind; a unit that has just learned to h
 smooth: there is always a gradient, and never more to gain than the weight. Nothing of it is in a bundle.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.net.model import BottleNet, in_float32
 from bottlenet.privacy.attacker import REACH, Linear, patches, solve, tiles
+from bottlenet.train.objective import Step
 
 SIDE = 28  # of a rebuilt photo, pixels, or as large as the latent
 MOMENTS_DECAY = 0.98  # of the moments, when those of a step come
@@ -67,3 +70,12 @@ def add_adversary(net: BottleNet, weight: float) -> None:
     """Add an adversary with that weight; with 0, none."""
     mosaic = net.codec.mosaic
     net.adversary = Adversary((mosaic.channels, mosaic.height, mosaic.width), weight) if weight else None
+
+
+def with_adversary(net: BottleNet, step: Step, pixels: Tensor | None) -> Tensor:
+    """Add the adversary's share, if there is one, to the loss."""
+    if net.adversary is None:
+        return step.loss
+    assert step.latent_hat is not None
+    assert pixels is not None
+    return cast(Tensor, step.loss + net.adversary(step.latent_hat, pixels.to(step.latent_hat.device)))

@@ -349,11 +349,6 @@ class FeatureCache:
         """Tell if the set is there as a whole."""
         return self.path(crop_set).exists()
 
-    def remove_unfinished(self) -> None:
-        """Remove the files of a `fill` that was killed. Only while nobody else fills this cache."""
-        for file in self.folder.glob("*.part*"):
-            file.unlink(missing_ok=True)
-
     def fill(self, crop_set: int, frozen: Frozen) -> Iterator[int]:
         """Compute a crop set, whole or not at all, yielding how many photos are done. InputError: most are damaged."""
         path = self.path(crop_set)
@@ -373,7 +368,10 @@ class FeatureCache:
 
     def _records(self, frozen: Frozen, damaged: Damaged, crop_set: int) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield positions, and their records. InputError: features or scores that float16 can't hold."""
-        for positions, uncut_pixels, head_pixels in batched(self._views(damaged, hash_seed(self.seed, crop_set))):
+        crops = self._views(damaged, crop_set)
+        while batch := list(itertools.islice(crops, BATCH)):
+            positions, views = zip(*batch, strict=True)
+            uncut_pixels, head_pixels = (np.stack(pixels) for pixels in zip(*views, strict=True))
             records = np.empty(len(positions), self.record)
             with np.errstate(over="ignore"):  # to infinity, which is refused below
                 records["features"], records["scores"] = frozen(uncut_pixels, head_pixels)
@@ -381,11 +379,13 @@ class FeatureCache:
                 path = self.photos[positions[int(good.argmin())]].path
                 what = "the network's features or scores are not all numbers that float16 can hold"
                 raise InputError(f"{path}: {what}; give another cut or network, or no_cache")
-            yield positions, records
+            yield list(positions), records
 
-    def _views(self, damaged: Damaged, seed: int) -> Iterator[tuple[int, Views]]:
+    def _views(self, damaged: Damaged, crop_set: int) -> Iterator[tuple[int, Views]]:
         if self.centre is not None:
             return centre_views(self.photos, self.sizes, damaged, self.centre)
+        # a seed of 32 bits that other pairs of numbers have only by chance
+        seed = int.from_bytes(hashlib.sha256(repr((self.seed, crop_set)).encode()).digest()[:4], "big")
         return read_views(self.photos, self.sizes, damaged, seed=seed, blended=self.blended, held_out=self.held_out)
 
     def positions(self, crop_set: int) -> list[int]:
@@ -407,19 +407,6 @@ def stamp_of(path: Path) -> str:
     except OSError:
         return "0 0"
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def hash_seed(*numbers: int) -> int:
-    """Make a seed of 32 bits that other numbers have only by chance; (0, 1) and (1, 0) are others."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "big")
-
-
-def batched(crops: Iterator[tuple[int, Views]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """Yield positions, pixels for the uncut network and for the head, BATCH at a time; the last one may be smaller."""
-    while batch := list(itertools.islice(crops, BATCH)):
-        positions, views = zip(*batch, strict=True)
-        uncut_pixels, head_pixels = (np.stack(pixels) for pixels in zip(*views, strict=True))
-        yield list(positions), uncut_pixels, head_pixels
 
 
 class FrozenNetwork(nn.Module):

@@ -80,7 +80,7 @@ class Objective(ABC):
     """Called at each step; `share` (0..1) of the run is done, `labels` are those of the photos where they are known."""
 
     def __init__(self, net: BottleNet, config: TrainConfig, at: Position) -> None:
-        self.net, self.config, self.at, self.task = net, config, at, task_of(net)
+        self.net, self.config, self.at, self.task = net, config, at, net.task
 
     @abstractmethod
     def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
@@ -284,11 +284,6 @@ def learning_rate(share: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - 0.02) / 0.98))
 
 
-def task_of(net: BottleNet) -> Task:
-    """Return the network's task, classification where it has no origin."""
-    return Classification() if net.origin is None else net.origin.classifier.task
-
-
 def target_error(task: Task, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
     """Measure each photo's distance to the uncut network (B,), nats, or `features_error`; 0 where that did not run."""
     if is_dense(task):
@@ -303,7 +298,7 @@ def target_error(task: Task, output: Output, features: Tensor, uncut: Tensor) ->
 @torch.no_grad()
 def agreement(net: BottleNet, output: Output, features: Tensor, uncut: Tensor) -> float:
     """Add up over the photos, 0..1 each, how well the answers agree; dense tails take one at a time, maps are large."""
-    task = task_of(net)
+    task = net.task
     if not is_dense(task):
         return same_answers(task, output.scores.cpu().numpy(), uncut.cpu().numpy())
     finish = answer_layer(task)

@@ -12,9 +12,9 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from bottlenet.bundle.manifest import Exit
 from bottlenet.errors import InputError, PhotoError, reason
 from bottlenet.files import write_whole
 from bottlenet.net.build import insert
-from bottlenet.net.cut import count_flops
-from bottlenet.net.export import ExitGraph, Fidelity, OwnNetwork, exit_entry, export, origin_of, uncut_flops
+from bottlenet.net.export import ExitGraph, Fidelity, OwnNetwork, exit_entry, export, origin_of
 from bottlenet.net.model import BottleNet, Origin, to_uint8
 from bottlenet.net.models import Classifier, Normalize, load_model
+from bottlenet.net.trace import count_flops
 from bottlenet.net.unit import LearnedReduction
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import is_held_out
@@ -144,7 +144,7 @@ class Averaged:
         for name, p in self.live.items():
             p.copy_(self.average[name])
 
-    @contextmanager
+    @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Set them for as long as the block runs."""
         kept = {name: p.detach().clone() for name, p in self.live.items()}
@@ -201,8 +201,7 @@ def load_averaged(run: Path, net: nn.Module) -> int:
     """Load a run's averaged weights, and return their steps. InputError: no checkpoint, damaged, another network's."""
     state, metadata = averaged_state(run)
     load_state(net, state)
-    steps: int = json.loads(metadata["at"])["steps"]
-    return steps
+    return cast(int, json.loads(metadata["at"])["steps"])
 
 
 def load_start(run: Path, net: BottleNet) -> None:
@@ -364,7 +363,7 @@ def own_network(source: str, classifier: Classifier, origin: Origin) -> tuple[nn
         assert net.exit is not None
         module: nn.Module = ScoresAlone(ExitGraph(net.eval(), net.exit))
         preprocess = entry.preprocess
-        flops = entry.flops_share * uncut_flops(origin_of(net))
+        flops = entry.flops_share * origin_of(net).uncut_flops
     else:
         name, _, side = source.rpartition(":")
         name, side = (name, side) if side.isdecimal() else (source, "")
@@ -381,7 +380,7 @@ def own_network(source: str, classifier: Classifier, origin: Origin) -> tuple[nn
     needs_one_label(theirs.task, "an exit")
     if theirs.labels != classifier.labels:
         raise InputError(f"{source} has other classes than {classifier.name}; give a network with the same labels")
-    return module, preprocess, flops / uncut_flops(origin)
+    return module, preprocess, flops / origin.uncut_flops
 
 
 class ScoresAlone(nn.Module):
@@ -392,8 +391,7 @@ class ScoresAlone(nn.Module):
         self.whole = graph
 
     def forward(self, pixels: Tensor) -> Tensor:
-        scores: Tensor = self.whole(pixels)[0]
-        return scores
+        return cast(Tensor, self.whole(pixels)[0])
 
 
 TEMPERATURES = np.geomspace(0.25, 4, 65)

@@ -27,20 +27,10 @@ from bottlenet.net.models import load_model
 from bottlenet.net.unit import DividedTail
 from bottlenet.task import is_dense
 from bottlenet.train import runs
-from bottlenet.train.adversary import add_adversary
+from bottlenet.train.adversary import add_adversary, with_adversary
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.features import REPORTED, Cached, Direct, Selection, Source, components_of
-from bottlenet.train.objective import (
-    Objective,
-    Slice,
-    Step,
-    agreement,
-    check_task,
-    learning_rate,
-    objective_of,
-    target_error,
-    task_of,
-)
+from bottlenet.train.objective import Objective, Slice, agreement, check_task, learning_rate, objective_of, target_error
 from bottlenet.train.team import Team
 
 __all__ = ["AstrayError", "TrainConfig", "train"]
@@ -76,7 +66,9 @@ def train(
     check_task(classifier.task, config)
     net = insert(classifier, **config.unit_numbers()) if net is None else net
     config = replace(config, channels=config.channels or net.codec.mosaic.channels)  # the folder has what it came to
-    check_unit(net, config)
+    layout = None if net.origin is None else net.origin.cut.layout
+    if layout is not None and (config.unit == "residual" or config.components):
+        check_patch(layout.grid[0], config.stride)  # before features are computed
     if config.tail_lr and not is_dense(classifier.task):
         check_apart(net)
     runs.check_run(run, config)
@@ -179,29 +171,12 @@ def selections(
             yield Selection(each.of(positions), each.before(positions))
 
 
-def with_adversary(net: BottleNet, step: Step, pixels: Tensor | None) -> Tensor:
-    """Add the adversary's share, if there is one, to the loss."""
-    if net.adversary is None:
-        return step.loss
-    assert step.latent_hat is not None
-    assert pixels is not None
-    leak: Tensor = net.adversary(step.latent_hat, pixels.to(step.latent_hat.device))
-    return step.loss + leak
-
-
 def check_finite(config: TrainConfig, steps: int, *values: float) -> None:
     """Raise AstrayError where a value of step number `steps` is no number."""
     if not all(map(math.isfinite, values)):
         advice = f"give a lower lr than {config.lr:g}, or a lower tail_lr than {config.tail_lr:g}, and a new folder"
         what = f"the loss is no number any more at step {steps}"
         raise AstrayError(f"{what}: {advice}; the last checkpoint stays as it was")
-
-
-def check_unit(net: BottleNet, config: TrainConfig) -> None:
-    """Raise InputError, before features are computed, for a unit whose patches are too large to start from."""
-    layout = None if net.origin is None else net.origin.cut.layout
-    if layout is not None and (config.unit == "residual" or config.components):
-        check_patch(layout.grid[0], config.stride)
 
 
 def check_apart(net: BottleNet) -> None:
@@ -335,7 +310,7 @@ def held_out_report(
                 output = forward(net, batch.features, budget)
                 agreed = agreement(net, output, batch.features, batch.uncut_scores)
             assert output.payload_bytes is not None
-            loss = target_error(task_of(net), output, batch.features, batch.uncut_scores).sum().item()
+            loss = target_error(net.task, output, batch.features, batch.uncut_scores).sum().item()
             sums[row, :4] += loss, agreed, output.payload_bytes.sum().item(), len(batch.labels)
             if labels:
                 pairs = zip(output.scores.argmax(1).tolist(), batch.labels, strict=True)
@@ -357,7 +332,7 @@ def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
     if budget == 0:
         scores = net.exit_scores(features)
         return Output(scores, features, features, features, scores.new_zeros(len(scores)))
-    with_tail = not is_dense(task_of(net))
+    with_tail = not is_dense(net.task)
     if net.prior is None:
         return net.forward_features(features, with_tail=with_tail)
     budgets = features.new_full((len(features),), math.inf if budget is None else budget)

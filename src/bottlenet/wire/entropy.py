@@ -17,7 +17,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,8 +186,7 @@ class Entropy:
         """Map symbol + 256 * planes known to the rounded symbol: ((1 + 5) * 256,)."""
         steps = np.array([0, *STEPS])[:, None]
         values = np.concatenate([known(0)[:1], known(1)]) * steps
-        rounded: Symbols = (values + ZERO).astype(np.uint8).ravel()
-        return rounded
+        return cast(Symbols, (values + ZERO).astype(np.uint8).ravel())
 
     @cached_property
     def _depth_keys(self) -> NDArray[np.intp]:

@@ -16,6 +16,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import simplejpeg
@@ -40,8 +41,7 @@ VP8_START = b"\x9d\x01\x2a"
 
 def jpeg_file(picture: Picture, quality: int) -> bytes:
     """Write the complete grey baseline file, with libjpeg's tables for `quality`, 1..100."""
-    file: bytes = simplejpeg.encode_jpeg(picture[..., None], quality=quality, colorspace="GRAY")
-    return file
+    return cast(bytes, simplejpeg.encode_jpeg(picture[..., None], quality=quality, colorspace="GRAY"))
 
 
 @lru_cache(maxsize=64)

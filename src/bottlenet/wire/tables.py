@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -420,8 +420,7 @@ def smoothed(counts: Totals, planes: NDArray[np.intp], pull: float) -> Floats:
 
 def shares(counts: Totals, guess: Floats, pull: float) -> Floats:
     """Turn counts (..., 3), and `pull` more distributed as `guess`, into shares of 1."""
-    result: Floats = (counts + pull * guess) / (counts.sum(axis=-1, keepdims=True) + pull)
-    return result
+    return cast(Floats, (counts + pull * guess) / (counts.sum(axis=-1, keepdims=True) + pull))
 
 
 def integers(shares: Floats) -> NDArray[np.uint16]:
@@ -430,5 +429,4 @@ def integers(shares: Floats) -> NDArray[np.uint16]:
     rest = TOTAL - whole.sum(axis=-1, keepdims=True)
     largest = whole.argmax(axis=-1)[..., None]
     np.put_along_axis(whole, largest, np.take_along_axis(whole, largest, -1) + rest, -1)
-    frequencies: NDArray[np.uint16] = whole.astype(np.uint16)
-    return frequencies
+    return cast(NDArray[np.uint16], whole.astype(np.uint16))

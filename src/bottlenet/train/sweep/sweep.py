@@ -439,7 +439,8 @@ def prepare(config: SweepConfig, trial: Trial, folder: SweepFolder, progress: Pr
     cache = open_cache(training, classifier, insert(classifier, **training.unit_numbers()))
     centres = list(centre_caches(config, classifier, cache))
     for each in (cache, *centres):
-        each.remove_unfinished()  # of a sweep that was killed; nobody else is at this cut
+        for unfinished in each.folder.glob("*.part*"):  # of a sweep that was killed; nobody else is at this cut
+            unfinished.unlink(missing_ok=True)
     frozen = lru_cache(partial(frozen_network, classifier, training.frozen_to, cache.sizes[1]))
     for crop_set in range(min(config.crops, config.epochs)):
         fill_cache(cache, crop_set, training, progress, frozen)
