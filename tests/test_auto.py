@@ -22,6 +22,7 @@ from bottlenet.errors import InputError, PhotoError
 from bottlenet.measure.link import ShapedLink
 from bottlenet.plan.link import Link
 from bottlenet.plan.profile import Candidate, Profile, merged
+from bottlenet.wire.frame import HEADER_BYTES
 from bottlenet.wire.pictures import InputCodec
 from conftest import MakeBundle, Server, until
 
@@ -114,6 +115,17 @@ def test_the_split_where_it_is_best(bundle: Bundle, photo: np.ndarray, server: S
         assert plain.classify(photo).top == prediction.top
         assert plain.partition == prediction.partition == "split at patches"
         assert plain.moves == ()
+
+
+def test_a_cut_keeps_within_the_budget_of_its_profile(bundle: Bundle, photo: np.ndarray, server: Server) -> None:
+    made = dataclasses.replace(profile(bundle, cloud_s=2.0, split_s=0.01), budget_bytes=50)
+    with auto(bundle, server.url, made) as edge, Edge(bundle, server.url) as plain:
+        edge.connect()
+        prediction = edge.classify(photo)
+        assert prediction.partition == plain.partition
+        assert prediction.payload_bytes + HEADER_BYTES <= 50 < plain.classify(photo).payload_bytes + HEADER_BYTES
+    with pytest.raises(InputError, match="the profiles were measured with different budgets"):
+        merged([made, profile(bundle)])
 
 
 def test_max_drop(bundle: Bundle, photo: np.ndarray, server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from bottlenet.edge.encoder import Processed
 from bottlenet.edge.pilot import MAX_REFUSALS, Pilot, Policy, RoundTrip, RunningMedian
 from bottlenet.errors import InputError
-from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link
-from bottlenet.plan.profile import Candidate, Detail, Profile, Spread
+from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link, Radio
+from bottlenet.plan.predict import Prices
+from bottlenet.plan.profile import Candidate, Detail, Energy, Profile, Spread
 from bottlenet.wire.answer import Answer
 
 WIFI, THREE_G = PRESETS["wifi"], PRESETS["3g"]
@@ -319,6 +321,37 @@ def test_max_drop(world: World) -> None:
         Pilot(PROFILE, Policy(max_drop=-1.0))
 
 
+@pytest.mark.parametrize("changes", [{"objective": "bytes"}, {"objective": "cost", "prices": Prices(per_megabyte=1.0)}])
+def test_a_device_that_pays_for_bytes_sends_none(changes: dict[str, Any]) -> None:
+    pilot = Pilot(PROFILE, Policy(**changes))
+    world = World(pilot, WIFI)
+    world.ping()
+    assert world.photos(40) == EDGE.name
+    assert not pilot.moves
+
+
+def test_the_fewest_bytes_where_the_device_alone_loses_too_much() -> None:
+    lossy = dataclasses.replace(EDGE, top1_drop=5.0)
+    pilot = Pilot(dataclasses.replace(PROFILE, candidates=(lossy, EARLY, LATE, CLOUD)), Policy(2.0, "bytes"))
+    world = World(pilot, WIFI)
+    world.ping()
+    assert world.photos(40) == LATE.name  # cloud-only would be faster
+    (move,) = pilot.moves
+    assert "with 652 bytes of uplink a photo, split at early would take 12,052 bytes" in move.reason
+
+
+def test_the_least_energy() -> None:
+    power = Energy("given", "test", power_mw=1000.0)
+    candidates = tuple(dataclasses.replace(each, energy=power) for each in (EDGE, EARLY, LATE, CLOUD))
+    for radio, best in ((Radio(0.0, 1.0), CLOUD), (Radio(0.0, 1e6), EDGE)):
+        pilot = Pilot(dataclasses.replace(PROFILE, candidates=candidates), Policy(objective="energy", radio=radio))
+        world = World(pilot, WIFI)
+        world.ping()
+        assert world.photos(40) == best.name
+    with pytest.raises(InputError, match="no candidate's device energy is known; measure again"):
+        Pilot(PROFILE, Policy(objective="energy", radio=radio))
+
+
 def test_what_the_server_refuses_is_not_used_any_more(world: World) -> None:
     for number in range(MAX_REFUSALS):
         assert world.pilot.choice == CLOUD
@@ -365,8 +398,12 @@ def test_the_recent_median_takes_no_notice_of_two(values: list[float], odd: floa
     ({"patience_s": float("nan")}, "patience_s is nan"),
     ({"longest_away_s": 1e7}, "longest_away_s is 10000000.0"),
     ({"max_drop": 101.0}, "max_drop is 101"),
+    ({"objective": "fun"}, "objective 'fun' is unknown; choose one of latency, energy, bytes, cost"),
+    ({"objective": "cost"}, "objective cost needs the price"),
+    ({"objective": "energy"}, "the objective energy needs the power of a radio"),
+    ({"radio": WIFI.radio}, "the objective energy needs the power of a radio, and no other does"),
 ])  # fmt: skip
-def test_no_policy(changes: dict[str, float], message: str) -> None:
+def test_no_policy(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Policy(**changes)
 

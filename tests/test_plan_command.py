@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import paper
 from bottlenet.bundle import Bundle
 from bottlenet.cli.planning import PLOT_MARK
 from bottlenet.errors import InputError
-from bottlenet.plan.link import PRESETS
+from bottlenet.plan.link import FRAME_BYTES, PRESETS
 from bottlenet.plan.planner import choose
 from bottlenet.plan.profile import Profile, parse_profile
 from bottlenet.report.partitions import draw_flips
@@ -102,6 +103,21 @@ class TestProfile:
         assert document["candidates"][0]["energy"] == {
             "how": "given", "meter": "--device-power-mw", "power_mw": 500, "energy_mj": None
         }  # fmt: skip
+
+    def test_a_budget_makes_a_plan_for_short_messages(
+        self, run: Run, bundle: Bundle, photos: Path, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "tiny.json"
+        for budget, largest in ([], None), (["--budget", "100"], 100):
+            assert run("profile", bundle.path, "--data", photos, "-o", file, *budget).code == 0
+            made = parse_profile(file.read_bytes())
+            split = made.candidates[-1]
+            assert made.budget_bytes == largest
+            assert (split.payload_bytes_max + FRAME_BYTES <= 100) == (largest is not None)
+            plan = choose(made, replace(PRESETS["iridium-sbd"], max_message_bytes=100))
+            assert (split.name in {each.name for each in plan.rejected}) == (largest is None)
+        done = run("profile", bundle.path, "--data", photos, "-o", file, "--budget", "14")
+        assert "no frame fits 14 bytes" in done.error
 
     def test_a_profile_is_replaced_but_nothing_else(
         self, run: Run, bundle: Bundle, photos: Path, tmp_path: Path

@@ -168,11 +168,31 @@ class TestCommand:
         assert move.startswith("edge-only -> ")
         assert " wins on " in move
 
+    def test_partition_auto_for_the_fewest_bytes(
+        self, bottlenet: Callable[..., Ran], bundle: Bundle, server: str, album: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "profile.json"
+        path.write_bytes(profile(bundle, edge_s=1e6).to_json())
+        auto = ("--partition", "auto", "--profile", path, "--objective")
+        ran = bottlenet("send", album, "--spool", tmp_path / "s", "--to", server, *auto, "bytes")
+        assert (ran.code, ran.out.count("(0 bytes, answered here)"), ran.err) == (0, COUNT, "")
+        for wrong, message in (
+            (["energy"], "the objective energy needs the power of a radio"),
+            (["energy", "--radio", "lorawan"], "--radio is 'lorawan', whose power has no source"),
+            (["energy", "--radio", "3g"], "no candidate's device energy is known"),
+            (["cost"], "objective cost needs the price"),
+            (["fun"], "objective 'fun' is unknown"),
+        ):
+            ran = bottlenet("send", album, "--spool", tmp_path / "s", "--to", server, *auto, *wrong)
+            assert (ran.code, ran.out) == (2, "")
+            assert ran.err.startswith(f"error: {message}")
+
     @pytest.mark.parametrize(("options", "message"), [
         (["--partition", "best"], "--partition is best; give auto"),
         (["--partition", "auto"], "--partition auto chooses by a profile; give --profile"),
         (["--profile", "x.json"], "--profile and --max-drop are for --partition auto"),
         (["--max-drop", "2"], "--profile and --max-drop are for --partition auto"),
+        (["--objective", "bytes"], "--profile and --max-drop are for --partition auto, and so are --objective"),
         (["--partition", "auto", "--profile", "/no/such.json"], "/no/such.json: can't be read"),
     ])  # fmt: skip
     def test_partition_of_no_use(

@@ -18,7 +18,19 @@ import typer
 from typer import Argument, Option
 
 from bottlenet import files
-from bottlenet.cli.options import BundleOption, Force, Json, Kind, Sure, check_target, write_whole
+from bottlenet.cli.options import (
+    Budget,
+    BundleOption,
+    Force,
+    Json,
+    Kind,
+    MaxDrop,
+    PriceHour,
+    PriceMb,
+    Sure,
+    check_target,
+    write_whole,
+)
 from bottlenet.cli.show import Cell, Grid, clean, facts, print_error, print_json, say, stdout
 from bottlenet.errors import InputError
 
@@ -35,9 +47,6 @@ To = Annotated[
     str, Option(help="Server: ws://HOST:PORT, as [bold]bottlenet serve[/] prints it. Or broker: mqtt://USER@HOST.")
 ]
 Timeout = Annotated[float, Option(help="Seconds to wait for an answer.")]
-Budget = Annotated[
-    int | None, Option(metavar="BYTES", help="Largest frame: 340 fits an Iridium SBD message, 222 or 51 LoRaWAN.")
-]
 Fallback = Annotated[
     str | None, Option(metavar="local", help="Run the whole network here while the server can't answer.")
 ]
@@ -152,7 +161,15 @@ def send(
     profile: Annotated[
         str | None, Option(metavar="FILE", help="For auto: a profile that bottlenet profile measured on this device.")
     ] = None,
-    max_drop: Annotated[float | None, Option(metavar="POINTS", help="For auto: most points of top-1 to lose.")] = None,
+    objective: Annotated[
+        str | None, Option(help="For auto: what to minimise: latency, energy, bytes or cost. Default: latency.")
+    ] = None,
+    max_drop: MaxDrop = None,
+    price_mb: PriceMb = None,
+    price_hour: PriceHour = None,
+    radio: Annotated[
+        str | None, Option(metavar="LINK", help="For --objective energy: whose radio sends, 3g, 4g or wifi.")
+    ] = None,
     in_flight: Annotated[int, Option(help="Most frames that wait for answers at once; one with auto.")] = 8,
     spool_bytes: Annotated[int, Option(help="Most bytes on disk for waiting frames.")] = 2**26,
     when_full: Annotated[
@@ -192,7 +209,15 @@ def send(
 
     if deadline is None:
         deadline = math.inf if watch or fallback else ONE_SHOT_DEADLINE_S
-    options = auto_options(partition, profile, max_drop) | {"budget_bytes": budget, "sure": sure, "fallback": fallback}
+    options = auto_options(
+        *(partition, profile),
+        objective=objective,
+        max_drop=max_drop,
+        price_mb=price_mb,
+        price_hour=price_hour,
+        radio=radio,
+    )
+    options |= {"budget_bytes": budget, "sure": sure, "fallback": fallback}
     with open_edge(bundle, to, token_file, ca, timeout_s=timeout, **options) as edge:
         code = run(
             *(edge, spool, photo or []),

@@ -50,6 +50,12 @@ LadderArgument = Annotated[str, Argument(metavar="BUNDLE", help="Folder of a bun
 PhotoFolder = Annotated[
     str, Option(help="Folder of photos. Classes, if known, are in labels.csv or are its sub-folders.")
 ]
+Budget = Annotated[
+    int | None, Option(metavar="BYTES", help="Largest frame: 340 fits an Iridium SBD message, 222 or 51 LoRaWAN.")
+]
+MaxDrop = Annotated[float | None, Option(metavar="POINTS", help="Most points of top-1 that may be lost.")]
+PriceMb = Annotated[float | None, Option(help="For --objective cost: price of a megabyte of uplink.")]
+PriceHour = Annotated[float | None, Option(help="For --objective cost: price of an hour of the server.")]
 Limit = Annotated[int | None, Option(min=1, help="Use only this many photos, spread evenly over the folder.")]
 MeterOption = Annotated[str | None, Option(help="Energy meter: rapl, jetson, nvml, model or auto.")]
 

@@ -14,13 +14,17 @@ from rich.table import Table
 from typer import Argument, Option
 
 from bottlenet.cli.options import (
+    Budget,
     Force,
     Json,
     Kind,
     LadderArgument,
     Limit,
+    MaxDrop,
     MeterOption,
     PhotoFolder,
+    PriceHour,
+    PriceMb,
     check_target,
     marked,
     needs,
@@ -33,6 +37,7 @@ from bottlenet.records import command_line
 if TYPE_CHECKING:
     from bottlenet.measure.bench import BenchReport, BenchRow, Conditions
     from bottlenet.plan.planner import Plan, Prediction, Rejected
+    from bottlenet.plan.predict import Prices
     from bottlenet.plan.profile import Profile, Row, Spread, Trained
 
     D = TypeVar("D", Profile, Trained)
@@ -55,6 +60,7 @@ def profile(
     data: PhotoFolder,
     output: Annotated[str, Option("--output", "-o", metavar="PROFILE", help="The profile to write, JSON.")],
     limit: Limit = None,
+    budget: Budget = None,
     device_power_mw: Annotated[float | None, Option(help="Power of the device while it computes, if known.")] = None,
     meter: MeterOption = None,
     max_drop: Annotated[float, Option(help="Points of top-1 that JPEG, WebP and AVIF of the input may lose.")] = 2.0,
@@ -70,7 +76,7 @@ def profile(
     Examples:
       bottlenet profile demo --data photos -o my.profile.json
       bottlenet profile my.bundle --data photos -o my.profile.json --limit 50
-      bottlenet profile my.bundle --data photos -o my.profile.json --meter auto
+      bottlenet profile my.bundle --data photos -o my.profile.json --budget 340
     """
     from bottlenet.bundle.ladder import load_any
     from bottlenet.measure.profile import profile as measure
@@ -80,7 +86,14 @@ def profile(
     loaded = load_any(bundle)
     with progress("measuring") as step:
         profile = measure(
-            loaded, data, limit=limit, device_power_mw=device_power_mw, meter=meter, max_drop=max_drop, on_progress=step
+            loaded,
+            data,
+            limit=limit,
+            budget_bytes=budget,
+            device_power_mw=device_power_mw,
+            meter=meter,
+            max_drop=max_drop,
+            on_progress=step,
         )
     write_whole(target, profile.to_json())
     if as_json:
@@ -94,6 +107,7 @@ def profile_table(profile: Profile) -> Grid:
     meters = sorted({f"{each.energy.how}, {each.energy.meter}" for each in profile.candidates if each.energy})
     energy = f"Device mJ: computing alone ({'; '.join(meters)})" if meters else "Energy: not known, no meter was given"
     drop = "; ".join(DROP_NAMES[kind] for kind in sorted({each.drop_of for each in profile.candidates}))
+    budget = "" if profile.budget_bytes is None else f" Frames of at most {profile.budget_bytes:,} bytes."
     rows: list[list[Cell]] = []
     for each in profile.candidates:
         times = f"{each.device_s * 1e3:.2f}", f"{each.server_s * 1e3:.2f}"
@@ -104,7 +118,7 @@ def profile_table(profile: Profile) -> Grid:
         ("partition", ">device\nms", ">server\nms", ">payload\nbytes", ">p95", ">largest", ">drop", ">device\nmJ"),
         rows,
         title="Partitions of bundle " + profile.bundle_id[:12],
-        caption=f"{profile.photos:,} photos, {profile.labelled:,} labelled. Device: {profile.device}. Server: "
+        caption=f"{profile.photos:,} photos, {profile.labelled:,} labelled.{budget} Device: {profile.device}. Server: "
         f"{profile.server}. Times: medians of processor time. Drop: {drop}. {energy}.",
     )
 
@@ -146,13 +160,13 @@ def plan(
         ),
     ],
     objective: Annotated[str, Option(help="What to minimise: latency, energy, bytes or cost.")] = "latency",
-    max_drop: Annotated[float | None, Option(help="Most points of top-1 that may be lost.")] = None,
+    max_drop: MaxDrop = None,
     deadline: Annotated[float | None, Option(metavar="MS", help="Most milliseconds per photo.")] = None,
     budget: Annotated[float | None, Option(metavar="BYTES", help="Most uplink bytes per photo.")] = None,
     server_load: Annotated[float, Option(help="Photos waiting on the server ahead of ours.")] = 0,
     cold: Annotated[bool, Option("--cold", help="Count connection set-up too: none is open yet.")] = False,
-    price_mb: Annotated[float | None, Option(help="For --objective cost: price of a megabyte of uplink.")] = None,
-    price_hour: Annotated[float | None, Option(help="For --objective cost: price of an hour of the server.")] = None,
+    price_mb: PriceMb = None,
+    price_hour: PriceHour = None,
     bundle: Annotated[str | None, Option("--bundle", "-b", help="Refuse a profile that is not of this bundle.")] = None,
     sweep: Annotated[
         str | None, Option(metavar="FILE", help="Take bytes and accuracy from a sweep's candidates.json.")
@@ -173,7 +187,6 @@ def plan(
         --link 3g
     """
     from bottlenet.plan.planner import choose
-    from bottlenet.plan.predict import Prices
     from bottlenet.plan.profile import MAX_TRAINED_BYTES, parse_trained, with_trained
     from bottlenet.report.partitions import draw_flips
 
@@ -195,7 +208,7 @@ def plan(
         budget_bytes=budget,
         server_load=server_load,
         connected=not cold,
-        prices=None if price_mb is None and price_hour is None else Prices(price_mb or 0.0, price_hour or 0.0),
+        prices=prices_of(price_mb, price_hour),
     )
     if target is not None:
         write_whole(target, draw_flips(loaded, chosen, connected=not cold).document(PLOT_MARK).encode())
@@ -204,6 +217,13 @@ def plan(
         return print_json({"bundle": loaded.bundle_id, **asdict(chosen), "plot": plotted})
     for each in plan_renderables(loaded, chosen):
         stdout().print(each)
+
+
+def prices_of(per_megabyte: float | None, per_server_hour: float | None) -> Prices | None:
+    from bottlenet.plan.predict import Prices
+
+    given = per_megabyte is not None or per_server_hour is not None
+    return Prices(per_megabyte or 0.0, per_server_hour or 0.0) if given else None
 
 
 def read_profile(path: Path) -> Profile:
@@ -304,6 +324,7 @@ def bench(
     ] = None,
     limit: Annotated[int, Option(min=1, help="Number of photos, spread over the folder.")] = 20,
     seconds: Annotated[float, Option(help="Time for each link and partition; slow ones send fewer photos.")] = 10.0,
+    budget: Budget = None,
     jitter: Annotated[float, Option(metavar="MS", help="Varying delay, in each direction.")] = 0.0,
     server_load: Annotated[int, Option(help="Photos of other devices that are always at the server.")] = 0,
     device_slowdown: Annotated[float, Option(help="Times by which the device is slower than this machine.")] = 1.0,
@@ -340,6 +361,7 @@ def bench(
             conditions,
             limit=limit,
             seconds=seconds,
+            budget_bytes=budget,
             meter=meter,
             server_threads=server_threads,
             on_progress=step,

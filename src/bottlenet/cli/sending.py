@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bottlenet.cli.planning import read_profile
+from bottlenet.cli.planning import prices_of, read_profile
 from bottlenet.cli.show import print_error, say
 from bottlenet.edge import AutoSender, Backoff, Edge, Folder, Move, Policy, Sender, Spool
 from bottlenet.edge.auto import AUTO
@@ -24,6 +24,7 @@ from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE, Answe
 from bottlenet.edge.spool import is_spool
 from bottlenet.errors import InputError
 from bottlenet.photo import SUFFIXES
+from bottlenet.plan.link import Radio, parse_link
 from bottlenet.wire.answer import one_line
 
 ONE_SHOT_DEADLINE_S = 60.0
@@ -35,17 +36,41 @@ class Stopped(BaseException):
     """SIGTERM came. As KeyboardInterrupt no Exception: it may come while others' errors are translated."""
 
 
-def auto_options(partition: str | None, profile: str | None, max_drop: float | None) -> dict[str, Any]:
+def auto_options(
+    partition: str | None,
+    profile: str | None,
+    *,
+    objective: str | None,
+    max_drop: float | None,
+    price_mb: float | None,
+    price_hour: float | None,
+    radio: str | None,
+) -> dict[str, Any]:
     """Make the options of an `Edge` that moves between partitions, if any. InputError: another, or half of them."""
     if partition is None:
-        if profile is not None or max_drop is not None:
-            raise InputError("--profile and --max-drop are for --partition auto; give that, too")
+        if any(each is not None for each in (profile, objective, max_drop, price_mb, price_hour, radio)):
+            others = "and so are --objective, its prices and --radio"
+            raise InputError(f"--profile and --max-drop are for --partition auto, {others}; give that, too")
         return {}
     if partition != AUTO:
         raise InputError(f"--partition is {partition}; give {AUTO}, or leave it out")
     if profile is None:
         raise InputError(f"--partition {partition} chooses by a profile; give --profile, a file of bottlenet profile")
-    return {"partition": partition, "profile": read_profile(Path(profile)), "policy": Policy(max_drop=max_drop)}
+    policy = Policy(
+        max_drop=max_drop,
+        objective=objective or "latency",
+        prices=prices_of(price_mb, price_hour),
+        radio=None if radio is None else radio_of(radio),
+    )
+    return {"partition": partition, "profile": read_profile(Path(profile)), "policy": policy}
+
+
+def radio_of(link: str) -> Radio:
+    """Return the radio of a link. InputError: its power is not known."""
+    found = parse_link(link).radio
+    if found is None:
+        raise InputError(f"--radio is {link!a:.40}, whose power has no source; give 3g, 4g or wifi")
+    return found
 
 
 def send(

@@ -56,7 +56,7 @@ class Auto:
         for bundle in bundles:
             needs_one_label(bundle.manifest.task, f"partition={AUTO!r}")
         own = profile_of(bundles, profile)
-        sides = sides_of(bundles, codecs_of(own.candidates))
+        sides = sides_of(bundles, codecs_of(own.candidates), budget_bytes=own.budget_bytes)
         self._sides = {partition.name: wrap(partition.name, side) for partition, side in sides.items()}
         self.encoder = self._sides[split(bundles[0]).name].encoder
         self._policy = policy or Policy()
@@ -255,5 +255,5 @@ def check_auto(partition: str, budget_bytes: int | None, fallback: str | None, s
     if partition != AUTO:
         raise InputError(f"partition is {partition!r}; give {AUTO!r}, or leave it out")
     if budget_bytes is not None or fallback is not None or sure is not None:
-        why = "it always falls back, and the rest is known"
+        why = "it always falls back, and the rest is in its profile"
         raise InputError(f"partition={AUTO!r} takes no budget, no fallback and no sure: {why}")

@@ -65,6 +65,7 @@ class Encoder:
             what = f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}"
             raise InputError(f"{what}; give {HEADER_BYTES + 1} or more")
         self.bundle = bundle
+        self.budget_bytes = budget_bytes
         self.sure = bound_of(bundle, sure)
         own = bundle.manifest.budget_bytes
         self._payload_limit = budget_bytes - HEADER_BYTES if budget_bytes is not None else own or None
@@ -207,15 +208,17 @@ class Processed:
 
 
 class Device:
-    """A bundle's head and whole network, for several threads; `sure` as for `Encoder`.
+    """A bundle's head and whole network, for several threads; `budget_bytes` and `sure` as for `Encoder`.
 
     InputError: no classifier, or no uncut.onnx.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1, *, sure: float | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int = 1, *, budget_bytes: int | None = None, sure: float | None = None
+    ) -> None:
         needs_one_label(bundle.manifest.task, "comparing partitions")
         self.bundle = bundle
-        self.encoder = Encoder(bundle, threads, sure=sure)
+        self.encoder = Encoder(bundle, threads, budget_bytes=budget_bytes, sure=sure)
         self.uncut = open_uncut(bundle, threads)
 
     def work(self, partition: Partition, photo: Source, sequence: int = 0) -> Processed:
@@ -247,23 +250,27 @@ class Side:
 
 
 def sides_of(
-    bundles: Sequence[Bundle], codecs: Sequence[InputCodec] = FIXED, *, sure: float | None = None
+    bundles: Sequence[Bundle],
+    codecs: Sequence[InputCodec] = FIXED,
+    *,
+    budget_bytes: int | None = None,
+    sure: float | None = None,
 ) -> dict[Partition, Side]:
     """Open bundles of one network with different cuts; edge-only and cloud-only are those of the first.
 
-    `sure` is as for `Encoder`.
+    `budget_bytes` and `sure` are as for `Encoder`.
 
     InputError: no bundle, one without uncut.onnx, or two of one cut. BundleError: a graph does not load.
     """
     if not bundles:
         raise InputError("no bundle is given; give at least one")
-    device = Device(bundles[0], sure=sure)
+    device = Device(bundles[0], budget_bytes=budget_bytes, sure=sure)
     own = partitions_of(bundles[0], codecs)
     sides = {each: Side(bundles[0], device.encoder, partial(device.work, each)) for each in own}
     for bundle in bundles[1:]:
         each = split(bundle)
         if each in sides:
             raise InputError(f"two bundles are cut at {each.cut}; give bundles with different cuts")
-        encoder = Encoder(bundle, sure=sure)
+        encoder = Encoder(bundle, budget_bytes=budget_bytes, sure=sure)
         sides[each] = Side(bundle, encoder, encoder.work)
     return sides

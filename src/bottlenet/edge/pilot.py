@@ -2,7 +2,8 @@
 
     what the device took   --> how much slower it is than in the profile ------.
     what round trips took  --> LinkProbe: uplink, round trip -------------------+--> latency of each candidate
-    what the server says   --> how many times longer than in the profile -------'      `--> stay, or Move, and why
+    what the server says   --> how many times longer than in the profile -------'      |
+                                                                what is to be least: stay, or Move, and why
 
 A move needs a gain that is worth it, and figures that have settled: so a link that changes costs one move, not three,
 and two candidates that are much the same don't take turns. Only a server that is gone is left at once.
@@ -22,9 +23,9 @@ from numpy.typing import NDArray
 
 from bottlenet.edge.encoder import Processed
 from bottlenet.errors import InputError
-from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link
-from bottlenet.plan.planner import Wish, choose, duration, rate, with_rounding
-from bottlenet.plan.predict import Columns, Floats, Terms
+from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link, Radio
+from bottlenet.plan.planner import Wish, choose, duration, rate, score_of, with_rounding
+from bottlenet.plan.predict import Columns, Floats, Prices, Terms
 from bottlenet.plan.profile import Candidate, Detail, Profile
 from bottlenet.wire.answer import Answer
 
@@ -65,6 +66,9 @@ class Policy:
     """How to move. InputError: a value that makes no sense."""
 
     max_drop: float | None = None  # points of top-1 below the uncut network; None: any
+    objective: str = "latency"  # what is to be least: latency, energy, bytes or cost
+    prices: Prices | None = None  # for the objective cost
+    radio: Radio | None = None  # that sends, for the objective energy: PRESETS["3g"].radio
     margin: float = 0.1  # what another has to take less, as a share, to be worth a move
     patience_s: float = 1.0  # that an answer may take, at least, before the server counts as gone
     ping_s: float = 5.0  # without an exchange, after which the link is asked; twice as long each time without a photo
@@ -72,12 +76,20 @@ class Policy:
     longest_away_s: float = 60.0  # between two tries to reach a server that is gone
 
     def __post_init__(self) -> None:
-        Wish("latency", self.max_drop)
+        if (self.objective == "energy") != (self.radio is not None):
+            raise InputError(
+                "the objective energy needs the power of a radio, and no other does; give both, or neither"
+            )
+        _ = self.wish  # checks the rest
         if not 0 <= self.margin < 1:
             raise InputError(f"margin is {self.margin}; give a share, 0 or more and below 1")
         for name in ("patience_s", "ping_s", "longest_ping_s", "longest_away_s"):
             if not 0 < getattr(self, name) < 1e6:
                 raise InputError(f"{name} is {getattr(self, name)}; give seconds, above 0")
+
+    @property
+    def wish(self) -> Wish:
+        return Wish(self.objective, self.max_drop, prices=self.prices)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,8 @@ class Move:
 class Pilot:
     """Says which candidate to use, by what it is told of photos, probes and errors; edge-only first. For one thread.
 
-    InputError: the profile has no edge-only, or nothing in it is within `policy.max_drop`.
+    InputError: the profile has no edge-only, nothing in it is within `policy.max_drop`, or for the objective energy it
+    knows none.
     """
 
     def __init__(self, profile: Profile, policy: Policy) -> None:
@@ -102,7 +115,7 @@ class Pilot:
         self._profile = profile
         self.candidates = profile.candidates
         self._columns = Columns.of(self.candidates)
-        self._allowed = allowed(profile, policy.max_drop)
+        self._allowed = allowed(profile, policy.wish)
         self._index = {each.name: i for i, each in enumerate(self.candidates)}
         self._edge_only = next(i for i, each in enumerate(self.candidates) if each.kind == "edge-only")
         self._current = self._edge_only
@@ -157,12 +170,15 @@ class Pilot:
         self.reconsider()
 
     def reconsider(self) -> None:
-        latencies = self._latencies()
-        if self.away or latencies is None or not self.link.settled:
+        known = self._known()
+        if self.away or known is None or not self.link.settled:
             return
-        usable = np.where(self._allowed, latencies, math.inf)
-        best, now_s = int(usable.argmin()), float(usable[self._current])
-        if usable[best] < (1 - self.policy.margin) * now_s:
+        link, terms, latencies = known
+        scores = np.where(self._allowed, score_of(self.policy.wish, terms, link, latencies), math.inf)
+        best, now, most = int(np.lexsort((latencies, scores))[0]), self._current, 1 - self.policy.margin
+        # Of two that send nothing the faster one is better, whatever is to be least.
+        faster = scores[best] <= scores[now] and latencies[best] < most * latencies[now]
+        if scores[best] < most * scores[now] or faster:
             self._move(best, self._reason(best))
 
     def lost(self, why: str, overdue: RoundTrip | None = None) -> None:
@@ -199,19 +215,20 @@ class Pilot:
         return max(self.policy.patience_s, 3 * (estimate.link().exchange_s(network_bytes(payload_bytes)) + server_s))
 
     def _add_round_trip(self, payload_bytes: int, seconds: float) -> None:
-        latencies = self._latencies()
-        if latencies is not None:
-            self.link.tolerance_s = NOTICED * float(latencies[self._current])
+        known = self._known()
+        if known is not None:
+            self.link.tolerance_s = NOTICED * float(known[-1][self._current])
         self.link.add(RoundTrip(network_bytes(payload_bytes), max(seconds, 0.0)))
 
-    def _latencies(self) -> Floats | None:
-        """Compute (N,) s, as things are now; None: the link is not known."""
+    def _known(self) -> tuple[Link, Terms, Floats] | None:
+        """Return the link, the terms on it and latencies (N,) s, as things are now; None: the link is not known."""
         estimate = self.link.estimate
         if estimate is None:
             return None
-        link = estimate.link()
+        link = replace(estimate.link(), radio=self.policy.radio)
         columns = replace(self._columns, device_s=self._device_s(), server_s=self._server_s())
-        return Terms.of(columns, link).latency_s(link, self._load.value(1.0) - 1)
+        terms = Terms.of(columns, link)
+        return link, terms, terms.latency_s(link, self._load.value(1.0) - 1)
 
     def _device_s(self) -> Floats:
         compute = (self._columns.device_s - self._prepares) * self._device.values()
@@ -231,8 +248,11 @@ class Pilot:
             replace(self.candidates[i], device_s=float(device_s[i]), server_s=float(server_s[i]))
             for i in np.flatnonzero(self._allowed)
         )
-        link = replace(estimate.link(), name=f"{estimate.link().name} and a server at {load:.1f} times its idle time")
-        return choose(replace(self._profile, candidates=rows), link, server_load=load - 1).reason
+        link, policy = estimate.link(), self.policy
+        link = replace(link, name=f"{link.name} and a server at {load:.1f} times its idle time", radio=policy.radio)
+        profile = replace(self._profile, candidates=rows)
+        chosen = choose(profile, link, objective=policy.objective, server_load=load - 1, prices=policy.prices)
+        return chosen.reason
 
     def _move(self, target: int, reason: str) -> None:
         source, self._current = self._current, target
@@ -256,14 +276,20 @@ def network_bytes(payload_bytes: int) -> int:
     return payload_bytes + STREAM_OVERHEAD_BYTES
 
 
-def allowed(profile: Profile, max_drop: float | None) -> NDArray[np.bool_]:
+def allowed(profile: Profile, wish: Wish) -> NDArray[np.bool_]:
     """Tell which candidates may be used, (N,) bool. InputError: as `Pilot`."""
+    max_drop = wish.max_drop
     if not any(each.kind == "edge-only" for each in profile.candidates):
         raise InputError("the profile has no edge-only; measure again with bottlenet profile")
     drops = np.array([each.top1_drop for each in profile.candidates])
     within = np.full(len(drops), True) if max_drop is None else drops <= with_rounding(max_drop)
     if not within.any():
         raise InputError(f"no partition loses at most {max_drop:g} points; the best loses {drops.min():g}")
+    if wish.objective == "energy":
+        within &= np.array([each.energy is not None for each in profile.candidates])
+        if not within.any():
+            advice = "measure again with bottlenet profile --device-power-mw, or choose another objective"
+            raise InputError(f"no candidate's device energy is known; {advice}")
     return within
 
 

@@ -115,6 +115,7 @@ class BenchReport:
     conditions: tuple[Conditions, ...]
     rows: tuple[BenchRow, ...]  # of each condition all partitions, in the same order
     weights: str = "trained"  # or what the bundle says of them: of random ones bytes and agreement mean nothing
+    budget_bytes: int | None = None  # of a split's frames, if one was given
 
     def by_condition(self) -> Iterator[tuple[Conditions, Sequence[BenchRow]]]:
         count = len(self.rows) // len(self.conditions)
@@ -130,6 +131,7 @@ def bench(
     codecs: Sequence[InputCodec] = FIXED,
     limit: int = LIMIT,
     seconds: float = SECONDS,
+    budget_bytes: int | None = None,
     meter: str | None = None,
     server_threads: int = 1,
     on_progress: Progress = lambda done, total: None,
@@ -138,7 +140,8 @@ def bench(
 
     `bundles` are of one network with different cuts; edge-only and cloud-only, with each of `codecs`, are those of the
     first. `seconds` is about how long each row may take one photo at a time: where a link is slow it has fewer photos,
-    3 at least, and where even one takes longer it is skipped. `meter` is a name that `open_meter` knows.
+    3 at least, and where even one takes longer it is skipped. `meter` is a name that `open_meter` knows, and
+    `budget_bytes` the largest frame of a split.
 
     InputError: as `evaluate` and `Workbench`, a meter that can't be read, or no time. LinkError: a server does not
     start, or goes away.
@@ -150,7 +153,9 @@ def bench(
     paths = readable(bundles[0], data, limit)
     with ExitStack() as stack:
         opened = None if meter is None else stack.enter_context(closing(open_meter(meter)))
-        workbench = stack.enter_context(Workbench(bundles, codecs=codecs, meter=opened, server_threads=server_threads))
+        workbench = stack.enter_context(
+            Workbench(bundles, codecs=codecs, budget_bytes=budget_bytes, meter=opened, server_threads=server_threads)
+        )
         rows = run(workbench, paths, conditions, seconds=seconds, on_progress=on_progress)
     machine = f"{cpu_model()}, one thread"
     slowdowns = sorted({each.device_slowdown for each in conditions if each.device_slowdown != 1})
@@ -166,6 +171,7 @@ def bench(
         conditions=tuple(conditions),
         rows=rows,
         weights=weights_of(bundles[0]),
+        budget_bytes=budget_bytes,
     )
 
 
@@ -296,13 +302,14 @@ class Workbench:
         bundles: Sequence[Bundle],
         *,
         codecs: Sequence[InputCodec] = FIXED,
+        budget_bytes: int | None = None,
         meter: Meter | None = None,
         server_threads: int = 1,
     ) -> None:
         self.bundles = bundles
         self.meter = meter
         self.server_threads = server_threads
-        self._sides = sides_of(bundles, codecs, sure=1)
+        self._sides = sides_of(bundles, codecs, budget_bytes=budget_bytes, sure=1)
         self._stack = ExitStack()
         self._port = 0
 

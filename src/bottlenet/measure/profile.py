@@ -63,6 +63,7 @@ def profile(
     data: str | Path,
     *,
     limit: int | None = None,
+    budget_bytes: int | None = None,
     device_power_mw: float | None = None,
     meter: str | None = None,
     max_drop: float = MAX_DROP,
@@ -75,10 +76,11 @@ def profile(
     Where photos are labelled the drop is in top-1 on those; else it is the share of photos to which the uncut network
     gives another answer, and the profile says so. Cloud-only is measured with JPEG 75, JPEG 95, WebP 75, and with JPEG,
     WebP and AVIF at the lowest quality that loses at most `max_drop` points. `meter` is a name that `open_meter` knows;
-    `device_power_mw` is instead the device's power while it computes, as the user knows it.
+    `device_power_mw` is instead the device's power while it computes, as the user knows it. `budget_bytes` is the
+    largest frame of a split, see `Encoder`.
 
-    InputError: as `evaluate`, a power that is none, a meter that can't be read, both of them, or a bundle without
-    uncut.onnx. BundleError: a graph does not run.
+    InputError: as `evaluate`, a budget that is too small, a power that is none, a meter that can't be read, both of
+    them, or a bundle without uncut.onnx. BundleError: a graph does not run.
     """
     first, *more = bundle.rungs if isinstance(bundle, Ladder) else (bundle,)
     for rung in (first, *more):
@@ -87,12 +89,13 @@ def profile(
     with ExitStack() as stack:
         source = energy if meter is None else stack.enter_context(closing(open_meter(meter)))
         load = load_per_core()
-        device = Device(first, sure=1)
+        device = Device(first, budget_bytes=budget_bytes, sure=1)
         known = read(device, photos_for(first, data, limit))
         partitions = partitions_of(first, (*FIXED, *smallest(device, known, max_drop)))
         candidates = candidates_of(device, known, partitions, source, on_progress)
         for rung in more:
-            candidates += candidates_of(Device(rung, sure=1), known, [split(rung)], source, on_progress)
+            device = Device(rung, budget_bytes=budget_bytes, sure=1)
+            candidates += candidates_of(device, known, [split(rung)], source, on_progress)
     machine = f"{cpu_model()}, one thread"
     return Profile(
         bundle_id=bundle.id.hex(),
@@ -103,6 +106,7 @@ def profile(
         labelled=int((known.labels >= 0).sum()),
         candidates=candidates,
         max_drop=float(max_drop),
+        budget_bytes=budget_bytes,
         device_load=load,
         server_load=load,
     )
@@ -272,7 +276,9 @@ class Details:
         self._server = server
         self._paths = paths[:PHOTOS]
         others = (count for count in threads_here() if count > 1)
-        self._devices = {1: device} | {count: Device(device.bundle, count, sure=1) for count in others}
+        self._devices = {1: device}
+        for count in others:
+            self._devices[count] = Device(device.bundle, count, budget_bytes=device.encoder.budget_bytes, sure=1)
         # Tail and server of cloud-only are the same network whatever the file, so they are measured with the first.
         self._whole: tuple[tuple[Row, ...], tuple[Row, ...]] | None = None
 

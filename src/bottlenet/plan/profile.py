@@ -144,6 +144,7 @@ class Profile:
     device_load: Positive | None = None  # K_mobile while measuring: what wants to run, for each core; None: not known
     server_load: Positive | None = None  # K_cloud, the same of the server
     format_version: Literal[2] = FORMAT_VERSION
+    budget_bytes: Count | None = None  # of a split's frames, if one was given: none is larger
 
     def __post_init__(self) -> None:
         (name, count), *_ = Counter(each.name for each in self.candidates).most_common(1)
@@ -168,9 +169,14 @@ def parse_profile(data: bytes) -> Profile:
 
 
 def merged(profiles: Sequence[Profile]) -> Profile:
-    """Join profiles of one network: the first, and the splits of the others. InputError: none, or two of one cut."""
+    """Join profiles of one network: the first, and the splits of the others.
+
+    InputError: none, two of one cut, or with different budgets.
+    """
     if not profiles:
         raise InputError("no profile is given; measure one with bottlenet profile")
+    if len({each.budget_bytes for each in profiles}) > 1:
+        raise InputError("the profiles were measured with different budgets; measure all of them with one")
     splits = [each for other in profiles[1:] for each in other.candidates if each.kind == "split"]
     return dataclasses.replace(profiles[0], candidates=(*profiles[0].candidates, *splits))
 
