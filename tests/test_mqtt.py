@@ -176,6 +176,19 @@ class TestRoundTrip:
             again = edge.classify(photo)
         assert again.socket_bytes == again.frame_bytes + MQTT_BYTES == again.payload_bytes + 4 + MQTT_BYTES
 
+    def test_reports(
+        self, open_broker: Mosquitto, exit_bundle: Bundle, photo: np.ndarray, serve_mqtt: Callable[..., Starlette]
+    ) -> None:
+        app = serve_mqtt(open_broker, exit_bundle)
+        for audit in (0, 1):
+            with Edge(exit_bundle, open_broker.url(), sure=0, report_answers=True, audit=audit) as edge:
+                edge.connect()
+                found = [edge.classify(photo) for _ in range(2)]
+            assert {each.answered_by for each in found} == {"device"}
+            assert found[1].socket_bytes == found[1].frame_bytes + MQTT_BYTES
+        counts = app.state.service.bundles.by_tag(exit_bundle.tag).reported
+        assert (counts["reports"], counts["audits"]) == (4, 2)
+
     def test_large_frames(self, open_broker: Mosquitto, make_bundle: Callable[..., Bundle], serve_mqtt: Any) -> None:
         """Two bytes more for the length, and nobody minds."""
         raw = make_bundle(codec="raw", setting=0)

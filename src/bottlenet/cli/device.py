@@ -155,6 +155,12 @@ def send(
     fallback: Fallback = None,
     budget: Budget = None,
     sure: Sure = None,
+    report_answers: Annotated[
+        bool, Option("--report-answers", help="Also tell the server the answers that the device is sure of.")
+    ] = False,
+    audit: Annotated[
+        float, Option(metavar="SHARE", help="Have the server check this share of them, 0 to 1: it gets their frames.")
+    ] = 0.0,
     partition: Annotated[
         str | None, Option(metavar="auto", help="Switch between edge-only, the bundle's cuts and cloud-only.")
     ] = None,
@@ -208,7 +214,8 @@ def send(
     from bottlenet.cli.sending import send as run
 
     if deadline is None:
-        deadline = math.inf if watch or fallback else ONE_SHOT_DEADLINE_S
+        helped = fallback and not report_answers and not audit  # a report is for the server alone
+        deadline = math.inf if watch or helped else ONE_SHOT_DEADLINE_S
     options = auto_options(
         *(partition, profile),
         objective=objective,
@@ -218,6 +225,7 @@ def send(
         radio=radio,
     )
     options |= {"budget_bytes": budget, "sure": sure, "fallback": fallback}
+    options |= {"report_answers": report_answers, "audit": audit}
     with open_edge(bundle, to, token_file, ca, timeout_s=timeout, **options) as edge:
         code = run(
             *(edge, spool, photo or []),
@@ -289,6 +297,7 @@ def spool(
     for record in records(folder) if unknown else ():
         unknown = {path: each for path, each in unknown.items() if not is_at(record, path)}
     counts: Counter[str] = Counter()
+    photos = 0
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Spool(folder)) if action in (REQUEUE, FORGET) else None
         found = chosen(folder, action, photo or [], gone)
@@ -298,9 +307,10 @@ def spool(
             for record in batch:
                 file = None if output is None else export(record, Path(output))
                 say(json_line(record, file) if as_json else line(record, file))
-                counts[record.status] += 1
+                counts["reports " * record.report + record.status] += 1
+                photos += not record.report
     if not as_json:
-        say(f"{counts.total()} photos" + "".join(f", {count} {status}" for status, count in sorted(counts.items())))
+        say(f"{photos} photos" + "".join(f", {count} {status}" for status, count in sorted(counts.items())))
     if unknown:
         raise InputError(f"{', '.join(unknown.values())}: not in this spool; see bottlenet spool {folder}")
 
@@ -341,6 +351,8 @@ def json_line(record: Record, file: Path | None) -> str:
     document["spooled_bytes"] = None if record.frame is None else len(record.frame)
     if file is not None:
         document["file"] = str(file)
+    if record.report:
+        document["report"] = True
     return json.dumps({**document, **(record.outcome or {})})
 
 
@@ -358,7 +370,7 @@ def line(record: Record, file: Path | None) -> str:
     else:
         best = outcome["top"][0] if outcome.get("top") else {"label": "nothing", "score": 1.0}
         what = f"{best['label']}, {best['score']:.0%}"
-    return f"{record.status:9} {shown(record.photo)}: {one_line(what)}"
+    return f"{record.status:9} {shown(record.photo)}: {'its report, ' if record.report else ''}{one_line(what)}"
 
 
 def encode(

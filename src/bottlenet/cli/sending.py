@@ -133,6 +133,8 @@ def send_through(
         report.stopped = False
     for name in sender.waiting:
         report.waiting(name)
+    for name in sender.unreported:
+        report.waiting(name, report=True)
 
 
 def named(photos: Sequence[str], folders: dict[str, Folder], report: Report) -> Iterator[str]:
@@ -171,10 +173,10 @@ class Report:
             self._again.add(outcome.photo)
         self.failed = True
         before = " (before)" if outcome.again else ""
-        print_error(f"{outcome.why}{before}: {outcome.reason}")
+        print_error(f"{outcome.why}{' report' if outcome.report else ''}{before}: {outcome.reason}")
         if self._as_json:
-            words = {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason}
-            self._line({**words, "again": outcome.again})
+            words = {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason, "again": outcome.again}
+            self._line(words | ({"report": True} if outcome.report else {}))
 
     def unlisted(self, path: str, why: str) -> None:
         """Name a folder, or a file in one, that can't be looked at."""
@@ -200,12 +202,12 @@ class Report:
     def moved(self, move: Move) -> None:
         print(one_line(f"{move.source} -> {move.target}: {move.reason}"), file=sys.stderr, flush=True)
 
-    def waiting(self, name: str) -> None:
+    def waiting(self, name: str, *, report: bool = False) -> None:
         self.waits = True
         if self._as_json:
-            self._line({"photo": name, "status": "waiting"})
+            self._line({"photo": name, "status": "waiting"} | ({"report": True} if report else {}))
         else:
-            say(f"{shown(name)}: waits in the spool; run this again")
+            say(f"{shown(name)}: {'its report ' if report else ''}waits in the spool; run this again")
 
     def _answered(self, answered: Answered) -> None:
         self._again.discard(answered.photo)

@@ -250,10 +250,15 @@ def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) 
     return replace(whole, candidates=candidates)
 
 
-def check_auto(partition: str, budget_bytes: int | None, fallback: str | None, sure: float | None) -> None:
-    """Check what goes with `partition`. InputError: another than "auto", a budget, a fallback, or a bound."""
+def check_auto(
+    partition: str, budget_bytes: int | None, fallback: str | None, sure: float | None, reports: float
+) -> None:
+    """Check what goes with `partition`. InputError: another than "auto", a budget, a fallback, a bound, or reports."""
     if partition != AUTO:
         raise InputError(f"partition is {partition!r}; give {AUTO!r}, or leave it out")
     if budget_bytes is not None or fallback is not None or sure is not None:
         why = "it always falls back, and the rest is in its profile"
         raise InputError(f"partition={AUTO!r} takes no budget, no fallback and no sure: {why}")
+    if reports:
+        why = "its answers come from other places than the bundle's exit, too"
+        raise InputError(f"partition={AUTO!r} takes no report_answers and no audit: {why}")

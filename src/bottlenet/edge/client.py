@@ -1,7 +1,8 @@
 """The public face of the device: `Edge`, a photo to its label with the server's help.
 
     photo -> Encoder -> frame -> Stream -> network -> Stream -> Answer -> Prediction
-                          `----> LocalTail, where it may help out ----> Answer
+               |          `----> LocalTail, where it may help out ----> Answer
+               `-> Answer, where the device is sure [-> report -> Stream]
       `----> Auto, where the partition may change -------------------------^
 
 A photo costs one message there and one back, on a connection that stays open. `edge.sender` is the same for photos
@@ -10,6 +11,7 @@ that must not be lost.
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import threading
@@ -39,9 +41,12 @@ from bottlenet.wire import mqtt
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds, parse_answer
 from bottlenet.wire.frame import BEARER, STREAM_PATH, Frame
 
-Window: TypeAlias = "deque[tuple[int | None, Processed] | InputError]"
-"""Photos by the number of their reply, None where the device answered; or why one could not be encoded."""
+log = logging.getLogger(__name__)
 
+Window: TypeAlias = "deque[tuple[int | None, Processed] | InputError]"
+"""Photos by the number of their reply, None where nothing was sent; or why one could not be encoded."""
+
+NOT_REPORTED = "an answer of this device is not reported: %s"
 MAX_IN_FLIGHT = 1024
 VARIABLE = "BOTTLENET_TOKEN"
 
@@ -57,8 +62,9 @@ class Edge:
     mqtt:// or mqtts://, an address of a broker, the servers are those that it passes frames on to.
 
     `connect` opens the transport, see `edge.connection`. `timeout_s` is for opening, and for the answer to each photo.
-    `budget_bytes` and `sure`: see `Encoder`. `fallback="local"`: where the server can't answer, the bundle's tail runs
-    here, and the server is left alone for a while. `token` is the bearer token, or the password of the user in a
+    `budget_bytes`, `sure`, `report_answers` and `audit`: see `Encoder`; `classify` logs reports that the server does
+    not take, and a `Sender` loses none. `fallback="local"`: where the server can't answer, the bundle's tail runs here,
+    and the server is left alone for a while. `token` is the bearer token, or the password of the user in a
     broker's address, or a function that gives it at each connection; `tls` replaces the system's certificates.
 
     With `partition="auto"` it moves between edge-only, the cuts of the bundles, one or more of one network, and
@@ -82,6 +88,8 @@ class Edge:
         timeout_s: float = 10.0,
         budget_bytes: int | None = None,
         sure: float | None = None,
+        report_answers: bool = False,
+        audit: float = 0.0,
         fallback: str | None = None,
         token: str | Callable[[], str] | None = None,
         tls: ssl.SSLContext | None = None,
@@ -104,11 +112,15 @@ class Edge:
         self.timeout_s = timeout_s
         self._auto: Auto | None = None
         if partition is not None:
-            check_auto(partition, budget_bytes, fallback, sure)
+            check_auto(partition, budget_bytes, fallback, sure, report_answers or audit)
             self._auto = Auto(bundles, profile or (), self._stream_for, policy)
+            self.encoder = self._auto.encoder
         elif len(bundles) > 1 or profile is not None or policy is not None:
             raise InputError(f"several bundles, a profile or a policy are for partition={AUTO!r}; give that, too")
-        self.encoder = self._auto.encoder if self._auto else Encoder(self.bundle, budget_bytes=budget_bytes, sure=sure)
+        else:
+            self.encoder = Encoder(
+                self.bundle, budget_bytes=budget_bytes, sure=sure, report_answers=report_answers, audit=audit
+            )
         self.local = LocalTail(self.bundle) if fallback == LOCAL else None
         self._lock = threading.Lock()
         self._stream = self.new_stream()
@@ -141,7 +153,7 @@ class Edge:
         processed = self.encoder.work(photo)
         frame = processed.result
         if not isinstance(frame, Frame):
-            return predict(self.bundle, frame, processed, answered_by=DEVICE, partition=self.partition)
+            return self._report(processed, frame)
         with self._lock:
             before = self._stream.total_bytes
             if self.local is None or self._backoff.wait_s == 0:
@@ -207,13 +219,35 @@ class Edge:
         query = f"{address.query}&bundle={bundle.id.hex()}".lstrip("&")
         return address._replace(path=path, query=query, fragment="").geturl()
 
+    def _report(self, processed: Processed, answer: Answer) -> Prediction:
+        """Return the device's own answer, after the server was told of it, where it is to be and can be."""
+        done = partial(predict, self.bundle, answer, processed, answered_by=DEVICE, partition=self.partition)
+        if processed.report is None:
+            return done()
+        with self._lock:
+            if self._backoff.wait_s > 0:
+                return done()
+            before = self._stream.total_bytes
+            try:
+                reply = self._stream.ask(processed.report, self.timeout_s)
+                self._backoff.worked()
+                return done((reply.sent_bytes, reply.received_bytes), round_trip_ms=reply.round_trip_ms)
+            except (LinkError, WireError, InputError) as error:  # InputError: the token's file is being replaced
+                self._backoff.failed(hint_s(error))
+                log.warning(NOT_REPORTED, error)
+            sent, received = self._stream.total_bytes
+            return done((sent - before[0], received - before[1]))
+
     def _predict(self, processed: Processed, stream: Stream, reply: Reply) -> Prediction:
         """FrameError, BusyError: it was refused, in order: the connection is as good as before."""
-        answer = reply.answer
+        own = processed.result if isinstance(processed.result, Answer) else None
+        answer = own or reply.answer
+        if own is not None and not isinstance(reply.outcome, Answer):
+            log.warning(NOT_REPORTED, reply.outcome)
         try:
             return predict(
                 *(self.bundle, answer, processed, (reply.sent_bytes, reply.received_bytes)),
-                answered_by=SERVER,
+                answered_by=SERVER if own is None else DEVICE,
                 partition=self.partition,
                 round_trip_ms=reply.round_trip_ms,
             )
@@ -263,7 +297,7 @@ class Edge:
             except InputError as error:
                 window.append(error)
                 return
-            sent = stream.send(processed.result) if isinstance(processed.result, Frame) else None
+            sent = None if processed.frame is None else stream.send(processed.frame)
             window.append((sent, processed))
 
 

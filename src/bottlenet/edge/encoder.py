@@ -2,6 +2,7 @@
 
     photo --prepare--> pixels --head.onnx--> symbols --codec--> payload, in a frame      split
                          |--exit.onnx---> scores --softmax--> answer, where it is sure   split, with an exit
+                         |                                      `--> report, in a frame  where that is wanted
                          |--uncut.onnx--> scores --softmax--> answer                     edge-only
                          `--JPEG, WebP--> file, the payload of a frame                   cloud-only
 
@@ -10,8 +11,10 @@ Every step is timed, as a planner wants to know where the time goes.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from time import perf_counter
@@ -28,7 +31,7 @@ from bottlenet.runtime import Head, open_uncut, run_graph
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.codecs import encode_within
-from bottlenet.wire.frame import HEADER_BYTES, NETWORK_INPUT, PHOTO, Frame
+from bottlenet.wire.frame import AUDIT_BYTES, HEADER_BYTES, NETWORK_INPUT, OWN_ANSWER, PHOTO, Frame, Report
 from bottlenet.wire.pictures import FIXED, InputCodec
 from bottlenet.wire.tables import ZERO
 
@@ -51,24 +54,37 @@ class Encoder:
     With `budget_bytes`, else the bundle's own, no frame is larger, header of 12 bytes included: 340 is one Iridium SBD
     message, 222 and 51 are LoRaWAN payloads. What is too large is coded again, coarser. Where the bundle has an exit,
     `sure` is the confidence from which on the device answers by itself, 0..1; 1 sends all, None is the bundle's own.
+    With `report_answers` the server is told each answer of the device, in a frame of 16 bytes. `audit` is the share of
+    them, 0..1, of which it gets the frame, too: see `is_audited`.
 
     BundleError: head.onnx can't be loaded or run, or does not have the shapes that the manifest says. InputError: a
-    budget that leaves no room for a payload, `sure` out of range, or below 1 for a bundle without an exit.
+    budget that leaves no room for a payload or a report, `sure` or `audit` out of range, or, for a bundle without an
+    exit, `sure` below 1, reports or audits.
     """
 
     def __init__(
-        self, bundle: Bundle, threads: int = 1, *, budget_bytes: int | None = None, sure: float | None = None
+        self,
+        bundle: Bundle,
+        threads: int = 1,
+        *,
+        budget_bytes: int | None = None,
+        sure: float | None = None,
+        report_answers: bool = False,
+        audit: float = 0.0,
     ) -> None:
         if budget_bytes is not None and not is_number(budget_bytes, Integral):
             raise InputError(f"budget_bytes is {budget_bytes!r}; give an integer")
         if budget_bytes is not None and budget_bytes <= HEADER_BYTES:
             what = f"a budget of {budget_bytes} bytes has no room beside the frame's header of {HEADER_BYTES}"
             raise InputError(f"{what}; give {HEADER_BYTES + 1} or more")
+        check_reports(bundle, budget_bytes, report_answers, audit)
         self.bundle = bundle
         self.budget_bytes = budget_bytes
         self.sure = bound_of(bundle, sure)
+        self._report_answers, self._audit = report_answers, audit
         own = bundle.manifest.budget_bytes
         self._payload_limit = budget_bytes - HEADER_BYTES if budget_bytes is not None else own or None
+        self._beside = 0 if budget_bytes is None else AUDIT_BYTES  # of an audit's payload, that count, too
         self.head = Head(bundle, threads)
         # as the graph is: the first photo is not slower
         bundle.codec.encode(np.full(bundle.manifest.latent, ZERO, np.uint8))
@@ -100,16 +116,19 @@ class Encoder:
         scores, features = self.head.look(pixels[None])
         answer = self._own_answer(scores[0], sequence)
         times.append(perf_counter())
-        if answer is not None:
-            return Processed(answer, (times[1] - times[0]) * 1e3, (times[2] - times[1]) * 1e3, 0.0, square)
+        audited = answer is not None and is_audited(pixels, self._audit)
+        if answer is not None and not audited:
+            took = (times[1] - times[0]) * 1e3, (times[2] - times[1]) * 1e3, 0.0
+            return Processed(answer, *took, square, self._report(answer))
         if features is None:
             pixels, square = photo_to_crop(photo, self.bundle.manifest.preprocess)
         times.append(perf_counter())
         symbols = self.head.symbols(pixels[None] if features is None else features)[0]
         times.append(perf_counter())
-        frame = self._pack(symbols, sequence)
+        result = self._pack(symbols, sequence) if answer is None else answer
+        report = None if answer is None else self._report(answer, symbols)
         first, own_run, second, head_run, encoding = np.diff([*times, perf_counter()]) * 1e3
-        return Processed(frame, first + second, own_run + head_run, encoding, square)
+        return Processed(result, first + second, own_run + head_run, encoding, square, report)
 
     def _own_answer(self, scores: NDArray[np.float32], sequence: int) -> Answer | None:
         """Return the exit's answer; None where it is not sure, or its scores are no numbers."""
@@ -117,6 +136,16 @@ class Encoder:
         assert own is not None
         top = best(scores.astype(np.float64) / own.temperature) if np.isfinite(scores).all() else ()
         return Answer(sequence, 0, 0, top) if top and top[0][1] >= self.sure else None
+
+    def _report(self, answer: Answer, symbols: NDArray[np.uint8] | None = None) -> Frame | None:
+        """Make what the server is told of an answer, if anything; with symbols an audit, where that fits the budget."""
+        own = Report(*answer.top[0])
+        if symbols is not None:
+            with contextlib.suppress(InputError):
+                own = replace(own, audit=self._pack(symbols, answer.sequence, self._beside))
+        if own.audit is None and not self._report_answers:
+            return None
+        return own.to_frame(self.bundle.tag, answer.sequence)
 
     def encode(self, photo: Source, sequence: int = 0) -> Encoded:
         """Encode a photo as a frame with that sequence number, 0..65535, however sure the device is.
@@ -132,10 +161,11 @@ class Encoder:
         prepare_ms, head_ms = (prepared - started) * 1e3, (ran - prepared) * 1e3
         return Encoded(frame, symbols, prepare_ms, head_ms, (perf_counter() - ran) * 1e3, square)
 
-    def _pack(self, symbols: NDArray[np.uint8], sequence: int) -> Frame:
-        codec, limit = self.bundle.codec, self._payload_limit
-        if limit is None:
+    def _pack(self, symbols: NDArray[np.uint8], sequence: int, beside: int = 0) -> Frame:
+        codec = self.bundle.codec
+        if self._payload_limit is None:
             return Frame(codec.code, codec.setting, self.bundle.tag, sequence, codec.encode(symbols))
+        limit = self._payload_limit - beside
         try:
             within = encode_within(codec, symbols, limit)
         except InputError as error:
@@ -155,6 +185,28 @@ def bound_of(bundle: Bundle, sure: float | None) -> float:
     if own is None and sure < 1:
         raise InputError(f"bundle {bundle.manifest.name} has no exit, so it sends every photo: leave out sure")
     return sure
+
+
+def check_reports(bundle: Bundle, budget_bytes: int | None, report_answers: bool, audit: float) -> None:
+    """Check what the server is to be told of a device's own answers. InputError: as `Encoder`."""
+    if not is_number(audit) or not 0 <= audit <= 1:
+        raise InputError(f"audit is {audit!r}; give the share of sure photos that are sent, too, from 0 to 1")
+    if not report_answers and audit == 0:
+        return
+    if bundle.manifest.exit is None:
+        what = f"bundle {bundle.manifest.name} has no exit, so the server has every answer"
+        raise InputError(f"{what}: leave out report_answers and audit")
+    least = HEADER_BYTES + (AUDIT_BYTES + 1 if audit else OWN_ANSWER.size)
+    if budget_bytes is not None and budget_bytes < least:
+        what = f"a budget of {budget_bytes} bytes has no room for {'an audit' if audit else 'a report'}"
+        raise InputError(f"{what}; give {least} or more")
+
+
+def is_audited(pixels: NDArray[np.uint8], share: float) -> bool:
+    """Draw by the photo alone: the first 32 bits of its pixels' SHA-256, over 2 ** 32, are below the share."""
+    if share == 0:
+        return False
+    return int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:4], "big") < share * 2**32
 
 
 @dataclass(frozen=True)
@@ -190,13 +242,19 @@ def codecs_of(candidates: Sequence[Candidate]) -> list[InputCodec]:
 
 @dataclass(frozen=True)
 class Processed:
-    """One photo on the device: the frame to send, or the answer, and where the time went."""
+    """One photo on the device: the frame to send, or the answer and what to tell of it; and where the time went."""
 
     result: Frame | Answer
     prepare_ms: float  # photo to pixels
     compute_ms: float  # head, or the whole network
     encode_ms: float  # to a payload
     square: Square | None = None  # what of the photo the network saw
+    report: Frame | None = None  # of an answer, for the server
+
+    @property
+    def frame(self) -> Frame | None:
+        """What is to be sent, if anything."""
+        return self.result if isinstance(self.result, Frame) else self.report
 
     @property
     def device_ms(self) -> tuple[float, float, float]:

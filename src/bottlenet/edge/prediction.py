@@ -4,6 +4,8 @@ Answer --read_answer--> Findings (top, objects, segments) --predict----> Predict
                                                           `-answered_now-> Answered | Failed <--> JSON
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -22,7 +24,7 @@ from bottlenet.edge.encoder import Processed
 from bottlenet.errors import InputError, WireError
 from bottlenet.photo import Square
 from bottlenet.wire.answer import TOP, Answer, Boxes, Classes, ClassMap
-from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame
+from bottlenet.wire.frame import STREAM_HEADER_BYTES
 
 SERVER = "server"
 LOCAL = "local"
@@ -116,7 +118,7 @@ class Prediction:
     class_index: int  # -1 where nothing is there
     score: float  # probability, 0..1; of a segmentation, a share
     top: tuple[Choice, ...] = field(repr=False)  # best first, at most 5 unless the task is several labels
-    payload_bytes: int  # the compressed symbols
+    payload_bytes: int  # the compressed symbols; of what the device answered, of its report
     frame_bytes: int  # with the header, as one message
     socket_bytes: int  # everything given to the socket for this photo; for the first one, opening the connection too
     received_bytes: int  # everything that came back on the socket
@@ -151,8 +153,7 @@ def predict(
     """Join an answer, what the device made of the photo, and bytes sent and received. WireError: as `read_answer`."""
     found = read_answer(answer, bundle, processed.square)
     first = found.top[0] if found.top else Choice("", -1, 0.0)
-    frame = processed.result if isinstance(processed.result, Frame) else None
-    payload_bytes = 0 if frame is None else len(frame.payload)
+    payload_bytes = 0 if processed.frame is None else len(processed.frame.payload)
     server_ms = (answer.decode_us / 1e3, answer.tail_us / 1e3, answer.queue_us / 1e3)
     return Prediction(
         label=first.label,
@@ -160,7 +161,7 @@ def predict(
         score=first.score,
         top=found.top,
         payload_bytes=payload_bytes,
-        frame_bytes=0 if frame is None else payload_bytes + STREAM_HEADER_BYTES,
+        frame_bytes=0 if processed.frame is None else payload_bytes + STREAM_HEADER_BYTES,
         socket_bytes=socket_bytes[0],
         received_bytes=socket_bytes[1],
         times=Times(*processed.device_ms, round_trip_ms, *server_ms),
@@ -216,6 +217,7 @@ class Photo:
 
     name: str
     sha256: str  # of the file, 64 hex digits
+    report: bool = False  # not the photo itself, but what is to be reported of its answer
 
     def __post_init__(self) -> None:
         if not 0 < len(os.fsencode(self.name)) <= MAX_NAME_BYTES:
@@ -223,8 +225,12 @@ class Photo:
 
     @cached_property
     def key(self) -> str:
-        """32 hex digits that stand for both."""
-        return hashlib.sha256(self.sha256.encode() + b"\0" + os.fsencode(self.name)).hexdigest()[:KEY_DIGITS]
+        """32 hex digits that stand for all of it."""
+        name = os.fsencode(self.name) + (b"\0report" if self.report else b"")  # no file's name has a zero byte
+        return hashlib.sha256(self.sha256.encode() + b"\0" + name).hexdigest()[:KEY_DIGITS]
+
+    def failed(self, why: str, reason: str) -> Failed:
+        return Failed(self.name, why, reason, report=self.report)
 
 
 @dataclass(frozen=True)
@@ -248,12 +254,13 @@ class Answered:
 
 @dataclass(frozen=True)
 class Failed:
-    """A photo that gets no answer."""
+    """A photo that gets no answer, or whose answer is not reported."""
 
     photo: str
     why: str  # REFUSED, DROPPED, DAMAGED, UNUSABLE or FULL
     reason: str  # for people, one line
     again: bool = False  # whether it had failed before; not kept
+    report: bool = False  # whether the photo has its answer, and only the report failed; not kept
 
 
 Outcome: TypeAlias = Answered | Failed
@@ -267,7 +274,8 @@ def answered_now(photo: str, by: str, found: Findings, *, frame_bytes: int, trie
 
 def outcome_bytes(outcome: Outcome) -> bytes:
     document = asdict(outcome)
-    del document["again"]
+    for name in ("again", "report"):
+        document.pop(name, None)
     if not document.get("objects"):
         document.pop("objects", None)
     return json.dumps(document).encode() + b"\n"

@@ -3,15 +3,17 @@
     photo -> Encoder -> Spool.put -> Stream.send -> Stream.receive -> Spool.store -> Answered
              (once)                     ^    `- lost, refused, busy -> Backoff --> LocalTail -> Spool.store -> Answered
                                         `-------------------------------'      (where it may help out)
+                      `-> [Spool.put a report ->] Spool.store -> Answered      (where it is sure)
 
 At least once over the network, and exactly once in the spool: a photo whose answer was lost on the way is sent again,
-and its answer is stored if there is none yet.
+and its answer is stored if there is none yet. A report is sent as a photo is, and leaves the spool when it has arrived.
 """
 
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -86,8 +88,12 @@ class Sender:
     @property
     def waiting(self) -> list[str]:
         """Names of photos without an outcome, the oldest first."""
-        entries = [*self._queue, *self._flying.values(), *(entry for entry, _ in self._unsaved)]
-        return [entry.photo.name for entry in sorted(entries, key=lambda entry: entry.number)]
+        return names(self._entries, report=False)
+
+    @property
+    def unreported(self) -> list[str]:
+        """Names of photos whose reports have not arrived, the oldest first."""
+        return names(self._entries, report=True)
 
     @property
     def gave_up(self) -> bool:
@@ -115,15 +121,25 @@ class Sender:
             self._pause(SLICE_S if self._unread else 0)
             for name in self._unread:
                 yield from self._take(name, patient, last=True)
-            while self._busy and not self.gave_up:
+            while self._busy and not self.gave_up and not self._hopeless:
                 self._pause(self._wait_s())
                 yield from self._turn()
         finally:
             self._stream.close()
 
     @property
+    def _entries(self) -> list[Entry]:
+        entries = [*self._queue, *self._flying.values(), *(entry for entry, _ in self._unsaved)]
+        return sorted(entries, key=lambda entry: entry.number)
+
+    @property
     def _busy(self) -> bool:
         return bool(self._queue or self._flying or self._unsaved)
+
+    @property
+    def _hopeless(self) -> bool:
+        """Whether a deadline has passed, and what is left is for the server alone."""
+        return self._backoff.expired and not self._unsaved and self._helpable is None
 
     def _slice(self) -> Iterator[Outcome]:
         clock = self._backoff.clock
@@ -139,7 +155,14 @@ class Sender:
             return self._disk.wait_s
         if self._flying or not self._queue:
             return 0.0
-        return self._disk.wait_s or (self._backoff.wait_s if self._edge.local is None else 0.0)
+        return self._disk.wait_s or (self._backoff.wait_s if self._helpable is None else 0.0)
+
+    @property
+    def _helpable(self) -> Entry | None:
+        """The first photo in the queue, where the device can answer without the server; a report is for that alone."""
+        if self._edge.local is None:
+            return None
+        return next((entry for entry in self._queue if not entry.photo.report), None)
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
@@ -163,22 +186,30 @@ class Sender:
             yield outcome
         elif not held:
             try:
-                result = self._edge.encoder.work(data).result
+                processed = self._edge.encoder.work(data)
             except InputError as error:
                 yield unusable(name, data, error)
                 return
-            if isinstance(result, Frame):
-                yield from self._put(photo, result, patient)
+            if isinstance(processed.result, Frame):
+                yield from self._put(photo, processed.result, patient)
             else:
-                found = read_answer(result, self._edge.bundle)
-                answered = answered_now(name, DEVICE, found, frame_bytes=0, tries=0)
-                store = partial(self._spool.store, photo, answered)
-                yield kept(store, answered, self._disk, patient=patient, tell=self._tell, sleep=self._sleep)
+                yield from self._answer(photo, processed.result, processed.report, patient)
             if not self.gave_up:
                 yield from self._turn(block=False)
 
-    def _put(self, photo: Photo, frame: Frame, patient: bool) -> Iterator[Outcome]:
-        """Put a frame into the spool; if that is full, work until there is room, or no hope."""
+    def _answer(self, photo: Photo, answer: Answer, report: Frame | None, patient: bool) -> Iterator[Outcome]:
+        """Keep an answer of the device; its report comes first, as otherwise a power cut between them would lose it."""
+        about = replace(photo, report=True)
+        if report is not None and not self._spool.holds(about) and not (yield from self._put(about, report, patient)):
+            return
+        frame_bytes = 0 if report is None else len(report.to_stream_bytes())
+        found = read_answer(answer, self._edge.bundle)
+        answered = answered_now(photo.name, DEVICE, found, frame_bytes=frame_bytes, tries=0)
+        store = partial(self._spool.store, photo, answered)
+        yield kept(store, answered, self._disk, patient=patient, tell=self._tell, sleep=self._sleep)
+
+    def _put(self, photo: Photo, frame: Frame, patient: bool) -> Generator[Outcome, None, bool]:
+        """Put a frame into the spool; if that is full, work until there is room, or no hope. False: it was refused."""
         while True:
             answered = (*self._flying.values(), *(entry for entry, _ in self._unsaved))  # or about to be
             put = self._spool.put(photo, frame, keep={entry.number for entry in answered})
@@ -191,13 +222,13 @@ class Sender:
                 self._disk.worked()
                 self._queue.append(put.entry)
             if not put.refused:
-                return
+                return True
             if not put.never and not self._busy and patient:
                 self._disk.failed()  # nothing of ours can make room: others have to
             wait_s = self._wait_s() if self._busy else self._disk.wait_s
             if put.never or self.gave_up or (not patient and (wait_s > 0 or not self._busy)):
                 yield Failed(photo.name, FULL, f"{photo.name}: not taken: {put.refused}")
-                return
+                return False
             self._pause(wait_s)
             yield from self._turn()
 
@@ -207,8 +238,9 @@ class Sender:
             while self._unsaved and self._disk.wait_s == 0:
                 yield from self._keep(*self._unsaved.pop(0))
         elif self._backoff.wait_s > 0:
-            if self._queue and self._edge.local is not None and self._disk.wait_s == 0:
-                yield from self._help_out(self._queue.popleft())
+            if self._disk.wait_s == 0 and (entry := self._helpable) is not None:
+                self._queue.remove(entry)
+                yield from self._help_out(entry)
             elif self._flying and block:
                 yield from self._receive()
         else:
@@ -238,7 +270,7 @@ class Sender:
         try:
             return self._spool.frame(entry)
         except InputError as error:
-            return Failed(entry.photo.name, DAMAGED, str(error))
+            return entry.photo.failed(DAMAGED, str(error))
         except OSError as error:
             self._disk_failed(error)
             return None
@@ -251,7 +283,11 @@ class Sender:
             yield from self._lost(error)
             return
         entry, outcome = self._flying.pop(reply.number), reply.outcome
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, Answer) and entry.photo.report:
+            self._backoff.worked()
+            self._allowed = min(self._allowed + 1, self._window)
+            self._reported(entry)
+        elif isinstance(outcome, Answer):
             try:
                 found = read_answer(outcome, self._edge.bundle)
             except WireError as error:  # as good as a refusal: sent again for ever, it would never be used
@@ -272,25 +308,25 @@ class Sender:
         flying, self._flying = list(self._flying.values()), {}
         self._allowed = 1
         if too_large(error) and len(flying) == 1:  # else it isn't known which; sooner or later it is alone
-            name = flying[0].photo.name
-            yield from self._keep(flying.pop(), Failed(name, REFUSED, f"{name}: {error}"))
+            photo = flying[0].photo
+            yield from self._keep(flying.pop(), photo.failed(REFUSED, f"{photo.name}: {error}"))
         self._queue = deque(sorted((*flying, *self._queue), key=lambda entry: entry.number))
         self._failed(error)
 
     def _failed(self, error: BottleNetError) -> None:
         wait_s = self._backoff.failed(hint_s(error))
-        self._tell(f"{error} ({len(self.waiting)} waiting, next try in {wait_s:.1f} s)")
+        self._tell(f"{error} ({len(self._entries)} waiting, next try in {wait_s:.1f} s)")
 
     def _refused(self, entry: Entry, error: BottleNetError) -> Iterator[Outcome]:
         """Try a refused frame again, a few times; an answer that does not fit the bundle counts as a refusal."""
         self._refusals[entry.number] += 1
-        if self._edge.local is not None:
+        if self._edge.local is not None and not entry.photo.report:
             yield from self._help_out(entry)
         elif self._refusals[entry.number] < MAX_REFUSALS:
             self._queue.append(entry)  # so that it doesn't hold up the others
             self._failed(error)
         else:
-            yield from self._keep(entry, Failed(entry.photo.name, REFUSED, f"{entry.photo.name}: {error}"))
+            yield from self._keep(entry, entry.photo.failed(REFUSED, f"{entry.photo.name}: {error}"))
 
     def _help_out(self, entry: Entry) -> Iterator[Outcome]:
         """Answer a frame here. It is not sent later: the server has the same network and gets the same answer."""
@@ -316,8 +352,24 @@ class Sender:
         self._refusals.pop(entry.number, None)
         yield outcome
 
+    def _reported(self, entry: Entry) -> None:
+        """Let the spool forget a report that has arrived; where it can't, it is sent again."""
+        try:
+            self._spool.reported(entry)
+        except OSError as error:
+            self._queue.append(entry)
+            self._disk_failed(error)
+            return
+        self._disk.worked()
+        self._tries.pop(entry.number, None)
+        self._refusals.pop(entry.number, None)
+
     def _disk_failed(self, error: Exception) -> None:
         self._tell(f"{error} (next try in {self._disk.failed():.1f} s)")
+
+
+def names(entries: Iterable[Entry], *, report: bool) -> list[str]:
+    return [entry.photo.name for entry in entries if entry.photo.report == report]
 
 
 def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outcome:
@@ -384,14 +436,19 @@ class AutoSender:
     @property
     def waiting(self) -> list[str]:
         """Names of photos without an outcome: those of frames that could not be answered yet."""
-        return [entry.photo.name for entry in self._spool.waiting]
+        return names(self._spool.waiting, report=False)
+
+    @property
+    def unreported(self) -> list[str]:
+        """Names of photos whose reports wait for a `Sender`."""
+        return names(self._spool.waiting, report=True)
 
     def send(self, photos: Iterable[str | os.PathLike[str] | None], *, patient: bool = True) -> Iterator[Outcome]:
         """Answer what waits in the spool, and photos, each a path, as `Sender.send` does; None: there is none just now.
 
         An answer that the disk has no room for is tried again until a deadline has passed, or not if not `patient`.
         """
-        if entries := self._spool.waiting:
+        if entries := [entry for entry in self._spool.waiting if not entry.photo.report]:
             tail = LocalTail(self._edge.bundle)
             for entry in entries:
                 yield self._helped_out(tail, entry, patient)

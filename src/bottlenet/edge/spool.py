@@ -1,6 +1,7 @@
 """Photos that were not answered yet, and their answers, on disk: what is in here survives a power cut at any instant.
 
     put -> a row with a frame -> store -> the same row with an outcome
+    put -> a row with a report -> reported -> no row; its photo has another, with its outcome
 
     spool/
       spool.db    an SQLite database, one row a photo; spool.db-journal beside it is SQLite's own
@@ -125,6 +126,7 @@ class Record:
     bundle: str | None
     frame: bytes | None
     outcome: dict[str, Any] | None
+    report: bool = False  # not the photo itself, but what is to be reported of its answer
 
 
 class Spool:
@@ -235,7 +237,7 @@ class Spool:
                 used = f"{self.used_bytes} of {self._max_bytes} bytes, {len(self)} photos wait"
                 why = f"spool {self.path} is full: {used}"
             else:
-                dropped = tuple(Failed(entry.photo.name, DROPPED, why) for entry in going)
+                dropped = tuple(entry.photo.failed(DROPPED, why) for entry in going)
                 try:
                     entry = self._insert(row, going, dropped, grow=not disk_is_full)
                     return Put(entry, dropped, numbers=tuple(each.number for each in going))
@@ -280,6 +282,11 @@ class Spool:
         self.used_bytes -= freed
         self._room = min(max(self._room, len(row[-1])), MAX_ROOM_BYTES)
 
+    def reported(self, entry: Entry) -> None:
+        """Remove a report that has arrived. OSError: it can't be; it may be sent again."""
+        self._write(lambda db: db.execute("DELETE FROM photos WHERE number = ?", (entry.number,)), urgent=True)
+        self.used_bytes -= entry.disk_bytes
+
     def _stored(self, photo: Photo, outcome: Outcome) -> tuple[bytes, bytes, bytes, bytes, str, str]:
         name, sha256, text = os.fsencode(photo.name), bytes.fromhex(photo.sha256), outcome_bytes(outcome).decode()
         return key_of(photo), name, sha256, self._bundle, status_of(outcome), text
@@ -312,7 +319,7 @@ class Spool:
             try:
                 self.frame(entry)
             except InputError as error:
-                self.damaged.append(Failed(entry.photo.name, DAMAGED, str(error)))
+                self.damaged.append(entry.photo.failed(DAMAGED, str(error)))
         if others := len(self) - len(self.waiting) if self._bundle else 0:
             advice = "run with that one, or send the photos again"
             self.notes.append(f"{others} photos in {self.path} wait for another bundle; {advice}")
@@ -324,10 +331,10 @@ class Spool:
 
     def _entries(self, where: str, *values: object) -> list[Entry]:
         content = "length(name) + length(frame) + ifnull(length(room), 0)"
-        rows = self._read(f"SELECT number, name, sha256, bundle, {content} FROM photos WHERE {where}", *values)
+        rows = self._read(f"SELECT number, key, name, sha256, bundle, {content} FROM photos WHERE {where}", *values)
         return [
-            Entry(number, Photo(os.fsdecode(name), sha256.hex()), bundle.hex(), disk_bytes(size))
-            for number, name, sha256, bundle, size in rows
+            Entry(number, photo_of(key, name, sha256), bundle.hex(), disk_bytes(size))
+            for number, key, name, sha256, bundle, size in rows
         ]
 
     def _insert(
@@ -353,7 +360,7 @@ class Spool:
 
     def _drop_newest(self, photo: Photo, why: str) -> Failed:
         """Note that it is not to be taken again; on a full disk that is forgotten with the next start."""
-        failed = Failed(photo.name, DROPPED, why)
+        failed = photo.failed(DROPPED, why)
         with contextlib.suppress(OSError):
             self._write(lambda db: db.execute(STORE, self._stored(photo, failed)))
         return failed
@@ -492,7 +499,10 @@ def records(path: str | Path) -> Iterator[Record]:
 def record_of(row: tuple[Any, ...]) -> Record:
     number, key, name, sha256, bundle, status, frame, outcome = row
     digests = sha256 and sha256.hex(), bundle and bundle.hex()
-    return Record(number, os.fsdecode(name), key.hex(), status, *digests, frame, outcome and json.loads(outcome))
+    report = sha256 is not None and photo_of(key, name, sha256).report
+    return Record(
+        number, os.fsdecode(name), key.hex(), status, *digests, frame, outcome and json.loads(outcome), report
+    )
 
 
 def is_spool(path: str | Path) -> bool:
@@ -524,6 +534,12 @@ def room_for(name: bytes, frame: bytes, longest_answer: int = 0) -> int:
 
 def status_of(outcome: Outcome) -> str:
     return outcome.why if isinstance(outcome, Failed) else ANSWERED
+
+
+def photo_of(key: bytes, name: bytes, sha256: bytes) -> Photo:
+    """Tell a photo from its report, which has another key."""
+    photo, report = (Photo(os.fsdecode(name), sha256.hex(), each) for each in (False, True))
+    return report if key_of(report) == key else photo
 
 
 def key_of(photo: Photo) -> bytes:
