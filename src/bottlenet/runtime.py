@@ -24,7 +24,7 @@ from bottlenet.task import FLOAT, Port
 # other file imports it when it runs; tests/test_quiet.py watches a device and a server.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from onnxruntime import InferenceSession as InferenceSession
-from onnxruntime import SessionOptions
+from onnxruntime import SessionOptions as SessionOptions
 
 LOG_ERRORS_ONLY = 3
 

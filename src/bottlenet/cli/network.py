@@ -52,7 +52,10 @@ USUAL_QUALITIES = {"raw": (0,), "deflate": (9,)}  # of the other codecs the pape
 @needs("train")
 def cuts(
     model: Annotated[
-        str, Argument(help="efficientnet_lite0, torchvision/NAME, timm/NAME, hf:FOLDER, or package.module:function.")
+        str,
+        Argument(
+            help="efficientnet_lite0, torchvision/NAME, timm/NAME, hf:FOLDER, FILE.onnx, or package.module:function."
+        ),
     ],
     everything: Annotated[bool, Option("--all", help="Also list cuts inside modules that are cuts.")] = False,
     paper: Annotated[
@@ -64,7 +67,8 @@ def cuts(
 
     --json lists all of them. Networks of torchvision, timm and transformers
     need the optional part of that name. Weights may follow the name, and
-    options that the weights do not say: labels, size.
+    options that the weights do not say: labels, size. An ONNX file says few:
+    mean, std, crop, interpolation and labels follow its name.
 
     Examples:
       bottlenet cuts efficientnet_lite0
@@ -72,6 +76,8 @@ def cuts(
       bottlenet cuts torchvision/resnet50:random --paper
       bottlenet cuts timm/vit_tiny_patch16_224
       bottlenet cuts timm/resnet18:pets.safetensors,labels=pets.txt,size=224
+      bottlenet cuts pets.onnx,mean=0.5,std=0.5,crop=0.875,\
+      interpolation=bilinear,labels=pets.txt
       bottlenet cuts my_package.models:resnet
     """
     from bottlenet.net.build import paper_cuts

@@ -9,6 +9,7 @@ colon and the weights, then settings with a comma before each, which go before w
     timm/vit_tiny_patch16_224:random,size=64
     torchvision/resnet18:pets.safetensors,labels=pets.txt,size=224,crop=0.875
     hf:FOLDER,crop=1                        a folder of transformers
+    FILE.onnx,mean=0.5,std=0.5,crop=0.875,interpolation=bilinear,labels=pets.txt      an ONNX file
     package.module:function                 a classifier of one's own
 
 What neither says is asked for: nothing is guessed. No code of downloaded weights is run.
@@ -108,6 +109,9 @@ def load_model(name: str) -> Classifier:
         return MODELS[name]()
     if not name.startswith(tuple(SOURCES)) and Path(name.partition(",")[0], "config.json").is_file():
         name = f"hf:{name}"
+    if is_onnx(name):
+        named = parse_name(name, "onnx", name)
+        return check_classifier(importlib.import_module("bottlenet.net.from_onnx").load(named))
     for prefix, module_name in SOURCES.items():
         if name.startswith(prefix):
             named = parse_name(name, prefix[:-1], name[len(prefix) :])
@@ -120,9 +124,22 @@ def load_model(name: str) -> Classifier:
     near = _nearest(name, front)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise InputError(
-        f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}, torchvision/NAME, timm/NAME and hf:FOLDER; "
-        "for a model of your own give package.module:function"
+        f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}, torchvision/NAME, timm/NAME, hf:FOLDER and "
+        "FILE.onnx; for a model of your own give package.module:function"
     )
+
+
+def is_onnx(name: str) -> bool:
+    """Tell if a name is that of an ONNX file, with settings or without."""
+    return name.partition(",")[0].lower().endswith(".onnx") and not name.startswith(tuple(SOURCES))
+
+
+def pinned(name: str) -> str:
+    """Add the id of an ONNX file's content to its name, so that a run notices another file; others stay as they are."""
+    if not is_onnx(name) or ",id=" in name:
+        return name
+    path = Path(name.partition(",")[0])
+    return f"{name},id={importlib.import_module('bottlenet.net.from_onnx').file_id(path)}"
 
 
 def _own_model(name: str) -> Classifier:
@@ -348,20 +365,29 @@ SETTINGS = {
 }
 
 
+ONNX_SETTINGS = {
+    "layout": "nchw or nhwc",
+    "colours": "rgb or bgr, in which order they go in",
+    "id": "the hash of the file's content, where it must be that one",
+}
+
+
 @dataclass(frozen=True)
 class Named:
     """The name of a classifier, `whole`, taken apart."""
 
     whole: str
-    source: str  # torchvision | timm | hf
-    network: str  # resnet50; a folder for hf
+    source: str  # torchvision | timm | hf | onnx
+    network: str  # resnet50; a folder for hf, a file for onnx
     weights: str  # a name of weights, `random`, or a .safetensors file; empty: the default ones
     settings: dict[str, str]
 
     @property
     def short(self) -> str:
         """For bundles: without settings, and of a file or a folder only its last component."""
-        network = Path(self.network).resolve().name if self.source == "hf" else self.network
+        network = self.network
+        if self.source in ("hf", "onnx"):
+            network = Path(network).resolve().name.removesuffix(".onnx")
         weights = Path(self.weights).name
         return f"{self.source}/{network}" + (f":{weights}" if weights else "")
 
@@ -458,13 +484,14 @@ class Named:
 def parse_name(name: str, source: str, rest: str) -> Named:
     """Take a name apart; `rest` is what follows its source. InputError: an unknown setting, or one given twice."""
     front, *behind = rest.split(",")
-    network, _, weights = (front, "", "") if source == "hf" else front.partition(":")
+    network, _, weights = (front, "", "") if source in ("hf", "onnx") else front.partition(":")
+    known = SETTINGS | (ONNX_SETTINGS if source == "onnx" else {})
     settings: dict[str, str] = {}
     for text in behind:
         key, equals, value = text.strip().partition("=")
-        if key not in SETTINGS or not equals or not value or key in settings:
-            what = f"{text.strip()!r} is no setting{suggestions(key, SETTINGS)}"
-            raise InputError(f"{name}: {what}; behind commas can stand {'=, '.join(SETTINGS)}= each once")
+        if key not in known or not equals or not value or key in settings:
+            what = f"{text.strip()!r} is no setting{suggestions(key, known)}"
+            raise InputError(f"{name}: {what}; behind commas can stand {'=, '.join(known)}= each once")
         settings[key] = value
     if not network:
         raise InputError(f"{name!r} names no network; give {source}{':FOLDER' if source == 'hf' else '/NAME'}")

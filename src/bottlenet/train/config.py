@@ -25,7 +25,7 @@ class TrainConfig:
     InputError: numbers that can't be, or a rate asked for without the jpeg codec in the loop.
     """
 
-    model: str  # efficientnet_lite0 | torchvision/NAME | timm/NAME | hf:FOLDER | package.module:function
+    model: str  # efficientnet_lite0 | torchvision/NAME | timm/NAME | hf:FOLDER | FILE.onnx | package.module:function
     data: tuple[str, ...]  # folders of photos; a folder given twice counts twice
     out: str  # folder of the run: run.json, log.jsonl, checkpoint.safetensors
     cut: str  # where the network is cut: a name from `bottlenet cuts`

@@ -23,7 +23,7 @@ from bottlenet.errors import InputError
 from bottlenet.net.build import check_patch, insert, start_from_components
 from bottlenet.net.export import check_exportable
 from bottlenet.net.model import BottleNet, Output
-from bottlenet.net.models import load_model
+from bottlenet.net.models import load_model, pinned
 from bottlenet.net.unit import DividedTail
 from bottlenet.task import is_dense
 from bottlenet.train import runs
@@ -62,6 +62,7 @@ def train(
     """
     run, team = Path(config.out), Team(config)
     torch.manual_seed(config.seed)
+    config = replace(config, model=pinned(config.model))
     classifier = load_model(config.model)
     check_task(classifier.task, config)
     net = insert(classifier, **config.unit_numbers()) if net is None else net

@@ -1,0 +1,381 @@
+"""ONNX files as models: what is read from them, that they become the same network in torch, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from rich.progress import Progress
+
+import small
+from bottlenet.bundle import Bundle
+from bottlenet.errors import InputError
+from bottlenet.net.build import insert
+from bottlenet.net.cut import cuts, split
+from bottlenet.net.export import export, to_onnx
+from bottlenet.net.models import Classifier, load_model, pinned
+from bottlenet.runtime import open_session
+from bottlenet.train import runs
+from bottlenet.train.config import TrainConfig
+from bottlenet.train.train import train
+
+REST = ",mean=0.5,std=0.25,crop=0.875,interpolation=bilinear"
+CLASSES = 4
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with labels."""
+    monkeypatch.chdir(tmp_path)
+    Path("labels.txt").write_text("\n".join(small.LABELS))
+    return tmp_path
+
+
+def write(
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[int | str] = ("n", 3, 16, 16),
+    *,
+    values: dict[str, Any] | None = None,
+    opset: int = 17,
+    kind: int = TensorProto.FLOAT,
+    outputs: Sequence[str] = ("scores",),
+    said: dict[str, str] | None = None,
+) -> str:
+    """Write net.onnx, which takes `photo`, and return its name with settings."""
+    given = [numpy_helper.from_array(np.asarray(value), name) for name, value in (values or {}).items()]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("photo", kind, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        given,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    helper.set_model_props(model, said or {})
+    onnx.save_model(model, "net.onnx")
+    return f"net.onnx{REST},labels=labels.txt"
+
+
+def weights(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(0, 0.3, shape).astype(np.float32)
+
+
+def ends(taken: str, channels: int, *, axes: Sequence[int] = (2, 3)) -> list[onnx.NodeProto]:
+    """Make scores of maps; their weights are `last`."""
+    return [
+        helper.make_node("ReduceMean", [taken], ["mean"], axes=list(axes), keepdims=0, name="head/mean"),
+        helper.make_node("MatMul", ["mean", "last"], ["scores"], name="head/scores"),
+    ]
+
+
+def simple(**more: Any) -> str:
+    """A convolution, and scores."""
+    convolution = helper.make_node("Conv", ["photo", "first"], ["maps"], name="body/conv/Conv", pads=[1, 1, 1, 1])
+    values = {"first": weights(8, 3, 3, 3), "last": weights(8, CLASSES)}
+    return write([convolution, *ends("maps", 8)], values=values, **more)
+
+
+def both(name: str, count: int = 3) -> tuple[torch.Tensor, np.ndarray]:
+    """Run a file as the loaded network and by onnxruntime."""
+    classifier = load_model(name)
+    side = classifier.preprocess.size
+    photos = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    session = open_session(Path("net.onnx").read_bytes())
+    expected = [session.run(None, {"photo": photos[at : at + 1].numpy()})[0] for at in range(count)]
+    with torch.no_grad():
+        return classifier.module(photos), np.concatenate(expected)
+
+
+def exported(classifier: Classifier) -> str:
+    """Write a torch network as `net.onnx`, by torch's exporter."""
+    example = torch.zeros(2, *classifier.input_size)
+    Path("net.onnx").write_bytes(to_onnx(classifier.module, example, inputs=["photo"], outputs=["scores"]))
+    return f"net.onnx{REST},labels=labels.txt"
+
+
+class TestLoad:
+    def test_a_network_of_torch_is_the_same(self) -> None:
+        name = exported(small.telling())
+        scores, expected = both(name)
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+        classifier = load_model(name)
+        assert (classifier.name, classifier.labels) == ("onnx/net", small.LABELS)
+        assert (classifier.preprocess.size, classifier.mean, classifier.std) == (32, (127.5,) * 3, (63.75,) * 3)
+
+    def test_cuts_have_the_nodes_names(self) -> None:
+        names = [cut.name for cut in cuts(load_model(simple()).module, (3, 16, 16))]
+        assert names == ["body.conv.Conv", "head.mean"]
+
+    def test_halves_are_the_whole(self) -> None:
+        classifier = load_model(exported(small.telling()))
+        photos = torch.randn(2, *classifier.input_size)
+        whole = classifier.module(photos)
+        for cut in cuts(classifier.module, classifier.input_size):
+            halves = split(classifier.module, cut.name, classifier.input_size)
+            torch.testing.assert_close(halves.tail(halves.head(photos)), whole)
+
+    @pytest.mark.parametrize("operator", ["Softmax", "Sigmoid"])
+    def test_answers_come_from_logits(self, operator: str) -> None:
+        simple()
+        model = onnx.load("net.onnx")
+        model.graph.node[-1].output[0] = "logits"
+        model.graph.node.append(helper.make_node(operator, ["logits"], ["scores"]))
+        onnx.save_model(model, "net.onnx")
+        logits, expected = both(f"net.onnx{REST},labels=labels.txt")
+        probabilities = logits.softmax(1) if operator == "Softmax" else logits.sigmoid()
+        assert logits.min() < 0
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
+
+    def test_channels_may_come_last_and_blue_first(self) -> None:
+        values = {"first": weights(8, 3, 3, 3), "last": weights(8, CLASSES)}
+        turn = helper.make_node("Transpose", ["photo"], ["turned"], perm=[0, 3, 1, 2])
+        convolution = helper.make_node("Conv", ["turned", "first"], ["maps"], name="conv")
+        nodes = [turn, convolution, *ends("maps", 8)]
+        name = write(nodes, ("n", 16, 16, 3), values=values) + ",colours=bgr"
+        classifier = load_model(name)
+        photos = torch.randn(2, 3, 16, 16)
+        (expected,) = open_session(Path("net.onnx").read_bytes()).run(
+            None, {"photo": photos.flip(1).permute(0, 2, 3, 1).numpy()}
+        )
+        np.testing.assert_allclose(classifier.module(photos).detach(), expected, rtol=1e-4, atol=1e-5)
+
+    def test_one_photo_at_a_time_becomes_any_number(self) -> None:
+        flat = helper.make_node("Reshape", ["maps", "to"], ["flat"], name="flat")
+        last = helper.make_node("Gemm", ["flat", "last"], ["scores"], name="scores")
+        convolution = helper.make_node("Conv", ["photo", "first"], ["maps"], name="conv", strides=[4, 4])
+        values = {"first": weights(8, 3, 4, 4), "last": weights(128, CLASSES), "to": np.array([1, 128])}
+        name = write([convolution, flat, last], (1, 3, 16, 16), values=values)
+        assert load_model(name).module(torch.randn(3, 3, 16, 16)).shape == (3, CLASSES)
+
+    def test_what_the_file_says_need_not_be_said(self) -> None:
+        said = {"Image.NominalPixelRange": "Normalized_0_1", "crop": "1", "interpolation": "bicubic"}
+        simple(said=said | {"names": "{0: 'a', 1: 'b', 2: 'c', 3: 'd'}"})
+        classifier = load_model("net.onnx")
+        assert (classifier.mean, classifier.std, classifier.labels) == ((0,) * 3, (255,) * 3, ("a", "b", "c", "d"))
+        assert load_model("net.onnx,mean=0.5").mean == (127.5,) * 3
+
+    def test_values_may_lie_beside_it(self) -> None:
+        name = simple()
+        before = load_model(name).module(torch.ones(1, 3, 16, 16))
+        model = onnx.load("net.onnx")
+        onnx.save_model(model, "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0)
+        torch.testing.assert_close(load_model(name).module(torch.ones(1, 3, 16, 16)), before)
+
+    def test_a_bundle_is_as_any_other(self, tmp_path: Path) -> None:
+        classifier = load_model(exported(small.telling()))
+        cut = next(cut.name for cut in cuts(classifier.module, classifier.input_size) if cut.shape == (12, 16, 16))
+        net = insert(classifier, cut=cut, channels=4).eval()
+        bundle, fidelity = export(net, tmp_path / "bundle", pixels=small.pixels(4))
+        assert fidelity.symbols_equal > 0.999
+        assert Bundle.load(bundle.path).manifest.model == "onnx/net"
+
+
+class TestOperators:
+    """Each against onnxruntime, on maps of 8 channels of 8 x 8 places."""
+
+    @pytest.mark.parametrize(
+        ("operator", "values", "attributes", "opset"),
+        [
+            ("Add", {"b": weights(8, 1, 1)}, {}, 14),
+            ("Div", {"b": weights(8, 1, 1)}, {}, 14),
+            ("PRelu", {"b": weights(8, 1, 1)}, {}, 16),
+            ("Clip", {"b": np.float32(-0.1), "c": np.float32(0.2)}, {}, 13),
+            ("Clip", {}, {"min": -0.1, "max": 0.2}, 7),
+            ("LeakyRelu", {}, {"alpha": 0.2}, 16),
+            ("Elu", {}, {}, 6 + 1),
+            ("HardSigmoid", {}, {"alpha": 0.3}, 7),
+            ("HardSwish", {}, {}, 14),
+            ("Gelu", {}, {"approximate": "tanh"}, 20),
+            ("Mish", {}, {}, 18),
+            ("LRN", {}, {"size": 3, "alpha": 0.5}, 13),
+            ("Softmax", {}, {"axis": 1}, 11),
+            ("Softmax", {}, {"axis": 1}, 13),
+            ("InstanceNormalization", {"b": weights(8), "c": weights(8)}, {}, 17),
+            ("BatchNormalization", {"b": weights(8), "c": weights(8), "d": weights(8), "e": np.ones(8, "f")}, {}, 15),
+            ("LayerNormalization", {"b": weights(8), "c": weights(8)}, {}, 17),
+            ("MaxPool", {}, {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}, 12),
+            ("AveragePool", {}, {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}, 11),
+            ("AveragePool", {}, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}, 11),
+            ("Conv", {"b": weights(8, 2, 3, 3)}, {"group": 4, "auto_pad": "SAME_UPPER", "strides": [2, 2]}, 11),
+            ("ConvTranspose", {"b": weights(8, 4, 3, 3), "c": weights(4)}, {"strides": [2, 2]}, 11),
+            ("GlobalAveragePool", {}, {}, 1 + 6),
+            ("ReduceMean", {"b": np.array([2, 3])}, {"keepdims": 1}, 18),
+            ("ReduceL2", {}, {"axes": [2, 3]}, 13),
+            ("Pad", {"b": np.array([0, 0, 1, 2, 0, 0, 3, 0])}, {}, 13),
+            ("Pad", {"b": np.array([0, 0, 1, 2, 0, 0, 3, 0])}, {"mode": "reflect"}, 18),
+            ("Slice", {"b": np.array([1, 7]), "c": np.array([2**31, -(2**31)]), "d": np.array([2, 3]),
+                       "e": np.array([2, -1])}, {}, 13),
+            ("Gather", {"b": np.array([3, -1, 0])}, {"axis": 1}, 13),
+            ("Transpose", {}, {"perm": [0, 2, 3, 1]}, 13),
+            ("DepthToSpace", {}, {"blocksize": 2}, 13),
+            ("DepthToSpace", {}, {"blocksize": 2, "mode": "CRD"}, 13),
+            ("SpaceToDepth", {}, {"blocksize": 2}, 13),
+            ("Resize", {"b": np.zeros(0, "f"), "c": np.array([1, 1, 2, 2], "f")}, {"mode": "linear"}, 13),
+            ("Resize", {"b": np.zeros(0, "f"), "c": np.array([1, 1, 2, 2], "f")},
+             {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, 13),
+            ("Upsample", {"b": np.array([1, 1, 2, 2], "f")}, {"mode": "nearest"}, 9),
+            ("Flatten", {}, {"axis": 1}, 13),
+            ("Unsqueeze", {"b": np.array([2])}, {}, 13),
+            ("Expand", {"b": np.array([1, 8, 8, 8])}, {}, 13),
+            ("MatMul", {"b": weights(8, 5)}, {}, 13),
+        ],
+    )  # fmt: skip
+    def test_as_onnxruntime_has_it(
+        self, operator: str, values: dict[str, Any], attributes: dict[str, Any], opset: int
+    ) -> None:
+        values = dict(values)
+        body = [
+            helper.make_node("Conv", ["photo", "first"], ["maps"], name="conv", strides=[2, 2]),
+            helper.make_node(operator, ["maps", *values], ["more"], name="tried", **attributes),
+            helper.make_node("Flatten", ["more"], ["flat"], name="flat"),
+            helper.make_node("MatMul", ["flat", "last"], ["scores"], name="scores"),
+        ]
+        values |= {"first": weights(8, 3, 2, 2), "last": weights(1, CLASSES)}
+        write(body[:2], values=values, opset=opset, outputs=["more"])
+        probe = open_session(Path("net.onnx").read_bytes())
+        (more,) = probe.run(None, {"photo": np.zeros((1, 3, 16, 16), np.float32)})
+        name = write(body, values=values | {"last": weights(more.size, CLASSES)}, opset=opset)
+        scores, expected = both(name)
+        np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
+
+    def test_a_graph_may_divide_and_join(self) -> None:
+        nodes = [
+            helper.make_node("Conv", ["photo", "first"], ["maps"], name="conv", strides=[2, 2]),
+            helper.make_node("Split", ["maps"], ["a", "b"], name="parts", axis=1, num_outputs=2),
+            helper.make_node("Concat", ["b", "extra", "a"], ["joined"], name="joined", axis=1),
+            helper.make_node("GlobalMaxPool", ["joined"], ["most"], name="most"),
+            helper.make_node("Squeeze", ["most", "axes"], ["row"], name="row"),
+            helper.make_node("MatMul", ["row", "last"], ["scores"], name="scores"),
+        ]
+        values = {"first": weights(8, 3, 2, 2), "last": weights(10, CLASSES), "extra": weights(1, 2, 8, 8)}
+        scores, expected = both(write(nodes, values=values | {"axes": np.array([2, 3])}, opset=18))
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+class TestRefusals:
+    """One line each, that says what to do."""
+
+    def refused(self, name: str) -> str:
+        with pytest.raises(InputError) as caught:
+            load_model(name)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert ";" in message
+        return message
+
+    @pytest.mark.parametrize("data", [b"", b"\x00" * 40, b"not a network", b"\x08\x07"])
+    def test_no_onnx(self, data: bytes) -> None:
+        Path("net.onnx").write_bytes(data)
+        assert "this is no ONNX file" in self.refused("net.onnx")
+
+    def test_no_file(self) -> None:
+        assert "No such file" in self.refused("missing.onnx")
+        Path("folder.onnx").mkdir()
+        assert "folder.onnx" in self.refused("folder.onnx")
+
+    @pytest.mark.parametrize("missing", ["mean", "std", "crop", "interpolation", "labels"])
+    def test_what_nobody_says(self, missing: str) -> None:
+        settings = [each for each in simple().split(",") if not each.startswith(missing)]
+        assert f"don't say {missing}" in self.refused(",".join(settings))
+
+    def test_no_size_and_no_layout(self) -> None:
+        assert "put behind the name ,size=" in self.refused(simple(shape=("n", 3, "h", "w")))
+        assert load_model(simple(shape=("n", 3, "h", "w")) + ",size=24").preprocess.size == 24
+        assert ",layout=nchw or ,layout=nhwc" in self.refused(simple(shape=("n", "c", "h", "w")) + ",size=24")
+        assert load_model(simple(shape=("n", "c", "h", "w")) + ",size=24,layout=nchw").preprocess.size == 24
+
+    def test_another_size_than_the_file_has(self) -> None:
+        assert "its input is ?x3x16x16" in self.refused(simple() + ",size=24")
+        assert "not nhwc" in self.refused(simple() + ",layout=nhwc")
+        assert "square" in self.refused(simple(shape=("n", 3, 16, 24)))
+
+    def test_labels_that_do_not_match(self) -> None:
+        simple()
+        Path("few.txt").write_text("a\nb\n")
+        assert "2 labels, but the network gives 4 scores" in self.refused(f"net.onnx{REST},labels=few.txt")
+
+    def test_two_inputs_and_two_outputs(self) -> None:
+        name = simple(outputs=["scores", "mean"])
+        assert "2 outputs (scores, mean)" in self.refused(name)
+        model = onnx.load("net.onnx")
+        model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1]))
+        onnx.save_model(model, "net.onnx")
+        assert "2 inputs (photo, mask)" in self.refused(name)
+
+    def test_an_input_that_is_no_photo(self) -> None:
+        cast = helper.make_node("Cast", ["photo"], ["float"], to=TensorProto.FLOAT)
+        assert "its input is uint8" in self.refused(write([cast], kind=TensorProto.UINT8, outputs=["float"]))
+        relu = helper.make_node("Relu", ["photo"], ["scores"])
+        assert "2 dimensions" in self.refused(write([relu], ("n", 3)))
+
+    def test_an_operator_without_a_counterpart(self) -> None:
+        nodes = [
+            helper.make_node("NonZero", ["photo"], ["places"], name="body/NonZero_3"),
+            helper.make_node("Cast", ["places"], ["scores"], to=TensorProto.FLOAT),
+        ]
+        message = self.refused(write(nodes))
+        assert "operator NonZero has no counterpart in torch here, at node body/NonZero_3" in message
+        assert "package.module:function" in message
+
+    def test_an_operator_of_another_maker(self) -> None:
+        simple()
+        model = onnx.load("net.onnx")
+        model.graph.node[0].domain = "com.vendor"
+        model.opset_import.append(helper.make_opsetid("com.vendor", 1))
+        onnx.save_model(model, "net.onnx")
+        assert "onnxruntime can't load it" in self.refused(f"net.onnx{REST},labels=labels.txt")
+
+    def test_a_quantised_network(self) -> None:
+        nodes = [helper.make_node("QuantizeLinear", ["photo", "scale"], ["q"], name="photo_q")]
+        message = self.refused(write(nodes, values={"scale": np.float32(0.1)}, outputs=["q"]))
+        assert "it is quantised (node photo_q, QuantizeLinear)" in message
+        assert "--weights int8" in message
+
+    def test_values_that_are_missing_or_elsewhere(self) -> None:
+        name = simple()
+        model = onnx.load("net.onnx")
+        onnx.save_model(model, "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0)
+        Path("net.bin").rename("other.bin")
+        assert "net.bin: No such file" in self.refused(name)
+        Path("net.bin").write_bytes(b"short")
+        assert "can't be read" in self.refused(name)
+        for place in ("../net.bin", "/etc/hostname"):
+            model = onnx.load("net.onnx", load_external_data=False)
+            for tensor in model.graph.initializer:
+                next(each for each in tensor.external_data if each.key == "location").value = place
+            onnx.save_model(model, "net.onnx")
+            assert "outside its folder" in self.refused(name)
+
+    def test_a_setting_for_another_source(self) -> None:
+        with pytest.raises(InputError, match="is no setting"):
+            load_model("timm/resnet18,layout=nhwc")
+
+
+class TestRuns:
+    def test_a_run_notices_another_file(self, here: Path) -> None:
+        name = exported(small.telling())
+        small.save_photos(here / "photos", 40)
+        cut = next(cut.name for cut in cuts(load_model(name).module, (3, 32, 32)) if cut.shape == (12, 16, 16))
+        config = replace(small.config_of(here, epochs=1, model=name), cut=cut)
+        trained(config)
+        assert runs.read_config(here / "run").model == pinned(name)
+        trained(config)  # the same goes on
+        bundle, _ = runs.export_run("run", "my.bundle")
+        assert bundle.manifest.model == "onnx/net"
+        exported(small.classifier())
+        with pytest.raises(InputError, match="holds a run with model"):
+            trained(config)
+        with pytest.raises(InputError, match="it holds something else than when it was named"):
+            runs.export_run("run", "my.bundle")
+
+
+def trained(config: TrainConfig) -> None:
+    with Progress(disable=True) as progress:
+        train(config, progress)
