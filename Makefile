@@ -54,7 +54,7 @@ setup: .venv/.ready ## .venv: everything, with torch
 setup-docs: .venv-docs/.ready ## .venv-docs: what `make docs` needs
 setup-demo: .venv-demo/.ready ## .venv-demo: device and server only, no torch
 
-.venv/.ready: EXTRAS := cloud,mqtt,ray,train,models,dev
+.venv/.ready: EXTRAS := cloud,mqtt,video,ray,train,models,dev
 .venv/.ready: SIZE := with torch: from 1 GB, some minutes
 .venv-docs/.ready: EXTRAS := docs
 .venv-docs/.ready: SIZE := no torch: about 350 MB, under a minute

@@ -41,6 +41,7 @@ NOT_RUN = {  # the start of a command -> why
     "pip install": "needs a package index; the gate installs all of it by make",
     "make": "the gate runs it",
     "python examples/": "tests/test_examples.py runs them",
+    "bottlenet watch": "tests/test_camera.py has cameras",
     "bottlenet serve a.bundle b.bundle --engine ray": "tests/test_rayserve.py serves so, with two bundles as well",
     "python benchmarks/": "minutes to hours; tests/test_benchmarks.py and others run each on little input",
 }

@@ -55,7 +55,7 @@ OUTSIDE = {
     "wire": {"numpy", "simplejpeg", "PIL"},
     "bundle": {"numpy", "onnxruntime", "PIL", "paho", "pydantic"},
     "plan": {"numpy", "pydantic"},
-    "edge": {"numpy", "PIL", "websockets", "paho"},
+    "edge": {"numpy", "PIL", "websockets", "paho", "av"},
     "cloud": {
         "numpy",
         "pydantic",

@@ -79,6 +79,7 @@ BRINGS = {  # measured on Linux, Python 3.11
     "ray": "0.4 GB",
     "train": "5.7 GB with PyPI's torch, which has CUDA; 1 GB with that of https://download.pytorch.org/whl/cpu",
     "models": "47 MB",
+    "video": "103 MB",
 }
 
 

@@ -41,7 +41,7 @@ def bottlenet(version: Annotated[bool, Option("--version", help="Print the versi
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "On the device": (demo.demo, device.classify, device.send, device.spool, device.encode),
+    "On the device": (demo.demo, device.classify, device.send, device.watch, device.spool, device.encode),
     "On the server": (server.serve, server.decode),
     "Choosing what runs where": (planning.profile, planning.plan, planning.bench),
     "Making a split network": (

@@ -57,6 +57,25 @@ TokenFile = Annotated[
         help="File with the bearer token or the broker's password. Default: environment variable BOTTLENET_TOKEN.",
     ),
 ]
+ReportAnswers = Annotated[
+    bool, Option("--report-answers", help="Also tell the server the answers that the device is sure of.")
+]
+Audit = Annotated[
+    float, Option(metavar="SHARE", help="Have the server check this share of them, 0 to 1: it gets their frames.")
+]
+PartitionName = Annotated[
+    str | None, Option(metavar="auto", help="Switch between edge-only, the bundle's cuts and cloud-only.")
+]
+ProfileFile = Annotated[
+    str | None, Option(metavar="FILE", help="For auto: a profile that bottlenet profile measured on this device.")
+]
+ObjectiveName = Annotated[
+    str | None, Option(help="For auto: what to minimise: latency, energy, bytes or cost. Default: latency.")
+]
+Radio = Annotated[str | None, Option(metavar="LINK", help="For --objective energy: whose radio sends, 3g, 4g or wifi.")]
+InFlight = Annotated[int, Option(help="Most frames that wait for answers at once; one with auto.")]
+SpoolBytes = Annotated[int, Option(help="Most bytes on disk for waiting frames.")]
+WhenFull = Annotated[str, Option(metavar="refuse|drop-oldest|drop-newest", help="What to do when the spool is full.")]
 CaFile = Annotated[
     str | None,
     Option(metavar="FILE", help="Certificates to trust for wss:// and mqtts://, PEM. Default: the system's."),
@@ -155,32 +174,18 @@ def send(
     fallback: Fallback = None,
     budget: Budget = None,
     sure: Sure = None,
-    report_answers: Annotated[
-        bool, Option("--report-answers", help="Also tell the server the answers that the device is sure of.")
-    ] = False,
-    audit: Annotated[
-        float, Option(metavar="SHARE", help="Have the server check this share of them, 0 to 1: it gets their frames.")
-    ] = 0.0,
-    partition: Annotated[
-        str | None, Option(metavar="auto", help="Switch between edge-only, the bundle's cuts and cloud-only.")
-    ] = None,
-    profile: Annotated[
-        str | None, Option(metavar="FILE", help="For auto: a profile that bottlenet profile measured on this device.")
-    ] = None,
-    objective: Annotated[
-        str | None, Option(help="For auto: what to minimise: latency, energy, bytes or cost. Default: latency.")
-    ] = None,
+    report_answers: ReportAnswers = False,
+    audit: Audit = 0.0,
+    partition: PartitionName = None,
+    profile: ProfileFile = None,
+    objective: ObjectiveName = None,
     max_drop: MaxDrop = None,
     price_mb: PriceMb = None,
     price_hour: PriceHour = None,
-    radio: Annotated[
-        str | None, Option(metavar="LINK", help="For --objective energy: whose radio sends, 3g, 4g or wifi.")
-    ] = None,
-    in_flight: Annotated[int, Option(help="Most frames that wait for answers at once; one with auto.")] = 8,
-    spool_bytes: Annotated[int, Option(help="Most bytes on disk for waiting frames.")] = 2**26,
-    when_full: Annotated[
-        str, Option(metavar="refuse|drop-oldest|drop-newest", help="What to do when the spool is full.")
-    ] = "refuse",
+    radio: Radio = None,
+    in_flight: InFlight = 8,
+    spool_bytes: SpoolBytes = 2**26,
+    when_full: WhenFull = "refuse",
     deadline: Annotated[
         float | None,
         Option(help="Give up after this many seconds without success. Default: 60; never with --watch or --fallback."),
@@ -235,6 +240,86 @@ def send(
             as_json=as_json,
             max_bytes=spool_bytes,
             when_full=when_full,
+        )
+    if code:
+        raise typer.Exit(code)
+
+
+def watch(
+    source: Annotated[
+        str,
+        Argument(
+            envvar="BOTTLENET_SOURCE",
+            help="rtsp://..., http://... of MJPEG or of a JPEG that is fetched again and again, /dev/video0, a video "
+            "file, or - for JPEGs on standard input.",
+        ),
+    ],
+    to: To,
+    name: Annotated[
+        str | None, Option(help="What answers call the camera. Default: its host or file; never the rest of its URL.")
+    ] = None,
+    when: Annotated[str, Option(metavar="always|SECONDS", help="How often a frame is classified.")] = "1",
+    key_frames: Annotated[
+        bool, Option("--key-frames", help="Decode only the frames of a video that need no others: less work.")
+    ] = False,
+    bundle: BundleOption = "demo",
+    spool: Annotated[
+        str | None, Option(metavar="DIR", help="Keep each frame in this folder until it is answered; see send.")
+    ] = None,
+    fallback: Fallback = None,
+    budget: Budget = None,
+    sure: Sure = None,
+    report_answers: ReportAnswers = False,
+    audit: Audit = 0.0,
+    partition: PartitionName = None,
+    profile: ProfileFile = None,
+    objective: ObjectiveName = None,
+    max_drop: MaxDrop = None,
+    price_mb: PriceMb = None,
+    price_hour: PriceHour = None,
+    radio: Radio = None,
+    in_flight: InFlight = 8,
+    spool_bytes: SpoolBytes = 2**26,
+    when_full: WhenFull = "drop-oldest",
+    timeout: Timeout = 10.0,
+    token_file: TokenFile = None,
+    ca: CaFile = None,
+    as_json: Annotated[bool, Option("--json", help="Print a line of JSON for each answer.")] = False,
+) -> None:
+    r"""Classify what a camera shows, until SIGTERM or the end of a video file.
+
+    Only the newest frame is worked on: what comes meanwhile is dropped and
+    counted. A camera that is lost is opened again, and so is the server;
+    without --spool, frames pass meanwhile.
+
+    Examples:
+      bottlenet watch rtsp://10.0.0.5/stream --to ws://127.0.0.1:8000
+      bottlenet watch http://10.0.0.5/video.mjpg --when 10 --name porch \
+        --to wss://photos.example --token-file token --spool spool
+      rpicam-vid -t 0 -n --codec mjpeg -o - | bottlenet watch - \
+        --to ws://127.0.0.1:8000 --fallback local
+    """
+    from bottlenet.cli.sending import auto_options
+    from bottlenet.cli.sending import watch as run
+
+    options = auto_options(
+        *(partition, profile),
+        objective=objective,
+        max_drop=max_drop,
+        price_mb=price_mb,
+        price_hour=price_hour,
+        radio=radio,
+    )
+    options |= {"budget_bytes": budget, "sure": sure, "fallback": fallback}
+    options |= {"report_answers": report_answers, "audit": audit}
+    with open_edge(bundle, to, token_file, ca, timeout_s=timeout, **options) as edge:
+        code = run(
+            *(edge, source, spool),
+            camera={"name": name, "key_frames": key_frames},
+            when=when,
+            in_flight=in_flight,
+            as_json=as_json,
+            spool_options={"max_bytes": spool_bytes, "when_full": when_full},
         )
     if code:
         raise typer.Exit(code)

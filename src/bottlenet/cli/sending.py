@@ -1,6 +1,6 @@
-"""What `bottlenet send` does: photos into a `Sender`, and a line for each that comes out.
+"""What `bottlenet send` and `watch` do: photos into a `Sender`, and a line for each that comes out.
 
-PHOTO... or DIR -> Sender -> lines on stdout, what went wrong on stderr too
+PHOTO..., DIR or a camera -> Sender -> lines on stdout, what went wrong on stderr too
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from bottlenet.cli.planning import prices_of, read_profile
 from bottlenet.cli.show import print_error, say
 from bottlenet.edge import AutoSender, Backoff, Edge, Folder, Move, Policy, Sender, Spool
 from bottlenet.edge.auto import AUTO
+from bottlenet.edge.camera import Camera, Shot, pace_of, shots
+from bottlenet.edge.camera import watch as answers
 from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE, Answered, Choice, Failed, Outcome
 from bottlenet.edge.spool import is_spool
 from bottlenet.errors import InputError
@@ -29,6 +31,7 @@ from bottlenet.wire.answer import one_line
 
 ONE_SHOT_DEADLINE_S = 60.0
 MAX_NAMES = 10_000
+LOOK_S = 0.02  # how long a camera without a new frame is left alone
 ALL_RIGHT, SOME_WAIT, SOME_FAILED = 0, 1, 2
 
 
@@ -109,7 +112,8 @@ def send(
             sender = AutoSender(edge, opened, disk=disk, moved=report.moved, tell=report.trouble)
         else:
             sender = Sender(edge, opened, in_flight=in_flight, backoff=server, disk=disk, tell=report.trouble)
-        send_through(sender, opened, watched.watch() if watched else named(photos, folders, report), report, watched)
+        found = watched.watch() if watched else named(photos, folders, report)
+        send_through(sender, opened, found, report, watched, patient=watched is None)
     if watch and report.stopped:
         return ALL_RIGHT  # as it should be, whatever waits: it is there when the service starts again
     if report.failed and not watch:
@@ -117,15 +121,59 @@ def send(
     return SOME_WAIT if report.waits else ALL_RIGHT
 
 
+def watch(
+    edge: Edge,
+    source: str,
+    spool: str | None,
+    *,
+    camera: dict[str, Any],
+    when: str,
+    in_flight: int,
+    as_json: bool,
+    spool_options: dict[str, Any],
+) -> int:
+    """Classify what a camera shows, with a spool or without, and return the exit code. InputError: as `Camera`."""
+    report = Report(as_json)
+    options = {"every_s": pace_of(when), "timeout_s": edge.timeout_s, "tell": report.trouble, **camera}
+    with contextlib.ExitStack() as stack:
+        opened = None if spool is None else stack.enter_context(Spool(spool, edge.bundle, **spool_options))
+        report.camera = watched = stack.enter_context(contextlib.closing(Camera(source, **options)))
+        if edge.is_auto:
+            edge.connect()
+        if opened is None:
+            report.stopped = True
+            with contextlib.suppress(Stopped), told_to_stop():
+                for seen in answers(edge.classify, watched, report.trouble):
+                    report.outcome(seen.outcome)
+                report.stopped = False
+        else:
+            sender: Sender | AutoSender
+            if edge.is_auto:
+                sender = AutoSender(edge, opened, moved=report.moved, tell=report.trouble, slice_s=LOOK_S)
+            else:
+                sender = Sender(edge, opened, in_flight=in_flight, tell=report.trouble, slice_s=LOOK_S)
+            send_through(sender, opened, shots(watched), report, patient=watched.waits)
+        report.summary()
+    if report.stopped:
+        return ALL_RIGHT
+    return SOME_FAILED if report.failed else SOME_WAIT if report.waits else ALL_RIGHT
+
+
 def send_through(
-    sender: Sender | AutoSender, spool: Spool, photos: Iterator[str | None], report: Report, watched: Folder | None
+    sender: Sender | AutoSender,
+    spool: Spool,
+    photos: Iterator[str | Shot | None],
+    report: Report,
+    watched: Folder | None = None,
+    *,
+    patient: bool,
 ) -> None:
     report.notes(spool)
     for failed in spool.damaged:
         report.outcome(failed)
     report.stopped = True
     with contextlib.suppress(Stopped), told_to_stop():
-        for outcome in sender.send(photos, patient=watched is None):
+        for outcome in sender.send(photos, patient=patient):
             report.outcome(outcome)
             report.notes(spool)
             if watched and isinstance(outcome, Failed) and outcome.why in (FULL, UNREADABLE, DAMAGED):
@@ -155,7 +203,9 @@ class Report:
         self.failed = False
         self.waits = False
         self.stopped = False  # by SIGTERM
+        self.camera: Camera | None = None  # that the photos are of
         self._as_json = as_json
+        self._answers = self._sent_bytes = 0
         self._again: set[str] = set()  # photos that could not be taken when they were last offered
         self._empty: set[str] = set()
         self._last_trouble = ""
@@ -209,8 +259,18 @@ class Report:
         else:
             say(f"{shown(name)}: {'its report ' if report else ''}waits in the spool; run this again")
 
+    def summary(self) -> None:
+        """Say what became of a camera's frames."""
+        assert self.camera is not None
+        camera = self.camera
+        frames = f"{camera.frames:,} frames, {camera.dropped:,} passed over, {self._answers:,} answered"
+        lost = f", lost {camera.losses} times" if camera.losses else ""
+        print(one_line(f"{camera.name}: {frames}, {self._sent_bytes:,} bytes{lost}"), file=sys.stderr, flush=True)
+
     def _answered(self, answered: Answered) -> None:
         self._again.discard(answered.photo)
+        self._answers += 1
+        self._sent_bytes += answered.frame_bytes
         if not answered.again:
             self._last_trouble = ""
         if self._as_json:
@@ -218,7 +278,11 @@ class Report:
             values = asdict(answered)
             if not answered.objects:
                 del values["objects"]
-            self._line({"photo": answered.photo, "status": "answered", **best, **values})
+            words = {"photo": answered.photo, "status": "answered", **best, **values}
+            if self.camera is not None:
+                at = answered.photo.rpartition("@")[2]
+                words |= {"at": at, "frames": self.camera.frames, "dropped": self.camera.dropped}
+            self._line(words)
             return
         extras = f"{answered.payload_bytes:,} bytes"
         extras += ", answered here" if answered.by == "local" else ""

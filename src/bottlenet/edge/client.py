@@ -11,6 +11,7 @@ that must not be lost.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import ssl
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from time import perf_counter_ns
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from bottlenet.bundle import Bundle
@@ -40,6 +41,9 @@ from bottlenet.task import answer_of
 from bottlenet.wire import mqtt
 from bottlenet.wire.answer import NO_NUMBERS, Answer, microseconds, parse_answer
 from bottlenet.wire.frame import BEARER, STREAM_PATH, Frame
+
+if TYPE_CHECKING:
+    from bottlenet.edge.camera import Seen
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +183,30 @@ class Edge:
         """
         check_in_flight(in_flight)
         return self._classify_many(photos, in_flight) if self._auto is None else map(self._auto.classify, photos)
+
+    def watch(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        when: str | float = 1.0,
+        name: str | None = None,
+        key_frames: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Iterator[Seen]:
+        """Classify what a camera shows, without end, or to the end of a video file.
+
+        `when`: "always" or seconds, which is how often. The rest is as for `edge.camera.Camera`, as are the errors;
+        what goes wrong later is told, and the next frame is taken.
+
+            for seen in edge.watch("rtsp://camera/stream"):
+                print(seen.shot.at, seen.prediction.label)
+        """
+        from bottlenet.edge.camera import Camera, pace_of, watch
+
+        options: dict[str, Any] = {"every_s": pace_of(when), "name": name, "key_frames": key_frames, "tell": tell}
+        camera = Camera(source, timeout_s=self.timeout_s, **options)
+        with contextlib.closing(camera):
+            yield from watch(self.classify, camera, tell)
 
     def encode(self, photo: Source) -> bytes:
         """Make a frame to be sent in another way, as by POST to /v1/classify. Errors as for `Encoder.encode`."""

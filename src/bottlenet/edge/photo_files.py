@@ -14,7 +14,7 @@ from pathlib import Path
 from bottlenet.edge.prediction import UNREADABLE, UNUSABLE, Failed, Photo
 from bottlenet.errors import InputError, PhotoError
 from bottlenet.files import read_at_most
-from bottlenet.photo import MAX_FILE_BYTES, is_photo_name, is_system_name, name_of, open_source
+from bottlenet.photo import MAX_FILE_BYTES, Source, is_photo_name, is_system_name, name_of, open_source
 
 SETTLED_S = 2.0  # a file that has been the same for so long is whole
 REST = 50  # a look at every file takes a fiftieth of the time at most
@@ -187,9 +187,10 @@ def read_file(name: str) -> tuple[Photo, bytes]:
     return Photo(name, hashlib.sha256(data).hexdigest()), data
 
 
-def unusable(name: str, data: bytes, error: InputError) -> Failed:
-    """Name a file of which nothing can be made: `error` knows the bytes, not where they are from."""
-    return Failed(name, UNUSABLE, f"{name}: {str(error).removeprefix(f'{name_of(data)}: ')}")
+def unusable(name: str, data: Source, error: InputError) -> Failed:
+    """Name a photo of which nothing can be made: `error` knows the bytes, not where they are from."""
+    own = name_of(data) if isinstance(data, bytes) else ""
+    return Failed(name, UNUSABLE, f"{name}: {str(error).removeprefix(f'{own}: ')}")
 
 
 def unreadable(name: str, error: OSError) -> Failed:

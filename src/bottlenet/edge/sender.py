@@ -18,6 +18,7 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
+from bottlenet.edge.camera import Shot
 from bottlenet.edge.client import Edge, LocalTail, check_in_flight
 from bottlenet.edge.connection import Backoff, hint_s, too_large
 from bottlenet.edge.photo_files import read_file, unreadable, unusable
@@ -40,6 +41,7 @@ from bottlenet.edge.prediction import (
 )
 from bottlenet.edge.spool import Entry, Spool
 from bottlenet.errors import BottleNetError, BusyError, InputError, LinkError, WireError
+from bottlenet.photo import Source
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
 
@@ -70,12 +72,13 @@ class Sender:
         disk: Backoff | None = None,
         tell: Callable[[str], None] = lambda line: None,
         sleep: Callable[[float], None] = time.sleep,
+        slice_s: float = SLICE_S,
     ) -> None:
         self._edge = edge
         self._spool = spool
         self._window = check_in_flight(in_flight)
         self._backoff, self._disk = backoff or Backoff(), disk or Backoff()
-        self._tell, self._sleep = tell, sleep
+        self._tell, self._sleep, self._slice_s = tell, sleep, slice_s
         self._stream = edge.new_stream()
         self._queue = deque(spool.waiting)  # the next one first
         self._flying: dict[int, Entry] = {}  # by the number that its Reply will have
@@ -100,11 +103,11 @@ class Sender:
         """Whether a deadline passed. What waits then is in the spool for the next time."""
         return self._disk.expired or (self._backoff.expired and self._edge.local is None)
 
-    def send(self, photos: Iterable[str | Path | None], *, patient: bool = True) -> Iterator[Outcome]:
-        """Send what waits in the spool, and photos, each a path; gives what became of each, as it becomes known.
+    def send(self, photos: Iterable[str | Path | Shot | None], *, patient: bool = True) -> Iterator[Outcome]:
+        """Send what waits in the spool, and photos, each a path or a camera's; gives what became of each.
 
         One that has an outcome already isn't sent: it is given `again`. None among the photos means that there is none
-        just now: a second goes to what waits, and then the next is asked for. Ends when all of them have an outcome,
+        just now: `slice_s` go to what waits, and then the next is asked for. Ends when all of them have an outcome,
         or a deadline has passed: see `gave_up` and `waiting`.
 
         Where the spool is full and refuses, a photo waits for room until a deadline has passed, and one that can't be
@@ -113,7 +116,7 @@ class Sender:
         try:
             for photo in photos:
                 if photo is not None:
-                    yield from self._take(os.path.abspath(photo), patient)
+                    yield from self._take(photo, patient)
                 elif not self.gave_up:
                     yield from self._slice()
                 else:
@@ -143,7 +146,7 @@ class Sender:
 
     def _slice(self) -> Iterator[Outcome]:
         clock = self._backoff.clock
-        ends = clock() + SLICE_S
+        ends = clock() + self._slice_s
         while self._busy and not self.gave_up and clock() + self._wait_s() < ends:
             self._pause(self._wait_s())
             yield from self._turn()
@@ -168,10 +171,11 @@ class Sender:
         if seconds > 0:
             self._sleep(seconds)
 
-    def _take(self, name: str, patient: bool, last: bool = False) -> Iterator[Outcome]:
+    def _take(self, source: str | Path | Shot, patient: bool, last: bool = False) -> Iterator[Outcome]:
         """Put one photo into the spool, and send it if it may fly now. An error at the `last` try is its fate."""
+        name = name_of(source)
         try:
-            photo, data = read_file(name)
+            photo, data = read(source)
             outcome, held = self._spool.outcome(photo), self._spool.holds(photo)
         except InputError as error:
             yield Failed(name, UNUSABLE, str(error))
@@ -372,6 +376,15 @@ def names(entries: Iterable[Entry], *, report: bool) -> list[str]:
     return [entry.photo.name for entry in entries if entry.photo.report == report]
 
 
+def name_of(source: str | Path | Shot) -> str:
+    return source.name if isinstance(source, Shot) else os.path.abspath(source)
+
+
+def read(source: str | Path | Shot) -> tuple[Photo, Source]:
+    """Read a photo and its digest. InputError: it can't be a photo. OSError: it can't be read now."""
+    return source.read() if isinstance(source, Shot) else read_file(name_of(source))
+
+
 def helped_out(tail: LocalTail, frame: Frame, photo: str, *, tries: int) -> Outcome:
     """Answer a photo's frame here, after so many tries elsewhere."""
     try:
@@ -425,12 +438,13 @@ class AutoSender:
         moved: Callable[[Move], None] = lambda move: None,
         tell: Callable[[str], None] = lambda line: None,
         sleep: Callable[[float], None] = time.sleep,
+        slice_s: float = SLICE_S,
     ) -> None:
         if not edge.is_auto:
             raise InputError("this edge sends to a server alone; make it with partition='auto', or use a Sender")
         self._edge, self._spool = edge, spool
         self._disk = disk or Backoff()
-        self._on_move, self._tell, self._sleep = moved, tell, sleep
+        self._on_move, self._tell, self._sleep, self._slice_s = moved, tell, sleep, slice_s
         self._last: Move | None = None  # that was told
 
     @property
@@ -443,8 +457,8 @@ class AutoSender:
         """Names of photos whose reports wait for a `Sender`."""
         return names(self._spool.waiting, report=True)
 
-    def send(self, photos: Iterable[str | os.PathLike[str] | None], *, patient: bool = True) -> Iterator[Outcome]:
-        """Answer what waits in the spool, and photos, each a path, as `Sender.send` does; None: there is none just now.
+    def send(self, photos: Iterable[str | Path | Shot | None], *, patient: bool = True) -> Iterator[Outcome]:
+        """Answer what waits in the spool, and photos, as `Sender.send` does; None: there is none just now.
 
         An answer that the disk has no room for is tried again until a deadline has passed, or not if not `patient`.
         """
@@ -455,9 +469,9 @@ class AutoSender:
         unread: list[str] = []
         for photo in photos:
             if photo is None:
-                self._sleep(SLICE_S)
+                self._sleep(self._slice_s)
                 continue
-            outcome = self._one(os.path.abspath(photo), patient)
+            outcome = self._one(photo, patient)
             if patient and isinstance(outcome, Failed) and outcome.why == UNREADABLE:
                 unread.append(outcome.photo)
             else:
@@ -468,9 +482,10 @@ class AutoSender:
         for name in unread:
             yield self._one(name, patient)
 
-    def _one(self, name: str, patient: bool) -> Outcome:
+    def _one(self, source: str | Path | Shot, patient: bool) -> Outcome:
+        name = name_of(source)
         try:
-            photo, data = read_file(name)
+            photo, data = read(source)
             outcome = self._spool.outcome(photo)
         except InputError as error:
             return Failed(name, UNUSABLE, str(error))
