@@ -3,7 +3,8 @@
     bottlenet send (killed, on a disk that is full now and then) -> ShapedLink: delay, packets lost
         -> Proxy: cut, answers lost, twice and in another order -> bottlenet serve (killed)
 
-Real processes, and a spool in memory where there is such a place: thousands of syncs would only wait for the disk. What
+Where the bundle has an exit, the device answers some photos itself, reports that, and has a tenth of it audited. Real
+processes, and a spool in memory where there is such a place: thousands of syncs would only wait for the disk. What
 the answers should be is computed in this process. tests/test_chaos.py runs it shortened.
 """
 
@@ -20,6 +21,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -27,7 +29,7 @@ from PIL import Image
 from bottlenet.bundle import Bundle
 from bottlenet.cloud import Decoder
 from bottlenet.edge import Encoder
-from bottlenet.edge.prediction import SERVER, Answered, parse_outcome
+from bottlenet.edge.prediction import DEVICE, SERVER, Answered, parse_outcome
 from bottlenet.edge.spool import ANSWERED, Record, is_spool, records
 from bottlenet.errors import InputError
 from bottlenet.measure.link import ShapedLink
@@ -41,11 +43,12 @@ LOST_PACKETS = 0.05  # each costs as much again, and what comes after it has to 
 CUT_UPWARDS = 40  # frames, about
 TIMEOUT_S = 1.5  # that the device waits for an answer
 STUCK_S = 120.0  # without the answers that a kill waits for
+AUDIT = 0.1
 SCORE = 5e-5  # two scores are the same: another batch rounds otherwise
 IN_MEMORY = "/dev/shm"
 PYTHON = [sys.executable, "-W", "error"]
 # `bottlenet send`, whose spool finds no room at each 53rd write, and notes that in a file.
-DEVICE = """
+SENDING = """
 import itertools, os, sqlite3, sys
 from bottlenet import cli
 from bottlenet.edge.spool import Spool
@@ -62,6 +65,10 @@ count = itertools.count(os.getpid() % 53)
 Spool.__init__.__kwdefaults__["connection"] = Disk
 cli.main()
 """
+
+
+Right: TypeAlias = tuple[str, Top]
+"""Who answers a photo, and what."""
 
 
 class Server:
@@ -96,10 +103,11 @@ class Device:
     def __init__(self, bundle: Bundle, url: str, folder: Path) -> None:
         self.folder, self.spool = folder, folder / "spool"
         options = ["--to", url, "--spool", self.spool, "--bundle", bundle.path, "--timeout", TIMEOUT_S]
+        options += ["--report-answers", "--audit", AUDIT] if bundle.manifest.exit else []
         command = [
             *PYTHON,
             "-c",
-            DEVICE,
+            SENDING,
             folder / "full",
             "send",
             folder / "album",
@@ -153,24 +161,30 @@ def make_album(folder: Path, count: int) -> list[Path]:
     return made
 
 
-def right_answers(bundle: Bundle, photos: Sequence[Path]) -> tuple[dict[str, Top], int]:
-    """Return the answers of an undisturbed server, and the size of the largest message that a device sends."""
-    encoder, decoder = Encoder(bundle), Decoder(bundle)
+def right_answers(bundle: Bundle, photos: Sequence[Path]) -> tuple[dict[str, Right], int]:
+    """Return the answers of an undisturbed device and server, and the size of the largest message on the way up."""
+    reports = {"report_answers": True, "audit": AUDIT} if bundle.manifest.exit else {}
+    encoder, decoder = Encoder(bundle, **reports), Decoder(bundle)
     right, largest = {}, 0
     for photo in photos:
-        frame = encoder.encode(photo).frame
-        (answer,) = decoder.answers([frame])
+        processed = encoder.work(photo)
+        assert processed.frame is not None
+        largest = max(largest, len(processed.frame.to_stream_bytes()))
+        if isinstance(processed.result, Answer):
+            right[str(photo)] = DEVICE, processed.result.top
+            continue
+        (answer,) = decoder.answers([processed.frame])
         assert isinstance(answer, Answer)
-        right[str(photo)] = parse_answer(answer.to_bytes()).top
-        largest = max(largest, len(frame.to_stream_bytes()))
+        right[str(photo)] = SERVER, parse_answer(answer.to_bytes()).top
     return right, largest
 
 
-def same(given: Answered, top: Top) -> bool:
-    """Tell if two answers have the same classes and scores in the same order."""
+def same(given: Answered, right: Right) -> bool:
+    """Tell if two answers have the same classes and scores in the same order, from the same side."""
+    by, top = right
     pairs = [(choice.class_index, choice.score) for choice in given.top]
     return (
-        given.by == SERVER
+        given.by == by
         and [index for index, _ in pairs] == [index for index, _ in top]
         and all(abs(mine - share) <= SCORE for (_, mine), (_, share) in zip(pairs, top, strict=True))
     )
@@ -189,7 +203,7 @@ def live(device: Device, server: Server, photos: int, kills: int) -> None:
         return  # what is stored by then counts
 
 
-def judge(device: Device, right: dict[str, Top]) -> dict[str, int]:
+def judge(device: Device, right: dict[str, Right]) -> dict[str, int]:
     """Find out what became of the photos, from the spool and from the device's last run."""
     stored = [parse_outcome(json.dumps(record.outcome).encode()) for record in answers_in(device.spool)]
     names = [one.photo for one in stored]
@@ -203,6 +217,7 @@ def judge(device: Device, right: dict[str, Top]) -> dict[str, int]:
         ),
         "left_over": sum(record.status != ANSWERED for record in records(device.spool)),
         "said_answered": len({line["photo"] for line in lines if line["status"] == "answered"}),
+        "answered_by_the_device": sum(by == DEVICE for by, _ in right.values()),
         "different_answers": len(set(right.values())),  # so many photos' answers would show if they were another's
     }
 

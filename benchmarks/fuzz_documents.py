@@ -92,6 +92,10 @@ MANIFESTS = {"manifest.json": MANIFEST_DOCUMENT} | {
     f"manifest.json, {task.name}": {**MANIFEST_DOCUMENT, "num_classes": 3, "task": task_values(task)}
     for task in (Multilabel((0.5, 0.25, 0.0)), Segmentation(8, 6), Detection(20, 0.5))
 }
+EXIT = {"preprocess": MANIFEST_DOCUMENT["preprocess"], "flops_share": 0.5, "sure": 0.7, "temperature": 1.5}
+WITH_EXIT = {"format_version": 3, "exit": {**EXIT, "features": None}}
+MANIFESTS["manifest.json, exit"] = MANIFEST_DOCUMENT | WITH_EXIT
+MANIFESTS["manifest.json, features"] = {**MANIFEST_DOCUMENT, **WITH_EXIT, "exit": {**EXIT, "features": [24, 7, 7]}}
 
 
 def manifest(document: Any, data: bytes) -> None:
@@ -108,7 +112,7 @@ class BundleFolder:
         self._path: Path | None = None
 
     def __call__(self, data: bytes) -> None:
-        """Byte 0: how the manifest is changed. 1: codec, and what is wrong. 2, 3: how many bytes are labels."""
+        """Byte 0: how the manifest is changed, or an exit. 1: codec, and what is wrong. 2, 3: how many are labels."""
         if self._path is None:
             self._path = Path(tempfile.mkdtemp())
             atexit.register(shutil.rmtree, self._path, ignore_errors=True)
@@ -120,10 +124,13 @@ class BundleFolder:
             files[TABLES] = data[cut:]
         document = {**MANIFEST_DOCUMENT, "codec": codec, "latent": [3, 5, 7], "num_classes": 3}
         document["setting"] = SETTINGS[codec][0]
+        if 64 <= head[0] <= 160:
+            document |= WITH_EXIT
+            files["exit.onnx"] = b"exit"
         document["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         if head[0] > 127:
             document = mutated(document, data[: head[0] - 127])
-        for name in (*REQUIRED_FILES, TABLES, MANIFEST):
+        for name in (*REQUIRED_FILES, "exit.onnx", TABLES, MANIFEST):
             (self._path / name).unlink(missing_ok=True)
         for name, content in {**files, MANIFEST: json.dumps(document).encode()}.items():
             (self._path / name).write_bytes(content)
@@ -136,7 +143,8 @@ def bundles() -> Iterator[bytes]:
     labels, written = b"cat\ndog\nhen\n", small_tables(MOSAICS[1]).to_bytes()
     for number, name in enumerate(CODECS):
         yield bytes([0, number, 0, len(labels)]) + labels + (written if name == "entropy" else b"")
-    yield bytes([140, 0, 0, len(labels)]) + labels
+    for first in (64, 140, 190):
+        yield bytes([first, 0, 0, len(labels)]) + labels
     yield bytes([0, 204, 0, len(labels)]) + labels + written
 
 

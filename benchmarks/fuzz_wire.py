@@ -23,10 +23,13 @@ from bottlenet.wire.frame import (
     HEADER_BYTES,
     NETWORK_INPUT,
     PHOTO,
+    REPORT,
     WHOLE_PHOTO,
     Frame,
+    Report,
     checksum,
     parse_frame,
+    parse_report,
     parse_stream_frame,
 )
 from bottlenet.wire.mosaic import Mosaic
@@ -43,7 +46,7 @@ FAST = entropy.LIBRARY  # where it is built
 
 
 def frame(data: bytes) -> None:
-    """Parse both forms. Half of the inputs get a correct checksum, which chance would hardly find."""
+    """Parse both forms, and reports. Half of the inputs get a correct checksum, which chance would hardly find."""
     data, mend = data[1:], data[:1] > b"\x7f"
     if mend and len(data) >= HEADER_BYTES:
         right = checksum(data[: CRC.start], data[HEADER_BYTES:])
@@ -51,19 +54,27 @@ def frame(data: bytes) -> None:
     try:
         streamed = parse_stream_frame(data, bundle_tag=TAG, max_payload_bytes=2000)
         assert streamed.to_stream_bytes() == data
+        report(streamed)
     except WireError:
         pass
     parsed = parse_frame(data, max_payload_bytes=2000)
     assert parsed.to_bytes() == data
+    report(parsed)
     parse_frame(data, bundle_tag=TAG)
+
+
+def report(parsed: Frame) -> None:
+    if parsed.codec == REPORT:
+        assert parse_report(parsed).to_frame(parsed.bundle_tag, parsed.sequence) == parsed
 
 
 def frames() -> Iterator[bytes]:
     for payload in (b"", b"payload", bytes(200)):
         made = Frame(2, 20, TAG, 258, payload)
-        for first in (b"\0", b"\xff"):
-            yield first + made.to_bytes()
-            yield first + made.to_stream_bytes()
+        for each in (made, Report(285, 0.75).to_frame(TAG, 258), Report(285, 0.75, made).to_frame(TAG, 258)):
+            for first in (b"\0", b"\xff"):
+                yield first + each.to_bytes()
+                yield first + each.to_stream_bytes()
 
 
 def answer(data: bytes) -> None:

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.bundle.ladder import write_ladder
-from bottlenet.bundle.manifest import Exit
+from bottlenet.bundle.manifest import Exit, parse_manifest
 from bottlenet.cli.device import classify
 from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Outcome, Sender, Spool
 from bottlenet.edge.auto import Auto
@@ -27,6 +27,7 @@ from bottlenet.measure.profile import profile
 from bottlenet.photo import photo_to_pixels
 from bottlenet.plan.link import Link
 from bottlenet.plan.profile import Candidate, Profile
+from bottlenet.task import Multilabel
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame
 from conftest import CLASSES, exit_files, exit_manifest
@@ -105,10 +106,26 @@ class TestEncoder:
         liar = write_bundle(tmp_path / "liar", manifest, exit_files(nodes))
         assert not any(isinstance(Encoder(liar).work(photo).result, Frame) for photo in photos)
 
-    def test_scores_that_are_all_the_same_send_everything(self, tmp_path: Path, photos: list[Path]) -> None:
-        lies = [helper.make_node("Sub", ["all", "all"], ["scores"])]
+    def test_scores_that_hardly_differ_send_everything(self, tmp_path: Path, photos: list[Path]) -> None:
+        lies = [
+            helper.make_node("Constant", [], ["tiny"], value=numpy_helper.from_array(np.float32(1e-6), "tiny")),
+            helper.make_node("Mul", ["all", "tiny"], ["scores"]),
+        ]
         liar = write_bundle(tmp_path / "liar", exit_manifest(), exit_files(lies))
         assert all(isinstance(Encoder(liar).work(photo).result, Frame) for photo in photos)
+
+    @pytest.mark.parametrize("confident", [False, True])
+    def test_scores_that_are_the_same_for_all_photos_are_refused(self, tmp_path: Path, confident: bool) -> None:
+        """With them the device would give one answer for ever, or its bound say nothing."""
+        row = np.eye(CLASSES, dtype=np.float32)[:1] * 100 * confident
+        lies = [
+            helper.make_node("Constant", [], ["row"], value=numpy_helper.from_array(row, "row")),
+            helper.make_node("Sub", ["all", "all"], ["zero"]),
+            helper.make_node("Add", ["zero", "row"], ["scores"]),
+        ]
+        liar = write_bundle(tmp_path / "liar", exit_manifest(), exit_files(lies))
+        with pytest.raises(BundleError, match=r"exit.onnx: it gives the same scores whatever it sees"):
+            Encoder(liar)
 
 
 class TestBundle:
@@ -116,6 +133,35 @@ class TestBundle:
         other = write_bundle(tmp_path / "other", exit_manifest(), exit_files(classes=CLASSES - 1))
         with pytest.raises(BundleError, match=r"exit.onnx: its output has shape"):
             Encoder(other)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "says"),
+        [
+            ("sure", 1.01, "exit.sure is 1.01; give a number of 1 or less"),
+            ("sure", -0.01, "exit.sure is -0.01; give a number of 0 or more"),
+            ("sure", float("nan"), "exit.sure is nan; give a finite number"),
+            ("sure", "high", "exit.sure is 'high'; give a finite number"),
+            ("temperature", 0, "exit.temperature is 0; give a number of 0.01 or more"),
+            ("flops_share", -1, "exit.flops_share is -1; give a number of 0 or more"),
+            ("bound", 0.5, "it has an unknown field 'exit.bound'"),
+        ],
+    )
+    def test_refused_fields(self, field: str, value: object, says: str) -> None:
+        document = json.loads(exit_manifest().to_json())
+        document["exit"][field] = value
+        with pytest.raises(InputError, match=says) as caught:
+            parse_manifest(json.dumps(document).encode())
+        assert "\n" not in str(caught.value)
+
+    def test_an_older_device_says_what_it_reads(self) -> None:
+        document = {**json.loads(exit_manifest().to_json()), "format_version": 4, "exits": []}
+        says = "it is of format version 4 and this program reads version 2 and 3: use the BottleNet that wrote it"
+        with pytest.raises(InputError, match=says):
+            parse_manifest(json.dumps(document).encode())
+
+    def test_an_exit_is_for_one_label(self) -> None:
+        with pytest.raises(InputError, match="an exit is for networks that give one label, and this one's task is mul"):
+            replace(exit_manifest(), task=Multilabel((0.5,) * CLASSES))
 
     @pytest.mark.parametrize("features", [(4, 0, 8), (2**10, 2**10, 2**9)])
     def test_refused_features(self, features: tuple[int, int, int]) -> None:

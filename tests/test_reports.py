@@ -5,8 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
+import os
+import random
+import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +24,17 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app
 from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Outcome, Sender, Spool
 from bottlenet.edge.encoder import is_audited
-from bottlenet.edge.prediction import Photo
+from bottlenet.edge.prediction import Choice, Findings, Photo, answered_now, parse_outcome
 from bottlenet.edge.spool import ANSWERED, WAITING, records
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, LinkError
 from bottlenet.photo import photo_to_pixels
-from bottlenet.wire.answer import Answer, parse_answer, refusal_bytes
+from bottlenet.wire.answer import Answer, busy_bytes, parse_answer, refusal_bytes
 from bottlenet.wire.frame import AUDIT, REPORT, Frame, Report, parse_report
 from conftest import CLASSES
-from network import Network, answered, make_album, numbers_from
+from network import Network, answered, class_of, make_album, numbers_from
 from test_app import ask, refused
 from test_cli import Run, run
-from test_spool import Fast
+from test_spool import Fast, in_a_child_that_is_killed_at
 
 __all__ = ["run"]  # a fixture
 
@@ -454,6 +460,104 @@ class TestSender:
         answers(fleet.send(photos), photos)
         assert (fleet.waiting, fleet.unreported, fleet.rows(report=True)) == ([], [], [])
         assert fleet.rows(report=False) == [ANSWERED] * COUNT
+
+    @pytest.mark.parametrize("share", [0, 1])
+    @pytest.mark.parametrize("seed", range(6))
+    def test_everything_goes_wrong_at_once(self, fleet: Fleet, photos: list[Path], seed: int, share: float) -> None:
+        """Frames, answers and connections are lost, the disk is full, and the power fails: again and again."""
+        source, seen = random.Random(seed), Counter[bytes]()  # what the server took
+        fleet.edge["audit"] = share
+        fleet.deadline_s = math.inf
+
+        def server(frame: Frame) -> list[bytes] | Exception:
+            fate = source.choices(["well", "lost", "late", "twice", "busy", "cut"], [5, 1, 1, 1, 1, 1])[0]
+            if fate == "lost":
+                return []
+            if fate == "busy":
+                return [busy_bytes(frame.sequence, 0.5, "busy")]
+            seen[frame.payload] += 1
+            if fate == "cut":
+                return LinkError("the link is down")
+            return {"well": 1, "late": 0, "twice": 2}[fate] * answered(frame)
+
+        class Bad(Fast):
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                fate = source.choices(["well", "full", "before", "after"], [17, 1, 1, 1])[0] if sql == "COMMIT" else ""
+                if fate == "full":
+                    raise sqlite3.OperationalError("database or disk is full")
+                if fate == "before":
+                    raise KeyboardInterrupt
+                done = super().execute(sql, *values)
+                if fate == "after":
+                    raise KeyboardInterrupt
+                return done
+
+        fleet.network.react, fleet.spool["connection"] = server, Bad
+        told: list[Outcome] = []
+        cuts = 0
+        while True:
+            try:
+                told += fleet.send(photos)
+                break
+            except KeyboardInterrupt:
+                cuts += 1
+        encoder = Encoder(fleet.bundle, **fleet.edge)
+        worked = {str(photo): encoder.work(photo) for photo in photos}
+        rows = {record.photo: parse_outcome(json.dumps(record.outcome).encode()) for record in records(fleet.folder)}
+        assert fleet.rows(report=False) == [ANSWERED] * COUNT
+        assert (fleet.rows(report=True), fleet.unreported) == ([], [])
+        for name, processed in worked.items():
+            answer = rows[name]
+            assert isinstance(answer, Answered)
+            assert processed.frame is not None
+            own = isinstance(processed.result, Answer)
+            assert answer.by == ("device" if own else "server")
+            index = processed.result.top[0][0] if isinstance(processed.result, Answer) else None
+            assert answer.top[0].class_index == (class_of(processed.frame.payload) if index is None else index)
+            assert seen.pop(processed.frame.payload) >= 1
+        assert not seen
+        assert cuts > 0
+        assert not [each for each in told if isinstance(each, Failed)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork of this process")
+def test_kill_at_any_instant(exit_bundle: Bundle, tmp_path: Path) -> None:
+    """A report is put, its answer stored, and it arrives; at each line of the spool's code the process may end."""
+    fast = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
+    photo = Photo("/photos/1.jpg", f"{1:064x}")
+    report, frame = replace(photo, report=True), Report(3, 0.9).to_frame(exit_bundle.tag)
+    answer = answered_now(photo.name, "device", Findings((Choice("class 3", 3, 0.9),)), frame_bytes=8, tries=0)
+    seen = set()
+    for line in itertools.count(1, 4):
+        folder = fast / f"bottlenet-{os.getpid()}-report-{line}"
+
+        def work(tell: Callable[[str], None], folder: Path = folder) -> None:
+            spool = Spool(folder, exit_bundle)
+            entry = spool.put(report, frame).entry
+            tell("put")
+            spool.store(photo, answer)
+            tell("stored")
+            assert entry is not None
+            spool.reported(entry)
+
+        try:
+            said = in_a_child_that_is_killed_at(line, work)
+            with Spool(folder, exit_bundle) as spool:
+                waits = [entry.photo for entry in spool.waiting] == [report]
+                assert len(spool) == waits
+                assert [spool.frame(entry) for entry in spool.waiting] == [frame] * waits
+                found = spool.outcome(photo)
+                assert found in (None, replace(answer, again=True))
+                assert waits or found is None or "stored" in said, "lost"
+                assert waits == ("put" in said) or "stored" in said or not said
+                assert (found is not None) or "stored" not in said
+                assert spool.used_bytes == 1024 * waits
+                seen.add((len(said), waits))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if said and said[-1] == "end":
+            break
+    assert {(0, False), (0, True), (1, True), (2, True), (3, False)} <= seen
 
 
 class TestCommand:

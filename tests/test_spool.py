@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from bottlenet.bundle import Bundle
 from bottlenet.edge import Answered, Choice, Failed, Spool
 from bottlenet.edge.prediction import DAMAGED, DROPPED, REFUSED, Object, Photo, outcome_bytes, parse_outcome
-from bottlenet.edge.spool import records
+from bottlenet.edge.spool import connect, records
 from bottlenet.errors import InputError
 from bottlenet.files import write_whole
 from bottlenet.wire.answer import MAX_BOXES
@@ -261,6 +261,30 @@ def in_a_child_that_is_killed_at(line: int, work: Callable[[Callable[[str], None
     return said
 
 
+@pytest.mark.parametrize("when", ["is it new?", "make it"])
+def test_a_spool_that_another_process_has_just_made(bundle: Bundle, tmp_path: Path, when: str) -> None:
+    """As `bottlenet spool` may find it, while a device makes its first one."""
+
+    def other() -> None:
+        with Spool(tmp_path / "spool", bundle, connection=Fast) as spool:
+            assert spool.put(photo(1), frame(bundle, 1)).entry is not None
+
+    class Late(Fast):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if "sqlite_master" in sql and when == "is it new?":
+                other()
+            return super().execute(sql, *values)
+
+        def executescript(self, script: str) -> sqlite3.Cursor:
+            if when == "make it":
+                other()
+            return super().executescript(script)
+
+    (tmp_path / "spool").mkdir()
+    with contextlib.closing(connect(tmp_path / "spool" / "spool.db", Late)) as db:
+        assert db.execute("SELECT status FROM photos").fetchall() == [("waiting",)]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork of this process")
 def test_kill_at_any_instant(bundle: Bundle, tmp_path: Path) -> None:
     """One photo is put and answered, another put, a third refused; at each line of the code the process may end."""
@@ -268,7 +292,7 @@ def test_kill_at_any_instant(bundle: Bundle, tmp_path: Path) -> None:
     seen = set()
     line = -1
     while True:
-        line += 4
+        line += 3
         folder = fast / f"bottlenet-{os.getpid()}-{line}"
 
         def work(tell: Callable[[str], None], folder: Path = folder) -> None:

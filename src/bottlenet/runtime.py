@@ -35,7 +35,7 @@ class Head:
         pixels --head.onnx--> symbols
         pixels --exit.onnx--> scores, features --head.onnx--> symbols      where the exit gives features
 
-    Safe to use from several threads. BundleError: see `open_graph`.
+    Safe to use from several threads. BundleError: see `open_graph`; or the exit gives all photos the same scores.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
@@ -50,6 +50,12 @@ class Head:
             takes = features
         self._takes = takes.name
         self._head = open_graph(bundle, "head.onnx", takes, symbols, threads=threads)
+        if own is not None:
+            size = own.preprocess.size
+            one, other = np.random.default_rng(0).integers(0, 256, (2, 1, size, size, 3), np.uint8)
+            if np.array_equal(self.look(one)[0], self.look(other)[0]):
+                what = "it gives the same scores whatever it sees, and would answer for every photo"
+                raise BundleError(f"{bundle.path / 'exit.onnx'}: {what}; export the bundle again")
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Compute the symbols. BundleError: onnxruntime can't run a graph on these pixels."""

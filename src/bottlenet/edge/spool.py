@@ -65,7 +65,7 @@ PRAGMA auto_vacuum = INCREMENTAL;
 BEGIN IMMEDIATE;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
-CREATE TABLE photos (
+CREATE TABLE IF NOT EXISTS photos (
     number INTEGER PRIMARY KEY,  -- in the order in which they came
     key BLOB NOT NULL UNIQUE,    -- stands for name and content
     name BLOB NOT NULL,
@@ -76,7 +76,7 @@ CREATE TABLE photos (
     room BLOB,                   -- zeros, in whose place the outcome comes
     outcome TEXT                 -- JSON
 );
-CREATE INDEX waiting ON photos (number) WHERE status = 'waiting';
+CREATE INDEX IF NOT EXISTS waiting ON photos (number) WHERE status = 'waiting';
 COMMIT;
 """
 COLUMNS = "number, key, name, sha256, bundle, status, frame, outcome"
@@ -567,15 +567,18 @@ def connect(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) 
         # The journal keeps its blocks, so that a full disk has some for it, and is on the disk before a page changes.
         db.execute("PRAGMA journal_mode = PERSIST")
         db.execute("PRAGMA synchronous = FULL")
-        found = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if found == [0, 0] and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            db.executescript(SCHEMA)
-        elif found != [APPLICATION_ID, VERSION]:
+        if marks_of(db) == [0, 0] and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            db.executescript(SCHEMA)  # where another process has just done so, it does nothing
+        if marks_of(db) != [APPLICATION_ID, VERSION]:
             raise InputError(f"{path} is no spool of this version; give another folder")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def marks_of(db: sqlite3.Connection) -> list[int]:
+    return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
 
 
 def copy_rows(damaged: Path, target: sqlite3.Connection) -> None:
