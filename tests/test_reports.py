@@ -432,12 +432,13 @@ class TestSender:
         assert sorted(fleet.rows(report=True)) == ["dropped"] * (COUNT - 2) + [WAITING] * 2
         assert fleet.rows(report=False) == [ANSWERED] * COUNT
 
+    @pytest.mark.parametrize("fallback", [None, "local"])
     @pytest.mark.parametrize("patient", [False, True])
     def test_a_full_spool_that_refuses_takes_no_photo_without_its_report(
-        self, fleet: Fleet, photos: list[Path], patient: bool
+        self, fleet: Fleet, photos: list[Path], patient: bool, fallback: str | None
     ) -> None:
         fleet.spool["max_bytes"] = 2048
-        fleet.edge["sure"] = 0
+        fleet.edge |= {"sure": 0, "fallback": fallback}
         fleet.network.up = lambda now: False
         outcomes = fleet.send(photos[:4], patient=patient)
         assert [type(each) for each in outcomes] == [Answered, Answered, Failed, Failed]

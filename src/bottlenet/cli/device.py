@@ -188,7 +188,10 @@ def send(
     when_full: WhenFull = "refuse",
     deadline: Annotated[
         float | None,
-        Option(help="Give up after this many seconds without success. Default: 60; never with --watch or --fallback."),
+        Option(
+            help="Give up after this many seconds without success. Default: 60; never with --watch, nor with "
+            "--fallback where no report waits."
+        ),
     ] = None,
     timeout: Timeout = 10.0,
     token_file: TokenFile = None,

@@ -230,7 +230,7 @@ class Sender:
             if not put.never and not self._busy and patient:
                 self._disk.failed()  # nothing of ours can make room: others have to
             wait_s = self._wait_s() if self._busy else self._disk.wait_s
-            if put.never or self.gave_up or (not patient and (wait_s > 0 or not self._busy)):
+            if put.never or self.gave_up or self._hopeless or (not patient and (wait_s > 0 or not self._busy)):
                 yield Failed(photo.name, FULL, f"{photo.name}: not taken: {put.refused}")
                 return False
             self._pause(wait_s)
