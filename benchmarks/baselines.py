@@ -35,7 +35,7 @@ from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize
 from bottlenet.net.unit import Quantizer
 from bottlenet.train.config import TrainConfig
-from bottlenet.train.objective import WHOLE, Slice, Step, distillation, relative_error, steer
+from bottlenet.train.objective import WHOLE, Slice, Step, distillation, features_error, steer
 from bottlenet.train.runs import Position
 from bottlenet.wire.codecs import CODECS, Deflate
 from bottlenet.wire.mosaic import Mosaic
@@ -153,7 +153,7 @@ class WithFeatures:
         with torch.no_grad():
             wanted = self.teacher(features)
         distilled = distillation(scores, uncut)
-        return distilled.mean() + self.config.feature_weight * relative_error(features_hat, wanted), distilled
+        return distilled.mean() + self.config.feature_weight * features_error(features_hat, wanted).mean(), distilled
 
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         """Do nothing: no state is carried to the next step."""

@@ -29,7 +29,7 @@ from bottlenet.net.unit import JpegRate, joined_bytes
 from bottlenet.photo import read_photo
 from bottlenet.photos.crops import random_views
 from bottlenet.photos.folders import list_photos
-from bottlenet.train.objective import distillation, relative_error
+from bottlenet.train.objective import distillation, features_error
 from bottlenet.train.runs import Averaged
 from bottlenet.train.train import TrainConfig, build_optimizer, freeze
 from record import Json, add_network, parser, run_script, show, write_record
@@ -56,7 +56,7 @@ def make_step(net: BottleNet, config: TrainConfig, features: Tensor, uncut_score
     def step(codec_in_loop: bool) -> None:
         output = net.forward_features(features, codec_in_loop=codec_in_loop)
         loss = distillation(output.scores, uncut_scores).mean()
-        loss = loss + config.feature_weight * relative_error(output.features_hat, features)
+        loss = loss + config.feature_weight * features_error(output.features_hat, features).mean()
         if rate is not None:
             payload_bytes = no_bytes if output.payload_bytes is None else output.payload_bytes
             loss = loss + config.first_lmbda * joined_bytes(payload_bytes, rate(output.continuous))

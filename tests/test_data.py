@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -286,8 +287,7 @@ class TestSubFoldersAsClasses:
 def test_features_that_float16_can_not_hold_are_not_kept(tmp_path: Path, value: float) -> None:
     for name in ("1.png", "2.png"):
         save(tmp_path / "photos" / name)
-    cache = opened(tmp_path / "photos", label_weight=0)
-    cache.folder = tmp_path / "cache"
+    cache = replace(opened(tmp_path / "photos", label_weight=0), root=tmp_path / "cache")
 
     def frozen(uncut: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features = np.zeros((len(head), *cache.shape), np.float32)

@@ -19,11 +19,11 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
+reader: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
+Version: TypeAlias = int | tuple[int, ...]  # of a format: the one that is read, or several
+Marks: TypeAlias = tuple[str, ...]  # fields by which a document is recognised
+MARKS = ("format_version",)
+MAX_BYTES = 2**24  # of a document
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -57,31 +62,18 @@ def record(kind: type[T]) -> type[T]:
     return made  # type: ignore[return-value]
 
 
-@functools.cache
-def reader(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def parse(
-    kind: type[T],
-    data: bytes,
-    what: str,
-    *,
-    version: int | tuple[int, ...],
-    advice: str,
-    marks: tuple[str, ...] = ("format_version",),
-    max_bytes: int = 2**24,
-    only: bool = False,
+    kind: type[T], data: bytes, what: str, *, version: Version, advice: str, marks: Marks = MARKS, only: bool = False
 ) -> T:
     """Read a JSON document as a record of this `kind` and format `version`, or one of several. The fields `marks`
     identify the document.
 
     With `only` it may have other fields, which are ignored.
 
-    InputError: larger than `max_bytes`, not JSON, another document or version, or fields that don't fit.
+    InputError: larger than 16 MiB, not JSON, another document or version, or fields that don't fit.
     """
-    if len(data) > max_bytes:
-        raise InputError(f"it is larger than the {max_bytes:,} bytes that are allowed, so it is no {what}; {advice}")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"it is larger than the {MAX_BYTES:,} bytes that are allowed, so it is no {what}; {advice}")
     values = parse_versioned(data, what, version, advice, marks=marks)
     if only:
         names = {each.name for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
@@ -93,7 +85,7 @@ def convert(kind: type[T], values: object, advice: str) -> T:
     """Make a dataclass of this `kind` from a JSON object, or from its bytes. InputError: fields that don't fit."""
     try:
         data = values if isinstance(values, bytes) else json.dumps(values, allow_nan=False)
-        made: T = reader(kind).validate_json(data, strict=True, extra="forbid")  # type: ignore[arg-type]
+        made: T = reader(kind).validate_json(data, strict=True, extra="forbid")
     except ValidationError as error:
         raise InputError(f"{problem(error)}; {advice}") from None
     except ValueError as error:
@@ -148,32 +140,30 @@ def one_line(text: str, limit: int = 200) -> str:
     return text
 
 
-def sha256_hex(text: str) -> str:
-    if not SHA256_HEX.fullmatch(text):
-        raise refused("64 lower-case hex digits")
-    return text
-
-
 def finite_number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise refused("a finite number")
     return value
 
 
-def one_of(*allowed: str) -> AfterValidator:
-    """Make an annotation of text that is one of these."""
+def fitting(fits: Callable[[str], object], remedy: str) -> AfterValidator:
+    """Make an annotation of text for which `fits` is true."""
 
     def check(value: str) -> str:
-        if value not in allowed:
-            raise PydanticCustomError("not_allowed", f"choose one of {', '.join(allowed)}")
+        if not fits(value):
+            raise PydanticCustomError("not_allowed", remedy)
         return value
 
     return AfterValidator(check)
 
 
-SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+def one_of(*allowed: str) -> AfterValidator:
+    """Make an annotation of text that is one of these."""
+    return fitting(allowed.__contains__, f"choose one of {', '.join(allowed)}")
+
+
 Text = Annotated[str, AfterValidator(one_line)]
-Sha256 = Annotated[str, AfterValidator(sha256_hex)]
+Sha256 = Annotated[str, fitting(re.compile(r"[0-9a-f]{64}").fullmatch, "give 64 lower-case hex digits")]
 Number = Annotated[int | float, BeforeValidator(finite_number)]  # an integer stays one, so a document keeps its bytes
 Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(ge=0, le=10**12)]
@@ -181,7 +171,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 def parse_versioned(
-    data: bytes, what: str, version: int | tuple[int, ...], advice: str, *, marks: tuple[str, ...] = ("format_version",)
+    data: bytes, what: str, version: Version, advice: str, *, marks: Marks = MARKS
 ) -> dict[str, object]:
     """Parse JSON of a format version, recognised by its fields `marks`. InputError: no JSON, or another document."""
     try:

@@ -118,9 +118,8 @@ def open_session(graph: str | Path | bytes, threads: int = 1, *, name: str | Non
         if why is None:
             return InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen kinds, with no base of their own
-        raise BundleError(
-            f"{called}: onnxruntime can't load it ({one_line(error)}); export the bundle again"
-        ) from error
+        what = f"{called}: onnxruntime can't load it ({one_line(error)})"
+        raise BundleError(f"{what}; export the bundle again") from error
     raise BundleError(f"{called}: {why}")
 
 

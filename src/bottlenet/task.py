@@ -133,9 +133,8 @@ class Detection:
 
     def results(self, boxes: NDArray[Any]) -> Sequence[answer.Boxes | None]:
         """Pick the boxes of each photo of (B, boxes, 6); None: no numbers that an answer holds."""
-        held = np.isfinite(boxes).all((1, 2)) & ((boxes[..., 5] >= 0) & (boxes[..., 5] <= answer.MAX_CLASS_INDEX)).all(
-            1
-        )
+        known = (boxes[..., 5] >= 0) & (boxes[..., 5] <= answer.MAX_CLASS_INDEX)
+        held = np.isfinite(boxes).all((1, 2)) & known.all(1)
         return [self._boxes(rows) if good else None for rows, good in zip(boxes, held, strict=True)]
 
     def above(self, rows: NDArray[Any]) -> NDArray[np.bool_]:

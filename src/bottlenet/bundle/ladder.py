@@ -31,8 +31,6 @@ from bottlenet.bundle.manifest import LADDER, Contents, Rung, read_contents
 from bottlenet.errors import BundleError, InputError
 from bottlenet.files import replacing, sync_folder, write_new
 
-__all__ = ["Ladder", "OneOrMore", "load_all", "load_any", "load_rungs", "write_ladder"]
-
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 

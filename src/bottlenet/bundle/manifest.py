@@ -12,12 +12,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import Field, PlainValidator
 
 from bottlenet.bundle.graph import MAX_STORE_BYTES, STORE
 from bottlenet.errors import BundleError, InputError
 from bottlenet.files import read_bounded
-from bottlenet.records import Number, Sha256, Share, Text, finite_number, one_line, one_of, parse, record, refused
+from bottlenet.records import Number, Sha256, Share, Text, finite_number, fitting, one_line, one_of, parse, record
 from bottlenet.task import Classification, Port, Task, needs_one_label, parse_task, task_values
 from bottlenet.wire.codecs import Codec, make_codec
 from bottlenet.wire.entropy import Entropy
@@ -36,20 +36,14 @@ MAX_FEATURES = 2**28  # of one photo, 1 GiB
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def plain_name(name: str) -> str:
-    """Pass a name that can't lead out of the folder, and is the same file on every system."""
-    if not PLAIN_NAME.fullmatch(name):
-        raise refused("a plain file name of letters, digits, '.', '_', '-'")
-    return name
-
-
 def text_or_number(value: object) -> object:
     if isinstance(value, str):
         return one_line(value, 4000)
     return value if isinstance(value, bool) else finite_number(value)
 
 
-FileName = Annotated[str, AfterValidator(plain_name)]
+# A name that can't lead out of the folder, and is the same file on every system.
+FileName = Annotated[str, fitting(PLAIN_NAME.fullmatch, "give a plain file name of letters, digits, '.', '_', '-'")]
 Extra = Annotated[str | float | int, PlainValidator(text_or_number)]
 StoreByte = Annotated[int, Field(ge=0, le=MAX_STORE_BYTES)]
 StoreBytes = Annotated[int, Field(ge=1, le=MAX_STORE_BYTES)]
@@ -99,9 +93,8 @@ class Manifest:
     # is larger than it
     head_flops_share: Annotated[Number, Field(ge=0, le=1000)]
     num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
-    budget_bytes: Annotated[int, Field(ge=0, le=2**24)] = (
-        0  # no payload is larger, unless the device is told so; 0: any
-    )
+    # no payload is larger, unless the device is told so; 0: any
+    budget_bytes: Annotated[int, Field(ge=0, le=2**24)] = 0
     files: dict[FileName, Sha256] = field(default_factory=dict)  # SHA-256 by name
     extra: Annotated[dict[Text, Extra], Field(max_length=100)] = field(default_factory=dict)  # command, licence, ...
     task: Annotated[Task, PlainValidator(parse_task)] = field(default_factory=Classification)  # what it answers with

@@ -13,14 +13,14 @@ from rich.console import RenderableType
 from rich.text import Text
 from typer import Argument, Option
 
-from bottlenet.cli.options import BundleOption, Force, Json, check_target, marked, needs, write_whole
+from bottlenet.cli.options import BundleOption, Force, Json, Kind, needs, write_whole
 from bottlenet.cli.show import Cell, Grid, clean, print_json, progress, say, stdout
 from bottlenet.plan.link import LINKS
 
 if TYPE_CHECKING:
     from bottlenet.demo.run import DemoResult, PhotoResult
 
-PAGE = marked("a page of bottlenet demo", b'<meta name="generator" content="BottleNet demo">')
+PAGE = Kind.marked("a page of bottlenet demo", b'<meta name="generator" content="BottleNet demo">')
 
 
 @needs("cloud")
@@ -44,7 +44,7 @@ def demo(
     from bottlenet.bundle import Bundle
     from bottlenet.demo.run import page, run_demo, shipped_photos
 
-    target = check_target(output, PAGE, force=force)
+    target = PAGE.target(output, force=force)
     sources = [Path(one) for one in photo] if photo else shipped_photos()
     loaded = Bundle.load(bundle)
     with progress("classifying") as step:

@@ -28,7 +28,6 @@ from bottlenet.cli.options import (
     PriceHour,
     PriceMb,
     Sure,
-    check_target,
     write_whole,
 )
 from bottlenet.cli.show import Cell, Grid, clean, facts, print_error, print_json, say, stdout
@@ -484,7 +483,7 @@ def encode(
     from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, parse_frame
 
     whole_frame = partial(parse_frame, max_payload_bytes=MAX_PAYLOAD_BYTES)
-    target = check_target(output, Kind("a frame", HEADER_BYTES + MAX_PAYLOAD_BYTES + 1, whole_frame), force=force)
+    target = Kind("a frame", HEADER_BYTES + MAX_PAYLOAD_BYTES + 1, whole_frame).target(output, force=force)
     encoded = Encoder(Bundle.load(bundle), budget_bytes=budget).encode(photo)
     write_whole(target, encoded.frame.to_bytes())
     if as_json:
@@ -568,18 +567,18 @@ def map_targets(folder: str | None, photos: Sequence[str], task: Task, force: bo
     """Find where each photo's map goes. InputError: no segmentation, or no place for a file."""
     if folder is None:
         return {}
-    needs_map(task)
     names = [f"{Path(photo).name}.png" for photo in photos]
+    targets = [map_path(Path(folder) / name, task, force) for name in names]
     if len(set(names)) < len(set(photos)):
         raise InputError("two of the photos have the same name, and so would their maps; give them one by one")
-    targets = [check_target(Path(folder) / name, PNG, force=force) for name in names]
     return dict(zip(photos, targets, strict=True))
 
 
-def needs_map(task: Task) -> None:
-    """Refuse a bundle whose network gives no maps, with InputError."""
+def map_path(path: str | Path, task: Task, force: bool) -> Path:
+    """Resolve where a map goes, before the work. InputError: the network gives none, or as `Kind.target`."""
     if task.name != "segmentation":
         raise InputError(f"this bundle's task is {task.name}, which gives no map; give one of a segmentation")
+    return PNG.target(path, force=force)
 
 
 def write_map(target: Path, found: Prediction | Findings) -> None:

@@ -19,19 +19,7 @@ from typer import Argument, Option
 
 from bottlenet.cli.options import BundleArgument, Json, LadderArgument, Limit, PhotoFolder, Sure, needs, with_configs
 from bottlenet.cli.planning import DROP_NAMES
-from bottlenet.cli.show import (
-    Cell,
-    Grid,
-    clean,
-    facts,
-    number,
-    print_error,
-    print_json,
-    progress,
-    progress_bar,
-    say,
-    stdout,
-)
+from bottlenet.cli.show import Cell, Grid, clean, facts, number, print_json, progress, progress_bar, say, stdout
 from bottlenet.errors import InputError
 from bottlenet.train.config import TrainConfig, read_config
 from bottlenet.train.sweep import Search, SweepConfig, check_photos
@@ -235,8 +223,7 @@ def sweep(
             path = report.ladder.path
             say(f"ladder: {path}\nnext: bottlenet profile {path} --data PHOTOS -o my.profile.json")
     if report.ladder is None:
-        print_error(nothing_kept(report))
-        raise typer.Exit(2)
+        raise InputError(nothing_kept(report))
 
 
 def split_list(values: Sequence[str]) -> list[str]:
@@ -398,6 +385,8 @@ def evaluation_document(bundle: Bundle, result: Evaluation, budget_bytes: int | 
 
 def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:
     manifest = bundle.manifest
+    network = f"{manifest.model} at {manifest.cut}"
+    name = network if manifest.name == network else f"{manifest.name}, {network}"  # as `export` names a bundle
 
     def points(value: float | None, unit: str = "%") -> str:
         return "not known" if value is None else f"{value:.1f}{unit}"
@@ -412,7 +401,7 @@ def evaluation_table(bundle: Bundle, result: Evaluation) -> Table:
         decisions.append(("decision bytes", bytes_row(result.decision_bytes)))
         flops = f"{result.mean_flops_share:.0%} of the FLOPs in the mean, {result.head_flops_share:.0%} where it sends"
     return facts(
-        ("bundle", f"{manifest.name} ({bundle.id.hex()[:12]}): {manifest.model} cut at {manifest.cut}"),
+        ("bundle", f"{bundle.id.hex()[:12]}: {name}"),
         ("photos", f"{result.photos:,}, {result.labelled:,} with a label{skipped}"),
         ("top-1", Text(points(result.top1), "bold")),
         ("top-1 uncut", points(result.top1_uncut)),

@@ -1,7 +1,7 @@
 """Options that several commands have, options from a dataclass, optional parts, and files that the user names.
 
 batch: int = 32  # photos a step      ->      --batch <int>    photos a step  [default: 32]
-check_target, before the work -> bytes -> write_whole
+Kind.target, before the work -> bytes -> write_whole
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import ast
 import dataclasses
 import functools
 import importlib.util
-import inspect
 import io
 import itertools
 import os
@@ -18,6 +17,7 @@ import textwrap
 import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import Parameter, Signature, getsource, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
@@ -69,8 +69,8 @@ def with_configs(**configs: type[DataclassInstance]) -> Callable[[Command], Comm
 
     def decorate(command: Command) -> Command:
         # Not get_type_hints: before Python 3.11 it wraps what has None as its default, so that typer sees no Annotated.
-        signature = inspect.signature(command, eval_str=True).parameters.values()
-        own = [each for each in signature if each.name not in configs]
+        declared = signature(command, eval_str=True).parameters.values()
+        own = [each for each in declared if each.name not in configs]
         taken = {each.name for each in own}
         options = {
             name: [each for each in parameters_of(kind) if each.name not in taken] for name, kind in configs.items()
@@ -87,14 +87,14 @@ def with_configs(**configs: type[DataclassInstance]) -> Callable[[Command], Comm
 
         parameters = [*own, *itertools.chain.from_iterable(options.values())]
         # typer reads what it parses from the signature and the annotations.
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         return run
 
     return decorate
 
 
-def parameters_of(config: type[C]) -> list[inspect.Parameter]:
+def parameters_of(config: type[C]) -> list[Parameter]:
     hints = get_type_hints(config)
     comments = field_comments(config)
     parameters = []
@@ -105,18 +105,16 @@ def parameters_of(config: type[C]) -> list[inspect.Parameter]:
         flag = "--" + field.name.replace("_", "-")
         flags = f"{flag}/--no-{flag[2:]}" if kind is bool and field.default is True else flag
         text = escape(comments.get(field.name, "")) + ("; can be repeated" if repeated else "")
-        default = inspect.Parameter.empty if required else field.default
+        default = Parameter.empty if required else field.default
         annotation = Annotated[kind, Option(flags, help=text)]  # type: ignore[valid-type]
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
+        parameters.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     return parameters
 
 
 def field_comments(config: type[C]) -> dict[str, str]:
     """Read the comment on the line of each field. Empty where the source is not at hand."""
     try:
-        source = textwrap.dedent(inspect.getsource(config))
+        source = textwrap.dedent(getsource(config))
     except OSError:
         return {}
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
@@ -164,31 +162,30 @@ class Kind:
     read_bytes: int  # enough to tell
     find: Callable[[bytes], object]  # fails with ValueError or BottleNetError where it is of another kind
 
+    @classmethod
+    def marked(cls, name: str, mark: bytes) -> Kind:
+        """Tell a kind of file by a mark near its start."""
+        return cls(name, 4096, lambda data: data.index(mark))
 
-def marked(name: str, mark: bytes) -> Kind:
-    """Tell a kind of file by a mark near its start."""
-    return Kind(name, 4096, lambda data: data.index(mark))
-
-
-def check_target(path: str | Path, kind: Kind, *, force: bool = False) -> Path:
-    """Resolve a path to write to, before the work. InputError: it can't be, or is of another kind without `force`."""
-    target = Path(os.path.realpath(path))
-    try:
-        if not target.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {target.parent}; make it first")
-        if target.exists() and not target.is_file():
-            raise InputError(f"{path}: this is no file that can be written; give another name")
-        if target.exists() and not force:
-            with open(target, "rb") as file:
-                start = files.read_at_most(file, kind.read_bytes)
-            try:
-                kind.find(start)
-            except (ValueError, BottleNetError) as error:
-                text = f"{path}: a file is there that is not {kind.name}; give another name, or --force"
-                raise InputError(text) from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give another name") from error
-    return target
+    def target(self, path: str | Path, *, force: bool) -> Path:
+        """Resolve a path to write to, before the work. InputError: it can't be, or, without `force`, is of another."""
+        target = Path(os.path.realpath(path))
+        try:
+            if not target.parent.is_dir():
+                raise InputError(f"{path}: there is no folder {target.parent}; make it first")
+            if target.exists() and not target.is_file():
+                raise InputError(f"{path}: this is no file that can be written; give another name")
+            if target.exists() and not force:
+                with open(target, "rb") as file:
+                    start = files.read_at_most(file, self.read_bytes)
+                try:
+                    self.find(start)
+                except (ValueError, BottleNetError) as error:
+                    text = f"{path}: a file is there that is not {self.name}; give another name, or --force"
+                    raise InputError(text) from error
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; give another name") from error
+        return target
 
 
 def write_whole(target: Path, data: bytes) -> None:

@@ -13,23 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from typer import Argument, Option
 
-from bottlenet.cli.options import (
-    Budget,
-    Force,
-    Json,
-    Kind,
-    LadderArgument,
-    Limit,
-    MaxDrop,
-    MeterOption,
-    PhotoFolder,
-    PriceHour,
-    PriceMb,
-    check_target,
-    marked,
-    needs,
-    write_whole,
-)
+from bottlenet.cli import options
 from bottlenet.cli.show import Cell, Grid, clean, facts, number, print_json, progress, say, stdout
 from bottlenet.files import read_at_most, reading
 from bottlenet.records import command_line
@@ -43,11 +27,11 @@ if TYPE_CHECKING:
     D = TypeVar("D", Profile, Trained)
 
 PLOT_MARK = b"<!-- bottlenet plan -->"
-PLOT = marked("a plot of bottlenet plan", PLOT_MARK)
+PLOT = options.Kind.marked("a plot of bottlenet plan", PLOT_MARK)
 BENCH_MARK = "bottlenet bench"
-BENCH = marked("a report of bottlenet bench", BENCH_MARK.encode())
+BENCH = options.Kind.marked("a report of bottlenet bench", BENCH_MARK.encode())
 BENCH_PLOT_MARK = b"<!-- bottlenet bench -->"
-BENCH_PLOT = marked("a plot of bottlenet bench", BENCH_PLOT_MARK)
+BENCH_PLOT = options.Kind.marked("a plot of bottlenet bench", BENCH_PLOT_MARK)
 REJECTED_SHOWN = 10
 DROP_NAMES = {
     "top1": "points of top-1 below the uncut network, on the same labelled photos",
@@ -56,16 +40,16 @@ DROP_NAMES = {
 
 
 def profile(
-    bundle: LadderArgument,
-    data: PhotoFolder,
+    bundle: options.LadderArgument,
+    data: options.PhotoFolder,
     output: Annotated[str, Option("--output", "-o", metavar="PROFILE", help="The profile to write, JSON.")],
-    limit: Limit = None,
-    budget: Budget = None,
+    limit: options.Limit = None,
+    budget: options.Budget = None,
     device_power_mw: Annotated[float | None, Option(help="Power of the device while it computes, if known.")] = None,
-    meter: MeterOption = None,
+    meter: options.MeterOption = None,
     max_drop: Annotated[float, Option(help="Points of top-1 that JPEG, WebP and AVIF of the input may lose.")] = 2.0,
-    force: Force = False,
-    as_json: Json = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure each partition of a bundle on this machine: time, bytes, energy, accuracy.
 
@@ -82,7 +66,7 @@ def profile(
     from bottlenet.measure.profile import profile as measure
     from bottlenet.plan.profile import MAX_PROFILE_BYTES, parse_profile
 
-    target = check_target(output, Kind("a profile", MAX_PROFILE_BYTES + 1, parse_profile), force=force)
+    target = options.Kind("a profile", MAX_PROFILE_BYTES + 1, parse_profile).target(output, force=force)
     loaded = load_any(bundle)
     with progress("measuring") as step:
         profile = measure(
@@ -95,7 +79,7 @@ def profile(
             max_drop=max_drop,
             on_progress=step,
         )
-    write_whole(target, profile.to_json())
+    options.write_whole(target, profile.to_json())
     if as_json:
         return print_json({"profile": str(target), **json.loads(profile.to_json())})
     stdout().print(profile_table(profile))
@@ -160,20 +144,20 @@ def plan(
         ),
     ],
     objective: Annotated[str, Option(help="What to minimise: latency, energy, bytes or cost.")] = "latency",
-    max_drop: MaxDrop = None,
+    max_drop: options.MaxDrop = None,
     deadline: Annotated[float | None, Option(metavar="MS", help="Most milliseconds per photo.")] = None,
     budget: Annotated[float | None, Option(metavar="BYTES", help="Most uplink bytes per photo.")] = None,
     server_load: Annotated[float, Option(help="Photos waiting on the server ahead of ours.")] = 0,
     cold: Annotated[bool, Option("--cold", help="Count connection set-up too: none is open yet.")] = False,
-    price_mb: PriceMb = None,
-    price_hour: PriceHour = None,
+    price_mb: options.PriceMb = None,
+    price_hour: options.PriceHour = None,
     bundle: Annotated[str | None, Option("--bundle", "-b", help="Refuse a profile that is not of this bundle.")] = None,
     sweep: Annotated[
         str | None, Option(metavar="FILE", help="Take bytes and accuracy from a sweep's candidates.json.")
     ] = None,
     plot: Annotated[str | None, Option(metavar="FILE.svg", help="Draw each partition over the bandwidth.")] = None,
-    force: Force = False,
-    as_json: Json = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
     r"""Choose a partition for a link: what runs here, what runs on the server.
 
@@ -190,7 +174,7 @@ def plan(
     from bottlenet.plan.profile import MAX_TRAINED_BYTES, parse_trained, with_trained
     from bottlenet.report.partitions import draw_flips
 
-    target = None if plot is None else check_target(plot, PLOT, force=force)
+    target = None if plot is None else PLOT.target(plot, force=force)
     loaded = read_profile(Path(profile))
     if bundle is not None:
         from bottlenet.bundle.ladder import load_any
@@ -211,7 +195,7 @@ def plan(
         prices=prices_of(price_mb, price_hour),
     )
     if target is not None:
-        write_whole(target, draw_flips(loaded, chosen, connected=not cold).document(PLOT_MARK).encode())
+        options.write_whole(target, draw_flips(loaded, chosen, connected=not cold).document(PLOT_MARK).encode())
     if as_json:
         plotted = None if target is None else str(target)
         return print_json({"bundle": loaded.bundle_id, **asdict(chosen), "plot": plotted})
@@ -308,7 +292,7 @@ def why_rejected(rejected: Rejected) -> str:
     }[rejected.constraint]
 
 
-@needs("cloud")
+@options.needs("cloud")
 def bench(
     bundle: Annotated[
         list[str], Argument(help="Folders of bundles or of a ladder, or [bold]demo[/]: cuts of one network.")
@@ -324,16 +308,16 @@ def bench(
     ] = None,
     limit: Annotated[int, Option(min=1, help="Number of photos, spread over the folder.")] = 20,
     seconds: Annotated[float, Option(help="Time for each link and partition; slow ones send fewer photos.")] = 10.0,
-    budget: Budget = None,
+    budget: options.Budget = None,
     jitter: Annotated[float, Option(metavar="MS", help="Varying delay, in each direction.")] = 0.0,
     server_load: Annotated[int, Option(help="Photos of other devices that are always at the server.")] = 0,
     device_slowdown: Annotated[float, Option(help="Times by which the device is slower than this machine.")] = 1.0,
     server_threads: Annotated[int, Option(min=1, max=1024, help="Threads for one operation on the server.")] = 1,
-    meter: MeterOption = None,
+    meter: options.MeterOption = None,
     output: Annotated[str | None, Option("--output", "-o", metavar="FILE", help="Also write JSON here.")] = None,
     plot: Annotated[str | None, Option(metavar="FILE.svg", help="Draw the latencies.")] = None,
-    force: Force = False,
-    as_json: Json = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
     r"""Measure each partition end to end, with real sockets, servers and a shaped link.
 
@@ -350,8 +334,8 @@ def bench(
     from bottlenet.measure.bench import bench as measure
     from bottlenet.report.partitions import draw_measured
 
-    target = None if output is None else check_target(output, BENCH, force=force)
-    drawing = None if plot is None else check_target(plot, BENCH_PLOT, force=force)
+    target = None if output is None else BENCH.target(output, force=force)
+    drawing = None if plot is None else BENCH_PLOT.target(plot, force=force)
     conditions = conditions_of(link, jitter / 1e3, server_load, device_slowdown)
     loaded = [rung for one in bundle for rung in load_rungs(one)]
     with progress("measuring") as step:
@@ -368,9 +352,9 @@ def bench(
         )
     document = {"kind": BENCH_MARK, "format_version": 1, "command": command_line(sys.argv), **asdict(report)}
     if target is not None:
-        write_whole(target, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+        options.write_whole(target, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
     if drawing is not None:
-        write_whole(drawing, draw_measured(report).document(BENCH_PLOT_MARK).encode())
+        options.write_whole(drawing, draw_measured(report).document(BENCH_PLOT_MARK).encode())
     if as_json:
         print_json(document)
         return
@@ -378,16 +362,14 @@ def bench(
         stdout().print(each)
 
 
-def conditions_of(
-    links: list[str] | None, jitter_s: float, server_load: int, device_slowdown: float
-) -> list[Conditions]:
+def conditions_of(links: list[str] | None, jitter_s: float, server_load: int, slowdown: float) -> list[Conditions]:
     """Make the conditions of each link. InputError: an unknown link, or a number out of range."""
     from bottlenet.measure.bench import Conditions
     from bottlenet.plan.link import LINKS, PRESETS, parse_link
 
     names = [each for name in links or LINKS for each in (PRESETS if name.strip().lower() == "all" else (name,))]
     found = dict.fromkeys(parse_link(name) for name in names)
-    return [Conditions(each, jitter_s, server_load, device_slowdown) for each in found]
+    return [Conditions(each, jitter_s, server_load, slowdown) for each in found]
 
 
 def bench_renderables(report: BenchReport) -> Iterator[RenderableType]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from bottlenet.cli.options import BundleArgument, Force, Json, check_target, marked, needs, with_configs, write_whole
+from bottlenet.cli.options import BundleArgument, Force, Json, Kind, needs, with_configs, write_whole
 from bottlenet.cli.show import Grid, number, print_json, progress, progress_bar, say, stdout
 from bottlenet.errors import InputError
 from bottlenet.privacy import PrivacyConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bottlenet.report.page import ReportPage
     from bottlenet.report.photos import PhotoWish
 
-REPORT = marked("a report of bottlenet report", b'<meta name="generator" content="BottleNet report">')
+REPORT = Kind.marked("a report of bottlenet report", b'<meta name="generator" content="BottleNet report">')
 CAPTION = "Measured against this attacker, with these photos and this much training. Another one may do better."
 NAMES = {
     "attacker": "payload, attacker",
@@ -71,7 +71,7 @@ def report(
     from bottlenet.report.page import report as make
     from bottlenet.report.sections import Request
 
-    target = check_target(output, REPORT, force=force)
+    target = REPORT.target(output, force=force)
     links = tuple(dict.fromkeys(parse_link(name) for name in link or LINKS))
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     with progress("looking at photos") as step:

@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from bottlenet.cli.device import (
-    PNG,
-    found_document,
-    found_table,
-    frame_document,
-    frame_rows,
-    is_plain,
-    needs_map,
-    write_map,
-)
-from bottlenet.cli.options import BundleOption, Force, Json, check_target, needs, require, with_configs
+from bottlenet.cli.device import found_document, found_table, frame_document, frame_rows, is_plain, map_path, write_map
+from bottlenet.cli.options import BundleOption, Force, Json, needs, require, with_configs
 from bottlenet.cli.show import clean, facts, print_json, say, stdout
 from bottlenet.cloud.admission import LOG_LEVELS, Access, Limits, Mqtt
 from bottlenet.errors import BottleNetError, InputError
@@ -182,9 +173,7 @@ def decode(
 
     loaded = Bundle.load(bundle)
     task = loaded.manifest.task
-    if map_file is not None:
-        needs_map(task)
-    target = None if map_file is None else check_target(map_file, PNG, force=force)
+    target = None if map_file is None else map_path(map_file, task, force)
     frame = read_frame(file, loaded.tag)
     (answer,) = Decoder(loaded).answers([frame])
     if isinstance(answer, BottleNetError):

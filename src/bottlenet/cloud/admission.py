@@ -28,14 +28,7 @@ from typing import TYPE_CHECKING
 
 from bottlenet.errors import InputError
 from bottlenet.files import PASSWORD, read_bounded
-from bottlenet.wire.frame import (
-    BEARER,
-    DEFAULT_MAX_PAYLOAD_BYTES,
-    MAX_PAYLOAD_BYTES,
-    SUBPROTOCOL,
-    TOKEN,
-    TOKEN_SUBPROTOCOL,
-)
+from bottlenet.wire.frame import BEARER, DEFAULT_MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, SUBPROTOCOL, TOKEN_SUBPROTOCOL
 from bottlenet.wire.mqtt import GROUP
 
 if TYPE_CHECKING:
@@ -230,7 +223,7 @@ class Tokens:
             raise InputError(f"{self._path} is no list of tokens; write {ALLOWED}") from None
         tokens = {line: number for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
         for token, number in tokens.items():
-            if TOKEN.fullmatch(token) is None:
+            if BEARER.pattern.fullmatch(token) is None:
                 raise InputError(f"line {number} of {self._path} is no token; write {ALLOWED}")
         if len(tokens) > MAX_TOKENS:
             raise InputError(f"{self._path} is too large; {MAX_TOKENS} tokens and {MAX_FILE_BYTES} bytes are allowed")

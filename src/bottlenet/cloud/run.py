@@ -40,7 +40,6 @@ from bottlenet.errors import InputError
 if TYPE_CHECKING:
     from bottlenet.broker import Broker
 
-
 log = logging.getLogger(__name__)
 
 CLOSE_S = 2  # for connections to close when all is answered
@@ -194,34 +193,22 @@ def serve(
     port: int = 8000,
     access: Access | None = None,
     broker: Broker | None = None,
-    watch: str | None = None,
-    threads: int = 1,
-    max_batch: int = 16,
-    page: bool = True,
     stop_with_input: bool = False,
+    **options: Any,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then return; what was taken is answered first, for up to `limits.grace_s`.
 
-    Port 0 is any that is free. `announce` gets "host:port" as soon as connections are taken. InputError: an address
-    that can't be listened on, or that others reach without --insecure, files for TLS that can't be used, a broker that
-    does not let this server in, or see `create_app`. BundleError: see `create_app`.
+    Port 0 is any that is free. `announce` gets "host:port" as soon as connections are taken. Other `options` are those
+    of `create_app`. InputError: an address that can't be listened on, or that others reach without --insecure, files
+    for TLS that can't be used, a broker that does not let this server in, or see `create_app`. BundleError: the same.
     """
     limits, access = limits or Limits(), access or Access()
     tls = access.context()
     allow_files(limits.max_connections + SPARE_FILES)
     with open_port(host, port) as listener:
         access.check(listener.getsockname()[0])
-        app = create_app(
-            bundles,
-            limits,
-            tokens=access.tokens,
-            watch=watch,
-            broker=broker,
-            threads=threads,
-            max_batch=max_batch,
-            page=page,
-            insecure=access.insecure,
-        )
+        of_access: dict[str, Any] = {"tokens": access.tokens, "insecure": access.insecure}
+        app = create_app(bundles, limits, broker=broker, **of_access, **options)
         if broker is not None:
             from bottlenet.cloud.mqtt import check_broker
 

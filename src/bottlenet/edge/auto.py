@@ -137,7 +137,7 @@ class Auto:
             except BottleNetError as error:
                 if isinstance(error, FrameError):
                     with self._state:
-                        self._pilot.refused(name, reason(error))
+                        self._pilot.refused(name, without_advice(error))
                 else:
                     late = isinstance(error, OverdueError)
                     self._lost(error, RoundTrip(network_bytes(len(frame.payload)), patience_s) if late else None)
@@ -153,7 +153,7 @@ class Auto:
     def _lost(self, error: BottleNetError, overdue: RoundTrip | None = None) -> None:
         """Close the connections, as there is no server, or it has no room, and look for it later."""
         with self._state:
-            self._pilot.lost(reason(error), overdue)
+            self._pilot.lost(without_advice(error), overdue)
             self._backoff.failed(hint_s(error))
             self._state.notify_all()
         self._close_streams()
@@ -228,7 +228,7 @@ class Auto:
         return stream.ask(Frame(PROBE, 0, self._home, 0, b""), self._patience_s())
 
 
-def reason(error: BottleNetError) -> str:
+def without_advice(error: BottleNetError) -> str:
     """Leave out what there is to do about an error."""
     return str(error).partition(";")[0]
 

@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 
-from bottlenet.edge.sockets import CountingSocket, advice, open_socket, reason
+from bottlenet.edge.sockets import CountingSocket, advice, network_cause, open_socket
 from bottlenet.errors import BusyError, FrameError, InputError, LinkError, OverdueError, WireError
 from bottlenet.wire import mqtt
 from bottlenet.wire.answer import MAX_ANSWER_BYTES, Answer, one_line, parse_answer
@@ -44,7 +44,6 @@ OPTIONS: dict[str, Any] = {
     "close_timeout": CLOSE_TIMEOUT_S,
     "max_size": MAX_ANSWER_BYTES,
 }
-
 
 SEQUENCES = 2**16
 SHORTEST_ANSWER_BYTES = 3  # up to the sequence number
@@ -126,7 +125,7 @@ def unopened(error: Exception, url: str, has_token: bool) -> LinkError:
     what_to_do = advice(error, "server", "ws")
     if isinstance(error, WebSocketException) and address.scheme == "ws":
         what_to_do += " If it speaks TLS, its address begins with wss://"
-    return LinkError(f"can't connect to {server_of(address)}: {reason(error)}; {what_to_do}")
+    return LinkError(f"can't connect to {server_of(address)}: {network_cause(error)}; {what_to_do}")
 
 
 def rejection(response: Response, url: str, has_token: bool) -> str:

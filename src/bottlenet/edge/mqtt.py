@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from bottlenet.broker import NO_SUBSCRIBER, NOT_AUTHORIZED, BoundedClient, Broker, broker_at, properties_of, refused
 from bottlenet.edge.connection import CLOSE_TIMEOUT_S
-from bottlenet.edge.sockets import CountingSocket, advice, open_socket, reason
+from bottlenet.edge.sockets import CountingSocket, advice, network_cause, open_socket
 from bottlenet.errors import LinkError, OverdueError
 from bottlenet.wire.answer import MAX_ANSWER_BYTES, refusal_bytes
 from bottlenet.wire.mqtt import MAX_MESSAGE_BYTES, new_address
@@ -99,7 +99,7 @@ class MqttTransport:
             self._thread.start()
         except (OSError, ValueError, RuntimeError) as error:  # the last: no thread is left
             what_to_do = advice(error, "broker", "mqtt")
-            raise LinkError(f"can't connect to {broker.name}: {reason(error)}; {what_to_do}") from error
+            raise LinkError(f"can't connect to {broker.name}: {network_cause(error)}; {what_to_do}") from error
         if (code := self._opened(deadline)).is_failure:
             raise refused(broker, code)
         self._client.subscribe(self._address.answers, 0)
@@ -176,7 +176,8 @@ class MqttTransport:
             while self._client.loop_read() == MQTT_ERR_SUCCESS:
                 pass
         except Exception as error:  # paho-mqtt raises anything on bytes that are no MQTT
-            self._fail(LinkError(f"{self._broker.name} sent what is no MQTT ({reason(error)}); is a broker there?"))
+            what = f"{self._broker.name} sent what is no MQTT ({network_cause(error)})"
+            self._fail(LinkError(f"{what}; is a broker there?"))
         self._fail(LinkError(f"{self._broker.name} closed the connection; try again"))
 
     def _fail(self, error: LinkError) -> None:

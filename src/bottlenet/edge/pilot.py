@@ -17,6 +17,7 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,8 +234,8 @@ class Pilot:
     def _device_s(self) -> Floats:
         compute = (self._columns.device_s - self._prepares) * self._device.values()
         prepare_s = self._prepare_s.value(math.nan)
-        device_s: Floats = compute + (self._prepares if math.isnan(prepare_s) else prepare_s * (self._prepares > 0))
-        return device_s
+        prepare = self._prepares if math.isnan(prepare_s) else prepare_s * (self._prepares > 0)
+        return cast(Floats, compute + prepare)
 
     def _server_s(self) -> Floats:
         return self._columns.server_s * self._server.values()
@@ -493,8 +494,7 @@ class LinkProbe:
         worth = np.array([1.0] * len(self._presets) + [OWN] * len(self._own))
         far = (np.log10(round_trips_s)[:, None] - known[:, 0]) ** 2 / (2 * NEAR**2)  # (G, K)
         near = worth * np.exp(far.min(1, keepdims=True) - far)
-        usual: Floats = (near * known[:, 1]).sum(1) / near.sum(1)
-        return usual
+        return cast(Floats, (near * known[:, 1]).sum(1) / near.sum(1))
 
 
 def round_trips(bps: Floats, bits: Floats, seconds: Floats, weights: Floats) -> Floats:
@@ -503,5 +503,4 @@ def round_trips(bps: Floats, bits: Floats, seconds: Floats, weights: Floats) -> 
     order = left.argsort(1)
     reached = weights[order].cumsum(1) >= weights.sum() / 2
     middle = np.take_along_axis(left, order, 1)[np.arange(len(bps)), reached.argmax(1)]
-    trips: Floats = np.maximum(middle, SHORTEST_S)
-    return trips
+    return cast(Floats, np.maximum(middle, SHORTEST_S))

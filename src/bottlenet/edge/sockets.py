@@ -158,7 +158,8 @@ class TlsSocket(CountingSocket):
             super().sendall(self._outgoing.read())
 
 
-def reason(error: Exception) -> str:
+def network_cause(error: Exception) -> str:
+    """Say why a connection can't be had or failed, in the system's words where there are any."""
     if isinstance(error, TimeoutError):
         return "it took too long"
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):

@@ -37,6 +37,7 @@ from bottlenet.wire.answer import one_line
 from bottlenet.wire.frame import MAX_PAYLOAD_BYTES, TAG_BYTES, Frame, parse_frame
 
 T = TypeVar("T")
+Row = tuple[object, ...]  # of the database
 
 DEFAULT_MAX_BYTES = 64 * 2**20
 REFUSE, DROP_OLDEST, DROP_NEWEST = WHEN_FULL = ("refuse", "drop-oldest", "drop-newest")
@@ -226,7 +227,7 @@ class Spool:
         except OSError as error:
             return Put(None, refused=f"{self.path / DATABASE} can't be used: {error.strerror}; try again")
 
-    def _place(self, photo: Photo, row: tuple[object, ...], need: int, keep: Collection[int]) -> Put:
+    def _place(self, photo: Photo, row: Row, need: int, keep: Collection[int]) -> Put:
         """Write a row that takes `need` bytes, as far as cap and disk allow. OSError: the disk has another fault."""
         oldest: list[Entry] | None = None  # that may go
         going: list[Entry] = []
@@ -337,9 +338,7 @@ class Spool:
             for number, key, name, sha256, bundle, size in rows
         ]
 
-    def _insert(
-        self, row: tuple[object, ...], going: Sequence[Entry], dropped: Sequence[Failed], *, grow: bool
-    ) -> Entry:
+    def _insert(self, row: Row, going: Sequence[Entry], dropped: Sequence[Failed], *, grow: bool) -> Entry:
         """Take a photo and drop others, both or neither; in their place if it may not `grow`. OSError: neither."""
         notes = [(outcome_bytes(failed).decode(), entry.number) for entry, failed in zip(going, dropped, strict=True)]
         gone = [(entry.number,) for entry in going]  # without a note, which would keep the page
@@ -395,7 +394,7 @@ class Spool:
             (self.path / RESERVE).unlink(missing_ok=True)
             self._write(work, grow=grow)
 
-    def _write_each(self, sql: str, rows: Sequence[tuple[tuple[object, ...], T]], done: Callable[[T], object]) -> None:
+    def _write_each(self, sql: str, rows: Sequence[tuple[Row, T]], done: Callable[[T], object]) -> None:
         """Write rows at once, and call `done` with what belongs to each; where the disk is full, fewer at a time."""
         try:
             self._write(lambda db: db.executemany(sql, [row for row, _ in rows]), urgent=True)
@@ -513,7 +512,7 @@ def is_old_spool(path: str | Path) -> bool:
     return any((Path(path) / name).is_dir() for name in OLD_FOLDERS)
 
 
-def row_of(photo: OldPhoto) -> tuple[object, ...]:
+def row_of(photo: OldPhoto) -> Row:
     key, sha256, bundle = (each and bytes.fromhex(each) for each in (photo.key, photo.sha256, photo.bundle))
     name = os.fsencode(photo.name)
     if photo.outcome is None and photo.frame is not None:

@@ -229,17 +229,16 @@ def measure_row(
     expected_s = first.device_s
     if isinstance(first.result, Frame):
         expected_s += link.exchange_s(len(first.result.payload) + STREAM_OVERHEAD_BYTES)
-    name = (link.name, partition.name, partition.kind, partition.cut)
     skipped = why_too_large(workbench, partition, link, paths)
     if skipped is None and expected_s > seconds:
         skipped = f"a photo takes about {expected_s:,.1f} s, and {seconds:g} s are allowed"
     if skipped is not None:
-        return BenchRow(*name, 0, skipped=skipped)
+        return BenchRow(link.name, partition.name, partition.kind, partition.cut, 0, skipped=skipped)
     count = min(len(paths), max(FEWEST, int(seconds / expected_s)))
     with workbench.neighbours(partition, paths[0], conditions.server_load):
         timings = list(one_by_one(workbench, partition, conditions, paths[:count]))
         rate = pipelined_rate(workbench, partition, conditions, paths) if pipelined else None
-    return row_of(name, timings, uncut, link, rate)
+    return row_of(partition, link, timings, uncut, rate)
 
 
 def why_too_large(workbench: Workbench, partition: Partition, link: Link, paths: Sequence[Path]) -> str | None:
@@ -254,18 +253,14 @@ def why_too_large(workbench: Workbench, partition: Partition, link: Link, paths:
 
 
 def row_of(
-    name: tuple[str, str, str, str | None],
-    timings: Sequence[Timing],
-    uncut: Sequence[Frame | int],
-    link: Link,
-    rate: float | None,
+    partition: Partition, link: Link, timings: Sequence[Timing], uncut: Sequence[Frame | int], rate: float | None
 ) -> BenchRow:
     latencies = [each.latency_s * 1e3 for each in timings]
     sent = statistics.fmean(each.socket_bytes for each in timings)
     energies = [each.compute_mj for each in timings if each.compute_mj is not None]
     radio_mj = sent * 8 / link.uplink_bps * link.send_mw if sent else 0.0
     return BenchRow(
-        *name,
+        *(link.name, partition.name, partition.kind, partition.cut),
         photos=len(timings),
         latency_ms=statistics.median(latencies),
         latency_p95_ms=float(np.percentile(latencies, 95, method="inverted_cdf")),
@@ -503,12 +498,10 @@ def server_process(arguments: Sequence[str], start_s: float = START_S) -> Iterat
     """Start Python, and yield (port, process) until the block ends. LinkError: it failed, or took too long."""
     # A file in the current folder must not stand in for a module of ours.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    pipe = subprocess.PIPE
+    command, pipe = [sys.executable, *arguments], subprocess.PIPE
     with (
         tempfile.TemporaryFile() as log,
-        subprocess.Popen(
-            [sys.executable, *arguments], stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True
-        ) as process,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True) as process,
     ):
         try:
             yield listening_port(process, log, start_s), process

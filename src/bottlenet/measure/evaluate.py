@@ -32,6 +32,7 @@ UNLIKELY = -1000.0  # logit of a class that an answer does not name: less than o
 LEAST = 1e-300  # share of one that it does
 BATCH = 8  # photos that both networks take at once; more is no faster on a CPU
 
+Array = NDArray[np.int64]
 Progress = Callable[[int, int], None]  # called after each batch with (photos done, photos in all)
 Prepared = tuple[int, Frame | Answer, NDArray[np.uint8] | None]  # position, frame or own answer, pixels for the uncut
 
@@ -162,29 +163,23 @@ def evaluate(
             uncut.append(int(each.uncut.argmax()))
     if not read:
         raise InputError(f"{data}: no photo could be read, so there is nothing to report; give a folder of photos")
-    return evaluation_of(
-        label_array(read),
-        np.array(answers),
-        np.array(uncut) if uncut else None,
-        np.array(payload_bytes),
-        flops_shares=deployment.encoder.flops_shares,
-        skipped=len(damaged.paths),
-    )
+    measured = label_array(read), np.array(answers), np.array(uncut) if uncut else None, np.array(payload_bytes)
+    return evaluation_of(*measured, deployment.encoder.flops_shares, skipped=len(damaged.paths))
 
 
 def evaluation_of(
-    labels: NDArray[np.int64],  # (N,); -1: not known
-    answers: NDArray[np.int64],  # (N, 5 or fewer) class indices, best first
-    uncut: NDArray[np.int64] | None,  # (N,) the uncut network's answers
-    payload_bytes: NDArray[np.int64],  # (N,); -1: not sent
-    *,
-    flops_shares: tuple[float, float],  # of a photo that is sent, and of one that is not
+    labels: Array,
+    answers: Array,
+    uncut: Array | None,
+    lengths: Array,
+    shares: tuple[float, float],
     skipped: int,
 ) -> Evaluation:
-    """Turn the answers to all photos into rates and sizes."""
-    known = labels >= 0
-    hits = answers == labels[:, None]
-    top1, sent = percent(hits[known, 0]), payload_bytes >= 0
+    """Turn labels (N,), -1 where not known, answers (N, 5), best first, those of the uncut network (N,), and payload
+    bytes (N,), -1 where not sent, into rates and sizes. `shares` of FLOPs are of a photo that is sent, and of one not.
+    """
+    known, sent, hits = labels >= 0, lengths >= 0, answers == labels[:, None]
+    top1 = percent(hits[known, 0])
     top1_uncut = None if uncut is None else percent((uncut == labels)[known])
     return Evaluation(
         top1=top1,
@@ -192,13 +187,13 @@ def evaluation_of(
         agreement=None if uncut is None else percent(answers[:, 0] == uncut),
         top1_uncut=top1_uncut,
         top1_drop=None if top1 is None or top1_uncut is None else top1_uncut - top1,
-        payload_bytes=sizes(payload_bytes[sent]),
-        frame_bytes=sizes(payload_bytes[sent] + HEADER_BYTES),
-        head_flops_share=flops_shares[0],
+        payload_bytes=sizes(lengths[sent]),
+        frame_bytes=sizes(lengths[sent] + HEADER_BYTES),
+        head_flops_share=shares[0],
         photos=len(labels),
         labelled=int(known.sum()),
         skipped=skipped,
         sent_share=float(sent.mean()),
-        decision_bytes=sizes(np.maximum(payload_bytes, 0)),
-        mean_flops_share=float(np.where(sent, *flops_shares).mean()),
+        decision_bytes=sizes(np.maximum(lengths, 0)),
+        mean_flops_share=float(np.where(sent, *shares).mean()),
     )

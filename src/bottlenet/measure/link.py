@@ -20,6 +20,7 @@ import selectors
 import socket
 import threading
 import weakref
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Coroutine, Sequence
 
 from bottlenet.errors import InputError, LinkError
@@ -142,14 +143,12 @@ class ShapedLink:
             end.abort()  # also where one is closed that has bytes left which nobody takes
         await turns(5)  # in which sockets are closed
 
-    def _accepted(
-        self, from_device: asyncio.StreamReader, to_device: asyncio.StreamWriter
-    ) -> Coroutine[None, None, None]:
+    def _accepted(self, from_device: StreamReader, to_device: StreamWriter) -> Coroutine[None, None, None]:
         """Note the connection before its task, which may be cancelled before it starts."""
         self._ends.add(to_device.transport)
         return self._serve(from_device, to_device)
 
-    async def _serve(self, from_device: asyncio.StreamReader, to_device: asyncio.StreamWriter) -> None:
+    async def _serve(self, from_device: StreamReader, to_device: StreamWriter) -> None:
         """Connect a device to the server, where that is there and there are not too many, and carry what both send."""
         name, ends = f"{self._seed}/{next(self._numbers)}", [to_device]
         self._connections += 1
@@ -173,9 +172,7 @@ class ShapedLink:
             for end in ends:
                 end.close()
 
-    async def _carry(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, lane: Lane, rng: random.Random
-    ) -> None:
+    async def _carry(self, source: StreamReader, target: StreamWriter, lane: Lane, rng: random.Random) -> None:
         """Write what comes when it is due, in order, whatever jitter and loss say; and its end after that."""
         loop, last, under_way = self._loop, -math.inf, 0
 

@@ -18,7 +18,6 @@ from bottlenet.errors import BundleError
 if TYPE_CHECKING:
     from bottlenet.edge.encoder import Partition
 
-
 LIMIT_S = 120.0  # a small machine may need long for its imports
 STATUS = Path("/proc/self/status")
 

@@ -24,24 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.errors import InputError, reason
+from bottlenet.net import unit as units
 from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split, cuts, layout_at, split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
 from bottlenet.net.trace import count_flops
-from bottlenet.net.unit import (
-    DividedTail,
-    Enlarged,
-    LearnedReduction,
-    NestedQuantizer,
-    PaperReduction,
-    PaperRestoration,
-    Prior,
-    Quantizer,
-    ResidualReduction,
-    ResidualRestoration,
-    UnitSpec,
-    pad_to_multiple,
-)
 from bottlenet.records import is_number
 from bottlenet.task import Classification, is_dense
 from bottlenet.wire.codecs import Codec, make_codec
@@ -102,7 +89,7 @@ def insert(
     layout = layout_at(halves.cut)
     c, height, width = layout.grid
     channels = channels or min(USUAL_CHANNELS, c * stride**2)
-    spec = UnitSpec(c, channels, stride, (height, width))
+    spec = units.UnitSpec(c, channels, stride, (height, width))
     head, learned = (nn.Identity(), halves.head) if end_to_end else split_head(halves.head, learn_from, cut, size)
     reduction, restoration = (half(spec) for half in UNITS[unit])
     if layout.kind != "planes":
@@ -114,12 +101,12 @@ def insert(
     tail = back.tail if not learn_to else split_tail(back, learn_to)
     net = BottleNet(
         nn.Sequential(Normalize(classifier.mean, classifier.std), head),
-        reduction if learned is None else LearnedReduction(learned, reduction),
+        reduction if learned is None else units.LearnedReduction(learned, reduction),
         quantizer_of(codec, unit),
         codec_of(codec, quality, Mosaic(*spec.latent_shape)),
         restoration,
         tail,
-        Prior(torch.ones(channels)) if codec == "entropy" else None,
+        units.Prior(torch.ones(channels)) if codec == "entropy" else None,
     )
     if exit:
         net.exit = exit_of(classifier, cut, size, exit_without)
@@ -148,22 +135,22 @@ def copy_of(classifier: Classifier) -> nn.Module:
         raise InputError(f"{classifier.name}: the network can't be copied ({reason(error)}); {advice}") from error
 
 
-def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> Enlarged:
+def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> units.Enlarged:
     """Enlarge the restoration to the features of a larger photo. InputError: the features are no maps."""
     if layout.kind != "planes":
         raise InputError(f"the features at cut {larger.cut.name!r} are no maps, so tail_size can't differ; give 0")
     channels, height, width = larger.cut.shape
-    return Enlarged(restoration, channels, (height, width))
+    return units.Enlarged(restoration, channels, (height, width))
 
 
-def split_tail(halves: Split, learn_to: str) -> DividedTail:
+def split_tail(halves: Split, learn_to: str) -> units.DividedTail:
     """Divide the tail at a cut. InputError: `learn_to` is no cut behind the cut."""
     try:
         channels, height, width = halves.cut.shape
         parts = split(halves.tail, learn_to, (channels, height, width))
     except InputError as error:
         raise InputError(f"learn_to must be a cut behind {halves.cut.name}: {error}") from error
-    return DividedTail(parts.head, parts.tail)
+    return units.DividedTail(parts.head, parts.tail)
 
 
 def exit_of(classifier: Classifier, cut: str, size: int, without: str) -> nn.Module:
@@ -206,14 +193,14 @@ def split_head(head: nn.Module, learn_from: str, cut: str, size: int) -> tuple[n
     return halves.head, halves.tail
 
 
-def quantizer_of(codec: str, unit: str) -> Quantizer | NestedQuantizer:
+def quantizer_of(codec: str, unit: str) -> units.Quantizer | units.NestedQuantizer:
     """Make the quantizer: nested for the entropy codec, else with the range of its unit."""
     if codec == "entropy":
-        return NestedQuantizer()
+        return units.NestedQuantizer()
     if unit == "paper":
-        return Quantizer()
+        return units.Quantizer()
     # zero lies on a level, so that what is silent decodes to silence: 8 levels a unit, and zero is 128
-    return Quantizer(fixed_range=(-16.0, 15.875))
+    return units.Quantizer(fixed_range=(-16.0, 15.875))
 
 
 def codec_of(name: str, quality: int | None, mosaic: Mosaic) -> Codec:
@@ -225,9 +212,9 @@ def codec_of(name: str, quality: int | None, mosaic: Mosaic) -> Codec:
     return Entropy(mosaic, fit_tables([silence], passes))
 
 
-UNITS: dict[str, tuple[Callable[[UnitSpec], nn.Module], Callable[[UnitSpec], nn.Module]]] = {
-    "paper": (PaperReduction, PaperRestoration),
-    "residual": (ResidualReduction, ResidualRestoration),
+UNITS: dict[str, tuple[Callable[[units.UnitSpec], nn.Module], Callable[[units.UnitSpec], nn.Module]]] = {
+    "paper": (units.PaperReduction, units.PaperRestoration),
+    "residual": (units.ResidualReduction, units.ResidualRestoration),
 }
 
 
@@ -245,14 +232,14 @@ def start_from_components(
     learned, reduction = net.learned_and_reduction
     grids: Iterable[Tensor] = (learned(batch) for batch in batches)
     restoration = net.restoration
-    if isinstance(restoration, Enlarged):
+    if isinstance(restoration, units.Enlarged):
         restoration = restoration.restoration
     if isinstance(reduction, GridReduction) and isinstance(restoration, GridRestoration):
         grids = restoration.note_extra_tokens(grids)
         reduction, restoration = reduction.reduction, restoration.restoration
-    if paper and isinstance(reduction, PaperReduction) and isinstance(restoration, PaperRestoration):
+    if paper and isinstance(reduction, units.PaperReduction) and isinstance(restoration, units.PaperRestoration):
         init_paper_unit(reduction, restoration, components(grids, reduction.stride, reduction.channels))
-    if not isinstance(reduction, ResidualReduction) or not isinstance(restoration, ResidualRestoration):
+    if not isinstance(reduction, units.ResidualReduction) or not isinstance(restoration, units.ResidualRestoration):
         return
     s = reduction.linear.stride[0]
     mean, variances, vectors = components(grids, s, reduction.linear.out_channels)
@@ -264,7 +251,7 @@ def start_from_components(
     restoration.linear.weight.copy_(kernel / scale**2)
     restoration.linear.bias.copy_(mean.reshape(-1, s * s).mean(1))  # type: ignore[union-attr]
     if net.prior is not None:
-        net.prior.reset((variances.sqrt() * scale).float())
+        net.prior.load_state_dict(units.Prior((variances.sqrt() * scale).float()).state_dict())
 
 
 def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,7 +259,7 @@ def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tens
     count_of_patches, total, products = 0, torch.zeros(()), torch.zeros(())
     for features in batches:
         check_patch(features.shape[1], stride)
-        padded = pad_to_multiple(features, stride)
+        padded = units.pad_to_multiple(features, stride)
         patches = nn.functional.unfold(padded, stride, stride=stride).transpose(1, 2).flatten(0, 1).double()
         count_of_patches += len(patches)
         total = total + patches.sum(0)
@@ -298,7 +285,7 @@ Components = tuple[Tensor, Tensor, Tensor]  # mean (d,), variances (n,), directi
 
 
 @torch.no_grad()
-def init_paper_unit(reduction: PaperReduction, restoration: PaperRestoration, found: Components) -> None:
+def init_paper_unit(reduction: units.PaperReduction, restoration: units.PaperRestoration, found: Components) -> None:
     """Start a paper's unit at the components of patches of its stride, at most c' of them, largest first."""
     s = reduction.stride
     layers: list[Any] = [*reduction, *restoration]  # the drawing above, from left to right
@@ -384,8 +371,8 @@ def paper_cut(name: str, cut: Cut, paper_bytes: int | None) -> PaperCut:
     channels = CHANNELS.get(height)
     if channels is None:
         return PaperCut(name, cut.name, cut.shape, cut.head_flops, cut.head_flops_share, None, None, None, paper_bytes)
-    spec = UnitSpec(c, channels, STRIDE, (height, width))
-    flops = cut.head_flops + count_flops(PaperReduction(spec).eval(), torch.zeros(1, *cut.shape))
+    spec = units.UnitSpec(c, channels, STRIDE, (height, width))
+    flops = cut.head_flops + count_flops(units.PaperReduction(spec).eval(), torch.zeros(1, *cut.shape))
     latent, count = spec.latent_shape, Mosaic(*spec.latent_shape).symbol_count
     return PaperCut(name, cut.name, cut.shape, flops, flops / total, latent, count, count, paper_bytes)
 

@@ -312,9 +312,8 @@ def _origin(node: fx.Node, facts: Facts) -> fx.Node:
 def _find(whole: Traced, places: dict[fx.Node, _Place], name: str, type_name: str) -> _Place:
     """Look up the place called `name`. InputError: there is none, or it is no cut."""
     if not isinstance(name, str):
-        raise InputError(
-            f"the cut is given as {type(name).__name__}; give its name, as `bottlenet cuts MODEL` lists it"
-        )
+        what = f"the cut is given as {type(name).__name__}"
+        raise InputError(f"{what}; give its name, as `bottlenet cuts MODEL` lists it")
     by_name = {alias: places[node] for alias, key in whole.names.items() if (node := whole.at(key)) in places}
     if name in by_name:
         return by_name[name]

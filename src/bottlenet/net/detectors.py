@@ -11,7 +11,6 @@ is the same but for rounding. Behind a detector's layers, a photo gives the rows
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +41,8 @@ class SsdDetector(nn.Module):
         outputs = self.head(list(self.backbone(x).values()))
         boxes = decoded(outputs["bbox_regression"], self.anchors, self.weights, self.side)  # (B, N, 4)
         scores = outputs["cls_logits"].softmax(-1)[..., 1:].transpose(1, 2)  # (B, classes - 1, N): 0 is the background
-        best = best_boxes(
-            boxes, surest(scores, self.candidates), overlap=self.overlap, least=self.least, most=self.most
-        )
+        scores = surest(scores, self.candidates)
+        best = best_boxes(boxes, scores, overlap=self.overlap, least=self.least, most=self.most)
         return rows(*best[:2], best[2] + 1, self.side)
 
 
@@ -113,9 +111,8 @@ class FasterDetector(nn.Module):
             mine = min(self.proposed, count)
             apart.append(F.pad(values, (ahead, total - ahead - mine)))  # a box is of one scale alone
             ahead += mine
-        best = best_boxes(
-            torch.cat(boxes, 1), torch.stack(apart, 1), overlap=self.proposal_overlap, least=0.0, most=self.count
-        )
+        every, sure = torch.cat(boxes, 1), torch.stack(apart, 1)
+        best = best_boxes(every, sure, overlap=self.proposal_overlap, least=0.0, most=self.count)
         return best[0], (best[1] > 0).to(best[0].dtype)
 
     def parts_of(self, features: list[Tensor], proposals: Tensor) -> Tensor:
@@ -251,8 +248,3 @@ def kept_in_onnx(boxes: Any, scores: Any, overlap: float, least: float) -> Any:
     rows = op.Gather(op.Shape(selected), op.Constant(value_ints=[0]))
     ones = op.Expand(op.Constant(value_float=1.0), rows)
     return op.ScatterND(op.Mul(scores, op.Constant(value_float=0.0)), selected, ones)
-
-
-def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Map the operation to its ONNX form, for `torch.onnx.export`."""
-    return {torch.ops.bottlenet.kept.default: kept_in_onnx}

@@ -34,13 +34,17 @@ from torch.overrides import TorchFunctionMode
 from bottlenet.bundle import Bundle, Preprocess, check_replaceable, write_bundle
 from bottlenet.bundle.manifest import Exit, Manifest
 from bottlenet.errors import BundleError, InputError, reason
-from bottlenet.net.detectors import translations
+from bottlenet.net.detectors import kept_in_onnx
 from bottlenet.net.model import BottleNet, Origin, in_order
 from bottlenet.net.models import Classifier, Normalize, fingerprint
 from bottlenet.net.trace import count_flops, quiet
 from bottlenet.runtime import Head, open_session, open_tail, open_uncut, run_all, run_graph
 from bottlenet.task import Detection, Multilabel, Segmentation, Task
 from bottlenet.wire.entropy import Entropy
+
+Modules = Mapping[str, nn.Module]  # each by the name of its graph, as the next two
+Graphs = Mapping[str, bytes]
+Photos = Mapping[str, np.ndarray]  # (N, S, S, 3) uint8, as a graph takes them
 
 MAX_SCORES_DIFFERENCE = 1e-3  # of a score, relative to the largest; of a map, the share of its places
 TINY = float(np.finfo(np.float32).tiny)  # what scores that are all 0 are divided by
@@ -168,9 +172,7 @@ def modules_of(net: BottleNet, own: OwnNetwork | None = None) -> dict[str, nn.Mo
     return modules if copied.exit is None else {"exit.onnx": ExitGraph(copied, copied.exit), **modules}
 
 
-def convert(
-    modules: Mapping[str, nn.Module], photos: Mapping[str, np.ndarray], classifier: Classifier
-) -> dict[str, bytes]:
+def convert(modules: Modules, photos: Photos, classifier: Classifier) -> dict[str, bytes]:
     """Convert the modules of the graphs, for two photos as each takes them."""
     output = classifier.task.output(len(classifier.labels)).name
     examples = {name: torch.from_numpy(each) for name, each in photos.items()}
@@ -191,7 +193,7 @@ def convert(
     }
 
 
-def files_of(net: BottleNet, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
+def files_of(net: BottleNet, graphs: Graphs) -> dict[str, bytes]:
     """Add to the graphs what else a bundle holds."""
     files = {**graphs, "labels.txt": ("\n".join(origin_of(net).classifier.labels) + "\n").encode()}
     if isinstance(net.codec, Entropy):
@@ -215,10 +217,9 @@ def read_back(bundle: Bundle) -> None:
         )
         expected = (count, *bundle.manifest.output.shape)
         if shapes := [answer.shape for answer in answers if answer.shape != expected]:
-            what = (
-                f"for {count} photos the exported network gives {shapes[0]}, not {expected}, so no bundle was written"
-            )
-            raise BundleError(f"{what}; give it a forward that keeps the batch, without squeeze() of all dimensions")
+            what = f"for {count} photos the exported network gives {shapes[0]}, not {expected}"
+            advice = "give it a forward that keeps the batch, without squeeze() of all dimensions"
+            raise BundleError(f"{what}, so no bundle was written; {advice}")
 
 
 def describe(
@@ -321,13 +322,7 @@ def answer_layer(task: Task) -> nn.Module:
 
 
 @torch.no_grad()
-def compare(
-    task: Task,
-    modules: Mapping[str, nn.Module],
-    graphs: Mapping[str, bytes],
-    stored: Mapping[str, bytes],
-    photos: Mapping[str, np.ndarray],
-) -> Fidelity:
+def compare(task: Task, modules: Modules, graphs: Graphs, stored: Graphs, photos: Photos) -> Fidelity:
     """Run both runtimes on the same photos, which each graph has in `photos`; both tails get onnxruntime's symbols."""
     exact = {name: open_session(graph) for name, graph in graphs.items()}
     rounded = {name: open_session(stored[name]) for name in graphs if name != "head.onnx"}
@@ -431,7 +426,7 @@ def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], output
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamic_shapes=({0: torch.export.Dim.AUTO},),
-                custom_translation_table=translations(),
+                custom_translation_table={torch.ops.bottlenet.kept.default: kept_in_onnx},
                 verbose=False,
             )
         except Exception as error:  # of many kinds, and of many lines

@@ -76,9 +76,7 @@ def network(transformers: Any, folder: Path) -> nn.Module:
             )
     except Exception as error:  # theirs come in many kinds
         raise InputError(f"{folder}: transformers can't load an image classifier from it ({reason(error)})") from error
-    mismatched = [
-        f"{name} is {tuple(theirs)}, not {tuple(mine)}" for name, theirs, mine in sorted(info["mismatched_keys"])
-    ]
+    mismatched = [f"{name} is {tuple(its)}, not {tuple(ours)}" for name, its, ours in sorted(info["mismatched_keys"])]
     differences = {
         "they lack": sorted(info["missing_keys"]),
         "they have besides": sorted(info["unexpected_keys"]),
@@ -159,12 +157,9 @@ def normalisation(processor: dict[str, Any]) -> tuple[Any, Any]:
     if not processor or processor.get("rescale_offset"):
         return None, None
     factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
-    if processor.get("do_normalize"):
-        mean, std = processor.get("image_mean"), processor.get("image_std")
-    else:
-        mean, std = 0.0, 1.0
-    scaled = tuple(scaled_triple(value, 1 / (255 * factor)) for value in (mean, std))
-    return scaled[0], scaled[1]
+    given = (processor.get("image_mean"), processor.get("image_std")) if processor.get("do_normalize") else (0.0, 1.0)
+    mean, std = (scaled_triple(value, 1 / (255 * factor)) for value in given)
+    return mean, std
 
 
 def scaled_triple(value: Any, scale: float) -> tuple[float, float, float] | None:

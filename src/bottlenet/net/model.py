@@ -170,7 +170,7 @@ class BottleNet(nn.Module):
     def _restore(self, latent_hat: Tensor, with_tail: bool = True) -> tuple[Tensor, Tensor]:
         with in_float32(latent_hat):
             features_hat = self.restoration(latent_hat)
-        return features_hat, self.scores(features_hat) if with_tail else no_scores(features_hat)
+        return features_hat, self.scores(features_hat) if with_tail else features_hat.new_empty(len(features_hat), 0)
 
     def scores(self, features: Tensor) -> Tensor:
         """Run the tail: features -> scores (B, classes) float32, or the output of another task."""
@@ -219,11 +219,6 @@ def in_order(tensor: Tensor, order: tuple[int, ...] | None) -> Tensor:
         return tensor
     back = sorted(range(tensor.ndim), key=order.__getitem__)
     return tensor.permute(order).contiguous().permute(back)
-
-
-def no_scores(features: Tensor) -> Tensor:
-    """Return (B, 0) in place of scores."""
-    return features.new_empty(len(features), 0)
 
 
 def in_float32(tensor: Tensor) -> torch.autocast:

@@ -459,13 +459,11 @@ class Named:
         try:
             if Path(file).stat().st_size > MAX_LABELS_BYTES:
                 raise InputError(f"{file}: more than 16 MB; give a file with one class a line")
-            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
+            lines = Path(file).read_text(encoding="utf-8-sig").rstrip().split("\n")
         except (OSError, ValueError) as error:
             what = getattr(error, "strerror", None) or "it is no text in UTF-8"
             raise InputError(f"{file}: {what}; give a file with one class a line, in class order") from error
         labels = tuple(line.strip() for line in lines)
-        while labels and not labels[-1]:
-            labels = labels[:-1]
         if not 1 <= len(labels) <= MAX_CLASSES or not all(labels):
             raise InputError(f"{file}: an empty line, or not 1 to {MAX_CLASSES} lines; give one class a line")
         for number, label in enumerate(labels, 1):

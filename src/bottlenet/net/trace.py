@@ -322,10 +322,8 @@ def shape_facts(model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, i
         try:
             run.run(torch.empty(PROBE_BATCH, *input_size, dtype=first.dtype, device=first.device))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            what = f"what `{run.running}` does{line_of(error, __file__)} depends on the values of its tensors"
-            raise InputError(
-                f"{type(model).__name__} can't be cut: {what}, so no cut is for all; {BY_WHERE}"
-            ) from error
+            why = f"what `{run.running}` does{line_of(error, __file__)} depends on the values of its tensors"
+            raise InputError(f"{type(model).__name__} can't be cut: {why}, so no cut is for all; {BY_WHERE}") from error
         except Exception as error:
             where = f"{type(model).__name__} does not run on an input of {input_size} (channels, height, width)"
             what = f"at `{run.running}`: {reason(error)}; {advice_on(error, input_size[0])}"
@@ -447,9 +445,8 @@ def advice_on(error: Exception, channels: int) -> str:
 def carry_over(facts: Facts, measured: Traced, other: Traced) -> Facts:
     """Transfer the facts that hold for another trace of the same model too: all but shapes and FLOPs."""
     twin = {measured.at(key): node for key, node in [*other.nodes.items(), *other.outputs.items()]}
-    twin |= dict(
-        zip(measured.graph.find_nodes(op="placeholder"), other.graph.find_nodes(op="placeholder"), strict=True)
-    )
+    photos = (each.graph.find_nodes(op="placeholder") for each in (measured, other))
+    twin |= dict(zip(*photos, strict=True))
     found = Facts(
         batch={twin[node] for node in facts.batch if node in twin},
         shapes_alone={twin[node] for node in facts.shapes_alone if node in twin},

@@ -341,10 +341,6 @@ class Prior(nn.Module):
         # a narrow one between two wide ones; 0.55 is about the scale of a logistic of deviation 1
         self.log_scale = nn.Parameter((0.55 * spread).log() + torch.tensor([[0.3, -0.7, 0.3]]))
 
-    def reset(self, deviation: Tensor) -> None:
-        """Set every parameter as for another `deviation` (C,)."""
-        self.load_state_dict(Prior(deviation).state_dict())
-
     def bits(self, values: Tensor, steps: Tensor) -> Tensor:
         """Estimate the bits of each channel (B, C), for values (B, C, h, w) that are multiples of their step (B, C)."""
         half = steps[..., None] / 2  # (B, C, 1)

@@ -163,10 +163,8 @@ def known_labels(photos: Sequence[Photo], data: str | Path, classes: int, whose:
     """Drop labels that can't be of `whose` classes, as sub-folders that are not as many. InputError: a wrong label."""
     found = count_sub_folders(photos, data)
     if found is not None and found != classes:
-        log.warning(
-            "%s: %d sub-folders are not the %d classes of %s, so no photo counts as labelled; give a %s",
-            *(data, found, classes, whose, LABELS_CSV),
-        )
+        text = "%s: %d sub-folders are not the %d classes of %s, so no photo counts as labelled; give a %s"
+        log.warning(text, data, found, classes, whose, LABELS_CSV)
         return [Photo(photo.path, None) for photo in photos]
     for photo in photos:
         if photo.label is not None and not 0 <= photo.label < classes:

@@ -76,20 +76,19 @@ class Link:
         return self.round_trip_s + sent_bytes * 8 / self.uplink_bps
 
 
+OWN_LINK = "or bps,rtt,loss such as 1.1M,100ms,1%"
+
+
 def parse_link(text: str) -> Link:
     """Parse a preset's name, or "bps,round trip[,loss]": 1.1e6,0.1,0.01 is 1.1M,100ms,1%. InputError: neither."""
     name = text.strip().lower()
     if name in PRESETS:
         return PRESETS[name]
     if "," not in name:
-        raise InputError(
-            f'link "{text:.60}" is unknown; give {", ".join(PRESETS)}, or bps,rtt,loss such as 1.1M,100ms,1%'
-        )
+        raise InputError(f'link "{text:.60}" is unknown; give {", ".join(PRESETS)}, {OWN_LINK}')
     parts = [part.strip() for part in name.split(",")]
     if not 2 <= len(parts) <= 3:
-        raise InputError(
-            f'link "{text:.60}" has {len(parts)} parts; give bps,rtt or bps,rtt,loss such as 1.1M,100ms,1%'
-        )
+        raise InputError(f'link "{text:.60}" has {len(parts)} parts; give bps,rtt {OWN_LINK}')
     uplink_bps = scaled(parts[0], "bandwidth", {"k": 1e3, "m": 1e6, "g": 1e9})
     round_trip_s = scaled(parts[1], "round trip", {"ms": 1e-3, "s": 1.0})
     if not parts[1].endswith("s") and round_trip_s > PLAIN_SECONDS:

@@ -21,7 +21,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,7 @@ def choose(
         server_load=server_load,
         choice=best,
         runner_up=runner_up,
-        reason=reason(best, runner_up, flips, objective, link.name),
+        reason=why_chosen(best, runner_up, flips, objective, link.name),
         flips=flips,
         front=tuple(made[len(first) :]),
         rejected=rejections(candidates, now.checks),
@@ -217,8 +217,7 @@ class Check:
 
     @property
     def met(self) -> NDArray[np.bool_]:
-        met: NDArray[np.bool_] = self.needs <= with_rounding(self.limit)
-        return met
+        return cast(NDArray[np.bool_], self.needs <= with_rounding(self.limit))
 
 
 def check_radio(wish: Wish, link: Link) -> None:
@@ -367,8 +366,7 @@ def nearest(low: Floats, high: Floats, x: float, *, up: bool) -> list[float]:
     """
     ends = np.maximum(low, x) if up else np.minimum(high, x)
     points = np.sort(ends[high > ends] if up else ends[low < ends])
-    nearest_first: list[float] = (points if up else points[::-1])[:TRIED].tolist()
-    return nearest_first
+    return cast(list[float], (points if up else points[::-1])[:TRIED].tolist())
 
 
 def at_flip(now: Situation, quantity: str, x: float, choice: int, *, up: bool) -> tuple[float, int | None] | None:
@@ -436,7 +434,7 @@ def fixed_words(check: Check, candidates: Sequence[Candidate]) -> str:
     return f"it carries at most {check.limit:.0f} bytes in a message, and {smallest}; {advice}"
 
 
-def reason(
+def why_chosen(
     choice: Prediction, runner_up: Prediction | None, flips: Sequence[Flip], objective: str, link_name: str
 ) -> str:
     """Say in one sentence what wins, by how much, and where that changes."""
@@ -473,8 +471,7 @@ def flip_words(flip: Flip) -> str:
 
 
 def score(prediction: Prediction, objective: str) -> float:
-    value: float = getattr(prediction, SCORES[objective])
-    return value
+    return cast(float, getattr(prediction, SCORES[objective]))
 
 
 def amount(value: float, objective: str) -> str:

@@ -147,9 +147,8 @@ class Terms:
         return Terms(*(getattr(self, field.name)[kept] for field in fields(self)))
 
     def latency_s(self, link: Link | Links, server_load: float | Floats) -> Floats:
-        return (
-            self.fixed_s + self.bits / link.uplink_bps + self.rounds * link.round_trip_s + self.server_s * server_load
-        )
+        sent_s = self.fixed_s + self.bits / link.uplink_bps + self.rounds * link.round_trip_s
+        return sent_s + self.server_s * server_load
 
     def radio_mj(self, link: Link | Links) -> Floats:
         """Compute (N,) mJ; NaN where the link's radio is not known, but for what sends nothing."""

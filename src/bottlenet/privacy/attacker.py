@@ -95,53 +95,38 @@ class Attacker:
             raise InputError(f"{path}: it can't be used ({reason(error)}); remove it, and it is made again") from error
 
 
-def train_attacker(
-    samples: Samples, config: PrivacyConfig, perceived: Perceived | None, on_progress: Progress
-) -> Attacker:
+def train_attacker(samples: Samples, config: PrivacyConfig, perceived: Perceived | None, say: Progress) -> Attacker:
     """Make `config.epochs` passes over `samples`. The same samples, numbers and seed give the same attacker."""
     torch.manual_seed(config.seed)
     scale = loudness(samples)
     every = (batch_of(records, scale) for records in samples.batches(FIT_BATCH))
     inverter = inverter_of(fit_linear(every, -(-len(samples) // FIT_BATCH)).around, samples, config)
-    torch.set_flush_denormal(True)  # Adam's second moments become so small that a step takes five times as long
-    try:
-        steps = minimise(inverter, samples, scale, config, perceived, on_progress)
-    finally:
-        torch.set_flush_denormal(False)
-    return Attacker(inverter.eval(), scale, steps)
-
-
-def minimise(
-    inverter: Inverter,
-    samples: Samples,
-    scale: Tensor,
-    config: PrivacyConfig,
-    perceived: Perceived | None,
-    say: Progress,
-) -> int:
-    """Run the training loop; leaves averaged weights, and returns the number of steps."""
     optimizer = torch.optim.AdamW(inverter.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=1e-4)
     averaged = Averaged(inverter, DECAY)
     perceivable = max(1, round(config.batch * PERCEIVED))
     per_epoch = max(1, len(samples) // config.batch)
     total = per_epoch * config.epochs
-    for step, records in enumerate(shuffled(samples, config, per_epoch)):
-        sent, pixels = batch_of(records, scale)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * learning_rate(step / total)
-        photo_hat = inverter(sent.contiguous(memory_format=torch.channels_last))
-        errors = F.mse_loss(photo_hat, pixels, reduction="none").mean((1, 2, 3))
-        loss = (errors + LEAST_ERROR).log().mean()  # the mean PSNR of the photos, but for sign and unit
-        if perceived is not None:
-            loss = loss + config.perceptual * perceived(photo_hat[:perceivable], pixels[:perceivable])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(inverter.parameters(), 1.0)
-        optimizer.step()
-        averaged.update()
-        say(step + 1, total)
+    torch.set_flush_denormal(True)  # Adam's second moments become so small that a step takes five times as long
+    try:
+        for step, records in enumerate(shuffled(samples, config, per_epoch)):
+            sent, pixels = batch_of(records, scale)
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * learning_rate(step / total)
+            photo_hat = inverter(sent.contiguous(memory_format=torch.channels_last))
+            errors = F.mse_loss(photo_hat, pixels, reduction="none").mean((1, 2, 3))
+            loss = (errors + LEAST_ERROR).log().mean()  # the mean PSNR of the photos, but for sign and unit
+            if perceived is not None:
+                loss = loss + config.perceptual * perceived(photo_hat[:perceivable], pixels[:perceivable])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(inverter.parameters(), 1.0)
+            optimizer.step()
+            averaged.update()
+            say(step + 1, total)
+    finally:
+        torch.set_flush_denormal(False)
     averaged.copy_in()
-    return total
+    return Attacker(inverter.eval(), scale, total)
 
 
 def shuffled(samples: Samples, config: PrivacyConfig, per_epoch: int) -> Iterator[Records]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,15 +90,14 @@ class Tap:
 
 
 def record_type(latent: tuple[int, ...], side: int) -> np.dtype[np.void]:
-    return np.dtype(
-        [
-            ("position", "<u4"),  # in the list of photos
-            ("payload_bytes", "<u4"),
-            ("symbols", "u1", latent),
-            ("symbols_hat", "u1", latent),
-            ("pixels", "u1", (side, side, 3)),
-        ]
-    )
+    fields: list[Any] = [
+        ("position", "<u4"),  # in the list of photos
+        ("payload_bytes", "<u4"),
+        ("symbols", "u1", latent),
+        ("symbols_hat", "u1", latent),
+        ("pixels", "u1", (side, side, 3)),
+    ]
+    return np.dtype(fields)
 
 
 class Samples:

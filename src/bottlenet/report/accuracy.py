@@ -217,18 +217,13 @@ def accuracy_figure(title: str, curves: Sequence[Curve], command: str, what: str
     shown = sorted(curves, key=lambda curve: curve is not best)[:MOST_CURVES]
     hidden = f" {len(curves) - len(shown)} more curves are in the table alone." if len(curves) > len(shown) else ""
     drawing = accuracy_chart(title, shown, what, bold=[] if best is None else [best.name], looks=request.looks)
-    rows = [
-        (
-            f"{curve.name}: {point.name}" if point.name else curve.name,
-            number(point.bytes),
-            number(point.top1, 1),
-            number(None if curve.uncut is None else curve.uncut - point.top1, 1),
-            "yes" if point in curve.line else "",
-            number(curve.photos),
-        )
-        for curve in curves
-        for point in sorted(curve.points, key=lambda each: each.bytes)
-    ]
+    rows = []
+    for curve in curves:
+        for point in sorted(curve.points, key=lambda each: each.bytes):
+            name = f"{curve.name}: {point.name}" if point.name else curve.name
+            below = number(None if curve.uncut is None else curve.uncut - point.top1, 1)
+            on_line = "yes" if point in curve.line else ""
+            rows.append((name, number(point.bytes), number(point.top1, 1), below, on_line, number(curve.photos)))
     columns = ("curve: setting", "bytes", what, "points below uncut", "on its line", "photos")
     note = NOTE + hidden + of_photos([curve.photos for curve in curves])
     return Figure(title, drawing, limited("The numbers", columns, rows), command, note)

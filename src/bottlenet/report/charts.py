@@ -135,22 +135,21 @@ class Drawing:
     def document(self, mark: bytes) -> str:
         """Return a file of its own, with the title above; `mark` is a comment that says whose it is."""
         height = self.height + TITLE_ROOM
-        return "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" '
-                f'viewBox="0 0 {self.width:g} {height:g}" {FONT}>',
-                mark.decode(),
-                f"<title>{words(self.title)}</title>",
-                f"<desc>{words(self.description)}</desc>",
-                f"<style>{style()}</style>",
-                '<rect width="100%" height="100%" fill="white" class="back"/>',
-                f'<text x="12" y="22" font-size="14">{words(self.title)}</text>',
-                f'<g transform="translate(0 {TITLE_ROOM})">',
-                *self.body,
-                "</g>",
-                "</svg>\n",
-            ]
-        )
+        box = f'viewBox="0 0 {self.width:g} {height:g}" {FONT}'
+        lines = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" {box}>',
+            mark.decode(),
+            f"<title>{words(self.title)}</title>",
+            f"<desc>{words(self.description)}</desc>",
+            f"<style>{style()}</style>",
+            '<rect width="100%" height="100%" fill="white" class="back"/>',
+            f'<text x="12" y="22" font-size="14">{words(self.title)}</text>',
+            f'<g transform="translate(0 {TITLE_ROOM})">',
+            *self.body,
+            "</g>",
+            "</svg>\n",
+        ]
+        return "\n".join(lines)
 
 
 def style() -> str:

@@ -78,22 +78,18 @@ def reports_of(source: Source) -> Iterator[BenchReport]:
 
 
 def measured_figure(source: Source, report: BenchReport) -> Figure:
-    rows = tuple(
-        (
-            f"{conditions.link.name}: {row.partition}",
-            *(number(value, 1) for value in (row.latency_ms, row.latency_p95_ms, row.bound_ms)),
-            *(number(value, 1) for value in (row.device_ms, row.server_ms)),
-            *(number(row.socket_bytes), number(row.photos_per_s, 1)),
-        )
-        for conditions, rows in report.by_condition()
-        for row in rows
-    )
+    rows = []
+    for conditions, measured in report.by_condition():
+        for row in measured:
+            times = (row.latency_ms, row.latency_p95_ms, row.bound_ms, row.device_ms, row.server_ms)
+            cells = (*(number(value, 1) for value in times), number(row.socket_bytes), number(row.photos_per_s, 1))
+            rows.append((f"{conditions.link.name}: {row.partition}", *cells))
     note = (
         f"Measured, with real sockets and a shaped link. Device: {report.device}. Server: {report.server}. Link: what "
         "device and server leave of the median. The bound: round trip + bytes / bandwidth + computing."
     )
     title = f"Latency of a photo, measured: “{source.name}”, {report.device}"
-    table = Table("The numbers, ms", LATENCY_COLUMNS, rows)
+    table = Table("The numbers, ms", LATENCY_COLUMNS, tuple(rows))
     return Figure(title, draw_measured(report), table, source.command, note)
 
 
@@ -164,19 +160,17 @@ def link_words(link: Link) -> str:
 def plan_figure(source: Source, profile: Profile, plan: Plan, request: Request) -> Figure:
     """Show the candidates over the bandwidth; beside them the front of this link."""
     shown = {each.name: each for each in (plan.choice, *plan.front)}
-    rows = tuple(
-        (
-            each.name + (" (chosen)" if each.name == plan.choice.name else ""),
-            *(number(value * 1e3, 1) for value in (each.latency_s, each.device_s, each.server_s)),
-            *(number(each.uplink_bytes), number(each.device_energy_mj, 1), number(each.top1_drop, 1)),
-        )
-        for each in sorted(shown.values(), key=lambda one: one.latency_s)
-    )
+    rows = []
+    for each in sorted(shown.values(), key=lambda one: one.latency_s):
+        name = each.name + (" (chosen)" if each.name == plan.choice.name else "")
+        times = (number(value * 1e3, 1) for value in (each.latency_s, each.device_s, each.server_s))
+        rest = number(each.uplink_bytes), number(each.device_energy_mj, 1), number(each.top1_drop, 1)
+        rows.append((name, *times, *rest))
     how = sorted({each.energy_how for each in shown.values() if each.energy_how})
     energy = f" Energy of computing: {', '.join(how)}; of the radio: modelled." if how else ""
     columns = ("partition", "ms", "device", "server", "bytes", "mJ", "points lost")
     title = f"The plan on {plan.link.name}: {plan.choice.name}"
-    table = Table(f"Pareto front on {plan.link.name}.{energy}", columns, rows)
+    table = Table(f"Pareto front on {plan.link.name}.{energy}", columns, tuple(rows))
     note = f"{plan.reason} The upright lines: this link, and the flips. Of the profile “{source.name}”."
     note += of_photos([profile.labelled or profile.photos])
     link = next((name for name, each in PRESETS.items() if each == plan.link), plan.link.name)

@@ -357,9 +357,8 @@ def parse_sweep(document: dict[str, Any], path: Path) -> Sweep:
 def sweep_command(document: dict[str, Any], out: str) -> str:
     """Write `bottlenet sweep` with all that the file says of its options; those at their defaults are left out."""
     search, config = document["search"], document.get("config")
-    settings = {field.name: field.default for field in fields(SweepConfig)} | {
-        field.name: field.default for field in fields(Search) if field.name not in (*SWEPT, "max_drop")
-    }
+    options = [*fields(SweepConfig), *(each for each in fields(Search) if each.name not in (*SWEPT, "max_drop"))]
+    settings = {each.name: each.default for each in options}
     told = {**(config if isinstance(config, dict) else {}), **search}
     del settings["model"], settings["data"]
     changed = {name: told[name] for name, default in settings.items() if told.get(name) not in (None, default)}
@@ -400,7 +399,6 @@ COMMANDS = {
     "bench": "bottlenet bench BUNDLE --data DIR -o {name}",
     "record": "python benchmarks/SCRIPT",
 }
-
 
 MOST_ITEMS = 100_000  # of a list
 AGAIN = "make the file again with this version of bottlenet"

@@ -130,17 +130,10 @@ def passes_figure(source: Source, passes: Sequence[Pass], command: str, request:
         points = tuple((float(each.epoch), 100 * each.agreement) for each in rows)
         series.append(Series(budget_words(budget), points, notes))
     title = f"Same answer as the uncut network after each pass: “{source.name}”"
-    cells = [
-        (
-            f"{each.epoch}",
-            budget_words(each.budget),
-            number(each.payload_bytes),
-            number(100 * each.agreement, 1),
-            number(each.distillation, 3),
-            number(each.photos),
-        )
-        for each in passes
-    ]
+    cells = []
+    for each in passes:
+        numbers = number(each.payload_bytes), number(100 * each.agreement, 1), number(each.distillation, 3)
+        cells.append((f"{each.epoch}", budget_words(each.budget), *numbers, number(each.photos)))
     columns = ("pass", "budget", "bytes", "same answer, %", "distillation loss", "photos")
     x = Axis("pass over the photos", spanning([float(each.epoch) for each in passes], margin=0.04), whole)
     y = Axis("same answer, %", percents([100 * each.agreement for each in passes]))
@@ -181,6 +174,5 @@ def steps_figure(source: Source, run: Run, request: Request) -> Figure:
     words = f"Loss {first.loss:.3g} to {last.loss:.3g}, bytes {first.payload_bytes:,.0f} to {last.payload_bytes:,.0f}."
     table = Table("Some of the numbers", ("step", "loss", "distillation loss", "bytes"), rows)
     drawing = line_chart(title, words, series, x, y, looks=request.looks)
-    return Figure(
-        title, drawing, table, source.command, f"At the start: loss {first.loss:.3g}, {first.payload_bytes:,.0f} bytes."
-    )
+    note = f"At the start: loss {first.loss:.3g}, {first.payload_bytes:,.0f} bytes."
+    return Figure(title, drawing, table, source.command, note)

@@ -66,12 +66,6 @@ def loudness(latent_hat: Tensor) -> Tensor:
     return latent_hat.detach().float().square().mean().sqrt().clamp_min(1e-3)
 
 
-def add_adversary(net: BottleNet, weight: float) -> None:
-    """Add an adversary with that weight; with 0, none."""
-    mosaic = net.codec.mosaic
-    net.adversary = Adversary((mosaic.channels, mosaic.height, mosaic.width), weight) if weight else None
-
-
 def with_adversary(net: BottleNet, step: Step, pixels: Tensor | None) -> Tensor:
     """Add the adversary's share, if there is one, to the loss."""
     if net.adversary is None:

@@ -110,14 +110,12 @@ class TrainConfig:
         needs_cut = "is for payloads cut at random: give codec entropy and largest_bytes"
         needs_exit = "is for a run with an exit: give exit, too"
         one_of_two = "and with end_to_end all layers learn: give one of the two"
-        steered = self.codec in ("jpeg", "entropy") and not self.naive
+        entropy = self.codec == "entropy"
+        steered = (entropy or self.codec == "jpeg") and not self.naive
         return (
             (self.held_out < 2, f"held_out is {self.held_out}; give 2 or more: one photo of so many is not trained on"),
             (not self.lr, "lr is 0: with that nothing would be learned; give more"),
-            (
-                self.naive and self.codec == "entropy",
-                "naive is for codecs in the loop; entropy is in none: leave it out",
-            ),
+            (self.naive and entropy, "naive is for codecs in the loop; entropy is in none: leave it out"),
             (not labels and not teaches, "nothing says what is right: give label_weight, or distillation_weight"),
             (self.embedded and not teaches, f"{cut} need the uncut network: give distillation_weight, or target_bytes"),
             (self.exit and not teaches, "an exit learns from the uncut network: give distillation_weight"),

@@ -19,6 +19,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -268,24 +269,20 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
 
 
 def fill_cache(
-    cache: FeatureCache,
-    crop_set: int,
-    config: TrainConfig,
-    progress: Progress,
-    frozen: Callable[[], Frozen] | None = None,
+    cache: FeatureCache, crop_set: int, config: TrainConfig, bar: Progress, frozen: Callable[[], Frozen] | None = None
 ) -> None:
     """Compute what the cache lacks of a set of crops, with the network of `frozen`, if the caller has it."""
     if cache.has(crop_set):
         return
     network = frozen() if frozen else frozen_network(load_model(config.model), config.frozen_to, cache.sizes[1])
-    task = progress.add_task(f"head features, crops {crop_set + 1} of {config.crops}", total=len(cache.photos))
+    task = bar.add_task(f"head features, crops {crop_set + 1} of {config.crops}", total=len(cache.photos))
     try:
         for done in cache.fill(crop_set, network):
-            progress.update(task, completed=done)
+            bar.update(task, completed=done)
     except OSError as error:
         why, do = f"features can't be kept there ({error.strerror})", "make room, or give another cache or no_cache"
         raise InputError(f"{cache.folder}: {why}; {do}") from error
-    progress.remove_task(task)
+    bar.remove_task(task)
 
 
 def train_and_held_out(cache: FeatureCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -308,38 +305,31 @@ FrozenHere = Callable[[Tensor, Tensor], Iterable[Tensor]]  # the same on the dev
 BATCH = 16
 
 
+@dataclass(frozen=True, eq=False)
 class FeatureCache:
-    """Crop sets of one list of photos through one frozen network.
+    """Crop sets of one list of photos through one frozen network. Where any of these differs, another `folder` is."""
 
-    `network` names it, `shape` is that of a photo's features, `classes` the number of its scores; `sizes` are the sides
-    of the pixels that the uncut network and the head take; `seed` decides the crops, and `blended` how many of them are
-    mixed with another. One photo of `held_out` is not. With `centre` there are no random crops, but one set of centre
-    crops as that says. Where any of this differs, the cache lies in another folder below `folder`.
-    """
+    root: Path  # the folder lies in it
+    photos: Sequence[Photo]
+    sizes: tuple[int, int]  # sides of the pixels that the uncut network and the head take
+    network: str  # its name
+    shape: tuple[int, ...]  # of a photo's features
+    classes: int  # how many scores it has
+    seed: int  # of the crops
+    blended: float = 0.0  # share of the crops that are mixed with another
+    held_out: int = HELD_OUT  # one photo of so many is not
+    centre: Preprocess | None = None  # one set of centre crops as this says, in place of random ones
 
-    def __init__(
-        self,
-        folder: Path,
-        photos: Sequence[Photo],
-        sizes: tuple[int, int],
-        *,
-        network: str,
-        shape: tuple[int, ...],
-        classes: int,
-        seed: int,
-        blended: float = 0.0,
-        held_out: int = HELD_OUT,
-        centre: Preprocess | None = None,
-    ) -> None:
-        self.photos, self.sizes, self.seed, self.blended = photos, sizes, seed, blended
-        self.held_out, self.centre, self.network = held_out, centre, network
-        self.shape, self.classes = shape, classes
-        self.record = np.dtype([("features", "<f2", shape), ("scores", "<f2", (classes,))])
-        names = "\n".join(f"{photo.path} {stamp_of(photo.file)}" for photo in photos)
-        crops = f"{seed} {blended}" if held_out == HELD_OUT else f"{seed} {blended} {held_out}"
-        crops = crops if centre is None else f"{centre}"
-        key = hashlib.sha256(f"{network} {sizes} {crops}\n{names}".encode()).hexdigest()[:16]
-        self.folder = folder / key
+    @cached_property
+    def record(self) -> np.dtype[np.void]:
+        return np.dtype([("features", "<f2", self.shape), ("scores", "<f2", (self.classes,))])
+
+    @cached_property
+    def folder(self) -> Path:
+        names = "\n".join(f"{photo.path} {stamp_of(photo.file)}" for photo in self.photos)
+        crops = f"{self.seed} {self.blended}" + ("" if self.held_out == HELD_OUT else f" {self.held_out}")
+        crops = crops if self.centre is None else f"{self.centre}"
+        return self.root / hashlib.sha256(f"{self.network} {self.sizes} {crops}\n{names}".encode()).hexdigest()[:16]
 
     def path(self, crop_set: int) -> Path:
         """Return where a set of random crops is kept."""

@@ -127,7 +127,7 @@ class CodecInLoop(Objective):
         loss = config.distillation_weight * distilled.mean()
         loss = loss + other_losses(config, output, uncut, labels)
         if config.frozen_to == config.cut and output.features_hat.shape == features.shape and not dense:
-            loss = loss + config.feature_weight * relative_error(output.features_hat, features)
+            loss = loss + config.feature_weight * features_error(output.features_hat, features).mean()
         if self.rate is not None and output.payload_bytes is not None:
             loss = loss + self.at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
         return Step.of(loss, distilled, output)
@@ -199,9 +199,8 @@ class Embedded(Objective):
         whole = self.places(len(features) * batch_slice.count)
         heights, slopes = self.height_and_slope(whole)
         factor = 1.0 if self.config.start else budget_factor(share)
-        budget_bytes, height, slope = (
-            batch_slice.of(each).to(features.device) for each in (whole.exp() * factor, heights, slopes)
-        )
+        of_batch = whole.exp() * factor, heights, slopes
+        budget_bytes, height, slope = (batch_slice.of(each).to(features.device) for each in of_batch)
         output = self.net.forward_within(features, budget_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
         each = target_error(self.task, output, features, uncut)
@@ -325,11 +324,6 @@ def features_error(features_hat: Tensor, features: Tensor) -> Tensor:
     """Compute each photo's squared error as a share of the batch's variance (B,): 0 is perfect, 1 their mean."""
     squared = (features_hat - features).square().flatten(1).mean(1)
     return squared / features.var().clamp_min(1e-6)
-
-
-def relative_error(features_hat: Tensor, features: Tensor) -> Tensor:
-    """Compute the squared error as a share of the features' variance: 0 is perfect, 1 is their mean everywhere."""
-    return F.mse_loss(features_hat, features) / features.var().clamp_min(1e-6)
 
 
 def scores_error(scores: Tensor, uncut: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.bundle.manifest import Exit
@@ -157,9 +158,7 @@ class Averaged:
                     p.copy_(kept[name])
 
 
-def save_checkpoint(
-    run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
-) -> None:
+def save_checkpoint(run: Path, net: nn.Module, optimizer: Optimizer, averaged: Averaged, at: Position) -> None:
     """Write beside the old one, sync, then rename over it: a crash leaves one of the two. InputError: it can't."""
     tensors: dict[str, Tensor] = {f"net.{k}": v for k, v in trained_state(net).items()}
     tensors |= {f"average.{k}": v for k, v in averaged.average.items()}
@@ -178,9 +177,7 @@ def save_checkpoint(
         raise unwritable(run / CHECKPOINT, error) from error
 
 
-def load_checkpoint(
-    run: Path, net: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged, at: Position
-) -> None:
+def load_checkpoint(run: Path, net: nn.Module, optimizer: Optimizer, averaged: Averaged, at: Position) -> None:
     """Restore everything from the checkpoint, if there is one. InputError: it is damaged, or another network's."""
     if not (run / CHECKPOINT).exists():
         return
@@ -405,10 +402,8 @@ def calibrate_exit(
     right, and the confidence that all but `share` of the photos reach. `own` gives scores, alone or first.
     """
     uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module).eval()
-    pairs = zip(
-        *(some_pixels(config, each, BOUND_PHOTOS, held_out=True) for each in (preprocess, classifier.preprocess)),
-        strict=True,
-    )
+    both = preprocess, classifier.preprocess
+    pairs = zip(*(some_pixels(config, each, BOUND_PHOTOS, held_out=True) for each in both), strict=True)
     scores, answers = [], []
     while batch := list(itertools.islice(pairs, 16)):
         mine, whole = (torch.from_numpy(np.stack(pixels)) for pixels in zip(*batch, strict=True))

@@ -127,9 +127,8 @@ def launch(processes: int, command: Sequence[str]) -> int:
     # Each using all cores would be slower than each using its share.
     os.environ.setdefault("OMP_NUM_THREADS", f"{max(1, (os.cpu_count() or 1) // processes)}")
     with tempfile.TemporaryDirectory() as logs:
-        redirects = (
-            [f"--redirects={','.join(f'{number}:2' for number in range(1, processes))}"] if processes > 1 else []
-        )
+        others = ",".join(f"{number}:2" for number in range(1, processes))
+        redirects = [f"--redirects={others}"] if others else []
         options = ["--standalone", f"--nproc-per-node={processes}", f"--log-dir={logs}", *redirects, "--no-python"]
         logging.disable(logging.ERROR)  # torch reports each process that it ends
         try:

@@ -27,10 +27,10 @@ from bottlenet.net.models import load_model, pinned
 from bottlenet.net.unit import DividedTail
 from bottlenet.task import is_dense
 from bottlenet.train import runs
-from bottlenet.train.adversary import add_adversary, with_adversary
+from bottlenet.train.adversary import Adversary, with_adversary
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.features import REPORTED, Cached, Direct, Selection, Source, components_of
-from bottlenet.train.objective import Objective, Slice, agreement, check_task, learning_rate, objective_of, target_error
+from bottlenet.train.objective import Objective, agreement, check_task, learning_rate, objective_of, target_error
 from bottlenet.train.team import Team
 
 __all__ = ["AstrayError", "TrainConfig", "train"]
@@ -78,11 +78,10 @@ def train(
     published = {id(p): p.detach().to(team.device, copy=True) for own in own_layers(net) for p in own.parameters()}
     if config.start and not (run / runs.CHECKPOINT).exists():  # a run that goes on has its own weights
         runs.load_start(Path(config.start), net)
-    add_adversary(net, config.adversarial)
+    net.adversary = Adversary(net.codec.mosaic.symbols_shape, config.adversarial) if config.adversarial else None
     net.to(team.device)
-    source: Source = (
-        Direct(config, classifier, net, team) if config.no_cache else Cached(config, classifier, net, team, progress)
-    )
+    parts = config, classifier, net, team
+    source: Source = Direct(*parts) if config.no_cache else Cached(*parts, progress)
     if len(source.train_set) < config.batch:
         few = len(source.train_set)
         raise InputError(f"{few} photos to train on, fewer than one batch of {config.batch}; give more")
@@ -110,7 +109,7 @@ def train(
     while at.steps < total:
         order = np.random.default_rng((config.seed, at.epoch)).permutation(source.train_set)
         ahead = range(at.step, min(per_epoch, at.step + total - at.steps))
-        batches = source.batches(at.epoch, selections(order, ahead, config.batch, team.slices))
+        batches = source.batches(at.epoch, selections(order, ahead, config.batch, team))
         for _ in ahead:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(at.steps / total)
@@ -119,9 +118,8 @@ def train(
             for batch_slice in team.slices:
                 batch = next(batches)
                 with team.precision():
-                    step = objective.step(
-                        batch.features, batch.uncut_scores, batch.labels, at.steps / total, batch_slice
-                    )
+                    learned = batch.features, batch.uncut_scores, batch.labels
+                    step = objective.step(*learned, at.steps / total, batch_slice)
                 (with_adversary(net, step, batch.pixels) / len(team.slices)).backward()  # type: ignore[no-untyped-call]
                 loss = step.loss.detach().expand(len(batch.labels))
                 measured.append(torch.stack((loss, step.distillation, step.payload_bytes), dim=1))
@@ -162,13 +160,11 @@ def train(
     return net.eval()
 
 
-def selections(
-    order: NDArray[np.int64], ahead: Iterable[int], batch: int, slices: Sequence[Slice]
-) -> Iterator[Selection]:
+def selections(order: NDArray[np.int64], ahead: Iterable[int], batch: int, team: Team) -> Iterator[Selection]:
     """Yield this process's slices of the steps ahead, of an epoch that goes through `order`."""
     for number in ahead:
         positions = order[number * batch : (number + 1) * batch]
-        for each in slices:
+        for each in team.slices:
             yield Selection(each.of(positions), each.before(positions))
 
 
@@ -353,9 +349,7 @@ def reported_budgets(config: TrainConfig) -> Sequence[float | None]:
     return [*cut, None] if config.whole_share else cut
 
 
-def log_record(
-    at: runs.Position, window: Sequence[tuple[float, float, float]], images_per_s: float
-) -> dict[str, float]:
+def log_record(at: runs.Position, window: Sequence[tuple[float, float, float]], rate: float) -> dict[str, float]:
     """Write a line of the log: means of (loss, distillation, payload bytes) since the last one."""
     loss, distilled, size = (float(mean) for mean in np.mean(window, axis=0))
     return {
@@ -365,5 +359,5 @@ def log_record(
         "distillation": round(distilled, 4),
         "payload_bytes": round(size, 1),
         "lmbda": round(at.lmbda, 8),
-        "images_per_s": round(images_per_s, 1),
+        "images_per_s": round(rate, 1),
     }

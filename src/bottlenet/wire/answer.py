@@ -196,7 +196,6 @@ PARSERS: dict[int, Callable[[bytes], Result]] = {
     Boxes.kind: parse_boxes,
 }
 
-
 VERSION = 2  # of answers; frames have their own
 ANSWERED = 0
 REFUSED = 1

@@ -24,18 +24,7 @@ from numpy.typing import NDArray
 
 from bottlenet.errors import InputError, PayloadError
 from bottlenet.wire.mosaic import Mosaic
-from bottlenet.wire.range_coder import (
-    WHOLE,
-    Cuts,
-    Interval,
-    Outcomes,
-    RangeDecoder,
-    RangeEncoder,
-    interval_before,
-    interval_behind,
-    leads_past,
-    reserved_flag,
-)
+from bottlenet.wire.range_coder import WHOLE, Cuts, Interval, Outcomes, RangeDecoder, RangeEncoder, bad_flag, leads_past
 from bottlenet.wire.tables import STEPS, TOTAL, ZERO, Contexts, Counts, Half, Lanes, Symbols, Tables, check_range, known
 
 NO_BUDGET = 2**31  # bytes, which no payload has, and any integer of C
@@ -142,7 +131,7 @@ class Entropy:
             cuts: list[list[int]] = self._cuts[number].tolist()
             flag = decoder.decode(cuts[:1])
             if flag == [RESERVED]:
-                raise reserved_flag(payload, number)
+                raise bad_flag(payload, number)
             if not flag or not latent.refine(channel, flag == [1], cuts, decoder):
                 return latent.symbols(), None
         return latent.symbols(), decoder.interval()
@@ -238,12 +227,9 @@ class Latent:
     ) -> bool:
         """Decode one half, given the sums over its neighbours; return whether all trits were certain."""
         state, activity, energy, energies = half.state, half.activity, self._energy, half.energy
-        outcomes = decoder.decode(
-            [
-                cuts[1 + state[before[at]] + activity[total] + energies[energy[at]]]
-                for at, total in zip(half.places, sums, strict=True)
-            ]
-        )
+        places = zip(half.places, sums, strict=True)
+        rows = [cuts[1 + state[before[at]] + activity[total] + energies[energy[at]]] for at, total in places]
+        outcomes = decoder.decode(rows)
         after, signs = lanes
         for at, outcome in zip(half.places, outcomes, strict=False):
             if before[at]:
@@ -326,7 +312,7 @@ class CompiledEntropy:
             pointers = symbols.ctypes.data, budget, work.ctypes.data, words.ctypes.data
             count = LIBRARY.bottlenet_encode(self._tables, *pointers, capacity, state.ctypes.data)
         low, width = state.tolist()
-        return interval_behind(words[:count].astype(">u4").tobytes(), low, width)
+        return Interval.behind(words[:count].astype(">u4").tobytes(), low, width)
 
     def decode(self, payload: bytes) -> tuple[NDArray[np.uint8], Interval | None]:
         """Decode what is certain; return the interval too if no pass is missing. PayloadError: not from an encoder."""
@@ -339,8 +325,8 @@ class CompiledEntropy:
         if status == PAST:
             raise leads_past(payload)
         if status == FLAG:
-            raise reserved_flag(payload, pass_number)
-        return symbols, interval_before(payload, *window) if status == COMPLETE else None
+            raise bad_flag(payload, pass_number)
+        return symbols, Interval.before(payload, *window) if status == COMPLETE else None
 
 
 def load_library(built: Path = BUILT, source: Path = SOURCE) -> ctypes.CDLL | None:

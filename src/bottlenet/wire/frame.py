@@ -38,8 +38,8 @@ WHOLE_PHOTO = 0  # a photo as it was taken
 NETWORK_INPUT = 1  # what the network takes: cropped, and of its size
 
 # Where tokens are asked for, each request and each opening of a stream has the header Authorization: Bearer <token>.
-TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}={0,2}")  # bearer token, RFC 6750
-BEARER = Secret("token", TOKEN, "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /")
+BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}={0,2}")  # RFC 6750
+BEARER = Secret("token", BEARER_TOKEN, "16 to 512 of the characters A-Z a-z 0-9 - . _ ~ + /")
 
 # A browser can't set that header on a stream, but the list of subprotocols. It names the first of these, which is then
 # the stream's, and behind the second the token in base64url, without "=".
@@ -53,7 +53,6 @@ RESTARTING = 1012  # the server stops; what was sent and not answered may be sen
 TRY_LATER = 1013  # too many connections; the reason says when (registered with IANA)
 UNAUTHORIZED = 4401  # no token that the server knows
 UNKNOWN_BUNDLE = 4404  # the server doesn't have the bundle that was asked for, or not any more
-
 
 VERSION = 1
 HEADER_BYTES = 12

@@ -140,8 +140,6 @@ def unpack_webp(payload: bytes, shape: Shape) -> Picture:
     return picture
 
 
-Pixels = NDArray[np.uint8]
-
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 75, 90, 95)  # that are tried for the smallest file that is good enough
 
 
@@ -170,14 +168,14 @@ class InputCodec:
         """JPEG 75."""
         return f"{self.format} {self.quality}"
 
-    def encode(self, pixels: Pixels) -> bytes:
+    def encode(self, pixels: Picture) -> bytes:
         file = io.BytesIO()
         more = {"max_threads": 1} if self.format == "AVIF" else {}
         Image.fromarray(pixels).save(file, FORMATS[self.format], quality=self.quality, **more)
         return file.getvalue()
 
 
-def decode(file: bytes, size: int) -> Pixels:
+def decode(file: bytes, size: int) -> Picture:
     """(size, size, 3). PayloadError: no picture of one of the formats, damaged, or of another size."""
     try:
         with Image.open(io.BytesIO(file), formats=list(FORMATS.values())) as picture:

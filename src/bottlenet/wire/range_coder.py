@@ -6,6 +6,8 @@ The cuts a, b of a decision say where its outcomes lie in 0..2^24: 0 in [0, a), 
 is a window of 64 bits that moves on by words of 32. entropy.c does the same arithmetic in compiled code.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,16 +44,16 @@ class Interval:
                 return value.to_bytes(count, "big")
             count += 1
 
+    @classmethod
+    def behind(cls, words: bytes, low: int, width: int) -> Interval:
+        """Join the words that left an encoder's window with the window itself."""
+        return cls((int.from_bytes(words, "big") << 64) + low, width, len(words) + WINDOW_BYTES)
 
-def interval_behind(words: bytes, low: int, width: int) -> Interval:
-    """Join the words that left an encoder's window with the window itself."""
-    return Interval((int.from_bytes(words, "big") << 64) + low, width, len(words) + WINDOW_BYTES)
-
-
-def interval_before(payload: bytes, read: int, point: int, width: int) -> Interval:
-    """Find the interval of a decoder that has taken `read` bytes, of which some may be missing in the payload."""
-    missing = max(0, read - len(payload))
-    return Interval((int.from_bytes(payload[:read], "big") << 8 * missing) - point, width, read)
+    @classmethod
+    def before(cls, payload: bytes, read: int, point: int, width: int) -> Interval:
+        """Find the interval of a decoder that has taken `read` bytes, of which some may be missing in the payload."""
+        missing = max(0, read - len(payload))
+        return cls((int.from_bytes(payload[:read], "big") << 8 * missing) - point, width, read)
 
 
 def leads_past(payload: bytes) -> PayloadError:
@@ -59,7 +61,7 @@ def leads_past(payload: bytes) -> PayloadError:
     return PayloadError(f"entropy payload of {len(payload)} bytes is none: it leads past the last row")
 
 
-def reserved_flag(payload: bytes, pass_number: int) -> PayloadError:
+def bad_flag(payload: bytes, pass_number: int) -> PayloadError:
     """Make the error for a payload with an outcome that no encoder sends."""
     return PayloadError(f"entropy payload of {len(payload)} bytes has a reserved flag in pass {pass_number}")
 
@@ -107,7 +109,7 @@ class RangeEncoder:
 
     def interval(self) -> Interval:
         words = b"".join(word.to_bytes(4, "big") for word in self._words)
-        return interval_behind(words, self._low, self._width)
+        return Interval.behind(words, self._low, self._width)
 
 
 class RangeDecoder:
@@ -151,4 +153,4 @@ class RangeDecoder:
         return outcomes
 
     def interval(self) -> Interval:
-        return interval_before(self._payload, self._next, self._point, self._width)
+        return Interval.before(self._payload, self._next, self._point, self._width)

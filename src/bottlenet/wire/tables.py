@@ -131,15 +131,9 @@ class Tables:
         thresholds = [*bins.state, *bins.even, *bins.odd, *bins.energy]
         counts = [len(bins.state), len(bins.even), len(bins.odd), len(bins.energy)]
         sizes = [self.channels, self.height, self.width, len(self.passes)]
-        return b"".join(
-            (
-                HEADER.pack(MAGIC, VERSION, *sizes, *counts),
-                np.array(thresholds, ">u2").tobytes(),
-                b"".join(struct.pack(">HB", channel, plane) for channel, plane in self.passes),
-                self.flags.astype(">u2").tobytes(),
-                self.frequencies.astype(">u2").tobytes(),
-            )
-        )
+        passes = b"".join(struct.pack(">HB", channel, plane) for channel, plane in self.passes)
+        head = HEADER.pack(MAGIC, VERSION, *sizes, *counts) + np.array(thresholds, ">u2").tobytes()
+        return head + passes + self.flags.astype(">u2").tobytes() + self.frequencies.astype(">u2").tobytes()
 
     def to_bytes(self) -> bytes:
         """Return the content of tables.bin."""

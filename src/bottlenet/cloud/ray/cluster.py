@@ -45,7 +45,6 @@ MAX_REPLICAS = 1000
 REACHABLE_S = 5.0  # a replica that ends takes frames for so long, until every HAProxy has heard of it
 MARGIN_S = 10.0  # to end, after all is answered
 
-
 AtLeastOne = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
 
 

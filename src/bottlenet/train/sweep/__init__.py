@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -77,18 +77,6 @@ class Figures:
 Results: TypeAlias = Mapping[Trial, Figures]
 
 
-def grid(
-    cuts: Mapping[str, int], channels: Sequence[Fraction | int], strides: Sequence[int], qualities: Sequence[int]
-) -> tuple[Trial, ...]:
-    """List all trials, each once, cut by cut; `channels` below 1 are shares of those that `cuts` says a cut has."""
-    trials = (
-        Trial(cut, int(each) if each >= 1 else max(1, round(count * each)), stride, quality)
-        for cut, count in cuts.items()
-        for each, stride, quality in itertools.product(channels, strides, qualities)
-    )
-    return tuple(dict.fromkeys(trials))
-
-
 def ruled_out(trial: Trial, results: Results, max_drop: float) -> str | None:
     """Say why a trial can't win; None: it may."""
     for done, figures in results.items():
@@ -124,19 +112,10 @@ def next_trial(open_ones: Sequence[Trial], running: Collection[Trial] = ()) -> T
 
 def winners(trials: Sequence[Trial], results: Results, max_drop: float) -> dict[str, Trial]:
     """Map each cut to the trial with the smallest bytes within the bound; a cut without one is left out."""
-    within = [trial for trial in trials if trial in results and results[trial].top1_drop <= max_drop]
-    return best_of_cuts(within, lambda trial: results[trial].payload_bytes.mean)
-
-
-def least_loss(trials: Sequence[Trial], results: Results) -> dict[str, Trial]:
-    """Map each cut to the trial that loses least."""
-    return best_of_cuts([trial for trial in trials if trial in results], lambda trial: results[trial].top1_drop)
-
-
-def best_of_cuts(trials: Sequence[Trial], cost: Callable[[Trial], float]) -> dict[str, Trial]:
     best: dict[str, Trial] = {}
     for trial in trials:
-        best[trial.cut] = min(best.get(trial.cut, trial), trial, key=cost)
+        if trial in results and results[trial].top1_drop <= max_drop:
+            best[trial.cut] = min(best.get(trial.cut, trial), trial, key=lambda each: results[each].payload_bytes.mean)
     return best
 
 
@@ -235,8 +214,13 @@ class Search:
             raise InputError(f"{count} trials are more than {MAX_TRIALS}; give fewer values")
 
     def trials(self, grids: Mapping[str, Sequence[int]]) -> tuple[Trial, ...]:
-        """List all trials, cut by cut. `grids` are (C, H, W) of the features at each cut."""
-        return grid({cut: grids[cut][0] for cut in self.cuts}, self.channels, self.strides, self.qualities)
+        """List all trials, each once, cut by cut. `grids` are (C, H, W) of the features at each cut."""
+        trials = (
+            Trial(cut, int(each) if each >= 1 else max(1, round(grids[cut][0] * each)), stride, quality)
+            for cut in self.cuts
+            for each, stride, quality in itertools.product(self.channels, self.strides, self.qualities)
+        )
+        return tuple(dict.fromkeys(trials))
 
 
 FORMAT_VERSION = 1

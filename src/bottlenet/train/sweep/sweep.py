@@ -57,7 +57,6 @@ from bottlenet.train.sweep import (
     SweepFolder,
     Trial,
     beaten,
-    least_loss,
     next_trial,
     open_trials,
     ruled_out,
@@ -260,7 +259,7 @@ def row(report: Report, trial: Trial) -> dict[str, object]:
 def nothing_kept(report: Report) -> str:
     """Say what to do where no trial is within the bound."""
     figures = figures_of(report.results)
-    losses = [(figures[trial].top1_drop, trial.name) for trial in least_loss(report.trials, figures).values()]
+    losses = [(measured.top1_drop, trial.name) for trial, measured in figures.items()]
     if not losses:
         return "no trial was finished; give more minutes"
     drop, name = min(losses)
@@ -481,8 +480,7 @@ def centre_caches(config: SweepConfig, classifier: Classifier, cache: FeatureCac
         evaluated = known_labels(there, config.evaluate, len(classifier.labels), config.model)
     for photos in (held_out_photos(config, classifier), evaluated):
         if photos:
-            same: dict[str, Any] = {"network": cache.network, "shape": cache.shape, "classes": cache.classes}
-            yield FeatureCache(cache.folder.parent, photos, cache.sizes, **same, seed=0, centre=classifier.preprocess)
+            yield replace(cache, photos=photos, centre=classifier.preprocess)
 
 
 def held_out_photos(config: SweepConfig, classifier: Classifier) -> Sequence[Photo]:
