@@ -593,8 +593,22 @@ class TestCommand:
         run(*command, "--report-answers", "--to", "ws://127.0.0.1:1", "--deadline", 0.1)
         run("spool", tmp_path / "spool", "export", "-o", tmp_path / "out")
         for path in (tmp_path / "out").iterdir():
+            done = run("decode", path, "--bundle", exit_bundle.path)
+            assert (done.code, done.err.count("\n")) == (2, 1)
+            assert " reports class 6, " in done.err
             assert ask(app, "POST", "/v1/classify", path.read_bytes()).status_code == 200
         assert counted(app, exit_bundle) == (3, 0, 0)
+
+    def test_an_audit_is_decoded_as_its_frame(
+        self, run: Run, exit_bundle: Bundle, photos: list[Path], tmp_path: Path
+    ) -> None:
+        frame = Encoder(exit_bundle).encode(photos[0]).frame
+        found = []
+        for name, each in (("frame", frame), ("audit", Report(3, 0.9, frame).to_frame(exit_bundle.tag))):
+            (tmp_path / name).write_bytes(each.to_bytes())
+            done = run("decode", tmp_path / name, "--bundle", exit_bundle.path, "--json")
+            found.append({**json.loads(done.out), "file": None, "times": None})
+        assert found[0] == found[1]
 
     def test_a_refused_report_is_told_as_one(
         self, run: Run, exit_bundle: Bundle, photos: list[Path], serve: Any, tmp_path: Path

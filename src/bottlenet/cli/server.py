@@ -19,6 +19,7 @@ from bottlenet.files import read_at_most, reading
 from bottlenet.records import check_choice
 
 if TYPE_CHECKING:
+    from bottlenet.bundle import Bundle
     from bottlenet.wire.frame import Frame
 
 EMBEDDED, RAY = "embedded", "ray"
@@ -174,7 +175,7 @@ def decode(
     loaded = Bundle.load(bundle)
     task = loaded.manifest.task
     target = None if map_file is None else map_path(map_file, task, force)
-    frame = read_frame(file, loaded.tag)
+    frame = sent_frame(read_frame(file, loaded.tag), loaded, file)
     (answer,) = Decoder(loaded).answers([frame])
     if isinstance(answer, BottleNetError):
         raise answer
@@ -189,6 +190,20 @@ def decode(
     stdout().print(facts(("frame", file), *frame_rows(frame), ("took", took), *choices))
     if not is_plain(task):
         stdout().print(found_table(task, [(file, found)]))
+
+
+def sent_frame(frame: Frame, bundle: Bundle, path: str) -> Frame:
+    """Take the frame out of an audit. InputError: it is a report alone."""
+    from bottlenet.wire.frame import REPORT, parse_report
+
+    if frame.codec != REPORT:
+        return frame
+    report = parse_report(frame)
+    if report.audit is None:
+        label = bundle.labels[report.class_index] if report.class_index < len(bundle.labels) else "an unknown class"
+        what = f"{path} reports {label}, {report.confidence:.0%}, of which a device was sure"
+        raise InputError(f"{what}: there is nothing to decode; POST it to a server")
+    return report.audit
 
 
 def read_frame(path: str, bundle_tag: bytes) -> Frame:
