@@ -156,6 +156,18 @@ def test_encode_overhead(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_changes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    small = ["--scenes", "1", "--calibration", "1", "--seconds", "60", "--decoded", "1"]
+    places = ["--backgrounds", photos, "--photos", photos, "--bundle", bundle.path]
+    got = record("changes.py", *places, *small, out=tmp_path / "out")
+    assert got["looks"] == 60
+    first, *_, last = got["curve"]
+    assert first["sent_frames"] > last["sent_frames"]
+    assert first["missed_events"] <= last["missed_events"] <= got["events"]
+    assert 0 < got["decoding_1080p"]["key_frames_s"] < got["decoding_1080p"]["all_s"]
+
+
+@pytest.mark.slow
 def test_socket_bytes(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     got = record("socket_bytes.py", "--data", photos, "--bundle", bundle.path, out=tmp_path / "out")
     assert got["agree"]

@@ -108,7 +108,7 @@ def first(camera: Camera) -> Shot:
 
 
 def test_a_video_file_is_looked_at_at_its_own_pace(video: Path, bundle: Bundle, url: str, edge: Edge) -> None:
-    code, lines, err = watched(video, bundle, url, "--name", "porch")
+    code, lines, err = watched(video, bundle, url, "--name", "porch", "--when", 1)
     assert code == 0
     assert [line["at"] for line in lines] == [f"0:00:0{second}.000" for second in range(4)]
     assert [line["label"] for line in lines] == [label(edge, second) for second in range(4)]
@@ -124,7 +124,7 @@ def test_every_frame_of_a_file_where_that_is_wanted(video: Path, edge: Edge) -> 
 
 def test_with_a_spool_each_frame_is_answered_once(video: Path, bundle: Bundle, url: str, tmp_path: Path) -> None:
     for again in (False, True):
-        code, lines, _ = watched(video, bundle, url, "--spool", tmp_path / "spool")
+        code, lines, _ = watched(video, bundle, url, "--spool", tmp_path / "spool", "--when", 1)
         assert code == 0
         assert [(line["at"], line["again"]) for line in lines] == [
             (f"0:00:0{second}.000", again) for second in range(4)
@@ -133,7 +133,7 @@ def test_with_a_spool_each_frame_is_answered_once(video: Path, bundle: Bundle, u
 
 def test_a_server_that_is_away_is_waited_for(video: Path, bundle: Bundle) -> None:
     port = free_port()
-    with watching(video, bundle, f"ws://127.0.0.1:{port}") as popen:
+    with watching(video, bundle, f"ws://127.0.0.1:{port}", "--when", 1) as popen:
         assert popen.stderr is not None
         assert "next try in" in popen.stderr.readline()
         with serving(bundle.path, "--port", port):
@@ -141,7 +141,7 @@ def test_a_server_that_is_away_is_waited_for(video: Path, bundle: Bundle) -> Non
 
 
 def test_answered_here_while_there_is_no_server(video: Path, bundle: Bundle) -> None:
-    code, lines, _ = watched(video, bundle, "ws://127.0.0.1:1", "--fallback", "local")
+    code, lines, _ = watched(video, bundle, "ws://127.0.0.1:1", "--fallback", "local", "--when", 1)
     assert code == 0
     assert [line["by"] for line in lines] == ["local"] * 4
 
@@ -279,7 +279,7 @@ def test_what_is_damaged_in_a_video_is_left_out(video: Path, tmp_path: Path, edg
     rng = np.random.default_rng(0)
     data[4000:5000] = rng.bytes(1000)
     (tmp_path / "damaged.ts").write_bytes(data)
-    assert 2 <= len(list(edge.watch(tmp_path / "damaged.ts"))) <= 4
+    assert 2 <= len(list(edge.watch(tmp_path / "damaged.ts", when=1))) <= 4
 
 
 def test_a_video_that_lies_on_its_side_is_turned() -> None:

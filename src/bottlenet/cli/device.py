@@ -260,7 +260,17 @@ def watch(
     name: Annotated[
         str | None, Option(help="What answers call the camera. Default: its host or file; never the rest of its URL.")
     ] = None,
-    when: Annotated[str, Option(metavar="always|SECONDS", help="How often a frame is classified.")] = "1",
+    when: Annotated[
+        str,
+        Option(
+            metavar="changed|always|SECONDS",
+            help="When a frame is sent: if it has changed, for which one a second is looked at; always; or so often.",
+        ),
+    ] = "changed",
+    bound: Annotated[float, Option(help="For changed: how many times its noise the picture has to change.")] = 2.5,
+    silence: Annotated[
+        float, Option(metavar="SECONDS", help="For changed: a frame is sent after that long in any case.")
+    ] = 3600.0,
     key_frames: Annotated[
         bool, Option("--key-frames", help="Decode only the frames of a video that need no others: less work.")
     ] = False,
@@ -291,8 +301,9 @@ def watch(
     r"""Classify what a camera shows, until SIGTERM or the end of a video file.
 
     Only the newest frame is worked on: what comes meanwhile is dropped and
-    counted. A camera that is lost is opened again, and so is the server;
-    without --spool, frames pass meanwhile.
+    counted. Nothing is sent while the picture stays the same. A camera that is
+    lost is opened again, and so is the server; without --spool, frames pass
+    meanwhile.
 
     Examples:
       bottlenet watch rtsp://10.0.0.5/stream --to ws://127.0.0.1:8000
@@ -303,6 +314,8 @@ def watch(
     """
     from bottlenet.cli.sending import auto_options
     from bottlenet.cli.sending import watch as run
+    from bottlenet.edge.camera import CHANGED, pace_of
+    from bottlenet.edge.changes import Changes
 
     options = auto_options(
         *(partition, profile),
@@ -317,8 +330,8 @@ def watch(
     with open_edge(bundle, to, token_file, ca, timeout_s=timeout, **options) as edge:
         code = run(
             *(edge, source, spool),
-            camera={"name": name, "key_frames": key_frames},
-            when=when,
+            camera={"every_s": pace_of(when), "name": name, "key_frames": key_frames},
+            changes=Changes(edge.encoder.symbols, bound=bound, silence_s=silence) if when == CHANGED else None,
             in_flight=in_flight,
             as_json=as_json,
             spool_options={"max_bytes": spool_bytes, "when_full": when_full},

@@ -20,8 +20,9 @@ from bottlenet.cli.planning import prices_of, read_profile
 from bottlenet.cli.show import print_error, say
 from bottlenet.edge import AutoSender, Backoff, Edge, Folder, Move, Policy, Sender, Spool
 from bottlenet.edge.auto import AUTO
-from bottlenet.edge.camera import Camera, Shot, pace_of, shots
+from bottlenet.edge.camera import Camera, Shot, shots
 from bottlenet.edge.camera import watch as answers
+from bottlenet.edge.changes import Changes
 from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE, Answered, Choice, Failed, Outcome
 from bottlenet.edge.spool import is_spool
 from bottlenet.errors import InputError
@@ -31,6 +32,7 @@ from bottlenet.wire.answer import one_line
 
 ONE_SHOT_DEADLINE_S = 60.0
 MAX_NAMES = 10_000
+KEPT = 500  # answers of a camera that stay in the spool, about
 LOOK_S = 0.02  # how long a camera without a new frame is left alone
 ALL_RIGHT, SOME_WAIT, SOME_FAILED = 0, 1, 2
 
@@ -127,14 +129,15 @@ def watch(
     spool: str | None,
     *,
     camera: dict[str, Any],
-    when: str,
+    changes: Changes | None,
     in_flight: int,
     as_json: bool,
     spool_options: dict[str, Any],
 ) -> int:
     """Classify what a camera shows, with a spool or without, and return the exit code. InputError: as `Camera`."""
     report = Report(as_json)
-    options = {"every_s": pace_of(when), "timeout_s": edge.timeout_s, "tell": report.trouble, **camera}
+    report.changes = changes
+    options = {"timeout_s": edge.timeout_s, "tell": report.trouble, **camera}
     with contextlib.ExitStack() as stack:
         opened = None if spool is None else stack.enter_context(Spool(spool, edge.bundle, **spool_options))
         report.camera = watched = stack.enter_context(contextlib.closing(Camera(source, **options)))
@@ -143,7 +146,7 @@ def watch(
         if opened is None:
             report.stopped = True
             with contextlib.suppress(Stopped), told_to_stop():
-                for seen in answers(edge.classify, watched, report.trouble):
+                for seen in answers(edge.classify, watched, changes, report.trouble):
                     report.outcome(seen.outcome)
                 report.stopped = False
         else:
@@ -152,11 +155,27 @@ def watch(
                 sender = AutoSender(edge, opened, moved=report.moved, tell=report.trouble, slice_s=LOOK_S)
             else:
                 sender = Sender(edge, opened, in_flight=in_flight, tell=report.trouble, slice_s=LOOK_S)
-            send_through(sender, opened, shots(watched), report, patient=watched.waits)
+            found = taken(shots(watched, changes, report.trouble), changes, opened, None if watched.waits else watched)
+            send_through(sender, opened, found, report, patient=watched.waits)
         report.summary()
     if report.stopped:
         return ALL_RIGHT
     return SOME_FAILED if report.failed else SOME_WAIT if report.waits else ALL_RIGHT
+
+
+def taken(
+    photos: Iterator[Shot | None], changes: Changes | None, spool: Spool, live: Camera | None
+) -> Iterator[Shot | None]:
+    """Give frames for a spool, where each of them is as good as sent; it forgets now and then what is over."""
+    count = 0
+    for photo in photos:
+        if photo is not None and live is not None and count % KEPT == 0:
+            with contextlib.suppress(OSError):  # later, then
+                spool.forget_camera(live.name)
+        if photo is not None and changes is not None:
+            changes.sent()
+        count += photo is not None
+        yield photo
 
 
 def send_through(
@@ -204,6 +223,7 @@ class Report:
         self.waits = False
         self.stopped = False  # by SIGTERM
         self.camera: Camera | None = None  # that the photos are of
+        self.changes: Changes | None = None
         self._as_json = as_json
         self._answers = self._sent_bytes = 0
         self._again: set[str] = set()  # photos that could not be taken when they were last offered
@@ -263,7 +283,9 @@ class Report:
         """Say what became of a camera's frames."""
         assert self.camera is not None
         camera = self.camera
-        frames = f"{camera.frames:,} frames, {camera.dropped:,} passed over, {self._answers:,} answered"
+        frames = f"{camera.frames:,} frames, {camera.dropped:,} passed over"
+        frames += f", {self.changes.unchanged:,} unchanged" if self.changes else ""
+        frames += f", {self._answers:,} answered"
         lost = f", lost {camera.losses} times" if camera.losses else ""
         print(one_line(f"{camera.name}: {frames}, {self._sent_bytes:,} bytes{lost}"), file=sys.stderr, flush=True)
 
@@ -282,6 +304,7 @@ class Report:
             if self.camera is not None:
                 at = answered.photo.rpartition("@")[2]
                 words |= {"at": at, "frames": self.camera.frames, "dropped": self.camera.dropped}
+                words |= {"unchanged": self.changes.unchanged} if self.changes else {}
             self._line(words)
             return
         extras = f"{answered.payload_bytes:,} bytes"

@@ -30,9 +30,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import numpy as np
 
+from bottlenet.edge.changes import Changes
 from bottlenet.edge.connection import Backoff, hint_s
 from bottlenet.edge.prediction import Answered, Findings, Photo, Prediction, answered_now
-from bottlenet.errors import BottleNetError, InputError, LinkError, MissingExtraError, WireError
+from bottlenet.errors import BottleNetError, InputError, LinkError, MissingExtraError, PhotoError, WireError
 from bottlenet.photo import END_OF_IMAGE, MARKER, START_OF_SCAN, Pixels, Source
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 Pictures: TypeAlias = "Generator[tuple[Callable[[], Source], float | None]]"
 """Frames: what makes a photo of each, and its place in the video, seconds, where that has one."""
 
-STDIN, ALWAYS = "-", "always"
+STDIN = "-"
+CHANGED, ALWAYS = "changed", "always"
+WORDS = {CHANGED: 1.0, ALWAYS: 0.0}  # for when a frame is sent, and the seconds between those that are looked at
 MAX_EVERY_S = 1e6
 SLICE_S = 1.0  # that a look for the next frame takes at most
 RETRY_S = 5.0  # the longest pause before a camera is tried again: it is near, and does not mind
@@ -260,16 +263,25 @@ class Seen:
         return answered_now(self.shot.name, one.answered_by, found, frame_bytes=one.frame_bytes, tries=tries)
 
 
-def shots(camera: Camera) -> Iterator[Shot | None]:
-    """Give the newest frame, again and again; None: there is none just now. InputError: as `Camera.ended`."""
+def shots(camera: Camera, changes: Changes | None, tell: Callable[[str], None]) -> Iterator[Shot | None]:
+    """Give the newest frame that is worth sending, again and again; None: there is none just now.
+
+    InputError: as `Camera.ended`.
+    """
     while not camera.ended:
-        yield camera.take()
+        shot = camera.take()
+        try:
+            yield shot if shot is None or changes is None or changes.look(shot.picture(), shot.at_s) else None
+        except PhotoError as error:
+            tell(f"{camera.name}: {error}")
 
 
-def watch(classify: Callable[[Source], Prediction], camera: Camera, tell: Callable[[str], None]) -> Iterator[Seen]:
+def watch(
+    classify: Callable[[Source], Prediction], camera: Camera, changes: Changes | None, tell: Callable[[str], None]
+) -> Iterator[Seen]:
     """Classify a camera's frames; while there is no server, those of a file wait, and others pass."""
     backoff = Backoff()
-    for shot in shots(camera):
+    for shot in shots(camera, changes, tell):
         if shot is None:
             camera.wait(SLICE_S)
             continue
@@ -277,7 +289,7 @@ def watch(classify: Callable[[Source], Prediction], camera: Camera, tell: Callab
         while prediction is None and (camera.waits or backoff.wait_s == 0):
             time.sleep(backoff.wait_s)
             try:
-                prediction = classify(shot.read()[1])
+                prediction = classify(shot.picture())
             except InputError as error:
                 tell(f"{camera.name}: {error}")
                 break
@@ -285,17 +297,19 @@ def watch(classify: Callable[[Source], Prediction], camera: Camera, tell: Callab
                 tell(f"{error} (next try in {backoff.failed(hint_s(error)):.1f} s)")
         if prediction is not None:
             backoff.worked()
+            if changes is not None:
+                changes.sent()
             yield Seen(shot, prediction)
 
 
 def pace_of(when: str | float) -> float:
-    """Return the seconds between two frames: "always" is 0. InputError: neither that nor seconds."""
+    """Return the seconds between two frames that are looked at. InputError: neither a word of `WORDS` nor seconds."""
     try:
-        every_s = 0.0 if when == ALWAYS else float(when)
+        every_s = WORDS[when] if isinstance(when, str) and when in WORDS else float(when)
     except ValueError:
         every_s = -1.0
     if not 0 <= every_s < MAX_EVERY_S or (every_s == 0 and when != ALWAYS):
-        raise InputError(f"when is {when!r}; give {ALWAYS!r}, or the seconds between two frames, above 0")
+        raise InputError(f"when is {when!r}; give {CHANGED!r}, {ALWAYS!r}, or the seconds between two frames, above 0")
     return every_s
 
 

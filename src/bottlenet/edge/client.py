@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from bottlenet.bundle import Bundle
 from bottlenet.bundle.ladder import OneOrMore, load_all
 from bottlenet.edge.auto import AUTO, Auto, check_auto
+from bottlenet.edge.changes import BOUND, SILENCE_S, Changes
 from bottlenet.edge.connection import Backoff, Connect, Reply, Stream, check_url, hint_s, open_websocket
 from bottlenet.edge.encoder import Encoder, Processed, split
 from bottlenet.edge.pilot import Move, Policy
@@ -188,25 +189,28 @@ class Edge:
         self,
         source: str | os.PathLike[str],
         *,
-        when: str | float = 1.0,
+        when: str | float = "changed",
+        bound: float = BOUND,
+        silence_s: float = SILENCE_S,
         name: str | None = None,
         key_frames: bool = False,
         tell: Callable[[str], None] = lambda line: None,
     ) -> Iterator[Seen]:
         """Classify what a camera shows, without end, or to the end of a video file.
 
-        `when`: "always" or seconds, which is how often. The rest is as for `edge.camera.Camera`, as are the errors;
-        what goes wrong later is told, and the next frame is taken.
+        `when`: "changed", for which a frame a second is looked at, with `bound` and `silence_s` as for `Changes`;
+        "always"; or the seconds between two. The rest is as for `edge.camera.Camera`, as are the errors; what goes
+        wrong later is told, and the next frame is taken.
 
             for seen in edge.watch("rtsp://camera/stream"):
                 print(seen.shot.at, seen.prediction.label)
         """
-        from bottlenet.edge.camera import Camera, pace_of, watch
+        from bottlenet.edge.camera import CHANGED, Camera, pace_of, watch
 
         options: dict[str, Any] = {"every_s": pace_of(when), "name": name, "key_frames": key_frames, "tell": tell}
-        camera = Camera(source, timeout_s=self.timeout_s, **options)
-        with contextlib.closing(camera):
-            yield from watch(self.classify, camera, tell)
+        changes = Changes(self.encoder.symbols, bound=bound, silence_s=silence_s) if when == CHANGED else None
+        with contextlib.closing(Camera(source, timeout_s=self.timeout_s, **options)) as camera:
+            yield from watch(self.classify, camera, changes, tell)
 
     def encode(self, photo: Source) -> bytes:
         """Make a frame to be sent in another way, as by POST to /v1/classify. Errors as for `Encoder.encode`."""

@@ -304,6 +304,13 @@ class Spool:
         self._write_each(sql, [((number,), None) for number in numbers], lambda nothing: None)
         self._read("PRAGMA incremental_vacuum")
 
+    def forget_camera(self, name: str) -> None:
+        """Remove what became of a camera's frames, but for those that wait or were refused. OSError: it can't be."""
+        start = os.fsencode(f"{name}@")
+        sql = "DELETE FROM photos WHERE status NOT IN ('waiting', 'refused') AND substr(name, 1, ?) = ?"
+        self._write(lambda db: db.execute(sql, (len(start), start)))
+        self._read("PRAGMA incremental_vacuum")
+
     def _open(self) -> None:
         try:
             self._find()
