@@ -224,12 +224,7 @@ def send(
         helped = fallback and not report_answers and not audit  # a report is for the server alone
         deadline = math.inf if watch or helped else ONE_SHOT_DEADLINE_S
     options = auto_options(
-        *(partition, profile),
-        objective=objective,
-        max_drop=max_drop,
-        price_mb=price_mb,
-        price_hour=price_hour,
-        radio=radio,
+        partition, profile, objective, max_drop=max_drop, price_mb=price_mb, price_hour=price_hour, radio=radio
     )
     options |= {"budget_bytes": budget, "sure": sure, "fallback": fallback}
     options |= {"report_answers": report_answers, "audit": audit}
@@ -318,12 +313,7 @@ def watch(
     from bottlenet.edge.changes import Changes
 
     options = auto_options(
-        *(partition, profile),
-        objective=objective,
-        max_drop=max_drop,
-        price_mb=price_mb,
-        price_hour=price_hour,
-        radio=radio,
+        partition, profile, objective, max_drop=max_drop, price_mb=price_mb, price_hour=price_hour, radio=radio
     )
     options |= {"budget_bytes": budget, "sure": sure, "fallback": fallback}
     options |= {"report_answers": report_answers, "audit": audit}

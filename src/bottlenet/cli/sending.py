@@ -44,8 +44,8 @@ class Stopped(BaseException):
 def auto_options(
     partition: str | None,
     profile: str | None,
-    *,
     objective: str | None,
+    *,
     max_drop: float | None,
     price_mb: float | None,
     price_hour: float | None,

@@ -78,14 +78,12 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
         raise InputError(f"{path}: this is no ONNX file, or one without a network; give another")
     digest = hashlib.sha256(data)
     folder = path.resolve().parent
-    for place in sorted(
-        {ExternalDataInfo(tensor).location for tensor in tensors_of(model) if uses_external_data(tensor)}
-    ):
+    elsewhere = (ExternalDataInfo(tensor) for tensor in tensors_of(model) if uses_external_data(tensor))
+    for place in sorted({each.location for each in elsewhere}):
         file = (folder / place).resolve()
         if not file.is_relative_to(folder):
-            raise InputError(
-                f"{path}: it has values in {place}, outside its folder, which is not read; give another file"
-            )
+            what = f"it has values in {place}, outside its folder, which is not read"
+            raise InputError(f"{path}: {what}; give another file")
         try:
             digest.update(read_bounded(file, MAX_BYTES))
         except (OSError, InputError) as error:
@@ -115,10 +113,9 @@ def check_float(path: Path, model: onnx.ModelProto) -> None:
     """Raise InputError for a quantised network, one in parts of precision, or one that is too old."""
     for node in model.graph.node:
         if node.op_type.startswith(INTEGERS):
-            advice = (
-                "give the float32 file that it was made of: a bundle's weights become int8 by export --weights int8"
-            )
-            raise InputError(f"{path}: it is quantised (node {title(node)}, {node.op_type}); {advice}")
+            what = f"it is quantised (node {title(node)}, {node.op_type})"
+            advice = "a bundle's weights become int8 by export --weights int8"
+            raise InputError(f"{path}: {what}; give the float32 file that it was made of: {advice}")
     opset = opset_of(model)
     if opset < FIRST_OPSET:
         advice = "convert it with onnx.version_converter.convert_version(model, 13)"

@@ -10,6 +10,7 @@ was an attribute, so `Node.value` looks at both.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,8 @@ class Operation(nn.Module):
                 self.register_buffer(self.names[position], tensor)
 
     def forward(self, *tensors: Tensor) -> Any:
-        rest = iter(tensors)
-        return self.function(
-            *(getattr(self, self.names[at]) if at in self.names else next(rest) for at in range(self.count))
-        )
+        rest, names = iter(tensors), self.names
+        return self.function(*(getattr(self, names[at]) if at in names else next(rest) for at in range(self.count)))
 
 
 class Padded(nn.Module):
@@ -518,18 +517,6 @@ def with_attributes(function: Function, **named: tuple[str, Any]) -> Callable[[N
     return of
 
 
-def hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
-    return (alpha * x + beta).clamp(0, 1)
-
-
-def gelu(x: Tensor, approximate: str) -> Tensor:
-    return F.gelu(x, approximate=approximate)
-
-
-def celu(x: Tensor, alpha: float) -> Tensor:
-    return F.celu(x, alpha)
-
-
 TENSORS: dict[str, Callable[[Node], Function]] = {
     "Identity": lambda node: lambda x: x,
     "Dropout": lambda node: lambda x: x,
@@ -561,11 +548,13 @@ TENSORS: dict[str, Callable[[Node], Function]] = {
     "LRN": with_attributes(
         F.local_response_norm, size=("size", 5), alpha=("alpha", 1e-4), beta=("beta", 0.75), k=("bias", 1.0)
     ),
-    "HardSigmoid": with_attributes(hard_sigmoid, alpha=("alpha", 0.2), beta=("beta", 0.5)),
+    "HardSigmoid": with_attributes(
+        lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1), alpha=("alpha", 0.2), beta=("beta", 0.5)
+    ),
     "LeakyRelu": with_attributes(F.leaky_relu, negative_slope=("alpha", 0.01)),
     "Elu": with_attributes(F.elu, alpha=("alpha", 1.0)),
-    "Celu": with_attributes(celu, alpha=("alpha", 1.0)),
-    "Gelu": with_attributes(gelu, approximate=("approximate", "none")),
+    "Celu": with_attributes(F.celu, alpha=("alpha", 1.0)),
+    "Gelu": with_attributes(F.gelu, approximate=("approximate", "none")),
 }
 
 
@@ -576,37 +565,16 @@ def divide(x: Tensor, y: Tensor) -> Tensor:
     return x / y if x.is_floating_point() or y.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
 
 
-def smallest(*tensors: Tensor) -> Tensor:
-    least = tensors[0]
-    for each in tensors[1:]:
-        least = torch.minimum(least, each)
-    return least
-
-
-def largest(*tensors: Tensor) -> Tensor:
-    most = tensors[0]
-    for each in tensors[1:]:
-        most = torch.maximum(most, each)
-    return most
-
-
-def total(*tensors: Tensor) -> Tensor:
-    whole = tensors[0]
-    for each in tensors[1:]:
-        whole = whole + each
-    return whole
-
-
 ELEMENTWISE: dict[str, Function] = {
     "Add": torch.add,
     "Sub": torch.sub,
     "Mul": torch.mul,
     "Div": divide,
     "Pow": torch.pow,
-    "Min": smallest,
-    "Max": largest,
-    "Sum": total,
-    "Mean": lambda *tensors: total(*tensors) / len(tensors),
+    "Min": lambda *tensors: reduce(torch.minimum, tensors),
+    "Max": lambda *tensors: reduce(torch.maximum, tensors),
+    "Sum": lambda *tensors: reduce(torch.add, tensors),
+    "Mean": lambda *tensors: reduce(torch.add, tensors) / len(tensors),
     "PRelu": lambda x, slope: torch.where(x >= 0, x, slope * x),
     "Where": torch.where,
     "Equal": torch.eq,
