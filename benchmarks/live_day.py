@@ -23,8 +23,8 @@ import numpy as np
 from bottlenet.bundle import Bundle
 from bottlenet.edge.auto import Auto, profile_of
 from bottlenet.edge.connection import Stream, open_websocket
-from bottlenet.edge.encoder import Partition, Processed, Side, codecs_of, sides_of
-from bottlenet.edge.pilot import Move, Policy
+from bottlenet.edge.encoder import Partition, Processed, Side, partition_of, sides_of
+from bottlenet.edge.pilot import Move, Policy, allowed
 from bottlenet.errors import InputError
 from bottlenet.measure.bench import pause, server_process
 from bottlenet.measure.link import ShapedLink
@@ -234,12 +234,9 @@ def photos_for(auto: Auto, photos: Iterator[Path], seconds: float) -> tuple[list
 
 def usable(bundles: Sequence[Bundle], profile: Profile, policy: Policy, wrap: Wrap) -> dict[Partition, Side]:
     """List what the device does under each partition that the profile has and `policy` allows."""
-    allowed = {each.name for each in profile.candidates if policy.max_drop is None or each.top1_drop <= policy.max_drop}
-    return {
-        partition: wrap(partition.name, side)
-        for partition, side in sides_of(bundles, codecs_of(profile.candidates)).items()
-        if partition.name in allowed
-    }
+    kept = [each for each, may in zip(profile.candidates, allowed(profile, policy.wish), strict=True) if may]
+    sides = sides_of(bundles, [partition_of(each) for each in kept], budget_bytes=profile.budget_bytes)
+    return {partition: wrap(partition.name, side) for partition, side in sides.items()}
 
 
 def oracle(

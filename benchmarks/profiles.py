@@ -44,7 +44,8 @@ def profile_all(bundles: Sequence[Bundle], arguments: argparse.Namespace) -> Pro
 
 
 def without_chosen_qualities(made: Profile) -> Profile:
-    """Keep the fixed qualities of cloud-only: random weights say nothing of how low a quality trained ones bear."""
+    """Keep the fixed qualities of cloud-only and whole photos: random weights don't say what trained ones bear."""
     fixed = {cloud_only(codec).name for codec in FIXED}
-    kept = tuple(each for each in made.candidates if each.kind != "cloud-only" or each.name in fixed)
+    chosen = (each for each in made.candidates if not each.needs_bound)
+    kept = tuple(each for each in chosen if each.kind != "cloud-only" or each.name in fixed)
     return dataclasses.replace(made, candidates=kept)

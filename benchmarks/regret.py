@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from bottlenet.edge.encoder import CLOUD_ONLY, EDGE_ONLY, codecs_of
+from bottlenet.edge.encoder import CLOUD_ONLY, EDGE_ONLY, partition_of
 from bottlenet.errors import InputError
 from bottlenet.measure.bench import Conditions, Workbench, readable, weights_of
 from bottlenet.measure.bench import run as measure
@@ -42,8 +42,11 @@ KEYS = ("link", "server_load", "device_slowdown")
 
 def slower(made: Profile, slowdown: float) -> Profile:
     """On a device that takes so many times as long."""
-    candidates = tuple(dataclasses.replace(each, device_s=each.device_s * slowdown) for each in made.candidates)
-    return dataclasses.replace(made, candidates=candidates)
+    candidates = []
+    for each in made.candidates:
+        own = each.exit and dataclasses.replace(each.exit, device_s=each.exit.device_s * slowdown)
+        candidates.append(dataclasses.replace(each, device_s=each.device_s * slowdown, exit=own))
+    return dataclasses.replace(made, candidates=tuple(candidates))
 
 
 def one_condition(
@@ -58,7 +61,7 @@ def one_condition(
     known = [each for each in here.candidates if each.name in measured and allowed(each, max_drop)]
     if not known:
         return None
-    plan = choose(dataclasses.replace(here, candidates=tuple(known)), link, server_load=load)
+    plan = choose(dataclasses.replace(here, candidates=tuple(known)), link, max_drop=max_drop, server_load=load)
     best = min(known, key=lambda each: measured[each.name]).name
     return {
         "link": link.name,
@@ -73,8 +76,8 @@ def one_condition(
 
 
 def allowed(candidate: Candidate, max_drop: float | None) -> bool:
-    """Within the bound, if there is one."""
-    return max_drop is None or candidate.top1_drop <= max_drop
+    """Within the bound; without one, what needs none."""
+    return not candidate.needs_bound if max_drop is None else candidate.top1_drop <= max_drop
 
 
 def summary(rows: Sequence[dict[str, Json]]) -> dict[str, Json]:
@@ -109,7 +112,7 @@ def show_plans(made: Profile, every: Sequence[Conditions], max_drop: float | Non
     choices = []
     for each in every:
         here = slower(dataclasses.replace(made, candidates=known), each.device_slowdown)
-        choices.append(choose(here, each.link, server_load=each.server_load).choice.name)
+        choices.append(choose(here, each.link, max_drop=max_drop, server_load=each.server_load).choice.name)
     show(
         "what the plan chooses",
         ["link, load, slowdown", "choice"],
@@ -133,7 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     rows: list[dict[str, Json]] = []
     progress = Progress(console=Console(stderr=True))
-    with progress, Workbench(bundles, codecs=codecs_of(made.candidates)) as workbench:
+    with progress, Workbench(bundles, [partition_of(each) for each in made.candidates]) as workbench:
         for each in progress.track(every, description="conditions"):
             row = one_condition(workbench, made, paths, each, arguments.max_drop)
             if row is not None:

@@ -93,6 +93,21 @@ def tiny_files() -> dict[str, bytes]:
     }
 
 
+def pooling_files(size: int = SIZE) -> dict[str, bytes]:
+    """The files of the tiny bundle, whose uncut network takes photos of any size once its graph says so."""
+    nodes, constants = head_nodes()
+    nodes = [*nodes[:3], helper.make_node("GlobalAveragePool", ["means"], ["pooled"])]
+    nodes += [
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "few"], ["scores"]),
+    ]
+    constants["few"] = np.random.default_rng(7).normal(0, 1, (4, CLASSES)).astype(np.float32)
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", size, size, 3])
+    model = onnx.load_from_string(graph_bytes(nodes, [pixels], [SCORES], constants))
+    # As exporters do: what they say of the sizes in between is right for one size alone.
+    return {**tiny_files(), "uncut.onnx": onnx.shape_inference.infer_shapes(model).SerializeToString()}
+
+
 def tiny_manifest(**changes: object) -> Manifest:
     values: dict[str, object] = {
         "name": "tiny",

@@ -15,7 +15,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import Limits, create_app
 from bottlenet.edge import Edge, Policy
 from bottlenet.edge.auto import profile_of
-from bottlenet.edge.encoder import EDGE_ONLY, Device, Processed, codecs_of, sides_of
+from bottlenet.edge.encoder import EDGE_ONLY, Device, Processed, partition_of, sides_of
 from bottlenet.edge.pilot import Pilot
 from bottlenet.edge.prediction import LOCAL, SERVER
 from bottlenet.errors import InputError, PhotoError
@@ -347,7 +347,8 @@ class TestArguments:
         assert Edge([bundle], "ws://there").bundle is bundle
 
     def test_codecs_come_from_the_names(self, bundle: Bundle) -> None:
-        assert codecs_of(profile(bundle).candidates) == [InputCodec("JPEG", 75)]
+        edge, cloud, _ = map(partition_of, profile(bundle).candidates)
+        assert (edge, cloud.codec) == (EDGE_ONLY, InputCodec("JPEG", 75))
         for name in ("JPEG", "JPEG 75 x", "JPEG -1", "JPEG 7x", "JPEG 1000", "JPEG ²"):
             with pytest.raises(InputError, match="give a format and a quality"):
                 InputCodec.parse(name)

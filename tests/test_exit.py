@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from bottlenet.bundle import Bundle, write_bundle
+from bottlenet.bundle import Bundle, manifest, write_bundle
 from bottlenet.bundle.ladder import write_ladder
-from bottlenet.bundle.manifest import Exit, parse_manifest
+from bottlenet.bundle.manifest import parse_manifest
 from bottlenet.cli.device import classify
 from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Outcome, Sender, Spool
 from bottlenet.edge.auto import Auto
-from bottlenet.edge.encoder import Processed, bound_of
-from bottlenet.edge.pilot import Pilot
+from bottlenet.edge.encoder import Processed, bound_of, split
+from bottlenet.edge.pilot import Pilot, Policy
 from bottlenet.edge.prediction import Photo
-from bottlenet.errors import BundleError, InputError
+from bottlenet.errors import BundleError, InputError, LinkError
 from bottlenet.measure.bench import Conditions, bench
 from bottlenet.measure.evaluate import Deployment, evaluate
 from bottlenet.measure.profile import profile
 from bottlenet.photo import photo_to_pixels
 from bottlenet.plan.link import Link
-from bottlenet.plan.profile import Candidate, Profile
+from bottlenet.plan.planner import choose
+from bottlenet.plan.profile import Candidate, Exit, Profile, parse_profile
 from bottlenet.task import Multilabel
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.frame import STREAM_HEADER_BYTES, Frame
@@ -52,6 +53,10 @@ def confidences(exit_bundle: Bundle, photos: list[Path]) -> list[float]:
 def bound(confidences: list[float]) -> float:
     """A bound that half of the photos reach."""
     return float(np.median(confidences))
+
+
+def refused(url: str, timeout_s: float) -> NoReturn:
+    raise LinkError("nobody is there")
 
 
 def no_connection(url: str, timeout_s: float) -> NoReturn:
@@ -166,7 +171,7 @@ class TestBundle:
     @pytest.mark.parametrize("features", [(4, 0, 8), (2**10, 2**10, 2**9)])
     def test_refused_features(self, features: tuple[int, int, int]) -> None:
         with pytest.raises(InputError, match=r"give three numbers, each 1 or more, of at most 268,435,456 together"):
-            Exit(exit_manifest().preprocess, 0.4, features)
+            manifest.Exit(exit_manifest().preprocess, 0.4, features)
 
     @pytest.mark.parametrize("without", ["exit", "exit.onnx"])
     def test_manifest_and_files_agree(self, tmp_path: Path, files: dict[str, bytes], without: str) -> None:
@@ -283,8 +288,61 @@ class TestSender:
             assert isinstance(outcomes[1], Answered)
 
 
+def candidates_by_name(profile: Profile) -> dict[str, Candidate]:
+    return {each.name: each for each in profile.candidates}
+
+
+def test_a_profile_has_the_exit_at_several_bounds(
+    exit_bundle: Bundle,
+    photos: list[Path],
+    confidences: list[float],
+    bound: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bottlenet.measure.profile.peak_rss_bytes", lambda *_: 1)
+    monkeypatch.setattr("bottlenet.measure.profile.BOUNDS", (bound + 1e-3, 0.0001))
+    content = {name: exit_bundle.path / name for name in exit_bundle.manifest.files}
+    bundle = write_bundle(tmp_path / "new", exit_manifest(bound), content)
+    made = profile(bundle, photos[0].parent, device_power_mw=1000)
+    assert parse_profile(made.to_json()) == made
+    found = candidates_by_name(made)
+    alone, own, other, always = [each for each in made.candidates if each.cut is not None]
+    assert [alone.name, own.name] == ["edge-only, exit at patches", split(bundle, bound).name]
+    assert always.name == "split at patches"
+    assert (alone.kind, alone.sent_share, alone.needs_bound) == ("edge-only", 0, True)
+    assert (own.needs_bound, other.needs_bound, always.needs_bound) == (False, True, False)
+    assert all(each.drop_of == "agreement" for each in found.values())
+    for each, sure in ((alone, 0), (own, bound), (other, bound + 1e-3), (always, 1)):
+        measured = evaluate(bundle, photos[0].parent, sure=sure)
+        assert each.exit is not None
+        assert (each.exit.sure, each.sent_share) == (sure, measured.sent_share)
+        assert each.payload_bytes_mean == pytest.approx(measured.payload_bytes.mean)
+        assert each.top1_drop == pytest.approx(100 - (measured.agreement or 0))
+        assert each.payload_bytes_max == (0 if each is alone else always.payload_bytes_max)
+        assert each.device_mj == pytest.approx(1000 * each.mean_device_s)
+        assert each.exit.device_s <= each.mean_device_s <= each.device_s or each.exit.device_s > each.device_s
+    mean = sum(confidence < bound for confidence in confidences) / COUNT * own.payload_bytes_mean
+    plan = choose(made, "nb-iot", objective="bytes")
+    assert plan.choice.name == "edge-only"
+    sends = replace(made, candidates=tuple(each for each in made.candidates if each.kind != "edge-only"))
+    plan = choose(sends, "nb-iot", objective="bytes", max_drop=100)
+    assert plan.choice.name == min((own, other), key=lambda each: each.sent_share).name
+    assert choose(sends, "nb-iot", objective="bytes").choice.uplink_bytes == pytest.approx(mean + own.sent_share * 52)
+
+
+def test_an_exit_that_gives_no_numbers_is_no_candidate(
+    tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bottlenet.measure.profile.peak_rss_bytes", lambda *_: 1)
+    lies = [helper.make_node("Sub", ["all", "all"], ["zero"]), helper.make_node("Div", ["zero", "zero"], ["scores"])]
+    liar = write_bundle(tmp_path / "liar", exit_manifest(), exit_files(lies))
+    (sent,) = [each for each in profile(liar, photos[0].parent, limit=3).candidates if each.cut is not None]
+    assert (sent.name, sent.sent_share) == ("split at patches", 1)
+
+
 @pytest.mark.parametrize("sure", [0, 0.15])
-def test_profile_and_bench_send_every_photo(
+def test_profile_and_bench_know_what_the_split_takes_that_sends_every_photo(
     exit_bundle: Bundle, photos: list[Path], tmp_path: Path, sure: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bottlenet.measure.profile.peak_rss_bytes", lambda *_: 1)
@@ -296,9 +354,57 @@ def test_profile_and_bench_send_every_photo(
     assert split.payload_bytes_mean == evaluate(sure_bundle, folder, limit=6, sure=1).payload_bytes.mean
     assert split.server_s > 0
     report = bench([sure_bundle], folder, [Conditions(Link("fast", 1e6, 0.0))], limit=3, seconds=1)
-    row = next(each for each in report.rows if each.kind == "split")
+    rows = {each.partition: each for each in report.rows}
+    row, alone = rows["split at patches"], rows["edge-only, exit at patches"]
     assert row.socket_bytes is not None
     assert row.socket_bytes > split.payload_bytes_mean / 2
+    assert (alone.socket_bytes, alone.needs_bound) == (0, sure > 0)
+    assert ("split at patches, sure 0.15" in rows) == (sure > 0)
+
+
+def test_bench_measures_the_mean_of_the_photos_that_are_sent_and_the_others(
+    exit_bundle: Bundle, photos: list[Path], bound: float, tmp_path: Path
+) -> None:
+    content = {name: exit_bundle.path / name for name in exit_bundle.manifest.files}
+    bundle = write_bundle(tmp_path / "new", exit_manifest(bound), content)
+    report = bench([bundle], photos[0].parent, [Conditions(Link("slow", 1e6, 0.2))], limit=COUNT, seconds=60)
+    rows = {each.partition: each for each in report.rows}
+    mixed, always = rows[split(bundle, bound).name], rows[split(bundle).name]
+    assert mixed.latency_ms is not None
+    assert mixed.latency_ms >= 100  # half of the photos take a round trip
+    assert mixed.agreement == pytest.approx(evaluate(bundle, photos[0].parent).agreement)
+    assert mixed.socket_bytes == pytest.approx(always.socket_bytes / 2, rel=0.2)  # type: ignore[operator]
+    assert mixed.photos_per_s > 0  # type: ignore[operator]
+
+
+def test_auto_runs_an_exit_at_the_bound_of_its_profile(
+    exit_bundle: Bundle, photos: list[Path], confidences: list[float], bound: float
+) -> None:
+    cut, network = exit_bundle.manifest.cut, Network()
+    whole = Candidate("edge-only", "edge-only", None, 9.0, 0.0, 0.0, 0, 0.0, "agreement")
+    name = split(exit_bundle, bound).name
+    mixed = Candidate(name, "split", cut, 0.1, 0.001, 100.0, 100, 0.0, "agreement", exit=Exit(bound, 0.5, 0.1))
+    measured = Profile(exit_bundle.id.hex(), "means", "device", "server", 1, 0, (whole, mixed))
+    options: dict[str, Any] = {"connect": network.connect, "partition": "auto", "profile": measured}
+    with Edge(exit_bundle, "ws://nowhere", **options) as edge:
+        edge.connect()
+        assert edge.partition == name
+        found = [edge.classify(photo).answered_by for photo in photos]
+    assert found == ["device" if confidence >= bound else "server" for confidence in confidences]
+
+
+def test_auto_answers_by_the_exit_alone_where_there_is_no_server(exit_bundle: Bundle, photos: list[Path]) -> None:
+    cut, name = exit_bundle.manifest.cut, "edge-only, exit at patches"
+    whole = Candidate("edge-only", "edge-only", None, 9.0, 0.0, 0.0, 0, 0.0, "agreement")
+    never, ever = Exit(0.0, 0.0, 0.1), Exit(1.0, 1.0, 0.1)
+    alone = Candidate(name, "edge-only", cut, 0.1, 0.0, 0.0, 0, 3.0, "agreement", exit=never, needs_bound=True)
+    sent = Candidate(f"split at {cut}", "split", cut, 0.1, 0.001, 100.0, 100, 0.0, "agreement", exit=ever)
+    measured = Profile(exit_bundle.id.hex(), "means", "device", "server", 1, 0, (whole, sent, alone))
+    for max_drop, used, by in ((None, "edge-only", "local"), (2.0, "edge-only", "local"), (3.0, name, "device")):
+        options: dict[str, Any] = {"partition": "auto", "profile": measured, "policy": Policy(max_drop)}
+        with Edge(exit_bundle, "ws://nowhere", connect=refused, **options) as edge:
+            found = edge.classify(photos[0])
+        assert (found.partition, found.answered_by, found.payload_bytes) == (used, by, 0)
 
 
 def test_an_answer_of_the_exit_says_nothing_of_the_devices_speed(

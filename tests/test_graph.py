@@ -19,12 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.bundle import graph as graph_module
-from bottlenet.bundle.graph import fault
+from bottlenet.bundle.graph import any_size, encoded, fault, varint
 from bottlenet.bundle.ladder import write_ladder
 from bottlenet.errors import BundleError
-from bottlenet.runtime import open_session
-from conftest import tiny_files, tiny_manifest
+from bottlenet.runtime import SmallerPhotos, open_session
+from conftest import pooling_files, tiny_files, tiny_manifest
 
+GRAPH = pooling_files()["uncut.onnx"]
+GRAPH_CUT = GRAPH[: len(GRAPH) // 2]
 VALUES = np.arange(64, dtype=np.float32)
 ELSEWHERE = "weights.bin"
 
@@ -249,3 +251,34 @@ class TestWhereGraphsAreRead:
         with pytest.raises(BundleError, match="no bundle's id covers"):
             write_bundle(tmp_path / "new", tiny_manifest(), files)
         assert os.listdir(tmp_path) == [ELSEWHERE]
+
+
+class TestAnySize:
+    def test_what_a_graph_says_at_another_size_is_what_one_of_that_size_says(self) -> None:
+        opened = open_session(any_size(pooling_files(32)["uncut.onnx"]))
+        for side in (16, 24, 32):
+            pixels = np.random.default_rng(side).integers(0, 256, (2, side, side, 3), np.uint8)
+            (want,) = open_session(pooling_files(side)["uncut.onnx"]).run(None, {"pixels": pixels})
+            np.testing.assert_array_equal(opened.run(None, {"pixels": pixels})[0], want)
+
+    def test_only_what_says_sizes_is_left_out(self) -> None:
+        before, after = (onnx.load_from_string(each) for each in (GRAPH, any_size(GRAPH)))
+        onnx.checker.check_model(after)
+        assert not after.graph.value_info
+        for dimension in before.graph.input[0].type.tensor_type.shape.dim:
+            dimension.ClearField("dim_value")
+        del before.graph.value_info[:]
+        assert after == before
+
+    @pytest.mark.parametrize("graph", [b"nothing", GRAPH_CUT])
+    def test_no_graph(self, graph: bytes) -> None:
+        with pytest.raises(ValueError, match="wire type 6|longer than its message"):
+            any_size(graph)
+
+    @given(st.integers(0, 2**63))
+    def test_integers(self, value: int) -> None:
+        assert varint(encoded(value), 0, 10) == (value, len(encoded(value)))
+
+    def test_sizes_at_which_it_runs(self, bundle: Bundle, tmp_path: Path) -> None:
+        assert SmallerPhotos(bundle).sizes == []  # its matrix is for one size
+        assert SmallerPhotos(write_bundle(tmp_path / "pooling", tiny_manifest(), pooling_files())).sizes == [24, 16]

@@ -16,8 +16,9 @@ from bottlenet.edge.pilot import MAX_REFUSALS, Pilot, Policy, RoundTrip, Running
 from bottlenet.errors import InputError
 from bottlenet.plan.link import PRESETS, STREAM_OVERHEAD_BYTES, Link, Radio
 from bottlenet.plan.predict import Prices
-from bottlenet.plan.profile import Candidate, Detail, Energy, Profile, Spread
+from bottlenet.plan.profile import Candidate, Detail, Energy, Exit, Profile, Spread
 from bottlenet.wire.answer import Answer
+from bottlenet.wire.frame import Frame
 
 WIFI, THREE_G = PRESETS["wifi"], PRESETS["3g"]
 PREPARE_S = 0.02
@@ -411,3 +412,29 @@ def test_no_policy(changes: dict[str, Any], message: str) -> None:
 def test_no_profile() -> None:
     with pytest.raises(InputError, match="the profile has no edge-only"):
         Pilot(dataclasses.replace(PROFILE, candidates=(EARLY, CLOUD)), Policy())
+
+
+def test_the_first_is_the_best_that_needs_no_server() -> None:
+    smaller = dataclasses.replace(EDGE, name="edge-only, 160 px", device_s=0.2, top1_drop=1.0, needs_bound=True)
+    profile = dataclasses.replace(PROFILE, candidates=(*PROFILE.candidates, smaller))
+    for max_drop, alone in ((None, EDGE), (0.5, EDGE), (1.0, smaller)):
+        pilot = Pilot(profile, Policy(max_drop))
+        assert pilot.choice == alone
+        pilot.found([WIFI.exchange_s(STREAM_OVERHEAD_BYTES)] * 5, 1.0)
+        assert pilot.choice == CLOUD
+        pilot.lost("nothing came")
+        assert pilot.choice == alone
+        assert pilot.moves[-1].reason == f"{alone.name} needs no server, and there is none: nothing came"
+
+
+def test_photos_that_an_exit_answers_tell_how_fast_the_device_is() -> None:
+    mixed = dataclasses.replace(LATE, name="split at late, sure 0.5", exit=Exit(0.5, 0.25, PREPARE_S + 0.04))
+    pilot = Pilot(dataclasses.replace(PROFILE, candidates=(EDGE, mixed)), Policy())
+    frame = Frame(0, 0, b"abc", 0, b"")
+    for number in range(20):  # on a device that takes twice as long
+        own = number % 4 > 0
+        compute_s = 0.08 if own else 0.22
+        pilot.computed(mixed.name, Processed(ANSWER if own else frame, PREPARE_S * 1e3, compute_s * 1e3, 0.0))
+    whole_s, mixed_s = pilot._device_s()
+    assert whole_s == pytest.approx(PREPARE_S + 0.6)
+    assert mixed_s == pytest.approx(PREPARE_S + 0.25 * 0.22 + 0.75 * 0.08)

@@ -29,7 +29,7 @@ from bottlenet.plan.planner import (
     score,
 )
 from bottlenet.plan.predict import predict
-from bottlenet.plan.profile import Candidate, Energy, Profile
+from bottlenet.plan.profile import Candidate, Energy, Exit, Profile
 from bottlenet.wire.answer import Answer
 
 PAPER = paper.profile()
@@ -257,6 +257,86 @@ class TestChoice:
         assert plan.choice.name == "edge"
 
 
+class TestExit:
+    """All is in the mean over the photos that are sent and those that the device answers."""
+
+    SENT = split("a", 0.050, 0.010, payload=1000, drop=3)
+    MIXED = dataclasses.replace(SENT, name="a, sure 0.5", exit=Exit(0.5, 0.25, 0.020), top1_drop=4)
+
+    @pytest.mark.parametrize("connected", [True, False])
+    @pytest.mark.parametrize("name", ["3g", "5g", "lte-m"])
+    def test_it_is_the_mean(self, name: str, connected: bool) -> None:
+        link = dataclasses.replace(PRESETS[name], loss=0.1)
+        options = {"connected": connected, "prices": Prices(3, 7)}
+        sent, mixed = (predict(each, link, 2.0, **options) for each in (self.SENT, self.MIXED))  # type: ignore[arg-type]
+        assert mixed.latency_s == pytest.approx(0.25 * sent.latency_s + 0.75 * 0.020)
+        assert mixed.uplink_bytes == 0.25 * sent.uplink_bytes
+        assert mixed.cost == pytest.approx(0.25 * sent.cost)
+        parts = ("device_s", "setup_s", "send_s", "round_trip_s", "server_s", "answer_s")
+        assert sum(getattr(mixed, part) for part in parts) == pytest.approx(mixed.latency_s)
+
+    def test_energy(self) -> None:
+        power = Energy("given", "me", power_mw=1000)
+        sent, mixed = (
+            predict(dataclasses.replace(each, energy=power), PRESETS["3g"]) for each in (self.SENT, self.MIXED)
+        )
+        assert mixed.compute_mj == pytest.approx(0.25 * 50 + 0.75 * 20)
+        assert mixed.radio_mj == pytest.approx(0.25 * sent.radio_mj)
+
+    def test_a_message_is_not_a_mean(self) -> None:
+        tight = dataclasses.replace(PRESETS["iridium-sbd"], max_message_bytes=1011)
+        with pytest.raises(InputError, match="has up to 1012 with its header"):
+            choose(of(self.MIXED), tight)
+
+    def test_it_wins_where_a_round_trip_is_dear(self) -> None:
+        profile = of(edge(0.12), self.SENT, self.MIXED)
+        assert choose(profile, "3g").choice.name == "a, sure 0.5"
+        assert choose(profile, "3g", max_drop=3.5).choice.name == "edge"
+        assert choose(profile, "3g", objective="bytes", max_drop=4).choice.name == "edge"
+
+
+class TestBound:
+    SMALLER = dataclasses.replace(edge(0.05), name="edge, 160 px", top1_drop=4.2, needs_bound=True)
+
+    def test_what_is_faster_the_more_it_loses_needs_one(self) -> None:
+        profile = of(edge(0.1), self.SMALLER)
+        plan = choose(profile, "3g")
+        assert plan.choice.name == "edge"
+        assert [(each.name, each.constraint, each.needs) for each in plan.rejected] == [("edge, 160 px", "bound", 4.2)]
+        assert choose(profile, "3g", max_drop=4.2).choice.name == "edge, 160 px"
+        assert choose(profile, "3g", max_drop=4).choice.name == "edge"
+
+    def test_nothing_else_is_left(self) -> None:
+        with pytest.raises(InputError, match="chosen only within a bound on the drop; give max_drop"):
+            choose(of(self.SMALLER), "3g")
+
+
+class TestNoCut:
+    """A network is not cut where that does not pay, and a sentence says why."""
+
+    @pytest.mark.parametrize(
+        ("others", "wish", "because"),
+        [
+            ([split("a", 0.01)], {}, "a would take 111.1 ms, edge 50.0 ms; its round trip alone takes 100.0 ms."),
+            ([split("a", 0.06)], {"link": "50M,1ms"}, "a would take 61.0 ms, edge 50.0 ms; its head alone"),
+            ([split("b", 0.02), split("a", 0.01)], {"objective": "bytes"}, "a would take 152 bytes of uplink, edge 0 "),
+            ([split("a", 0.01, drop=3)], {"link": "50M,1ms", "max_drop": 2}, "a loses 3.0 points."),
+            ([split("a", 0.01, drop=3), split("b", 0.06)], {"max_drop": 2}, "b would take 161.1 ms, edge 50.0 ms; "),
+            ([split("a", 0.01, payload=400)], {"link": "lorawan"}, "a has up to 412 bytes, more than a message"),
+            ([split("a", 0.01)], {"link": "50M,1ms", "budget_bytes": 100}, "a sends 152 bytes."),
+        ],
+    )  # fmt: skip
+    def test_why(self, others: list[Candidate], wish: dict[str, object], because: str) -> None:
+        plan = choose(of(edge(0.05), *others), **{"link": "3g", **wish})  # type: ignore[arg-type]
+        assert plan.choice.name == "edge"
+        assert plan.no_cut is not None
+        assert plan.no_cut.startswith(f"Don't cut for {plan.link.name}: {because}")
+
+    def test_where_there_is_nothing_to_say(self) -> None:
+        assert choose(of(edge(0.5), split("a", 0.01)), "3g").no_cut is None
+        assert choose(of(edge(0.5)), "3g").no_cut is None
+
+
 class TestErrors:
     PROFILE = of(edge(0.2), split("a", 0.05, payload=400, drop=1), split("b", 0.1, payload=300, drop=3))
 
@@ -337,6 +417,11 @@ def profiles(draw: st.DrawFn) -> Profile:
         sends = draw(st.integers(0, 4)) > 0
         payload = draw(st.integers(1, 30_000)) if sends else 0
         energy = draw(st.none() | st.integers(0, 500).map(lambda mj: Energy("given", "me", energy_mj=mj)))
+        own = (
+            draw(st.none() | st.builds(Exit, st.just(0.5), st.sampled_from([0.0, 0.25, 1.0]), tenths))
+            if sends
+            else None
+        )
         made.append(
             Candidate(
                 f"c{number}",
@@ -349,6 +434,8 @@ def profiles(draw: st.DrawFn) -> Profile:
                 float(draw(st.integers(0, 5))),
                 "top1",
                 energy,
+                exit=own,
+                needs_bound=number > 0 and draw(st.booleans()),
             )
         )
     return of(*made)
@@ -387,7 +474,9 @@ def planned(profile: Profile, link: Link, wish: dict[str, object]) -> Plan | Non
 
 def meets(prediction: Prediction, candidate: Candidate, link: Link, wish: dict[str, object]) -> bool:
     """The constraints, written once more, and plainly."""
-    message_bytes = 0 if candidate.kind == "edge-only" else candidate.payload_bytes_max + 12
+    message_bytes = candidate.payload_bytes_max + 12 if candidate.sent_share > 0 else 0
+    if candidate.needs_bound and wish["max_drop"] is None:
+        return False
     if message_bytes > (link.max_message_bytes or math.inf):
         return False
     if wish["objective"] == "energy" and prediction.device_energy_mj is None:

@@ -17,21 +17,33 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import paper
-from bottlenet.bundle import Bundle
+from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.cloud.decoder import Photos
-from bottlenet.edge.encoder import Device, cloud_only, partitions_of
+from bottlenet.edge.encoder import EDGE_ONLY, Device, cloud_only, partition_of
 from bottlenet.edge.meter import PAPER_DEVICE_MW
 from bottlenet.errors import BottleNetError, BundleError, InputError, PayloadError
 from bottlenet.measure import memory as footprint
 from bottlenet.measure import profile as detail
 from bottlenet.measure.profile import BATCHES, LOADS, Server, answers_with, profile, read, smallest, threads_here
-from bottlenet.plan.profile import MAX_PROFILE_BYTES, Candidate, Detail, Energy, Profile, Row, Spread, parse_profile
+from bottlenet.photos.folders import photos_for
+from bottlenet.plan.profile import (
+    MAX_PROFILE_BYTES,
+    Candidate,
+    Detail,
+    Energy,
+    Exit,
+    Profile,
+    Row,
+    Spread,
+    parse_profile,
+)
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import Frame
 from bottlenet.wire.pictures import FIXED, QUALITIES, InputCodec, available, decode
-from conftest import CLASSES
+from conftest import CLASSES, pooling_files, tiny_manifest
 
 seconds = st.floats(0, 100)
+shares = st.floats(0, 1)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=20)
 
 
@@ -69,6 +81,8 @@ def candidates(draw: st.DrawFn, name: str) -> Candidate:
         draw(st.none() | energies()),
         draw(st.none() | st.integers(0, largest)),
         draw(st.sampled_from(DETAILS)),
+        draw(st.none() | st.builds(Exit, shares, shares, seconds)) if kind == "split" else None,
+        draw(st.booleans()),
     )
 
 
@@ -86,6 +100,14 @@ def profiles(draw: st.DrawFn) -> Profile:
         made,
         *(draw(st.none() | st.floats(0, 100)) for _ in range(3)),
     )
+
+
+def test_a_profile_from_before_there_were_exits() -> None:
+    document = json.loads(paper.profile().to_json())
+    del document["budget_bytes"]
+    for each in document["candidates"]:
+        del each["exit"], each["needs_bound"]
+    assert parse_profile(json.dumps(document).encode()) == paper.profile()
 
 
 @given(profiles())
@@ -231,7 +253,9 @@ def no_footprint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_footprint(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     photo = next(photos.rglob("*.png"))
-    edge, cloud, _, _, split = partitions_of(bundle)
+    device = Device(bundle)
+    edge, cloud, *_ = device.whole()
+    (split,) = device.cuts()
     taken = [footprint.peak_rss_bytes(bundle.path, each, photo) for each in (edge, cloud, split)]
     assert all(10e6 < each < 1e9 for each in taken)
     assert taken[1] < taken[0]  # without onnxruntime's session
@@ -273,6 +297,19 @@ class TestMeasuring:
         assert all(each.payload_bytes_mean * 0.5 <= each.payload_bytes_p95 for each in made.candidates)  # type: ignore[operator]
         assert made.device_load is not None
         assert made.device_load >= 0
+
+    def test_smaller_photos(self, photos: Path, tmp_path: Path) -> None:
+        pooling = write_bundle(tmp_path / "pooling", tiny_manifest(), pooling_files())
+        edge, *smaller = [each for each in profile(pooling, photos).candidates if each.kind == "edge-only"]
+        assert (edge.name, edge.needs_bound, edge.top1_drop) == ("edge-only", False, 0)
+        assert [each.name for each in smaller] == ["edge-only, 24 px", "edge-only, 16 px"]
+        assert all(each.needs_bound and each.sent_share == 0 and each.detail is not None for each in smaller)
+        device, known = Device(pooling), photos_for(pooling, photos, None)
+        for each in smaller:
+            partition = partition_of(each)
+            hits = [device.run(partition, photo.path) == photo.label for photo in known]
+            whole = [device.run(EDGE_ONLY, photo.path) == photo.label for photo in known]
+            assert each.top1_drop == pytest.approx(100 * (sum(whole) - sum(hits)) / len(known))
 
     def test_step_by_step(self, bundle: Bundle, photos: Path) -> None:
         edge, *clouds, split = (each.detail for each in profile(bundle, photos, limit=3).candidates)

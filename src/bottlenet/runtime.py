@@ -6,6 +6,7 @@
 The settings are for a small device: one thread, no spinning, and no memory kept beyond what one run needs.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
-from bottlenet.bundle.graph import fault
+from bottlenet.bundle.graph import any_size, fault
 from bottlenet.errors import BundleError, InputError
 from bottlenet.files import file_chunks
 from bottlenet.task import FLOAT, Port
@@ -26,7 +27,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from onnxruntime import InferenceSession as InferenceSession
 from onnxruntime import SessionOptions as SessionOptions
 
-LOG_ERRORS_ONLY = 3
+LOG_ERRORS_ONLY, LOG_NOTHING = 3, 4
+SMALLER = (6 / 7, 5 / 7, 4 / 7)  # sides of smaller photos: of 224 pixels 192, 160 and 128
 
 
 class Head:
@@ -87,12 +89,38 @@ def open_uncut(bundle: Bundle, threads: int = 1) -> InferenceSession:
     return open_graph(bundle, "uncut.onnx", pixels_port(size), bundle.manifest.output, threads=threads)
 
 
+def sizable_uncut(bundle: Bundle) -> bytes:
+    """Return uncut.onnx for photos of any size. ValueError: it is no ONNX file."""
+    graph = bundle.graph("uncut.onnx")
+    return any_size(graph if isinstance(graph, bytes) else graph.read_bytes())
+
+
+class SmallerPhotos:
+    """The uncut network on photos that are smaller than its own, at those `sizes` at which it runs."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        own, gives = bundle.manifest.uncut_preprocess.size, bundle.manifest.output
+        self.sizes: list[int] = []
+        try:
+            graph = sizable_uncut(bundle)
+            self.session = open_graph(bundle, "uncut.onnx", pixels_port(own), gives, threads=threads, graph=graph)
+        except (BundleError, ValueError):
+            return
+        step = 32 if own >= 128 else 8
+        for size in sorted({round(own * share / step) * step for share in SMALLER} - {own}, reverse=True):
+            with contextlib.suppress(BundleError):  # many networks take no other size
+                if run_graph(self.session, pixels=pixels_port(size).blank(1)).shape == (1, *gives.shape):
+                    self.sizes.append(size)
+
+
 def pixels_port(size: int) -> Port:
     """Describe the output of `photo_to_pixels`."""
     return Port("pixels", "tensor(uint8)", (size, size, 3))
 
 
-def open_session(graph: str | Path | bytes, threads: int = 1, *, name: str | None = None) -> InferenceSession:
+def open_session(
+    graph: str | Path | bytes, threads: int = 1, *, name: str | None = None, quiet: bool = False
+) -> InferenceSession:
     """Open an ONNX file, or the bytes of one, on the CPU. Messages call it `name`.
 
     `threads` work on one operation; 1 starts no thread at all. InputError: threads below 1. BundleError:
@@ -103,7 +131,7 @@ def open_session(graph: str | Path | bytes, threads: int = 1, *, name: str | Non
     options = SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = LOG_ERRORS_ONLY
+    options.log_severity_level = LOG_NOTHING if quiet else LOG_ERRORS_ONLY
     # Measured with EfficientNet-Lite0 and batches of 1 and 8: a memory plan is kept for every batch size that ever
     # ran and costs 10 to 20 MB, while without the arena each run asks the system for its memory again, and is slower.
     options.enable_mem_pattern = False
@@ -123,8 +151,10 @@ def open_session(graph: str | Path | bytes, threads: int = 1, *, name: str | Non
     raise BundleError(f"{called}: {why}")
 
 
-def open_graph(bundle: Bundle, name: str, takes: Port, *gives: Port, threads: int = 1) -> InferenceSession:
-    """Open the graph `name` of a bundle, which has just this input and these outputs.
+def open_graph(
+    bundle: Bundle, name: str, takes: Port, *gives: Port, threads: int = 1, graph: bytes | None = None
+) -> InferenceSession:
+    """Open the graph `name` of a bundle, or `graph` in its place, which has just this input and these outputs.
 
     All are (B, *shape) with any B.
 
@@ -133,7 +163,8 @@ def open_graph(bundle: Bundle, name: str, takes: Port, *gives: Port, threads: in
     BundleError: it has others, a fixed batch, or can't be loaded or run.
     """
     path = bundle.path / name
-    session = open_session(bundle.graph(name), threads, name=str(path))
+    quiet, content = graph is not None, bundle.graph(name) if graph is None else graph
+    session = open_session(content, threads, name=str(path), quiet=quiet)
     for kind, found, wanted in (("input", session.get_inputs(), (takes,)), ("output", session.get_outputs(), gives)):
         named = " and ".join(f"{p.name} {p.dtype} of shape (batch, {', '.join(map(str, p.shape))})" for p in wanted)
         if [(each.name, each.type) for each in found] != [(port.name, port.dtype) for port in wanted]:

@@ -1,7 +1,8 @@
 """ONNX files read without the onnx package: where the weights are, and whether any of them are in another file.
 
-    pieces    the file, cut before and behind each weight
-    fault     what speaks against the file: values in another file ("external data")
+    pieces      the file, cut before and behind each weight
+    fault       what speaks against the file: values in another file ("external data")
+    any_size    the same network for photos of any size
 
 A bundle's id hashes the graphs, so what a graph fetches from elsewhere would be in no id: other weights, the same id.
 onnxruntime looks for it in the graph's folder, and for a graph that it gets as bytes in the working directory.
@@ -25,6 +26,11 @@ from typing import BinaryIO, TypeAlias
 
 from bottlenet.errors import BundleError
 
+Span: TypeAlias = tuple[int, int]
+"""(first byte, first byte behind it)."""
+Changes: TypeAlias = Mapping[int, "Changes | None"]
+"""What to change in a message, by the numbers of its fields; None: leave the field out."""
+
 STORE = "store.bin"
 MAX_STORE_BYTES = 2**33
 CHUNK_BYTES = 2**20
@@ -44,12 +50,31 @@ MESSAGES = {
 WEIGHT = ("model", "graph")  # the messages that an initializer is in
 NAME, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 8, 9, 13, 14  # fields of a tensor
 LOCATION = b"location"  # the key by which a tensor names another file: without it there is none
+# What says how large the input is (a model's graph, its input, its type, tensor, shape, dimension, value), and what is
+# inside the graph
+SIZES: Changes = {7: {11: {2: {1: {2: {1: {1: None}}}}}, 13: None}}
 MAX_DEPTH = 100  # messages in messages, as protobuf has it
 MAX_FIELDS = 2**22  # a network of 5,000 nodes has 200,000
 MAX_NAME_BYTES = 100  # of a tensor, in messages
 
-Span: TypeAlias = tuple[int, int]
-"""(first byte, first byte behind it)."""
+
+def any_size(graph: bytes) -> bytes:
+    """Leave open how large the input of an ONNX file is. ValueError: it is none. Not every network runs at any size."""
+    return without(graph, SIZES)
+
+
+def without(message: bytes, changes: Changes) -> bytes:
+    """Leave out the fields of a message that map to None, and change those within it that map to more of the kind."""
+    parts, place = [], 0
+    for number, _, (start, end) in fields(message, (0, len(message)), iter(range(MAX_FIELDS))):
+        inner = changes.get(number, {})
+        if inner:
+            content = without(message[start:end], inner)
+            parts += [encoded(number << 3 | WITH_LENGTH), encoded(len(content)), content]
+        elif inner is not None:
+            parts.append(message[place:end])
+        place = end
+    return b"".join(parts)
 
 
 def pieces(graph: bytes) -> Iterator[memoryview]:
@@ -164,6 +189,12 @@ def varint(data: bytes, start: int, end: int) -> tuple[int, int]:
         if data[place] < 128:
             return value, place + 1
     raise ValueError("a number without an end")
+
+
+def encoded(value: int) -> bytes:
+    """Write an integer so that `varint` reads it."""
+    groups = [value >> shift & 127 for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([group | 128 for group in groups[:-1]] + groups[-1:])
 
 
 Stretch: TypeAlias = tuple[int, int]

@@ -20,7 +20,7 @@ from bottlenet.records import command_line
 
 if TYPE_CHECKING:
     from bottlenet.measure.bench import BenchReport, BenchRow, Conditions
-    from bottlenet.plan.planner import Plan, Prediction, Rejected
+    from bottlenet.plan.planner import Plan, Prediction
     from bottlenet.plan.predict import Prices
     from bottlenet.plan.profile import Profile, Row, Spread, Trained
 
@@ -53,9 +53,10 @@ def profile(
 ) -> None:
     """Measure each partition of a bundle on this machine: time, bytes, energy, accuracy.
 
-    Measures edge-only, cloud-only with JPEG, WebP and AVIF of the network's
-    input, and each split: one photo at a time, one thread. [bold]bottlenet
-    plan[/] chooses among them. Needs no torch.
+    Measures edge-only, on smaller photos too, cloud-only with JPEG, WebP and
+    AVIF of the network's input, and each split, with an exit at several
+    bounds: one photo at a time, one thread. [bold]bottlenet plan[/] chooses
+    among them. Needs no torch.
 
     Examples:
       bottlenet profile demo --data photos -o my.profile.json
@@ -91,19 +92,32 @@ def profile_table(profile: Profile) -> Grid:
     meters = sorted({f"{each.energy.how}, {each.energy.meter}" for each in profile.candidates if each.energy})
     energy = f"Device mJ: computing alone ({'; '.join(meters)})" if meters else "Energy: not known, no meter was given"
     drop = "; ".join(DROP_NAMES[kind] for kind in sorted({each.drop_of for each in profile.candidates}))
+    exits = ""
+    if any(each.exit is not None for each in profile.candidates):
+        exits = " With an exit: device, of all photos; server and bytes, of those that are sent."
     budget = "" if profile.budget_bytes is None else f" Frames of at most {profile.budget_bytes:,} bytes."
     rows: list[list[Cell]] = []
     for each in profile.candidates:
-        times = f"{each.device_s * 1e3:.2f}", f"{each.server_s * 1e3:.2f}"
+        times = f"{each.mean_device_s * 1e3:.2f}", f"{each.server_s * 1e3:.2f}"
         sizes = (each.payload_bytes_mean, each.payload_bytes_p95, each.payload_bytes_max)
+        share = [f"{each.sent_share:.0%}"] if exits else []
         numbers = (*(number(size, 0) for size in sizes), number(each.top1_drop), number(each.device_mj))
-        rows.append([clean(each.name, "bold"), *times, *numbers])
+        rows.append([clean(each.name, "bold"), *times, *share, *numbers])
+    names = (
+        "partition",
+        ">device\nms",
+        ">server\nms",
+        *([">sent"] if exits else []),
+        ">payload\nbytes",
+        ">p95",
+        ">largest",
+    )
     return Grid(
-        ("partition", ">device\nms", ">server\nms", ">payload\nbytes", ">p95", ">largest", ">drop", ">device\nmJ"),
+        (*names, ">drop", ">device\nmJ"),
         rows,
         title="Partitions of bundle " + profile.bundle_id[:12],
         caption=f"{profile.photos:,} photos, {profile.labelled:,} labelled.{budget} Device: {profile.device}. Server: "
-        f"{profile.server}. Times: medians of processor time. Drop: {drop}. {energy}.",
+        f"{profile.server}. Times: medians of processor time.{exits} Drop: {drop}. {energy}.",
     )
 
 
@@ -161,8 +175,11 @@ def plan(
 ) -> None:
     r"""Choose a partition for a link: what runs here, what runs on the server.
 
-    Says why in one sentence, and where the choice would change. Nothing is
-    measured: it computes from the profile and from what is known of the link.
+    Says why in one sentence, and where the choice would change; where no cut
+    is best, why not. Nothing is measured: it computes from the profile and
+    from what is known of the link. Smaller photos on the device, and an exit
+    that answers more than its bundle says, are chosen only with --max-drop:
+    the worst would always be the fastest.
 
     Examples:
       bottlenet plan my.profile.json --link 3g --max-drop 2
@@ -223,7 +240,11 @@ def read_document(path: Path, parse: Callable[[bytes], D], limit: int, wanted: s
 
 
 def plan_renderables(profile: Profile, plan: Plan) -> Iterator[RenderableType]:
+    from bottlenet.plan.planner import why_rejected
+
     yield clean(plan.reason, "bold")
+    if plan.no_cut is not None:
+        yield clean(plan.no_cut)
     yield choice_facts(profile, plan)
     yield front_table(plan)
     if plan.rejected:
@@ -279,19 +300,6 @@ def prediction_cells(name: str, each: Prediction) -> list[str]:
     return [name, *times, number(each.uplink_bytes, 0), number(each.device_energy_mj), number(each.top1_drop), *cost]
 
 
-def why_rejected(rejected: Rejected) -> str:
-    from bottlenet.plan.planner import duration
-
-    if rejected.needs is None:
-        return "its device's energy is not known"
-    return {
-        "message": f"has up to {rejected.needs:,.0f} bytes, more than a message of this link",
-        "max_drop": f"loses {rejected.needs:.1f} points",
-        "budget": f"sends {rejected.needs:,.0f} bytes",
-        "deadline": f"takes {duration(rejected.needs)}",
-    }[rejected.constraint]
-
-
 @options.needs("cloud")
 def bench(
     bundle: Annotated[
@@ -309,6 +317,10 @@ def bench(
     limit: Annotated[int, Option(min=1, help="Number of photos, spread over the folder.")] = 20,
     seconds: Annotated[float, Option(help="Time for each link and partition; slow ones send fewer photos.")] = 10.0,
     budget: options.Budget = None,
+    max_drop: Annotated[
+        float | None,
+        Option(metavar="POINTS", help="Compare what answers at most so many photos of 100 otherwise than the network."),
+    ] = None,
     jitter: Annotated[float, Option(metavar="MS", help="Varying delay, in each direction.")] = 0.0,
     server_load: Annotated[int, Option(help="Photos of other devices that are always at the server.")] = 0,
     device_slowdown: Annotated[float, Option(help="Times by which the device is slower than this machine.")] = 1.0,
@@ -321,9 +333,9 @@ def bench(
 ) -> None:
     r"""Measure each partition end to end, with real sockets, servers and a shaped link.
 
-    Measures edge-only, cloud-only with JPEG and WebP, and the split: latency
-    of a photo beside its bound, bytes, energy, and photos per second on a full
-    uplink.
+    Measures edge-only, on smaller photos too, cloud-only with JPEG and WebP,
+    and the split, with and without its exit: latency of a photo beside its
+    bound, bytes, energy, and photos per second on a full uplink.
 
     Examples:
       bottlenet bench demo --data photos
@@ -358,7 +370,7 @@ def bench(
     if as_json:
         print_json(document)
         return
-    for each in bench_renderables(report):
+    for each in bench_renderables(report, max_drop):
         stdout().print(each)
 
 
@@ -372,7 +384,7 @@ def conditions_of(links: list[str] | None, jitter_s: float, server_load: int, sl
     return [Conditions(each, jitter_s, server_load, slowdown) for each in found]
 
 
-def bench_renderables(report: BenchReport) -> Iterator[RenderableType]:
+def bench_renderables(report: BenchReport, max_drop: float | None) -> Iterator[RenderableType]:
     how = {"measured": "measured", "modelled": "modelled, not measured"}
     compute = "not measured: no meter was asked for"
     if report.meter_how is not None:
@@ -391,7 +403,7 @@ def bench_renderables(report: BenchReport) -> Iterator[RenderableType]:
         for row in rows:
             if row.skipped is not None:
                 yield clean(f"{row.partition} was skipped: {row.skipped}.")
-        yield clean(sentence(rows))
+        yield clean(sentence(rows, max_drop))
 
 
 def link_table(conditions: Conditions, rows: Sequence[BenchRow]) -> Grid:
@@ -412,14 +424,20 @@ def link_table(conditions: Conditions, rows: Sequence[BenchRow]) -> Grid:
         ("partition", *numbers, ">photos/s", ">same"),
         cells,
         title=f"{link.name}: {rate(link.uplink_bps)} up, round trip {duration(link.round_trip_s)}{more}",
-        caption="ms: median; bound: the median of the same photos' bounds. photos/s: frames encoded beforehand, "
-        "several in flight; edge-only: what the device computes. same: photos of 100 with the uncut network's answer.",
+        caption="ms: median; where an exit answers some photos, mean; bound: the same of these photos. photos/s: "
+        "frames encoded beforehand, several in flight; edge-only: what the device computes. same: photos of 100 with "
+        "the uncut network's answer.",
     )
 
 
-def sentence(rows: Sequence[BenchRow]) -> str:
-    """Say what is fastest, and what the best split gains over the best of everything else."""
-    done = [each for each in rows if each.latency_ms is not None]
+def sentence(rows: Sequence[BenchRow], max_drop: float | None = None) -> str:
+    """Say what is fastest within the bound, and what the best split gains over the best of everything else."""
+    done = [
+        each
+        for each in rows
+        if each.latency_ms is not None
+        and (not each.needs_bound if max_drop is None else (each.agreement or 0.0) >= 100 - max_drop)
+    ]
     if not done:
         return "Nothing was measured here."
     best = min(done, key=latency)

@@ -18,7 +18,7 @@ from time import monotonic
 from bottlenet.bundle import Bundle
 from bottlenet.bundle.ladder import by_depth, ladder_id
 from bottlenet.edge.connection import Backoff, Reply, Stream, hint_s
-from bottlenet.edge.encoder import EDGE_ONLY, Processed, Side, codecs_of, sides_of, split
+from bottlenet.edge.encoder import EDGE_ONLY, Processed, Side, partition_of, sides_of
 from bottlenet.edge.pilot import Move, Pilot, Policy, RoundTrip, network_bytes
 from bottlenet.edge.prediction import DEVICE, LOCAL, SERVER, Prediction, predict
 from bottlenet.errors import BottleNetError, FrameError, InputError, LinkError, OverdueError, WireError
@@ -56,9 +56,11 @@ class Auto:
         for bundle in bundles:
             needs_one_label(bundle.manifest.task, f"partition={AUTO!r}")
         own = profile_of(bundles, profile)
-        sides = sides_of(bundles, codecs_of(own.candidates), budget_bytes=own.budget_bytes)
+        sides = sides_of(bundles, [partition_of(each) for each in own.candidates], budget_bytes=own.budget_bytes)
         self._sides = {partition.name: wrap(partition.name, side) for partition, side in sides.items()}
-        self.encoder = self._sides[split(bundles[0]).name].encoder
+        self.encoder = next(each.encoder for each in sides.values() if each.cut == bundles[0].manifest.cut)
+        # Splits whose exit, if they have any, the profile knows nothing of
+        self._unmeasured = {each.name for each in own.candidates if each.kind == "split" and each.exit is None}
         self._policy = policy or Policy()
         self._pilot = Pilot(own, self._policy)
         self._bundle = bundles[0]  # all have the same classes
@@ -87,22 +89,25 @@ class Auto:
         self._watch()
         name, socket_bytes = self.partition, (0, 0)
         processed = self._sides[name].work(photo, 0)
-        own = isinstance(processed.result, Answer) and name != EDGE_ONLY.name  # of an exit, which no profile measures
         with self._state:
-            if not own:
+            if not isinstance(processed.result, Answer) or name not in self._unmeasured:
                 self._pilot.computed(name, processed)
         if isinstance(processed.result, Frame):
             prediction, socket_bytes = self._ask(name, processed, processed.result)
             if prediction is not None:
                 return prediction
-            name = EDGE_ONLY.name
-            processed = self._sides[name].work(photo, 0)
+            with self._state:
+                alone = self._pilot.alone.name
+            for name in (alone, EDGE_ONLY.name):  # an exit may give no numbers
+                processed = self._sides[name].work(photo, 0)
+                if isinstance(processed.result, Answer):
+                    break
         else:
             with self._state:
                 self._pilot.reconsider()
         answer = processed.result
         assert isinstance(answer, Answer), "nothing is sent"
-        by = LOCAL if name == EDGE_ONLY.name else DEVICE
+        by = DEVICE if self._sides[name].cut is not None else LOCAL
         return predict(self._bundle, answer, processed, socket_bytes, answered_by=by, partition=name)
 
     def connect(self) -> None:
@@ -246,7 +251,7 @@ def profile_of(bundles: Sequence[Bundle], profile: Profile | Sequence[Profile]) 
     cuts = {bundle.manifest.cut for bundle in bundles}
     if missing := cuts - {each.cut for each in whole.candidates}:
         raise InputError(f"no profile has the cut {min(missing)}; measure its bundle with bottlenet profile")
-    candidates = tuple(each for each in whole.candidates if each.kind != "split" or each.cut in cuts)
+    candidates = tuple(each for each in whole.candidates if each.cut is None or each.cut in cuts)
     return replace(whole, candidates=candidates)
 
 

@@ -3,7 +3,7 @@
     photo --prepare--> pixels --head.onnx--> symbols --codec--> payload, in a frame      split
                          |--exit.onnx---> scores --softmax--> answer, where it is sure   split, with an exit
                          |                                      `--> report, in a frame  where that is wanted
-                         |--uncut.onnx--> scores --softmax--> answer                     edge-only
+                         |--uncut.onnx--> scores --softmax--> answer                     edge-only, of any size
                          `--JPEG, WebP--> file, the payload of a frame                   cloud-only
 
 Every step is timed, as a planner wants to know where the time goes.
@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral
 from time import perf_counter
 
@@ -27,7 +27,7 @@ from bottlenet.errors import InputError
 from bottlenet.photo import Source, Square, photo_to_crop, photo_to_pixels
 from bottlenet.plan.profile import Candidate
 from bottlenet.records import is_number
-from bottlenet.runtime import Head, open_uncut, run_graph
+from bottlenet.runtime import Head, InferenceSession, SmallerPhotos, open_uncut, run_graph
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.codecs import encode_within
@@ -102,9 +102,13 @@ class Encoder:
         (symbols,) = self.head(photo_to_pixels(photo, self.bundle.manifest.preprocess)[None])
         return symbols  # type: ignore[no-any-return]
 
-    def work(self, photo: Source, sequence: int = 0) -> Processed:
-        """Answer a photo where the device is sure of it, else encode it as a frame. Errors as for `encode`."""
-        if self.sure == 1:
+    def work(self, photo: Source, sequence: int = 0, sure: float | None = None) -> Processed:
+        """Answer a photo where the device is sure of it, else encode it as a frame. Errors as for `encode`.
+
+        `sure` is in place of the encoder's own bound for this photo.
+        """
+        sure = self.sure if sure is None else sure
+        if sure == 1:
             encoded = self.encode(photo, sequence)
             took = encoded.prepare_ms, encoded.head_ms, encoded.encode_ms
             return Processed(encoded.frame, *took, encoded.square)
@@ -114,7 +118,7 @@ class Encoder:
         pixels, square = photo_to_crop(photo, own.preprocess)
         times.append(perf_counter())
         scores, features = self.head.look(pixels[None])
-        answer = self._own_answer(scores[0], sequence)
+        answer = self._own_answer(scores[0], sequence, sure)
         times.append(perf_counter())
         audited = answer is not None and is_audited(pixels, self._audit)
         if answer is not None and not audited:
@@ -130,12 +134,12 @@ class Encoder:
         first, own_run, second, head_run, encoding = np.diff([*times, perf_counter()]) * 1e3
         return Processed(result, first + second, own_run + head_run, encoding, square, report)
 
-    def _own_answer(self, scores: NDArray[np.float32], sequence: int) -> Answer | None:
+    def _own_answer(self, scores: NDArray[np.float32], sequence: int, sure: float) -> Answer | None:
         """Return the exit's answer; None where it is not sure, or its scores are no numbers."""
         own = self.bundle.manifest.exit
         assert own is not None
         top = best(scores.astype(np.float64) / own.temperature) if np.isfinite(scores).all() else ()
-        return Answer(sequence, 0, 0, top) if top and top[0][1] >= self.sure else None
+        return Answer(sequence, 0, 0, top) if top and top[0][1] >= sure else None
 
     def _report(self, answer: Answer, symbols: NDArray[np.uint8] | None = None) -> Frame | None:
         """Make what the server is told of an answer, if anything; with symbols an audit, where that fits the budget."""
@@ -215,11 +219,13 @@ class Partition:
 
     name: str
     kind: str  # "edge-only", "cloud-only" or "split"
-    cut: str | None = None
+    cut: str | None = None  # of a split, or of the bundle whose exit answers alone
     codec: InputCodec | None = None  # of cloud-only
+    size: int | None = None  # of the photo, where the whole network runs on a smaller one
+    sure: float | None = None  # the bound of an exit: 0 answers all, 1 none; None: the encoder's own
 
 
-CLOUD_ONLY = "cloud-only, "  # how the names begin
+CLOUD_ONLY, PIXELS = "cloud-only, ", " px"  # how the names begin, and end
 EDGE_ONLY = Partition("edge-only", "edge-only")
 
 
@@ -227,17 +233,30 @@ def cloud_only(codec: InputCodec) -> Partition:
     return Partition(f"{CLOUD_ONLY}{codec.name}", "cloud-only", codec=codec)
 
 
-def split(bundle: Bundle) -> Partition:
-    return Partition(f"split at {bundle.manifest.cut}", "split", bundle.manifest.cut)
+def smaller(size: int) -> Partition:
+    """The whole network on the device, on a photo of that size."""
+    return Partition(f"{EDGE_ONLY.name}, {size}{PIXELS}", "edge-only", size=size)
 
 
-def partitions_of(bundle: Bundle, codecs: Sequence[InputCodec] = FIXED) -> list[Partition]:
-    return [EDGE_ONLY, *(cloud_only(codec) for codec in dict.fromkeys(codecs)), split(bundle)]
+def exit_alone(bundle: Bundle) -> Partition:
+    return Partition(f"{EDGE_ONLY.name}, exit at {bundle.manifest.cut}", "edge-only", bundle.manifest.cut, sure=0.0)
 
 
-def codecs_of(candidates: Sequence[Candidate]) -> list[InputCodec]:
-    """List the formats of candidates that are cloud-only. InputError: a name that `cloud_only` does not give."""
-    return [InputCodec.parse(each.name.removeprefix(CLOUD_ONLY)) for each in candidates if each.kind == "cloud-only"]
+def split(bundle: Bundle, sure: float = 1.0) -> Partition:
+    """Send the features, but for the photos of which the bundle's exit is that sure."""
+    name = f"split at {bundle.manifest.cut}" + (f", sure {sure:g}" if sure < 1 else "")
+    return Partition(name, "split", bundle.manifest.cut, sure=sure)
+
+
+def partition_of(candidate: Candidate) -> Partition:
+    """Say what to run for a candidate. InputError: its name is none that the functions above give."""
+    kind, name = candidate.kind, candidate.name
+    codec = InputCodec.parse(name.removeprefix(CLOUD_ONLY)) if kind == "cloud-only" else None
+    size = name.removesuffix(PIXELS).rpartition(" ")[2] if name.endswith(PIXELS) and kind == "edge-only" else ""
+    if size and not size.isdecimal():
+        raise InputError(f"candidate {name!a:.60} names no size; measure again with bottlenet profile")
+    sure = None if candidate.exit is None else candidate.exit.sure
+    return Partition(name, kind, candidate.cut, codec, int(size) if size else None, sure)
 
 
 @dataclass(frozen=True)
@@ -268,7 +287,7 @@ class Processed:
 class Device:
     """A bundle's head and whole network, for several threads; `budget_bytes` and `sure` as for `Encoder`.
 
-    InputError: no classifier, or no uncut.onnx.
+    InputError: no classifier, or where the whole network is to run, no uncut.onnx.
     """
 
     def __init__(
@@ -276,24 +295,51 @@ class Device:
     ) -> None:
         needs_one_label(bundle.manifest.task, "comparing partitions")
         self.bundle = bundle
+        self.threads = threads
         self.encoder = Encoder(bundle, threads, budget_bytes=budget_bytes, sure=sure)
-        self.uncut = open_uncut(bundle, threads)
+
+    @cached_property
+    def uncut(self) -> InferenceSession:
+        return open_uncut(self.bundle, self.threads)
+
+    @cached_property
+    def smaller_photos(self) -> SmallerPhotos:
+        return SmallerPhotos(self.bundle, self.threads)
+
+    def whole(self, codecs: Sequence[InputCodec] = FIXED) -> list[Partition]:
+        """List the partitions in which the whole network runs on one side."""
+        sizes = self.smaller_photos.sizes
+        return [EDGE_ONLY, *map(smaller, sizes), *(cloud_only(codec) for codec in dict.fromkeys(codecs))]
+
+    def cuts(self) -> list[Partition]:
+        """List the partitions of the bundle's cut: all photos sent; with an exit as few as its bound says, or none."""
+        own = self.bundle.manifest.exit
+        found = [split(self.bundle)]
+        if own is not None:
+            found += [split(self.bundle, own.sure)] if 0 < own.sure < 1 else []
+            found += [exit_alone(self.bundle)]
+        return found
 
     def work(self, partition: Partition, photo: Source, sequence: int = 0) -> Processed:
         """Make of a photo what is sent, or the answer where nothing is. PhotoError: it can't be used."""
-        if partition.kind == "split":
-            return self.encoder.work(photo, sequence)
+        if partition.cut is not None:
+            return self.encoder.work(photo, sequence, partition.sure)
+        preprocess = self.bundle.manifest.uncut_preprocess
+        if partition.size is not None:
+            preprocess = replace(preprocess, size=partition.size)
         started = perf_counter()
-        pixels = photo_to_pixels(photo, self.bundle.manifest.uncut_preprocess)
+        pixels = photo_to_pixels(photo, preprocess)
         prepared = perf_counter()
         prepare_ms = (prepared - started) * 1e3
         if partition.codec is not None:
             frame = Frame(PHOTO, NETWORK_INPUT, self.bundle.tag, sequence, partition.codec.encode(pixels))
             return Processed(frame, prepare_ms, 0.0, (perf_counter() - prepared) * 1e3)
-        answer = Answer(sequence, 0, 0, best(run_graph(self.uncut, pixels=pixels[None])[0]))
+        network = self.uncut if partition.size is None else self.smaller_photos.session
+        answer = Answer(sequence, 0, 0, best(run_graph(network, pixels=pixels[None])[0]))
         return Processed(answer, prepare_ms, (perf_counter() - prepared) * 1e3, 0.0)
 
     def run(self, partition: Partition, photo: Source, sequence: int = 0) -> Frame | int:
+        """Return what is sent, or the class."""
         result = self.work(partition, photo, sequence).result
         return result if isinstance(result, Frame) else result.top[0][0]
 
@@ -304,31 +350,38 @@ class Side:
 
     bundle: Bundle
     encoder: Encoder  # of its cut
+    cut: str | None  # of the partition; None: the whole network runs on one side
     work: Callable[[Source, int], Processed]
 
 
 def sides_of(
     bundles: Sequence[Bundle],
-    codecs: Sequence[InputCodec] = FIXED,
+    partitions: Sequence[Partition] | None = None,
     *,
+    codecs: Sequence[InputCodec] = FIXED,
     budget_bytes: int | None = None,
-    sure: float | None = None,
 ) -> dict[Partition, Side]:
     """Open bundles of one network with different cuts; edge-only and cloud-only are those of the first.
 
-    `budget_bytes` and `sure` are as for `Encoder`.
+    `partitions` are the wanted ones; None: all that they offer, with `codecs` for cloud-only. `budget_bytes` is as for
+    `Encoder`.
 
-    InputError: no bundle, one without uncut.onnx, or two of one cut. BundleError: a graph does not load.
+    InputError: no bundle, the first one without uncut.onnx, or two of one cut. BundleError: a graph does not load.
     """
     if not bundles:
         raise InputError("no bundle is given; give at least one")
-    device = Device(bundles[0], budget_bytes=budget_bytes, sure=sure)
-    own = partitions_of(bundles[0], codecs)
-    sides = {each: Side(bundles[0], device.encoder, partial(device.work, each)) for each in own}
-    for bundle in bundles[1:]:
-        each = split(bundle)
-        if each in sides:
-            raise InputError(f"two bundles are cut at {each.cut}; give bundles with different cuts")
-        encoder = Encoder(bundle, budget_bytes=budget_bytes, sure=sure)
-        sides[each] = Side(bundle, encoder, encoder.work)
+    devices: dict[str | None, Device] = {}
+    for bundle in bundles:
+        if (cut := bundle.manifest.cut) in devices:
+            raise InputError(f"two bundles are cut at {cut}; give bundles with different cuts")
+        devices[cut] = Device(bundle, budget_bytes=budget_bytes)
+    first, *_ = own = list(devices.values())
+    assert first.uncut  # so that what is wrong with it shows now
+    devices[None] = first
+    if partitions is None:
+        partitions = [*first.whole(codecs), *(each for device in own for each in device.cuts())]
+    sides = {}
+    for each in partitions:
+        device = devices[each.cut]
+        sides[each] = Side(device.bundle, device.encoder, each.cut, partial(device.work, each))
     return sides

@@ -103,7 +103,9 @@ class Move:
 
 
 class Pilot:
-    """Says which candidate to use, by what it is told of photos, probes and errors; edge-only first. For one thread.
+    """Says which candidate to use, by what it is told of photos, probes and errors; first one that needs no server.
+
+    For one thread.
 
     InputError: the profile has no edge-only, nothing in it is within `policy.max_drop`, or for the objective energy it
     knows none.
@@ -119,13 +121,13 @@ class Pilot:
         self._allowed = allowed(profile, policy.wish)
         self._index = {each.name: i for i, each in enumerate(self.candidates)}
         self._edge_only = next(i for i, each in enumerate(self.candidates) if each.kind == "edge-only")
-        self._current = self._edge_only
         # The photo's size is in what it takes to prepare it, and not in the rest.
         self._prepares = np.array([each.device_s * prepare_share(each.detail) for each in self.candidates])
         count = len(self.candidates)
         self._prepare_s, self._load = RunningMedian(), RunningMedian()
         self._device, self._server = Factors(count), Factors(count)  # the server, idle
-        self._most_s = float((self._columns.device_s - self._prepares).max())
+        self._computes = np.maximum(self._columns.device_s - self._prepares, 0.0)
+        self._current = self._index[self.alone.name]
         self._refusals = [0] * count
         self._computed: set[int] = set()
         self._answered: set[int] = set()
@@ -136,20 +138,29 @@ class Pilot:
     def choice(self) -> Candidate:
         return self.candidates[self._current]
 
+    @property
+    def alone(self) -> Candidate:
+        """The best of those that need no server; the whole network, where none is allowed."""
+        own = [i for i, each in enumerate(self.candidates) if each.kind == "edge-only" and self._allowed[i]]
+        takes = self._columns.compute_mj if self.policy.objective == "energy" else self._device_s()
+        return self.candidates[min(own, key=lambda i: takes[i], default=self._edge_only)]
+
     def computed(self, name: str, processed: Processed) -> None:
         """Take note of what the device took for a photo; of the first under each candidate not, as that is slower."""
         i = self._index[name]
         if i not in self._computed:
             self._computed.add(i)
             return
-        compute_s = self.candidates[i].device_s - float(self._prepares[i])
+        used = self.candidates[i]
+        own = used.exit if isinstance(processed.result, Answer) else None
+        compute_s = (used.device_s if own is None else own.device_s) - float(self._prepares[i])
         took_s = processed.device_s
         if self._prepares[i] > 0:
             self._prepare_s.add(processed.prepare_ms / 1e3)
             took_s -= processed.prepare_ms / 1e3
         if compute_s > 0:
             # Where little is computed, as to encode a picture, chance is a large share of it.
-            self._device.add(i, took_s / compute_s, alone=compute_s < LITTLE * self._most_s)
+            self._device.add(i, took_s / compute_s, alone=compute_s < LITTLE * float(self._computes.max()))
 
     def answered(self, name: str, payload_bytes: int, round_trip_s: float, answer: Answer) -> None:
         i = self._index[name]
@@ -183,12 +194,13 @@ class Pilot:
             self._move(best, self._reason(best))
 
     def lost(self, why: str, overdue: RoundTrip | None = None) -> None:
-        """Turn to edge-only, as the server is gone or full. `overdue`: the message that had no answer in time."""
+        """Turn to what needs no server, as that is gone or full. `overdue`: the message that had no answer in time."""
         self.away, self._overdue = True, overdue
         self._answered.clear()  # the server may be another when it is there again
         self.link.forget()
-        if self._current != self._edge_only:
-            self._move(self._edge_only, f"edge-only needs no server, and there is none: {why}")
+        if self.choice.kind != "edge-only":
+            alone = self.alone.name
+            self._move(self._index[alone], f"{alone} needs no server, and there is none: {why}")
 
     def found(self, round_trips_s: Sequence[float], load: float) -> None:
         """Take note of a server that answers probes; if a photo was overdue, it was the link that was too slow."""
@@ -205,7 +217,7 @@ class Pilot:
         if self._refusals[i] >= MAX_REFUSALS and i != self._edge_only:
             self._allowed[i] = False
             if i == self._current:
-                self._move(self._edge_only, f"the server refuses {name}: {why}")
+                self._move(self._index[self.alone.name], f"the server refuses {name}: {why}")
 
     def patience_s(self, payload_bytes: int) -> float:
         """Return how long to wait for the answer to a photo of so many bytes before the server counts as gone."""
@@ -232,7 +244,7 @@ class Pilot:
         return link, terms, terms.latency_s(link, self._load.value(1.0) - 1)
 
     def _device_s(self) -> Floats:
-        compute = (self._columns.device_s - self._prepares) * self._device.values()
+        compute = self._computes * self._device.values()
         prepare_s = self._prepare_s.value(math.nan)
         prepare = self._prepares if math.isnan(prepare_s) else prepare_s * (self._prepares > 0)
         return cast(Floats, compute + prepare)
@@ -246,20 +258,30 @@ class Pilot:
         load = self._load.value(1.0)
         device_s, server_s = self._device_s(), self._server_s()
         rows = tuple(
-            replace(self.candidates[i], device_s=float(device_s[i]), server_s=float(server_s[i]))
-            for i in np.flatnonzero(self._allowed)
+            as_now(self.candidates[i], float(device_s[i]), float(server_s[i])) for i in np.flatnonzero(self._allowed)
         )
         link, policy = estimate.link(), self.policy
         link = replace(link, name=f"{link.name} and a server at {load:.1f} times its idle time", radio=policy.radio)
         profile = replace(self._profile, candidates=rows)
-        chosen = choose(profile, link, objective=policy.objective, server_load=load - 1, prices=policy.prices)
-        return chosen.reason
+        return choose(
+            *(profile, link),
+            objective=policy.objective,
+            max_drop=policy.max_drop,
+            server_load=load - 1,
+            prices=policy.prices,
+        ).reason
 
     def _move(self, target: int, reason: str) -> None:
         source, self._current = self._current, target
         move = Move(self.candidates[source].name, self.candidates[target].name, reason)
         self.moves.append(move)
         log.info("%s -> %s: %s", move.source, move.target, move.reason)
+
+
+def as_now(candidate: Candidate, device_s: float, server_s: float) -> Candidate:
+    """Put a device's mean over photos, sent or not, and a server's time in place of the profile's."""
+    own = None if candidate.exit is None else replace(candidate.exit, device_s=device_s)
+    return replace(candidate, device_s=device_s, server_s=server_s, exit=own)
 
 
 def prepare_share(measured: Detail | None) -> float:
@@ -283,8 +305,9 @@ def allowed(profile: Profile, wish: Wish) -> NDArray[np.bool_]:
     if not any(each.kind == "edge-only" for each in profile.candidates):
         raise InputError("the profile has no edge-only; measure again with bottlenet profile")
     drops = np.array([each.top1_drop for each in profile.candidates])
-    within = np.full(len(drops), True) if max_drop is None else drops <= with_rounding(max_drop)
-    if not within.any():
+    free = np.array([not each.needs_bound for each in profile.candidates])
+    within = free if max_drop is None else drops <= with_rounding(max_drop)
+    if not within.any() and max_drop is not None:
         raise InputError(f"no partition loses at most {max_drop:g} points; the best loses {drops.min():g}")
     if wish.objective == "energy":
         within &= np.array([each.energy is not None for each in profile.candidates])

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from queue import Empty, Queue
@@ -80,7 +80,10 @@ class Conditions:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One partition on one link. Medians of times, means of bytes and energies; None: nothing of the kind."""
+    """One partition on one link. Medians of times, means of bytes and energies; None: nothing of the kind.
+
+    Where an exit answers some photos, times are means, as those of the two kinds of photos differ.
+    """
 
     link: str
     partition: str
@@ -99,6 +102,7 @@ class BenchRow:
     photos_per_s: float | None = None  # frames made before, several in flight: what uplink and server take
     agreement: float | None = None  # photos of 100 with the uncut network's answer
     skipped: str | None = None  # why it was not measured
+    needs_bound: bool = False  # as of a `Candidate`
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,11 @@ def bench(
 ) -> BenchReport:
     """Measure every partition under every condition, on `limit` of the photos below `data`, evenly spread.
 
-    `bundles` are of one network with different cuts; edge-only and cloud-only, with each of `codecs`, are those of the
-    first. `seconds` is about how long each row may take one photo at a time: where a link is slow it has fewer photos,
-    3 at least, and where even one takes longer it is skipped. `meter` is a name that `open_meter` knows, and
-    `budget_bytes` the largest frame of a split.
+    `bundles` are of one network with different cuts; edge-only, on smaller photos too, and cloud-only, with each of
+    `codecs`, are those of the first. Where a bundle has an exit, its split is measured with all photos sent and at the
+    bundle's bound, and the exit alone. `seconds` is about how long each row may take one photo at a time: where a link
+    is slow it has fewer photos, 3 at least, and where even one takes longer it is skipped. `meter` is a name that
+    `open_meter` knows, and `budget_bytes` the largest frame of a split.
 
     InputError: as `evaluate` and `Workbench`, a meter that can't be read, or no time. LinkError: a server does not
     start, or goes away.
@@ -208,7 +213,8 @@ def run(
     total = len(conditions) * len(workbench.partitions)
     for each in conditions:
         for partition in workbench.partitions:
-            rows.append(measure_row(workbench, partition, each, paths, uncut, seconds=seconds, pipelined=pipelined))
+            row = measure_row(workbench, partition, each, paths, uncut, seconds=seconds, pipelined=pipelined)
+            rows.append(replace(row, needs_bound=workbench.needs_bound(partition)))
             on_progress(len(rows), total)
     return tuple(rows)
 
@@ -227,9 +233,12 @@ def measure_row(
     first = workbench.work(partition, paths[0], 0, conditions.device_slowdown)  # the first run of everything is slower
     link = conditions.link
     expected_s = first.device_s
-    if isinstance(first.result, Frame):
-        expected_s += link.exchange_s(len(first.result.payload) + STREAM_OVERHEAD_BYTES)
+    if partition.kind != "edge-only":
+        frame = workbench.frame(partition, paths[0])
+        expected_s += link.exchange_s(len(frame.payload) + STREAM_OVERHEAD_BYTES)
     skipped = why_too_large(workbench, partition, link, paths)
+    if partition.kind == "edge-only" and isinstance(first.result, Frame):
+        skipped = "its exit gives no numbers"
     if skipped is None and expected_s > seconds:
         skipped = f"a photo takes about {expected_s:,.1f} s, and {seconds:g} s are allowed"
     if skipped is not None:
@@ -245,8 +254,7 @@ def why_too_large(workbench: Workbench, partition: Partition, link: Link, paths:
     """Say why this link does not carry what is sent; None: it does."""
     if link.max_message_bytes is None or partition.kind == "edge-only":
         return None
-    results = [workbench.work(partition, path, 0).result for path in paths]
-    largest = max(len(each.payload) for each in results if isinstance(each, Frame)) + FRAME_BYTES
+    largest = max(len(workbench.frame(partition, path).payload) for path in paths) + FRAME_BYTES
     if largest <= link.max_message_bytes:
         return None
     return f"up to {largest:,} bytes don't fit a message of {link.max_message_bytes:,}"
@@ -255,6 +263,8 @@ def why_too_large(workbench: Workbench, partition: Partition, link: Link, paths:
 def row_of(
     partition: Partition, link: Link, timings: Sequence[Timing], uncut: Sequence[Frame | int], rate: float | None
 ) -> BenchRow:
+    mixed = partition.sure is not None and 0 < partition.sure < 1
+    middle = statistics.fmean if mixed else statistics.median
     latencies = [each.latency_s * 1e3 for each in timings]
     sent = statistics.fmean(each.socket_bytes for each in timings)
     energies = [each.compute_mj for each in timings if each.compute_mj is not None]
@@ -262,11 +272,11 @@ def row_of(
     return BenchRow(
         *(link.name, partition.name, partition.kind, partition.cut),
         photos=len(timings),
-        latency_ms=statistics.median(latencies),
+        latency_ms=middle(latencies),
         latency_p95_ms=float(np.percentile(latencies, 95, method="inverted_cdf")),
-        bound_ms=statistics.median(each.bound_s * 1e3 for each in timings),
-        device_ms=statistics.median(each.device_s * 1e3 for each in timings),
-        server_ms=statistics.median(each.server_s * 1e3 for each in timings),
+        bound_ms=middle([each.bound_s * 1e3 for each in timings]),
+        device_ms=middle([each.device_s * 1e3 for each in timings]),
+        server_ms=middle([each.server_s * 1e3 for each in timings]),
         socket_bytes=sent,
         received_bytes=statistics.fmean(each.received_bytes for each in timings),
         compute_mj=statistics.fmean(energies) if energies else None,
@@ -288,13 +298,14 @@ class Worked:
 class Workbench:
     """Runs partitions: devices in this process, a server in its own, a shaped link between. Use as a context manager.
 
-    Edge-only and cloud-only are those of the first bundle. InputError: no bundle, one without uncut.onnx, or two that
-    are cut at the same place. LinkError: a server does not start.
+    `partitions`, `codecs` and `budget_bytes` are as for `sides_of`. InputError: no bundle, one without uncut.onnx, or
+    two that are cut at the same place. LinkError: a server does not start.
     """
 
     def __init__(
         self,
         bundles: Sequence[Bundle],
+        partitions: Sequence[Partition] | None = None,
         *,
         codecs: Sequence[InputCodec] = FIXED,
         budget_bytes: int | None = None,
@@ -304,7 +315,7 @@ class Workbench:
         self.bundles = bundles
         self.meter = meter
         self.server_threads = server_threads
-        self._sides = sides_of(bundles, codecs, budget_bytes=budget_bytes, sure=1)
+        self._sides = sides_of(bundles, partitions, codecs=codecs, budget_bytes=budget_bytes)
         self._stack = ExitStack()
         self._port = 0
 
@@ -344,9 +355,7 @@ class Workbench:
         if count == 0 or partition.kind == "edge-only":
             yield
             return
-        frame = self._sides[partition].work(path, 0).result
-        assert isinstance(frame, Frame)
-        message = frame.to_stream_bytes()
+        message = self.frame(partition, path).to_stream_bytes()
         transport = open_websocket(self._url(partition, self._port), OPEN_S)
         ended = Event()
         thread = Thread(target=keep_busy, args=(transport, message, count, ended), daemon=True)
@@ -357,6 +366,18 @@ class Workbench:
             ended.set()
             thread.join()
             transport.close()
+
+    def needs_bound(self, partition: Partition) -> bool:
+        """Tell whether the planner would choose it only within a bound on the drop."""
+        own = self._sides[partition].bundle.manifest.exit
+        return partition.size is not None or (partition.sure == 0 and own is not None and own.sure > 0)
+
+    def frame(self, partition: Partition, path: Path) -> Frame:
+        """Make the frame of a photo, however sure an exit is of it."""
+        side = self._sides[partition]
+        frame = side.work(path, 0).result if partition.cut is None else side.encoder.encode(path).frame
+        assert isinstance(frame, Frame)
+        return frame
 
     def _url(self, partition: Partition, port: int) -> str:
         return f"ws://127.0.0.1:{port}{STREAM_PATH}?bundle={self._sides[partition].bundle.id.hex()}"
@@ -397,20 +418,19 @@ class Timing:
 def one_by_one(
     workbench: Workbench, partition: Partition, conditions: Conditions, paths: Sequence[Path]
 ) -> Iterator[Timing]:
-    """Send each photo when the one before it is answered."""
+    """Send each photo when the one before it is answered, unless the device answers it."""
     link, slowdown = conditions.link, conditions.device_slowdown
-    if partition.kind == "edge-only":
-        for path in paths:
-            worked = workbench.work(partition, path, 0, slowdown)
-            assert isinstance(worked.result, int)
-            took_s = worked.device_s
-            yield Timing(took_s, took_s, took_s, 0.0, 0, 0, worked.compute_mj, worked.result)
-        return
-    with workbench.connected(partition, conditions) as transport:
-        ask(transport, workbench.work(partition, paths[0], 0).result, link)  # the server's first one
+    with ExitStack() as stack:
+        if partition.kind != "edge-only":
+            transport = stack.enter_context(workbench.connected(partition, conditions))
+            ask(transport, workbench.frame(partition, paths[0]), link)  # the server's first one
         for number, path in enumerate(paths, 1):
             began = perf_counter()
             worked = workbench.work(partition, path, number % 2**16, slowdown)
+            if not isinstance(worked.result, Frame):
+                took_s = worked.device_s
+                yield Timing(took_s, took_s, took_s, 0.0, 0, 0, worked.compute_mj, worked.result)
+                continue
             sent, received = transport.sent_bytes, transport.received_bytes
             answer, server_s = ask(transport, worked.result, link)
             latency_s = perf_counter() - began
@@ -421,9 +441,8 @@ def one_by_one(
             yield Timing(latency_s, bound_s, worked.device_s, server_s, sent, received, worked.compute_mj, answer)
 
 
-def ask(transport: Transport, frame: Frame | int, link: Link) -> tuple[int, float]:
+def ask(transport: Transport, frame: Frame, link: Link) -> tuple[int, float]:
     """Return (class, seconds of the server). FrameError: it refuses the frame. WireError: it says no class."""
-    assert isinstance(frame, Frame)
     message = frame.to_stream_bytes()
     transport.send(message)
     answer = parse_answer(transport.receive(MARGIN_S + 3 * link.exchange_s(len(message))))
@@ -433,12 +452,12 @@ def ask(transport: Transport, frame: Frame | int, link: Link) -> tuple[int, floa
 
 
 def pipelined_rate(workbench: Workbench, partition: Partition, conditions: Conditions, paths: Sequence[Path]) -> float:
-    """Measure photos a second. Edge-only has no uplink: what the device computes."""
+    """Measure photos a second that uplink and server allow. Where nothing is sent: what the device computes."""
     few = paths[:IN_FLIGHT]
-    if partition.kind == "edge-only":
+    frames = [frame for path in few if isinstance(frame := workbench.work(partition, path, 0).result, Frame)]
+    if not frames:
         times = [workbench.work(partition, path, 0, conditions.device_slowdown).device_s for path in few]
         return 1 / statistics.median(times)
-    frames = [frame for path in few if isinstance(frame := workbench.work(partition, path, 0).result, Frame)]
     mean = statistics.fmean(len(frame.payload) for frame in frames)
     low, high = PIPELINED
     count = min(high, max(low, int(PIPELINED_S * conditions.link.uplink_bps / 8 / mean)))
@@ -449,7 +468,7 @@ def pipelined_rate(workbench: Workbench, partition: Partition, conditions: Condi
     with workbench.connected(partition, conditions) as transport:
         came = pipeline(transport, messages, MARGIN_S + 3 * conditions.link.exchange_s(mean * IN_FLIGHT))
     # From the first answer on, so that filling the line, a round trip, is not in it.
-    return (len(came) - 1) / (came[-1] - came[0])
+    return (len(came) - 1) / (came[-1] - came[0]) * len(few) / len(frames)
 
 
 def pipeline(transport: Transport, messages: Sequence[bytes], timeout_s: float) -> list[float]:

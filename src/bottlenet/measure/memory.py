@@ -1,12 +1,14 @@
 """Measure how much memory a device's process takes at most that runs one partition and does nothing else.
 
-    peak_rss_bytes() --> python -m bottlenet.measure.memory BUNDLE KIND FORMAT QUALITY PHOTO --prints--> bytes
+    peak_rss_bytes() --> python -m bottlenet.measure.memory BUNDLE PARTITION PHOTO --prints--> bytes
 
 A process of its own, which imports only what its partition needs: what is imported is part of what is measured.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -24,8 +26,7 @@ STATUS = Path("/proc/self/status")
 
 def peak_rss_bytes(bundle: Path, partition: Partition, photo: Path) -> int:
     """Start a process that turns one photo into a frame or a class, and return its peak. BundleError: it failed."""
-    name, quality = ("", 0) if partition.codec is None else (partition.codec.format, partition.codec.quality)
-    arguments = [str(bundle.resolve()), partition.kind, name, str(quality), str(photo.resolve())]
+    arguments = [str(bundle.resolve()), json.dumps(dataclasses.asdict(partition)), str(photo.resolve())]
     # A file in the current folder must not stand in for a module of ours.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "bottlenet.measure.memory", *arguments]
@@ -38,27 +39,30 @@ def peak_rss_bytes(bundle: Path, partition: Partition, photo: Path) -> int:
         raise BundleError(f"{bundle}: the memory of {partition.name} can't be measured: {why:.200}") from error
 
 
-def run_partition(bundle: str, kind: str, name: str, quality: str, photo: str) -> None:
+def run_partition(bundle: str, partition: str, photo: str) -> None:
     """Process one photo with as few imports as the partition needs."""
     from bottlenet.bundle import Bundle
 
-    loaded = Bundle.load(bundle)
-    if kind == "split":
+    loaded, wanted = Bundle.load(bundle), json.loads(partition)
+    if wanted["cut"] is not None:
         from bottlenet.edge.encoder import Encoder
 
-        Encoder(loaded).encode(photo).frame.to_stream_bytes()
+        Encoder(loaded).work(photo, 0, wanted["sure"])
         return
     from bottlenet.photo import photo_to_pixels
 
-    pixels = photo_to_pixels(photo, loaded.manifest.uncut_preprocess)
-    if kind == "cloud-only":
+    preprocess = loaded.manifest.uncut_preprocess
+    size = wanted["size"] or preprocess.size
+    pixels = photo_to_pixels(photo, dataclasses.replace(preprocess, size=size))
+    if wanted["codec"] is not None:
         from bottlenet.wire.pictures import InputCodec
 
-        InputCodec(name, int(quality)).encode(pixels)
+        InputCodec(**wanted["codec"]).encode(pixels)
         return
-    from bottlenet.runtime import open_session, run_graph
+    from bottlenet.runtime import open_session, run_graph, sizable_uncut
 
-    run_graph(open_session(loaded.graph("uncut.onnx")), pixels=pixels[None])
+    graph = loaded.graph("uncut.onnx") if size == preprocess.size else sizable_uncut(loaded)
+    run_graph(open_session(graph), pixels=pixels[None])
 
 
 def own_peak_bytes() -> int:

@@ -2,24 +2,22 @@
 
     photos --uncut network--> answers --> the smallest JPEG, WebP and AVIF within the bound
     photos --each partition--> time, bytes, answer --> Candidate, with its energy and its Detail
+    with an exit: its answers and confidences, and what the split takes --each bound--> Candidate
 
 One photo at a time and one thread, as on a device. `device_s` and `server_s` are medians of processor time, which are
-the same on a busy machine; a `Detail` is by a clock, on a few of the photos, and the profile says how busy it was. A
-split sends every photo, also where the bundle has an exit.
+the same on a busy machine; a `Detail` is by a clock, on a few of the photos, and the profile says how busy it was.
 """
 
 import asyncio
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,27 +26,25 @@ from bottlenet.bundle import Bundle
 from bottlenet.bundle.ladder import Ladder
 from bottlenet.cloud.batcher import Batcher
 from bottlenet.cloud.decoder import Decoder, Photos
-from bottlenet.edge.encoder import EDGE_ONLY, Device, Partition, cloud_only, partitions_of, split
+from bottlenet.edge.encoder import EDGE_ONLY, Device, Partition, Processed, cloud_only, exit_alone, split
 from bottlenet.edge.meter import Meter, open_meter
 from bottlenet.errors import BottleNetError, InputError
 from bottlenet.measure.evaluate import Progress
 from bottlenet.measure.memory import peak_rss_bytes
-from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.crops import Damaged
 from bottlenet.photos.folders import Photo, label_array, photos_for
-from bottlenet.plan.profile import Candidate, Detail, Energy, Profile, Row, Spread
+from bottlenet.plan.profile import Candidate, Detail, Energy, Exit, Profile, Row, Spread
 from bottlenet.runtime import run_graph
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer
 from bottlenet.wire.frame import PHOTO, Frame
 from bottlenet.wire.pictures import FIXED, QUALITIES, InputCodec, available, decode
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Answering = Callable[[Sequence[Frame]], list[Answer]]
 Answers = NDArray[np.int64]
 
 MAX_DROP = 2.0  # points: the paper's bound
+BOUNDS = (0.3, 0.5, 0.7, 0.9)  # of an exit, beside the bundle's own
 METERED_PHOTOS = 64
 METERED_S = 0.5  # a counter moves in steps of a millisecond: long enough that they don't matter
 PHOTOS = 16  # that details are measured on
@@ -71,7 +67,9 @@ def profile(
 ) -> Profile:
     """Measure the partitions of `bundle` on the photos below `data`, or `limit` of them, evenly spread.
 
-    A ladder has a split for each of its rungs; edge-only and cloud-only are those of the first.
+    A ladder has a split for each of its rungs; edge-only and cloud-only are those of the first. Edge-only is measured
+    on smaller photos too, if the network takes them; and where a bundle has an exit, this alone, and the split at the
+    bundle's bound and at those of `BOUNDS`.
 
     Where photos are labelled the drop is in top-1 on those; else it is the share of photos to which the uncut network
     gives another answer, and the profile says so. Cloud-only is measured with JPEG 75, JPEG 95, WebP 75, and with JPEG,
@@ -89,13 +87,13 @@ def profile(
     with ExitStack() as stack:
         source = energy if meter is None else stack.enter_context(closing(open_meter(meter)))
         load = load_per_core()
-        device = Device(first, budget_bytes=budget_bytes, sure=1)
+        device = Device(first, budget_bytes=budget_bytes)
         known = read(device, photos_for(first, data, limit))
-        partitions = partitions_of(first, (*FIXED, *smallest(device, known, max_drop)))
-        candidates = candidates_of(device, known, partitions, source, on_progress)
+        whole = device.whole((*FIXED, *smallest(device, known, max_drop)))
+        candidates = candidates_of(device, known, whole, source, on_progress)
         for rung in more:
-            device = Device(rung, budget_bytes=budget_bytes, sure=1)
-            candidates += candidates_of(device, known, [split(rung)], source, on_progress)
+            device = Device(rung, budget_bytes=budget_bytes)
+            candidates += candidates_of(device, known, [], source, on_progress)
     machine = f"{cpu_model()}, one thread"
     return Profile(
         bundle_id=bundle.id.hex(),
@@ -202,13 +200,15 @@ class Sample:
     server_s: float
     payload_bytes: int
     answer: int  # class index
+    sure: float  # of an answer of the device, 0..1; -1: it was sent
 
 
 def candidates_of(
-    device: Device, known: Known, partitions: Sequence[Partition], energy: Meter | Energy | None, on_progress: Progress
+    device: Device, known: Known, whole: Sequence[Partition], energy: Meter | Energy | None, on_progress: Progress
 ) -> tuple[Candidate, ...]:
-    """Measure these partitions, which take turns on each photo. `energy` is known, or measured here."""
-    server = Server(device.bundle)
+    """Measure these partitions and the bundle's cut, in turns on each photo. `energy` is known, or measured here."""
+    server, cut, own = Server(device.bundle), split(device.bundle), device.bundle.manifest.exit
+    partitions = [*whole, cut, *([] if own is None else [exit_alone(device.bundle)])]
     columns: list[list[Sample]] = [[] for _ in partitions]
     for partition in partitions:
         run(device, server, partition, known.paths[0])  # the first run of everything is slower
@@ -218,22 +218,62 @@ def candidates_of(
         on_progress(done, len(known.paths))
     details = Details(device, server, known.paths)
     candidates = []
-    for partition, samples in zip(partitions, columns, strict=True):
+    for partition, samples in zip(partitions[: len(whole) + 1], columns, strict=False):
         spent = spent_on(energy, device, partition, known.paths)
         candidates.append(candidate_of(partition, samples, known, spent, details.of(partition)))
+    if own is not None:
+        sent = candidates.pop()
+        candidates += with_exit(device, known, sent, columns[-2:], energy, details)
     return tuple(candidates)
+
+
+def with_exit(
+    device: Device,
+    known: Known,
+    sent: Candidate,  # the split that sends every photo
+    samples: Sequence[Sequence[Sample]],  # of that, and of the exit alone
+    energy: Meter | Energy | None,
+    details: "Details",
+) -> list[Candidate]:
+    """Make the candidates of a split with an exit: the exit alone, the split at each bound, all sent."""
+    own = device.bundle.manifest.exit
+    assert own is not None
+    always, alone = samples
+    sure = np.array([each.sure for each in alone])
+    if (sure < 0).all():  # it gives no numbers
+        return [sent]
+    own_s = statistics.median(each.device_s for each in alone if each.sure >= 0)
+    # Features that the exit gives are those that are sent; an exit on another photo is run before the head.
+    before_s = own_s if own.features is None else 0.0
+    found = []
+    if (sure >= 0).all():
+        partition = exit_alone(device.bundle)
+        spent, exit = spent_on(energy, device, partition, known.paths), Exit(0.0, 0.0, own_s)
+        one = candidate_of(partition, alone, known, spent, details.of(partition), exit)
+        found.append(replace(one, needs_bound=own.sure > 0))
+    for bound in sorted({*BOUNDS, own.sure} - {0.0, 1.0}):
+        unsure = sure < bound
+        if bound == own.sure or 0 < unsure.sum() < len(unsure):
+            partition = split(device.bundle, bound)
+            mixed = [one if is_sent else other for one, other, is_sent in zip(always, alone, unsure, strict=True)]
+            spent, exit = spent_on(energy, device, partition, known.paths), Exit(bound, float(unsure.mean()), own_s)
+            one = candidate_of(partition, mixed, known, spent, None if before_s else sent.detail, exit)
+            one = replace(one, device_s=before_s + sent.device_s, server_s=sent.server_s, needs_bound=bound != own.sure)
+            # Any photo may be one that the exit is not sure of.
+            found.append(replace(one, payload_bytes_max=sent.payload_bytes_max))
+    return [*found, replace(sent, exit=Exit(1.0, 1.0, own_s))]
 
 
 def run(device: Device, server: Server, partition: Partition, path: Path) -> Sample:
     """Send one photo through one partition, by processor time."""
     started = process_time()
-    sent = device.run(partition, path)
+    sent = device.work(partition, path).result
     device_s = process_time() - started
-    if isinstance(sent, int):
-        return Sample(device_s, 0.0, 0, sent)
+    if isinstance(sent, Answer):
+        return Sample(device_s, 0.0, 0, *sent.top[0])
     started = process_time()
     (answer,) = server.answers([sent])
-    return Sample(device_s, process_time() - started, len(sent.payload), answer.top[0][0])
+    return Sample(device_s, process_time() - started, len(sent.payload), answer.top[0][0], -1.0)
 
 
 def spent_on(
@@ -244,15 +284,21 @@ def spent_on(
         return meter
     before, started, count = meter.energy_mj(), process_time(), 0
     while count < METERED_PHOTOS and (count == 0 or process_time() - started < METERED_S):
-        device.run(partition, paths[count % len(paths)])
+        device.work(partition, paths[count % len(paths)])
         count += 1
     return Energy(meter.how, meter.name, energy_mj=(meter.energy_mj() - before) / count)
 
 
 def candidate_of(
-    partition: Partition, samples: Sequence[Sample], known: Known, energy: Energy | None, detail: Detail
+    partition: Partition,
+    samples: Sequence[Sample],
+    known: Known,
+    energy: Energy | None,
+    detail: Detail | None,
+    exit: Exit | None = None,
 ) -> Candidate:
-    sizes = [sample.payload_bytes for sample in samples]
+    """Sum up a partition; bytes are of the photos that are sent, if any are."""
+    sizes = [sample.payload_bytes for sample in samples if sample.sure < 0] or [0]
     return Candidate(
         name=partition.name,
         kind=partition.kind,
@@ -264,6 +310,8 @@ def candidate_of(
         top1_drop=known.drop(np.array([sample.answer for sample in samples])),
         drop_of="top1" if (known.labels >= 0).any() else "agreement",
         energy=energy,
+        exit=exit,
+        needs_bound=partition.size is not None,
         payload_bytes_p95=int(np.percentile(sizes, 95, method="inverted_cdf")),
         detail=detail,
     )
@@ -275,54 +323,38 @@ class Details:
     def __init__(self, device: Device, server: Server, paths: Sequence[Path]) -> None:
         self._server = server
         self._paths = paths[:PHOTOS]
-        others = (count for count in threads_here() if count > 1)
         self._devices = {1: device}
-        for count in others:
-            self._devices[count] = Device(device.bundle, count, budget_bytes=device.encoder.budget_bytes, sure=1)
+        for count in threads_here():
+            if count > 1:
+                self._devices[count] = Device(device.bundle, count, budget_bytes=device.encoder.budget_bytes)
         # Tail and server of cloud-only are the same network whatever the file, so they are measured with the first.
         self._whole: tuple[tuple[Row, ...], tuple[Row, ...]] | None = None
 
     def of(self, partition: Partition) -> Detail:
-        device = self._devices[1]
-        peak = peak_rss_bytes(device.bundle.path, partition, self._paths[0])
-        if partition.kind == "edge-only":
-            prepare, _ = self._prepared
-            return Detail(prepare, self._uncut_by_threads(), None, None, (), (), peak)
-        frames = [frame for path in self._paths if isinstance(frame := device.run(partition, path), Frame)]
+        peak = peak_rss_bytes(self._devices[1].bundle.path, partition, self._paths[0])
+        done = self._done(self._devices[1], partition)
+        prepare, encode = spread(each.prepare_ms for each in done), spread(each.encode_ms for each in done)
+        compute = []
+        # On smaller photos threads do what they do on the network's own, and a picture file is not computed.
+        for threads, device in self._devices.items() if partition.codec is None else ():
+            if partition.size is None or threads == 1:
+                taken = done if threads == 1 else self._done(device, partition)
+                compute.append(row(threads, [each.compute_ms / 1e3 for each in taken]))
+        frames = [each.result for each in done if isinstance(each.result, Frame)]
+        if not frames:
+            return Detail(prepare, tuple(compute), None, None, (), (), peak)
         if partition.codec is None:
-            prepare, compute, encode = self._split()
             tail, server = by_batch(self._server.answers, frames), by_load(self._server.answers, frames)
         else:
-            prepare, pixels = self._prepared
-            compute, encode = (), spread(timed_each(partition.codec.encode, pixels)[0])
             self._whole = self._whole or (by_batch(self._server.answers, frames), by_load(self._server.answers, frames))
             tail, server = self._whole
-        decode_us = [self._server.answers([frame])[0].decode_us for frame in frames]
-        return Detail(prepare, compute, encode, spread([each / 1e6 for each in decode_us]), tail, server, peak)
+        decode = spread(self._server.answers([frame])[0].decode_us / 1e3 for frame in frames)
+        return Detail(prepare, tuple(compute), encode, decode, tail, server, peak)
 
-    @cached_property
-    def _prepared(self) -> tuple[Spread, list[NDArray[np.uint8]]]:
-        preprocess = self._devices[1].bundle.manifest.uncut_preprocess
-        times, pixels = timed_each(lambda path: photo_to_pixels(path, preprocess), self._paths)
-        return spread(times), pixels
-
-    def _split(self) -> tuple[Spread, tuple[Row, ...], Spread]:
-        rows = []
-        for threads, device in self._devices.items():
-            encoded = [device.encoder.encode(path) for path in self._paths]
-            rows.append(row(threads, [each.head_ms / 1e3 for each in encoded]))
-            if threads == 1:
-                prepare = spread([each.prepare_ms / 1e3 for each in encoded])
-                encode = spread([each.encode_ms / 1e3 for each in encoded])
-        return prepare, tuple(rows), encode
-
-    def _uncut_by_threads(self) -> tuple[Row, ...]:
-        _, pixels = self._prepared
-        rows = []
-        for threads, device in self._devices.items():
-            times, _ = timed_each(lambda one, uncut=device.uncut: run_graph(uncut, pixels=one[None]), pixels)  # type: ignore[misc]
-            rows.append(row(threads, times))
-        return tuple(rows)
+    def _done(self, device: Device, partition: Partition) -> list[Processed]:
+        """Process the photos, after a first one that does not count."""
+        device.work(partition, self._paths[0])
+        return [device.work(partition, path) for path in self._paths]
 
 
 def by_batch(answers: Answering, frames: Sequence[Frame]) -> tuple[Row, ...]:
@@ -365,25 +397,14 @@ def threads_here() -> list[int]:
     return sorted({1, cores, *(count for count in (2, 4) if count <= cores)})
 
 
-def timed_each(call: Callable[[Item], Result], inputs: Sequence[Item]) -> tuple[list[float], list[Result]]:
-    """Return (seconds of each call, results), after a first call that does not count."""
-    call(inputs[0])
-    times, results = [], []
-    for one in inputs:
-        started = perf_counter()
-        results.append(call(one))
-        times.append(perf_counter() - started)
-    return times, results
-
-
-def spread(times: Sequence[float]) -> Spread:
+def spread(times_ms: Iterable[float]) -> Spread:
     """Return median and 95th percentile, both of them measured values."""
-    median, p95 = np.percentile(times, (50, 95), method="inverted_cdf")
+    median, p95 = np.percentile([each / 1e3 for each in times_ms], (50, 95), method="inverted_cdf")
     return Spread(float(median), float(p95))
 
 
-def row(count: int, times: Sequence[float]) -> Row:
-    found = spread(times)
+def row(count: int, times_s: Iterable[float]) -> Row:
+    found = spread(each * 1e3 for each in times_s)
     return Row(count, found.median_s, found.p95_s)
 
 

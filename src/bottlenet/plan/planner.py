@@ -2,7 +2,8 @@
 
     profile, link, load --Terms--> latency, energy, bytes, cost of each candidate
       `--checks--> rejected, each with what it would need
-           `--objective--> choice, runner-up, where the choice flips, Pareto front --> Plan, and why in one sentence
+           `--objective--> choice, runner-up, where the choice flips, Pareto front --> Plan, and why in one sentence;
+                           where no cut is the best, why not, in another
 
 Ties go to the lower latency, then to fewer bytes, then to the first in the profile. `best_of` makes the choice alone
 for thousands of links at once: a plan takes half a millisecond, however few candidates there are, this microseconds a
@@ -36,7 +37,8 @@ __all__ = ["OBJECTIVES", "Flip", "Plan", "Prediction", "Prices", "Rejected", "be
 
 OBJECTIVES = ("latency", "energy", "bytes", "cost")
 ROUNDING = 1e-9  # of a limit: 0.0157 s and 15.7 ms are not the same float
-FIXED = {"message", "energy"}  # constraints that are not the user's to relax
+FIXED = {"message", "energy", "bound"}  # constraints that are not the user's to relax
+NO_DROP = -200.0  # points, less than there are
 NOBODY = -1
 AT_ONCE = 2**17  # candidates x links; so a few arrays of 1 MB, whatever there is
 QUANTITIES = ("uplink_bps", "round_trip_s", "server_load")
@@ -59,6 +61,7 @@ class Plan:
     choice: Prediction
     runner_up: Prediction | None  # None: no other meets the constraints
     reason: str  # one sentence
+    no_cut: str | None  # why the network is not cut, one sentence; None: it is, or there is no cut
     flips: tuple[Flip, ...]
     front: tuple[Prediction, ...]  # Pareto, fastest first, of those that meet the constraints
     rejected: tuple[Rejected, ...]
@@ -79,8 +82,9 @@ class Rejected:
     """A candidate that may not be chosen, and the first constraint in the way."""
 
     name: str
-    constraint: str  # "message" (the link's), "energy" (not known), "max_drop", "budget" or "deadline"
-    needs: float | None  # what the constraint would have to be: bytes, None, points, bytes, seconds
+    # "message" (the link's), "energy" (not known), "bound" (no max_drop is given), "max_drop", "budget" or "deadline"
+    constraint: str
+    needs: float | None  # what the constraint would have to be: bytes, None, points, points, bytes, seconds
 
 
 def choose(
@@ -98,8 +102,9 @@ def choose(
     """Choose the least latency, device energy, uplink bytes or cost among candidates that meet all constraints.
 
     `link` is a `Link`, or what `parse_link` takes. `max_drop` is in points of top-1, `budget_bytes` the mean of a
-    photo with overhead, `server_load` photos ahead of ours; `connected=False` adds the connection's set-up. InputError:
-    no candidate meets the constraints (it says which to relax), or an argument can't be used.
+    photo with overhead, `server_load` photos ahead of ours; `connected=False` adds the connection's set-up. Candidates
+    of `needs_bound` are chosen only with `max_drop`. InputError: no candidate meets the constraints (it says which to
+    relax), or an argument can't be used.
     """
     if not isinstance(profile, Profile):
         raise InputError(f"profile is {profile!r:.80}; give a Profile: parse_profile(Path(FILE).read_bytes())")
@@ -115,11 +120,13 @@ def choose(
     if not len(order):
         raise nobody(candidates, now.checks, link)
     first = order[:2].tolist()
-    kept = [*first, *pareto(now, order)]
+    cut = None if candidates[order[0]].kind == "split" else best_cut(now, order, candidates)
+    kept = [*first, *pareto(now, order), *([] if cut is None else [cut])]
     rows, terms = [candidates[i] for i in kept], now.terms.rows(kept)
     made = predictions(rows, terms, link, server_load, connected, prices)
     best, runner_up = made[0], made[1] if len(first) > 1 else None
-    flips = find_flips(now, first[0], candidates)
+    flips, rejected = find_flips(now, first[0], candidates), rejections(candidates, now.checks)
+    not_cut = None if cut is None else made.pop()
     return Plan(
         link=link,
         objective=objective,
@@ -127,9 +134,10 @@ def choose(
         choice=best,
         runner_up=runner_up,
         reason=why_chosen(best, runner_up, flips, objective, link.name),
+        no_cut=None if not_cut is None else why_not(best, not_cut, rejected, objective, link.name),
         flips=flips,
         front=tuple(made[len(first) :]),
-        rejected=rejections(candidates, now.checks),
+        rejected=rejected,
     )
 
 
@@ -246,6 +254,8 @@ def checks_of(wish: Wish, terms: Terms, link: Link | Links, latency_s: Floats) -
     checks = [Check("message", carries, terms.message_bytes)]
     if wish.objective == "energy":
         checks.append(Check("energy", math.inf, terms.energy_mj(link)))
+    if wish.max_drop is None and terms.needs_bound.any():
+        checks.append(Check("bound", NO_DROP, np.where(terms.needs_bound > 0, terms.drop, NO_DROP)))
     drop, budget = Check("max_drop", wish.max_drop, terms.drop), Check("budget", wish.budget_bytes, terms.uplink_bytes)
     given = drop, budget, Check("deadline", wish.deadline_s, latency_s)
     return checks + [check for check in given if check.limit is not None]
@@ -310,6 +320,14 @@ def pareto(now: Situation, among: NDArray[np.intp]) -> list[int]:
         front.append(int(among[first]))
         left = rest[(points[rest] < points[first]).any(1)]
     return front
+
+
+def best_cut(now: Situation, order: NDArray[np.intp], candidates: Sequence[Candidate]) -> int | None:
+    """Return the split that ranks first, or of those that may not be chosen misses the fewest; None: there is none."""
+    splits = [i for i, each in enumerate(candidates) if each.kind == "split"]
+    places = {i: place for place, i in enumerate(order.tolist())}
+    missed = np.sum([~check.met for check in now.checks], axis=0)
+    return min(splits, key=lambda i: (missed[i], places.get(i, 0), now.latency_s[i]), default=None)
 
 
 def find_flips(now: Situation, choice: int, candidates: Sequence[Candidate]) -> tuple[Flip, ...]:
@@ -428,6 +446,8 @@ def fixed_words(check: Check, candidates: Sequence[Candidate]) -> str:
     if check.name == "energy":
         advice = "measure again with bottlenet profile --device-power-mw, or choose another objective"
         return f"no candidate's device energy is known; {advice}"
+    if check.name == "bound":
+        return "all that is left is chosen only within a bound on the drop; give max_drop"
     nearest = int(np.argmin(check.needs))
     smallest = f"the smallest, {candidates[nearest].name}, has up to {check.needs[nearest]:.0f} with its header"
     advice = "choose another link, or a bundle with smaller payloads"
@@ -450,6 +470,36 @@ def why_chosen(
     # The first of each kind before the second of any: what people ask is "and on a faster link?".
     said = sorted(flips, key=lambda flip: (flip.winner is None, flip.side == "below"))[:SAID]
     return f"{text}; {', '.join(flip_words(flip) for flip in said)}."
+
+
+def why_not(choice: Prediction, cut: Prediction, rejected: Sequence[Rejected], objective: str, link_name: str) -> str:
+    """Say in one sentence why even the best cut is not chosen."""
+    says = f"Don't cut for {link_name}: {cut.name}"
+    for each in rejected:
+        if each.name == cut.name:
+            return f"{says}{':' if each.needs is None else ''} {why_rejected(each)}."
+    best, other = score(choice, objective), score(cut, objective)
+    says += f" would take {amount(other, objective)}, {choice.name} {amount(best, objective)}"
+    if objective != "latency":
+        return f"{says}."
+    link_s = cut.setup_s + cut.send_s + cut.round_trip_s + cut.answer_s
+    for what, seconds in (("round trip", cut.round_trip_s), ("head", cut.device_s), ("link", link_s)):
+        if seconds >= best:
+            return f"{says}; its {what} alone takes {duration(seconds)}."
+    return f"{says}."
+
+
+def why_rejected(rejected: Rejected) -> str:
+    """Say what is in the way, as in "loses 5.7 points"."""
+    if rejected.needs is None:
+        return "its device's energy is not known"
+    return {
+        "message": f"has up to {rejected.needs:,.0f} bytes, more than a message of this link",
+        "bound": f"loses {rejected.needs:.1f} points, and no bound on them is given",
+        "max_drop": f"loses {rejected.needs:.1f} points",
+        "budget": f"sends {rejected.needs:,.0f} bytes",
+        "deadline": f"takes {duration(rejected.needs)}",
+    }[rejected.constraint]
 
 
 def compared(other: float, best: float) -> str:

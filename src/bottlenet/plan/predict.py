@@ -5,7 +5,8 @@
     bits     = (payload + overhead) * 8 / (1 - loss)              each packet is sent 1 / (1 - loss) times on average
     rounds   = 1 + sum over k >= 1 of 1 - (1 - loss^k)^packets    one more as often as a packet is still missing
 
-What is in brackets falls away for edge-only. Set-up counts only where no connection is open. A load of K is K photos
+What is in brackets falls away for edge-only, and counts by the share of photos that are sent where an exit answers the
+others: all is in the mean of both. Set-up counts only where no connection is open. A load of K is K photos
 ahead of ours. Energy is the paper's: the radio while it sends, not while it waits, nor its tail.
 
 Everything is a straight line in 1 / uplink, in the round trip and in the load. So it is known exactly where the
@@ -30,7 +31,7 @@ from bottlenet.records import is_number
 Floats: TypeAlias = NDArray[np.float64]
 
 NEGLIGIBLE = 1e-12  # of a round
-AS_MEASURED = ("name", "kind", "cut", "device_s", "top1_drop", "drop_of")  # of a candidate, on any link
+AS_MEASURED = ("name", "kind", "cut", "top1_drop", "drop_of")  # of a candidate, on any link
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class Prices:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One candidate on one link; times add up to `latency_s`, energies to `device_energy_mj`."""
+    """A photo under one candidate on one link; times add up to `latency_s`, energies to `device_energy_mj`.
+
+    Where an exit answers some photos, all figures are means over these and the others.
+    """
 
     name: str
     kind: str
@@ -95,22 +99,23 @@ class Links:
 class Columns:
     """Candidates, one array a field, each (N,)."""
 
-    sends: Floats  # 0 for edge-only, else 1
-    device_s: Floats
-    server_s: Floats
+    sends: Floats  # the share of photos that are sent: 0 for edge-only, 1 without an exit
+    device_s: Floats  # of a photo, sent or not
+    server_s: Floats  # of one that is sent, and so is a payload
     payload_mean: Floats
     payload_max: Floats
     drop: Floats
     compute_mj: Floats  # NaN: not known
+    needs_bound: Floats  # 0 or 1
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate]) -> Columns:
         rows = []
         for c in candidates:
-            times, sizes = (c.device_s, c.server_s), (c.payload_bytes_mean, c.payload_bytes_max)
-            compute_mj = math.nan if c.energy is None else c.energy.of(c.device_s)
-            rows.append((c.kind != "edge-only", *times, *sizes, c.top1_drop, compute_mj))
-        return cls(*np.array(rows, np.float64).reshape(len(rows), 7).T.copy())
+            times, sizes = (c.mean_device_s, c.server_s), (c.payload_bytes_mean, c.payload_bytes_max)
+            compute_mj = math.nan if c.device_mj is None else c.device_mj
+            rows.append((c.sent_share, *times, *sizes, c.top1_drop, compute_mj, c.needs_bound))
+        return cls(*np.array(rows, np.float64).reshape(len(rows), 8).T.copy())
 
 
 @dataclass(frozen=True)
@@ -125,22 +130,24 @@ class Terms:
     message_bytes: Floats  # the largest payload with its frame's header
     compute_mj: Floats
     drop: Floats
+    needs_bound: Floats
 
     @classmethod
     def of(cls, columns: Columns, link: Link | Links, *, connected: bool = True) -> Terms:
         """Compute terms for any uplink, round trip and load; the rest is the link's."""
         sends = columns.sends
-        uplink_bytes = sends * (columns.payload_mean + link.per_message_overhead_bytes)
+        one_message = columns.payload_mean + link.per_message_overhead_bytes
         setup_s = 0.0 if connected else link.setup_s
         return cls(
-            fixed_s=columns.device_s + columns.server_s + sends * (setup_s + link.answer_s),
-            bits=uplink_bytes * 8 / (1 - link.loss),
-            rounds=sends * rounds(np.maximum(np.ceil(uplink_bytes / link.packet_bytes), 1), link.loss),
-            server_s=columns.server_s,
-            uplink_bytes=uplink_bytes,
-            message_bytes=sends * (columns.payload_max + FRAME_BYTES),
+            fixed_s=columns.device_s + sends * (columns.server_s + setup_s + link.answer_s),
+            bits=sends * one_message * 8 / (1 - link.loss),
+            rounds=sends * rounds(np.maximum(np.ceil(one_message / link.packet_bytes), 1), link.loss),
+            server_s=sends * columns.server_s,
+            uplink_bytes=sends * one_message,
+            message_bytes=np.ceil(sends) * (columns.payload_max + FRAME_BYTES),
             compute_mj=columns.compute_mj,
             drop=columns.drop,
+            needs_bound=columns.needs_bound,
         )
 
     def rows(self, kept: Sequence[int]) -> Terms:
@@ -200,17 +207,18 @@ def predictions(
     costs = [None] * len(candidates) if prices is None else terms.cost(prices).tolist()
     made = []
     for i, each in enumerate(candidates):
-        sends = each.kind != "edge-only"
+        sends = each.sent_share
         radio, compute = known(radio_mj[i]), each.device_mj
         made.append(
             Prediction(
                 **{name: getattr(each, name) for name in AS_MEASURED},
                 latency_s=latency_s[i],
-                setup_s=link.setup_s if sends and not connected else 0.0,
+                device_s=each.mean_device_s,
+                setup_s=0.0 if connected else sends * link.setup_s,
                 send_s=float(terms.bits[i]) / link.uplink_bps,
                 round_trip_s=float(terms.rounds[i]) * link.round_trip_s,
-                server_s=each.server_s * (1 + load),
-                answer_s=link.answer_s if sends else 0.0,
+                server_s=sends * each.server_s * (1 + load),
+                answer_s=sends * link.answer_s,
                 uplink_bytes=float(terms.uplink_bytes[i]),
                 device_energy_mj=None if compute is None or radio is None else compute + radio,
                 compute_mj=compute,

@@ -2,6 +2,7 @@
 
     Profile                 of one bundle, on one device and one server
       `-- Candidate, ...    edge-only, cloud-only with some codec of the input, or split at a cut
+            |-- Exit        which photos the device answers by itself, and what those take
             |-- Energy      the device's, of one photo: measured, modelled or given, and by what
             `-- Detail      where the time goes, by threads, batch and load; and memory
 
@@ -21,7 +22,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bottlenet.errors import InputError
-from bottlenet.records import Count, Number, Positive, Sha256, Text, one_of, parse, record, shown
+from bottlenet.records import Count, Number, Positive, Sha256, Share, Text, one_of, parse, record, shown
 
 FORMAT_VERSION: Literal[2] = 2
 SWEEP_VERSION = 1
@@ -94,12 +95,21 @@ class Energy:
 
 
 @record
+class Exit:
+    """Which photos a device answers by itself. Its candidate's bytes, `device_s` and `server_s` are of the others."""
+
+    sure: Share  # the confidence from which on it does
+    sent_share: Share  # of the photos: it does not
+    device_s: Seconds  # of a photo that it answers: median
+
+
+@record
 class Candidate:
     """One partition. InputError: a value of the wrong type, out of range, or not of this kind."""
 
     name: Text  # what people call it: "split at blocks.8", "cloud-only, JPEG 75"
     kind: Annotated[str, one_of(*KINDS)]
-    cut: Text | None  # where, for a split
+    cut: Text | None  # where, for a split, or for an exit alone
     device_s: Seconds  # prepare, head, encode: median
     server_s: Seconds  # decode, tail: median, with nothing else to do; 0 for edge-only
     payload_bytes_mean: Positive  # 0 for edge-only
@@ -110,11 +120,19 @@ class Candidate:
     energy: Energy | None = None  # None: not known
     payload_bytes_p95: Count | None = None  # 95 of 100 photos need at most this; None: not known
     detail: Detail | None = None  # None: not measured
+    exit: Exit | None = None  # of a split, or alone; None: there is none, or nobody measured it
+    # It gives up accuracy for speed, and others of its kind more of it: without a bound the worst would be chosen
+    needs_bound: bool = False
 
     def __post_init__(self) -> None:
         candidate = f"candidate {self.name}: "
-        if (self.kind == "split") != (self.cut is not None):
+        alone = self.kind == "edge-only" and self.exit is not None
+        if (self.kind == "split" or alone) != (self.cut is not None):
             raise InputError(f"{candidate}cut is {shown(self.cut)}; give a split its cut, and no other kind any")
+        if self.exit is not None and (self.kind == "cloud-only" or alone > (self.exit.sent_share == 0)):
+            raise InputError(
+                f"{candidate}its exit is of no use; give one to splits, or alone, and then nothing is sent"
+            )
         if self.payload_bytes_max < self.payload_bytes_mean:
             given = f"{self.payload_bytes_max} with a mean of {self.payload_bytes_mean}"
             raise InputError(f"{candidate}payload_bytes_max is {given}; give one that is not below the mean")
@@ -124,9 +142,23 @@ class Candidate:
             raise InputError(f"{candidate}payload_bytes_p95 is above payload_bytes_max, {self.payload_bytes_max}")
 
     @property
+    def sent_share(self) -> float:
+        """The share of photos that are sent, 0..1."""
+        if self.exit is not None:
+            return self.exit.sent_share
+        return 0.0 if self.kind == "edge-only" else 1.0
+
+    @property
+    def mean_device_s(self) -> float:
+        """What the device takes for a photo, whether it is sent or not."""
+        if self.exit is None:
+            return self.device_s
+        return self.exit.sent_share * self.device_s + (1 - self.exit.sent_share) * self.exit.device_s
+
+    @property
     def device_mj(self) -> float | None:
-        """Energy of the device's computing, without the radio; None: not known."""
-        return None if self.energy is None else self.energy.of(self.device_s)
+        """Energy of the device's computing for a photo, sent or not, without the radio; None: not known."""
+        return None if self.energy is None else self.energy.of(self.mean_device_s)
 
 
 @record
@@ -169,7 +201,7 @@ def parse_profile(data: bytes) -> Profile:
 
 
 def merged(profiles: Sequence[Profile]) -> Profile:
-    """Join profiles of one network: the first, and the splits of the others.
+    """Join profiles of one network: the first, and the splits and exits of the others.
 
     InputError: none, two of one cut, or with different budgets.
     """
@@ -177,8 +209,8 @@ def merged(profiles: Sequence[Profile]) -> Profile:
         raise InputError("no profile is given; measure one with bottlenet profile")
     if len({each.budget_bytes for each in profiles}) > 1:
         raise InputError("the profiles were measured with different budgets; measure all of them with one")
-    splits = [each for other in profiles[1:] for each in other.candidates if each.kind == "split"]
-    return dataclasses.replace(profiles[0], candidates=(*profiles[0].candidates, *splits))
+    others = [each for other in profiles[1:] for each in other.candidates if each.cut is not None]
+    return dataclasses.replace(profiles[0], candidates=(*profiles[0].candidates, *others))
 
 
 @record
