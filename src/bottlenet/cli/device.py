@@ -252,6 +252,14 @@ def watch(
         ),
     ],
     to: To,
+    home_assistant: Annotated[
+        str | None,
+        Option(metavar="BROKER", help="Show the camera in Home Assistant, through its broker: mqtt://USER@HOST."),
+    ] = None,
+    broker_password: Annotated[
+        str | None, Option(metavar="FILE", help="For --home-assistant: file with the broker's password.")
+    ] = None,
+    forget: Annotated[bool, Option("--forget", help="Only take the camera out of Home Assistant.")] = False,
     name: Annotated[
         str | None, Option(help="What answers call the camera. Default: its host or file; never the rest of its URL.")
     ] = None,
@@ -306,12 +314,19 @@ def watch(
         --to wss://photos.example --token-file token --spool spool
       rpicam-vid -t 0 -n --codec mjpeg -o - | bottlenet watch - \
         --to ws://127.0.0.1:8000 --fallback local
+      bottlenet watch rtsp://10.0.0.5/stream --to ws://127.0.0.1:8000 \
+        --name porch --home-assistant mqtt://porch@10.0.0.2 \
+        --broker-password password
     """
-    from bottlenet.cli.sending import auto_options
+    from bottlenet.cli.sending import auto_options, home_of, take_back
     from bottlenet.cli.sending import watch as run
-    from bottlenet.edge.camera import CHANGED, pace_of
+    from bottlenet.edge.camera import CHANGED, name_of, pace_of
     from bottlenet.edge.changes import Changes
 
+    home = home_of(home_assistant, broker_password, ca)
+    if forget:
+        take_back(home, name_of(source) if name is None else name)
+        return
     options = auto_options(
         partition, profile, objective, max_drop=max_drop, price_mb=price_mb, price_hour=price_hour, radio=radio
     )
@@ -322,6 +337,7 @@ def watch(
             *(edge, source, spool),
             camera={"every_s": pace_of(when), "name": name, "key_frames": key_frames},
             changes=Changes(edge.encoder.symbols, bound=bound, silence_s=silence) if when == CHANGED else None,
+            home=home,
             in_flight=in_flight,
             as_json=as_json,
             spool_options={"max_bytes": spool_bytes, "when_full": when_full},

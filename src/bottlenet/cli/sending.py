@@ -10,12 +10,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from bottlenet.cli.options import require
 from bottlenet.cli.planning import prices_of, read_profile
 from bottlenet.cli.show import print_error, say
 from bottlenet.edge import AutoSender, Backoff, Edge, Folder, Move, Policy, Sender, Spool
@@ -25,14 +26,19 @@ from bottlenet.edge.camera import watch as answers
 from bottlenet.edge.changes import Changes
 from bottlenet.edge.prediction import DAMAGED, FULL, UNREADABLE, UNUSABLE, Answered, Choice, Failed, Outcome
 from bottlenet.edge.spool import is_spool
-from bottlenet.errors import InputError
+from bottlenet.errors import InputError, LinkError
+from bottlenet.files import PASSWORD
 from bottlenet.photo import SUFFIXES
 from bottlenet.plan.link import Radio, parse_link
 from bottlenet.wire.answer import one_line
 
+if TYPE_CHECKING:
+    from bottlenet.edge.home_assistant import HomeAssistant
+
 ONE_SHOT_DEADLINE_S = 60.0
 MAX_NAMES = 10_000
 KEPT = 500  # answers of a camera that stay in the spool, about
+HomeOf: TypeAlias = "Callable[[str, Callable[[str], None]], HomeAssistant]"
 LOOK_S = 0.02  # how long a camera without a new frame is left alone
 ALL_RIGHT, SOME_WAIT, SOME_FAILED = 0, 1, 2
 
@@ -130,6 +136,7 @@ def watch(
     *,
     camera: dict[str, Any],
     changes: Changes | None,
+    home: HomeOf | None,
     in_flight: int,
     as_json: bool,
     spool_options: dict[str, Any],
@@ -141,12 +148,13 @@ def watch(
     with contextlib.ExitStack() as stack:
         opened = None if spool is None else stack.enter_context(Spool(spool, edge.bundle, **spool_options))
         report.camera = watched = stack.enter_context(contextlib.closing(Camera(source, **options)))
+        report.home = stack.enter_context(contextlib.closing(home(watched.name, report.trouble))) if home else None
         if edge.is_auto:
             edge.connect()
         if opened is None:
             report.stopped = True
             with contextlib.suppress(Stopped), told_to_stop():
-                for seen in answers(edge.classify, watched, changes, report.trouble):
+                for seen in answers(edge.classify, watched, changes, report.server_trouble):
                     report.outcome(seen.outcome)
                 report.stopped = False
         else:
@@ -154,13 +162,42 @@ def watch(
             if edge.is_auto:
                 sender = AutoSender(edge, opened, moved=report.moved, tell=report.trouble, slice_s=LOOK_S)
             else:
-                sender = Sender(edge, opened, in_flight=in_flight, tell=report.trouble, slice_s=LOOK_S)
+                sender = Sender(edge, opened, in_flight=in_flight, tell=report.server_trouble, slice_s=LOOK_S)
             found = taken(shots(watched, changes, report.trouble), changes, opened, None if watched.waits else watched)
             send_through(sender, opened, found, report, patient=watched.waits)
         report.summary()
     if report.stopped:
         return ALL_RIGHT
     return SOME_FAILED if report.failed else SOME_WAIT if report.waits else ALL_RIGHT
+
+
+def home_of(url: str | None, password: str | None, ca: str | None) -> HomeOf | None:
+    """Return what shows a camera in Home Assistant. InputError: no broker's address. MissingExtraError: no MQTT."""
+    from bottlenet.cloud.admission import trust
+
+    if url is None:
+        if password is not None:
+            raise InputError("--broker-password is for --home-assistant; give that, too")
+        return None
+    require("watch --home-assistant", "mqtt")
+    from bottlenet.broker import broker_at
+    from bottlenet.edge.home_assistant import HomeAssistant
+
+    if password is not None:
+        PASSWORD.read(password)  # a wrong path shows now
+    ask = None if password is None else lambda: PASSWORD.read(password)
+    broker = broker_at(url, password=ask, tls=None if ca is None else trust(ca))
+    return lambda name, tell: HomeAssistant(broker, name, tell=tell)
+
+
+def take_back(home: HomeOf | None, name: str) -> None:
+    """Take a camera out of Home Assistant. InputError: no broker is named. LinkError: it can't be reached."""
+    if home is None:
+        raise InputError("--forget takes a camera out of Home Assistant; give --home-assistant, too")
+    with contextlib.closing(home(name, print_error)) as opened:
+        if not opened.forget():
+            raise LinkError("the broker can't be reached, so Home Assistant still has the camera; try again")
+    say(f"{name}: taken out of Home Assistant")
 
 
 def taken(
@@ -224,6 +261,7 @@ class Report:
         self.stopped = False  # by SIGTERM
         self.camera: Camera | None = None  # that the photos are of
         self.changes: Changes | None = None
+        self.home: HomeAssistant | None = None
         self._as_json = as_json
         self._answers = self._sent_bytes = 0
         self._again: set[str] = set()  # photos that could not be taken when they were last offered
@@ -269,6 +307,12 @@ class Report:
             self._last_trouble = trouble
             print_error(line)
 
+    def server_trouble(self, line: str) -> None:
+        """Print why a try failed; if it was the server's fault, Home Assistant shows it."""
+        self.trouble(line)
+        if self.home is not None and self.camera is not None and not line.startswith(f"{self.camera.name}: "):
+            self.home.lost()
+
     def moved(self, move: Move) -> None:
         print(one_line(f"{move.source} -> {move.target}: {move.reason}"), file=sys.stderr, flush=True)
 
@@ -293,6 +337,9 @@ class Report:
         self._again.discard(answered.photo)
         self._answers += 1
         self._sent_bytes += answered.frame_bytes
+        if self.home is not None and not answered.again:
+            at = answered.photo.rpartition("@")[2]
+            self.home.answered(answered, at if at.endswith("Z") else None)
         if not answered.again:
             self._last_trouble = ""
         if self._as_json:

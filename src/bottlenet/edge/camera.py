@@ -103,8 +103,7 @@ class Camera:
     ) -> None:
         text = os.fspath(source)
         address = check_source(text)
-        own = "stdin" if text == STDIN else address.netloc.rpartition("@")[2] if address.scheme else text
-        self.name = own if name is None else name
+        self.name = name_of(text) if name is None else name
         if not 0 < len(self.name) <= MAX_NAME:
             raise InputError(f"a camera's name has {len(self.name)} characters; give 1 to {MAX_NAME}")
         self.waits = is_file = not address.scheme and text != STDIN and not is_device(text)
@@ -328,6 +327,12 @@ def check_source(source: str) -> SplitResult:
     if not address.scheme and source != STDIN and not os.path.exists(source) and not source.startswith("/dev/"):
         raise InputError(f"{source}: there is no such file; give a video, a device, or the address of a camera")
     return address
+
+
+def name_of(source: str) -> str:
+    """Name a source without what may be a password. InputError: see `check_source`."""
+    address = check_source(source)
+    return "stdin" if source == STDIN else address.netloc.rpartition("@")[2] if address.scheme else source
 
 
 def is_device(path: str) -> bool:
