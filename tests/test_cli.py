@@ -108,8 +108,9 @@ class TestHelp:
 
     def test_train_is_among_the_commands_that_make_a_network(self, run: Run) -> None:
         panel = run("--help").out.split("─ Making a split network")[1].split("╰")[0]
-        assert [line.split()[1] for line in panel.splitlines()[1:] if line[2:3].strip()][:3] == [
+        assert [line.split()[1] for line in panel.splitlines()[1:] if line[2:3].strip()][:4] == [
             "cuts",
+            "quick",
             "train",
             "sweep",
         ]

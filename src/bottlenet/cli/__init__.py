@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "On the server": (server.serve, server.decode),
     "Choosing what runs where": (planning.profile, planning.plan, planning.bench),
     "Making a split network": (
-        *(network.cuts, network.train, network.sweep, network.export, network.evaluate),
+        *(network.cuts, network.quick, network.train, network.sweep, network.export, network.evaluate),
         *(network.ladder, network.show),
     ),
     "Showing results": (results.report, results.privacy),

@@ -1,4 +1,4 @@
-"""Commands for making a split network: `cuts`, `train`, `sweep`, `export`, `evaluate`; and `ladder`, `show`."""
+"""Commands for making a split network: from `cuts` and `quick` to `evaluate`; and `ladder`, `show`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from bottlenet.measure.evaluate import Evaluation
     from bottlenet.net.build import PaperCut
     from bottlenet.net.cut import Cut
+    from bottlenet.net.models import Classifier
     from bottlenet.records import Sizes
+    from bottlenet.train.quick import Rated
     from bottlenet.train.sweep.sweep import Report
 
 MAX_RECORD_BYTES = 65536
@@ -49,11 +51,22 @@ def cuts(
     paper: Annotated[
         bool, Option("--paper", help="List the paper's cuts of ResNet-50 or VGG-19, with its bytes.")
     ] = False,
+    data: Annotated[
+        str | None, Option(help="Folder of photos, to find out how many bytes each cut needs without training.")
+    ] = None,
+    limit: Annotated[int, Option(min=20, help="Use only this many of the photos.")] = 256,
+    share: Annotated[
+        float, Option(min=0, max=1, help="Most of the network's FLOPs that the recommended cut has on the device.")
+    ] = 0.5,
     as_json: Json = False,
 ) -> None:
-    """List where a network can be cut: the places where exactly one tensor crosses.
+    r"""List where a network can be cut: the places where exactly one tensor crosses.
 
-    --json lists all of them. Networks of torchvision, timm and transformers
+    A unit needs channels with height and width there; other places are not
+    listed. --json lists all cuts. With --data it fits a unit to photos at
+    each cut, as [bold]bottlenet quick[/] does, and says at how many bytes
+    90 % and 95 % of the answers stay on other photos, and which cut it would
+    take. Networks of torchvision, timm and transformers
     need the optional part of that name. Weights may follow the name, and
     options that the weights do not say: labels, size. An ONNX file says few:
     mean, std, crop, interpolation and labels follow its name.
@@ -64,33 +77,61 @@ def cuts(
       bottlenet cuts torchvision/resnet50:random --paper
       bottlenet cuts timm/vit_tiny_patch16_224
       bottlenet cuts timm/resnet18:pets.safetensors,labels=pets.txt,size=224
-      bottlenet cuts pets.onnx,mean=0.5,std=0.5,crop=0.875,\
-      interpolation=bilinear,labels=pets.txt
+      bottlenet cuts efficientnet_lite0 --data photos
+      bottlenet cuts pets.onnx,size=224,labels=pets.txt
       bottlenet cuts my_package.models:resnet
     """
-    from bottlenet.net.build import paper_cuts
+    from bottlenet.net.build import can_have_unit, paper_cuts
     from bottlenet.net.cut import cuts as find_cuts
     from bottlenet.net.models import load_model
 
     classifier = load_model(model)
-    network = {"model": model, "input": classifier.input_size}
+    network: dict[str, object] = {"model": model, "input": classifier.input_size}
     if paper:
         rows = paper_cuts(classifier)
         document, table = {**network, "paper": [asdict(cut) for cut in rows]}, paper_table(rows)
     else:
-        found = find_cuts(classifier.module, classifier.input_size)
-        document, table = {**network, "cuts": [asdict(cut) for cut in found]}, cuts_table(found, everything=everything)
+        found = [cut for cut in find_cuts(classifier.module, classifier.input_size) if can_have_unit(cut)]
+        shown = found if everything or (as_json and data is None) else outermost(found)
+        rated = [] if data is None else rate_cuts(classifier, shown, data, limit)
+        document = {**network, "cuts": [asdict(cut) for cut in found]}
+        table = cuts_table(shown, rated, len(found) - len(shown))
+        if data is not None:
+            from bottlenet.train.quick import best
+
+            taken = best(rated, share)
+            document |= {"rated": [asdict(each) for each in rated], "recommended": taken.cut.name if taken else None}
     if as_json:
-        print_json(document)
-    else:
-        stdout().print(table)
+        return print_json(document)
+    stdout().print(table)
+    if data is not None:
+        say(recommendation(taken, share))
 
 
-def cuts_table(cuts: Sequence[Cut], *, everything: bool) -> Grid:
-    """List the cuts from the photo to the scores; without `everything` none that is inside another."""
+def outermost(cuts: Sequence[Cut]) -> list[Cut]:
     names = tuple(f"{cut.name}." for cut in cuts)
-    shown = [cut for cut in cuts if everything or not cut.name.startswith(names)]
-    hidden = f" {len(cuts) - len(shown)} more are inside these: --all." if len(shown) < len(cuts) else ""
+    return [cut for cut in cuts if not cut.name.startswith(names)]
+
+
+def rate_cuts(classifier: Classifier, cuts: Sequence[Cut], data: str, limit: int) -> list[Rated]:
+    from bottlenet.train.quick import rate
+
+    with progress_bar() as bar:
+        task = bar.add_task("fitting units", total=len(cuts))
+        return rate(classifier, cuts, data, limit, lambda done: bar.update(task, completed=done))
+
+
+def recommendation(taken: Rated | None, share: float) -> str:
+    allowed = f"with at most {share:.0%} of the FLOPs on the device"
+    if taken is None:
+        return f"at no cut {allowed} 95 % of the answers stay: give a larger --share, or train"
+    why = f"of the cuts {allowed} it needs the fewest bytes for 95 % of the answers, {taken.bytes_95:,.0f}"
+    return f"take {taken.cut.name}: {why}; a trained unit needs fewer"
+
+
+def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], inside: int) -> Grid:
+    """List the cuts from the photo to the scores, with their bytes where these are known."""
+    hidden = f" {inside} more are inside these: --all." if inside else ""
     rows: list[list[Cell]] = []
     for cut in shown:
         shape = "x".join(map(str, cut.shape))
@@ -99,7 +140,13 @@ def cuts_table(cuts: Sequence[Cut], *, everything: bool) -> Grid:
         flops = f"{cut.head_flops / 1e6:,.0f}"
         rows.append([clean(cut.name, "bold"), shape, f"{cut.elements:,}", flops, f"{cut.head_flops_share:.1%}"])
     caption = f"Share: of the network's FLOPs, run on the device.{hidden}"
-    return Grid(("cut", ">shape", ">elements", ">head MFLOPs", ">share"), rows, caption=caption)
+    columns = ["cut", ">shape", ">elements", ">head MFLOPs", ">share"]
+    if rated:
+        columns += [">bytes for\n90 %", ">bytes for\n95 %"]
+        for row, each in zip(rows, rated, strict=True):
+            row += ["never" if size is None else f"{size:,.0f}" for size in (each.bytes_90, each.bytes_95)]
+        caption += " Bytes: of a unit without training, for that share of the uncut network's answers."
+    return Grid(columns, rows, caption=caption)
 
 
 def paper_table(cuts: Sequence[PaperCut]) -> Grid:
@@ -269,6 +316,79 @@ def report_table(report: Report) -> Grid:
         title=f"{report.config.model}: {report.config.unit} units, {report.config.codec}; at most "
         f"{report.search.max_drop:g} points lost",
         caption=f"{photos}. Drop: {drop or 'not known'}.{estimated}",
+    )
+
+
+@needs("train")
+def quick(
+    model: Annotated[str, Argument(help="A network, as for [bold]bottlenet cuts[/].")],
+    cut: Annotated[str, Option(help="A name from [bold]bottlenet cuts[/].")],
+    data: PhotoFolder,
+    output: Annotated[str, Option("--output", "-o", metavar="BUNDLE", help="Folder of the bundle to write.")],
+    evaluate: Annotated[
+        str | None, Option(help="Folder of photos to measure on. Default: a quarter of --data, which is not fitted to.")
+    ] = None,
+    limit: Annotated[int, Option(min=20, help="Use only this many of the photos of a folder.")] = 256,
+    channels: Annotated[int, Option(min=0, help="c', channels of the latent; 0: as many as are usual there.")] = 0,
+    stride: Annotated[int, Option(min=0, help="s, spatial reduction of the unit; 0: what is usual there.")] = 0,
+    budgets: Annotated[
+        str, Option(metavar="BYTES,BYTES", help="Payloads to measure at.")
+    ] = "100,200,400,800,1600,3200,6400",
+    as_json: Json = False,
+) -> None:
+    r"""Make a bundle in a minute, without training, and measure how many bytes it needs.
+
+    The bottleneck is a projection on the principal components of the features
+    of some hundred photos. Its payload can be cut to any budget. Training
+    needs fewer bytes for the same answers, often several times fewer: this
+    shows whether a cut is worth it. Replaces a bundle, but nothing else.
+
+    Example:
+      bottlenet quick efficientnet_lite0 --cut blocks.8 --data photos \
+        -o quick.bundle
+    """
+    from bottlenet.bundle import check_replaceable
+
+    sizes = sorted({whole(each) for each in split_list([budgets])})
+    if not sizes or sizes[0] < 1:
+        raise InputError(f"budgets are {budgets!r}; give bytes such as 200,400")
+    check_replaceable(Path(output).resolve())
+    from bottlenet.measure.evaluate import evaluate_budgets
+    from bottlenet.photos.folders import choose, list_photos, photos_for
+    from bottlenet.train.quick import divide, make_bundle
+
+    to_fit, to_measure = divide(data, limit) if evaluate is None else (choose(list_photos(data), limit), [])
+    with progress_bar() as bar:
+        task = bar.add_task("loading", total=None)
+        bundle, fidelity = make_bundle(
+            model, cut, to_fit, output, channels, stride, lambda what: bar.update(task, description=what)
+        )
+    if evaluate is not None:
+        to_measure = photos_for(bundle, evaluate, limit)
+    with progress("evaluating") as step:
+        results = evaluate_budgets(bundle, to_measure, sizes, on_progress=step)
+    rows = list(zip([*sizes, None], results, strict=True))
+    if as_json:
+        curve = [{"budget_bytes": size, **asdict(result)} for size, result in rows]
+        document = {"bundle": str(bundle.path), "id": bundle.id.hex(), "fidelity": asdict(fidelity)}
+        return print_json({**document, "photos_fitted": len(to_fit), "curve": curve})
+    stdout().print(budgets_table(bundle, rows))
+    say(f"bundle {bundle.id.hex()[:12]}: {bundle.path}")
+
+
+def budgets_table(bundle: Bundle, rows: Sequence[tuple[int | None, Evaluation]]) -> Grid:
+    labelled = rows[0][1].labelled > 0
+    cells: list[list[Cell]] = []
+    for size, each in rows:
+        row: list[Cell] = ["whole" if size is None else f"{size:,}", number(each.payload_bytes.mean, 0)]
+        row += [f"{number(value)} %" for value in (each.agreement, *([each.top1] if labelled else []))]
+        cells.append(row)
+    columns = (">budget", ">payload\nbytes", ">agreement", *([">top-1"] if labelled else []))
+    return Grid(
+        columns,
+        cells,
+        title=f"{bundle.manifest.name}, not trained",
+        caption=f"{rows[0][1].photos:,} photos that it was not fitted to. Agreement: with the uncut network.",
     )
 
 

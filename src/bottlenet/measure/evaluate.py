@@ -9,7 +9,7 @@ No torch. One batch of photos is in memory at a time, however many there are.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from bottlenet.records import Sizes, percent, sizes
 from bottlenet.runtime import open_uncut, run_graph
 from bottlenet.task import needs_one_label
 from bottlenet.wire.answer import Answer, best
+from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, parse_frame
 
 UNLIKELY = -1000.0  # logit of a class that an answer does not name: less than of any that it does
@@ -165,6 +166,44 @@ def evaluate(
         raise InputError(f"{data}: no photo could be read, so there is nothing to report; give a folder of photos")
     measured = label_array(read), np.array(answers), np.array(uncut) if uncut else None, np.array(payload_bytes)
     return evaluation_of(*measured, deployment.encoder.flops_shares, skipped=len(damaged.paths))
+
+
+def evaluate_budgets(
+    bundle: Bundle,
+    photos: Sequence[Photo],
+    budgets: Sequence[int],
+    *,
+    threads: int = 1,
+    on_progress: Progress = lambda done, total: None,
+) -> list[Evaluation]:
+    """Do the same on photos within each budget, and last with whole payloads; each photo is encoded once.
+
+    InputError: a codec whose payloads can't be truncated, or as `evaluate`.
+    """
+    if not isinstance(bundle.codec, Entropy):
+        what = f"payloads of bundle {bundle.manifest.name} can't be cut, as its codec is {bundle.manifest.codec}"
+        raise InputError(f"{what}; give one of the entropy codec")
+    damaged, deployment = Damaged(len(photos)), Deployment(bundle, threads, MAX_PAYLOAD_BYTES, sure=1)
+    read: list[Photo] = []
+    answers: list[list[list[int]]] = []  # by photo, by budget
+    payload_bytes: list[list[int]] = []
+    uncut: list[int] = []
+    for each in deployment.compare(photos, damaged, on_progress):
+        assert each.frame is not None
+        whole = each.frame.payload
+        frames = [replace(each.frame, payload=whole[:budget]) for budget in budgets]
+        scores = deployment.decoder.scores(frames).scores if frames else ()
+        read.append(photos[each.position])
+        answers.append([[index for index, _ in best(row)] for row in (*scores, each.scores)])
+        payload_bytes.append([*(len(frame.payload) for frame in frames), len(whole)])
+        if each.uncut is not None:
+            uncut.append(int(each.uncut.argmax()))
+    if not read:
+        raise InputError("no photo could be read, so there is nothing to report; give other photos")
+    labels, names, shares = label_array(read), np.array(uncut) if uncut else None, deployment.encoder.flops_shares
+    by_budget = zip(np.moveaxis(np.array(answers), 1, 0), np.array(payload_bytes).T, strict=True)
+    skipped = len(damaged.paths)
+    return [evaluation_of(labels, found, names, lengths, shares, skipped) for found, lengths in by_budget]
 
 
 def evaluation_of(

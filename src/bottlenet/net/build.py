@@ -273,6 +273,11 @@ def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tens
     return mean, variances[order].clamp_min(0), vectors[:, order]
 
 
+def can_have_unit(cut: Cut) -> bool:
+    """Tell if a unit can go to a cut, at least with a stride of 1."""
+    return cut.layout is not None and cut.layout.grid[0] <= MAX_PATCH
+
+
 def check_patch(channels: int, stride: int) -> None:
     """Raise InputError where a patch of `stride` has more numbers than principal components are found for."""
     if (numbers := channels * stride**2) > MAX_PATCH:

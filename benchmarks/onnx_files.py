@@ -1,0 +1,207 @@
+"""ONNX files that this project did not make: is each the same network in torch, where can it be cut, do halves agree?
+
+    .venv-zoo/bin/python benchmarks/onnx_files.py [FILE.onnx ...]
+
+Networks of torchvision, timm and transformers with random weights are written by torch's two exporters, as their users
+write them: at several opsets, for one photo or for any number. Files that are named besides are taken as they are. Each
+is loaded as a model, which compares it with onnxruntime on photos, and cut at the first, the middle and the last place;
+those that fail are listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from bottlenet.errors import BottleNetError
+from bottlenet.net.build import can_have_unit
+from bottlenet.net.cut import cuts, split
+from bottlenet.net.models import load_model
+from record import Json, parser, run_script, show, write_record
+
+SIDE = 64  # pixels, of networks that take any
+
+
+@dataclass(frozen=True)
+class Export:
+    """A network, and how its user exports it."""
+
+    name: str
+    newer: bool  # torch.onnx.export(dynamo=True)
+    opset: int
+    any_batch: bool
+    side: int = SIDE
+
+
+EXPORTS = (
+    Export("torchvision/alexnet", False, 9, True),
+    Export("torchvision/resnet18", False, 11, False),
+    Export("torchvision/squeezenet1_1", False, 9, False),
+    Export("torchvision/mobilenet_v2", False, 10, True),
+    Export("torchvision/shufflenet_v2_x0_5", False, 13, False),
+    Export("torchvision/densenet121", False, 12, True),
+    Export("torchvision/googlenet", False, 15, False),
+    Export("torchvision/efficientnet_b0", True, 18, True),
+    Export("torchvision/mobilenet_v3_small", True, 20, False),
+    Export("torchvision/regnet_y_400mf", True, 18, True),
+    Export("torchvision/convnext_tiny", False, 17, True),
+    Export("torchvision/swin_t", True, 18, False, 224),
+    Export("torchvision/vit_b_32", True, 18, True),
+    Export("torchvision/vit_b_32", False, 17, False),
+    Export("timm/vit_tiny_patch16_224", False, 14, True, 224),
+    Export("timm/deit_tiny_distilled_patch16_224", True, 20, True, 224),
+    Export("timm/mobilenetv4_conv_small", False, 16, False),
+    Export("timm/ghostnet_050", True, 18, False),
+    Export("timm/repvgg_a0", False, 13, True),
+    Export("timm/efficientvit_b0", True, 18, True),
+    Export("timm/mixer_s32_224", False, 13, False, 224),
+    Export("hf/mobilevit", True, 18, True, 256),
+    Export("hf/resnet", False, 14, True),
+)
+
+
+def options() -> argparse.ArgumentParser:
+    made = parser(__doc__)
+    made.add_argument("files", nargs="*", help="FILE.onnx with settings, as bottlenet cuts takes them")
+    made.add_argument("--only", default="", help="only exports whose name has this in it")
+    return made
+
+
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    rows: list[dict[str, Json]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for export in (each for each in EXPORTS if args.only in each.name):
+            path = Path(folder) / "network.onnx"
+            described: dict[str, Json] = {
+                "network": export.name,
+                "exporter": "torch.export" if export.newer else "TorchScript",
+            }
+            described |= {"any_batch": export.any_batch}
+            try:
+                classes = write(export, path)
+            except Exception as error:  # the exporter's own
+                print(f"{export.name} was not exported: {type(error).__name__}: {error}"[:200])
+                continue
+            (Path(folder) / "labels.txt").write_text("".join(f"class {number}\n" for number in range(classes)))
+            rows.append(checked(described, path, f",labels={folder}/labels.txt"))
+        for name in args.files:
+            front, comma, rest = name.partition(",")
+            rows.append(checked({"network": Path(front).name, "exporter": "its maker's"}, Path(front), comma + rest))
+    show("ONNX files", ("network", "exporter", ">opset", ">cuts", "outcome"), [cells(row) for row in rows])
+    write_record("onnx_files", {"files": rows}, args.out)
+
+
+def write(export: Export, path: Path) -> int:
+    """Export a network, and return the number of its classes."""
+    torch.manual_seed(0)
+    network, classes = build(export)
+    photo = torch.randn(1, 3, export.side, export.side)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if export.newer:
+            shapes = ({0: torch.export.Dim.DYNAMIC},) if export.any_batch else None
+            photos = photo.repeat(2, 1, 1, 1) if export.any_batch else photo
+            program = torch.onnx.export(
+                network, (photos,), dynamo=True, opset_version=export.opset, dynamic_shapes=shapes, verbose=False
+            )
+            program.save(str(path))
+        else:
+            torch.onnx.export(
+                network,
+                (photo,),
+                str(path),
+                dynamo=False,
+                opset_version=export.opset,
+                input_names=["input"],
+                dynamic_axes={"input": {0: "batch"}} if export.any_batch else None,
+            )
+    return classes
+
+
+def build(export: Export) -> tuple[nn.Module, int]:
+    source, _, name = export.name.partition("/")
+    if source == "torchvision":
+        import torchvision
+
+        options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+        options |= {"image_size": export.side} if name.startswith("vit") else {}
+        return torchvision.models.get_model(name, weights=None, **options).eval(), 1000
+    if source == "timm":
+        import timm
+
+        return timm.create_model(name, pretrained=False).eval(), 1000
+    import transformers
+
+    kinds: dict[str, Callable[[], Any]] = {
+        "mobilevit": lambda: transformers.MobileViTForImageClassification(transformers.MobileViTConfig(num_labels=5)),
+        "resnet": lambda: transformers.ResNetForImageClassification(
+            transformers.ResNetConfig(
+                num_labels=5, depths=[1, 1, 1, 1], layer_type="basic", hidden_sizes=[16, 32, 64, 96]
+            )
+        ),
+    }
+    return Logits(kinds[name]()).eval(), 5
+
+
+class Logits(nn.Module):
+    """What a user wraps a network of transformers in, to export it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.network(pixel_values=pixel_values).logits
+
+
+def checked(described: dict[str, Json], path: Path, settings: str) -> dict[str, Json]:
+    """Load a file as a model, cut it, and describe what came of it."""
+    began = time.process_time()
+    usual = "".join(f",{name}={value}" for name, value in USUAL.items() if f",{name}=" not in settings)
+    row: dict[str, Json] = {**described, **facts_of(path)}
+    try:
+        classifier = load_model(f"{path}{settings}{usual}")
+        found = [cut for cut in cuts(classifier.module, classifier.input_size) if can_have_unit(cut)]
+        photos = torch.randn(2, *classifier.input_size)
+        worst = 0.0
+        with torch.no_grad():
+            whole = classifier.module(photos)
+            for cut in {found[at].name for at in (0, len(found) // 2, -1)}:
+                halves = split(classifier.module, cut, classifier.input_size)
+                worst = max(worst, float((halves.tail(halves.head(photos)) - whole).abs().max() / whole.abs().max()))
+    except BottleNetError as error:
+        return {**row, "failed": str(error).replace(str(path), path.name)}
+    return {**row, "cuts": len(found), "difference": worst, "cpu_s": round(time.process_time() - began, 1)}
+
+
+USUAL = {"mean": "0.5", "std": "0.25", "crop": "0.875", "interpolation": "bilinear"}
+
+
+def facts_of(path: Path) -> dict[str, Json]:
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except Exception:  # protobuf's own
+        return {}
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+    producer = f"{model.producer_name} {model.producer_version}".strip()
+    return {"opset": opset, "nodes": len(model.graph.node), "producer": producer}
+
+
+def cells(row: dict[str, Json]) -> list[str]:
+    outcome = str(row["failed"])[:60] if "failed" in row else f"halves differ by {row['difference']:.0e}"
+    return [str(row["network"]), str(row["exporter"]), str(row.get("opset", "-")), str(row.get("cuts", "-")), outcome]
+
+
+if __name__ == "__main__":
+    run_script(options(), main)
