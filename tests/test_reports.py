@@ -11,7 +11,7 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from bottlenet.cloud import create_app
 from bottlenet.edge import Answered, Backoff, Edge, Encoder, Failed, Outcome, Sender, Spool
 from bottlenet.edge.encoder import is_audited
 from bottlenet.edge.prediction import Choice, Findings, Photo, answered_now, parse_outcome
-from bottlenet.edge.spool import ANSWERED, WAITING, records
+from bottlenet.edge.spool import ANSWERED, STORE, WAITING, records
 from bottlenet.errors import InputError, LinkError
 from bottlenet.photo import photo_to_pixels
 from bottlenet.wire.answer import Answer, busy_bytes, parse_answer, refusal_bytes
@@ -259,7 +259,7 @@ class Fleet:
     def send(self, photos: list[Path], **options: Any) -> list[Outcome]:
         return list(self.each(photos, **options))
 
-    def each(self, photos: list[Path], patient: bool = True) -> Iterator[Outcome]:
+    def each(self, photos: Iterable[Path | None], patient: bool = True) -> Iterator[Outcome]:
         network = self.network
         backoffs = [
             Backoff(first_s=1, cap_s=8, deadline_s=self.deadline_s, clock=network.clock, rng=numbers_from(0.999999))
@@ -382,7 +382,12 @@ class TestSender:
         assert sorted(each.by for each in got.values()) == ["device"] * 6 + ["server"] * 6
         assert COUNT / 2 <= len(fleet.reports) <= COUNT / 2 + at  # those in flight, which no process waits for any more
 
-    def test_a_server_that_knows_no_reports_refuses_in_one_line(self, fleet: Fleet, photos: list[Path]) -> None:
+    @pytest.mark.parametrize("fallback", [None, "local"])
+    def test_a_server_that_knows_no_reports_refuses_in_one_line(
+        self, fleet: Fleet, photos: list[Path], fallback: str | None
+    ) -> None:
+        fleet.edge["fallback"] = fallback
+
         def old(frame: Frame) -> list[bytes]:
             known = "frame is of codec 13; this side knows 0 (raw)"
             return [refusal_bytes(frame.sequence, known)] if frame.codec == REPORT else answered(frame)
@@ -416,6 +421,48 @@ class TestSender:
         answers(fleet.send(photos), photos)
         assert (len(fleet.unreported), fleet.waiting) == (6, [])
         assert fleet.network.now == pytest.approx(1060, abs=1)
+
+    def test_an_answer_that_the_disk_has_no_room_for_outlives_the_reports_deadline(
+        self, fleet: Fleet, photos: list[Path], bound: float
+    ) -> None:
+        network = fleet.network
+
+        class Full(Fast):
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                if sql == STORE and 1065 < network.now < 1090:
+                    raise sqlite3.OperationalError("database or disk is full")
+                return super().execute(sql, *values)
+
+        def later(sure: Path, unsure: Path) -> Iterator[Path | None]:
+            yield sure
+            while network.now < 1070:
+                yield None
+            yield unsure
+
+        fleet.edge["fallback"], fleet.spool["connection"] = "local", Full
+        network.up = lambda now: False
+        encoder = Encoder(fleet.bundle, sure=bound)
+        sent = [isinstance(encoder.work(photo).result, Frame) for photo in photos]
+        two = [photos[sent.index(False)], photos[sent.index(True)]]
+        got = answers(list(fleet.each(later(*two))), two)
+        assert [got[str(photo)].by for photo in two] == ["device", "local"]
+        assert network.now >= 1090
+        assert fleet.unreported == [str(two[0])]
+
+    def test_a_report_that_the_disk_does_not_forget_is_not_sent_again(self, fleet: Fleet, photos: list[Path]) -> None:
+        failures = iter([True] * 3)  # each write is tried twice, with the reserve
+
+        class Full(Fast):
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                if sql.startswith("DELETE FROM photos WHERE number") and next(failures, False):
+                    raise sqlite3.OperationalError("database or disk is full")
+                return super().execute(sql, *values)
+
+        fleet.spool["connection"] = Full
+        answers(fleet.send(photos), photos)
+        assert (fleet.unreported, fleet.rows(report=True)) == ([], [])
+        assert len(fleet.reports) == COUNT / 2
+        assert any("No space left" in line for line in fleet.told)
 
     @pytest.mark.parametrize("when_full", ["drop-oldest", "drop-newest"])
     def test_a_full_spool_drops_reports_and_keeps_answers(

@@ -82,7 +82,7 @@ class Sender:
         self._stream = edge.new_stream()
         self._queue = deque(spool.waiting)  # the next one first
         self._flying: dict[int, Entry] = {}  # by the number that its Reply will have
-        self._unsaved: list[tuple[Entry, Outcome]] = []  # for which the disk had no room
+        self._unsaved: list[tuple[Entry, Outcome | None]] = []  # for which the disk had no room
         self._unread: list[str] = []  # photos for which the system had an error
         self._tries: Counter[int] = Counter()  # of entries, by their number
         self._refusals: Counter[int] = Counter()  # the same
@@ -290,7 +290,7 @@ class Sender:
         if isinstance(outcome, Answer) and entry.photo.report:
             self._backoff.worked()
             self._allowed = min(self._allowed + 1, self._window)
-            self._reported(entry)
+            yield from self._keep(entry, None)
         elif isinstance(outcome, Answer):
             try:
                 found = read_answer(outcome, self._edge.bundle)
@@ -343,10 +343,13 @@ class Sender:
             assert self._edge.local is not None
             yield from self._keep(entry, helped_out(self._edge.local, frame, entry.photo.name, tries=tries))
 
-    def _keep(self, entry: Entry, outcome: Outcome) -> Iterator[Outcome]:
-        """Put an outcome on disk; only then it is one."""
+    def _keep(self, entry: Entry, outcome: Outcome | None) -> Iterator[Outcome]:
+        """Put an outcome on disk; only then it is one. None: a report has arrived, which the spool need not keep."""
         try:
-            self._spool.store(entry.photo, outcome)
+            if outcome is None:
+                self._spool.reported(entry)
+            else:
+                self._spool.store(entry.photo, outcome)
         except InputError as error:
             self._unsaved.append((entry, outcome))
             self._disk_failed(error)
@@ -354,19 +357,8 @@ class Sender:
         self._disk.worked()
         self._tries.pop(entry.number, None)
         self._refusals.pop(entry.number, None)
-        yield outcome
-
-    def _reported(self, entry: Entry) -> None:
-        """Let the spool forget a report that has arrived; where it can't, it is sent again."""
-        try:
-            self._spool.reported(entry)
-        except OSError as error:
-            self._queue.append(entry)
-            self._disk_failed(error)
-            return
-        self._disk.worked()
-        self._tries.pop(entry.number, None)
-        self._refusals.pop(entry.number, None)
+        if outcome is not None:
+            yield outcome
 
     def _disk_failed(self, error: Exception) -> None:
         self._tell(f"{error} (next try in {self._disk.failed():.1f} s)")

@@ -278,15 +278,20 @@ class Spool:
             freed = sum(entry.disk_bytes for entry in self._entries("key = ? AND status = 'waiting'", row[0]))
             self._write(lambda db: db.execute(STORE, row), urgent=True)
         except OSError as error:
-            why = f"{self.path / DATABASE} can't be written: {error.strerror}; make room on the disk"
-            raise InputError(why) from error
+            raise self._unwritten(error) from error
         self.used_bytes -= freed
         self._room = min(max(self._room, len(row[-1])), MAX_ROOM_BYTES)
 
     def reported(self, entry: Entry) -> None:
-        """Remove a report that has arrived. OSError: it can't be; it may be sent again."""
-        self._write(lambda db: db.execute("DELETE FROM photos WHERE number = ?", (entry.number,)), urgent=True)
+        """Remove a report that has arrived. InputError: it can't be written."""
+        try:
+            self._write(lambda db: db.execute("DELETE FROM photos WHERE number = ?", (entry.number,)), urgent=True)
+        except OSError as error:
+            raise self._unwritten(error) from error
         self.used_bytes -= entry.disk_bytes
+
+    def _unwritten(self, error: OSError) -> InputError:
+        return InputError(f"{self.path / DATABASE} can't be written: {error.strerror}; make room on the disk")
 
     def _stored(self, photo: Photo, outcome: Outcome) -> tuple[bytes, bytes, bytes, bytes, str, str]:
         name, sha256, text = os.fsencode(photo.name), bytes.fromhex(photo.sha256), outcome_bytes(outcome).decode()
