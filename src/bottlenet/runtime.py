@@ -90,22 +90,25 @@ def open_uncut(bundle: Bundle, threads: int = 1) -> InferenceSession:
 
 
 def sizable_uncut(bundle: Bundle) -> bytes:
-    """Return uncut.onnx for photos of any size. ValueError: it is no ONNX file."""
+    """Return uncut.onnx for photos of any size. BundleError: it is no ONNX file."""
     graph = bundle.graph("uncut.onnx")
-    return any_size(graph if isinstance(graph, bytes) else graph.read_bytes())
+    try:
+        return any_size(graph if isinstance(graph, bytes) else graph.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{bundle.path}: uncut.onnx is no ONNX file ({error}); export the bundle again") from error
 
 
 class SmallerPhotos:
-    """The uncut network on photos that are smaller than its own, at those `sizes` at which it runs."""
+    """The uncut network on photos that are smaller than its own, at those `sizes` at which it runs.
+
+    BundleError: it takes no photos but those of its own size.
+    """
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         own, gives = bundle.manifest.uncut_preprocess.size, bundle.manifest.output
         self.sizes: list[int] = []
-        try:
-            graph = sizable_uncut(bundle)
-            self.session = open_graph(bundle, "uncut.onnx", pixels_port(own), gives, threads=threads, graph=graph)
-        except (BundleError, ValueError):
-            return
+        graph = sizable_uncut(bundle)
+        self.session = open_graph(bundle, "uncut.onnx", pixels_port(own), gives, threads=threads, graph=graph)
         step = 32 if own >= 128 else 8
         for size in sorted({round(own * share / step) * step for share in SMALLER} - {own}, reverse=True):
             with contextlib.suppress(BundleError):  # many networks take no other size

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
-from bottlenet.errors import InputError
+from bottlenet.errors import BundleError, InputError
 from bottlenet.photo import Source, Square, photo_to_crop, photo_to_pixels
 from bottlenet.plan.profile import Candidate
 from bottlenet.records import is_number
@@ -308,7 +308,9 @@ class Device:
 
     def whole(self, codecs: Sequence[InputCodec] = FIXED) -> list[Partition]:
         """List the partitions in which the whole network runs on one side."""
-        sizes = self.smaller_photos.sizes
+        sizes = []
+        with contextlib.suppress(BundleError):
+            sizes = self.smaller_photos.sizes
         return [EDGE_ONLY, *map(smaller, sizes), *(cloud_only(codec) for codec in dict.fromkeys(codecs))]
 
     def cuts(self) -> list[Partition]:
