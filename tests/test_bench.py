@@ -6,6 +6,7 @@ import json
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +325,10 @@ class TestCommand:
             [slow, small, cut]
         )
         assert sentence([edge]) == "edge-only is fastest with 400.0 ms."
+        smaller = replace(row("edge-only, 160 px", 90, 0, 10), needs_bound=True, agreement=95.0)
+        exact = replace(edge, agreement=100.0)
+        for max_drop, fastest in ((None, "edge-only is"), (4.0, "edge-only is"), (5.0, "edge-only, 160 px is")):
+            assert sentence([exact, smaller], max_drop).startswith(fastest)
         assert sentence([BenchRow("3G", "split at a", "split", "a", 0, skipped="slow")]) == "Nothing was measured here."
 
     def test_help(self, run: Run) -> None:

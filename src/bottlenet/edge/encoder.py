@@ -352,8 +352,8 @@ class Side:
 
     bundle: Bundle
     encoder: Encoder  # of its cut
-    cut: str | None  # of the partition; None: the whole network runs on one side
     work: Callable[[Source, int], Processed]
+    cut: str | None = None  # of the partition; None: the whole network runs on one side
 
 
 def sides_of(
@@ -385,5 +385,5 @@ def sides_of(
     sides = {}
     for each in partitions:
         device = devices[each.cut]
-        sides[each] = Side(device.bundle, device.encoder, each.cut, partial(device.work, each))
+        sides[each] = Side(device.bundle, device.encoder, partial(device.work, each), each.cut)
     return sides
