@@ -181,7 +181,7 @@ def checked(described: dict[str, Json], path: Path, settings: str) -> dict[str, 
                 halves = split(classifier.module, cut, classifier.input_size)
                 worst = max(worst, float((halves.tail(halves.head(photos)) - whole).abs().max() / whole.abs().max()))
     except BottleNetError as error:
-        return {**row, "failed": str(error).replace(str(path), path.name)}
+        return {**row, "failed": str(error).replace(f"{path.parent}/", "")}
     return {**row, "cuts": len(found), "difference": worst, "cpu_s": round(time.process_time() - began, 1)}
 
 

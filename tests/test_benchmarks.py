@@ -360,6 +360,20 @@ def test_commands_name_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+def test_quick(tmp_path: Path) -> None:
+    photos = save_photos(tmp_path / "photos", 24)
+    got = record(
+        "quick.py", "--train", photos, "--eval", photos, "--model", "small:telling", "--cut", "first", "--fit", "20",
+        out=tmp_path / "out", path=Path(__file__).parent,
+    )  # fmt: skip
+    assert (got["photos_fitted"], got["photos_measured"]) == (15, 5)
+    assert got["cpu_s"] > 0
+    (curve,) = got["curves"].values()
+    assert [row["budget"] for row in curve][-1] == 0
+    assert {row["photos"] for row in curve} == {24}
+
+
+@pytest.mark.slow
 def test_naive_aware(tmp_path: Path) -> None:
     for label in ("a", "b", "c", "d"):
         save_photos(tmp_path / "photos" / label, 12)

@@ -23,6 +23,7 @@ from bottlenet.train.quick import (
     divide,
     fitted,
     pixels_of,
+    promising,
     rate,
     usual_unit,
 )
@@ -78,6 +79,14 @@ def test_the_cut_that_is_taken_has_the_fewest_bytes_of_those_allowed() -> None:
     found = [rated("a", 0.1, 900), rated("b", 0.4, 500), rated("c", 0.45, None), rated("d", 0.8, 100)]
     taken = [best(found, share) for share in (0.05, 0.2, 0.5, 1)]
     assert [each and each.cut.name for each in taken] == [None, "a", "b", "d"]
+
+
+def test_a_cut_that_an_earlier_one_beats_is_not_promising() -> None:
+    def cut(name: str, elements: int) -> Cut:
+        return Cut(name, (elements, 1, 1), elements, 1, 0.5, None)
+
+    listed = [cut("a", 9), cut("b", 8), cut("c", 12), cut("d", 8), cut("e", 3)]
+    assert [each.name for each in promising(listed)] == ["a", "b", "d", "e"]
 
 
 def test_every_cut_is_rated(photos: str) -> None:
@@ -144,3 +153,4 @@ class TestCommands:
         listed = {each["name"] for each in document["cuts"]}
         assert {each["cut"]["name"] for each in document["rated"]} <= listed
         assert "mean" not in listed  # where no unit can go
+        assert "leave out --data" in run("cuts", "small:telling", "--paper", "--data", photos).err

@@ -43,3 +43,11 @@ def test_one_segmentation_is_recorded(tmp_path: Path) -> None:
     channels, rows, columns = row["latent"]
     assert row["payload_bytes"] == channels * rows * columns == row["frame_bytes"] - 4
     assert 14 < row["received_bytes"] < 64 * 64
+
+
+def test_one_onnx_file_is_recorded(tmp_path: Path) -> None:
+    results = recorded("onnx_files", tmp_path, "--only", "squeezenet1_1")
+    (row,) = results["files"]
+    assert (row["network"], row["exporter"], row["opset"]) == ("torchvision/squeezenet1_1", "TorchScript", 9)
+    assert row["cuts"] > 20
+    assert row["difference"] < 1e-4

@@ -85,6 +85,8 @@ def cuts(
     from bottlenet.net.cut import cuts as find_cuts
     from bottlenet.net.models import load_model
 
+    if paper and data is not None:
+        raise InputError("--paper lists the paper's figures, which need no photos: leave out --data, or --paper")
     classifier = load_model(model)
     network: dict[str, object] = {"model": model, "input": classifier.input_size}
     if paper:
@@ -92,10 +94,12 @@ def cuts(
         document, table = {**network, "paper": [asdict(cut) for cut in rows]}, paper_table(rows)
     else:
         found = [cut for cut in find_cuts(classifier.module, classifier.input_size) if can_have_unit(cut)]
-        shown = found if everything or (as_json and data is None) else outermost(found)
-        rated = [] if data is None else rate_cuts(classifier, shown, data, limit)
-        document = {**network, "cuts": [asdict(cut) for cut in found]}
-        table = cuts_table(shown, rated, len(found) - len(shown))
+        rated: list[Rated] = []
+        if data is not None:
+            rated, refused = rate_cuts(classifier, found if everything else outermost(found), data, limit, everything)
+            found = [cut for cut in found if cut not in refused]
+        shown = found if everything else outermost(found)
+        document, table = {**network, "cuts": [asdict(cut) for cut in found]}, cuts_table(shown, rated, len(found))
         if data is not None:
             from bottlenet.train.quick import best
 
@@ -113,12 +117,17 @@ def outermost(cuts: Sequence[Cut]) -> list[Cut]:
     return [cut for cut in cuts if not cut.name.startswith(names)]
 
 
-def rate_cuts(classifier: Classifier, cuts: Sequence[Cut], data: str, limit: int) -> list[Rated]:
-    from bottlenet.train.quick import rate
+def rate_cuts(
+    classifier: Classifier, cuts: Sequence[Cut], data: str, limit: int, everything: bool
+) -> tuple[list[Rated], list[Cut]]:
+    """Rate cuts, and list those that no unit can go to; without `everything` leave out what an earlier one beats."""
+    from bottlenet.train.quick import promising, rate
 
+    tried = cuts if everything else promising(cuts)
     with progress_bar() as bar:
-        task = bar.add_task("fitting units", total=len(cuts))
-        return rate(classifier, cuts, data, limit, lambda done: bar.update(task, completed=done))
+        task = bar.add_task("fitting units", total=len(tried))
+        rated = rate(classifier, tried, data, limit, lambda done: bar.update(task, completed=done))
+    return rated, [cut for cut in tried if cut not in [each.cut for each in rated]]
 
 
 def recommendation(taken: Rated | None, share: float) -> str:
@@ -129,9 +138,9 @@ def recommendation(taken: Rated | None, share: float) -> str:
     return f"take {taken.cut.name}: {why}; a trained unit needs fewer"
 
 
-def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], inside: int) -> Grid:
-    """List the cuts from the photo to the scores, with their bytes where these are known."""
-    hidden = f" {inside} more are inside these: --all." if inside else ""
+def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], count: int) -> Grid:
+    """List cuts, of `count` there are, from the photo to the scores, with their bytes where these are known."""
+    hidden = f" {count - len(shown)} more are inside these: --all." if count > len(shown) else ""
     rows: list[list[Cell]] = []
     for cut in shown:
         shape = "x".join(map(str, cut.shape))
@@ -143,9 +152,12 @@ def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], inside: int) -> Gri
     columns = ["cut", ">shape", ">elements", ">head MFLOPs", ">share"]
     if rated:
         columns += [">bytes for\n90 %", ">bytes for\n95 %"]
-        for row, each in zip(rows, rated, strict=True):
-            row += ["never" if size is None else f"{size:,.0f}" for size in (each.bytes_90, each.bytes_95)]
-        caption += " Bytes: of a unit without training, for that share of the uncut network's answers."
+        known = {each.cut: (each.bytes_90, each.bytes_95) for each in rated}
+        for row, cut in zip(rows, shown, strict=True):
+            sizes = known.get(cut)
+            row += ["-"] * 2 if sizes is None else ["never" if size is None else f"{size:,.0f}" for size in sizes]
+        caption += " Bytes: of a unit without training, for that share of the uncut network's answers; - where an"
+        caption += " earlier cut has fewer elements."
     return Grid(columns, rows, caption=caption)
 
 

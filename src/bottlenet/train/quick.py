@@ -193,17 +193,30 @@ def rate(
     limit: int,
     on_cut: Callable[[int], None] = lambda done: None,
 ) -> list[Rated]:
-    """Fit and measure a unit at each cut. InputError: too few photos, or a task other than one label."""
+    """Fit and measure a unit at each cut that takes one. InputError: too few photos, or a task other than one label."""
     needs_one_label(classifier.task, "cuts with --data")
     to_fit, to_measure = (pixels_of(photos, classifier.preprocess) for photos in divide(data, limit))
     answers, found = answers_of(classifier, to_measure), []
     for number, cut in enumerate(cuts):
         on_cut(number)
-        net = fitted(classifier, cut, to_fit)
+        try:
+            net = fitted(classifier, cut, to_fit)
+        except InputError:  # as `train` would say: no unit goes there
+            continue
         points = curve(net, to_measure, answers)
         bytes_90, bytes_95 = (bytes_for(points, share) for share in SHARES)
         found.append(Rated(cut, bytes_90, bytes_95, tuple(points)))
     on_cut(len(cuts))
+    return found
+
+
+def promising(cuts: Sequence[Cut]) -> list[Cut]:
+    """Leave out cuts with more elements than an earlier one: as a rule more bytes, for more work on the device."""
+    least, found = math.inf, []
+    for cut in cuts:
+        if cut.elements <= least:
+            least = cut.elements
+            found.append(cut)
     return found
 
 
