@@ -85,11 +85,11 @@ def grids(result: DemoResult, bundle: Bundle) -> dict[str, Grid]:
     candidate = SimpleNamespace(
         name="cloud-only, WebP 75", device_s=123.45, server_s=123.45, payload_bytes_mean=1e7,
         payload_bytes_p95=12_345_678, payload_bytes_max=123_456_789, top1_drop=100.0, drop_of="top1",
-        device_mj=12_345.6, energy=None, detail=detail,
+        device_mj=12_345.6, energy=None, detail=detail, exit=True, sent_share=1.0, mean_device_s=123.45,
     )  # fmt: skip
     measured: Any = SimpleNamespace(
         bundle_id="ab" * 32, photos=10, labelled=10, device="this", server="that", device_load=2.0,
-        candidates=[candidate, candidate],
+        candidates=[candidate, candidate], budget_bytes=340,
     )  # fmt: skip
     conditions: Any = SimpleNamespace(link=LINKS["3g"], server_load=12, jitter_s=0.1)
     figures = SimpleNamespace(
@@ -113,6 +113,7 @@ def grids(result: DemoResult, bundle: Bundle) -> dict[str, Grid]:
         head_flops_share=0.999, layout=None, latent=(1024, 112, 112), latent_elements=1e7, raw_bytes=1e7,
         paper_bytes=1e6,
     )  # fmt: skip
+    rated: Any = SimpleNamespace(bytes_90=1_234_567, bytes_95=None)
     rung: Any = SimpleNamespace(id=bundle.id, size=12, manifest=bundle.manifest, path=Path("features.denseblock4"))
     ladder: Any = SimpleNamespace(id=bundle.id, model="net", size=9, rungs=[rung, rung], path=Path("my.ladder"))
     return {
@@ -127,7 +128,7 @@ def grids(result: DemoResult, bundle: Bundle) -> dict[str, Grid]:
         "bench": planning.link_table(conditions, [front(), front(latency_ms=None)]),
         "sweep": network.report_table(trained),
         "privacy": results.privacy_table(attacked),
-        "cuts": network.cuts_table([cut], everything=True),
+        "cuts": network.cuts_table([cut], [rated], 12),
         "cuts --paper": network.paper_table([cut]),
         "ladder": network.ladder_table(ladder),
     }
