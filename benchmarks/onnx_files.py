@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
         for name in args.files:
             front, comma, rest = name.partition(",")
             rows.append(checked({"network": Path(front).name, "exporter": "its maker's"}, Path(front), comma + rest))
-    show("ONNX files", ("network", "exporter", ">opset", ">cuts", "outcome"), [cells(row) for row in rows])
+    show("ONNX files", ("network", "exporter", "opset", "cuts", "outcome"), [cells(row) for row in rows])
     write_record("onnx_files", {"files": rows}, args.out)
 
 

@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
         rows = {name: curve(bundle, args.eval, args.limit) for name, bundle in curves.items()}
     for name, found in rows.items():
         table = [[f"{row['payload_bytes']:,.0f}", f"{row['agreement']:.1f} %"] for row in found]
-        show(f"{args.model} at {args.cut}, {name}", ("payload bytes", ">agreement"), table)
+        show(f"{args.model} at {args.cut}, {name}", ("payload bytes", "agreement"), table)
     write_record("quick", {"model": args.model, "cut": args.cut, **took, "curves": rows}, args.out)
 
 

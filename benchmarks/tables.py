@@ -216,6 +216,16 @@ def budgets() -> str:
     return table(["largest payload, bytes", "top-1", "drop, points", "agreement with the uncut network"], rows)
 
 
+def quick() -> str:
+    """Set the bundle without training beside the trained one."""
+    rows = [
+        [f"{mine['budget']:,}" if mine["budget"] else "none", f"{mine['payload_bytes']:,.0f}"]
+        + [f"{row['agreement']:.1f} %" for row in (mine, theirs)]
+        for mine, theirs in zip(*load("quick")["results"]["curves"].values(), strict=True)
+    ]
+    return table(["budget, bytes", "payload without training", "agreement without training", "shipped"], rows)
+
+
 def methods() -> str:
     """Show all methods that were trained side by side."""
     rows = [
@@ -454,6 +464,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training_jpeg": partial(training, "training_jpeg"),
     "training_rates": lambda: commanded(rate_figures()),
     "budgets": budgets,
+    "quick": quick,
     "methods": methods,
     "smaller_head": lambda: smaller_head("rate_accuracy_30"),
     "smallest_head": lambda: smaller_head("rate_accuracy_15"),
