@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -301,6 +302,23 @@ def test_a_source_that_is_none(source: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         check_source(source)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_source_that_ps_does_not_show(bundle: Bundle) -> None:
+    command = [*BOTTLENET, "watch", "--to", "ws://127.0.0.1:1", "--bundle", str(bundle.path)]
+    environment = {**os.environ, "BOTTLENET_SOURCE": "ftp://me:s3cret@camera"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: that is no source of frames")
+    assert "s3cret" not in done.stderr
+
+
+def test_a_clock_that_jumps_and_frames_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([5000, 5000, 5000, 5001, 1000, 1000, 9000, *[9000] * 30])
+    with closing(Camera("http://127.0.0.1:1/x")) as camera:
+        monkeypatch.setattr(module.time, "time_ns", lambda: next(clock) * 10**6)
+        assert [camera._now_ms() for _ in range(7)] == [5000, 5001, 5002, 5003, 1000, 1001, 9000]
+        assert [camera._now_ms() for _ in range(30)] == list(range(9001, 9031))  # of a burst
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage" * 1000, b"\0\0\0\1\x67" * 100])

@@ -49,6 +49,7 @@ MAX_EVERY_S = 1e6
 SLICE_S = 1.0  # that a look for the next frame takes at most
 RETRY_S = 5.0  # the longest pause before a camera is tried again: it is near, and does not mind
 STILL_S = 1.0  # between two fetches of a JPEG
+BURST = 1000  # frames that come at once, at most, or so many milliseconds that the clock went back
 CLOSE_S = 1.0  # that closing waits for a reader; one that hangs ends by itself after `timeout_s`
 CHUNK_BYTES = 2**16
 MAX_JPEG_BYTES = 2**25
@@ -222,7 +223,7 @@ class Camera:
     def _now_ms(self) -> int:
         """Read the clock, and give each frame a time of its own. It may jump."""
         now_ms = time.time_ns() // 10**6
-        self._last_ms = self._last_ms + 1 if 0 <= self._last_ms - now_ms < 10 else now_ms
+        self._last_ms = self._last_ms + 1 if 0 <= self._last_ms - now_ms < BURST else now_ms
         return self._last_ms
 
     def _put(self, picture: Callable[[], Source], place_s: float | None) -> None:
