@@ -18,6 +18,7 @@ from bottlenet.measure import link as module
 from bottlenet.measure.link import BUFFER_BYTES, Lane, ShapedLink
 from bottlenet.plan.link import Link
 from bottlenet.plan.predict import expected_rounds
+from conftest import until
 from processes import everything
 
 
@@ -243,6 +244,13 @@ class TestOverSockets:
         while threading.active_count() > before and time.monotonic() < deadline:
             time.sleep(0.01)
         assert threading.active_count() <= before
+
+    def test_to_cut_what_is_under_way_is_no_error(self, caplog: pytest.LogCaptureFixture) -> None:
+        with through(Link("slow", 8000, 5.0), 100) as (device, _, link):
+            device.sendall(bytes(100))
+            until(lambda: link._connections == 1, "it is not served")
+            link.close()
+        assert not caplog.records
 
     @pytest.mark.filterwarnings("error::ResourceWarning")
     def test_it_ends_while_bytes_wait_that_nobody_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import socket
 import threading
 import weakref
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 
 from bottlenet.errors import InputError, LinkError
 from bottlenet.plan.link import Link
@@ -80,6 +80,7 @@ class ShapedLink:
         self._numbers = itertools.count()
         self._connections = 0
         self._ends: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
+        self._tasks: set[asyncio.Task[None]] = set()
         try:
             self._listener = socket.create_server(("127.0.0.1", 0))
         except OSError as error:
@@ -143,10 +144,13 @@ class ShapedLink:
             end.abort()  # also where one is closed that has bytes left which nobody takes
         await turns(5)  # in which sockets are closed
 
-    def _accepted(self, from_device: StreamReader, to_device: StreamWriter) -> Coroutine[None, None, None]:
+    def _accepted(self, from_device: StreamReader, to_device: StreamWriter) -> None:
         """Note the connection before its task, which may be cancelled before it starts."""
         self._ends.add(to_device.transport)
-        return self._serve(from_device, to_device)
+        # Not left to asyncio, which before Python 3.12 reports a task that is cancelled as an error.
+        task = self._loop.create_task(self._serve(from_device, to_device))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, from_device: StreamReader, to_device: StreamWriter) -> None:
         """Connect a device to the server, where that is there and there are not too many, and carry what both send."""
