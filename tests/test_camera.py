@@ -27,6 +27,7 @@ from bottlenet.cloud import create_app
 from bottlenet.edge import Edge
 from bottlenet.edge import camera as module
 from bottlenet.edge.camera import Camera, Shot, check_source, clock_face, jpegs, pace_of
+from bottlenet.edge.spool import records
 from bottlenet.errors import InputError, LinkError, MissingExtraError
 from cameras import (
     free_port,
@@ -130,6 +131,33 @@ def test_with_a_spool_each_frame_is_answered_once(video: Path, bundle: Bundle, u
         assert [(line["at"], line["again"]) for line in lines] == [
             (f"0:00:0{second}.000", again) for second in range(4)
         ]
+
+
+def test_frames_of_a_camera_wait_in_a_spool(bundle: Bundle, tmp_path: Path) -> None:
+    port, spool = free_port(), tmp_path / "spool"
+    parts = [jpeg(number) for number in range(400)]
+    with web_camera(motion(parts)) as camera:
+        options = [
+            f"http://127.0.0.1:{camera.port}/",
+            bundle,
+            f"ws://127.0.0.1:{port}",
+            "--spool",
+            spool,
+            "--when",
+            0.3,
+        ]
+        with watching(*options) as popen:
+            assert popen.stderr is not None
+            assert "next try in" in popen.stderr.readline()
+            until(lambda: len(list(records(spool))) >= 3, "nothing waits")
+            code, err = stopped(popen)
+        assert code == 0
+        waiting = [record.photo for record in records(spool)]
+        with serving(bundle.path, "--port", port), watching(*options) as popen:
+            assert [line["photo"] for line in answers(popen, len(waiting))] == waiting
+            assert answers(popen, 1)[0]["at"] > waiting[-1].rpartition("@")[2]
+            assert stopped(popen)[0] == 0
+    assert "0 answered" in err
 
 
 def test_a_server_that_is_away_is_waited_for(video: Path, bundle: Bundle) -> None:
