@@ -79,8 +79,8 @@ class ShapedLink:
         self._link = link
         self._numbers = itertools.count()
         self._connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # one a connection; a loop alone would not keep them
         self._ends: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
-        self._tasks: set[asyncio.Task[None]] = set()
         try:
             self._listener = socket.create_server(("127.0.0.1", 0))
         except OSError as error:
@@ -131,10 +131,13 @@ class ShapedLink:
 
     async def _listen(self) -> None:
         """Serve until the link is closed, and cut what is under way then."""
-        listening = await asyncio.start_server(self._accepted, sock=self._listener)
+        # Not by asyncio's own server: as that closes, it loses connections that it has just accepted.
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener, self._accept)
         await self._closed.wait()
-        listening.close()
-        await turns(5)  # in which connections that were just accepted come to be served
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        await turns(1)  # in which tasks that were just made begin
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
@@ -144,19 +147,24 @@ class ShapedLink:
             end.abort()  # also where one is closed that has bytes left which nobody takes
         await turns(5)  # in which sockets are closed
 
-    def _accepted(self, from_device: StreamReader, to_device: StreamWriter) -> None:
-        """Note the connection before its task, which may be cancelled before it starts."""
-        self._ends.add(to_device.transport)
-        # Not left to asyncio, which before Python 3.12 reports a task that is cancelled as an error.
-        task = self._loop.create_task(self._serve(from_device, to_device))
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # it has gone
+        connection.setblocking(False)
+        task = self._loop.create_task(self._serve(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, from_device: StreamReader, to_device: StreamWriter) -> None:
+    async def _serve(self, connection: socket.socket) -> None:
         """Connect a device to the server, where that is there and there are not too many, and carry what both send."""
-        name, ends = f"{self._seed}/{next(self._numbers)}", [to_device]
+        name, ends = f"{self._seed}/{next(self._numbers)}", []
         self._connections += 1
         try:
+            from_device, to_device = await asyncio.open_connection(sock=connection)
+            ends.append(to_device)
+            self._ends.add(to_device.transport)
             if self._connections > MAX_CONNECTIONS:
                 return
             await self._there.wait()
