@@ -220,6 +220,12 @@ def test_server_rate(bundle: Bundle, tmp_path: Path) -> None:
     assert [row["beside"] for row in got["rows"]] == ["tail", "before"]
     assert all(row["share"] > 0 for row in got["rows"])
     assert {len(rates) for rates in got["photos_per_processor_s"].values()} == {1}
+    ways = {row["what"]: row for row in got["ways"]}
+    assert set(ways) == {
+        "encoder",
+        *(f"{tail} tail, {way}" for tail in ("real", "trivial") for way in ("POST", "stream")),
+    }
+    assert all(row["share"] > 0 for row in ways.values())
 
 
 @pytest.fixture(scope="session")
