@@ -223,7 +223,7 @@ def test_server_rate(bundle: Bundle, tmp_path: Path) -> None:
     ways = {row["what"]: row for row in got["ways"]}
     assert set(ways) == {
         "encoder",
-        *(f"{tail} tail, {way}" for tail in ("real", "trivial") for way in ("POST", "stream")),
+        *(f"{tail} tail, {way}" for tail in ("real", "trivial") for way in ("post", "stream")),
     }
     assert all(row["share"] > 0 for row in ways.values())
 
