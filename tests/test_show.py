@@ -113,7 +113,7 @@ def grids(result: DemoResult, bundle: Bundle) -> dict[str, Grid]:
         head_flops_share=0.999, layout=None, latent=(1024, 112, 112), latent_elements=1e7, raw_bytes=1e7,
         paper_bytes=1e6,
     )  # fmt: skip
-    rated: Any = SimpleNamespace(bytes_90=1_234_567, bytes_95=None)
+    rated: Any = SimpleNamespace(cut=cut, bytes_90=1_234_567, bytes_95=None)
     rung: Any = SimpleNamespace(id=bundle.id, size=12, manifest=bundle.manifest, path=Path("features.denseblock4"))
     ladder: Any = SimpleNamespace(id=bundle.id, model="net", size=9, rungs=[rung, rung], path=Path("my.ladder"))
     return {

@@ -152,9 +152,9 @@ def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], count: int) -> Grid
     columns = ["cut", ">shape", ">elements", ">head MFLOPs", ">share"]
     if rated:
         columns += [">bytes for\n90 %", ">bytes for\n95 %"]
-        known = {each.cut: (each.bytes_90, each.bytes_95) for each in rated}
+        known = {each.cut.name: (each.bytes_90, each.bytes_95) for each in rated}
         for row, cut in zip(rows, shown, strict=True):
-            sizes = known.get(cut)
+            sizes = known.get(cut.name)
             row += ["-"] * 2 if sizes is None else ["never" if size is None else f"{size:,.0f}" for size in sizes]
         caption += " Bytes: of a unit without training, for that share of the uncut network's answers; - where an"
         caption += " earlier cut has fewer elements."

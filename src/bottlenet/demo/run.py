@@ -136,11 +136,11 @@ def run_demo(bundle: Bundle, sources: Sequence[Path], step: Progress = lambda do
     device = Device(bundle)
     preprocess = bundle.manifest.uncut_preprocess
     pixels = [photo_to_pixels(source, preprocess) for source in sources]  # an unusable one shows before anything starts
+    device.work(EDGE_ONLY, sources[0])  # so does a bundle without the uncut network
     step(0, len(sources))
     results = []
     with split_server([bundle.path]) as port, Edge(bundle, f"ws://127.0.0.1:{port}") as edge:
         edge.classify(sources[0])  # the first one also opens the connection and warms both sides up
-        device.work(EDGE_ONLY, sources[0])
         for done, (source, one) in enumerate(zip(sources, pixels, strict=True), 1):
             predictions = [edge.classify(source) for _ in range(REPEATS)]
             predictions.sort(key=lambda each: each.times.device_ms + each.times.round_trip_ms)
