@@ -31,7 +31,7 @@ docs: .venv-docs/.ready ## the documentation as a site in site/; a link to nothi
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean --config-file website/mkdocs.yml
 
 test: .venv/.ready lint ## lint, types, and the tests that are not marked slow
-	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m "not slow" -n 3 --dist loadfile $(PYTEST_ARGS)
 
 # Without npm the tests of the page are skipped.
 test-all: .venv/.ready lint ## lint, types, every test, coverage
