@@ -170,9 +170,10 @@ def test_a_server_that_is_away_is_waited_for(video: Path, bundle: Bundle) -> Non
 
 
 def test_answered_here_while_there_is_no_server(video: Path, bundle: Bundle) -> None:
-    code, lines, _ = watched(video, bundle, "ws://127.0.0.1:1", "--fallback", "local", "--when", 1)
+    code, lines, errors = watched(video, bundle, "ws://127.0.0.1:1", "--fallback", "local", "--when", 1)
     assert code == 0
     assert [line["by"] for line in lines] == ["local"] * 4
+    assert " 4 answered, 0 bytes" in errors
 
 
 def test_jpegs_on_standard_input(bundle: Bundle, url: str, edge: Edge) -> None:

@@ -336,7 +336,7 @@ class Report:
     def _answered(self, answered: Answered) -> None:
         self._again.discard(answered.photo)
         self._answers += 1
-        self._sent_bytes += answered.frame_bytes
+        self._sent_bytes += answered.sent_bytes
         if self.home is not None and not answered.again:
             at = answered.photo.rpartition("@")[2]
             self.home.answered(answered, at if at.endswith("Z") else None)

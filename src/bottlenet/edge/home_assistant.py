@@ -78,7 +78,7 @@ class HomeAssistant:
         with self._lock:
             if day[1:] != self._day:
                 self._day, self._bytes_today = day[1:], 0
-            self._bytes_today += answered.frame_bytes
+            self._bytes_today += answered.sent_bytes
             link = self._state.get("link") if answered.by == DEVICE else "ON" if answered.by == SERVER else "OFF"
             score = round(100 * answered.top[0].score, 1) if answered.top else None
             self._state = {

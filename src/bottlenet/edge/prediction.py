@@ -251,6 +251,11 @@ class Answered:
     def label(self) -> str:
         return self.top[0].label if self.top else ""
 
+    @property
+    def sent_bytes(self) -> int:
+        """Count the message's bytes; 0 where the device answered for a server that it never sent them to."""
+        return 0 if self.by == LOCAL and not self.tries else self.frame_bytes
+
 
 @dataclass(frozen=True)
 class Failed:
