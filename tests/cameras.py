@@ -6,12 +6,14 @@ import base64
 import contextlib
 import io
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -63,9 +65,15 @@ def write_video(path: Path, pictures: Sequence[np.ndarray], *, fps: int = 25, ke
 
 
 class WebCamera:
-    """An HTTP server; `answer` writes what each request gets, after a status of 200. With `user`, it asks for one."""
+    """An HTTP server; `answer` writes what each request gets. With `user`, it asks for one; with a certificate, TLS."""
 
-    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None], user: str = "", port: int = 0) -> None:
+    def __init__(
+        self,
+        answer: Callable[[BaseHTTPRequestHandler], None],
+        user: str = "",
+        port: int = 0,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         expected = f"Basic {base64.b64encode(user.encode()).decode()}"
         self.requests: list[str] = []
         requests = self.requests
@@ -86,6 +94,11 @@ class WebCamera:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
+        if certificate is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(*certificate)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+            self._server.handle_error = lambda *_: None  # who does not trust it goes
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -97,8 +110,8 @@ class WebCamera:
 
 
 @contextlib.contextmanager
-def web_camera(answer: Callable[[BaseHTTPRequestHandler], None], user: str = "", port: int = 0) -> Iterator[WebCamera]:
-    camera = WebCamera(answer, user, port)
+def web_camera(answer: Callable[[BaseHTTPRequestHandler], None], **options: Any) -> Iterator[WebCamera]:
+    camera = WebCamera(answer, **options)
     try:
         yield camera
     finally:

@@ -8,8 +8,10 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +28,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud import create_app
 from bottlenet.edge import Edge
 from bottlenet.edge import camera as module
-from bottlenet.edge.camera import Camera, Shot, check_source, clock_face, jpegs, pace_of
+from bottlenet.edge.camera import Camera, Shot, check_source, clock_face, jpegs, name_of, pace_of
 from bottlenet.edge.spool import records
 from bottlenet.errors import InputError, LinkError, MissingExtraError
 from cameras import (
@@ -41,7 +43,7 @@ from cameras import (
     write_video,
 )
 from conftest import Server, until
-from processes import BOTTLENET, LIMIT_S, serving
+from processes import BOTTLENET, LIMIT_S, serving, write_certificate
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +128,12 @@ def test_every_frame_of_a_file_where_that_is_wanted(video: Path, edge: Edge) -> 
 
 def test_with_a_spool_each_frame_is_answered_once(video: Path, bundle: Bundle, url: str, tmp_path: Path) -> None:
     for again in (False, True):
-        code, lines, _ = watched(video, bundle, url, "--spool", tmp_path / "spool", "--when", 1)
+        code, lines, err = watched(video, bundle, url, "--spool", tmp_path / "spool", "--when", 1)
         assert code == 0
         assert [(line["at"], line["again"]) for line in lines] == [
             (f"0:00:0{second}.000", again) for second in range(4)
         ]
+        assert ("4 answered, 0 bytes" in err) == again  # none goes out again
 
 
 def test_frames_of_a_camera_wait_in_a_spool(bundle: Bundle, tmp_path: Path) -> None:
@@ -158,6 +161,27 @@ def test_frames_of_a_camera_wait_in_a_spool(bundle: Bundle, tmp_path: Path) -> N
             assert answers(popen, 1)[0]["at"] > waiting[-1].rpartition("@")[2]
             assert stopped(popen)[0] == 0
     assert "0 answered" in err
+
+
+def test_frames_that_fail_are_counted_and_why_is_said_once(bundle: Bundle, url: str, tmp_path: Path) -> None:
+    port = free_port()
+    with web_camera(motion([jpeg(number) for number in range(4000)], 0.02)) as camera:
+        source, to = f"http://127.0.0.1:{camera.port}/", f"ws://127.0.0.1:{port}"
+        with watching(source, bundle, to, "--when", "0.1") as popen:
+            assert popen.stderr is not None
+            popen.stderr.readline()
+            time.sleep(0.5)
+            with serving(bundle.path, "--port", port):
+                assert answers(popen, 1)[0]["failed"] > 0
+            code, err = stopped(popen)
+        assert " failed" in err
+        options = ["--spool", tmp_path / "spool", "--spool-bytes", 5000, "--when", "0.05"]
+        with watching(source, bundle, "ws://127.0.0.1:1", *options) as popen:
+            lines = answers(popen, 5)
+            code, err = stopped(popen)
+    assert code == 0
+    assert {line["status"] for line in lines} == {"dropped"}
+    assert err.count("error: dropped: ") == 1
 
 
 def test_a_server_that_is_away_is_waited_for(video: Path, bundle: Bundle) -> None:
@@ -247,6 +271,77 @@ def test_a_camera_that_says_nothing_is_opened_again(edge: Edge) -> None:
     assert "it can't be read (timed out)" in told[0] or "timeouterror" in told[0]
 
 
+def test_a_camera_that_sends_no_more_jpegs_is_opened_again() -> None:
+    told: list[str] = []
+
+    def answer(request: Any) -> None:
+        motion([jpeg(1)])(request)
+        while True:
+            request.wfile.write(b"--frame\r\nContent-Type: text/plain\r\n\r\nno signal\r\n")
+            time.sleep(0.02)
+
+    with (
+        web_camera(answer) as server,
+        closing(Camera(f"http://127.0.0.1:{server.port}/", timeout_s=0.3, tell=told.append)) as camera,
+    ):
+        until(lambda: camera.frames >= 2, "it is waited for without end")
+    assert "no frame came for 0.3 s" in told[0]
+
+
+def test_a_video_stream_that_says_nothing_is_opened_again() -> None:
+    told: list[str] = []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        closing(Camera(f"rtsp://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.3, tell=told.append)),
+    ):
+        until(lambda: bool(told), "it is waited for without end")
+    assert "no frame came for 0.3 s" in told[0]
+
+
+def test_what_a_camera_answers_is_not_repeated() -> None:
+    """It may have the address in it."""
+
+    def named(request: Any) -> None:
+        request.wfile.write(b"HTTP/1.0 404 no such thing: " + request.path.encode() + b"\r\n\r\n")
+
+    def elsewhere(request: Any) -> None:
+        request.send_response(302)
+        request.send_header("Location", f"file://{request.path}")
+        request.end_headers()
+
+    def other(request: Any) -> None:
+        request.send_response(401)
+        request.send_header("WWW-Authenticate", "Bearer realm=s3cret")
+        request.end_headers()
+
+    for answer, words in ((named, "404 Not Found"), (elsewhere, "302 Found"), (other, "it asks for a password")):
+        told: list[str] = []
+        with web_camera(answer) as server:
+            source = f"http://me:s3cret@127.0.0.1:{server.port}/x?key=s3cret"
+            with closing(Camera(source, tell=told.append)):
+                until(lambda told=told: bool(told), "nothing is said")
+        assert words in told[0]
+        assert "s3cret" not in told[0]
+
+
+def test_an_address_with_spaces_and_letters_of_any_kind() -> None:
+    with web_camera(motion([jpeg(1)])) as server:
+        with closing(Camera(f"http://127.0.0.1:{server.port}/Tür 1?a=ö b&c=%20")) as camera:
+            first(camera)
+        assert server.requests[0] == "/T%C3%BCr%201?a=%C3%B6%20b&c=%20"
+
+
+def test_a_camera_with_a_certificate_of_its_own(tmp_path: Path, bundle: Bundle, url: str) -> None:
+    certificate = write_certificate(tmp_path)
+    with web_camera(motion([jpeg(1)] * 400), certificate=certificate) as server:
+        source = f"https://127.0.0.1:{server.port}/"
+        with watching(source, bundle, url, "--ca", certificate[0]) as popen:
+            assert answers(popen, 1)[0]["by"] == "server"
+        with watching(source, bundle, url) as popen:
+            assert popen.stderr is not None
+            assert "certificate verify failed" in popen.stderr.readline()
+
+
 def test_only_the_newest_frame_is_taken() -> None:
     colours = [jpeg(number) for number in range(50)]
     over = threading.Event()
@@ -298,6 +393,12 @@ def test_a_resolution_that_changes_in_mid_stream(tmp_path: Path, edge: Edge) -> 
     assert {each.prediction.label for each in seen} == {label(edge, side) for side in (64, 96, 48)}
 
 
+@pytest.mark.parametrize("key_frames", [False, True])
+def test_a_video_without_times_has_its_rate(key_frames: bool, tmp_path: Path, edge: Edge) -> None:
+    path = write_video(tmp_path / "v.h264", [picture(i // 25) for i in range(100)])
+    assert [seen.shot.at_s for seen in edge.watch(path, when=1, key_frames=key_frames)] == [0, 1, 2, 3]
+
+
 def test_what_is_damaged_in_a_video_is_left_out(video: Path, tmp_path: Path, edge: Edge) -> None:
     with av.open(str(video)) as container, av.open(str(tmp_path / "whole.ts"), "w") as copy:
         stream = copy.add_stream_from_template(container.streams.video[0])
@@ -325,6 +426,12 @@ def test_a_video_that_lies_on_its_side_is_turned() -> None:
         ("http://me:s3cret@[::1/x", "that is no source of frames"),
         (".", "bottlenet send . --watch"),
         ("nowhere.mp4", "nowhere.mp4: there is no such file"),
+        ("", "that is no source of frames"),
+        ("me:s3cret@camera/stream", "that source: there is no such file"),
+        ("rtsp//me:s3cret@camera", "that source: there is no such file"),
+        ("camera:554/user=me_password=s3cret", "that source: there is no such file"),
+        ("rtsp://me:12/s3cret@camera/stream", "in a password write %2F"),
+        ("http://me:12#s3cret@camera/", "in a password write %2F"),
     ],
 )
 def test_a_source_that_is_none(source: str, words: str) -> None:
@@ -378,6 +485,25 @@ def test_a_device_that_is_not_plugged_in(bundle: Bundle) -> None:
     assert code == 0
 
 
+def test_a_wrong_source_leaves_nothing_behind(bundle: Bundle, tmp_path: Path) -> None:
+    code, _, _ = watched("nowhere.mp4", bundle, "ws://127.0.0.1:1", "--spool", tmp_path / "spool")
+    assert code == 2
+    assert not (tmp_path / "spool").exists()
+
+
+def test_interrupted_it_says_what_became_of_the_frames(bundle: Bundle, url: str) -> None:
+    with (
+        web_camera(motion([jpeg(1)] * 400)) as camera,
+        watching(f"http://127.0.0.1:{camera.port}/", bundle, url, "--name", "porch") as popen,
+    ):
+        answers(popen, 1)
+        popen.send_signal(signal.SIGINT)
+        _, err = popen.communicate(timeout=LIMIT_S)
+    assert popen.returncode == 130
+    assert err.startswith("porch: ")
+    assert " 1 answered, " in err
+
+
 def test_what_needs_pyav_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="video"):
@@ -391,10 +517,15 @@ def test_a_pace_that_is_none(when: str | float) -> None:
         pace_of(when)
 
 
-@pytest.mark.parametrize("name", ["", "x" * 201])
+@pytest.mark.parametrize("name", ["", "x" * 201, "  ", "\x01\x1b", "\udcff"])
 def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(InputError, match="a camera's name"):
         Camera("http://127.0.0.1:1/x", name=name)
+
+
+def test_a_name_is_one_line() -> None:
+    assert name_of("-", "front\nporch\x1b[31m @ home\udcff") == "front porch [31m @ home"
+    assert name_of("rtsp://me:s3cret@camera:554/user=me") == "camera:554"
 
 
 def thumbnailed() -> bytes:

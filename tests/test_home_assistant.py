@@ -9,17 +9,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from bottlenet.broker import broker_at
+from bottlenet.broker import BoundedClient, broker_at
 from bottlenet.bundle import Bundle
+from bottlenet.cli.sending import Report
 from bottlenet.cloud import create_app
+from bottlenet.edge import Backoff
+from bottlenet.edge import home_assistant as module
+from bottlenet.edge.camera import Camera
 from bottlenet.edge.home_assistant import HomeAssistant, id_of
 from bottlenet.edge.prediction import Answered, Choice
+from bottlenet.files import PASSWORD
 from brokers import Mosquitto, broker, needs_mosquitto
 from cameras import picture, write_video
 from conftest import Server, until
@@ -200,6 +206,78 @@ def test_a_password_that_is_wrong_is_named_and_never_shown(tmp_path: Path) -> No
     assert "wr0ng" not in told[0]
 
 
+def test_why_a_broker_is_away_is_said_once(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Backoff", lambda: Backoff(first_s=0.01, cap_s=0.05))
+    told: list[str] = []
+    with closing(HomeAssistant(broker_at(mosquitto.url()), "porch", tell=told.append)) as home:
+        assert home._opened.wait(30)
+        mosquitto.kill()
+        until(lambda: len(told) == 2, "nothing is said")  # it has closed the connection, and there is none
+        home.answered(answered())
+        time.sleep(0.5)
+        assert len(told) == 2
+        mosquitto.start()
+        again = Listener(mosquitto)
+        again.json(STATE)
+        again.stop()
+        mosquitto.kill()
+        until(lambda: len(told) == 4, "nothing is said of the next time")
+
+
+def test_a_broker_that_takes_no_message_is_named(tmp_path: Path) -> None:
+    told: list[str] = []
+    with broker(tmp_path, users={"porch": "right"}) as mosquitto:
+        address = broker_at(mosquitto.url("porch"), password="right")
+        with closing(HomeAssistant(address, "porch", tell=told.append)) as home:
+            until(lambda: bool(told), "nothing is said")
+            for _ in range(3):
+                home.answered(answered())
+            assert not home.forget()
+    assert len(told) == 1
+    assert "takes no message of this user (Not authorized); let it write to homeassistant/device/" in told[0]
+
+
+def test_a_password_whose_file_is_being_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Backoff", lambda: Backoff(first_s=0.01, cap_s=0.05))
+    told: list[str] = []
+    path = tmp_path / "password"
+    with broker(tmp_path / "broker", users={"porch": "right"}) as mosquitto:
+        address = broker_at(mosquitto.url("porch"), password=lambda: PASSWORD.read(path))
+        with closing(HomeAssistant(address, "porch", tell=told.append)) as home:
+            until(lambda: bool(told), "nothing is said")
+            path.write_text("right\n")
+            assert home._opened.wait(30)
+    assert "can't read the password" in told[0]
+
+
+def test_a_broker_that_goes_at_the_end(mosquitto: Mosquitto) -> None:
+    home = HomeAssistant(broker_at(mosquitto.url()), "porch")
+    assert home._opened.wait(30)
+    gone = BoundedClient(broker_at(mosquitto.url()), "x", 2**16)  # as between the loss and its being noticed
+    connected, home._client = home._client, gone
+    assert not home.forget(0.1)
+    home._client = gone
+    home._closed.set()
+    assert connected is not None
+    connected.disconnect()
+    home.close()
+
+
+def test_the_answers_of_another_camera_in_the_same_spool_are_not_shown(
+    mosquitto: Mosquitto, listener: Listener
+) -> None:
+    with (
+        closing(HomeAssistant(broker_at(mosquitto.url()), "porch")) as home,
+        closing(Camera("http://127.0.0.1:1/", name="porch")) as camera,
+    ):
+        report = Report(as_json=False)
+        report.camera, report.home = camera, home
+        for name in ("garden@2026-12-01T04:20:11.212Z", "/photos/cat.jpg", "porch@2026-12-01T04:20:12.000Z"):
+            report.outcome(replace(answered(), photo=name))
+        assert listener.json(STATE)["at"] == "2026-12-01T04:20:12.000Z"
+        assert listener.json(STATE)["bytes_today"] == 604
+
+
 def test_names_that_can_be_no_topic() -> None:
     names = ["porch", "front porch", "front_porch", "10.0.0.5:554", "#", "ä" * 200, "a/b", "videos/x.mp4"]
     ids = [id_of(name) for name in names]
@@ -227,7 +305,7 @@ def test_a_camera_comes_and_goes_and_vanishes(
         until(lambda: listener.now[STATUS] == b"offline", "its last will is not known")
     command = [*BOTTLENET, "watch", "-", "--to", "ws://127.0.0.1:1", "--bundle", bundle.path, *options, "--forget"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=LIMIT_S, check=True)
-    assert done.stdout == "porch: taken out of Home Assistant\n"
+    assert (done.stdout, done.stderr) == ("porch: taken out of Home Assistant\n", "")
     until(lambda: listener.now[CONFIG] == b"", "it stays")
     until(lambda: listener.now[STATE] == listener.now[STATUS] == b"", "something stays")
     fresh = Listener(mosquitto)

@@ -35,7 +35,9 @@ from bottlenet.report.sections import Request
 from bottlenet.report.sources import parse_json, read_sources
 from bottlenet.train.sweep import Figures, Result, Search, SweepConfig, Trial
 from bottlenet.train.sweep import sweep as sweepreport
+from cameras import picture, write_video
 from conftest import CLASSES, LATENT, SCORES, SYMBOLS, graph_bytes, tail_nodes, tiny_files, tiny_manifest
+from processes import BOTTLENET, LIMIT_S
 from test_cli import Run, run
 from test_demo import NASTY, Reader
 
@@ -89,6 +91,30 @@ def evaluation_document(**changes: object) -> dict[str, Any]:
     origin = {"kind": "bottlenet evaluate", "format_version": 1, "command": "bottlenet evaluate x", "bundle": "cd" * 32}
     rest = {"name": "mine", "model": "small", "cut": "first", "budget_bytes": None}
     return {**origin, **rest, **dataclasses.asdict(EVALUATION), **changes}
+
+
+def camera_line(**changes: object) -> dict[str, Any]:
+    line = {"photo": "porch@2026-12-01T04:00:00.000Z", "status": "answered", "at": "2026-12-01T04:00:00.000Z"}
+    line |= {"by": "server", "frame_bytes": 600, "tries": 1, "again": False, "label": "cat"}
+    return line | {"frames": 1, "dropped": 0, "unchanged": 0, "failed": 0} | changes
+
+
+def write_cameras(path: Path) -> Path:
+    """A day of two processes, the second of which was killed, and a video."""
+    lines = [camera_line()]
+    for at, counts, more in (
+        ("2026-12-01T16:00:00.000Z", (1000, 900, 90, 8), {"by": "local", "tries": 0}),
+        ("2026-12-01T17:00:00.000Z", (5, 2, 1, 0), {"again": True}),
+        ("2026-12-01T16:59:59.000Z", (6, 2, 1, 0), {"by": "device", "frame_bytes": 20}),  # which had to wait
+        ("2026-12-02T04:00:00.000Z", (2000, 1000, 900, 1), {"frame_bytes": 800}),
+    ):
+        named = dict(zip(("frames", "dropped", "unchanged", "failed"), counts, strict=True))
+        lines.append(camera_line(photo=f"porch@{at}", at=at, **named, **more))
+    lines.append({"photo": "porch@x", "status": "dropped", "reason": "full"})
+    lines.append(camera_line(photo="<b>v.mp4@0:00:00.000", at="0:00:00.000"))
+    half = json.dumps(camera_line())[:50]
+    path.write_text("\n".join([*map(json.dumps, lines[:3]), half, *map(json.dumps, lines[3:]), half]), encoding="utf-8")
+    return path
 
 
 def sizes(mean: int) -> dict[str, float]:
@@ -239,6 +265,32 @@ class TestContent:
         (section,) = [each for each in refused.sections if each.key == "plan"]
         assert not section.figures
         assert "relax the drop" in str(section.tables[0].rows)
+
+    def test_cameras(self, tmp_path: Path) -> None:
+        made = report([write_cameras(tmp_path / "cameras.jsonl")], MADE)
+        (section,) = made.sections
+        assert [figure.title for figure in section.figures] == ["Bytes sent: “porch”"]
+        assert section.figures[0].table.rows[-1] == ("24", "1,420")
+        (table,) = section.tables
+        day = "2026-12-01T04:00:00.000Z", "2026-12-02T04:00:00.000Z"
+        assert table.rows == (
+            # a frame a second: 86,401 of 700 bytes
+            ("porch", day, "3,000", "1,900", "990", "9", "2", "2", "1,420", "1,420", "42,592.0"),
+            ("<b>v.mp4", ("0:00:00.000", "0:00:00.000"), "1", "0", "0", "0", "1", "0", "600", "-", "-"),
+        )
+        assert "&lt;b&gt;v.mp4" in made.html
+        check_self_contained(made.html)
+
+    def test_what_watch_writes_is_read(self, bundle: Bundle, tmp_path: Path) -> None:
+        video, lines = write_video(tmp_path / "v.mp4", [picture(i // 25) for i in range(100)]), tmp_path / "v.jsonl"
+        command = [*BOTTLENET, "watch", video, "--to", "ws://127.0.0.1:1", "--bundle", bundle.path]
+        for _ in range(2):
+            with lines.open("a") as file:
+                options = ["--fallback", "local", "--when", "1", "--json"]
+                subprocess.run([*map(str, command), *options], stdout=file, timeout=LIMIT_S, check=True)
+        (section,) = report([lines], MADE).sections
+        assert section.tables[0].rows[0][1] == ("0:00:00.000", "0:00:03.000")
+        assert section.tables[0].rows[0][4:9] == ("0", "0", "0", "8", "0")
 
     def test_a_sweep_cut_by_cut(self, tmp_path: Path) -> None:
         made = report([write_sweep(tmp_path / "mine")], MADE)
@@ -427,7 +479,7 @@ class TestHostile:
         document = data.draw(st.sampled_from([
             evaluation_document(), bench_document(), json.loads((RESULTS / "tile_padding.json").read_text("utf-8")),
             json.loads((write_sweep(tmp_path / secrets.token_hex(4)) / "candidates.json").read_text("utf-8")),
-            json.loads((RESULTS / "training.json").read_text("utf-8")),
+            json.loads((RESULTS / "training.json").read_text("utf-8")), camera_line(),
         ]))  # fmt: skip
         place: Any = document
         while True:
@@ -438,7 +490,7 @@ class TestHostile:
             place[key] = data.draw(anything)
             break
         try:
-            made = report([write(tmp_path / "x.json", document)], MADE)
+            made = report([write(tmp_path / ("x.jsonl" if "photo" in document else "x.json"), document)], MADE)
         except InputError as error:
             assert "\n" not in str(error)
         else:
@@ -588,6 +640,22 @@ class TestBadInput:
         error = fail(file)
         assert str(file) in error
         assert message in error
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("", "there is no answer of a camera in it; give the lines of bottlenet watch --json"),
+            ('{"photo": "a.jpg", "status": "answered"}', "there is no answer of a camera in it"),  # of send
+            ('{"status": "answered", "frames": 1}', "line 1: it lacks photo, at, by, frame_bytes and more"),
+            (json.dumps(camera_line(at="noon")), "line 1: at is 'noon'"),
+            (json.dumps(camera_line(at="0:0:1e400")), "line 1: at is"),
+            (json.dumps(camera_line(at="2026-13-01T00:00:00.000Z")), "line 1: at is"),
+            (json.dumps(camera_line(frames=-1)), "line 1: frames is -1"),
+        ],
+    )
+    def test_lines_of_cameras(self, fail: Callable[..., str], tmp_path: Path, content: str, message: str) -> None:
+        (tmp_path / "x.jsonl").write_text(content, encoding="utf-8")
+        assert message in fail(tmp_path / "x.jsonl")
 
     def test_places(self, fail: Callable[..., str], tmp_path: Path) -> None:
         assert "there is nothing to report; give the folder of a run" in fail()

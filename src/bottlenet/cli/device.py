@@ -320,22 +320,27 @@ def watch(
     """
     from bottlenet.cli.sending import auto_options, home_of, take_back
     from bottlenet.cli.sending import watch as run
+    from bottlenet.cloud.admission import trust
     from bottlenet.edge.camera import CHANGED, name_of, pace_of
     from bottlenet.edge.changes import Changes
 
+    name = name_of(source, name)
     home = home_of(home_assistant, broker_password, ca)
     if forget:
-        take_back(home, name_of(source) if name is None else name)
+        take_back(home, name)
         return
     options = auto_options(
         partition, profile, objective, max_drop=max_drop, price_mb=price_mb, price_hour=price_hour, radio=radio
     )
     options |= {"budget_bytes": budget, "sure": sure, "fallback": fallback}
     options |= {"report_answers": report_answers, "audit": audit}
+    tls = None if ca is None else trust(ca)
+    if tls is not None:
+        tls.load_default_certs()  # a camera may be anybody's
     with open_edge(bundle, to, token_file, ca, timeout_s=timeout, **options) as edge:
         code = run(
             *(edge, source, spool),
-            camera={"every_s": pace_of(when), "name": name, "key_frames": key_frames},
+            camera={"every_s": pace_of(when), "name": name, "key_frames": key_frames, "tls": tls},
             changes=Changes(edge.encoder.symbols, bound=bound, silence_s=silence) if when == CHANGED else None,
             home=home,
             in_flight=in_flight,

@@ -36,7 +36,8 @@ def report(
         list[str] | None,
         Argument(
             metavar="RUN|SWEEP|JSON...",
-            help="Runs, sweeps, JSON of evaluate, profile and bench, records of benchmarks, or folders of these.",
+            help="Runs, sweeps, JSON of evaluate, profile and bench, records of benchmarks, or folders of these; "
+            "lines of watch --json in a file *.jsonl.",
         ),
     ] = None,
     output: Annotated[str, Option("--output", "-o", metavar="FILE.html", help="The report to write.")] = "report.html",
@@ -64,6 +65,7 @@ def report(
       bottlenet report my.profile.json bench.json -o report.html
       bottlenet report runs/naive runs/aware benchmarks/results --max-drop 5
       bottlenet report my.profile.json --bundle my.bundle --data photos
+      bottlenet report porch.jsonl -o porch.html
     """
     from datetime import datetime, timezone
 

@@ -148,27 +148,36 @@ def watch(
     with contextlib.ExitStack() as stack:
         opened = None if spool is None else stack.enter_context(Spool(spool, edge.bundle, **spool_options))
         report.camera = watched = stack.enter_context(contextlib.closing(Camera(source, **options)))
-        report.home = stack.enter_context(contextlib.closing(home(watched.name, report.trouble))) if home else None
+        report.home = stack.enter_context(contextlib.closing(home(watched.name, print_error))) if home else None
         if edge.is_auto:
             edge.connect()
-        if opened is None:
-            report.stopped = True
-            with contextlib.suppress(Stopped), told_to_stop():
-                for seen in answers(edge.classify, watched, changes, report.server_trouble):
-                    report.outcome(seen.outcome)
-                report.stopped = False
-        else:
-            sender: Sender | AutoSender
-            if edge.is_auto:
-                sender = AutoSender(edge, opened, moved=report.moved, tell=report.trouble, slice_s=LOOK_S)
+        try:
+            if opened is None:
+                report.stopped = True
+                with contextlib.suppress(Stopped), told_to_stop():
+                    for seen in answers(edge.classify, watched, changes, report.server_trouble):
+                        report.outcome(seen.outcome)
+                    report.stopped = False
             else:
-                sender = Sender(edge, opened, in_flight=in_flight, tell=report.server_trouble, slice_s=LOOK_S)
-            found = taken(shots(watched, changes, report.trouble), changes, opened, None if watched.waits else watched)
-            send_through(sender, opened, found, report, patient=watched.waits)
+                keep(edge, opened, report, watched, changes, in_flight)
+        except KeyboardInterrupt:
+            report.summary()
+            raise
         report.summary()
     if report.stopped:
         return ALL_RIGHT
     return SOME_FAILED if report.failed else SOME_WAIT if report.waits else ALL_RIGHT
+
+
+def keep(edge: Edge, spool: Spool, report: Report, camera: Camera, changes: Changes | None, in_flight: int) -> None:
+    """Send a camera's frames through a spool."""
+    sender: Sender | AutoSender
+    if edge.is_auto:
+        sender = AutoSender(edge, spool, moved=report.moved, tell=report.trouble, slice_s=LOOK_S)
+    else:
+        sender = Sender(edge, spool, in_flight=in_flight, tell=report.server_trouble, slice_s=LOOK_S)
+    found = taken(shots(camera, changes, report.trouble), changes, spool, None if camera.waits else camera)
+    send_through(sender, spool, found, report, patient=camera.waits)
 
 
 def home_of(url: str | None, password: str | None, ca: str | None) -> HomeOf | None:
@@ -266,7 +275,7 @@ class Report:
         self._answers = self._sent_bytes = 0
         self._again: set[str] = set()  # photos that could not be taken when they were last offered
         self._empty: set[str] = set()
-        self._last_trouble = ""
+        self._troubles: set[str] = set()  # that were told since the last answer
 
     def outcome(self, outcome: Outcome) -> None:
         """Print an answer on stdout, a failure on stderr, and with JSON on stdout too."""
@@ -281,7 +290,12 @@ class Report:
             self._again.add(outcome.photo)
         self.failed = True
         before = " (before)" if outcome.again else ""
-        print_error(f"{outcome.why}{' report' if outcome.report else ''}{before}: {outcome.reason}")
+        line = f"{outcome.why}{' report' if outcome.report else ''}{before}: {outcome.reason}"
+        if self.camera is None:
+            print_error(line)
+        else:  # whose next frame fails in the same way
+            self.camera.failed += not outcome.again
+            self.trouble(line.replace(outcome.photo, self.camera.name))
         if self._as_json:
             words = {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason, "again": outcome.again}
             self._line(words | ({"report": True} if outcome.report else {}))
@@ -301,10 +315,12 @@ class Report:
             print_error(spool.notes.pop(0))
 
     def trouble(self, line: str) -> None:
-        """Print why a try failed, once until it is for another reason or over."""
+        """Print why a try failed, once until there is an answer."""
         trouble = line.partition(";")[0]
-        if trouble != self._last_trouble:
-            self._last_trouble = trouble
+        if trouble not in self._troubles:
+            if len(self._troubles) >= MAX_NAMES:
+                self._troubles.clear()
+            self._troubles.add(trouble)
             print_error(line)
 
     def server_trouble(self, line: str) -> None:
@@ -330,18 +346,19 @@ class Report:
         frames = f"{camera.frames:,} frames, {camera.dropped:,} passed over"
         frames += f", {self.changes.unchanged:,} unchanged" if self.changes else ""
         frames += f", {self._answers:,} answered"
+        frames += f", {camera.failed:,} failed" if camera.failed else ""
         lost = f", lost {camera.losses} times" if camera.losses else ""
         print(one_line(f"{camera.name}: {frames}, {self._sent_bytes:,} bytes{lost}"), file=sys.stderr, flush=True)
 
     def _answered(self, answered: Answered) -> None:
+        camera, _, at = answered.photo.rpartition("@")
         self._again.discard(answered.photo)
         self._answers += 1
-        self._sent_bytes += answered.sent_bytes
-        if self.home is not None and not answered.again:
-            at = answered.photo.rpartition("@")[2]
-            self.home.answered(answered, at if at.endswith("Z") else None)
         if not answered.again:
-            self._last_trouble = ""
+            self._sent_bytes += answered.sent_bytes
+            self._troubles.clear()
+            if self.home is not None and self.camera is not None and camera == self.camera.name:
+                self.home.answered(answered, at if at.endswith("Z") else None)
         if self._as_json:
             best = asdict(answered.top[0] if answered.top else Choice("", -1, 0.0))
             values = asdict(answered)
@@ -349,8 +366,9 @@ class Report:
                 del values["objects"]
             words = {"photo": answered.photo, "status": "answered", **best, **values}
             if self.camera is not None:
-                at = answered.photo.rpartition("@")[2]
-                words |= {"at": at, "frames": self.camera.frames, "dropped": self.camera.dropped}
+                words |= {"at": at}
+            if self.camera is not None and camera == self.camera.name:
+                words |= {"frames": self.camera.frames, "dropped": self.camera.dropped, "failed": self.camera.failed}
                 words |= {"unchanged": self.changes.unchanged} if self.changes else {}
             self._line(words)
             return

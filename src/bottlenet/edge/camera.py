@@ -14,7 +14,9 @@ import importlib.util
 import math
 import os
 import re
+import ssl
 import stat
+import string
 import threading
 import time
 import urllib.error
@@ -24,9 +26,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from http.client import HTTPException
+from http.client import HTTPException, responses
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import numpy as np
 
@@ -35,6 +37,7 @@ from bottlenet.edge.connection import Backoff, hint_s
 from bottlenet.edge.prediction import Answered, Findings, Photo, Prediction, answered_now
 from bottlenet.errors import BottleNetError, InputError, LinkError, MissingExtraError, PhotoError, WireError
 from bottlenet.photo import END_OF_IMAGE, MARKER, START_OF_SCAN, Pixels, Source
+from bottlenet.wire.answer import one_line
 
 if TYPE_CHECKING:
     import av
@@ -51,10 +54,12 @@ RETRY_S = 5.0  # the longest pause before a camera is tried again: it is near, a
 STILL_S = 1.0  # between two fetches of a JPEG
 BURST = 1000  # frames that come at once, at most, or so many milliseconds that the clock went back
 CLOSE_S = 1.0  # that closing waits for a reader; one that hangs ends by itself after `timeout_s`
+FPS = 25  # of a video that does not say it
 CHUNK_BYTES = 2**16
 MAX_JPEG_BYTES = 2**25
 MAX_NO_JPEG_BYTES = 2**24  # at the start of a stream, before it is none of JPEGs
 MAX_NAME = 200
+SECRETIVE = re.compile("[@?=]")  # of an address without its scheme, which may have a password in it
 START_OF_IMAGE = b"\xff\xd8\xff"
 BARE = re.compile(rb"\xff[\x01\xd0-\xd7]")  # markers of a JPEG that no length follows
 
@@ -100,23 +105,23 @@ class Camera:
         every_s: float = 0.0,
         key_frames: bool = False,
         timeout_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         text = os.fspath(source)
         address = check_source(text)
-        self.name = name_of(text) if name is None else name
-        if not 0 < len(self.name) <= MAX_NAME:
-            raise InputError(f"a camera's name has {len(self.name)} characters; give 1 to {MAX_NAME}")
+        self.name = name_of(text, name)
         self.waits = is_file = not address.scheme and text != STDIN and not is_device(text)
         self.frames = 0  # that came
         self.dropped = 0  # of these, as there was no time for them, or they were not asked for
+        self.failed = 0  # of these, as there was no server for them, or they could not be used
         self.losses = 0  # times that the source was lost
         self._ends = is_file or text == STDIN
         self._every_s = every_s
         self._tell = tell
         self._backoff = Backoff(cap_s=RETRY_S)
         self._closed = threading.Event()
-        self._open = self._opener_of(text, address, key_frames, timeout_s)
+        self._open = self._opener_of(text, address, key_frames, timeout_s, tls)
         self._started = time.monotonic()
         self._last_ms = 0
         self._due_s = 0.0  # no frame before that is taken
@@ -170,12 +175,12 @@ class Camera:
         return 0.0 if self.waits else self._due_s - (time.monotonic() - self._started)
 
     def _opener_of(
-        self, source: str, address: SplitResult, key_frames: bool, timeout_s: float
+        self, source: str, address: SplitResult, key_frames: bool, timeout_s: float, tls: ssl.SSLContext | None
     ) -> Callable[[], Pictures]:
         if source == STDIN:
             return lambda: ((partial(bytes, jpeg), None) for jpeg in jpegs(partial(os.read, 0)))
         if address.scheme in ("http", "https"):
-            return partial(fetched, address, timeout_s, self._pause)
+            return partial(fetched, address, timeout_s, self._pause, tls)
         if importlib.util.find_spec("av") is None:
             raise MissingExtraError(f"{address.scheme}://" if address.scheme else source, "video")
         return partial(decoded, source, "v4l2" if is_device(source) else None, key_frames, timeout_s)
@@ -273,6 +278,7 @@ def shots(camera: Camera, changes: Changes | None, tell: Callable[[str], None]) 
         try:
             yield shot if shot is None or changes is None or changes.look(shot.picture(), shot.at_s) else None
         except PhotoError as error:
+            camera.failed += 1
             tell(f"{camera.name}: {error}")
 
 
@@ -295,7 +301,9 @@ def watch(
                 break
             except (LinkError, WireError) as error:
                 tell(f"{error} (next try in {backoff.failed(hint_s(error)):.1f} s)")
-        if prediction is not None:
+        if prediction is None:
+            camera.failed += 1
+        else:
             backoff.worked()
             if changes is not None:
                 changes.sent()
@@ -309,31 +317,45 @@ def pace_of(when: str | float) -> float:
     except ValueError:
         every_s = -1.0
     if not 0 <= every_s < MAX_EVERY_S or (every_s == 0 and when != ALWAYS):
-        raise InputError(f"when is {when!r}; give {CHANGED!r}, {ALWAYS!r}, or the seconds between two frames, above 0")
+        paces = f"{CHANGED!r}, {ALWAYS!r}, or the seconds between two frames, above 0 and below {MAX_EVERY_S:,.0f}"
+        raise InputError(f"when is {when!r}; give {paces}")
     return every_s
 
 
 def check_source(source: str) -> SplitResult:
-    """Split a source's address. InputError: it is none, without the address, which may have a password in it."""
+    """Split a source's address. InputError: it is none; the message shows nothing that may be a password."""
+    kinds = "rtsp://, http://, a video device or file, or - for standard input"
     try:
         address = urlsplit(source) if "://" in source else urlsplit("")._replace(path=source)
-        valid = not address.scheme or (address.scheme in SCHEMES and address.hostname and address.port != 0)
+        hidden = "@" in source and address.scheme and ":" in address.netloc and "@" not in address.netloc
+        valid = source and (
+            not address.scheme or (address.scheme in SCHEMES and address.hostname and address.port != 0)
+        )
     except ValueError:
-        valid = False
+        hidden = valid = False
+    if hidden:  # else the start of a password would be taken for the port, and shown
+        what = "in a password write %2F for /, %3F for ? and %23 for #; elsewhere %40 for @"
+        raise InputError(f"that URL has an @ after its host: {what}")
     if not valid:
-        kinds = "rtsp://, http://, a video device or file, or - for standard input"
         raise InputError(f"that is no source of frames; give {kinds}")
-    if not address.scheme and os.path.isdir(source):
+    if address.scheme or source == STDIN or source.startswith("/dev/"):
+        return address
+    if os.path.isdir(source):
         raise InputError(f"{source}: it is a folder; bottlenet send {source} --watch takes photos that come into it")
-    if not address.scheme and source != STDIN and not os.path.exists(source) and not source.startswith("/dev/"):
-        raise InputError(f"{source}: there is no such file; give a video, a device, or the address of a camera")
+    if not os.path.exists(source):
+        shown = "that source" if SECRETIVE.search(source) else source
+        raise InputError(f"{shown}: there is no such file; give {kinds}")
     return address
 
 
-def name_of(source: str) -> str:
-    """Name a source without what may be a password. InputError: see `check_source`."""
+def name_of(source: str, name: str | None = None) -> str:
+    """Return a camera's name, on one line; without one, its host or file. InputError: none, or see `check_source`."""
     address = check_source(source)
-    return "stdin" if source == STDIN else address.netloc.rpartition("@")[2] if address.scheme else source
+    found = address.netloc.rpartition("@")[2] if address.scheme else "stdin" if source == STDIN else source
+    name = one_line(found if name is None else name)
+    if not 0 < len(name) <= MAX_NAME:
+        raise InputError(f"a camera's name has {len(name)} characters; give 1 to {MAX_NAME} that can be printed")
+    return name
 
 
 def is_device(path: str) -> bool:
@@ -350,6 +372,7 @@ def decoded(source: str, format: str | None, key_frames: bool, timeout_s: float)
 
     patient = format is None and "://" not in source
     options = {} if patient or format else {"rtsp_flags": "prefer_tcp"}
+    last, packets = time.monotonic(), 0
     try:
         with av.open(source, format=format, options=options, timeout=None if patient else timeout_s) as container:
             if not container.streams.video:
@@ -358,7 +381,6 @@ def decoded(source: str, format: str | None, key_frames: bool, timeout_s: float)
             if key_frames:
                 stream.codec_context.skip_frame = "NONKEY"
             start_s = float((stream.start_time or 0) * (stream.time_base or 0))
-            last = time.monotonic()
             for packet in container.demux():
                 if not patient and time.monotonic() - last > timeout_s:
                     raise LinkError(f"no frame came for {timeout_s:g} s")
@@ -368,9 +390,13 @@ def decoded(source: str, format: str | None, key_frames: bool, timeout_s: float)
                     last = time.monotonic()
                 for frame in frames_of(stream, packet):
                     last = time.monotonic()
-                    yield partial(rgb, frame), None if frame.pts is None else frame.time - start_s
+                    counted_s = packets / float(stream.guessed_rate or FPS)  # of H.264 in no container, for example
+                    yield partial(rgb, frame), counted_s if frame.pts is None else frame.time - start_s
+                packets += 1
     except (av.FFmpegError, OSError) as error:
         why = (error.strerror or type(error).__name__).lower()
+        if not patient and time.monotonic() - last >= timeout_s:
+            why = f"no frame came for {timeout_s:g} s"
     else:
         return
     raise LinkError(f"it can't be read ({why})")  # not in the clause above: what FFmpeg says has the whole address
@@ -393,14 +419,18 @@ def rgb(frame: av.VideoFrame) -> Source:
     return np.rot90(pixels, frame.rotation // 90 % 4)
 
 
-def fetched(address: SplitResult, timeout_s: float, pause: Callable[[float], bool]) -> Pictures:
+def fetched(
+    address: SplitResult, timeout_s: float, pause: Callable[[float], bool], tls: ssl.SSLContext | None
+) -> Pictures:
     """Fetch JPEGs: one after the other as long as the answer lasts, or one a request. LinkError: there are none.
 
     `pause` waits after a request of one, since when it was made, and tells whether no other is wanted.
     """
     host = address.netloc.rpartition("@")[2]
-    url = address._replace(netloc=host, fragment="").geturl()
+    path, query = (quote(part, safe=string.punctuation) for part in (address.path, address.query))
+    url = address._replace(netloc=host, path=path, query=query, fragment="").geturl()
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]  # a camera is near
+    handlers.append(urllib.request.HTTPSHandler(context=tls))
     if address.username is not None:
         known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         user, password = unquote(address.username), unquote(address.password or "")
@@ -409,14 +439,26 @@ def fetched(address: SplitResult, timeout_s: float, pause: Callable[[float], boo
     opener = urllib.request.build_opener(*handlers)
     while True:
         started, count = time.monotonic(), 0
+        last = started
         try:
             with opener.open(url, timeout=timeout_s) as answer:
-                for jpeg in jpegs(answer.read1):
-                    count += 1
+
+                def read(size: int) -> bytes:
+                    if time.monotonic() - last > timeout_s:  # noqa: B023  # it is called in this turn
+                        raise LinkError(f"no frame came for {timeout_s:g} s")
+                    return answer.read1(size)  # type: ignore[no-any-return]
+
+                for jpeg in jpegs(read):
+                    count, last = count + 1, time.monotonic()
                     yield partial(bytes, jpeg), None
         except urllib.error.HTTPError as error:
             error.close()
-            raise LinkError(f"it can't be read ({error.code} {error.reason})") from None
+            words = responses.get(error.code, "unknown")  # its own may have the address in them
+            raise LinkError(f"it can't be read ({error.code} {words})") from None
+        except ValueError:  # of urllib
+            raise LinkError(
+                "it asks for a password in a way that is not known; Basic and Digest with MD5 are"
+            ) from None
         except (OSError, HTTPException) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             why = getattr(cause, "strerror", None) or type(cause).__name__

@@ -194,22 +194,23 @@ class Edge:
         silence_s: float = SILENCE_S,
         name: str | None = None,
         key_frames: bool = False,
+        tls: ssl.SSLContext | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> Iterator[Seen]:
         """Classify what a camera shows, without end, or to the end of a video file.
 
-        `when`: "changed", for which a frame a second is looked at, with `bound` and `silence_s` as for `Changes`;
-        "always"; or the seconds between two. The rest is as for `edge.camera.Camera`, as are the errors; what goes
-        wrong later is told, and the next frame is taken.
+        `when` is "changed" (a frame a second is compared, with `bound` and `silence_s` as for `Changes`), "always", or
+        the seconds between two frames. The other arguments, and the errors, are those of `edge.camera.Camera`. What
+        goes wrong later is told, and the next frame is taken.
 
             for seen in edge.watch("rtsp://camera/stream"):
                 print(seen.shot.at, seen.prediction.label)
         """
         from bottlenet.edge.camera import CHANGED, Camera, pace_of, watch
 
-        options: dict[str, Any] = {"every_s": pace_of(when), "name": name, "key_frames": key_frames, "tell": tell}
+        options: dict[str, Any] = {"every_s": pace_of(when), "name": name, "key_frames": key_frames, "tls": tls}
         changes = Changes(self.encoder.symbols, bound=bound, silence_s=silence_s) if when == CHANGED else None
-        with contextlib.closing(Camera(source, timeout_s=self.timeout_s, **options)) as camera:
+        with contextlib.closing(Camera(source, timeout_s=self.timeout_s, tell=tell, **options)) as camera:
             yield from watch(self.classify, camera, changes, tell)
 
     def encode(self, photo: Source) -> bytes:

@@ -10,6 +10,7 @@ A thread keeps the connection, and opens it again when it is lost; a camera neve
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -66,6 +67,7 @@ class HomeAssistant:
         self._day: tuple[int, int] | None = None
         self._bytes_today = 0
         self._client: BoundedClient | None = None  # while it is connected
+        self._why = ""  # it is not, as it was told; or why the broker takes no message
         self._lock = threading.Lock()  # of what follows from an answer
         self._opened, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="bottlenet-home-assistant", daemon=True)
@@ -104,18 +106,22 @@ class HomeAssistant:
                 self._publish_state()
 
     def forget(self, timeout_s: float = TIMEOUT_S) -> bool:
-        """Take the entities back; tell whether the broker knows."""
+        """Take the entities back, and end; tell whether the broker knows."""
         if not self._opened.wait(timeout_s):
             return False
+        self._closed.set()  # else they were announced again
         with self._lock:
             client, self._client = self._client, None
         topics = (f"{PREFIX}/device/{self._id}/config", f"{self._topic}/state", f"{self._topic}/status")
-        done = [client.publish(topic, b"", 1, retain=True) for topic in topics] if client is not None else []
-        for each in done:
-            each.wait_for_publish(timeout_s)
-        if client is not None:
+        if client is None:
+            return False
+        with contextlib.suppress(RuntimeError):  # of paho-mqtt: the broker is gone just now
+            done = [client.publish(topic, b"", 1, retain=True) for topic in topics]
+            for each in done:
+                each.wait_for_publish(timeout_s)
             client.disconnect()
-        return bool(done) and all(each.is_published() for each in done)
+            return all(each.is_published() for each in done) and not self._why
+        return False
 
     def close(self) -> None:
         """Say that the camera is offline, and end."""
@@ -123,7 +129,8 @@ class HomeAssistant:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
-            client.publish(f"{self._topic}/status", OFFLINE, 1, retain=True).wait_for_publish(CLOSE_S)
+            with contextlib.suppress(RuntimeError):  # as in `forget`
+                client.publish(f"{self._topic}/status", OFFLINE, 1, retain=True).wait_for_publish(CLOSE_S)
             client.disconnect()
         self._thread.join(CLOSE_S)
 
@@ -173,7 +180,7 @@ class HomeAssistant:
                         backoff.worked()
                         self._greet(client)
 
-                client.on_connect = connected
+                client.on_connect, client.on_publish = connected, self._published
                 client.dial(TIMEOUT_S, KEEPALIVE_S)
                 client.loop_forever()
                 why = refusals[0] if refusals else f"{self._broker.name} closed the connection"
@@ -185,8 +192,19 @@ class HomeAssistant:
                 self._client = None
             if not self._closed.is_set():
                 wait_s = backoff.failed()
-                self._tell(f"Home Assistant: {why}; what is seen is shown there later (next try in {wait_s:.1f} s)")
+                self._say(why, f"what is seen is shown there later (next try in {wait_s:.1f} s)")
                 self._closed.wait(wait_s)
+
+    def _published(self, client: Any, data: Any, number: int, code: ReasonCode, properties: Any) -> None:
+        if code.is_failure:
+            what = f"{self._broker.name} takes no message of this user ({code})"
+            self._say(what, f"let it write to {PREFIX}/device/{self._id}/config and below {self._topic}")
+
+    def _say(self, why: str, advice: str) -> None:
+        """Tell once, until it is for another reason or over."""
+        if why != self._why:
+            self._why = why
+            self._tell(f"Home Assistant: {why}; {advice}")
 
     def _greet(self, client: BoundedClient) -> None:
         """Announce the entities, and what they are now."""
@@ -194,6 +212,7 @@ class HomeAssistant:
             if self._closed.is_set():
                 client.disconnect()
                 return
+            self._why = ""
             client.publish(f"{PREFIX}/device/{self._id}/config", json.dumps(self.discovery()), 1, retain=True)
             client.publish(f"{self._topic}/status", ONLINE, 1, retain=True)
             self._client = client

@@ -20,6 +20,7 @@ from bottlenet.plan.profile import Profile
 from bottlenet.records import shown
 from bottlenet.report import charts
 from bottlenet.report.accuracy import accuracy_section, curves_of, front_section, sweep_section
+from bottlenet.report.cameras import cameras_section
 from bottlenet.report.charts import words
 from bottlenet.report.partitions import latency_section, plan_section, reports_of
 from bottlenet.report.photos import PhotoWish, photo_sections
@@ -61,7 +62,7 @@ def report(
     request = replace(request, looks={})  # a thing looks the same in all charts of one report
     makers = (
         *(accuracy_section, sweep_section, naive_section, front_section),
-        *(latency_section, plan_section, training_section),
+        *(latency_section, plan_section, training_section, cameras_section),
     )
     sections = [make(sources, request) for make in makers]
     if photos is not None:

@@ -3,24 +3,30 @@
     path --expand--> runs and JSON files --READERS--> Source, ...    all of one network, or InputError
 
 A run is the folder that `train/runs.py` writes; a sweep's candidates.json has every trial, what was kept, and what was
-skipped and why; a record of `benchmarks/` holds whatever its script measured.
+skipped and why; a record of `benchmarks/` holds whatever its script measured. A file *.jsonl has the lines of
+`bottlenet watch --json`, and is a source for each camera in it.
 """
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from itertools import pairwise
+from operator import itemgetter, lt
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
+from bottlenet.edge.prediction import LOCAL, MAX_NAME_BYTES
 from bottlenet.errors import InputError
 from bottlenet.files import read_bounded, reading
 from bottlenet.measure.bench import BenchReport
 from bottlenet.measure.evaluate import Evaluation
 from bottlenet.plan.profile import Profile, parse_profile
-from bottlenet.records import Number, check_number, check_text, convert, record, shown, without_root
+from bottlenet.records import Count, Number, check_number, check_text, convert, record, shown, without_root
 from bottlenet.train.sweep import Figures, Search, SweepConfig, Trial
 
 MAX_JSON_BYTES = 2**24
@@ -30,7 +36,12 @@ MAX_SOURCES = 200
 MOST_STEPS = 400  # that are drawn: more than pixels
 RUN, LOG, CANDIDATES = "run.json", "log.jsonl", "candidates.json"  # in the folder of a run, of a sweep
 RUNS_DEPTH = 3  # folders below the one that was given
-KNOWN = "the folder of a run or a sweep, or the JSON of bottlenet evaluate, profile or bench, or a record of benchmarks"
+LINES = ".jsonl"
+KNOWN = (
+    "the folder of a run or a sweep, the JSON of bottlenet evaluate, profile or bench, a record of benchmarks, "
+    "or lines of bottlenet watch --json in a file *.jsonl"
+)
+WATCHED = "the lines of bottlenet watch --json"
 RECORD = {"command", "commit", "date", "machine", "results"}
 BENCH, EVALUATE, SWEEP = "bottlenet bench", "bottlenet evaluate", "bottlenet sweep"  # `kind` in their documents
 OUTSIDE = {"kind", "format_version", "command"}  # of what was measured
@@ -174,7 +185,43 @@ class Record:
         return next((each for each in found if isinstance(each, kind)), None)
 
 
-Content = Run | Evaluated | Profile | BenchReport | Record | Sweep
+@record
+class Seen:
+    """A line of `bottlenet watch --json`: an answer, and what had become of the camera's frames by then."""
+
+    photo: Annotated[str, Field(max_length=MAX_NAME_BYTES)]
+    at: str
+    by: str
+    frame_bytes: Count
+    tries: Count
+    again: bool
+    frames: Count
+    dropped: Count
+    unchanged: Count = 0
+    failed: Count = 0
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.frames, self.dropped, self.unchanged, self.failed
+
+    @property
+    def sent_bytes(self) -> int:
+        """Count as `Answered.sent_bytes` does; none go out for what had been answered before."""
+        return 0 if self.again or (self.by == LOCAL and not self.tries) else self.frame_bytes
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What a camera showed and sent."""
+
+    name: str
+    seen: tuple[Seen, ...]  # in the order of `times_s`
+    times_s: tuple[float, ...]  # since the first of them
+    counts: tuple[int, ...]  # frames, dropped, unchanged, failed
+    model: str = ""  # the lines do not say it
+
+
+Content = Run | Evaluated | Profile | BenchReport | Record | Sweep | Camera
 
 
 @dataclass(frozen=True)
@@ -182,7 +229,7 @@ class Source:
     """A file or folder that a report is made of."""
 
     path: Path
-    kind: str  # run, sweep, evaluation, profile, bench or record
+    kind: str  # run, sweep, evaluation, profile, bench, record or camera
     content: Content
     command: str  # that made it; in capitals what the file does not say
     model: str  # the network; empty: it does not say
@@ -190,7 +237,7 @@ class Source:
     @property
     def name(self) -> str:
         path = self.path.parent if self.path.name == CANDIDATES else self.path
-        return path.name.removesuffix(".json")
+        return path.name.removesuffix(LINES).removesuffix(".json")
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
@@ -209,7 +256,9 @@ def read_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
 
 def expand(path: Path) -> Iterator[Source]:
     """Yield a file, a run, or what a folder holds. InputError: nothing of the kind."""
-    if not path.is_dir():
+    if path.suffix == LINES and not path.is_dir():
+        yield from read_cameras(path)
+    elif not path.is_dir():
         yield read_file(path)
     elif (path / RUN).is_file():
         yield read_run(path)
@@ -344,6 +393,45 @@ def parse_passes(rows: object, epoch: object = None) -> list[Pass]:
     return [picked(Pass, row, epoch=epoch, budget=None) for row in held_out]
 
 
+def read_cameras(path: Path) -> Iterator[Source]:
+    """Yield the cameras in a file of lines. InputError: it can't be read, or there is none in it."""
+    with reading(path, "give another file"):
+        lines = read_bounded(path, MAX_LOG_BYTES).split(b"\n")
+    cameras: dict[str, list[tuple[float, Seen]]] = {}
+    for count, line in enumerate(lines, 1):
+        values = None
+        with contextlib.suppress(InputError):  # a process that is killed leaves half a line
+            values = parse_json(line)
+        if isinstance(values, dict) and values.get("status") == "answered" and "frames" in values:
+            with reading(f"{path}, line {count}", AGAIN):
+                seen = picked(Seen, values)
+                cameras.setdefault(seen.photo.removesuffix(f"@{seen.at}"), []).append((seconds_at(seen.at), seen))
+    if not cameras:
+        raise InputError(f"{path}: there is no answer of a camera in it; give {WATCHED}")
+    for name, found in cameras.items():
+        yield Source(path, "camera", camera_of(name, found), COMMANDS["camera"].format(name=path.name), "")
+
+
+def camera_of(name: str, found: Sequence[tuple[float, Seen]]) -> Camera:
+    """Put answers in order, and add up the counts of all processes; each begins at 0."""
+    ends = [before for (_, before), (_, after) in pairwise(found) if any(map(lt, after.counts, before.counts))]
+    counts = tuple(map(sum, zip(*(seen.counts for seen in (*ends, found[-1][1])), strict=True)))
+    times_s, seen = zip(*sorted(found, key=itemgetter(0)), strict=True)
+    return Camera(name, seen, tuple(at_s - times_s[0] for at_s in times_s), counts)
+
+
+def seconds_at(at: str) -> float:
+    """Parse a frame's time, 2026-12-01T04:20:11.212Z, or its place in a video, 0:00:12.480. InputError: neither."""
+    try:
+        if at.endswith("Z"):
+            return datetime.fromisoformat(f"{at[:-1]}+00:00").timestamp()
+        hours, minutes, seconds = map(float, at.split(":"))
+        check_number("at", total := 3600 * hours + 60 * minutes + seconds, 0, 1e9)
+    except ValueError as error:
+        raise InputError(f"at is {shown(at)}; give {WATCHED}") from error
+    return total
+
+
 def parse_sweep(document: dict[str, Any], path: Path) -> Sweep:
     model, search, rows = document.get("model"), document.get("search"), document.get("trials")
     check_text("model", model)
@@ -398,6 +486,7 @@ COMMANDS = {
     "evaluation": "bottlenet evaluate BUNDLE --data DIR --json > {name}",
     "bench": "bottlenet bench BUNDLE --data DIR -o {name}",
     "record": "python benchmarks/SCRIPT",
+    "camera": "bottlenet watch SOURCE --to URL --json > {name}",
 }
 
 MOST_ITEMS = 100_000  # of a list
