@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bottlenet.bundle import Bundle
+from bottlenet.cli import sending
 from bottlenet.cloud import create_app
 from bottlenet.edge import Edge
 from bottlenet.edge import camera as module
@@ -238,10 +239,13 @@ def test_mjpeg_over_http_that_wants_a_password(bundle: Bundle, url: str, edge: E
 
 def test_a_jpeg_is_fetched_again_and_again(bundle: Bundle, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STILL_S", 0.05)
-    with web_camera(still(jpeg(3))) as server, closing(Camera(f"http://127.0.0.1:{server.port}/now.jpg")) as camera:
-        first(camera)
-        until(lambda: len(server.requests) > 3, "it is fetched once")
+    told: list[str] = []
+    with web_camera(still(jpeg(3))) as server:
+        with closing(Camera(f"http://127.0.0.1:{server.port}/now.jpg", tell=told.append)) as camera:
+            first(camera)
+            until(lambda: len(server.requests) > 3, "it is fetched once")
         assert camera.losses == 0
+    assert not told  # nor that it ended, when it is closed
 
 
 def test_a_camera_that_is_lost_is_opened_again(edge: Edge) -> None:
@@ -327,7 +331,7 @@ def test_what_a_camera_answers_is_not_repeated() -> None:
 def test_an_address_with_spaces_and_letters_of_any_kind() -> None:
     with web_camera(motion([jpeg(1)])) as server:
         with closing(Camera(f"http://127.0.0.1:{server.port}/Tür 1?a=ö b&c=%20")) as camera:
-            first(camera)
+            until(lambda: camera.frames > 0, "no frame comes")
         assert server.requests[0] == "/T%C3%BCr%201?a=%C3%B6%20b&c=%20"
 
 
@@ -489,6 +493,12 @@ def test_a_wrong_source_leaves_nothing_behind(bundle: Bundle, tmp_path: Path) ->
     code, _, _ = watched("nowhere.mp4", bundle, "ws://127.0.0.1:1", "--spool", tmp_path / "spool")
     assert code == 2
     assert not (tmp_path / "spool").exists()
+
+
+def test_sigterm_while_it_starts(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "Camera", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    options: dict[str, Any] = {"camera": {}, "changes": None, "home": None, "spool_options": {}}
+    assert sending.watch(edge, "-", None, in_flight=1, as_json=True, **options) == 0
 
 
 def test_interrupted_it_says_what_became_of_the_frames(bundle: Bundle, url: str) -> None:

@@ -77,7 +77,10 @@ SpoolBytes = Annotated[int, Option(help="Most bytes on disk for waiting frames."
 WhenFull = Annotated[str, Option(metavar="refuse|drop-oldest|drop-newest", help="What to do when the spool is full.")]
 CaFile = Annotated[
     str | None,
-    Option(metavar="FILE", help="Certificates to trust for wss:// and mqtts://, PEM. Default: the system's."),
+    Option(
+        metavar="FILE",
+        help="Certificates to trust for wss:// and mqtts://, and https:// cameras, PEM. Default: the system's.",
+    ),
 ]
 
 
@@ -247,7 +250,7 @@ def watch(
         str,
         Argument(
             envvar="BOTTLENET_SOURCE",
-            help="rtsp://..., http://... of MJPEG or of a JPEG that is fetched again and again, /dev/video0, a video "
+            help="rtsp://..., http://... (MJPEG, or a JPEG that is fetched again and again), /dev/video0, a video "
             "file, or - for JPEGs on standard input.",
         ),
     ],
@@ -261,21 +264,22 @@ def watch(
     ] = None,
     forget: Annotated[bool, Option("--forget", help="Only take the camera out of Home Assistant.")] = False,
     name: Annotated[
-        str | None, Option(help="What answers call the camera. Default: its host or file; never the rest of its URL.")
+        str | None, Option(help="Name of the camera in answers. Default: its host or file, never the rest of its URL.")
     ] = None,
     when: Annotated[
         str,
         Option(
             metavar="changed|always|SECONDS",
-            help="When a frame is sent: if it has changed, for which one a second is looked at; always; or so often.",
+            help="When to send a frame: if it has changed (one a second is compared), always, or every SECONDS.",
         ),
     ] = "changed",
-    bound: Annotated[float, Option(help="For changed: how many times its noise the picture has to change.")] = 2.5,
+    bound: Annotated[float, Option(help="For changed: how many times the camera's noise a frame has to differ.")] = 2.5,
     silence: Annotated[
-        float, Option(metavar="SECONDS", help="For changed: a frame is sent after that long in any case.")
+        float, Option(metavar="SECONDS", help="For changed: send a frame after that long in any case.")
     ] = 3600.0,
     key_frames: Annotated[
-        bool, Option("--key-frames", help="Decode only the frames of a video that need no others: less work.")
+        bool,
+        Option("--key-frames", help="Decode only those frames of a video that need no others, which is less work."),
     ] = False,
     bundle: BundleOption = "demo",
     spool: Annotated[
@@ -303,10 +307,10 @@ def watch(
 ) -> None:
     r"""Classify what a camera shows, until SIGTERM or the end of a video file.
 
-    Only the newest frame is worked on: what comes meanwhile is dropped and
-    counted. Nothing is sent while the picture stays the same. A camera that is
-    lost is opened again, and so is the server; without --spool, frames pass
-    meanwhile.
+    Only the newest frame is classified; older ones are passed over and
+    counted. Nothing is sent while the picture stays the same. A camera or a
+    server that is lost is tried again. While there is no server, frames are
+    lost, unless --spool keeps them, or --fallback or --partition answers them.
 
     Examples:
       bottlenet watch rtsp://10.0.0.5/stream --to ws://127.0.0.1:8000

@@ -144,26 +144,25 @@ def watch(
     """Classify what a camera shows, with a spool or without, and return the exit code. InputError: as `Camera`."""
     report = Report(as_json)
     report.changes = changes
+    report.stopped = True
     options = {"timeout_s": edge.timeout_s, "tell": report.trouble, **camera}
-    with contextlib.ExitStack() as stack:
-        opened = None if spool is None else stack.enter_context(Spool(spool, edge.bundle, **spool_options))
-        report.camera = watched = stack.enter_context(contextlib.closing(Camera(source, **options)))
-        report.home = stack.enter_context(contextlib.closing(home(watched.name, print_error))) if home else None
-        if edge.is_auto:
-            edge.connect()
-        try:
+    try:
+        with contextlib.suppress(Stopped), told_to_stop(), contextlib.ExitStack() as stack:
+            opened = None if spool is None else stack.enter_context(Spool(spool, edge.bundle, **spool_options))
+            report.camera = watched = stack.enter_context(contextlib.closing(Camera(source, **options)))
+            report.home = stack.enter_context(contextlib.closing(home(watched.name, print_error))) if home else None
+            if edge.is_auto:
+                edge.connect()
             if opened is None:
-                report.stopped = True
-                with contextlib.suppress(Stopped), told_to_stop():
-                    for seen in answers(edge.classify, watched, changes, report.server_trouble):
-                        report.outcome(seen.outcome)
-                    report.stopped = False
+                for seen in answers(edge.classify, watched, changes, report.server_trouble):
+                    report.outcome(seen.outcome)
+                report.stopped = False
             else:
                 keep(edge, opened, report, watched, changes, in_flight)
-        except KeyboardInterrupt:
-            report.summary()
-            raise
+    except KeyboardInterrupt:
         report.summary()
+        raise
+    report.summary()
     if report.stopped:
         return ALL_RIGHT
     return SOME_FAILED if report.failed else SOME_WAIT if report.waits else ALL_RIGHT
@@ -341,8 +340,8 @@ class Report:
 
     def summary(self) -> None:
         """Say what became of a camera's frames."""
-        assert self.camera is not None
-        camera = self.camera
+        if (camera := self.camera) is None:
+            return
         frames = f"{camera.frames:,} frames, {camera.dropped:,} passed over"
         frames += f", {self.changes.unchanged:,} unchanged" if self.changes else ""
         frames += f", {self._answers:,} answered"

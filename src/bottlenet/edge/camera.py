@@ -4,7 +4,7 @@
     http://..., -, which are JPEGs ------------------+-> newest frame -> Camera.take -> Shot
          ^- lost: opened again, after a pause
 
-A video file does not drop what it could have waited for: it is a camera whose time stands still meanwhile.
+A video file waits until a frame is taken, so none of its frames is dropped for lack of time.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ Pictures: TypeAlias = "Generator[tuple[Callable[[], Source], float | None]]"
 
 STDIN = "-"
 CHANGED, ALWAYS = "changed", "always"
-WORDS = {CHANGED: 1.0, ALWAYS: 0.0}  # for when a frame is sent, and the seconds between those that are looked at
+WORDS = {CHANGED: 1.0, ALWAYS: 0.0}  # of `when`, and the seconds between two frames
 MAX_EVERY_S = 1e6
-SLICE_S = 1.0  # that a look for the next frame takes at most
-RETRY_S = 5.0  # the longest pause before a camera is tried again: it is near, and does not mind
+SLICE_S = 1.0  # the longest wait for the next frame
+RETRY_S = 5.0  # the longest pause before a camera is tried again: it is near, so that costs little
 STILL_S = 1.0  # between two fetches of a JPEG
 BURST = 1000  # frames that come at once, at most, or so many milliseconds that the clock went back
 CLOSE_S = 1.0  # that closing waits for a reader; one that hangs ends by itself after `timeout_s`
 FPS = 25  # of a video that does not say it
 CHUNK_BYTES = 2**16
 MAX_JPEG_BYTES = 2**25
-MAX_NO_JPEG_BYTES = 2**24  # at the start of a stream, before it is none of JPEGs
+MAX_NO_JPEG_BYTES = 2**24  # that may come before the first JPEG
 MAX_NAME = 200
 SECRETIVE = re.compile("[@?=]")  # of an address without its scheme, which may have a password in it
 START_OF_IMAGE = b"\xff\xd8\xff"
@@ -89,10 +89,10 @@ class Camera:
                     camera.wait(1)
 
     http:// and standard input are JPEGs, one after the other as in MJPEG, or one that is fetched again and again; the
-    others need bottlenet[video]. `every_s` is the shortest time between two frames that are taken, `key_frames` decodes
-    no others. A camera that says nothing for `timeout_s` is opened again. `name` is what frames are called after, else
-    the host or file: a URL may have a password in it, so it is shown nowhere. `tell` gets a line for people when the
-    source is lost.
+    others need bottlenet[video]. `every_s` is the shortest time between two frames that are taken; `key_frames` decodes
+    no others. A camera that gives no frame for `timeout_s` is opened again. `name` is part of each frame's name, and by
+    default the host or file; the rest of a URL may hold a password, and is shown nowhere. `tls` replaces the system's
+    certificates for https://. `tell` gets a line for people when the source is lost.
 
     InputError: no source, or a name that is none. MissingExtraError: see above.
     """
@@ -113,8 +113,8 @@ class Camera:
         self.name = name_of(text, name)
         self.waits = is_file = not address.scheme and text != STDIN and not is_device(text)
         self.frames = 0  # that came
-        self.dropped = 0  # of these, as there was no time for them, or they were not asked for
-        self.failed = 0  # of these, as there was no server for them, or they could not be used
+        self.dropped = 0  # of these: a newer one came first, or it was too early for another
+        self.failed = 0  # of these: there was no server, or the frame could not be used
         self.losses = 0  # times that the source was lost
         self._ends = is_file or text == STDIN
         self._every_s = every_s
@@ -134,7 +134,7 @@ class Camera:
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing to come. InputError: there never was, or a file is damaged from here on."""
+        """Whether no more frames will come. InputError: none ever came, or a file is damaged from here on."""
         with self._change:
             if not self._done or self._newest is not None:
                 return False
@@ -186,7 +186,7 @@ class Camera:
         return partial(decoded, source, "v4l2" if is_device(source) else None, key_frames, timeout_s)
 
     def _pause(self, since: float) -> bool:
-        """Wait until it is time for another fetch; tell whether none is wanted."""
+        """Wait until it is time for another fetch; tell whether the camera was closed."""
         return self._closed.wait(since + max(self._every_s, STILL_S) - time.monotonic())
 
     def _run(self) -> None:
@@ -220,6 +220,8 @@ class Camera:
                 if self._ends:
                     self._error = InputError(f"{self.name}: it can't be read ({why})")
                     break
+            if self._closed.is_set():
+                return
             self.losses += 1
             wait_s = self._backoff.failed()
             self._tell(f"{self.name}: {why}; the camera is tried again (next try in {wait_s:.1f} s)")
@@ -262,14 +264,14 @@ class Seen:
 
     @property
     def outcome(self) -> Answered:
-        """What of it is kept in a spool."""
+        """Return what a spool would keep of it."""
         found, one = Findings(self.prediction.top, self.prediction.objects), self.prediction
         tries = 1 if one.socket_bytes else 0
         return answered_now(self.shot.name, one.answered_by, found, frame_bytes=one.frame_bytes, tries=tries)
 
 
 def shots(camera: Camera, changes: Changes | None, tell: Callable[[str], None]) -> Iterator[Shot | None]:
-    """Give the newest frame that is worth sending, again and again; None: there is none just now.
+    """Yield the newest frame that is worth sending, again and again; None: there is none just now.
 
     InputError: as `Camera.ended`.
     """
@@ -285,7 +287,7 @@ def shots(camera: Camera, changes: Changes | None, tell: Callable[[str], None]) 
 def watch(
     classify: Callable[[Source], Prediction], camera: Camera, changes: Changes | None, tell: Callable[[str], None]
 ) -> Iterator[Seen]:
-    """Classify a camera's frames; while there is no server, those of a file wait, and others pass."""
+    """Classify a camera's frames; while there is no server, a file waits, and the frames of a camera are lost."""
     backoff = Backoff()
     for shot in shots(camera, changes, tell):
         if shot is None:
@@ -311,7 +313,7 @@ def watch(
 
 
 def pace_of(when: str | float) -> float:
-    """Return the seconds between two frames that are looked at. InputError: neither a word of `WORDS` nor seconds."""
+    """Return the seconds between two frames. InputError: neither a word of `WORDS` nor seconds."""
     try:
         every_s = WORDS[when] if isinstance(when, str) and when in WORDS else float(when)
     except ValueError:
@@ -403,7 +405,7 @@ def decoded(source: str, format: str | None, key_frames: bool, timeout_s: float)
 
 
 def frames_of(stream: av.VideoStream, packet: av.Packet[Any]) -> Iterator[av.VideoFrame]:
-    """Decode a packet; what is damaged is left out, as the next one may be whole."""
+    """Decode a packet; leave out what is damaged, as the next one may be whole."""
     import av
 
     try:
@@ -422,9 +424,9 @@ def rgb(frame: av.VideoFrame) -> Source:
 def fetched(
     address: SplitResult, timeout_s: float, pause: Callable[[float], bool], tls: ssl.SSLContext | None
 ) -> Pictures:
-    """Fetch JPEGs: one after the other as long as the answer lasts, or one a request. LinkError: there are none.
+    """Fetch JPEGs: many in one answer, or one for each request. LinkError: there are none.
 
-    `pause` waits after a request of one, since when it was made, and tells whether no other is wanted.
+    `pause` gets the time of such a request, waits until the next one is due, and tells whether the camera was closed.
     """
     host = address.netloc.rpartition("@")[2]
     path, query = (quote(part, safe=string.punctuation) for part in (address.path, address.query))
@@ -500,7 +502,7 @@ def jpegs(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def walk(data: bytearray, place: int) -> tuple[int, bool]:
-    """Go from marker to marker of a JPEG; how far it is whole, and whether that is its end; 0: damaged."""
+    """Go from marker to marker of a JPEG. Return how far it is whole, 0 if damaged, and whether that is its end."""
     while True:
         if data[place : place + 2] == bytes((0xFF, END_OF_IMAGE)):
             return place + 2, True

@@ -1,11 +1,12 @@
-"""Whether a fixed camera shows something else than in the frame that was sent last.
+"""Tell whether a fixed camera shows something else than in the frame that was sent last.
 
     frame -> head -> symbols -> distance to those that were sent last -> above `bound` times the noise -> it changed
                           `---> distance to those of the look before -> median -> noise
 
-The distance is that of the few places that differ most, less that of the middle one: something small counts, and light
-that changes everywhere does not. The noise is the camera's own, so one bound is good for every camera and bundle; where
-something moves all the time, as leaves do, it is part of the noise after a minute. benchmarks/changes.py chose both.
+The distance is the mean over the few places that differ most, minus the median over all places: something small counts,
+and light that changes everywhere does not. The noise is measured for each camera, so one bound suits all cameras and
+bundles. What moves all the time, such as leaves, is part of the noise after a minute. benchmarks/changes.py chose the
+bound and the number of places.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Symbols = NDArray[np.uint8]  # (C, H, W)
 
 
 class Changes:
-    """Compares a camera's frames, by what the head makes of them. `silence_s` is the longest time that nothing is sent.
+    """Compares a camera's frames by the symbols that the head makes. After `silence_s` any frame is worth sending.
 
     InputError: a bound or a silence that is not above 0.
     """
@@ -39,10 +40,14 @@ class Changes:
         self, symbols: Callable[[Source], Symbols], *, bound: float = BOUND, silence_s: float = SILENCE_S
     ) -> None:
         if not is_number(bound) or not bound > 0:
-            raise InputError(f"bound is {bound!r}; give how many times its noise a frame has to change, above 0")
+            raise InputError(
+                f"bound is {bound!r}; give a number above 0: how many times the noise a frame has to differ"
+            )
         if not is_number(silence_s) or not silence_s > 0:
-            raise InputError(f"silence_s is {silence_s!r}; give the seconds after which a frame is sent all the same")
-        self.unchanged = 0  # frames that were looked at for nothing
+            raise InputError(
+                f"silence_s is {silence_s!r}; give the seconds, above 0, after which a frame is sent in any case"
+            )
+        self.unchanged = 0  # frames that were not worth sending
         self._symbols, self._bound, self._silence_s = symbols, bound, silence_s
         self._noise: deque[float] = deque(maxlen=LOOKS)
         self._newest: tuple[Symbols, float] | None = None  # with its time

@@ -67,7 +67,7 @@ class HomeAssistant:
         self._day: tuple[int, int] | None = None
         self._bytes_today = 0
         self._client: BoundedClient | None = None  # while it is connected
-        self._why = ""  # it is not, as it was told; or why the broker takes no message
+        self._why = ""  # it is not connected, or the broker takes no message, as it was told last
         self._lock = threading.Lock()  # of what follows from an answer
         self._opened, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="bottlenet-home-assistant", daemon=True)
@@ -135,7 +135,7 @@ class HomeAssistant:
         self._thread.join(CLOSE_S)
 
     def discovery(self) -> dict[str, Any]:
-        """Describe the entities, as Home Assistant wants it."""
+        """Describe the device and its entities."""
         version = program_version()
         entities = {
             key: {
@@ -192,7 +192,7 @@ class HomeAssistant:
                 self._client = None
             if not self._closed.is_set():
                 wait_s = backoff.failed()
-                self._say(why, f"what is seen is shown there later (next try in {wait_s:.1f} s)")
+                self._say(why, f"the latest answer is shown there when it is back (next try in {wait_s:.1f} s)")
                 self._closed.wait(wait_s)
 
     def _published(self, client: Any, data: Any, number: int, code: ReasonCode, properties: Any) -> None:
