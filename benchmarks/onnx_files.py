@@ -1,16 +1,26 @@
 """ONNX files that this project did not make: is each the same network in torch, where can it be cut, do halves agree?
 
-    .venv-zoo/bin/python benchmarks/onnx_files.py [FILE.onnx ...]
+    .venv-zoo/bin/python benchmarks/onnx_files.py
+    python benchmarks/onnx_files.py --public FOLDER --data PHOTOS
 
 Networks of torchvision, timm and transformers with random weights are written by torch's two exporters, as their users
-write them: at several opsets, for one photo or for any number. Files that are named besides are taken as they are. Each
-is loaded as a model, which compares it with onnxruntime on photos, and cut at the first, the middle and the last place;
-those that fail are listed with the reason.
+write them: at several opsets, for one photo or for any number. Each is loaded as a model, which compares it with
+onnxruntime on photos, and cut at the first, the middle and the last place; those that fail are listed with the reason.
+
+With `--public` it is the files of onnx_public.csv, from repositories and packages of others, in a folder as NAME.onnx.
+The table has the normalisation of the code beside each file, and pixels from 0 to 1 where that says none. Their halves
+are compared with onnxruntime's scores of the file, on photos. Then each is cut in the middle by `bottlenet quick`,
+served by `bottlenet serve`, and asked for a photo.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import hashlib
+import json
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -19,14 +29,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
-from bottlenet.errors import BottleNetError
+from bottlenet.bundle import Bundle
+from bottlenet.edge import Edge
+from bottlenet.errors import BottleNetError, InputError
+from bottlenet.net import from_onnx
 from bottlenet.net.build import can_have_unit
 from bottlenet.net.cut import cuts, split
-from bottlenet.net.models import load_model
+from bottlenet.net.models import Classifier, Normalize, load_model, parse_name
+from bottlenet.photo import photo_to_pixels
+from bottlenet.photos.folders import list_photos
+from chaos import Server
 from record import Json, parser, run_script, show, write_record
 
 SIDE = 64  # pixels, of networks that take any
@@ -70,13 +87,19 @@ EXPORTS = (
 
 def options() -> argparse.ArgumentParser:
     made = parser(__doc__)
-    made.add_argument("files", nargs="*", help="FILE.onnx with settings, as bottlenet cuts takes them")
-    made.add_argument("--only", default="", help="only exports whose name has this in it")
+    made.add_argument("--public", type=Path, default=None, help="folder with the files of onnx_public.csv instead")
+    made.add_argument(
+        "--data", default="", help="folder of photos for these: to compare with, to fit to, and to ask for"
+    )
+    made.add_argument("--only", default="", help="only files whose name has this in it")
     return made
 
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    if args.public:
+        public(args)
+        return
     rows: list[dict[str, Json]] = []
     with tempfile.TemporaryDirectory() as folder:
         for export in (each for each in EXPORTS if args.only in each.name):
@@ -93,9 +116,6 @@ def main(args: argparse.Namespace) -> None:
                 continue
             (Path(folder) / "labels.txt").write_text("".join(f"class {number}\n" for number in range(classes)))
             rows.append(checked(described, path, f",labels={folder}/labels.txt"))
-        for name in args.files:
-            front, comma, rest = name.partition(",")
-            rows.append(checked({"network": Path(front).name, "exporter": "its maker's"}, Path(front), comma + rest))
     show("ONNX files", ("network", "exporter", "opset", "cuts", "outcome"), [cells(row) for row in rows])
     write_record("onnx_files", {"files": rows}, args.out)
 
@@ -183,6 +203,89 @@ def checked(described: dict[str, Json], path: Path, settings: str) -> dict[str, 
     except BottleNetError as error:
         return {**row, "failed": str(error).replace(f"{path.parent}/", "")}
     return {**row, "cuts": len(found), "difference": worst, "cpu_s": round(time.process_time() - began, 1)}
+
+
+PUBLIC = Path(__file__).parent / "onnx_public.csv"
+COMPARED, FITTED = 4, 48  # photos
+
+
+def public(args: argparse.Namespace) -> None:
+    """Check the files of the table, and record what came of each."""
+    with PUBLIC.open(newline="") as file:
+        table = [row for row in csv.DictReader(file) if args.only in row["name"]]
+    photos = [str(photo.path) for photo in list_photos(args.data)[:COMPARED]]
+    rows: list[dict[str, Json]] = []
+    for each in table:
+        path = args.public / f"{each['name']}.onnx"
+        row: dict[str, Json] = {name: each[name] for name in ("name", "source", "version", "path")}
+        row |= facts_of(path)
+        began = time.process_time()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                row |= through(each, path, Path(folder), photos, args.data)
+        except (BottleNetError, subprocess.CalledProcessError) as error:
+            row["failed"] = str(error).replace(f"{path.parent}/", "")
+        rows.append({**row, "cpu_s": round(time.process_time() - began, 1)})
+        print(*public_cells(rows[-1]), flush=True)
+    columns = ("file", "exporter", "opset", "cuts", "differ by", "bytes", "outcome")
+    show("ONNX files of others", columns, [public_cells(row) for row in rows])
+    write_record("onnx_public", {"files": rows}, args.out)
+
+
+def through(each: dict[str, str], path: Path, folder: Path, photos: list[str], data: str) -> dict[str, Json]:
+    """Take a file all the way, from its cuts to an answer of a server."""
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != each["sha256"]:
+        raise InputError(f"{path}: it is not there, or not the file of the table; get it from {each['source']}")
+    name = f"{path},{each['settings']}"
+    usual = {"crop": "1", "interpolation": "bilinear"}
+    if each["classes"]:
+        labels = folder / "labels.txt"
+        labels.write_text("".join(f"class {number}\n" for number in range(int(each["classes"]))))
+        usual["labels"] = str(labels)
+    name += "".join(f",{key}={value}" for key, value in usual.items() if f",{key}=" not in name)
+    classifier = load_model(name)
+    found = [cut for cut in cuts(classifier.module, classifier.input_size) if can_have_unit(cut)]
+    row: dict[str, Json] = {"cuts": len(found), "difference": difference(name, classifier, found, photos)}
+    cut = found[len(found) // 2].name
+    made = folder / "quick.bundle"
+    command = ["quick", name, "--cut", cut, "--data", data, "--limit", str(FITTED), "-o", str(made), "--json"]
+    done = subprocess.run([sys.executable, "-m", "bottlenet.cli", *command], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(done.stderr.strip().removeprefix("error: ").partition("\n")[0])
+    whole = json.loads(done.stdout)["curve"][-1]
+    row |= {"cut": cut, "payload_bytes": round(whole["payload_bytes"]["mean"]), "agreement": whole["agreement"]}
+    server = Server(Bundle.load(made))
+    try:
+        with Edge(made, f"ws://127.0.0.1:{server.port}") as edge:
+            answer = edge.classify(photos[0])
+    finally:
+        server.kill()
+    return {**row, "answer": answer.label, "answer_bytes": answer.payload_bytes}
+
+
+def difference(name: str, classifier: Classifier, found: list[Any], photos: list[str]) -> float:
+    """Return by how much halves differ from onnxruntime's scores of the file at most, as a share of the largest."""
+    model, entry = from_onnx.understood(parse_name(name, "onnx", name))
+    pixels = np.stack([photo_to_pixels(Path(photo).read_bytes(), classifier.preprocess) for photo in photos])
+    normalised = Normalize(classifier.mean, classifier.std)(torch.from_numpy(pixels))
+    whole = torch.from_numpy(from_onnx.run_file(model, entry, entry.arranged(normalised).numpy())).flatten(1)
+    ending = from_onnx.ENDINGS[from_onnx.probabilities_of(model.graph).op_type]
+    worst = 0.0
+    with torch.no_grad():
+        for cut in {found[at].name for at in (0, len(found) // 2, -1)}:
+            halves = split(classifier.module, cut, classifier.input_size)
+            scores = ending(halves.tail(halves.head(normalised))).flatten(1)[:, -whole.shape[1] :]  # one of two: the last
+            worst = max(worst, float((scores - whole).abs().max() / whole.abs().max()))
+    return worst
+
+
+def public_cells(row: dict[str, Json]) -> list[str]:
+    outcome = str(row["failed"]) if "failed" in row else f"answered {row['answer']}"
+    known = [str(row.get(key, "-")) for key in ("producer", "opset", "cuts")]
+    figures = [
+        f"{row[key]:{how}}" if key in row else "-" for key, how in (("difference", ".0e"), ("payload_bytes", ","))
+    ]
+    return [str(row["name"]), *known, *figures, outcome]
 
 
 USUAL = {"mean": "0.5", "std": "0.25", "crop": "0.875", "interpolation": "bilinear"}

@@ -161,6 +161,88 @@ class TestLoad:
         assert (classifier.mean, classifier.std, classifier.labels) == ((0,) * 3, (255,) * 3, ("a", "b", "c", "d"))
         assert load_model("net.onnx,mean=0.5").mean == (127.5,) * 3
 
+    def test_weights_may_be_inputs_as_in_old_files(self) -> None:
+        nodes = [
+            helper.make_node("Conv", ["photo", "first"], ["maps"], name="conv", auto_pad="VALID"),
+            helper.make_node("Reshape", ["maps", "to"], ["flat"], name="flat"),
+            helper.make_node("MatMul", ["flat", "last"], ["scores"], name="scores"),
+        ]
+        values = {
+            "first": weights(8, 3, 3, 3),
+            "last": weights(8 * 14 * 14, CLASSES),
+            "to": np.array([-1, 8 * 14 * 14]),
+        }
+        name = write(nodes, values=values, opset=8)
+        model = onnx.load("net.onnx")
+        model.ir_version = 3
+        for each in model.graph.initializer:
+            model.graph.input.append(helper.make_tensor_value_info(each.name, each.data_type, each.dims))
+        onnx.save_model(model, "net.onnx")
+        scores, expected = both(name)
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_sixteen_bits_are_computed_with_in_float32(self, whole: bool) -> None:
+        """`whole` files take and give 16 bits, others turn float32 into them and back."""
+        half = {
+            name: value.astype(np.float16) for name, value in (("first", weights(8, 3, 3, 3)), ("last", weights(8, 4)))
+        }
+        ends_half = [
+            helper.make_node("ReduceMean", ["maps"], ["mean"], axes=[2, 3], keepdims=0),
+            helper.make_node("MatMul", ["mean", "last"], ["scores" if whole else "half scores"]),
+        ]
+        convolution = helper.make_node("Conv", ["photo" if whole else "half photo", "first"], ["maps"], name="conv")
+        nodes = [convolution, *ends_half]
+        if not whole:
+            nodes.insert(0, helper.make_node("Cast", ["photo"], ["half photo"], to=TensorProto.FLOAT16))
+            nodes.append(helper.make_node("Cast", ["half scores"], ["scores"], to=TensorProto.FLOAT))
+        name = write(nodes, values=half, kind=TensorProto.FLOAT16 if whole else TensorProto.FLOAT)
+        model = onnx.load("net.onnx")
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16 if whole else TensorProto.FLOAT
+        onnx.save_model(model, "net.onnx")
+        photos = torch.randn(2, 3, 16, 16)
+        given = photos.numpy().astype(np.float16 if whole else np.float32)
+        session = open_session(Path("net.onnx").read_bytes())
+        expected = np.concatenate([session.run(None, {"photo": given[at : at + 1]})[0] for at in range(2)])
+        classifier = load_model(name)
+        assert {each.dtype for each in classifier.module.state_dict().values()} == {torch.float32}
+        np.testing.assert_allclose(classifier.module(photos).detach(), expected, atol=5e-3)
+
+    def test_scores_with_names_are_logits_and_labels(self) -> None:
+        simple()
+        model = onnx.load("net.onnx")
+        model.graph.node[-1].output[0] = "logits"
+        names = [b"ape", b"bee", b"cat", b"dog"]
+        model.graph.node.extend(
+            [
+                helper.make_node("Softmax", ["logits"], ["shares"]),
+                helper.make_node("ArgMax", ["shares"], ["best"], axis=1, keepdims=0),
+                helper.make_node("ZipMap", ["shares"], ["scores"], domain="ai.onnx.ml", classlabels_strings=names),
+            ]
+        )
+        model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+        del model.graph.output[:]
+        shares = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+        kinds = helper.make_tensor_type_proto(TensorProto.INT64, None), helper.make_sequence_type_proto(shares)
+        model.graph.output.extend(map(helper.make_value_info, ("best", "scores"), kinds))
+        onnx.save_model(model, "net.onnx")
+        session = open_session(Path("net.onnx").read_bytes())
+        classifier = load_model(f"net.onnx{REST}")
+        assert classifier.labels == ("ape", "bee", "cat", "dog")
+        photo = torch.randn(1, 3, 16, 16)
+        (expected,) = session.run(["scores"], {"photo": photo.numpy()})[0]
+        found = classifier.module(photo).softmax(1)[0].tolist()
+        np.testing.assert_allclose(found, [expected[label] for label in classifier.labels], rtol=1e-4)
+
+    def test_one_score_is_the_second_of_two_labels(self) -> None:
+        values = {"first": weights(8, 3, 3, 3), "last": weights(8, 1)}
+        nodes = [helper.make_node("Conv", ["photo", "first"], ["maps"], name="conv"), *ends("maps", 8)]
+        nodes[-1].output[0] = "logit"
+        write([*nodes, helper.make_node("Sigmoid", ["logit"], ["scores"])], values=values)
+        Path("two.txt").write_text("no\nyes\n")
+        scores, expected = both(f"net.onnx{REST},labels=two.txt")
+        np.testing.assert_allclose(scores.softmax(1)[:, 1:], expected, rtol=1e-4)
+
     def test_values_may_lie_beside_it(self) -> None:
         name = simple()
         before = load_model(name).module(torch.ones(1, 3, 16, 16))
@@ -213,6 +295,8 @@ class TestOperators:
             ("Slice", {"b": np.array([1, 7]), "c": np.array([2**31, -(2**31)]), "d": np.array([2, 3]),
                        "e": np.array([2, -1])}, {}, 13),
             ("Gather", {"b": np.array([3, -1, 0])}, {"axis": 1}, 13),
+            ("Gather", {"b": np.array([[3, -1, 0], [0, 1, 2]])}, {"axis": 2}, 13),
+            ("ImageScaler", {}, {"bias": [0.1 * channel for channel in range(8)], "scale": 0.5}, 9),
             ("Transpose", {}, {"perm": [0, 2, 3, 1]}, 13),
             ("DepthToSpace", {}, {"blocksize": 2}, 13),
             ("DepthToSpace", {}, {"blocksize": 2, "mode": "CRD"}, 13),
@@ -243,6 +327,25 @@ class TestOperators:
         (more,) = probe.run(None, {"photo": np.zeros((1, 3, 16, 16), np.float32)})
         name = write(body, values=values | {"last": weights(more.size, CLASSES)}, opset=opset)
         scores, expected = both(name)
+        np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
+
+    def test_a_norm_may_be_of_tokens(self) -> None:
+        values: dict[str, Any] = {
+            "first": weights(8, 3, 2, 2),
+            "last": weights(8 * 64, CLASSES),
+            "to": np.array([0, 8, 64]),
+        }
+        values |= {"scale": weights(8), "bias": weights(8), "mean": weights(8), "variance": np.ones(8, np.float32)}
+        nodes = [
+            helper.make_node("Conv", ["photo", "first"], ["maps"], name="conv", strides=[2, 2]),
+            helper.make_node("Reshape", ["maps", "to"], ["tokens"], name="tokens"),
+            helper.make_node(
+                "BatchNormalization", ["tokens", "scale", "bias", "mean", "variance"], ["norm"], name="norm"
+            ),
+            helper.make_node("Flatten", ["norm"], ["flat"], name="flat"),
+            helper.make_node("MatMul", ["flat", "last"], ["scores"], name="scores"),
+        ]
+        scores, expected = both(write(nodes, values=values))
         np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
 
     def test_a_graph_may_divide_and_join(self) -> None:
@@ -300,6 +403,23 @@ class TestRefusals:
         simple()
         Path("few.txt").write_text("a\nb\n")
         assert "2 labels, but the network gives 4 scores" in self.refused(f"net.onnx{REST},labels=few.txt")
+
+    def test_scores_of_places_are_no_scores_of_classes(self) -> None:
+        maps = helper.make_node("Conv", ["photo", "first"], ["scores"], name="conv")
+        name = write([maps], values={"first": weights(8, 3, 3, 3)})
+        assert "its output is ?x8x14x14, as of a detector or of a map" in self.refused(name)
+
+    def test_what_is_for_one_photo_alone(self) -> None:
+        nodes = [
+            helper.make_node("Conv", ["photo", "first"], ["maps"], name="conv"),
+            helper.make_node("Flatten", ["maps"], ["flat"], name="flat"),
+            helper.make_node("Gather", ["flat", "none"], ["one"], name="one", axis=0),
+            helper.make_node("MatMul", ["one", "last"], ["scores"], name="scores"),
+        ]
+        values = {"first": weights(8, 3, 3, 3), "last": weights(8 * 14 * 14, CLASSES), "none": np.array([0])}
+        message = self.refused(write(nodes, values=values))
+        assert "operator Gather of photos" in message
+        assert "a number of photos that is free" in message
 
     def test_two_inputs_and_two_outputs(self) -> None:
         name = simple(outputs=["scores", "mean"])

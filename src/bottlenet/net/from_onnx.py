@@ -28,6 +28,7 @@ from onnx import numpy_helper, shape_inference
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 from onnx.inliner import inline_local_functions
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bottlenet.errors import InputError, reason
 from bottlenet.files import read_bounded
@@ -47,17 +48,30 @@ ID_DIGITS = 16
 def load(named: Named) -> Classifier:
     """Load a network. InputError: no such file, nothing to convert, not what onnxruntime gives, or see `load_model`."""
     path = Path(named.network)
+    model, entry = understood(named)
+    worked_out, batch = fold(path, model, entry)
+    check_rows(path, worked_out.graph)
+    network = Network(path, worked_out, batch, entry)
+    classifier = assemble(named, network, replace(metadata_of(model), size=entry.size))
+    compare(path, model, entry, classifier, probabilities_of(model.graph).op_type)
+    network.name_both(len(classifier.labels))
+    return classifier
+
+
+def understood(named: Named) -> tuple[onnx.ModelProto, "Entry"]:
+    """Read a file as a network from photos to scores, and find out how they go in. InputError: it is none."""
+    path = Path(named.network)
     model, found = read(path)
     if named.settings.get("id", found) != found:
         what = f"it holds something else than when it was named (id {named.settings['id']}, now {found})"
         raise InputError(f"{path}: {what}; give the file of then, or train anew in a new folder")
     check_float(path, model)
+    widen(model)
+    spell_out(model.graph)
+    keep_scores(model)
     entry = entry_of(named, model)
     check_output(path, model)
-    network = Network(path, *fold(path, model, entry), entry)
-    classifier = assemble(named, network, replace(metadata_of(model), size=entry.size))
-    compare(path, model, entry, classifier, probabilities_of(model.graph).op_type)
-    return classifier
+    return model, entry
 
 
 def file_id(path: Path) -> str:
@@ -78,7 +92,8 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
         raise InputError(f"{path}: this is no ONNX file, or one without a network; give another")
     digest = hashlib.sha256(data)
     folder = path.resolve().parent
-    elsewhere = (ExternalDataInfo(tensor) for tensor in tensors_of(model) if uses_external_data(tensor))
+    tensors = inside(model, onnx.TensorProto)
+    elsewhere = (ExternalDataInfo(tensor) for tensor in tensors if uses_external_data(tensor))
     for place in sorted({each.location for each in elsewhere}):
         file = (folder / place).resolve()
         if not file.is_relative_to(folder):
@@ -95,15 +110,14 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
     return model, digest.hexdigest()[:ID_DIGITS]
 
 
-def tensors_of(message: Any) -> Iterator[Any]:
-    """Yield every tensor of a model, in nodes, functions and inner graphs too."""
-    if isinstance(message, onnx.TensorProto):
+def inside(message: Any, kind: type) -> Iterator[Any]:
+    """Yield everything of a kind in a model, in nodes, functions and inner graphs too."""
+    if isinstance(message, kind):
         yield message
-        return
     for field, value in message.ListFields():
         if field.message_type is not None:
             for each in value if field.is_repeated else (value,):
-                yield from tensors_of(each)
+                yield from inside(each, kind)
 
 
 INTEGERS = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize")
@@ -120,6 +134,54 @@ def check_float(path: Path, model: onnx.ModelProto) -> None:
     if opset < FIRST_OPSET:
         advice = "convert it with onnx.version_converter.convert_version(model, 13)"
         raise InputError(f"{path}: its opset is {opset}, which is before {FIRST_OPSET}; {advice}")
+
+
+HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+def widen(model: onnx.ModelProto) -> None:
+    """Compute in float32 what the file computes in 16 bits; its weights stay the same numbers."""
+    for tensor in inside(model, onnx.TensorProto):
+        if tensor.data_type in HALVES:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for attribute in inside(model, onnx.AttributeProto):
+        if attribute.name in ("to", "dtype") and attribute.i in HALVES:
+            attribute.i = onnx.TensorProto.FLOAT
+    for kind in inside(model, onnx.TypeProto.Tensor):
+        if kind.elem_type in HALVES:
+            kind.elem_type = onnx.TensorProto.FLOAT
+
+
+def spell_out(graph: onnx.GraphProto) -> None:
+    """Write an ImageScaler, which ONNX no longer has, as the normalisation that it is."""
+    for node in graph.node:
+        if node.op_type == "ImageScaler":
+            given = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+            bias = np.array(given["bias"], np.float32)
+            scale, zero, one = np.full_like(bias, given.get("scale", 1)), np.zeros_like(bias), np.ones_like(bias)
+            names = [f"{node.output[0]} {each}" for each in ("scale", "bias", "mean", "variance")]
+            for name, value in zip(names, (scale, bias, zero, one), strict=True):
+                graph.initializer.append(numpy_helper.from_array(value, name))
+            taken = [node.input[0], *names]
+            node.CopyFrom(onnx.helper.make_node("BatchNormalization", taken, node.output, node.name, epsilon=0.0))
+
+
+def keep_scores(model: onnx.ModelProto) -> None:
+    """Leave out what gives the scores their names, as in files of Custom Vision, and take those as the labels."""
+    graph = model.graph
+    naming = next((node for node in graph.node if node.op_type == "ZipMap"), None)
+    if naming is None:
+        return
+    labels = [label.decode() for each in naming.attribute for label in each.strings]
+    onnx.helper.set_model_props(model, {"names": str(dict(enumerate(labels)))} | metadata_settings(model))
+    del graph.output[:]
+    graph.output.append(onnx.helper.make_tensor_value_info(naming.input[0], onnx.TensorProto.FLOAT, None))
+    wanted = {naming.input[0]}
+    for node in reversed(list(graph.node)):
+        if wanted.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            wanted.update(node.input)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -268,6 +330,15 @@ def check_output(path: Path, model: onnx.ModelProto) -> None:
         raise InputError(f"{path}: it has {len(model.graph.output)} outputs ({names}), and scores are one; {advice}")
 
 
+def check_rows(path: Path, graph: onnx.GraphProto) -> None:
+    """Raise InputError for scores of more than the whole photo."""
+    sides = shapes_in(graph).get(graph.output[0].name, ())
+    if math.prod(sides[2:]) != 1:
+        what = f"its output is {shown((0, *sides[1:]))}, as of a detector or of a map, and scores are one row a photo"
+        advice = "give it as package.module:function, whose task says what the rows are"
+        raise InputError(f"{path}: {what}; {advice}")
+
+
 def fold(path: Path, model: onnx.ModelProto, entry: Entry) -> tuple[onnx.ModelProto, int]:
     """Let onnxruntime work out the shapes, for a number of photos that is recognised, or else for the file's own.
 
@@ -286,9 +357,12 @@ def fold(path: Path, model: onnx.ModelProto, entry: Entry) -> tuple[onnx.ModelPr
 
 def folded(model: onnx.ModelProto, entry: Entry, batch: int) -> onnx.ModelProto:
     fixed = inline_local_functions(model)
-    for value in fixed.graph.input:
-        if value.name == entry.name:
+    for value in list(fixed.graph.input):
+        if value.name != entry.name:  # a weight, which is an input in files of an IR before 4
+            fixed.graph.input.remove(value)
+        else:
             value.type.CopyFrom(onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, (batch, *entry.sides)))
+    fixed.ir_version = max(fixed.ir_version, 4)
     for value in fixed.graph.output:  # what it says of its shape is for other batches
         value.type.tensor_type.ClearField("shape")
     del fixed.graph.value_info[:]
@@ -331,6 +405,7 @@ class Network(nn.Module):
         constants = {each.name: one_photo(numpy_helper.to_array(each), batch) for each in graph.initializer}
         shapes = shapes_in(graph)
         ending = probabilities_of(graph)
+        self._one, self._both = math.prod(shapes.get(self._output, (1, 0))[1:]) == 1, False
         self._flat = len(shapes.get(self._output, ())) > 2 and math.prod(shapes[self._output][2:]) == 1
         self._steps: list[Step] = []
         for node, name in zip(graph.node, readable(graph.node), strict=True):
@@ -360,7 +435,12 @@ class Network(nn.Module):
             else:
                 values.update((each, given[at]) for at, each in enumerate(step.outputs))
         scores: Tensor = values[self._output]
-        return scores.flatten(1) if self._flat else scores
+        scores = scores.flatten(1) if self._flat else scores
+        return F.pad(scores, (1, 0)) if self._both else scores
+
+    def name_both(self, labels: int) -> None:
+        """Give, for two labels, the one logit as that of the second, beside 0 for the first."""
+        self._both = self._one and labels == 2
 
 
 def shapes_in(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
@@ -384,8 +464,8 @@ def convert(path: Path, node: onnx.NodeProto, described: Node) -> nn.Module:
         why = f" {error}" if isinstance(error, UnknownOperatorError) else f" ({reason(error)})"
         operator = f"{node.op_type}{why.rstrip()}" if known else f"{node.domain}.{node.op_type}"
         what = f"operator {operator} has no counterpart in torch here, at node {title(node)}"
-        advice = "export the network without it, or give it as a torch module, package.module:function"
-        raise InputError(f"{path}: {what}; {advice}") from error
+        advice = FREE_BATCH if "photos" in why else "export the network without it"
+        raise InputError(f"{path}: {what}; {advice}, or give it as package.module:function") from error
 
 
 def title(node: onnx.NodeProto) -> str:
@@ -467,7 +547,7 @@ def compare(path: Path, model: onnx.ModelProto, entry: Entry, classifier: Classi
         what = f"onnxruntime can't run it ({reason(error)})"
         raise InputError(f"{path}: {what}; give another size, or export it again") from error
     try:
-        found = ENDINGS[ending](classifier.module(photos))
+        found = ENDINGS[ending](classifier.module(photos)).flatten(1)
     except Exception as error:  # of a network whose shapes are those of one photo
         what = f"in torch it does not run on {PHOTOS} photos at once ({reason(error)})"
         raise InputError(f"{path}: {what}; {FREE_BATCH}") from error

@@ -212,9 +212,10 @@ def product(node: Node) -> Any:
 
 def batch_norm(node: Node) -> nn.Module:
     scale, bias, mean, variance = (torch.from_numpy(node.weight(position)) for position in range(1, 5))
-    if node.value("training_mode", default=0) or len(node.shape()) != 4:
-        raise UnknownOperatorError("of a network in training, or not of maps")
-    layer = nn.BatchNorm2d(len(scale), eps=node.value("epsilon", default=1e-5))
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}.get(len(node.shape()))
+    if node.value("training_mode", default=0) or kind is None:
+        raise UnknownOperatorError("of a network in training, or of more than maps")
+    layer = kind(len(scale), eps=node.value("epsilon", default=1e-5))
     layer.load_state_dict({"weight": scale, "bias": bias, "running_mean": mean, "running_var": variance}, strict=False)
     return layer
 
@@ -261,11 +262,13 @@ def average_pool(node: Node) -> nn.Module:
 def gather(node: Node) -> nn.Module:
     axis = node.value("axis", default=0) % len(node.shape())
     indices, side = np.asarray(node.value("indices", 1)), node.shape()[axis]
-    if 0 in node.constants or indices.ndim > 1 or (axis == 0 and node.batch > 1 and side % node.batch == 0):
-        raise UnknownOperatorError("of photos or of a constant, or with indices of several dimensions")
+    if 0 in node.constants or (axis == 0 and node.batch > 1 and side % node.batch == 0):
+        raise UnknownOperatorError("of photos or of a constant")
     if indices.ndim == 0:
         return Operation(lambda x: x.select(axis, int(indices) % side))
-    return Operation(lambda x, order: x.index_select(axis, order), 2, {1: indices % side})
+    return Operation(
+        lambda x, order: x.index_select(axis, order.flatten()).unflatten(axis, order.shape), 2, {1: indices % side}
+    )
 
 
 LAYERS: dict[str, Callable[[Node], nn.Module]] = {
