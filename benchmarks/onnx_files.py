@@ -274,7 +274,8 @@ def difference(name: str, classifier: Classifier, found: list[Any], photos: list
     with torch.no_grad():
         for cut in {found[at].name for at in (0, len(found) // 2, -1)}:
             halves = split(classifier.module, cut, classifier.input_size)
-            scores = ending(halves.tail(halves.head(normalised))).flatten(1)[:, -whole.shape[1] :]  # one of two: the last
+            scores = ending(halves.tail(halves.head(normalised))).flatten(1)
+            scores = scores[:, -whole.shape[1] :]  # the file's own one of two
             worst = max(worst, float((scores - whole).abs().max() / whole.abs().max()))
     return worst
 

@@ -131,7 +131,7 @@ def rate_cuts(
 
 
 def recommendation(taken: Rated | None, share: float) -> str:
-    allowed = f"with at most {share:.0%} of the FLOPs on the device"
+    allowed = f"with at most {100 * share:g} % of the FLOPs on the device"
     if taken is None:
         return f"at no cut {allowed} 95 % of the answers stay: give a larger --share, or train"
     why = f"of the cuts {allowed} it needs the fewest bytes for 95 % of the answers, {taken.bytes_95:,.0f}"
@@ -156,8 +156,8 @@ def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], count: int) -> Grid
         for row, cut in zip(rows, shown, strict=True):
             sizes = known.get(cut.name)
             row += ["-"] * 2 if sizes is None else ["never" if size is None else f"{size:,.0f}" for size in sizes]
-        caption += " Bytes: of a unit without training, for that share of the uncut network's answers; - where an"
-        caption += " earlier cut has fewer elements."
+        caption += " Bytes: of a unit without training, for that share of the uncut network's answers; never: not even"
+        caption += " with the whole payload; -: not tried, as an earlier cut has fewer elements."
     return Grid(columns, rows, caption=caption)
 
 
