@@ -434,8 +434,9 @@ def test_a_video_that_lies_on_its_side_is_turned() -> None:
         ("me:s3cret@camera/stream", "that source: there is no such file"),
         ("rtsp//me:s3cret@camera", "that source: there is no such file"),
         ("camera:554/user=me_password=s3cret", "that source: there is no such file"),
-        ("rtsp://me:12/s3cret@camera/stream", "in a password write %2F"),
-        ("http://me:12#s3cret@camera/", "in a password write %2F"),
+        ("rtsp://me:12/s3cret@camera/stream", "write %2F for /"),
+        ("rtsp://me:s3cret/x@camera/stream", "write %2F for /"),
+        ("http://me:12#s3cret@camera/", "write %2F for /"),
     ],
 )
 def test_a_source_that_is_none(source: str, words: str) -> None:

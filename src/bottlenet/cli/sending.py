@@ -293,8 +293,8 @@ class Report:
         if self.camera is None:
             print_error(line)
         else:  # whose next frame fails in the same way
-            self.camera.failed += not outcome.again
-            self.trouble(line.replace(outcome.photo, self.camera.name))
+            self.camera.failed += not (outcome.again or outcome.report)
+            self.trouble(line.replace(outcome.photo, outcome.photo.rpartition("@")[0] or outcome.photo))
         if self._as_json:
             words = {"photo": outcome.photo, "status": outcome.why, "reason": outcome.reason, "again": outcome.again}
             self._line(words | ({"report": True} if outcome.report else {}))

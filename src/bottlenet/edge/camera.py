@@ -329,17 +329,14 @@ def check_source(source: str) -> SplitResult:
     kinds = "rtsp://, http://, a video device or file, or - for standard input"
     try:
         address = urlsplit(source) if "://" in source else urlsplit("")._replace(path=source)
-        hidden = "@" in source and address.scheme and ":" in address.netloc and "@" not in address.netloc
-        valid = source and (
-            not address.scheme or (address.scheme in SCHEMES and address.hostname and address.port != 0)
-        )
+        # With a / in a password, its start would be taken for the port, and shown.
+        split = "@" in source and ":" in address.netloc and "@" not in address.netloc
+        valid = not address.scheme or (address.scheme in SCHEMES and address.hostname and address.port != 0)
     except ValueError:
-        hidden = valid = False
-    if hidden:  # else the start of a password would be taken for the port, and shown
-        what = "in a password write %2F for /, %3F for ? and %23 for #; elsewhere %40 for @"
-        raise InputError(f"that URL has an @ after its host: {what}")
-    if not valid:
-        raise InputError(f"that is no source of frames; give {kinds}")
+        split = valid = False
+    if split or not valid or not source:
+        what = "write %2F for /, %3F for ? and %23 for # in a password, and %40 for @ in a path"
+        raise InputError(f"that is no source of frames; give {kinds}; {what}")
     if address.scheme or source == STDIN or source.startswith("/dev/"):
         return address
     if os.path.isdir(source):
