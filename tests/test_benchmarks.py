@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import hashlib
 import io
 import json
 import os
@@ -16,16 +18,18 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import bottlenet
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.bundle.manifest import Exit
 from bottlenet.measure.evaluate import evaluate
+from bottlenet.net.export import to_onnx
 from bottlenet.report import sources as curve
 from brokers import broker, needs_mosquitto
 from conftest import CLASSES, needs_ray
-from small import save_photos
+from small import save_photos, telling
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -377,6 +381,29 @@ def test_quick(tmp_path: Path) -> None:
     (curve,) = got["curves"].values()
     assert [row["budget"] for row in curve][-1] == 0
     assert {row["photos"] for row in curve} == {24}
+
+
+@pytest.mark.slow
+def test_onnx_files_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One goes from its cuts to an answer, and one that is not that of the table is named with the reason."""
+    script = load("onnx_files", monkeypatch)
+    classifier = telling()
+    example = torch.zeros(2, *classifier.input_size)
+    file = tmp_path / "good.onnx"
+    file.write_bytes(to_onnx(classifier.module, example, inputs=["photo"], outputs=["scores"]))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    columns = "name,source,version,path,sha256,classes,settings\n"
+    rows = [f'{name},pypi:nets,1,{name}.onnx,{digest},4,"mean=0.5,std=0.25"\n' for name in ("good", "missing")]
+    (tmp_path / "table.csv").write_text(columns + "".join(rows))
+    monkeypatch.setattr(script, "PUBLIC", tmp_path / "table.csv")
+    photos = save_photos(tmp_path / "photos", 24)
+    script.public(argparse.Namespace(public=tmp_path, data=str(photos), only="", out=tmp_path))
+    good, missing = json.loads((tmp_path / "onnx_public.json").read_text())["results"]["files"]
+    assert good["cuts"] >= 3
+    assert good["difference"] < 1e-5
+    assert good["answer"] in [f"class {number}" for number in range(4)]
+    assert good["answer_bytes"] > 0
+    assert missing["failed"] == "missing.onnx: it is not there, or not the file of the table; get it from pypi:nets"
 
 
 @pytest.mark.slow
