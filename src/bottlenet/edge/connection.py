@@ -221,7 +221,8 @@ class WebSocketTransport:
         if close.code == UNAUTHORIZED:
             raise LinkError(f"{server} lets nobody in without a token ({why}); {TOKEN_ADVICE}") from error
         if close.code == MESSAGE_TOO_BIG:
-            raise FrameError(f"{server} takes no frame as large as this; reduce more") from error
+            advice = "give a --budget of fewer bytes, or let it serve with a larger --max-payload-bytes"
+            raise FrameError(f"{server} takes no frame as large as this; {advice}") from error
         raise LinkError(f"{server} closed the connection ({f'{close.code} {why}'.strip()}); try again") from error
 
 
