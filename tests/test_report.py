@@ -270,7 +270,7 @@ class TestContent:
         made = report([write_cameras(tmp_path / "cameras.jsonl")], MADE)
         (section,) = made.sections
         assert [figure.title for figure in section.figures] == ["Bytes sent: “porch”"]
-        assert section.figures[0].table.rows[-1] == ("24", "1,420")
+        assert section.figures[0].table.rows[-1] == ("24", "1.4")
         (table,) = section.tables
         day = "2026-12-01T04:00:00.000Z", "2026-12-02T04:00:00.000Z"
         assert table.rows == (

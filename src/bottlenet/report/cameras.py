@@ -46,15 +46,15 @@ def camera_row(camera: Camera) -> tuple[Cell, ...]:
 def bytes_figure(camera: Camera, command: str, request: Request) -> Figure:
     """Draw the bytes sent over time, beside those of a frame a second."""
     totals = list(accumulate(each.sent_bytes for each in camera.seen))
-    sent = list(zip((at_s / 3600 for at_s in camera.times_s), map(float, totals), strict=True))
+    sent = [(at_s / 3600, total / 1000) for at_s, total in zip(camera.times_s, totals, strict=True)]
     sent = [*sent[:: -(-len(sent) // MOST_STEPS)], sent[-1]]
-    (hours, total), every = sent[-1], every_second(camera)
+    (hours, total), every = sent[-1], every_second(camera) / 1000
     series = (
         Series("sent", tuple(sent), marked=False, bold=True),
         Series("a frame a second", ((0.0, 0.0), (hours, every)), marked=False),
     )
-    title, words = f"Bytes sent: “{camera.name}”", f"{total:,.0f} bytes sent; a frame a second: {every:,.0f} bytes."
-    x, y = Axis("hours", spanning([0, hours])), Axis("bytes", spanning([0, total, every]))
-    rows = tuple((f"{at:.4g}", number(size)) for at, size in sent[:: -(-len(sent) // 20)])
-    table = Table("Some of the numbers", ("hours", "bytes sent"), rows)
+    title, words = f"Bytes sent: “{camera.name}”", f"{total:,.1f} kB sent; a frame a second: {every:,.1f} kB."
+    x, y = Axis("hours", spanning([0, hours])), Axis("kB", spanning([0, total, every]))
+    rows = tuple((f"{at:.4g}", number(size, 1)) for at, size in sent[:: -(-len(sent) // 20)])
+    table = Table("Some of the numbers", ("hours", "kB sent"), rows)
     return Figure(title, line_chart(title, words, series, x, y, looks=request.looks), table, command)
