@@ -365,6 +365,7 @@ def test_only_the_newest_frame_is_taken() -> None:
     assert not [each for each in threading.enumerate() if each.name == "bottlenet-camera-c"]
 
 
+@pytest.mark.slow
 @needs_gstreamer
 def test_rtsp(video: Path, bundle: Bundle, url: str, edge: Edge) -> None:
     port = free_port()

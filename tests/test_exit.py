@@ -341,6 +341,7 @@ def test_an_exit_that_gives_no_numbers_is_no_candidate(
     assert (sent.name, sent.sent_share) == ("split at patches", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sure", [0, 0.15])
 def test_profile_and_bench_know_what_the_split_takes_that_sends_every_photo(
     exit_bundle: Bundle, photos: list[Path], tmp_path: Path, sure: float, monkeypatch: pytest.MonkeyPatch
@@ -362,6 +363,7 @@ def test_profile_and_bench_know_what_the_split_takes_that_sends_every_photo(
     assert ("split at patches, sure 0.15" in rows) == (sure > 0)
 
 
+@pytest.mark.slow
 def test_bench_measures_the_mean_of_the_photos_that_are_sent_and_the_others(
     exit_bundle: Bundle, photos: list[Path], bound: float, tmp_path: Path
 ) -> None:

@@ -479,6 +479,7 @@ class TestRefusals:
 
 
 class TestRuns:
+    @pytest.mark.slow
     def test_a_run_notices_another_file(self, here: Path) -> None:
         name = exported(small.telling())
         small.save_photos(here / "photos", 40)

@@ -223,6 +223,7 @@ class TestPhoto:
                 expect(page.locator("#budget")).to_be_enabled(enabled=bundle.manifest.codec == "jpeg")
                 assert len(set(page.locator("#mosaic").evaluate(SHADES))) > 10
 
+    @pytest.mark.slow
     def test_what_the_device_is_sure_of_is_not_sent(
         self, visit: MakeVisit, demo: Bundle, exit_bundle: Bundle, tmp_path: Path
     ) -> None:

@@ -582,6 +582,7 @@ def test_efficientnet_lite0(lite0: Classifier) -> None:
         check_halves(lite0.module, split(lite0.module, name), x)
 
 
+@pytest.mark.slow
 def test_efficientnet_lite0_at_every_block(lite0: Classifier) -> None:
     size = (3, 64, 64)  # a convolutional network takes any; small is quick
     x = torch.randn(2, *size)

@@ -812,16 +812,17 @@ class TestForeign:
             Spool(tmp_path, bundle, **limits)  # type: ignore[arg-type]
 
 
+def write_old(folder: Path, bundle: Bundle, number: int, place: str = "frames", payload_bytes: int = 100) -> Path:
+    one = photo(number)
+    line = json.dumps({"photo": one.name, "sha256": one.sha256, "bundle": bundle.id.hex()})
+    name = f"{number:012d}-{one.key}.frame" if place == "frames" else f"{one.key}.frame"
+    path = folder / place / name
+    path.write_bytes(line.encode() + b"\n" + frame(bundle, number, payload_bytes).to_bytes())
+    return path
+
+
 class TestOld:
     """A spool of a version that used files is taken over."""
-
-    def write(self, folder: Path, bundle: Bundle, number: int, place: str = "frames", payload_bytes: int = 100) -> Path:
-        one = photo(number)
-        line = json.dumps({"photo": one.name, "sha256": one.sha256, "bundle": bundle.id.hex()})
-        name = f"{number:012d}-{one.key}.frame" if place == "frames" else f"{one.key}.frame"
-        path = folder / place / name
-        path.write_bytes(line.encode() + b"\n" + frame(bundle, number, payload_bytes).to_bytes())
-        return path
 
     @pytest.fixture
     def old(self, bundle: Bundle, tmp_path: Path) -> Path:
@@ -830,13 +831,13 @@ class TestOld:
         for name in ("frames", "answers", "failed", "aside"):
             (folder / name).mkdir(parents=True)
         for number in (3, 2, 1, 4):
-            self.write(folder, bundle, number)
+            write_old(folder, bundle, number)
         for number in (4, 5):
             (folder / "answers" / f"{photo(number).key}.json").write_bytes(outcome_bytes(answer(number)))
         for number, why in ((6, REFUSED), (7, DROPPED)):
             failed = Failed(photo(number).name, why, "no")
             (folder / "failed" / f"{photo(number).key}.json").write_bytes(outcome_bytes(failed))
-        self.write(folder, bundle, 6, "failed")
+        write_old(folder, bundle, 6, "failed")
         return folder
 
     def check(self, old: Path, bundle: Bundle) -> None:
@@ -856,6 +857,7 @@ class TestOld:
         assert files_in(old) == ["aside", "lock", "spool.db", "spool.db-journal"]
         self.check(old, bundle)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork of this process")
     def test_kill_at_any_instant(self, bundle: Bundle, old: Path, tmp_path: Path) -> None:
         line = 0
@@ -888,7 +890,7 @@ class TestOld:
     @pytest.mark.parametrize("number", ["000000000001", "999999999999", "\u0660" * 12])
     def test_numbers_that_people_gave(self, bundle: Bundle, old: Path, number: str) -> None:
         """As the documentation had it for frames that are to be tried again."""
-        path = self.write(old, bundle, 8)
+        path = write_old(old, bundle, 8)
         path.rename(path.with_name(f"{number}-{photo(8).key}.frame"))
         for _ in range(2):
             with Spool(old, bundle) as spool:
@@ -899,7 +901,7 @@ class TestOld:
                 spool.store(photo(9), answer(9))
 
     def test_damaged_files_are_set_aside(self, bundle: Bundle, old: Path) -> None:
-        path = self.write(old, bundle, 8)
+        path = write_old(old, bundle, 8)
         whole = path.read_bytes()
         changes: list[bytes] = [b"", whole[:-1], whole + b"x", b"{}\n" + whole, b"[1]\n", b"\xff\xfe\n", b"[" * 60000]
         for position in (3, 20, whole.index(b"\n") + 1, len(whole) - 1):

@@ -13,7 +13,7 @@ from bottlenet.edge import Choice, Failed, Spool
 from bottlenet.edge.prediction import DROPPED, REFUSED, Answered, Photo
 from bottlenet.wire.frame import parse_frame
 from test_cli import Done, Run, run  # noqa: F401
-from test_spool import Fast, TestOld, frame, in_spool
+from test_spool import Fast, frame, in_spool, write_old
 
 STATUSES = {"waiting": 0, "answered": 1, "refused": 2, "dropped": 3}
 
@@ -121,7 +121,7 @@ def test_a_file_where_a_folder_is_wanted(run: Run, spool: Path, tmp_path: Path) 
 def test_a_spool_of_an_older_version(run: Run, bundle: Bundle, tmp_path: Path) -> None:  # noqa: F811
     for name in ("frames", "answers", "failed"):
         (tmp_path / "old" / name).mkdir(parents=True)
-    TestOld().write(tmp_path / "old", bundle, 1)
+    write_old(tmp_path / "old", bundle, 1)
     assert [line["status"] for line in lines(run("spool", tmp_path / "old", "list", "--json"))] == ["waiting"]
 
 

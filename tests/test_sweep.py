@@ -410,6 +410,7 @@ class TestFigures:
         assert figures_from(nothing - 1, nothing, nothing + 1, nothing, distilled=float("nan")).distillation is None
 
 
+@pytest.mark.slow
 def test_a_trial_that_goes_astray_is_measured_as_all_others(
     config: SweepConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

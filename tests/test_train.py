@@ -313,6 +313,7 @@ def test_the_bundle_of_a_run_with_an_exit_has_its_bound(with_exit, base, tmp_pat
     assert evaluate(bundle, base.data[0], limit=20).payload_bytes.max <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["run", "small:telling:20", "small:classifier"])
 def test_another_network_may_answer_on_the_device(with_exit, base, tmp_path, source):
     name = with_exit.out if source == "run" else source
@@ -389,6 +390,7 @@ def test_refused_mean_bytes(with_exit, tmp_path, mean_bytes, what):
         export_run(with_exit.out, tmp_path / "bundle", mean_bytes=mean_bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean_bytes", "sent"), [(0, 0), (100, 1)])
 def test_the_ends_of_mean_bytes(with_exit, base, tmp_path, mean_bytes, sent):
     bundle, _ = export_run(with_exit.out, tmp_path / "bundle", mean_bytes=mean_bytes)

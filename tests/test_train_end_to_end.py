@@ -125,6 +125,7 @@ def test_labels_alone_are_learned(labelled, tmp_path, monkeypatch):
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn_from", ["", "stem"])
 def test_a_run_end_to_end_starts_from_one_with_a_frozen_head(labelled, tmp_path, learn_from):
     unit = {"unit": "paper", "channels": 3, "stride": 2}
@@ -198,6 +199,7 @@ def test_a_layer_on_both_sides_cannot_learn_for_one(labelled, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_layer_on_both_sides_may_stay_as_it_is(labelled, tmp_path, monkeypatch):
     monkeypatch.setattr(small, "Small", Twice)
     run(replace(labelled, out=str(tmp_path / "run"), end_to_end=False, tail_lr=0.0, epochs=1))
