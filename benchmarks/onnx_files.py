@@ -39,7 +39,7 @@ from bottlenet.edge import Edge
 from bottlenet.errors import BottleNetError, InputError
 from bottlenet.net import from_onnx
 from bottlenet.net.build import can_have_unit
-from bottlenet.net.cut import cuts, split
+from bottlenet.net.cut import Cut, cuts, split
 from bottlenet.net.models import Classifier, Normalize, load_model, parse_name
 from bottlenet.photo import photo_to_pixels
 from bottlenet.photos.folders import list_photos
@@ -47,6 +47,7 @@ from chaos import Server
 from record import Json, parser, run_script, show, write_record
 
 SIDE = 64  # pixels, of networks that take any
+USUAL = {"mean": "0.5", "std": "0.25", "crop": "0.875", "interpolation": "bilinear"}
 
 
 @dataclass(frozen=True)
@@ -185,14 +186,23 @@ class Logits(nn.Module):
         return self.network(pixel_values=pixel_values).logits
 
 
+def completed(name: str, usual: dict[str, str]) -> str:
+    """Add to a network's name the settings that it leaves out."""
+    return name + "".join(f",{key}={value}" for key, value in usual.items() if f",{key}=" not in name)
+
+
+def places(classifier: Classifier) -> list[Cut]:
+    """List the cuts that a unit can go to."""
+    return [cut for cut in cuts(classifier.module, classifier.input_size) if can_have_unit(cut)]
+
+
 def checked(described: dict[str, Json], path: Path, settings: str) -> dict[str, Json]:
     """Load a file as a model, cut it, and describe what came of it."""
     began = time.process_time()
-    usual = "".join(f",{name}={value}" for name, value in USUAL.items() if f",{name}=" not in settings)
     row: dict[str, Json] = {**described, **facts_of(path)}
     try:
-        classifier = load_model(f"{path}{settings}{usual}")
-        found = [cut for cut in cuts(classifier.module, classifier.input_size) if can_have_unit(cut)]
+        classifier = load_model(completed(f"{path}{settings}", USUAL))
+        found = places(classifier)
         photos = torch.randn(2, *classifier.input_size)
         worst = 0.0
         with torch.no_grad():
@@ -236,15 +246,14 @@ def through(each: dict[str, str], path: Path, folder: Path, photos: list[str], d
     """Take a file all the way, from its cuts to an answer of a server."""
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != each["sha256"]:
         raise InputError(f"{path}: it is not there, or not the file of the table; get it from {each['source']}")
-    name = f"{path},{each['settings']}"
     usual = {"crop": "1", "interpolation": "bilinear"}
     if each["classes"]:
         labels = folder / "labels.txt"
         labels.write_text("".join(f"class {number}\n" for number in range(int(each["classes"]))))
         usual["labels"] = str(labels)
-    name += "".join(f",{key}={value}" for key, value in usual.items() if f",{key}=" not in name)
+    name = completed(f"{path},{each['settings']}", usual)
     classifier = load_model(name)
-    found = [cut for cut in cuts(classifier.module, classifier.input_size) if can_have_unit(cut)]
+    found = places(classifier)
     row: dict[str, Json] = {"cuts": len(found), "difference": difference(name, classifier, found, photos)}
     cut = found[len(found) // 2].name
     made = folder / "quick.bundle"
@@ -263,7 +272,7 @@ def through(each: dict[str, str], path: Path, folder: Path, photos: list[str], d
     return {**row, "answer": answer.label, "answer_bytes": answer.payload_bytes}
 
 
-def difference(name: str, classifier: Classifier, found: list[Any], photos: list[str]) -> float:
+def difference(name: str, classifier: Classifier, found: list[Cut], photos: list[str]) -> float:
     """Return by how much halves differ from onnxruntime's scores of the file at most, as a share of the largest."""
     model, entry = from_onnx.understood(parse_name(name, "onnx", name))
     pixels = np.stack([photo_to_pixels(Path(photo).read_bytes(), classifier.preprocess) for photo in photos])
@@ -289,17 +298,13 @@ def public_cells(row: dict[str, Json]) -> list[str]:
     return [str(row["name"]), *known, *figures, outcome]
 
 
-USUAL = {"mean": "0.5", "std": "0.25", "crop": "0.875", "interpolation": "bilinear"}
-
-
 def facts_of(path: Path) -> dict[str, Json]:
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except Exception:  # protobuf's own
         return {}
-    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
     producer = f"{model.producer_name} {model.producer_version}".strip()
-    return {"opset": opset, "nodes": len(model.graph.node), "producer": producer}
+    return {"opset": from_onnx.opset_of(model), "nodes": len(model.graph.node), "producer": producer}
 
 
 def cells(row: dict[str, Json]) -> list[str]:
