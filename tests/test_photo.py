@@ -118,7 +118,7 @@ class TestSources:
         before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
         read_photo(photo_path)
         if before:
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert len(os.listdir("/proc/self/fd")) <= before  # fewer where an earlier test's went meanwhile
 
 
 class TestColours:
