@@ -9,6 +9,7 @@ import pytest
 
 import small
 from bottlenet.bundle import Bundle
+from bottlenet.cloud.admission import Limits
 from bottlenet.errors import InputError
 from bottlenet.measure.evaluate import evaluate, evaluate_budgets
 from bottlenet.net.cut import Cut, Layout, cuts
@@ -115,6 +116,7 @@ class TestCommands:
         loaded = Bundle.load(path)
         assert document["id"] == loaded.id.hex()
         assert (loaded.manifest.codec, loaded.manifest.extra["steps"]) == ("entropy", 0)
+        assert loaded.manifest.budget_bytes == Limits().max_payload_bytes  # a server takes all that a device sends
         curve = document["curve"]
         assert isinstance(curve, list)
         assert [each["budget_bytes"] for each in curve] == [8, 30, None]
@@ -130,6 +132,7 @@ class TestCommands:
         )
         assert done.code == 0, done.err
         assert "60 photos" in done.out
+        assert "payloads have at most 65,536 bytes" in done.out
         assert Bundle.load(tmp_path / "b").manifest.latent == (4, 16, 16)
 
     def test_what_is_refused(self, run: Run, photos: str, tmp_path: Path) -> None:

@@ -351,9 +351,11 @@ def quick(
     r"""Make a bundle in a minute, without training, and measure how many bytes it needs.
 
     The bottleneck is a projection on the principal components of the features
-    of some hundred photos. Its payload can be cut to any budget. Training
-    needs fewer bytes for the same answers, often several times fewer: this
-    shows whether a cut is worth it. Replaces a bundle, but nothing else.
+    of some hundred photos. Its payload can be cut to any budget; a device
+    cuts it to what a server takes, 65,536 bytes, unless it gets another
+    [bold]--budget[/]. Training needs fewer bytes for the same answers, often
+    several times fewer: this shows whether a cut is worth it. Replaces a
+    bundle, but nothing else.
 
     Example:
       bottlenet quick efficientnet_lite0 --cut blocks.8 --data photos \
@@ -385,7 +387,8 @@ def quick(
         document = {"bundle": str(bundle.path), "id": bundle.id.hex(), "fidelity": asdict(fidelity)}
         return print_json({**document, "photos_fitted": len(to_fit), "curve": curve})
     stdout().print(budgets_table(bundle, rows))
-    say(f"bundle {bundle.id.hex()[:12]}: {bundle.path}")
+    budget = f"payloads have at most {bundle.manifest.budget_bytes:,} bytes unless a device gets another --budget"
+    say(f"bundle {bundle.id.hex()[:12]}: {bundle.path}\n{budget}")
 
 
 def budgets_table(bundle: Bundle, rows: Sequence[tuple[int | None, Evaluation]]) -> Grid:

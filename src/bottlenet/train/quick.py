@@ -28,6 +28,7 @@ from bottlenet.photos.folders import Photo, choose, list_photos
 from bottlenet.task import needs_one_label
 from bottlenet.train.runs import COMPARED_PHOTOS, TABLE_BINS
 from bottlenet.wire.entropy import Entropy
+from bottlenet.wire.frame import DEFAULT_MAX_PAYLOAD_BYTES
 from bottlenet.wire.tables import fit_tables
 
 MEASURED_ON = 4  # one photo in so many is kept out of the fit
@@ -95,14 +96,18 @@ def make_bundle(
     stride: int = 0,
     say: Callable[[str], None] = lambda what: None,
 ) -> tuple[Bundle, Fidelity]:
-    """Fit a unit at a cut to photos, and write its bundle. InputError, BundleError: as `fitted` and `export`."""
+    """Fit a unit at a cut to photos, and write its bundle, whose budget is what a server takes unless told otherwise.
+
+    InputError, BundleError: as `fitted` and `export`.
+    """
     classifier = load_model(model)
     place = split(classifier.module, cut, classifier.input_size).cut
     say("fitting")
     pixels = pixels_of(photos, classifier.preprocess)
     net = fitted(classifier, place, pixels, channels=channels, stride=stride)
     extra = {"steps": 0, "photos_fitted": len(pixels)}
-    return export(net, output, pixels=pixels[:COMPARED_PHOTOS], extra=extra, say=say)
+    budget_bytes = DEFAULT_MAX_PAYLOAD_BYTES  # components alone may need more at a cut with large features
+    return export(net, output, pixels=pixels[:COMPARED_PHOTOS], budget_bytes=budget_bytes, extra=extra, say=say)
 
 
 @torch.no_grad()
