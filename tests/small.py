@@ -50,9 +50,9 @@ def classifier() -> Classifier:
     return Classifier("small", module, Preprocess(SIZE, 0.875, "bicubic"), (127,) * 3, (64,) * 3, LABELS, "none")
 
 
-def telling() -> Classifier:
-    """The same, but its answers differ from photo to photo."""
-    made = classifier()
+def telling(made: Classifier | None = None) -> Classifier:
+    """The same, or another, but its answers differ from photo to photo."""
+    made = made or classifier()
     seen = (torch.from_numpy(pixels(64)).permute(0, 3, 1, 2).float() - made.mean[0]) / made.std[0]
     with torch.no_grad():
         scores = made.module(seen)
@@ -60,7 +60,7 @@ def telling() -> Classifier:
         scale = 3 / scores.std(0)
         layer.weight.mul_(scale[:, None])
         layer.bias.copy_((layer.bias - scores.mean(0)) * scale)
-    return replace(made, name="telling")
+    return replace(made, name="telling" if made.name == "small" else made.name)
 
 
 def three() -> Classifier:
@@ -175,3 +175,38 @@ def save_photos(folder: Path, count: int) -> Path:
 def pixels(count: int) -> np.ndarray:
     """(count, SIZE, SIZE, 3) uint8."""
     return np.stack([photo(seed)[:SIZE, :SIZE] for seed in range(count)])
+
+
+class Scales(nn.Module):
+    """Three scales of features, each with channels of its own, and a top-down path with skips over them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.down = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.BatchNorm2d(12), nn.ReLU(inplace=True))
+        self.deep = nn.Sequential(nn.Conv2d(12, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.sides = nn.ModuleList(nn.Conv2d(channels, 12, 1) for channels in (8, 12, 16))
+        self.classifier = nn.Linear(12, len(LABELS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x)
+        down = self.down(stem)
+        maps = [side(each) for side, each in zip(self.sides, (stem, down, self.deep(down)), strict=True)]
+        top = maps[2]
+        for finer in maps[1::-1]:
+            top = (finer + nn.functional.interpolate(top, size=finer.shape[-2:])).relu()
+        return self.answers(top)
+
+    def answers(self, top: Tensor) -> Tensor:
+        return self.classifier(top.mean((2, 3)))
+
+
+SCALES = "stem+down+deep"
+
+
+def scales() -> Classifier:
+    """A network at whose best cut three tensors cross, 16 x 16, 8 x 8 and 4 x 4 places."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        module = Scales().eval()
+    return telling(replace(classifier(), name="scales", module=module))

@@ -48,6 +48,9 @@ def cuts(
         ),
     ],
     everything: Annotated[bool, Option("--all", help="Also list cuts inside modules that are cuts.")] = False,
+    tensors: Annotated[
+        int, Option(min=1, max=4, help="Also list sets of up to this many tensors that cross together: A+B+C.")
+    ] = 1,
     paper: Annotated[
         bool, Option("--paper", help="List the paper's cuts of ResNet-50 or VGG-19, with its bytes.")
     ] = False,
@@ -62,6 +65,11 @@ def cuts(
 ) -> None:
     r"""List where a network can be cut: the places where exactly one tensor crosses.
 
+    With --tensors several may cross, such as the skips of a U-Net or the
+    scales of a detector's neck. Of sets that follow each other with all but
+    one tensor in common, that with the fewest elements is shown; --all shows
+    the others, too.
+
     A unit needs channels with height and width there; other places are not
     listed. --json lists all cuts. With --data it fits a unit to photos at
     each cut, as [bold]bottlenet quick[/] does, and says at how many bytes
@@ -75,6 +83,7 @@ def cuts(
       bottlenet cuts efficientnet_lite0
       bottlenet cuts torchvision/resnet50:IMAGENET1K_V2
       bottlenet cuts torchvision/resnet50:random --paper
+      bottlenet cuts torchvision/lraspp_mobilenet_v3_large --tensors 2
       bottlenet cuts timm/vit_tiny_patch16_224
       bottlenet cuts timm/resnet18:pets.safetensors,labels=pets.txt,size=224
       bottlenet cuts efficientnet_lite0 --data photos
@@ -93,7 +102,8 @@ def cuts(
         rows = paper_cuts(classifier)
         document, table = {**network, "paper": [asdict(cut) for cut in rows]}, paper_table(rows)
     else:
-        found = [cut for cut in find_cuts(classifier.module, classifier.input_size) if can_have_unit(cut)]
+        places = find_cuts(classifier.module, classifier.input_size, tensors=tensors)
+        found = [cut for cut in places if can_have_unit(cut)]
         rated: list[Rated] = []
         if data is not None:
             rated, refused = rate_cuts(classifier, found if everything else outermost(found), data, limit, everything)
@@ -113,8 +123,18 @@ def cuts(
 
 
 def outermost(cuts: Sequence[Cut]) -> list[Cut]:
-    names = tuple(f"{cut.name}." for cut in cuts)
-    return [cut for cut in cuts if not cut.name.startswith(names)]
+    """Leave out what is inside a listed module, and of sets that differ in one tensor those with more elements."""
+    inside = tuple(f"{name}." for cut in cuts for name in cut.tensors)
+    shown: list[Cut] = []
+    for cut in cuts:
+        if any(name.startswith(inside) for name in cut.tensors):
+            continue
+        before = shown[-1].tensors if shown else ()
+        if len(cut.tensors) == len(before) > 1 and len({*cut.tensors, *before}) == len(before) + 1:
+            shown[-1] = min(shown[-1], cut, key=lambda each: each.elements)
+        else:
+            shown.append(cut)
+    return shown
 
 
 def rate_cuts(
@@ -143,9 +163,7 @@ def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], count: int) -> Grid
     hidden = f" {count - len(shown)} more are inside these: --all." if count > len(shown) else ""
     rows: list[list[Cell]] = []
     for cut in shown:
-        shape = "x".join(map(str, cut.shape))
-        if cut.layout is not None and cut.layout.kind != "planes":
-            shape += " as " + "x".join(map(str, cut.layout.grid))
+        shape = shape_of(cut)
         flops = f"{cut.head_flops / 1e6:,.0f}"
         rows.append([clean(cut.name, "bold"), shape, f"{cut.elements:,}", flops, f"{cut.head_flops_share:.1%}"])
     caption = f"Share: of the network's FLOPs, run on the device.{hidden}"
@@ -159,6 +177,14 @@ def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], count: int) -> Grid
         caption += " Bytes: of a unit without training, for that share of the uncut network's answers; never: not even"
         caption += " with the whole payload; -: not tried, as an earlier cut has fewer elements."
     return Grid(columns, rows, caption=caption)
+
+
+def shape_of(cut: Cut) -> str:
+    shapes = getattr(cut.layout, "parts", (cut,))
+    text = " + ".join("x".join(map(str, each.shape)) for each in shapes)
+    if cut.layout is not None and cut.layout.kind != "planes":
+        text += " as " + "x".join(map(str, cut.layout.grid))
+    return text
 
 
 def paper_table(cuts: Sequence[PaperCut]) -> Grid:

@@ -14,7 +14,7 @@ blocks, with c', s and bytes; VGG-19 after each pooling, with the c' that the pa
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -25,7 +25,19 @@ from torch import Tensor, nn
 
 from bottlenet.errors import InputError, reason
 from bottlenet.net import unit as units
-from bottlenet.net.cut import Cut, GridReduction, GridRestoration, Layout, Split, cuts, layout_at, split
+from bottlenet.net.cut import (
+    Cut,
+    GridReduction,
+    GridRestoration,
+    Layout,
+    SetLayout,
+    SetReduction,
+    SetRestoration,
+    Split,
+    cuts,
+    layout_at,
+    split,
+)
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
 from bottlenet.net.trace import count_flops
@@ -90,10 +102,10 @@ def insert(
     c, height, width = layout.grid
     channels = channels or min(USUAL_CHANNELS, c * stride**2)
     spec = units.UnitSpec(c, channels, stride, (height, width))
+    if exit and isinstance(layout, SetLayout):
+        raise InputError(f"an exit needs a cut at which one tensor crosses, and {len(layout.parts)} do at {cut}")
     head, learned = (nn.Identity(), halves.head) if end_to_end else split_head(halves.head, learn_from, cut, size)
-    reduction, restoration = (half(spec) for half in UNITS[unit])
-    if layout.kind != "planes":
-        reduction, restoration = GridReduction(layout, reduction), GridRestoration(layout, restoration)
+    reduction, restoration = unit_of(unit, spec, layout)
     back = halves
     if tail_size not in (0, size):
         back = split(whole, cut, (3, tail_size, tail_size))
@@ -116,6 +128,21 @@ def insert(
     return net
 
 
+def unit_of(kind: str, spec: units.UnitSpec, layout: Layout | SetLayout) -> tuple[nn.Module, nn.Module]:
+    """Make reduction and restoration for features of that layout."""
+    if isinstance(layout, SetLayout):
+        most, pairs = layout.grid[0] * spec.stride**2, []
+        for part, side in zip(layout.parts, layout.patches, strict=True):
+            own = units.UnitSpec(part.grid[0], spec.channels, side * spec.stride, part.grid[1:], most)
+            pairs.append(unit_of(kind, own, part))
+        reductions, restorations = zip(*pairs, strict=True)
+        return SetReduction(layout, reductions), SetRestoration(layout, restorations)
+    reduction, restoration = (half(spec) for half in UNITS[kind])
+    if layout.kind == "planes":
+        return reduction, restoration
+    return GridReduction(layout, reduction), GridRestoration(layout, restoration)
+
+
 def check_sizes(classifier: Classifier, head_size: int, tail_size: int) -> None:
     """Raise InputError for sides that no network takes, or that the classifier's task does not allow."""
     own = f"0 for the {classifier.preprocess.size} of {classifier.name}"
@@ -135,7 +162,7 @@ def copy_of(classifier: Classifier) -> nn.Module:
         raise InputError(f"{classifier.name}: the network can't be copied ({reason(error)}); {advice}") from error
 
 
-def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> units.Enlarged:
+def enlarged(restoration: nn.Module, larger: Split, layout: Layout | SetLayout) -> units.Enlarged:
     """Enlarge the restoration to the features of a larger photo. InputError: the features are no maps."""
     if layout.kind != "planes":
         raise InputError(f"the features at cut {larger.cut.name!r} are no maps, so tail_size can't differ; give 0")
@@ -234,28 +261,73 @@ def start_from_components(
     restoration = net.restoration
     if isinstance(restoration, units.Enlarged):
         restoration = restoration.restoration
-    if isinstance(reduction, GridReduction) and isinstance(restoration, GridRestoration):
+    if isinstance(restoration, GridRestoration | SetRestoration):
         grids = restoration.note_extra_tokens(grids)
-        reduction, restoration = reduction.reduction, restoration.restoration
-    if paper and isinstance(reduction, units.PaperReduction) and isinstance(restoration, units.PaperRestoration):
-        init_paper_unit(reduction, restoration, components(grids, reduction.stride, reduction.channels))
-    if not isinstance(reduction, units.ResidualReduction) or not isinstance(restoration, units.ResidualRestoration):
-        return
-    s = reduction.linear.stride[0]
-    mean, variances, vectors = components(grids, s, reduction.linear.out_channels)
-    scale = (amplitude or (4.0 if net.prior is None else 20.0)) / variances[0].sqrt()
-    projection = (vectors * scale).T  # (c', c*s*s)
-    kernel = projection.reshape(reduction.linear.weight.shape)
-    reduction.linear.weight.copy_(kernel)
-    reduction.linear.bias.copy_(-projection @ mean)  # type: ignore[union-attr]
-    restoration.linear.weight.copy_(kernel / scale**2)
-    restoration.linear.bias.copy_(mean.reshape(-1, s * s).mean(1))  # type: ignore[union-attr]
-    if net.prior is not None:
-        net.prior.load_state_dict(units.Prior((variances.sqrt() * scale).float()).state_dict())
+    pairs: list[tuple[nn.Module, nn.Module, int]] = [(reduction, restoration, 1)]
+    if isinstance(reduction, SetReduction) and isinstance(restoration, SetRestoration):
+        pairs = list(zip(reduction.reductions, restoration.restorations, reduction.layout.patches, strict=True))
+    inner = [(getattr(a, "reduction", a), getattr(b, "restoration", b), side) for a, b, side in pairs]
+    (a, b, _), *others = inner
+    if paper and not others and isinstance(a, units.PaperReduction) and isinstance(b, units.PaperRestoration):
+        init_paper_unit(a, b, components(grids, a.stride, a.channels))
+    linear = [
+        (a.linear, b.linear, side)
+        for a, b, side in inner
+        if isinstance(a, units.ResidualReduction) and isinstance(b, units.ResidualRestoration)
+    ]
+    if linear:
+        deviation = start_linear(linear, grids, amplitude or (4.0 if net.prior is None else 20.0))
+        if net.prior is not None:
+            net.prior.load_state_dict(units.Prior(deviation).state_dict())
+
+
+Linear = tuple[
+    nn.Conv2d, nn.ConvTranspose2d, int
+]  # of a tensor: into the latent, back, and the patch's side, in places
+
+
+def start_linear(linear: Sequence[Linear], grids: Iterable[Tensor], amplitude: float) -> Tensor:
+    """Set linear paths to the components of the grids that their tensors have in common; return the latent's (c',)
+    standard deviations, the first of which is `amplitude`.
+
+    Of several tensors each counts alike, however large its numbers are and however many.
+    """
+    into, _, side = linear[0]
+    stride = into.stride[0] // side
+    mean, covariance = moments(grids, stride)
+    sizes = [into.weight[0].numel() for into, _, _ in linear]
+    weights = torch.ones_like(mean)
+    if len(linear) > 1:
+        loud = torch.stack([variances.sum() for variances in torch.split(covariance.diagonal(), sizes)])
+        weights = loud.clamp_min(1e-12).rsqrt().repeat_interleave(torch.tensor(sizes))
+    variances, vectors = largest(covariance * torch.outer(weights, weights), into.out_channels)
+    scale = amplitude / variances[0].sqrt()
+    projection = (vectors * scale).T  # (c', d)
+    ways = (projection * weights, projection / scale**2 / weights)
+    apart = zip(linear, *(torch.split(way, sizes, 1) for way in ways), torch.split(mean, sizes), strict=True)
+    for (into, out, side), forth, back, middle in apart:
+        into.weight.copy_(of_patches(forth, side, stride).reshape(into.weight.shape))
+        into.bias.copy_(-forth @ middle)
+        out.weight.copy_(of_patches(back, side, stride).reshape(out.weight.shape))
+        out.bias.copy_(middle.reshape(into.in_channels, -1).mean(1))
+    return (variances.sqrt() * scale).float()
+
+
+def of_patches(projection: Tensor, side: int, stride: int) -> Tensor:
+    """Arrange (c', c * side**2 * stride**2), patches of patches, as (c', c, side * stride, side * stride)."""
+    count, across = len(projection), side * stride
+    apart = projection.reshape(count, -1, side, side, stride, stride)
+    return apart.permute(0, 1, 4, 2, 5, 3).reshape(count, -1, across, across)
 
 
 def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Find patches' principal components, float64: mean (d,), the `count` largest variances, directions (d, count)."""
+    mean, covariance = moments(batches, stride)
+    return mean, *largest(covariance, count)
+
+
+def moments(batches: Iterable[Tensor], stride: int) -> tuple[Tensor, Tensor]:
+    """Compute mean (d,) and covariance (d, d) of patches, float64."""
     count_of_patches, total, products = 0, torch.zeros(()), torch.zeros(())
     for features in batches:
         check_patch(features.shape[1], stride)
@@ -267,10 +339,15 @@ def components(batches: Iterable[Tensor], stride: int, count: int) -> tuple[Tens
     if not bool(total.isfinite().all()):
         raise InputError("features at the cut are not all numbers; give another cut, or a network that gives numbers")
     mean = total / count_of_patches
-    variances, vectors = torch.linalg.eigh(products / count_of_patches - torch.outer(mean, mean))
+    return mean, products / count_of_patches - torch.outer(mean, mean)
+
+
+def largest(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest variances, and their directions (d, count)."""
+    variances, vectors = torch.linalg.eigh(covariance)
     order = variances.argsort(descending=True)[:count]
     # Of features that do not span their space, such as those of dead channels, some are 0 but for rounding.
-    return mean, variances[order].clamp_min(0), vectors[:, order]
+    return variances[order].clamp_min(0), vectors[:, order]
 
 
 def can_have_unit(cut: Cut) -> bool:

@@ -6,6 +6,10 @@ A cut is a place where exactly one tensor crosses: a skip connection that runs p
 by the outermost module that returns the tensor (`layer1.0`, `features.3`, `blocks.8`), the second and later call
 of a module by `relu_1`, `relu_2`, and a place inside a module by the module and the operation (`layer1.0.add`).
 
+Up to four tensors may cross together, such as the skips of a U-Net or the scales of a detector's neck: a cut that is
+a set has their names with + between them. Its features are a row (B, N), the numbers of one tensor behind those of
+the other.
+
 FLOPs are those of convolutions, matrix products and attention, two a multiply-add (torch.utils.flop_counter);
 operations element by element count nothing.
 
@@ -16,6 +20,8 @@ A unit works on a grid of channels, whatever the layout of the features in memor
     rows     (B, H, W, C)           channels come last: Swin
     tokens   (B, extra + H*W, C)    one token for each place, row by row: ViT, DeiT, BEiT, Mixer
 
+    set      row (B, N)             at each place of the smallest grid, the patch of each of its tensors
+
 The `extra` tokens of a transformer stand for no place: class, distillation, registers. They stay on the device. Where
 the latent is restored they are made again: a learned token, plus a linear function of the mean over the restored
 places that starts at zero. So they cost no byte, and training learns how much of them the places tell.
@@ -24,28 +30,38 @@ places that starts at zero. So they cost no byte, and training learns how much o
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from bottlenet.errors import InputError, reason
 from bottlenet.net.trace import Facts, Key, Size, Traced, advice_on, carry_over, shape_facts, snapshot, traced
+from bottlenet.net.unit import pad_to_multiple
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A place where one tensor crosses."""
+    """A place where one tensor crosses, or several."""
 
     name: str
-    shape: tuple[int, ...]  # of the features, without batch: (C, H, W), (H, W, C), (N, C) tokens; (C,) behind pooling
+    # of the features, without batch: (C, H, W), (H, W, C), (N, C) tokens; (C,) behind pooling; (N,) of a set
+    shape: tuple[int, ...]
     elements: int  # of the features of one photo
     head_flops: int  # FLOPs of the head for one photo
     head_flops_share: float  # of the whole network, 0..1
-    layout: Layout | None = None  # the grid of channels in them; None: there is none, and a unit can't go there
+    layout: Layout | SetLayout | None = None  # the grid of channels in them; None: no unit can go there
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of what crosses."""
+        return tuple(self.name.split("+"))
 
 
 @dataclass(frozen=True)
@@ -57,22 +73,27 @@ class Split:
     cut: Cut
 
 
-def cuts(model: nn.Module, input_size: Size = (3, 224, 224)) -> tuple[Cut, ...]:
+MAX_TENSORS = 4  # of a set
+
+
+def cuts(model: nn.Module, input_size: Size = (3, 224, 224), *, tensors: int = 1) -> tuple[Cut, ...]:
     """List every cut of a classifier, from the photo to the scores, which are no cuts themselves.
 
-    `input_size` is (channels, height, width).
+    `input_size` is (channels, height, width). With `tensors`, 2 to 4, sets of up to so many are listed, too: those that
+    cross somewhere on the way, in the order in which the network runs.
 
     InputError: the model's forward can't be traced (torch.fx), or does not run on that size.
     """
     with traced(model, input_size) as trace:
         whole = trace()
-        places = _places(whole, shape_facts(model, whole.graph, input_size), input_size)
-        return tuple(dict.fromkeys(place.cut for place in places.values()))
+        found = _Found(whole, shape_facts(model, whole.graph, input_size), input_size)
+        places = [*dict.fromkeys(found.places.values()), *(found.sets(tensors) if tensors > 1 else ())]
+        return tuple(place.cut for place in sorted(places, key=lambda place: found.order[place.nodes[-1]]))
 
 
 def split(model: nn.Module, cut: str, input_size: Size = (3, 224, 224)) -> Split:
     """Cut a model in two. Besides the cut's own name, those of the modules inside that return the same tensor are
-    taken: `layer1.2` where `layer1` ends with it.
+    taken: `layer1.2` where `layer1` ends with it. Of a set the names stand in any order.
 
     Modules on one side of the cut are used as they are, in the mode they are in, and follow `train()` and `eval()`
     later; the code around the cut is unrolled in the mode it is in now. Where the tail changes the features in place,
@@ -85,19 +106,23 @@ def split(model: nn.Module, cut: str, input_size: Size = (3, 224, 224)) -> Split
     with traced(model, input_size) as trace:
         whole = trace()
         facts = shape_facts(model, whole.graph, input_size)
-        place = _find(whole, _places(whole, facts, input_size), cut, type(model).__name__)
-        graph, node = whole.graph, place.node
+        place = _Found(whole, facts, input_size).place(cut, type(model).__name__)
+        graph, nodes = whole.graph, place.nodes
+        shapes = [facts.shapes[node] for node in nodes]
         try:
-            shallow = trace(towards=place.key, opaque=whole.opaque)
+            shallow = trace(towards=place.keys, opaque=whole.opaque)
         except InputError:
             pass  # a module left whole returns what the code around it takes apart: keep all unrolled
         else:
-            facts_there, there = carry_over(facts, whole, shallow), shallow.at(place.key)
+            facts_there, there = carry_over(facts, whole, shallow), [shallow.at(key) for key in place.keys]
             # Where a module left whole returns several tensors, what takes them apart shifts the keys behind it.
             same_keys = shallow.outputs.keys() <= whole.outputs.keys()
-            if same_keys and there in _crossing_alone(shallow.graph, facts_there):
-                graph, facts, node = shallow.graph, facts_there, there
-        halves = Split(_head(model, graph, facts, node), _tail(model, graph, facts, node), place.cut)
+            known = [node for node in there if node is not None]
+            if same_keys and len(known) == len(nodes) and _separates(shallow.graph, facts_there, known):
+                graph, facts, nodes = shallow.graph, facts_there, tuple(known)
+        device = _device(graph, facts, nodes)
+        head = _head(model, graph, facts, nodes, device)
+        halves = Split(head, _tail(model, graph, facts, nodes, device, shapes), place.cut)
     if not any(module.training for module in model.modules()) and not any(p.is_meta for p in model.parameters()):
         check_halves(model, halves, input_size)
     return halves
@@ -146,6 +171,14 @@ class Layout:
     grid: tuple[int, int, int]  # C, H, W of them as a unit sees them
     extra: int = 0  # tokens in front that stand for no place
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the features, without batch."""
+        channels, height, width = self.grid
+        if self.kind == "planes":
+            return self.grid
+        return (height, width, channels) if self.kind == "rows" else (self.extra + height * width, channels)
+
     def to_grid(self, features: Tensor) -> Tensor:
         """Drop the extra tokens, and arrange the rest as (B, C, H, W)."""
         if self.kind == "planes":
@@ -159,6 +192,47 @@ class Layout:
         if self.kind == "planes":
             return grid
         return grid.permute(0, 2, 3, 1) if self.kind == "rows" else grid.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class SetLayout:
+    """How several tensors lie in a row (B, N), and the grid of channels that they have in common.
+
+    A place of it is one of the smallest grid among them, with the patches of all others that cover the same of the
+    photo: 56 x 56, 28 x 28 and 14 x 14 places are 14 x 14, with patches of 4 x 4, 2 x 2 and 1.
+    """
+
+    grid: tuple[int, int, int]  # C, H, W: C numbers of all patches together
+    parts: tuple[Layout, ...]  # of each tensor by itself
+    kind: str = "set"
+
+    @classmethod
+    def of(cls, parts: Sequence[Layout | None]) -> SetLayout | None:
+        """Find the grid; None where a tensor has none, or its places can't be divided into those of the smallest."""
+        known = tuple(part for part in parts if part is not None)
+        height, width = min((part.grid[1:] for part in known), key=math.prod, default=(0, 0))
+        patches = cls((0, height, width), known).patches
+        pairs = list(zip(known, patches, strict=True))
+        fits = all((-(-part.grid[1] // side), -(-part.grid[2] // side)) == (height, width) for part, side in pairs)
+        channels = sum(part.grid[0] * side**2 for part, side in pairs)
+        return cls((channels, height, width), known) if fits and len(known) == len(parts) else None
+
+    @property
+    def patches(self) -> list[int]:
+        """Sides of the patches, a tensor each."""
+        _, height, width = self.grid
+        return [max(-(-part.grid[1] // height), -(-part.grid[2] // width)) for part in self.parts]
+
+    def apart(self, row: Tensor) -> list[Tensor]:
+        """Take a row (B, N) apart into the tensors as the network has them."""
+        pieces = torch.split(row, [math.prod(part.shape) for part in self.parts], 1)
+        return [piece.reshape(-1, *part.shape) for piece, part in zip(pieces, self.parts, strict=True)]
+
+    def to_grid(self, row: Tensor) -> Tensor:
+        """Arrange a row as the grid (B, C, H, W) that all have in common."""
+        grids = [part.to_grid(each) for part, each in zip(self.parts, self.apart(row), strict=True)]
+        patches = zip(grids, self.patches, strict=True)
+        return torch.cat([F.pixel_unshuffle(pad_to_multiple(grid, side), side) for grid, side in patches], 1)
 
 
 class GridReduction(nn.Module):
@@ -201,6 +275,42 @@ class GridRestoration(nn.Module):
             self.token.copy_(total / photos)
 
 
+class SetReduction(nn.Module):
+    """A reduction for each tensor of a set, all to one latent: row (B, N) -> the sum of theirs (B, c', h, w).
+
+    So what the tensors have in common is sent once, and what of which is worth a channel is learned over all.
+    """
+
+    def __init__(self, layout: SetLayout, reductions: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layout, self.reductions = layout, nn.ModuleList(reductions)
+
+    def forward(self, row: Tensor) -> Tensor:
+        latents = [reduce(each) for reduce, each in zip(self.reductions, self.layout.apart(row), strict=True)]
+        return torch.stack(latents).sum(0)
+
+
+class SetRestoration(nn.Module):
+    """Its mirror: latent (B, c', h, w) -> each tensor, in a row (B, N)."""
+
+    def __init__(self, layout: SetLayout, restorations: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layout, self.restorations = layout, nn.ModuleList(restorations)
+
+    def forward(self, latent_hat: Tensor) -> Tensor:
+        return torch.cat([restore(latent_hat).flatten(1) for restore in self.restorations], 1)
+
+    def note_extra_tokens(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Do for each tensor what `GridRestoration` does, and yield the grids that all have in common."""
+        rows = list(batches)
+        for number, (part, restoration) in enumerate(zip(self.layout.parts, self.restorations, strict=True)):
+            if part.extra and isinstance(restoration, GridRestoration):
+                mine = (self.layout.apart(row)[number] for row in rows)
+                for _ in restoration.note_extra_tokens(mine):
+                    pass
+        return map(self.layout.to_grid, rows)
+
+
 def layout_of(shape: Sequence[int], sides: Sequence[tuple[int, int]], aspect: tuple[int, int]) -> Layout | None:
     """Find the layout of features of that shape, without batch; None where they hold no grid.
 
@@ -223,8 +333,10 @@ def layout_of(shape: Sequence[int], sides: Sequence[tuple[int, int]], aspect: tu
     return None
 
 
-def layout_at(cut: Cut) -> Layout:
+def layout_at(cut: Cut) -> Layout | SetLayout:
     """Return the grid of channels at a cut. InputError: there is none."""
+    if cut.layout is None and "+" in cut.name:
+        raise InputError(f"cut {cut.name!r}: its tensors have no grid of places in common; give another set")
     if cut.layout is None:
         raise InputError(f"cut {cut.name!r} has shape {cut.shape}: a unit needs channels, height and width")
     return cut.layout
@@ -238,35 +350,128 @@ def same_aspect(sides: Sequence[int], aspect: tuple[int, int]) -> bool:
 @dataclass(frozen=True)
 class _Place:
     cut: Cut
-    node: fx.Node
-    key: Key  # the outermost call that returns the node
+    nodes: tuple[fx.Node, ...]  # in the order in which they run
+    keys: tuple[Key, ...]  # the outermost calls that return the nodes
 
 
-def _places(whole: Traced, facts: Facts, input_size: Size) -> dict[fx.Node, _Place]:
-    """Map each node that is a cut to its place, in order; nodes that are the same tensor share one."""
-    names: dict[fx.Node, str] = {}
-    for name, key in sorted(whole.names.items(), key=lambda item: len(item[1])):  # outermost first, else as they come
-        if (node := whole.at(key)) is not None:
-            names.setdefault(node, name)
-    groups: dict[fx.Node, list[fx.Node]] = {}
-    for node in _crossing_alone(whole.graph, facts):
-        if node in facts.shapes:
-            groups.setdefault(_origin(node, facts), []).append(node)
-    order = {node: at for at, node in enumerate(whole.graph.nodes)}
-    ends = {_origin(node, facts) for node in order if node.op in ("placeholder", "output")}
-    ends |= {_origin(node, facts) for node in whole.graph.output_node().all_input_nodes}
-    total = sum(facts.flops.values())
-    layouts = _layouts(whole.graph, facts, input_size)
-    places: dict[fx.Node, _Place] = {}
-    for origin, nodes in groups.items():
-        if origin in ends:
-            continue
-        node = min(nodes, key=lambda node: len(whole.names[names[node]]))
-        flops = sum(count for each, count in facts.flops.items() if order[each] <= order[node])
-        shape = facts.shapes[node]
-        cut = Cut(names[node], shape, math.prod(shape), flops, flops / total if total else 0.0, layouts[node])
-        places |= dict.fromkeys(nodes, _Place(cut, node, whole.names[names[node]]))
-    return places
+class _Found:
+    """The places of a graph where it can be cut, and their names."""
+
+    def __init__(self, whole: Traced, facts: Facts, input_size: Size) -> None:
+        self.whole, self.facts, self.graph = whole, facts, whole.graph
+        self.order = {node: at for at, node in enumerate(whole.graph.nodes)}
+        self.names: dict[fx.Node, str] = {}
+        for name, key in sorted(whole.names.items(), key=lambda item: len(item[1])):  # outermost first, else in order
+            if (node := whole.at(key)) is not None:
+                self.names.setdefault(node, name)
+        nodes = self.order
+        self.ends = {_origin(node, facts) for node in nodes if node.op in ("placeholder", "output")}
+        self.ends |= {_origin(node, facts) for node in whole.graph.output_node().all_input_nodes}
+        self.layouts = _layouts(whole.graph, facts, input_size)
+        self.places = self._places()
+
+    def _places(self) -> dict[fx.Node, _Place]:
+        """Map each node that is a cut to its place, in order; nodes that are the same tensor share one."""
+        groups: dict[fx.Node, list[fx.Node]] = {}
+        for node in _crossing_alone(self.graph, self.facts):
+            if node in self.facts.shapes:
+                groups.setdefault(_origin(node, self.facts), []).append(node)
+        places: dict[fx.Node, _Place] = {}
+        for origin, nodes in groups.items():
+            if origin not in self.ends:
+                places |= dict.fromkeys(nodes, self._place([self._outermost(nodes)]))
+        return places
+
+    def _outermost(self, nodes: Iterable[fx.Node]) -> fx.Node:
+        return min(nodes, key=lambda node: len(self.whole.names[self.names[node]]))
+
+    def _place(self, nodes: Sequence[fx.Node]) -> _Place:
+        facts, names = self.facts, [self.names[node] for node in nodes]
+        device, total = _device(self.graph, facts, nodes), sum(facts.flops.values())
+        flops = sum(count for each, count in facts.flops.items() if each in device)
+        shape = facts.shapes[nodes[0]]
+        layout: Layout | SetLayout | None = self.layouts[nodes[0]]
+        if len(nodes) > 1:
+            shape = (sum(math.prod(facts.shapes[node]) for node in nodes),)
+            layout = SetLayout.of([self.layouts[node] for node in nodes])
+        share = flops / total if total else 0.0
+        cut = Cut("+".join(names), shape, math.prod(shape), flops, share, layout)
+        return _Place(cut, tuple(nodes), tuple(self.whole.names[name] for name in names))
+
+    def sets(self, most: int) -> Iterator[_Place]:
+        """Find what crosses together, 2 tensors to `most`, wherever the graph is cut in the order in which it runs."""
+        same: dict[fx.Node, list[fx.Node]] = {}
+        for node in self.names:
+            same.setdefault(_origin(node, self.facts), []).append(node)
+        live: dict[fx.Node, int] = {}  # what has come so far -> where it is used last
+        known: set[frozenset[fx.Node]] = set()
+        for node, at in self.order.items():
+            if node not in self.facts.fed:
+                continue
+            live[node] = max((self.order[user] for user in node.users if user in self.facts.fed), default=at)
+            live = {each: last for each, last in live.items() if last > at}
+            origins = frozenset(_origin(each, self.facts) for each in live)
+            if not 2 <= len(origins) <= most or origins in known or not origins <= self.facts.shapes.keys() - self.ends:
+                continue
+            known.add(origins)
+            nodes = sorted((self._outermost(same[each]) for each in origins), key=self.order.__getitem__)
+            if _separates(self.graph, self.facts, nodes):
+                yield self._place(nodes)
+
+    def place(self, name: str, type_name: str) -> _Place:
+        """Look up the place called `name`. InputError: there is none, or it is no cut."""
+        if not isinstance(name, str):
+            what = f"the cut is given as {type(name).__name__}"
+            raise InputError(f"{what}; give its name, as `bottlenet cuts MODEL` lists it")
+        by_name = {alias: node for alias, key in self.whole.names.items() if (node := self.whole.at(key)) is not None}
+        if (node := by_name.get(name)) in self.places:
+            return self.places[node]
+        if "+" in name and name not in self.whole.names:
+            return self._set([each.strip() for each in name.split("+")], by_name, type_name)
+        listed = list(dict.fromkeys(place.cut.name for place in self.places.values()))
+        if name not in self.whole.names:
+            near = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
+            what = f"is no cut of this {type_name}"
+            hint = f"nearest are {', '.join(near)}" if near else f"it has {len(listed)}"
+        else:
+            what = "is no cut, as something else crosses with it or it is no tensor of features"
+            hint = self._around(node)
+        raise InputError(f"{name!r} {what}; {hint}; `bottlenet cuts MODEL` lists all")
+
+    def _around(self, node: fx.Node | None) -> str:
+        """Name the cuts around a node that is none, and the set that crosses where it does."""
+        here = 0 if node is None else self.order[node]
+        places = dict.fromkeys(self.places.values())
+        before = [place.cut.name for place in places if self.order[place.nodes[0]] < here][-1:]
+        behind = [place.cut.name for place in places if self.order[place.nodes[0]] > here][:1]
+        hint = f"the cuts around it are {' and '.join(before + behind) or 'none'}"
+        if node not in self.facts.shapes:
+            return hint
+        together = _crossing(self.graph, self.facts, [node])
+        named = [self.names[each] for each in together if each in self.names]
+        whole = node in together and 1 < len(named) == len(together) <= MAX_TENSORS
+        return hint + (f"; together {'+'.join(named)} cross there" if whole else "")
+
+    def _set(self, given: Sequence[str], by_name: dict[str, fx.Node], type_name: str) -> _Place:
+        """Look up a set by its tensors' names. InputError: it is none, or does not separate photo and scores."""
+        what = f"'{'+'.join(given)}' does not separate photo and scores"
+        for each in given:
+            if by_name.get(each) not in self.facts.shapes:
+                near = difflib.get_close_matches(each, by_name, n=3, cutoff=0.4)
+                hint = f"; nearest are {', '.join(near)}" if near else ""
+                raise InputError(f"{each!r} is no tensor of features of this {type_name}{hint}")
+        nodes = {_origin(by_name[each], self.facts): by_name[each] for each in given}
+        if len(nodes) < len(given) or len(nodes) > MAX_TENSORS:
+            raise InputError(f"'{'+'.join(given)}': give 2 to {MAX_TENSORS} tensors, each once")
+        members = sorted(nodes.values(), key=self.order.__getitem__)
+        crossing = _crossing(self.graph, self.facts, members)
+        if more := [self.names.get(node, "the photo") for node in crossing if node not in nodes]:
+            raise InputError(f"{what}: {' and '.join(more[:4])} would have to cross, too")
+        if idle := [self.names[node] for origin, node in nodes.items() if origin not in crossing]:
+            raise InputError(f"{'+'.join(given)!r}: {idle[0]} is not needed beside the others; leave it out")
+        if ends := [self.names[node] for origin, node in nodes.items() if origin in self.ends]:
+            raise InputError(f"{'+'.join(given)!r}: {ends[0]} is what the network gives; leave nothing but features")
+        return self._place(members)
 
 
 def _layouts(graph: fx.Graph, facts: Facts, input_size: Size) -> dict[fx.Node, Layout | None]:
@@ -302,6 +507,38 @@ def _crossing_alone(graph: fx.Graph, facts: Facts) -> list[fx.Node]:
     return found
 
 
+def _device(graph: fx.Graph, facts: Facts, nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Find what runs up to these nodes: what they come from, and before the last of them what leads nowhere."""
+    device, new = set[fx.Node](), list(nodes)
+    while new:
+        if (node := new.pop()) not in device:
+            device.add(node)
+            new += [source for source in node.all_input_nodes if source in facts.fed]
+    before = [
+        node for node in itertools.takewhile(lambda node: node is not nodes[-1], graph.nodes) if node in facts.fed
+    ]
+    idle = set[fx.Node]()
+    for node in reversed(before):
+        if node not in device and all(user in idle for user in node.users if user in facts.fed):
+            idle.add(node)
+    for node in before:
+        if node in idle and all(source in device for source in node.all_input_nodes if source in facts.fed):
+            device.add(node)
+    return device
+
+
+def _crossing(graph: fx.Graph, facts: Facts, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """List the tensors, by their origins, that are used behind these nodes and are there when these are."""
+    device = _device(graph, facts, nodes)
+    used = (node for node in graph.nodes if any(user in facts.fed and user not in device for user in node.users))
+    return list(dict.fromkeys(_origin(node, facts) for node in used if node in device))
+
+
+def _separates(graph: fx.Graph, facts: Facts, nodes: Sequence[fx.Node]) -> bool:
+    """Tell if just these cross together."""
+    return set(_crossing(graph, facts, nodes)) == {_origin(node, facts) for node in nodes}
+
+
 def _origin(node: fx.Node, facts: Facts) -> fx.Node:
     """Follow a node back through nn.Identity and the like to where its tensor comes from."""
     while node in facts.identity_of:
@@ -309,53 +546,50 @@ def _origin(node: fx.Node, facts: Facts) -> fx.Node:
     return node
 
 
-def _find(whole: Traced, places: dict[fx.Node, _Place], name: str, type_name: str) -> _Place:
-    """Look up the place called `name`. InputError: there is none, or it is no cut."""
-    if not isinstance(name, str):
-        what = f"the cut is given as {type(name).__name__}"
-        raise InputError(f"{what}; give its name, as `bottlenet cuts MODEL` lists it")
-    by_name = {alias: places[node] for alias, key in whole.names.items() if (node := whole.at(key)) in places}
-    if name in by_name:
-        return by_name[name]
-    listed = list(dict.fromkeys(place.cut.name for place in places.values()))
-    if name in whole.names:
-        order = {node: at for at, node in enumerate(whole.graph.nodes)}
-        node = whole.at(whole.names[name])
-        here = order.get(node, 0) if node is not None else 0
-        before = [place.cut.name for place in places.values() if order[place.node] < here][-1:]
-        behind = [place.cut.name for place in places.values() if order[place.node] > here][:1]
-        what = "is no cut, as something else crosses with it or it is no tensor of features"
-        hint = f"the cuts around it are {' and '.join(before + behind) or 'none'}"
-    else:
-        near = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
-        what = f"is no cut of this {type_name}"
-        hint = f"nearest are {', '.join(near)}" if near else f"it has {len(listed)}"
-    raise InputError(f"{name!r} {what}; {hint}; `bottlenet cuts MODEL` lists all")
-
-
-def _head(model: nn.Module, graph: fx.Graph, facts: Facts, cut: fx.Node) -> nn.Module:
+def _head(model: nn.Module, graph: fx.Graph, facts: Facts, cut: Sequence[fx.Node], device: set[fx.Node]) -> nn.Module:
     """Copy everything up to the cut."""
     half, env = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in graph.nodes:
-        env[node] = half.node_copy(node, env.__getitem__)
-        if node is cut:
+        if node in device or (node not in facts.fed and all(source in env for source in node.all_input_nodes)):
+            env[node] = half.node_copy(node, env.__getitem__)
+        if node is cut[-1]:
             break
-    half.output(env[cut])
+    if len(cut) == 1:
+        half.output(env[cut[0]])
+    else:
+        flat = [half.call_method("flatten", (env[node], 1)) for node in cut]
+        half.output(half.call_function(torch.cat, (flat, 1)))
     return _module(model, half, env, facts, "Head")
 
 
-def _tail(model: nn.Module, graph: fx.Graph, facts: Facts, cut: fx.Node) -> nn.Module:
+def _tail(
+    model: nn.Module,
+    graph: fx.Graph,
+    facts: Facts,
+    cut: Sequence[fx.Node],
+    device: set[fx.Node],
+    shapes: Sequence[tuple[int, ...]],
+) -> nn.Module:
     """Copy everything behind the cut, and whatever it needs from before that does not depend on the photo."""
     half, env = fx.Graph(), dict[fx.Node, Any](facts.constants)
     features = half.placeholder("features")
     if facts.batch:
         env |= dict.fromkeys(facts.batch, half.call_method("size", (features, 0)))
-    behind = False
+    crossing = {_origin(node, facts): features for node in cut}
+    if len(cut) > 1:
+        pieces = half.call_method("split", (features, [math.prod(shape) for shape in shapes], 1))
+        for number, (origin, shape) in enumerate(zip(crossing, shapes, strict=True)):
+            piece = half.call_function(operator.getitem, (pieces, number))
+            crossing[origin] = half.call_method("reshape", (piece, (-1, *shape)))
     for node in graph.nodes:
-        if node is cut:
-            behind = True
-            env[cut] = half.call_method("clone", (features,)) if cut in facts.mutated else features
-        elif node not in env and node not in facts.shapes_alone and (behind or (node not in facts.fed and node.users)):
+        if node in device and (taken := crossing.get(_origin(node, facts))) is not None:
+            env[node] = half.call_method("clone", (taken,)) if node in facts.mutated else taken
+        elif (
+            node not in env
+            and node not in facts.shapes_alone
+            and node not in device
+            and (node in facts.fed or node.users)
+        ):
             env[node] = half.node_copy(node, env.__getitem__)
     return _module(model, half, env, facts, "Tail")
 

@@ -11,7 +11,7 @@ import logging
 import operator
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partialmethod
@@ -61,8 +61,8 @@ def traced(model: nn.Module, input_size: Size) -> Iterator[Callable[..., Traced]
     buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     decisions: dict[Key | None, bool] = {}
 
-    def trace(towards: Key | None = None, opaque: frozenset[type[nn.Module]] = frozenset()) -> Traced:
-        """Trace all, or the calls `towards` a place. InputError: the model's own forward can't be traced."""
+    def trace(towards: Sequence[Key] | None = None, opaque: frozenset[type[nn.Module]] = frozenset()) -> Traced:
+        """Trace all, or the calls `towards` some places. InputError: the model's own forward can't be traced."""
         while True:
             tracer = _Tracer(opaque, towards, input_size, decisions, own_call)
             restore()  # of what the last trace left there
@@ -101,11 +101,16 @@ class _Tracer(fx.Tracer):
     """Records where each node comes from, and leaves modules whole on request."""
 
     def __init__(
-        self, opaque: Kinds, towards: Key | None, input_size: Size, decisions: dict[Key | None, bool], own_call: bool
+        self,
+        opaque: Kinds,
+        towards: Sequence[Key] | None,
+        input_size: Size,
+        decisions: dict[Key | None, bool],
+        own_call: bool,
     ) -> None:
         super().__init__()
         self.opaque = opaque
-        self.towards = towards  # go only into calls that lead there; None: into all
+        self.towards = towards  # go only into calls that lead to one of these; None: into all
         self.input_size = input_size
         self.decisions = decisions  # what an `if` on the node made at that place came to, in an earlier trace or this
         self.branches: Branches | None = None
@@ -182,7 +187,8 @@ class _Tracer(fx.Tracer):
         return result
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if (self.towards is not None and self.towards[: len(self._key)] != self._key) or self._key == self.towards:
+        inside = (len(key) > len(self._key) and key[: len(self._key)] == self._key for key in self.towards or ())
+        if self.towards is not None and not any(inside):
             return True
         return type(m) in self.opaque or super().is_leaf_module(m, module_qualified_name)
 

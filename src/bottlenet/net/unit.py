@@ -50,13 +50,14 @@ class UnitSpec:
     channels: int  # c', channels of the latent
     stride: int  # s, the same for height and width
     size: tuple[int, int]  # H, W of the features at the cut
+    most: int = 0  # channels that say all of the features; 0: as many as a patch of them has numbers
 
     def __post_init__(self) -> None:
         if min(self.in_channels, self.channels, self.stride) < 1:
             raise InputError(f"a unit of {self.channels} channels at stride {self.stride}: both must be 1 or more")
         if self.stride > min(self.size):
             raise InputError(f"stride {self.stride} is larger than the features, {self.size[0]} x {self.size[1]}")
-        if self.channels > (most := self.in_channels * self.stride**2):
+        if self.channels > (most := self.most or self.in_channels * self.stride**2):
             features = f"the features have, {self.in_channels} x {self.size[0]} x {self.size[1]}"
             given = f"{self.channels} channels at stride {self.stride}"
             raise InputError(f"{given} are more than {features}; give {most} or fewer")

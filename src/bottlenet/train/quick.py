@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert, start_from_components
-from bottlenet.net.cut import Cut, Layout, layout_at, split
+from bottlenet.net.cut import Cut, Layout, SetLayout, layout_at, split
 from bottlenet.net.export import Fidelity, export
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize, load_model
@@ -59,7 +59,7 @@ def pixels_of(photos: Sequence[Photo], preprocess: Preprocess) -> NDArray[np.uin
     return np.stack(views)
 
 
-def usual_unit(layout: Layout) -> tuple[int, int]:
+def usual_unit(layout: Layout | SetLayout) -> tuple[int, int]:
     """Return c' and s: patches as large as their components can be found from some hundred photos."""
     c, height, width = layout.grid
     fits = (s for s in STRIDES if c * s**2 <= MOST_NUMBERS and min(height, width) >= LEAST_SIDE * s)
