@@ -22,10 +22,9 @@ from bottlenet.bundle import Bundle
 from bottlenet.edge import Edge, Prediction
 from bottlenet.errors import InputError
 from bottlenet.measure.bench import split_server
-from bottlenet.net.export import OVERLAP, share_found
 from bottlenet.net.models import load_model
 from bottlenet.photo import photo_to_pixels
-from bottlenet.task import Detection
+from bottlenet.task import OVERLAP, Detection, share_found
 from dense_networks import DETECTIONS, SEGMENTATIONS, detector, exported, photo, rows_of, segmentation, uncut
 from record import parser, run_script, show, write_record
 

@@ -21,9 +21,9 @@ from bottlenet.cloud import create_app
 from bottlenet.edge import Edge, Prediction, photo_to_pixels
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert
-from bottlenet.net.export import difference, same_answers, share_found
+from bottlenet.net.export import difference
 from bottlenet.net.models import Classifier, Normalize, check_classifier
-from bottlenet.task import Classification, Detection, Multilabel, Segmentation
+from bottlenet.task import Classification, Detection, Multilabel, Segmentation, same_answers, share_found
 from bottlenet.train.objective import binary_distillation, features_error
 from bottlenet.train.runs import export_run
 from bottlenet.train.sweep import Search, SweepConfig

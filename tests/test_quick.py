@@ -96,8 +96,6 @@ def test_every_cut_is_rated(photos: str) -> None:
     found = rate(classifier, listed, photos, 60, done.append)
     assert [each.cut.name for each in found] == ["stem", "second"]
     assert done == [0, 1, 2]
-    with pytest.raises(InputError, match="segmentation"):
-        rate(small.segmenter(), listed, photos, 60)
 
 
 class TestCommands:
@@ -138,7 +136,6 @@ class TestCommands:
     def test_what_is_refused(self, run: Run, photos: str, tmp_path: Path) -> None:
         given = ("--cut", "first", "--data", photos, "-o", str(tmp_path / "b"))
         for more, words in [
-            (("small:segmenter", *given), "segmentation"),
             (("small:telling", *given, "--budgets", "x"), "no whole number"),
             (("small:telling", *given, "--budgets", "0"), "give bytes"),
             (("small:telling", *given, "--cut", "nowhere"), "is no cut"),

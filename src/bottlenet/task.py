@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,6 +197,45 @@ def needs_one_label(task: Task, what: str) -> None:
     """Raise InputError unless the network gives one label, which `what`, such as `bottlenet bench`, needs."""
     if not isinstance(task, Classification):
         raise InputError(f"{what} is for networks that give one label, and this one's task is {task.name}")
+
+
+OVERLAP = 0.5  # from which on two boxes are of one thing: intersection over union
+NEAR = 0.01  # of a score, and of the square's side: boxes that are nearer are one
+
+
+def same_answers(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Count the photos with the same answer; of maps and boxes add up the shares that are the same."""
+    if isinstance(task, Segmentation):
+        return float((mine == theirs).mean(axis=(1, 2)).sum())
+    if isinstance(task, Detection):
+        return sum(share_found(a[task.above(a)], b) for a, b in zip(mine, theirs, strict=True))
+    if isinstance(task, Multilabel):
+        logits = np.log(np.clip(task.thresholds, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(task.thresholds, 1e-9, 1 - 1e-9))
+        return float(((mine >= logits) == (theirs >= logits)).all(axis=1).sum())
+    return float((mine.argmax(1) == theirs.argmax(1)).sum())
+
+
+def share_found(wanted: NDArray[np.float32], rows: NDArray[np.float32], *, exact: bool = False) -> float:
+    """Return the share of boxes `wanted` (K, 6) that `rows` overlap, or with `exact` nearly equal, of one class."""
+    wanted, rows = (each[each[:, 4] > 0] for each in (wanted, rows))
+    if not len(wanted):
+        return 1.0
+    if not len(rows):
+        return 0.0
+    matching = wanted[:, None, 5] == rows[None, :, 5]
+    if exact:
+        matching &= np.abs(wanted[:, None, :5] - rows[None, :, :5]).max(axis=2) <= NEAR
+    else:
+        matching &= overlaps(wanted[:, :4], rows[:, :4]) >= OVERLAP
+    return float(matching.any(axis=1).mean())
+
+
+def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute intersection over union of boxes (K, 4) and (L, 4): (K, L)."""
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    common = sides.clip(0).prod(axis=2)
+    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (a, b)]
+    return cast(NDArray[np.float32], common / np.maximum(areas[0][:, None] + areas[1][None, :] - common, 1e-12))
 
 
 NAMED: dict[str, type[Any]] = {task.name: task for task in (Multilabel, Segmentation, Detection)}

@@ -24,7 +24,7 @@ from bottlenet.photos.crops import Damaged
 from bottlenet.photos.folders import Photo, label_array, photos_for
 from bottlenet.records import Sizes, percent, sizes
 from bottlenet.runtime import open_uncut, run_graph
-from bottlenet.task import needs_one_label
+from bottlenet.task import Classification, needs_one_label, same_answers
 from bottlenet.wire.answer import Answer, best
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, parse_frame
@@ -44,7 +44,8 @@ class Evaluation:
 
     top1: float | None
     top5: float | None
-    agreement: float | None  # photos to which the uncut network gives the same answer, labelled or not
+    # photos to which the uncut network gives the same answer, labelled or not; of maps and boxes the share that is
+    agreement: float | None
     top1_uncut: float | None
     top1_drop: float | None  # points: top1_uncut - top1
     payload_bytes: Sizes  # of the photos that are sent; zeros where none is
@@ -176,7 +177,8 @@ def evaluate_budgets(
     threads: int = 1,
     on_progress: Progress = lambda done, total: None,
 ) -> list[Evaluation]:
-    """Do the same on photos within each budget, and last with whole payloads; each photo is encoded once.
+    """Do the same on photos within each budget, and last with whole payloads; each photo is encoded once. Networks
+    may give maps or boxes, too.
 
     InputError: a codec whose payloads can't be truncated, or as `evaluate`.
     """
@@ -184,26 +186,35 @@ def evaluate_budgets(
         what = f"payloads of bundle {bundle.manifest.name} can't be cut, as its codec is {bundle.manifest.codec}"
         raise InputError(f"{what}; give one of the entropy codec")
     damaged, deployment = Damaged(len(photos)), Deployment(bundle, threads, MAX_PAYLOAD_BYTES, sure=1)
+    task = bundle.manifest.task
     read: list[Photo] = []
     answers: list[list[list[int]]] = []  # by photo, by budget
     payload_bytes: list[list[int]] = []
     uncut: list[int] = []
+    agreed: list[list[float]] = []  # of another task than one label
     for each in deployment.compare(photos, damaged, on_progress):
         assert each.frame is not None
         whole = each.frame.payload
         frames = [replace(each.frame, payload=whole[:budget]) for budget in budgets]
-        scores = deployment.decoder.scores(frames).scores if frames else ()
+        found = [*(deployment.decoder.scores(frames).scores if frames else ()), each.scores]
         read.append(photos[each.position])
-        answers.append([[index for index, _ in best(row)] for row in (*scores, each.scores)])
         payload_bytes.append([*(len(frame.payload) for frame in frames), len(whole)])
-        if each.uncut is not None:
+        one_label = isinstance(task, Classification)
+        answers.append([[index for index, _ in best(row)] if one_label else [-1] for row in found])
+        if each.uncut is not None and one_label:
             uncut.append(int(each.uncut.argmax()))
+        elif each.uncut is not None:
+            agreed.append([100 * same_answers(task, row[None], each.uncut[None]) for row in found])
     if not read:
         raise InputError("no photo could be read, so there is nothing to report; give other photos")
     labels, names, shares = label_array(read), np.array(uncut) if uncut else None, deployment.encoder.flops_shares
+    if not isinstance(task, Classification):
+        labels[:] = -1  # a label says nothing about several, a map or boxes
     by_budget = zip(np.moveaxis(np.array(answers), 1, 0), np.array(payload_bytes).T, strict=True)
     skipped = len(damaged.paths)
-    return [evaluation_of(labels, found, names, lengths, shares, skipped) for found, lengths in by_budget]
+    results = [evaluation_of(labels, found, names, lengths, shares, skipped) for found, lengths in by_budget]
+    means = np.mean(agreed, axis=0).tolist() if agreed else [each.agreement for each in results]
+    return [replace(each, agreement=mean) for each, mean in zip(results, means, strict=True)]
 
 
 def evaluation_of(

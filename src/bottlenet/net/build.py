@@ -173,6 +173,8 @@ def enlarged(restoration: nn.Module, larger: Split, layout: Layout | SetLayout) 
 def split_tail(halves: Split, learn_to: str) -> units.DividedTail:
     """Divide the tail at a cut. InputError: `learn_to` is no cut behind the cut."""
     try:
+        if len(halves.cut.shape) != 3:
+            raise InputError("its features are no maps")
         channels, height, width = halves.cut.shape
         parts = split(halves.tail, learn_to, (channels, height, width))
     except InputError as error:

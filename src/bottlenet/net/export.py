@@ -39,7 +39,7 @@ from bottlenet.net.model import BottleNet, Origin, in_order
 from bottlenet.net.models import Classifier, Normalize, fingerprint
 from bottlenet.net.trace import count_flops, quiet
 from bottlenet.runtime import Head, open_session, open_tail, open_uncut, run_all, run_graph
-from bottlenet.task import Detection, Multilabel, Segmentation, Task
+from bottlenet.task import Detection, Segmentation, Task, same_answers, share_found
 from bottlenet.wire.entropy import Entropy
 
 Modules = Mapping[str, nn.Module]  # each by the name of its graph, as the next two
@@ -49,8 +49,6 @@ Photos = Mapping[str, np.ndarray]  # (N, S, S, 3) uint8, as a graph takes them
 MAX_SCORES_DIFFERENCE = 1e-3  # of a score, relative to the largest; of a map, the share of its places
 TINY = float(np.finfo(np.float32).tiny)  # what scores that are all 0 are divided by
 MAX_BOXES_DIFFERENCE = 0.05  # the share of the boxes
-OVERLAP = 0.5  # from which on two boxes are of one thing: intersection over union
-NEAR = 0.01  # of a score, and of the square's side: boxes that are nearer are one
 MIN_SYMBOLS_EQUAL = 0.999  # share of the symbols that must equal torch's
 WEIGHTS = ("float32", "int8")
 CHECKED: set[str] = set()  # what `check_exportable` was through with in this process
@@ -376,41 +374,6 @@ def difference(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32
     if not (np.isfinite(mine).all() and np.isfinite(theirs).all()):
         return math.nan  # a score is no number
     return float(np.abs(mine - theirs).max() / max(TINY, float(np.abs(mine).max())))
-
-
-def same_answers(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Count the photos with the same answer; of maps and boxes add up the shares that are the same."""
-    if isinstance(task, Segmentation):
-        return float((mine == theirs).mean(axis=(1, 2)).sum())
-    if isinstance(task, Detection):
-        return sum(share_found(a[task.above(a)], b) for a, b in zip(mine, theirs, strict=True))
-    if isinstance(task, Multilabel):
-        logits = np.log(np.clip(task.thresholds, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(task.thresholds, 1e-9, 1 - 1e-9))
-        return float(((mine >= logits) == (theirs >= logits)).all(axis=1).sum())
-    return float((mine.argmax(1) == theirs.argmax(1)).sum())
-
-
-def share_found(wanted: NDArray[np.float32], rows: NDArray[np.float32], *, exact: bool = False) -> float:
-    """Return the share of boxes `wanted` (K, 6) that `rows` overlap, or with `exact` nearly equal, of one class."""
-    wanted, rows = (each[each[:, 4] > 0] for each in (wanted, rows))
-    if not len(wanted):
-        return 1.0
-    if not len(rows):
-        return 0.0
-    matching = wanted[:, None, 5] == rows[None, :, 5]
-    if exact:
-        matching &= np.abs(wanted[:, None, :5] - rows[None, :, :5]).max(axis=2) <= NEAR
-    else:
-        matching &= overlaps(wanted[:, :4], rows[:, :4]) >= OVERLAP
-    return float(matching.any(axis=1).mean())
-
-
-def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute intersection over union of boxes (K, 4) and (L, 4): (K, L)."""
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    common = sides.clip(0).prod(axis=2)
-    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (a, b)]
-    return cast(NDArray[np.float32], common / np.maximum(areas[0][:, None] + areas[1][None, :] - common, 1e-12))
 
 
 def to_onnx(module: nn.Module, example: Tensor, *, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

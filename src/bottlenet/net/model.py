@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bottlenet.net.cut import Cut, split
+from bottlenet.net.cut import Cut, Layout, SetLayout, split
 from bottlenet.net.models import Classifier
 from bottlenet.net.unit import LearnedReduction, NestedQuantizer, Prior, Quantizer, steps_within
 from bottlenet.task import Classification, Task
@@ -72,6 +72,11 @@ class BottleNet(nn.Module):
         """What the network answers with; one label where it has no origin."""
         return Classification() if self.origin is None else self.origin.classifier.task
 
+    @property
+    def layout(self) -> Layout | SetLayout | None:
+        """How the features at the cut lie; None where it has no origin."""
+        return None if self.origin is None else self.origin.cut.layout
+
     @torch.no_grad()
     def keep_strides(self) -> None:
         """Give the layers behind the head features whose strides are those of the uncut network."""
@@ -84,12 +89,13 @@ class BottleNet(nn.Module):
     def use_channels_last(self) -> None:
         """Lay weights and maps of features out as convolutions are fastest on, unless a layer can't take that."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.origin is None or self.origin.cut.layout is None or self.origin.cut.layout.kind != "planes":
+        if self.layout is None or self.layout.kind not in ("planes", "set"):
             return
         photos = torch.zeros(2, self.head_size, self.head_size, 3, dtype=torch.uint8)
         features = self.head(photos.to(next(self.parameters()).device))
         orders = self.head_order, self.tail_order
-        self.head_order, self.tail_order = CHANNELS_LAST if features.ndim == 4 else orders[0], CHANNELS_LAST
+        self.head_order = CHANNELS_LAST if features.ndim == 4 else orders[0]
+        self.tail_order = CHANNELS_LAST if self.layout.kind == "planes" else orders[1]
         training = self.training
         try:
             for batch in (features, features[:1]):

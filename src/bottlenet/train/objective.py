@@ -27,10 +27,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.net.export import answer_layer, same_answers
+from bottlenet.net.cut import Layout, SetLayout
+from bottlenet.net.export import answer_layer
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.unit import JpegRate, joined_bytes
-from bottlenet.task import Classification, Multilabel, Task, is_dense
+from bottlenet.task import Classification, Multilabel, Task, is_dense, same_answers
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.runs import Position
 
@@ -123,11 +124,11 @@ class CodecInLoop(Objective):
         config = self.config
         dense = is_dense(self.task)
         output = self.net.forward_features(features, codec_in_loop=not config.naive, with_tail=not dense)
-        distilled = target_error(self.task, output, features, uncut)
+        distilled = target_error(self.net, output, features, uncut)
         loss = config.distillation_weight * distilled.mean()
         loss = loss + other_losses(config, output, uncut, labels)
         if config.frozen_to == config.cut and output.features_hat.shape == features.shape and not dense:
-            loss = loss + config.feature_weight * features_error(output.features_hat, features).mean()
+            loss = loss + config.feature_weight * features_error(output.features_hat, features, self.net.layout).mean()
         if self.rate is not None and output.payload_bytes is not None:
             loss = loss + self.at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
         return Step.of(loss, distilled, output)
@@ -140,7 +141,7 @@ class FixedRate(Objective):
         all_bytes = features.new_full((len(features),), math.inf)
         output = self.net.forward_within(features, all_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
-        distilled = target_error(self.task, output, features, uncut)
+        distilled = target_error(self.net, output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
         loss = self.config.distillation_weight * distilled.mean() + cost
         loss = loss + other_losses(self.config, output, uncut, labels)
@@ -203,7 +204,7 @@ class Embedded(Objective):
         budget_bytes, height, slope = (batch_slice.of(each).to(features.device) for each in of_batch)
         output = self.net.forward_within(features, budget_bytes, with_tail=not is_dense(self.task))
         assert output.payload_bytes is not None
-        each = target_error(self.task, output, features, uncut)
+        each = target_error(self.net, output, features, uncut)
         size = output.payload_bytes
         cost = slope / torch.where(budget_bytes.isinf(), size.detach().clamp_min(1), budget_bytes) * size
         loss = ((each + cost) / height).mean() * heights.mean().item() * self.config.distillation_weight
@@ -283,13 +284,13 @@ def learning_rate(share: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - 0.02) / 0.98))
 
 
-def target_error(task: Task, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
+def target_error(net: BottleNet, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
     """Measure each photo's distance to the uncut network (B,), nats, or `features_error`; 0 where that did not run."""
-    if is_dense(task):
-        return features_error(output.features_hat, features)
+    if is_dense(net.task):
+        return features_error(output.features_hat, features, net.layout)
     if not uncut.shape[1]:
         return output.scores.new_zeros(len(output.scores))
-    if isinstance(task, Multilabel):
+    if isinstance(net.task, Multilabel):
         return binary_distillation(output.scores, uncut)
     return distillation(output.scores, uncut)
 
@@ -320,8 +321,14 @@ def binary_distillation(scores: Tensor, uncut: Tensor) -> Tensor:
     return (F.binary_cross_entropy_with_logits(scores, wanted, reduction="none") - least).sum(1)
 
 
-def features_error(features_hat: Tensor, features: Tensor) -> Tensor:
-    """Compute each photo's squared error as a share of the batch's variance (B,): 0 is perfect, 1 their mean."""
+def features_error(features_hat: Tensor, features: Tensor, layout: Layout | SetLayout | None = None) -> Tensor:
+    """Compute each photo's squared error as a share of the batch's variance (B,): 0 is perfect, 1 their mean.
+
+    Of a set, average over its tensors, which count alike.
+    """
+    if isinstance(layout, SetLayout):
+        pairs = zip(layout.apart(features_hat), layout.apart(features), strict=True)
+        return torch.stack([features_error(mine, wanted) for mine, wanted in pairs]).mean(0)
     squared = (features_hat - features).square().flatten(1).mean(1)
     return squared / features.var().clamp_min(1e-6)
 

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +21,12 @@ from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.cut import Cut, Layout, SetLayout, layout_at, split
-from bottlenet.net.export import Fidelity, export
+from bottlenet.net.export import Fidelity, answer_layer, export
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.photos.crops import Damaged, centre_views
 from bottlenet.photos.folders import Photo, choose, list_photos
-from bottlenet.task import needs_one_label
+from bottlenet.task import same_answers
 from bottlenet.train.runs import COMPARED_PHOTOS, TABLE_BINS
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.frame import DEFAULT_MAX_PAYLOAD_BYTES
@@ -74,7 +75,6 @@ def fitted(
 
     InputError: a cut without a grid of channels, or numbers that no unit has.
     """
-    needs_one_label(classifier.task, "a unit without training")
     usual_channels, usual_stride = usual_unit(layout_at(cut))
     stride = stride or usual_stride
     channels = channels or min(usual_channels, layout_at(cut).grid[0] * stride**2)
@@ -131,11 +131,12 @@ def batches(pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def answers_of(classifier: Classifier, pixels: NDArray[np.uint8]) -> Tensor:
-    """Return the uncut network's answers (N,)."""
+def answers_of(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return the uncut network's output (N, ...), as its task has it."""
     whole = nn.Sequential(Normalize(classifier.mean, classifier.std), copy.deepcopy(classifier.module))
     whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return torch.cat([whole(batch).argmax(1) for batch in batches(pixels)])
+    finish = answer_layer(classifier.task)
+    return np.concatenate([finish(whole(batch)).numpy() for batch in batches(pixels)])
 
 
 @dataclass(frozen=True)
@@ -143,23 +144,26 @@ class Point:
     """Photos within a budget."""
 
     payload_bytes: float  # mean
-    agreement: float  # share of the photos with the uncut network's answer, 0..1
+    agreement: float  # share of the photos with the uncut network's answer, 0..1; of maps and boxes, of these
 
 
 @torch.no_grad()
-def curve(net: BottleNet, pixels: NDArray[np.uint8], answers: Tensor, budgets: Sequence[int] = BUDGETS) -> list[Point]:
+def curve(
+    net: BottleNet, pixels: NDArray[np.uint8], answers: NDArray[Any], budgets: Sequence[int] = BUDGETS
+) -> list[Point]:
     """Measure a unit at rising budgets, until enough answers stay, and at last with whole payloads."""
     assert isinstance(net.codec, Entropy)
     symbols = np.concatenate(list(symbols_of(net, list(features_of(net, pixels)))))
     payloads = [net.codec.encode(each) for each in symbols]
+    finish = answer_layer(net.task)
     points = []
     for budget in (*budgets, max(map(len, payloads))):
         cut = [payload[:budget] for payload in payloads]
-        right = 0
+        right = 0.0
         for at in range(0, len(cut), BATCH):
             known = torch.from_numpy(np.stack([net.codec.decode(each) for each in cut[at : at + BATCH]])).float()
-            scores = net.scores(net.restoration(net.quantizer.dequantize(known)))
-            right += int((scores.argmax(1) == answers[at : at + BATCH]).sum())
+            given = finish(net.scores(net.restoration(net.quantizer.dequantize(known)))).numpy()
+            right += same_answers(net.task, given, answers[at : at + BATCH])
         points.append(Point(float(np.mean([len(each) for each in cut])), right / len(cut)))
         if points[-1].agreement >= max(SHARES) or budget >= max(map(len, payloads)):
             break
@@ -198,8 +202,7 @@ def rate(
     limit: int,
     on_cut: Callable[[int], None] = lambda done: None,
 ) -> list[Rated]:
-    """Fit and measure a unit at each cut that takes one. InputError: too few photos, or a task other than one label."""
-    needs_one_label(classifier.task, "cuts with --data")
+    """Fit and measure a unit at each cut that takes one. InputError: too few photos."""
     to_fit, to_measure = (pixels_of(photos, classifier.preprocess) for photos in divide(data, limit))
     answers, found = answers_of(classifier, to_measure), []
     for number, cut in enumerate(cuts):
@@ -216,11 +219,14 @@ def rate(
 
 
 def promising(cuts: Sequence[Cut]) -> list[Cut]:
-    """Leave out cuts with more elements than an earlier one: as a rule more bytes, for more work on the device."""
+    """Leave out cuts with more elements than an earlier one: as a rule more bytes, for more work on the device.
+
+    Sets stay, as what their tensors have in common is sent once: all that a U-Net's skips say, the first of them says.
+    """
     least, found = math.inf, []
     for cut in cuts:
-        if cut.elements <= least:
-            least = cut.elements
+        if cut.elements <= least or len(cut.tensors) > 1:
+            least = min(least, cut.elements)
             found.append(cut)
     return found
 

@@ -67,9 +67,8 @@ def train(
     check_task(classifier.task, config)
     net = insert(classifier, **config.unit_numbers()) if net is None else net
     config = replace(config, channels=config.channels or net.codec.mosaic.channels)  # the folder has what it came to
-    layout = None if net.origin is None else net.origin.cut.layout
-    if layout is not None and (config.unit == "residual" or config.components):
-        check_patch(layout.grid[0], config.stride)  # before features are computed
+    if net.layout is not None and (config.unit == "residual" or config.components):
+        check_patch(net.layout.grid[0], config.stride)  # before features are computed
     if config.tail_lr and not is_dense(classifier.task):
         check_apart(net)
     runs.check_run(run, config)
@@ -307,7 +306,7 @@ def held_out_report(
                 output = forward(net, batch.features, budget)
                 agreed = agreement(net, output, batch.features, batch.uncut_scores)
             assert output.payload_bytes is not None
-            loss = target_error(net.task, output, batch.features, batch.uncut_scores).sum().item()
+            loss = target_error(net, output, batch.features, batch.uncut_scores).sum().item()
             sums[row, :4] += loss, agreed, output.payload_bytes.sum().item(), len(batch.labels)
             if labels:
                 pairs = zip(output.scores.argmax(1).tolist(), batch.labels, strict=True)
