@@ -23,7 +23,8 @@ from bottlenet.edge import Edge
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert, start_from_components
-from bottlenet.net.cut import Layout, SetLayout, SetReduction, cuts, split
+from bottlenet.net.cut import cuts, split
+from bottlenet.net.layout import Layout, SetLayout, SetReduction
 from bottlenet.net.models import Classifier
 from bottlenet.photos.folders import list_photos
 from bottlenet.task import Segmentation
@@ -344,7 +345,7 @@ class TestCommands:
         cut = next(each for each in document["cuts"] if each["name"] == SCALES)
         assert (cut["elements"], cut["layout"]["grid"]) == (3072, [192, 4, 4])
 
-    def test_of_sets_that_follow_each_other_the_least_is_shown(self, run: Run) -> None:
+    def test_a_set_is_shown_where_nothing_near_it_has_fewer_elements(self, run: Run) -> None:
         def names(*more: str) -> set[str]:
             rows = run("cuts", "test_cut_sets:maps", "--tensors", "3", *more, columns=200).out.splitlines()
             return {row.split()[0] for row in rows if "+" in row}

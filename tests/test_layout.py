@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net.build import UNITS, insert, start_from_components
-from bottlenet.net.cut import GridRestoration, Layout, cuts, layout_of, split
+from bottlenet.net.cut import cuts, split
 from bottlenet.net.export import export
+from bottlenet.net.layout import GridRestoration, Layout, layout_of
 from bottlenet.net.models import Classifier
 from small import LABELS, SIZE, pixels
 

@@ -66,9 +66,8 @@ def cuts(
     r"""List where a network can be cut: the places where exactly one tensor crosses.
 
     With --tensors several may cross, such as the skips of a U-Net or the
-    scales of a detector's neck. Of sets that follow each other with all but
-    one tensor in common, that with the fewest elements is shown; --all shows
-    the others, too.
+    scales of a detector's neck. Such a set is shown where nothing else within
+    the same tenth of the FLOPs has fewer elements; --all shows all of them.
 
     A unit needs channels with height and width there; other places are not
     listed. --json lists all cuts. With --data it fits a unit to photos at
@@ -123,18 +122,14 @@ def cuts(
 
 
 def outermost(cuts: Sequence[Cut]) -> list[Cut]:
-    """Leave out what is inside a listed module, and of sets that differ in one tensor those with more elements."""
+    """Leave out what is inside a listed module, and sets that are not the least of their tenth of the FLOPs."""
     inside = tuple(f"{name}." for cut in cuts for name in cut.tensors)
-    shown: list[Cut] = []
-    for cut in cuts:
-        if any(name.startswith(inside) for name in cut.tensors):
-            continue
-        before = shown[-1].tensors if shown else ()
-        if len(cut.tensors) == len(before) > 1 and len({*cut.tensors, *before}) == len(before) + 1:
-            shown[-1] = min(shown[-1], cut, key=lambda each: each.elements)
-        else:
-            shown.append(cut)
-    return shown
+    shown = [cut for cut in cuts if not any(name.startswith(inside) for name in cut.tensors)]
+    least: dict[int, Cut] = {}
+    for cut in shown:
+        tenth = int(10 * cut.head_flops_share)
+        least[tenth] = min(least.get(tenth, cut), cut, key=lambda each: each.elements)
+    return [cut for cut in shown if len(cut.tensors) == 1 or cut in least.values()]
 
 
 def rate_cuts(

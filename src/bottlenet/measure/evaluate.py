@@ -204,7 +204,7 @@ def evaluate_budgets(
         if each.uncut is not None and one_label:
             uncut.append(int(each.uncut.argmax()))
         elif each.uncut is not None:
-            agreed.append([100 * same_answers(task, row[None], each.uncut[None]) for row in found])
+            agreed.append([100 * same_answers(task, each.uncut[None], row[None]) for row in found])
     if not read:
         raise InputError("no photo could be read, so there is nothing to report; give other photos")
     labels, names, shares = label_array(read), np.array(uncut) if uncut else None, deployment.encoder.flops_shares

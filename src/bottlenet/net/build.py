@@ -25,19 +25,8 @@ from torch import Tensor, nn
 
 from bottlenet.errors import InputError, reason
 from bottlenet.net import unit as units
-from bottlenet.net.cut import (
-    Cut,
-    GridReduction,
-    GridRestoration,
-    Layout,
-    SetLayout,
-    SetReduction,
-    SetRestoration,
-    Split,
-    cuts,
-    layout_at,
-    split,
-)
+from bottlenet.net.cut import Cut, Split, cuts, layout_at, split
+from bottlenet.net.layout import GridReduction, GridRestoration, Layout, SetLayout, SetReduction, SetRestoration
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
 from bottlenet.net.trace import count_flops

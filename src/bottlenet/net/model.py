@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bottlenet.net.cut import Cut, Layout, SetLayout, split
+from bottlenet.net.cut import Cut, split
+from bottlenet.net.layout import Layout, SetLayout
 from bottlenet.net.models import Classifier
 from bottlenet.net.unit import LearnedReduction, NestedQuantizer, Prior, Quantizer, steps_within
 from bottlenet.task import Classification, Task

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
-from bottlenet.net.cut import Layout, SetLayout
 from bottlenet.net.export import answer_layer
+from bottlenet.net.layout import Layout, SetLayout
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.unit import JpegRate, joined_bytes
 from bottlenet.task import Classification, Multilabel, Task, is_dense, same_answers

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert, start_from_components
-from bottlenet.net.cut import Cut, Layout, SetLayout, layout_at, split
+from bottlenet.net.cut import Cut, layout_at, split
 from bottlenet.net.export import Fidelity, answer_layer, export
+from bottlenet.net.layout import Layout, SetLayout
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.photos.crops import Damaged, centre_views
@@ -163,7 +164,7 @@ def curve(
         for at in range(0, len(cut), BATCH):
             known = torch.from_numpy(np.stack([net.codec.decode(each) for each in cut[at : at + BATCH]])).float()
             given = finish(net.scores(net.restoration(net.quantizer.dequantize(known)))).numpy()
-            right += same_answers(net.task, given, answers[at : at + BATCH])
+            right += same_answers(net.task, answers[at : at + BATCH], given)
         points.append(Point(float(np.mean([len(each) for each in cut])), right / len(cut)))
         if points[-1].agreement >= max(SHARES) or budget >= max(map(len, payloads)):
             break
