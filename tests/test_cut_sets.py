@@ -192,10 +192,11 @@ class TestUnit:
     @pytest.mark.parametrize("stride", [1, 2])
     def test_with_all_components_next_to_nothing_is_lost(self, stride: int) -> None:
         net, features = self.net(channels=192 * stride**2, stride=stride)
+        features = torch.randn(64, features.shape[1], generator=torch.Generator().manual_seed(0))
         start_from_components(net, [features])
         given = net.restoration(net.reduction(features))
         for mine, wanted in zip(net.layout.apart(given), net.layout.apart(features), strict=True):
-            assert features_error(mine, wanted).max() < 0.01 * stride  # where in a patch a mean is, a bias does not say
+            assert features_error(mine, wanted).max() < 0.01  # what is the same at a place of all patches, no bias says
 
     @torch.no_grad()
     def test_each_tensor_counts_alike_however_loud(self) -> None:
