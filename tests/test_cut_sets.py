@@ -22,10 +22,11 @@ from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge import Edge
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import InputError
-from bottlenet.net.build import insert, start_from_components
+from bottlenet.net.build import insert, start_from_components, unit_of
 from bottlenet.net.cut import cuts, split
 from bottlenet.net.layout import Layout, SetLayout, SetReduction
 from bottlenet.net.models import Classifier
+from bottlenet.net.unit import UnitSpec
 from bottlenet.photos.folders import list_photos
 from bottlenet.task import Segmentation
 from bottlenet.train.objective import features_error
@@ -222,6 +223,24 @@ class TestUnit:
         apart = [features_error(*pair) for pair in zip(layout.apart(off), layout.apart(features), strict=True)]
         assert torch.equal(error, torch.stack(apart).mean(0))
         assert apart[1].tolist() == apart[2].tolist() == [0] * len(features)
+
+    @torch.no_grad()
+    def test_tokens_beside_maps(self) -> None:
+        layout = SetLayout.of([Layout("planes", (3, 8, 8)), Layout("tokens", (5, 4, 4), 2)])
+        assert layout is not None
+        reduction, restoration = unit_of("residual", UnitSpec(layout.grid[0], 7, 1, (4, 4)), layout)
+        row = torch.randn(6, 3 * 64 + 5 * 18)
+        (grid,) = restoration.note_extra_tokens([row])
+        assert torch.equal(grid, layout.to_grid(row))
+        assert reduction(row).shape == (6, 7, 4, 4)
+        _, tokens = layout.apart(restoration(reduction(row)))
+        expected = layout.apart(row)[1][:, :2].mean(0)
+        torch.testing.assert_close(tokens[:, :2], expected.expand(6, -1, -1))
+
+    def test_a_smaller_photo_for_the_head(self) -> None:
+        net = insert(small.scales(), cut=SCALES, channels=6, head_size=16).eval()
+        assert net.layout.grid == (192, 2, 2)
+        assert net(torch.from_numpy(small.pixels(2)[:, :16, :16])).scores.shape == (2, 4)
 
     def test_the_paper_s_unit(self) -> None:
         net = insert(small.scales(), cut=SCALES, unit="paper", channels=5, codec="jpeg").eval()

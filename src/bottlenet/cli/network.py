@@ -355,7 +355,7 @@ def report_table(report: Report) -> Grid:
 @needs("train")
 def quick(
     model: Annotated[str, Argument(help="A network, as for [bold]bottlenet cuts[/].")],
-    cut: Annotated[str, Option(help="A name from [bold]bottlenet cuts[/].")],
+    cut: Annotated[str, Option(help="A name from [bold]bottlenet cuts[/]; A+B+C where several tensors cross.")],
     data: PhotoFolder,
     output: Annotated[str, Option("--output", "-o", metavar="BUNDLE", help="Folder of the bundle to write.")],
     evaluate: Annotated[

@@ -28,7 +28,7 @@ class TrainConfig:
     model: str  # efficientnet_lite0 | torchvision/NAME | timm/NAME | hf:FOLDER | FILE.onnx | package.module:function
     data: tuple[str, ...]  # folders of photos; a folder given twice counts twice
     out: str  # folder of the run: run.json, log.jsonl, checkpoint.safetensors
-    cut: str  # where the network is cut: a name from `bottlenet cuts`
+    cut: str  # where the network is cut: a name from `bottlenet cuts`; A+B+C where several tensors cross
     head_size: int = 0  # side of the head's input in pixels; 0: as the uncut network's
     tail_size: int = 0  # the tail gets features resized to those of an input of this side, pixels; 0: not resized
     learn_from: str = ""  # layers of the head after this cut are trained too; empty: the whole head is frozen
