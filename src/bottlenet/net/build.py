@@ -254,17 +254,13 @@ def start_from_components(
         restoration = restoration.restoration
     if isinstance(restoration, GridRestoration | SetRestoration):
         grids = restoration.note_extra_tokens(grids)
-    pairs: list[tuple[nn.Module, nn.Module, int]] = [(reduction, restoration, 1)]
-    if isinstance(reduction, SetReduction) and isinstance(restoration, SetRestoration):
-        pairs = list(zip(reduction.reductions, restoration.restorations, reduction.layout.patches, strict=True))
-    inner = [(getattr(a, "reduction", a), getattr(b, "restoration", b), side) for a, b, side in pairs]
-    (a, b, _), *others = inner
-    if paper and not others and isinstance(a, units.PaperReduction) and isinstance(b, units.PaperRestoration):
-        init_paper_unit(a, b, components(grids, a.stride, a.channels))
+    (first, last, _), *others = paths = paths_of(reduction, restoration)
+    if paper and not others and isinstance(first, units.PaperReduction) and isinstance(last, units.PaperRestoration):
+        init_paper_unit(first, last, components(grids, first.stride, first.channels))
     linear = [
-        (a.linear, b.linear, side)
-        for a, b, side in inner
-        if isinstance(a, units.ResidualReduction) and isinstance(b, units.ResidualRestoration)
+        (into.linear, back.linear, side)
+        for into, back, side in paths
+        if isinstance(into, units.ResidualReduction) and isinstance(back, units.ResidualRestoration)
     ]
     if linear:
         deviation = start_linear(linear, grids, amplitude or (4.0 if net.prior is None else 20.0))
@@ -272,9 +268,17 @@ def start_from_components(
             net.prior.load_state_dict(units.Prior(deviation).state_dict())
 
 
-Linear = tuple[
-    nn.Conv2d, nn.ConvTranspose2d, int
-]  # of a tensor: into the latent, back, and the patch's side, in places
+def paths_of(into: nn.Module, back: nn.Module, side: int = 1) -> list[tuple[nn.Module, nn.Module, int]]:
+    """List reduction and restoration of each tensor behind their layouts, and the side of its patches, in places."""
+    if isinstance(into, SetReduction) and isinstance(back, SetRestoration):
+        each = zip(into.reductions, back.restorations, into.layout.patches, strict=True)
+        return [path for pair in each for path in paths_of(*pair)]
+    if isinstance(into, GridReduction) and isinstance(back, GridRestoration):
+        into, back = into.reduction, back.restoration
+    return [(into, back, side)]
+
+
+Linear = tuple[nn.Conv2d, nn.ConvTranspose2d, int]
 
 
 def start_linear(linear: Sequence[Linear], grids: Iterable[Tensor], amplitude: float) -> Tensor:

@@ -152,8 +152,11 @@ class SetReduction(nn.Module):
         self.layout, self.reductions = layout, nn.ModuleList(reductions)
 
     def forward(self, row: Tensor) -> Tensor:
-        latents = [reduce(each) for reduce, each in zip(self.reductions, self.layout.apart(row), strict=True)]
-        return torch.stack(latents).sum(0)
+        first, *others = zip(self.reductions, self.layout.apart(row), strict=True)
+        latent: Tensor = first[0](first[1])
+        for reduction, each in others:
+            latent = latent + reduction(each)
+        return latent
 
 
 class SetRestoration(nn.Module):
