@@ -87,6 +87,27 @@ class Woven(nn.Module):
         return self.fc(torch.cat((behind.mean((2, 3)), self.drop(right).mean((2, 3))), 1))
 
 
+class Pyramid(small.Scales):
+    """As torchvision's: each of the maps is made right before it is used, with fewer channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sides = nn.ModuleList(nn.Conv2d(channels, 4, 1) for channels in (8, 12, 16))
+        self.smooth = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.classifier = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scales = [self.stem(x)]
+        scales += [self.down(scales[0])]
+        scales += [self.deep(scales[1])]
+        top = self.sides[2](scales[2])
+        maps = [self.smooth[2](top)]
+        for at in (1, 0):
+            top = self.sides[at](scales[at].relu()) + F.interpolate(top, size=scales[at].shape[-2:])
+            maps.append(self.smooth[at](top))
+        return self.classifier(torch.cat([each.mean((2, 3)) for each in maps], 1))
+
+
 class TestWhere:
     def test_sets_are_listed_in_the_order_in_which_the_network_runs(self) -> None:
         found = listed(small.scales().module)
@@ -96,12 +117,20 @@ class TestWhere:
         assert found[SCALES] == (8 * 16 * 16 + 12 * 8 * 8 + 16 * 4 * 4,)
         assert "sides.0+sides.1+sides.2" in found
 
+    def test_what_follows_a_tensor_alone_may_cross_in_its_place(self) -> None:
+        found = listed(Pyramid().eval())
+        assert SCALES in found
+        least = min(shape for name, shape in found.items() if "+" in name and "mean" not in name)
+        assert least == found["sides.2+sides.1+sides.0"] == (4 * (16 * 16 + 8 * 8 + 4 * 4),)
+
     def test_as_many_tensors_as_are_asked_for(self) -> None:
         module = small.scales().module
         assert {name.count("+") for name in listed(module, 2)} == {0, 1}
         assert [*listed(module, 1)] == [name for name in listed(module) if "+" not in name]
 
-    @pytest.mark.parametrize("model", [small.scales().module, maps().module, Woven().eval(), small.classifier().module])
+    @pytest.mark.parametrize(
+        "model", [small.scales().module, maps().module, Woven().eval(), Pyramid().eval(), small.classifier().module]
+    )
     def test_halves_are_the_whole_at_every_set(self, model: nn.Module) -> None:
         expected = model(photos())
         for name, shape in listed(model).items():
@@ -371,7 +400,7 @@ class TestCommands:
             return {row.split()[0] for row in rows if "+" in row}
 
         assert names() < names("--all")
-        assert {"stem+down", SCALES} <= names()
+        assert {"stem+down", "stem+down+sides.2"} <= names()
         assert "stem+down.0" in names("--all") - names()
 
     def test_quick(self, run: Run, folder: Path, tmp_path: Path) -> None:

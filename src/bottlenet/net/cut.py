@@ -207,24 +207,51 @@ class _Found:
         return _Place(cut, tuple(nodes), tuple(self.whole.names[name] for name in names))
 
     def sets(self, most: int) -> Iterator[_Place]:
-        """Find what crosses together, 2 tensors to `most`, wherever the graph is cut in the order in which it runs."""
+        """Find what crosses together, 2 tensors to `most`, wherever the graph is cut in the order in which it runs; and
+        the same where each tensor has become as small as it gets by itself, such as by a 1x1 convolution.
+        """
         same: dict[fx.Node, list[fx.Node]] = {}
         for node in self.names:
             same.setdefault(_origin(node, self.facts), []).append(node)
-        live: dict[fx.Node, int] = {}  # what has come so far -> where it is used last
         known: set[frozenset[fx.Node]] = set()
+        for frontier in self._frontiers(most):
+            for origins in (frontier, self._smallest(frontier)):
+                if origins in known or not origins <= self.facts.shapes.keys() - self.ends:
+                    continue
+                known.add(origins)
+                nodes = sorted((self._outermost(same[each]) for each in origins), key=self.order.__getitem__)
+                if _separates(self.graph, self.facts, nodes):
+                    yield self._place(nodes)
+
+    def _frontiers(self, most: int) -> Iterator[frozenset[fx.Node]]:
+        """Yield what is used later, by its origins, behind each node."""
+        live: dict[fx.Node, int] = {}  # what has come so far -> where it is used last
         for node, at in self.order.items():
-            if node not in self.facts.fed:
-                continue
-            live[node] = max((self.order[user] for user in node.users if user in self.facts.fed), default=at)
-            live = {each: last for each, last in live.items() if last > at}
-            origins = frozenset(_origin(each, self.facts) for each in live)
-            if not 2 <= len(origins) <= most or origins in known or not origins <= self.facts.shapes.keys() - self.ends:
-                continue
-            known.add(origins)
-            nodes = sorted((self._outermost(same[each]) for each in origins), key=self.order.__getitem__)
-            if _separates(self.graph, self.facts, nodes):
-                yield self._place(nodes)
+            if node in self.facts.fed:
+                live[node] = max((self.order[user] for user in node.users if user in self.facts.fed), default=at)
+                live = {each: last for each, last in live.items() if last > at}
+                origins = frozenset(_origin(each, self.facts) for each in live)
+                if 2 <= len(origins) <= most:
+                    yield origins
+
+    def _smallest(self, nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
+        """Follow each of several tensors, as long as nothing else is made of it or joins it, to where it has the fewest
+        channels at its places.
+        """
+        facts, ordered = self.facts, sorted(nodes, key=self.order.__getitem__)
+        device, found = _device(self.graph, facts, ordered), set[fx.Node]()
+        for node in ordered:
+            chain = [node]
+            while True:
+                users = [user for user in chain[-1].users if user in facts.fed and user not in device]
+                if len(users) != 1 or sum(source in facts.fed for source in users[0].all_input_nodes) != 1:
+                    break
+                chain += users
+            grids = [(each, layout.grid) for each in chain if (layout := self.layouts.get(each)) is not None]
+            least = min((grid[0] for _, grid in grids if grid[1:] == grids[0][1][1:]), default=0)
+            same = (each for each, grid in grids if grid == (least, *grids[0][1][1:]))
+            found.add(_origin(next(same, node), facts))
+        return frozenset(found)
 
     def place(self, name: str, type_name: str) -> _Place:
         """Look up the place called `name`. InputError: there is none, or it is no cut."""
