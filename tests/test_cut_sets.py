@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -38,6 +39,7 @@ from bottlenet.wire.frame import Frame
 from processes import serving
 from small import SCALES, SIZE
 from test_cli import Run, run
+from test_split import STEPS, build
 
 __all__ = ["run"]  # a fixture
 
@@ -164,8 +166,9 @@ class TestWhere:
             ("stem+down+deep+relu", "down is not needed beside the others; leave it out"),
             ("stem+first", "'first' is no tensor of features of this Scales"),
             ("stem+dwn+deep", "'dwn' is no tensor of features of this Scales; nearest are down"),
-            ("stem+stem", "give 2 to 4 tensors, each once"),
-            ("stem+down+deep+sides.0+sides.1", "give 2 to 4 tensors, each once"),
+            ("stem+stem", "two of these are one tensor; name each once"),
+            ("down+down.2+deep", "two of these are one tensor; name each once"),
+            ("stem+down+deep+sides.0+sides.1", "these are 5 tensors; give 4 or fewer"),
             ("stem+", "'' is no tensor of features"),
             ("down", "the cuts around it are stem and add_1; together stem+down cross there"),
             ("classifier+stem", "stem is not needed"),
@@ -176,6 +179,45 @@ class TestWhere:
             split(small.scales().module, name, INPUT)
         assert words in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+class Skips(nn.Module):
+    """Steps, each of which may add what an earlier one gave."""
+
+    def __init__(self, steps: list[nn.Module], skips: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.stem, self.steps, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.ModuleList(steps), nn.Linear(4, 5)
+        self.skips = [(source, at) for source, at in skips if source <= at < len(steps)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self.stem(x)]
+        for number, step in enumerate(self.steps):
+            result = step(found[-1])
+            for source, at in self.skips:
+                result = result + found[source] if at == number else result
+            found.append(result)
+        return self.fc(found[-1].mean((2, 3)))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(STEPS, min_size=2, max_size=5), st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=3))
+def test_halves_of_random_networks(steps: list[object], skips: list[tuple[int, int]]) -> None:
+    model = Skips([build(step) for step in steps], skips).eval()
+    size = (3, 8, 8)
+    x = torch.randn(2, *size)
+    expected = model(x)
+    found = cuts(model, size, tensors=4)
+    for cut in found:
+        halves = split(model, cut.name, size)
+        assert torch.equal(halves.tail(halves.head(x)), expected), cut.name
+    names = {name for cut in found for name in cut.tensors}
+    for name in map("+".join, itertools.islice(itertools.combinations(sorted(names), 2), 10)):
+        try:
+            halves = split(model, name, size)
+        except InputError as error:
+            assert "\n" not in str(error)
+        else:
+            assert torch.equal(halves.tail(halves.head(x)), expected), name
 
 
 SIDES = st.integers(2, 9)

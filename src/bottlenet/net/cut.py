@@ -289,15 +289,17 @@ class _Found:
 
     def _set(self, given: Sequence[str], by_name: dict[str, fx.Node], type_name: str) -> _Place:
         """Look up a set by its tensors' names. InputError: it is none, or does not separate photo and scores."""
-        what = f"'{'+'.join(given)}' does not separate photo and scores"
+        what = f"{'+'.join(given)!r} does not separate photo and scores"
         for each in given:
             if by_name.get(each) not in self.facts.shapes:
                 near = difflib.get_close_matches(each, by_name, n=3, cutoff=0.4)
                 hint = f"; nearest are {', '.join(near)}" if near else ""
                 raise InputError(f"{each!r} is no tensor of features of this {type_name}{hint}")
         nodes = {_origin(by_name[each], self.facts): by_name[each] for each in given}
-        if len(nodes) < len(given) or len(nodes) > MAX_TENSORS:
-            raise InputError(f"'{'+'.join(given)}': give 2 to {MAX_TENSORS} tensors, each once")
+        if len(nodes) < len(given):
+            raise InputError(f"{'+'.join(given)!r}: two of these are one tensor; name each once")
+        if len(nodes) > MAX_TENSORS:
+            raise InputError(f"{'+'.join(given)!r}: these are {len(nodes)} tensors; give {MAX_TENSORS} or fewer")
         members = sorted(nodes.values(), key=self.order.__getitem__)
         crossing = _crossing(self.graph, self.facts, members)
         if more := [self.names.get(node, "the photo") for node in crossing if node not in nodes]:
