@@ -24,15 +24,16 @@ from bottlenet.edge import Edge
 from bottlenet.edge.encoder import Encoder
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert, start_from_components, unit_of
-from bottlenet.net.cut import cuts, split
-from bottlenet.net.layout import Layout, SetLayout, SetReduction
+from bottlenet.net.cut import Layout, cuts, layout_of_set, split
 from bottlenet.net.models import Classifier
-from bottlenet.net.unit import UnitSpec
+from bottlenet.net.unit import SetReduction, UnitSpec
 from bottlenet.photos.folders import list_photos
 from bottlenet.task import Segmentation
 from bottlenet.train.objective import features_error
 from bottlenet.train.quick import make_bundle
 from bottlenet.train.runs import export_run
+from bottlenet.train.sweep import Search, SweepConfig
+from bottlenet.train.sweep.sweep import find_trials
 from bottlenet.train.train import train
 from bottlenet.wire.answer import parse_answer
 from bottlenet.wire.frame import Frame
@@ -87,6 +88,21 @@ class Woven(nn.Module):
         behind = self.behind(self.drop(left).relu_())
         right = self.right(stem)
         return self.fc(torch.cat((behind.mean((2, 3)), self.drop(right).mean((2, 3))), 1))
+
+
+class Lateral(nn.Module):
+    """Of what may run behind a set, the head needs sides and the number of photos."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = (nn.Conv2d(channels, 4, 3, stride=2, padding=1) for channels in (3, 4))
+        self.side, self.smooth, self.fc = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x)
+        deep, side = self.deep(stem), self.side(stem)
+        up = self.smooth(F.interpolate(deep, size=side.shape[-2:])).reshape(side.shape[0], 4, -1)
+        return self.fc((side.flatten(2) + up * torch.ones(side.shape[1])[0]).mean(2))
 
 
 class Pyramid(small.Scales):
@@ -152,6 +168,21 @@ class TestWhere:
         names = [{name for name, _ in half.named_children()} for half in (halves.head, halves.tail)]
         assert names == [{"stem", "left", "right"}, {"drop", "behind", "fc"}]
 
+    @pytest.mark.parametrize("name", ["stem+deep", "stem+interpolate", "stem+smooth", "stem+reshape", "stem+mul"])
+    def test_numbers_of_what_runs_behind_it(self, name: str) -> None:
+        model = Lateral().eval()
+        halves = split(model, name, INPUT)
+        assert "side" in dict(halves.tail.named_children())
+        for count in (1, 3):
+            assert torch.equal(halves.tail(halves.head(photos(count))), model(photos(count)))
+
+    def test_a_module_with_a_plus_in_its_name(self) -> None:
+        model = nn.Sequential()
+        model.add_module("a+b", nn.Conv2d(3, 4, 3))
+        model.add_module("end", nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+        cut = split(model.eval(), "a+b", INPUT).cut
+        assert (cut.name, cut.tensors, cut.shape) == ("a+b", (), (4, SIZE - 2, SIZE - 2))
+
     def test_modules_stay_whole_and_share_weights(self) -> None:
         model = small.scales().module
         halves = split(model, SCALES, INPUT)
@@ -210,7 +241,7 @@ def test_halves_of_random_networks(steps: list[object], skips: list[tuple[int, i
     for cut in found:
         halves = split(model, cut.name, size)
         assert torch.equal(halves.tail(halves.head(x)), expected), cut.name
-    names = {name for cut in found for name in cut.tensors}
+    names = {name for cut in found for name in cut.tensors or [cut.name]}
     for name in map("+".join, itertools.islice(itertools.combinations(sorted(names), 2), 10)):
         try:
             halves = split(model, name, size)
@@ -232,7 +263,7 @@ class TestGrid:
             Layout("planes", (3, height * finer, width * finer)),
             Layout(kind, (4, height, width)),
         ]
-        layout = SetLayout.of(parts)
+        layout = layout_of_set(parts)
         assert layout is not None
         assert layout.patches == [finest, finer, 1]
         row = torch.randn(2, sum(math.prod(part.shape) for part in parts))
@@ -242,16 +273,16 @@ class TestGrid:
         assert [part.shape for part in parts] == [tuple(each.shape[1:]) for each in layout.apart(row)]
 
     def test_sides_that_do_not_divide_are_filled_up(self) -> None:
-        layout = SetLayout.of(
+        layout = layout_of_set(
             [Layout("planes", (1, 38, 38)), Layout("planes", (1, 19, 19)), Layout("planes", (1, 10, 10))]
         )
         assert layout is not None
         assert (layout.grid, layout.patches) == ((21, 10, 10), [4, 2, 1])
 
     def test_no_grid_in_common(self) -> None:
-        assert SetLayout.of([Layout("planes", (1, 16, 16)), Layout("planes", (1, 5, 5))]) is None
-        assert SetLayout.of([Layout("planes", (1, 16, 16)), None]) is None
-        assert SetLayout.of([Layout("planes", (1, 16, 8)), Layout("planes", (1, 4, 4))]) is None
+        assert layout_of_set([Layout("planes", (1, 16, 16)), Layout("planes", (1, 5, 5))]) is None
+        assert layout_of_set([Layout("planes", (1, 16, 16)), None]) is None
+        assert layout_of_set([Layout("planes", (1, 16, 8)), Layout("planes", (1, 4, 4))]) is None
 
 
 class TestUnit:
@@ -297,7 +328,7 @@ class TestUnit:
 
     @torch.no_grad()
     def test_tokens_beside_maps(self) -> None:
-        layout = SetLayout.of([Layout("planes", (3, 8, 8)), Layout("tokens", (5, 4, 4), 2)])
+        layout = layout_of_set([Layout("planes", (3, 8, 8)), Layout("tokens", (5, 4, 4), 2)])
         assert layout is not None
         reduction, restoration = unit_of("residual", UnitSpec(layout.grid[0], 7, 1, (4, 4)), layout)
         row = torch.randn(6, 3 * 64 + 5 * 18)
@@ -435,6 +466,12 @@ class TestCommands:
         document = run("cuts", "small:scales", "--tensors", "3", "--json").json
         cut = next(each for each in document["cuts"] if each["name"] == SCALES)
         assert (cut["elements"], cut["layout"]["grid"]) == (3072, [192, 4, 4])
+        assert cut["tensors"] == ["stem", "down", "deep"]
+
+    def test_a_sweep_takes_the_names_in_any_order(self) -> None:
+        config = SweepConfig(model="small:scales", data=("photos",))
+        _, trials = find_trials(config, Search(cuts=("deep+stem+down", SCALES), channels=(8,), strides=(1,)))
+        assert {trial.cut for trial in trials} == {SCALES}
 
     def test_a_set_is_shown_where_nothing_near_it_has_fewer_elements(self, run: Run) -> None:
         def names(*more: str) -> set[str]:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from bottlenet.bundle import Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net.build import UNITS, insert, start_from_components
-from bottlenet.net.cut import cuts, split
+from bottlenet.net.cut import Layout, cuts, layout_of, split
 from bottlenet.net.export import export
-from bottlenet.net.layout import GridRestoration, Layout, layout_of
 from bottlenet.net.models import Classifier
+from bottlenet.net.unit import GridRestoration
 from small import LABELS, SIZE, pixels
 
 EVEN = (64, 64)
@@ -231,5 +231,5 @@ def test_a_cut_without_a_grid_is_refused() -> None:
 
 def test_a_cut_says_its_layout_in_json() -> None:
     cut = next(each for each in cuts(Rows().eval(), (3, SIZE, SIZE)) if each.name == "norm")
-    assert dataclasses.asdict(cut)["layout"] == {"kind": "rows", "grid": (12, 8, 8), "extra": 0}
+    assert dataclasses.asdict(cut)["layout"] == {"kind": "rows", "grid": (12, 8, 8), "extra": 0, "parts": ()}
     assert np.prod(cut.shape) == cut.elements

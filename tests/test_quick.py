@@ -12,8 +12,7 @@ from bottlenet.bundle import Bundle
 from bottlenet.cloud.admission import Limits
 from bottlenet.errors import InputError
 from bottlenet.measure.evaluate import evaluate, evaluate_budgets
-from bottlenet.net.cut import Cut, cuts
-from bottlenet.net.layout import Layout
+from bottlenet.net.cut import Cut, Layout, cuts
 from bottlenet.photos.folders import list_photos
 from bottlenet.train.quick import (
     Point,

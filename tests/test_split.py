@@ -1,5 +1,6 @@
 """Where a classifier can be cut, and that its halves are the whole."""
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -208,8 +209,22 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "by batch": lambda: Net(nn.Conv2d(4, 4, 1), ByBatch(), Residual(4)),
     "takes apart": TakesApart,
     "counting": lambda: Net(Counting(), nn.Conv2d(4, 4, 1)),
+    "masked": lambda: Net(nn.Conv2d(4, 4, 1), Masked()),
     "attention": lambda: Net(Tokens(4), nn.Identity(), nn.Dropout(0.5)),
 }
+
+
+class Masked(nn.Module):
+    """Weights that no photo tells, of a product and of a mask that is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(4)
+        mask[1] = 0
+        return x * ((self.left @ self.right).sum(1) * mask).view(1, 4, 1, 1)
 
 
 class Tokens(nn.Module):
@@ -368,6 +383,12 @@ def test_shapes_and_flops() -> None:
         assert halves.cut.head_flops_share == halves.cut.head_flops / total
 
 
+def test_what_depends_on_no_photo_is_counted_once() -> None:
+    model = made("masked")
+    found = {cut.name: cut for cut in cuts(model, SIZE)}
+    assert found["blocks.1"].head_flops - found["blocks.0"].head_flops == 2 * 4 * 6 * 4
+
+
 def test_attention_counts_its_products() -> None:
     model = made("attention")
     tokens, width, inner = 16 * 16, 4, 8
@@ -458,6 +479,13 @@ def test_a_place_that_is_no_cut_says_so() -> None:
         split(made("residual"), "blocks.0.conv1", SIZE)
     with pytest.raises(InputError, match="'fc' is no cut, .* around it are mean; "):
         split(made("residual"), "fc", SIZE)
+
+
+def test_a_network_whose_scores_are_no_numbers_is_cut() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 5)).eval()
+    nn.init.constant_(model[2].bias, math.nan)
+    halves = split(model, "0", SIZE)
+    assert halves.tail(halves.head(torch.randn(2, *SIZE))).isnan().all()
 
 
 def test_untraceable_names_the_line() -> None:

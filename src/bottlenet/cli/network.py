@@ -122,14 +122,14 @@ def cuts(
 
 
 def outermost(cuts: Sequence[Cut]) -> list[Cut]:
-    """Leave out what is inside a listed module, and sets that are not the least of their tenth of the FLOPs."""
-    inside = tuple(f"{name}." for cut in cuts for name in cut.tensors)
-    shown = [cut for cut in cuts if not any(name.startswith(inside) for name in cut.tensors)]
+    """Leave out what is inside a listed module, and sets with more elements than another cut in the same tenth."""
+    inside = tuple(f"{name}." for cut in cuts for name in cut.tensors or [cut.name])
+    shown = [cut for cut in cuts if not any(name.startswith(inside) for name in cut.tensors or [cut.name])]
     least: dict[int, Cut] = {}
     for cut in shown:
         tenth = int(10 * cut.head_flops_share)
         least[tenth] = min(least.get(tenth, cut), cut, key=lambda each: each.elements)
-    return [cut for cut in shown if len(cut.tensors) == 1 or cut in least.values()]
+    return [cut for cut in shown if not cut.tensors or cut in least.values()]
 
 
 def rate_cuts(
@@ -155,7 +155,8 @@ def recommendation(taken: Rated | None, share: float) -> str:
 
 def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], count: int) -> Grid:
     """List cuts, of `count` there are, from the photo to the scores, with their bytes where these are known."""
-    hidden = f" {count - len(shown)} more are inside these: --all." if count > len(shown) else ""
+    within = "inside these, or sets with more elements" if any(cut.tensors for cut in shown) else "inside these"
+    hidden = f" {count - len(shown)} more are {within}: --all." if count > len(shown) else ""
     rows: list[list[Cell]] = []
     for cut in shown:
         shape = shape_of(cut)
@@ -175,9 +176,9 @@ def cuts_table(shown: Sequence[Cut], rated: Sequence[Rated], count: int) -> Grid
 
 
 def shape_of(cut: Cut) -> str:
-    shapes = getattr(cut.layout, "parts", (cut,))
-    text = " + ".join("x".join(map(str, each.shape)) for each in shapes)
-    if cut.layout is not None and cut.layout.kind != "planes":
+    assert cut.layout is not None, "other cuts are not listed"
+    text = " + ".join("x".join(map(str, each.shape)) for each in cut.layout.parts or [cut])
+    if cut.layout.kind != "planes":
         text += " as " + "x".join(map(str, cut.layout.grid))
     return text
 

@@ -44,7 +44,7 @@ class Evaluation:
 
     top1: float | None
     top5: float | None
-    # photos to which the uncut network gives the same answer, labelled or not; of maps and boxes the share that is
+    # photos to which the uncut network gives the same answer, labelled or not; or the same cells of maps, and boxes
     agreement: float | None
     top1_uncut: float | None
     top1_drop: float | None  # points: top1_uncut - top1
@@ -177,8 +177,9 @@ def evaluate_budgets(
     threads: int = 1,
     on_progress: Progress = lambda done, total: None,
 ) -> list[Evaluation]:
-    """Do the same on photos within each budget, and last with whole payloads; each photo is encoded once. Networks
-    may give maps or boxes, too.
+    """Do the same on photos within each budget, and last with whole payloads; each photo is encoded once.
+
+    Networks of other tasks than one label are measured, too: `agreement` alone.
 
     InputError: a codec whose payloads can't be truncated, or as `evaluate`.
     """
@@ -186,12 +187,12 @@ def evaluate_budgets(
         what = f"payloads of bundle {bundle.manifest.name} can't be cut, as its codec is {bundle.manifest.codec}"
         raise InputError(f"{what}; give one of the entropy codec")
     damaged, deployment = Damaged(len(photos)), Deployment(bundle, threads, MAX_PAYLOAD_BYTES, sure=1)
-    task = bundle.manifest.task
+    task, one_label = bundle.manifest.task, isinstance(bundle.manifest.task, Classification)
     read: list[Photo] = []
     answers: list[list[list[int]]] = []  # by photo, by budget
+    agreed: list[list[float]] = []  # the same, of another task than one label
     payload_bytes: list[list[int]] = []
     uncut: list[int] = []
-    agreed: list[list[float]] = []  # of another task than one label
     for each in deployment.compare(photos, damaged, on_progress):
         assert each.frame is not None
         whole = each.frame.payload
@@ -199,7 +200,6 @@ def evaluate_budgets(
         found = [*(deployment.decoder.scores(frames).scores if frames else ()), each.scores]
         read.append(photos[each.position])
         payload_bytes.append([*(len(frame.payload) for frame in frames), len(whole)])
-        one_label = isinstance(task, Classification)
         answers.append([[index for index, _ in best(row)] if one_label else [-1] for row in found])
         if each.uncut is not None and one_label:
             uncut.append(int(each.uncut.argmax()))
@@ -207,9 +207,8 @@ def evaluate_budgets(
             agreed.append([100 * same_answers(task, each.uncut[None], row[None]) for row in found])
     if not read:
         raise InputError("no photo could be read, so there is nothing to report; give other photos")
-    labels, names, shares = label_array(read), np.array(uncut) if uncut else None, deployment.encoder.flops_shares
-    if not isinstance(task, Classification):
-        labels[:] = -1  # a label says nothing about several, a map or boxes
+    labels = label_array(read) if one_label else np.full(len(read), -1)  # a label says nothing about a map or boxes
+    names, shares = np.array(uncut) if uncut else None, deployment.encoder.flops_shares
     by_budget = zip(np.moveaxis(np.array(answers), 1, 0), np.array(payload_bytes).T, strict=True)
     skipped = len(damaged.paths)
     results = [evaluation_of(labels, found, names, lengths, shares, skipped) for found, lengths in by_budget]

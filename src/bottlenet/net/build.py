@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from bottlenet.errors import InputError, reason
 from bottlenet.net import unit as units
-from bottlenet.net.cut import Cut, Split, cuts, layout_at, split
-from bottlenet.net.layout import GridReduction, GridRestoration, Layout, SetLayout, SetReduction, SetRestoration
+from bottlenet.net.cut import Cut, Layout, Split, cuts, layout_at, split
 from bottlenet.net.model import BottleNet, Origin
 from bottlenet.net.models import Classifier, Normalize, check_classifier, load_model
 from bottlenet.net.trace import count_flops
@@ -91,7 +90,7 @@ def insert(
     c, height, width = layout.grid
     channels = channels or min(USUAL_CHANNELS, c * stride**2)
     spec = units.UnitSpec(c, channels, stride, (height, width))
-    if exit and isinstance(layout, SetLayout):
+    if exit and layout.parts:
         raise InputError(f"an exit needs a cut at which one tensor crosses, and {len(layout.parts)} do at {cut}")
     head, learned = (nn.Identity(), halves.head) if end_to_end else split_head(halves.head, learn_from, cut, size)
     reduction, restoration = unit_of(unit, spec, layout)
@@ -117,19 +116,19 @@ def insert(
     return net
 
 
-def unit_of(kind: str, spec: units.UnitSpec, layout: Layout | SetLayout) -> tuple[nn.Module, nn.Module]:
+def unit_of(kind: str, spec: units.UnitSpec, layout: Layout) -> tuple[nn.Module, nn.Module]:
     """Make reduction and restoration for features of that layout."""
-    if isinstance(layout, SetLayout):
+    if layout.parts:
         most, pairs = layout.grid[0] * spec.stride**2, []
         for part, side in zip(layout.parts, layout.patches, strict=True):
             own = units.UnitSpec(part.grid[0], spec.channels, side * spec.stride, part.grid[1:], most)
             pairs.append(unit_of(kind, own, part))
         reductions, restorations = zip(*pairs, strict=True)
-        return SetReduction(layout, reductions), SetRestoration(layout, restorations)
+        return units.SetReduction(layout, reductions), units.SetRestoration(layout, restorations)
     reduction, restoration = (half(spec) for half in UNITS[kind])
     if layout.kind == "planes":
         return reduction, restoration
-    return GridReduction(layout, reduction), GridRestoration(layout, restoration)
+    return units.GridReduction(layout, reduction), units.GridRestoration(layout, restoration)
 
 
 def check_sizes(classifier: Classifier, head_size: int, tail_size: int) -> None:
@@ -151,7 +150,7 @@ def copy_of(classifier: Classifier) -> nn.Module:
         raise InputError(f"{classifier.name}: the network can't be copied ({reason(error)}); {advice}") from error
 
 
-def enlarged(restoration: nn.Module, larger: Split, layout: Layout | SetLayout) -> units.Enlarged:
+def enlarged(restoration: nn.Module, larger: Split, layout: Layout) -> units.Enlarged:
     """Enlarge the restoration to the features of a larger photo. InputError: the features are no maps."""
     if layout.kind != "planes":
         raise InputError(f"the features at cut {larger.cut.name!r} are no maps, so tail_size can't differ; give 0")
@@ -252,14 +251,14 @@ def start_from_components(
     restoration = net.restoration
     if isinstance(restoration, units.Enlarged):
         restoration = restoration.restoration
-    if isinstance(restoration, GridRestoration | SetRestoration):
+    if isinstance(restoration, units.GridRestoration | units.SetRestoration):
         grids = restoration.note_extra_tokens(grids)
-    (first, last, _), *others = paths = paths_of(reduction, restoration)
+    (first, last), *others = pairs = pairs_of(reduction, restoration)
     if paper and not others and isinstance(first, units.PaperReduction) and isinstance(last, units.PaperRestoration):
         init_paper_unit(first, last, components(grids, first.stride, first.channels))
     linear = [
-        (into.linear, back.linear, side)
-        for into, back, side in paths
+        (into.linear, back.linear)
+        for into, back in pairs
         if isinstance(into, units.ResidualReduction) and isinstance(back, units.ResidualRestoration)
     ]
     if linear:
@@ -268,17 +267,17 @@ def start_from_components(
             net.prior.load_state_dict(units.Prior(deviation).state_dict())
 
 
-def paths_of(into: nn.Module, back: nn.Module, side: int = 1) -> list[tuple[nn.Module, nn.Module, int]]:
-    """List reduction and restoration of each tensor behind their layouts, and the side of its patches, in places."""
-    if isinstance(into, SetReduction) and isinstance(back, SetRestoration):
-        each = zip(into.reductions, back.restorations, into.layout.patches, strict=True)
-        return [path for pair in each for path in paths_of(*pair)]
-    if isinstance(into, GridReduction) and isinstance(back, GridRestoration):
-        into, back = into.reduction, back.restoration
-    return [(into, back, side)]
+def pairs_of(into: nn.Module, back: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """List each tensor's reduction and restoration, without what deals with their layouts."""
+    if isinstance(into, units.SetReduction) and isinstance(back, units.SetRestoration):
+        each = zip(into.reductions, back.restorations, strict=True)
+        return [pair for both in each for pair in pairs_of(*both)]
+    if isinstance(into, units.GridReduction) and isinstance(back, units.GridRestoration):
+        return [(into.reduction, back.restoration)]
+    return [(into, back)]
 
 
-Linear = tuple[nn.Conv2d, nn.ConvTranspose2d, int]
+Linear = tuple[nn.Conv2d, nn.ConvTranspose2d]
 
 
 def start_linear(linear: Sequence[Linear], grids: Iterable[Tensor], amplitude: float) -> Tensor:
@@ -287,30 +286,29 @@ def start_linear(linear: Sequence[Linear], grids: Iterable[Tensor], amplitude: f
 
     Of several tensors each counts alike, however large its numbers are and however many.
     """
-    into, _, side = linear[0]
-    stride = into.stride[0] // side
+    stride = min(into.stride[0] for into, _ in linear)  # of the smallest tensor, whose patches are single places
     mean, covariance = moments(grids, stride)
-    sizes = [into.weight[0].numel() for into, _, _ in linear]
+    sizes = [into.weight[0].numel() for into, _ in linear]
     weights = torch.ones_like(mean)
     if len(linear) > 1:
         loud = torch.stack([variances.sum() for variances in torch.split(covariance.diagonal(), sizes)])
         weights = loud.clamp_min(1e-12).rsqrt().repeat_interleave(torch.tensor(sizes))
-    variances, vectors = largest(covariance * torch.outer(weights, weights), into.out_channels)
+    variances, vectors = largest(covariance * torch.outer(weights, weights), linear[0][0].out_channels)
     scale = amplitude / variances[0].sqrt()
     projection = (vectors * scale).T  # (c', d)
     ways = (projection * weights, projection / scale**2 / weights)
     apart = zip(linear, *(torch.split(way, sizes, 1) for way in ways), torch.split(mean, sizes), strict=True)
-    for (into, out, side), forth, back, middle in apart:
-        into.weight.copy_(of_patches(forth, side, stride).reshape(into.weight.shape))
+    for (into, out), forth, back, middle in apart:
+        into.weight.copy_(of_patches(forth, into.stride[0], stride).reshape(into.weight.shape))
         into.bias.copy_(-forth @ middle)
-        out.weight.copy_(of_patches(back, side, stride).reshape(out.weight.shape))
+        out.weight.copy_(of_patches(back, into.stride[0], stride).reshape(out.weight.shape))
         out.bias.copy_(middle.reshape(into.in_channels, -1).mean(1))
     return (variances.sqrt() * scale).float()
 
 
-def of_patches(projection: Tensor, side: int, stride: int) -> Tensor:
-    """Arrange (c', c * side**2 * stride**2), patches of patches, as (c', c, side * stride, side * stride)."""
-    count, across = len(projection), side * stride
+def of_patches(projection: Tensor, across: int, stride: int) -> Tensor:
+    """Arrange patches of `stride` places, of patches of places, as (c', c, across, across) places."""
+    count, side = len(projection), across // stride
     apart = projection.reshape(count, -1, side, side, stride, stride)
     return apart.permute(0, 1, 4, 2, 5, 3).reshape(count, -1, across, across)
 

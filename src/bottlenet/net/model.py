@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bottlenet.net.cut import Cut, split
-from bottlenet.net.layout import Layout, SetLayout
+from bottlenet.net.cut import Cut, Layout, split
 from bottlenet.net.models import Classifier
 from bottlenet.net.unit import LearnedReduction, NestedQuantizer, Prior, Quantizer, steps_within
 from bottlenet.task import Classification, Task
@@ -74,7 +73,7 @@ class BottleNet(nn.Module):
         return Classification() if self.origin is None else self.origin.classifier.task
 
     @property
-    def layout(self) -> Layout | SetLayout | None:
+    def layout(self) -> Layout | None:
         """How the features at the cut lie; None where it has no origin."""
         return None if self.origin is None else self.origin.cut.layout
 

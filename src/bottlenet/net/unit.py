@@ -28,6 +28,7 @@ codec's exact value and the estimate's gradient, scaled to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -37,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
+from bottlenet.net.cut import Layout
 from bottlenet.records import check_integer
 from bottlenet.wire.mosaic import Mosaic
 from bottlenet.wire.tables import MAX_VALUE, STEPS, ZERO
@@ -209,6 +211,82 @@ class Enlarged(nn.Module):
 def depthwise_separable(channels: int) -> tuple[nn.Module, ...]:
     """Convolve 5x5 in each channel, then 1x1 across them: dense 5x5 kernels take 25 times the work and learn worse."""
     return nn.Conv2d(channels, channels, 5, padding=2, groups=channels), nn.Conv2d(channels, channels, 1), nn.ReLU6()
+
+
+class GridReduction(nn.Module):
+    """A reduction of features that are no planes: features -> grid -> latent (B, c', h, w)."""
+
+    def __init__(self, layout: Layout, reduction: nn.Module) -> None:
+        super().__init__()
+        self.layout, self.reduction = layout, reduction
+
+    def forward(self, features: Tensor) -> Tensor:
+        return cast(Tensor, self.reduction(self.layout.to_grid(features)))
+
+
+class GridRestoration(nn.Module):
+    """Its mirror: latent (B, c', h, w) -> grid -> features, with the extra tokens made again."""
+
+    def __init__(self, layout: Layout, restoration: nn.Module) -> None:
+        super().__init__()
+        self.layout, self.restoration = layout, restoration
+        channels, extra = layout.grid[0], layout.extra
+        if extra:
+            self.token = nn.Parameter(torch.zeros(extra, channels))
+            self.from_places = nn.Linear(channels, extra * channels, bias=False)
+            nn.init.zeros_(self.from_places.weight)
+
+    def forward(self, latent_hat: Tensor) -> Tensor:
+        places = self.layout.from_grid(self.restoration(latent_hat))  # (B, H*W, C), or (B, H, W, C) without extra
+        if not self.layout.extra:
+            return places
+        extra = self.token + self.from_places(places.mean(1)).view(-1, *self.token.shape)  # (B, extra, C)
+        return torch.cat([extra, places], 1)
+
+    def note_extra_tokens(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the grids of features (B, N, C), then set the token to the mean of the extra tokens in them."""
+        photos, total = 0, torch.zeros(())
+        for features in batches:
+            photos, total = photos + len(features), total + features[:, : self.layout.extra].sum(0)
+            yield self.layout.to_grid(features)
+        if self.layout.extra:
+            self.token.copy_(total / photos)
+
+
+class SetReduction(nn.Module):
+    """A reduction for each tensor of a set, all to one latent: row (B, N) -> the sum of theirs (B, c', h, w).
+
+    So what the tensors have in common is sent once, and what a channel says is learned over all of them.
+    """
+
+    def __init__(self, layout: Layout, reductions: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layout, self.reductions = layout, nn.ModuleList(reductions)
+
+    def forward(self, row: Tensor) -> Tensor:
+        pairs = zip(self.reductions, self.layout.apart(row), strict=True)
+        first, *others = [cast(Tensor, reduction(each)) for reduction, each in pairs]
+        return sum(others, first)
+
+
+class SetRestoration(nn.Module):
+    """Its mirror: latent (B, c', h, w) -> each tensor, in a row (B, N)."""
+
+    def __init__(self, layout: Layout, restorations: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layout, self.restorations = layout, nn.ModuleList(restorations)
+
+    def forward(self, latent_hat: Tensor) -> Tensor:
+        return torch.cat([restore(latent_hat).flatten(1) for restore in self.restorations], 1)
+
+    def note_extra_tokens(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Do for each tensor what `GridRestoration` does, and yield the grids that all have in common."""
+        rows = list(batches)
+        for number, restoration in enumerate(self.restorations):
+            if isinstance(restoration, GridRestoration):
+                for _ in restoration.note_extra_tokens(self.layout.apart(row)[number] for row in rows):
+                    pass
+        return map(self.layout.to_grid, rows)
 
 
 def pad_to_multiple(features: Tensor, stride: int) -> Tensor:

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bottlenet.errors import InputError
+from bottlenet.net.cut import Layout
 from bottlenet.net.export import answer_layer
-from bottlenet.net.layout import Layout, SetLayout
 from bottlenet.net.model import BottleNet, Output
 from bottlenet.net.unit import JpegRate, joined_bytes
 from bottlenet.task import Classification, Multilabel, Task, is_dense, same_answers
@@ -321,12 +321,12 @@ def binary_distillation(scores: Tensor, uncut: Tensor) -> Tensor:
     return (F.binary_cross_entropy_with_logits(scores, wanted, reduction="none") - least).sum(1)
 
 
-def features_error(features_hat: Tensor, features: Tensor, layout: Layout | SetLayout | None = None) -> Tensor:
+def features_error(features_hat: Tensor, features: Tensor, layout: Layout | None = None) -> Tensor:
     """Compute each photo's squared error as a share of the batch's variance (B,): 0 is perfect, 1 their mean.
 
     Of a set, average over its tensors, which count alike.
     """
-    if isinstance(layout, SetLayout):
+    if layout is not None and layout.parts:
         pairs = zip(layout.apart(features_hat), layout.apart(features), strict=True)
         return torch.stack([features_error(mine, wanted) for mine, wanted in pairs]).mean(0)
     squared = (features_hat - features).square().flatten(1).mean(1)

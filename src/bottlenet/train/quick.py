@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert, start_from_components
-from bottlenet.net.cut import Cut, layout_at, split
+from bottlenet.net.cut import Cut, Layout, layout_at, split
 from bottlenet.net.export import Fidelity, answer_layer, export
-from bottlenet.net.layout import Layout, SetLayout
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.photos.crops import Damaged, centre_views
@@ -61,7 +60,7 @@ def pixels_of(photos: Sequence[Photo], preprocess: Preprocess) -> NDArray[np.uin
     return np.stack(views)
 
 
-def usual_unit(layout: Layout | SetLayout) -> tuple[int, int]:
+def usual_unit(layout: Layout) -> tuple[int, int]:
     """Return c' and s: patches as large as their components can be found from some hundred photos."""
     c, height, width = layout.grid
     fits = (s for s in STRIDES if c * s**2 <= MOST_NUMBERS and min(height, width) >= LEAST_SIDE * s)
@@ -145,7 +144,7 @@ class Point:
     """Photos within a budget."""
 
     payload_bytes: float  # mean
-    agreement: float  # share of the photos with the uncut network's answer, 0..1; of maps and boxes, of these
+    agreement: float  # share of the uncut network's answers that stay, 0..1; of the cells of maps, and of boxes
 
 
 @torch.no_grad()
@@ -226,7 +225,7 @@ def promising(cuts: Sequence[Cut]) -> list[Cut]:
     """
     least, found = math.inf, []
     for cut in cuts:
-        if cut.elements <= least or len(cut.tensors) > 1:
+        if cut.elements <= least or cut.tensors:
             least = min(least, cut.elements)
             found.append(cut)
     return found

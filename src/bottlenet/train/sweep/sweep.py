@@ -394,8 +394,9 @@ def find_trials(config: SweepConfig, search: Search) -> tuple[str, tuple[Trial, 
     """List the network's fingerprint, and all trials. InputError: an unknown model or cut, or no such unit."""
     classifier = load_model(config.model)
     needs_one_label(classifier.task, "`bottlenet sweep`")
-    grids = {name: layout_at(split(classifier.module, name, classifier.input_size).cut).grid for name in search.cuts}
-    trials = search.trials(grids)
+    places = [split(classifier.module, name, classifier.input_size).cut for name in search.cuts]
+    grids = {place.name: layout_at(place).grid for place in places}  # a cut may have been given by another of its names
+    trials = replace(search, cuts=tuple(grids)).trials(grids)
     for trial in trials:
         check_trial(config, trial, grids[trial.cut])
     train_config(config, trials[0], SweepFolder(""))
