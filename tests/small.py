@@ -125,6 +125,35 @@ class Detector(Small):
         return rows(*best_boxes(boxes, scores, overlap=0.4, least=0.05, most=20), SIZE)
 
 
+class Yolo(Small):
+    """Rows of three grids, whose cells have 8, 16 and 32 pixels a side, as YOLOX gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(12, 5 + len(LABELS), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.second(self.first(self.stem(x)))
+        grids = [self.classifier(nn.functional.avg_pool2d(features, side)) for side in (4, 8, 16)]
+        every = torch.cat([grid.flatten(2) for grid in grids], 2).transpose(1, 2)  # (B, N, 5 + classes)
+        return torch.cat((every[..., :4], every[..., 4:].sigmoid()), 2)
+
+
+def yolo() -> nn.Module:
+    """Its boxes are all there, of many sizes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        module = Yolo().eval()
+    seen = (torch.from_numpy(pixels(16)).permute(0, 3, 1, 2).float() - 127) / 64
+    with torch.no_grad():
+        layer = module.classifier
+        layer.weight *= 3
+        rows = module(seen)
+        layer.bias[:4] -= rows[..., :4].mean((0, 1))
+        layer.bias[4] += 1
+    return module
+
+
 def detector() -> Classifier:
     """Finds several things in a photo."""
     with torch.random.fork_rng():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,18 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from rich.progress import Progress
+from torch import nn
 
 import small
 from bottlenet.bundle import Bundle
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert
 from bottlenet.net.cut import cuts, split
+from bottlenet.net.detectors import RowsToBoxes, grid_of
 from bottlenet.net.export import export, to_onnx
 from bottlenet.net.models import Classifier, load_model, pinned
 from bottlenet.runtime import open_session
+from bottlenet.task import Detection
 from bottlenet.train import runs
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.train import train
@@ -495,6 +500,112 @@ class TestRuns:
             trained(config)
         with pytest.raises(InputError, match="it holds something else than when it was named"):
             runs.export_run("run", "my.bundle")
+
+
+DETECTION = ",task=detection,threshold=0.1"
+
+
+def yolo(module: nn.Module | None = None) -> str:
+    """Write a YOLO as `net.onnx`."""
+    module = small.yolo() if module is None else module
+    example = torch.zeros(2, 3, small.SIZE, small.SIZE)
+    Path("net.onnx").write_bytes(to_onnx(module, example, inputs=["photo"], outputs=["rows"]))
+    return f"net.onnx,mean=0.5,std=0.25,crop=1,interpolation=bilinear,labels=labels.txt{DETECTION}"
+
+
+class Others(nn.Module):
+    """A YOLO whose rows something else is done to."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.module, self.change = small.yolo(), change
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.change(self.module(x))
+
+
+def in_pixels(rows: torch.Tensor) -> torch.Tensor:
+    corners, cells = grid_of(small.SIZE)
+    return torch.cat((rows[..., :2] * cells + corners, rows[..., 2:4].exp() * cells, rows[..., 4:]), 2)
+
+
+class TestDetection:
+    def test_a_row_is_a_box_and_its_scores(self) -> None:
+        answer = RowsToBoxes(32, in_cells=True, most=3, least=0.05)
+        rows = torch.zeros(1, 16 + 4 + 1, 5 + 2)
+        rows[0, 5] = torch.tensor([0.5, 0.25, 0, math.log(2), 0.8, 0.5, 1])  # of the finest grid, row 1 and column 1
+        rows[0, 20] = torch.tensor([0.5, 0.5, math.log(0.5), 0, 0.5, 0.2, 0])  # of the coarsest
+        found = answer(rows)[0]
+        expected = [[0.25, 0.0625, 0.5, 0.5625, 0.8, 1], [0.25, 0.0625, 0.5, 0.5625, 0.4, 0]]
+        np.testing.assert_allclose(found[:2].numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(found[2].numpy(), [0.25, 0, 0.75, 1, 0.1, 0], atol=1e-6)
+
+    def test_boxes_that_cover_each_other_are_one(self) -> None:
+        answer = RowsToBoxes(32, in_cells=False, most=4, least=0.05)
+        rows = torch.tensor(
+            [[[8, 8, 8, 8, 0.9, 1], [8, 9, 8, 8, 0.8, 1], [24, 8, 8, 8, 0.7, 1], [24, 24, 8, 8, 0.01, 1]]]
+        )
+        found = answer(rows)[0]
+        np.testing.assert_allclose(found[:, 4].numpy(), [0.9, 0.7, 0, 0], atol=1e-6)
+        assert not found[2:].any()
+
+    @pytest.mark.parametrize("change", [lambda rows: rows, in_pixels], ids=["cells", "pixels"])
+    def test_what_a_file_counts_in_is_found_out(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        classifier = load_model(yolo(Others(change)))
+        photos = torch.randn(3, *classifier.input_size, generator=torch.Generator().manual_seed(0))
+        expected = load_model(yolo())
+        assert classifier.answer is not None
+        assert expected.answer is not None
+        with torch.no_grad():
+            found, wanted = (each.answer(each.module(photos)) for each in (classifier, expected))
+        assert classifier.task == Detection(21, 0.1)
+        assert (wanted[..., 4] > 0.1).any()
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-4)
+
+    def test_without_a_threshold_it_is_that_of_torchvisions(self) -> None:
+        assert load_model(yolo().replace(",threshold=0.1", "")).task == Detection(21, 0.05)
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda rows: rows.flatten(1), "its output is ?x189, and a detection's is rows of 4 + 1 + classes"),
+            (lambda rows: rows[..., :-1], "its output is ?x21x8, and 4 labels need rows of 9"),
+            (lambda rows: rows.transpose(1, 2), "its output is ?x9x21, and 4 labels need rows of 9"),
+            (lambda rows: rows * 2, "from the fifth number of a row on there are others than 0 to 1"),
+            (lambda rows: rows[:, :20], "its first four numbers are no centre and sides"),
+        ],
+    )
+    def test_rows_that_are_no_boxes(self, change: Callable[[torch.Tensor], torch.Tensor], says: str) -> None:
+        with pytest.raises(InputError) as caught:
+            load_model(yolo(Others(change)))
+        assert says in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_several_outputs(self) -> None:
+        model = onnx.load_model_from_string(Path(yolo().partition(",")[0]).read_bytes())
+        model.graph.output.append(helper.make_tensor_value_info(model.graph.node[0].output[0], TensorProto.FLOAT, None))
+        onnx.save_model(model, "net.onnx")
+        with pytest.raises(InputError, match="it has 2 outputs"):
+            load_model(f"net.onnx{REST},labels=labels.txt{DETECTION}")
+
+    def test_another_source_has_its_own_task(self) -> None:
+        exported(small.classifier())
+        with pytest.raises(InputError, match="its output is .x4, and a detection's is rows"):
+            load_model(f"net.onnx{REST},labels=labels.txt{DETECTION}")
+
+    @pytest.mark.parametrize("codec", ["entropy", "raw"])
+    def test_a_unit_learns_from_rows(self, codec: str, here: Path) -> None:
+        name = yolo()
+        small.save_photos(here / "photos", 40)
+        cut = next(cut.name for cut in cuts(load_model(name).module, (3, 32, 32)) if cut.shape == (12, 16, 16))
+        more = {"codec": codec, "largest_bytes": 400.0, "target_bytes": 0.0, "channels": 12, "tail_lr": 1e-4}
+        config = replace(small.config_of(here, epochs=3, model=name), cut=cut, quality=-1, feature_weight=1.0, **more)
+        trained(config)
+        lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+        first, last = (line["held_out"][-1] for line in (lines[0], lines[-1]) if "held_out" in line)
+        assert last["distillation"] <= first["distillation"]
+        bundle, _ = runs.export_run("run", "my.bundle")
+        assert bundle.manifest.task == Detection(21, 0.1)
 
 
 def trained(config: TrainConfig) -> None:

@@ -1,9 +1,10 @@
-"""Detectors of torchvision as modules from tensor to tensor, with their own layers, and names for them.
+"""Detectors as modules from tensor to tensor: torchvision's with their own layers, and what ends a YOLO.
 
 torchvision's own forward takes lists of photos of any size and gives lists of boxes, as many as there are. Here all
 photos have one size, and all answers too, so that they can be traced, cut, exported and run in batches. What comes out
 is the same but for rounding. Behind a detector's layers, a photo gives the rows of a detection (`task.py`):
 
+    rows of a YOLO (B, N, 4 + 1 + classes) -> RowsToBoxes ---.
     corrections of anchors -> decoded -> boxes (B, N, 4) ----.
     scores (B, C, N) --------------------> the surest of each -> kept -> best_boxes -> rows (B, K, 6)
 
@@ -133,6 +134,57 @@ class FasterDetector(nn.Module):
         for number, aligned in enumerate(every[1:], 1):
             parts = torch.where((levels == number)[:, None, None, None], aligned, parts)
         return parts
+
+
+STRIDES = (8, 16, 32)  # pixels a cell of a YOLO's three grids
+LARGEST_SIDE = 10.0  # of the logarithm of a side in cells: any photo's is smaller
+
+
+class RowsToBoxes(nn.Module):
+    """Rows of a YOLO (B, N, 4 + 1 + classes) -> rows of a detection (B, K, 6).
+
+    A row is a box's centre and sides, how sure it is that something is there, and which class that then is, 0..1 each.
+    Centre and sides are in pixels; `in_cells`, as YOLOX has it, the centre counts from the row's cell in cells of its
+    grid, and of the sides there are logarithms.
+    """
+
+    corners: Tensor
+    cells: Tensor
+
+    def __init__(self, side: int, *, in_cells: bool, most: int, least: float) -> None:
+        super().__init__()
+        self.side, self.in_cells, self.most, self.least = side, in_cells, most, least
+        corners, cells = grid_of(side)
+        self.register_buffer("corners", corners, persistent=False)
+        self.register_buffer("cells", cells, persistent=False)
+
+    def forward(self, found: Tensor) -> Tensor:
+        boxes, scores = self.boxes_and_scores(found)
+        best = best_boxes(boxes, scores, overlap=SAME_BOX, least=self.least, most=self.most)
+        return rows(*best, 1.0)
+
+    def boxes_and_scores(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all boxes as shares of the photo (B, N, 4), and the scores of their classes (B, classes, N)."""
+        centres, sides = found[..., :2], found[..., 2:4]
+        if self.in_cells:
+            centres = centres * self.cells + self.corners
+            sides = sides.clamp(max=LARGEST_SIDE).exp() * self.cells
+        boxes = torch.cat((centres - sides / 2, centres + sides / 2), -1) / self.side
+        return boxes.clamp(0, 1), (found[..., 4:5] * found[..., 5:]).transpose(1, 2)
+
+
+SAME_BOX = 0.65  # intersection over union from which on two boxes of a YOLO are one, as YOLOX is measured with
+
+
+def grid_of(side: int) -> tuple[Tensor, Tensor]:
+    """List the cells of a YOLO's grids, the finest first and row by row: their corners (N, 2) and sides (N, 1)."""
+    corners, cells = [], []
+    for stride in STRIDES:
+        at = torch.arange(side // stride, dtype=torch.float32) * stride
+        down, right = torch.meshgrid(at, at, indexing="ij")
+        corners.append(torch.stack((right, down), -1).flatten(0, 1))
+        cells.append(torch.full((len(at) ** 2, 1), float(stride)))
+    return torch.cat(corners), torch.cat(cells)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def origin_of(net: BottleNet) -> Origin:
 def modules_of(net: BottleNet, own: OwnNetwork | None = None) -> dict[str, nn.Module]:
     """Copy the network as the modules of the graphs. With `own` an exit of `net` has no place."""
     classifier = origin_of(net).classifier
-    copied, answer = copy.deepcopy(net).eval(), answer_layer(classifier.task)
+    copied, answer = copy.deepcopy(net).eval(), answer_layer(classifier)
     if own is not None:
         copied.exit = None
     uncut = nn.Sequential(Normalize(classifier.mean, classifier.std), classifier.module, answer).eval()
@@ -314,9 +314,11 @@ class BestClass(nn.Module):
         return scores.argmax(1).to(torch.uint8)
 
 
-def answer_layer(task: Task) -> nn.Module:
-    """Return the layer behind a module of that task that makes a graph's output the task's."""
-    return BestClass() if isinstance(task, Segmentation) else nn.Identity()
+def answer_layer(classifier: Classifier) -> nn.Module:
+    """Return the layer that makes a classifier's output its task's."""
+    if classifier.answer is not None:
+        return classifier.answer
+    return BestClass() if isinstance(classifier.task, Segmentation) else nn.Identity()
 
 
 @torch.no_grad()

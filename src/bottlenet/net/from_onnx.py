@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -33,10 +33,12 @@ from torch.nn import functional as F
 from bottlenet.errors import InputError, reason
 from bottlenet.files import read_bounded
 from bottlenet.net.cut import close
+from bottlenet.net.detectors import RowsToBoxes, grid_of
 from bottlenet.net.models import SETTINGS, Classifier, Metadata, Named, Normalize, assemble
 from bottlenet.net.operators import Node, UnknownOperatorError, module_of
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import InferenceSession, SessionOptions
+from bottlenet.task import Detection
 
 MAX_BYTES = 2**31 - 1  # of an ONNX file, and of all its values: protobuf has no more
 PHOTOS = 4  # of the demo, on which torch and onnxruntime must agree
@@ -50,12 +52,49 @@ def load(named: Named) -> Classifier:
     path = Path(named.network)
     model, entry = understood(named)
     worked_out, batch = fold(path, model, entry)
-    check_rows(path, worked_out.graph)
+    detects = named.settings.get("task") == Detection.name
+    if not detects:
+        check_rows(path, worked_out.graph)
     network = Network(path, worked_out, batch, entry)
-    classifier = assemble(named, network, replace(metadata_of(model), size=entry.size))
-    compare(path, model, entry, classifier, probabilities_of(model.graph).op_type)
+    own = ("task", "threshold") if detects else ()
+    rest = replace(named, settings={name: value for name, value in named.settings.items() if name not in own})
+    classifier = assemble(rest, network, replace(metadata_of(model), size=entry.size))
+    found = compare(path, model, entry, classifier, probabilities_of(model.graph).op_type)
+    if detects:
+        return detector(named, classifier, found)
     network.name_both(len(classifier.labels))
     return classifier
+
+
+MOST_FOUND = 100  # boxes of a photo, as COCO counts them
+THRESHOLD = 0.05  # unless told otherwise, as of torchvision's
+
+
+def detector(named: Named, classifier: Classifier, found: Tensor) -> Classifier:
+    """Make a detector of a network that gives rows, `found` of photos. InputError: they are no rows of a YOLO."""
+    side, columns = classifier.preprocess.size, 5 + len(classifier.labels)
+    gives = f"{named.whole}: its output is {shown((0, *found.shape[1:]))}"
+    if found.ndim != 3:
+        what = "and a detection's is rows of 4 + 1 + classes numbers, all in one"
+        raise InputError(f"{gives}, {what}; export it so, or give it as package.module:function")
+    if found.shape[2] != columns:
+        what = f"and {columns - 5:,} labels need rows of {columns:,}: a box of 4, 1 for whether, and one a class"
+        raise InputError(f"{gives}, {what}; give one label a class")
+    if found[..., 4:].min() < 0 or found[..., 4:].max() > 1:
+        what = "and from the fifth number of a row on there are others than 0 to 1"
+        raise InputError(f"{gives}, {what}; export it with a sigmoid on those, or give it as package.module:function")
+    corners, cells = grid_of(side)
+    in_cells = False
+    if found.shape[1] == len(corners):  # a centre is near its cell, or it counts from there
+        middles = corners + cells / 2
+        in_cells = bool(found[..., :2].abs().mean() < (found[..., :2] - middles).abs().mean())
+    if not in_cells and (found[..., 2:4].min() < 0 or not -side < found[..., :2].mean() < 2 * side):
+        what = "and its first four numbers are no centre and sides, in pixels or from the cells of strides 8, 16 and 32"
+        raise InputError(f"{gives}, {what}; export it so, or give it as package.module:function")
+    least = named.number("threshold", 0, 1) if "threshold" in named.settings else THRESHOLD
+    most = min(MOST_FOUND, found.shape[1])
+    answer = RowsToBoxes(side, in_cells=in_cells, most=most, least=least)
+    return replace(classifier, task=Detection(most, least), answer=answer)
 
 
 def understood(named: Named) -> tuple[onnx.ModelProto, "Entry"]:
@@ -335,7 +374,9 @@ def check_rows(path: Path, graph: onnx.GraphProto) -> None:
     sides = shapes_in(graph).get(graph.output[0].name, ())
     if math.prod(sides[2:]) != 1:
         what = f"its output is {shown((0, *sides[1:]))}, as of a detector or of a map, and scores are one row a photo"
-        advice = "give it as package.module:function, whose task says what the rows are"
+        advice = (
+            "for rows of 4 + 1 + classes put ,task=detection behind the name; others give as package.module:function"
+        )
         raise InputError(f"{path}: {what}; {advice}")
 
 
@@ -536,8 +577,8 @@ def common_front(names: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def compare(path: Path, model: onnx.ModelProto, entry: Entry, classifier: Classifier, ending: str) -> None:
-    """Raise InputError where torch gives something else than onnxruntime for the file, on photos of the demo."""
+def compare(path: Path, model: onnx.ModelProto, entry: Entry, classifier: Classifier, ending: str) -> Tensor:
+    """Return what torch gives for photos of the demo. InputError: onnxruntime gives something else for the file."""
     files = sorted((each for each in DEMO_PHOTOS.iterdir() if each.name.endswith(".jpg")), key=lambda each: each.name)
     pixels = np.stack([photo_to_pixels(each.read_bytes(), classifier.preprocess) for each in files[:PHOTOS]])
     photos = Normalize(classifier.mean, classifier.std)(torch.from_numpy(pixels))
@@ -547,7 +588,8 @@ def compare(path: Path, model: onnx.ModelProto, entry: Entry, classifier: Classi
         what = f"onnxruntime can't run it ({reason(error)})"
         raise InputError(f"{path}: {what}; give another size, or export it again") from error
     try:
-        found = ENDINGS[ending](classifier.module(photos)).flatten(1)
+        given = classifier.module(photos)
+        found = ENDINGS[ending](given).flatten(1)
     except Exception as error:  # of a network whose shapes are those of one photo
         what = f"in torch it does not run on {PHOTOS} photos at once ({reason(error)})"
         raise InputError(f"{path}: {what}; {FREE_BATCH}") from error
@@ -557,6 +599,7 @@ def compare(path: Path, model: onnx.ModelProto, entry: Entry, classifier: Classi
             most, of = float((found - expected).abs().max()), float(expected.abs().max())
             what = f"in torch its scores are not those of onnxruntime: they differ by {most:.2g}, of {of:.2g}"
         raise InputError(f"{path}: {what}; {FREE_BATCH}")
+    return cast(Tensor, given)
 
 
 FREE_BATCH = "export it with a number of photos that is free, as by dynamic_axes or dynamic_shapes"

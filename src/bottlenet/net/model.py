@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from bottlenet.net.cut import Cut, Layout, split
+from bottlenet.net.detectors import RowsToBoxes
 from bottlenet.net.models import Classifier
 from bottlenet.net.unit import LearnedReduction, NestedQuantizer, Prior, Quantizer, steps_within
 from bottlenet.task import Classification, Task
@@ -71,6 +72,16 @@ class BottleNet(nn.Module):
     def task(self) -> Task:
         """What the network answers with; one label where it has no origin."""
         return Classification() if self.origin is None else self.origin.classifier.task
+
+    @property
+    def answer(self) -> RowsToBoxes | None:
+        """What makes boxes of a detector's rows behind the tail; None where nothing needs to."""
+        return None if self.origin is None else self.origin.classifier.answer
+
+    @property
+    def features_alone(self) -> bool:
+        """True where a unit has only the features at its cut to learn from."""
+        return self.origin is not None and self.origin.classifier.features_alone
 
     @property
     def layout(self) -> Layout | None:

@@ -37,9 +37,10 @@ from torch import Tensor, nn
 from bottlenet.bundle import Preprocess
 from bottlenet.bundle.manifest import MAX_CLASSES
 from bottlenet.errors import BottleNetError, InputError, MissingExtraError, reason
+from bottlenet.net.detectors import RowsToBoxes
 from bottlenet.net.trace import advice_on, check_module
 from bottlenet.records import check_text
-from bottlenet.task import Classification, Multilabel, Segmentation, Task
+from bottlenet.task import Classification, Detection, Multilabel, Segmentation, Task, is_dense
 
 Triple = tuple[float, float, float]
 MAX_LABEL = 500  # characters, as a bundle's reader has it
@@ -51,7 +52,7 @@ class Classifier:
     """A classifier, ready to be cut: `module` is in eval mode and takes normalised photos.
 
     Of another `task` the module gives logits (B, classes) for several labels, logits (B, classes, rows, columns) for a
-    segmentation, and the rows (B, boxes, 6) of `task.py` for a detection.
+    segmentation, and the rows (B, boxes, 6) of `task.py` for a detection, or what `answer` makes them of.
 
     Pixels are normalised channel by channel, `(pixel - mean) / std`, with pixel, mean and std in 0..255.
 
@@ -67,6 +68,7 @@ class Classifier:
     labels: tuple[str, ...] = field(repr=False)  # in class order
     weights_licence: str
     task: Task = field(default_factory=Classification)  # what it answers with
+    answer: RowsToBoxes | None = field(default=None, repr=False)  # behind a module whose rows are no boxes yet
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -92,6 +94,11 @@ class Classifier:
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of one photo, as `cuts` and `split` want it."""
         return (3, self.preprocess.size, self.preprocess.size)
+
+    @property
+    def features_alone(self) -> bool:
+        """True where a unit has only the features at its cut to learn from: no scores, and nothing of their kind."""
+        return is_dense(self.task) and self.answer is None
 
 
 def load_model(name: str) -> Classifier:
@@ -212,7 +219,7 @@ def check_classifier(classifier: Classifier) -> Classifier:
         except Exception as error:  # code that is not ours
             what = f"it does not run on {count} photos of {side} x {side} pixels ({reason(error)})"
             raise InputError(f"{classifier.name}: {what}; {advice_on(error, 3)}") from error
-        check_output(classifier, scores, count)
+        check_output(classifier, scores if classifier.answer is None else classifier.answer(scores), count)
     if labels == 1 and isinstance(task, Classification | Segmentation):
         what = f"it has one score, so its answer would always be {classifier.labels[0]!a:.60}"
         raise InputError(f"{classifier.name}: {what}; give two classes or more, or task=multilabel with a threshold")
@@ -360,7 +367,7 @@ SETTINGS = {
     "mean": "of red/green/blue, in 0..1",
     "std": "of red/green/blue, in 0..1",
     "labels": "a file with one class a line, in class order; or imagenet-1k",
-    "task": "multilabel, for a network whose classes stand side by side",
+    "task": "multilabel, for a network whose classes stand side by side; of an ONNX file also detection",
     "threshold": "of several labels and of boxes: probability, 0..1; or of labels a file with one a line",
 }
 

@@ -40,7 +40,6 @@ from bottlenet.photo import read_photo
 from bottlenet.photos.crops import HELD_OUT, Damaged, Views, blend, centre_views, is_held_out, random_views, read_views
 from bottlenet.photos.folders import LABELS_CSV, Photo, choose, count_sub_folders, list_samples
 from bottlenet.runtime import InferenceSession, open_session, run_all, run_graph
-from bottlenet.task import is_dense
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.team import Team
 
@@ -55,7 +54,7 @@ class Batch:
     """Photos to learn from, or a slice of a step's."""
 
     features: Tensor  # (B, c, H, W) float32, channels last
-    uncut_scores: Tensor  # (B, classes) float32; (B, 0) where an answer is about places, or nothing learns from them
+    uncut_scores: Tensor  # (B, classes) float32, or a detector's rows in one; (B, 0) where nothing learns from them
     labels: list[int | None]
     pixels: Tensor | None = None  # (B, S, S, 3) uint8 as the head had them; None where only features are kept
 
@@ -261,11 +260,20 @@ def open_cache(config: TrainConfig, classifier: Classifier, net: BottleNet) -> F
         (classifier.preprocess.size, size),
         network=f"{config.frozen_to} {fingerprint(classifier)}",
         shape=tuple(shape),
-        classes=0 if is_dense(classifier.task) else len(classifier.labels),
+        classes=0 if classifier.features_alone else scores_of(classifier),
         seed=config.seed,
         blended=config.blend,
         held_out=config.held_out,
     )
+
+
+@torch.no_grad()
+def scores_of(classifier: Classifier) -> int:
+    """Count the numbers that the network gives for a photo: one a class, or those of a detector's rows."""
+    if classifier.answer is None:
+        return len(classifier.labels)
+    rows: Tensor = classifier.module(torch.zeros(1, *classifier.input_size))
+    return rows.numel()
 
 
 def fill_cache(
@@ -407,11 +415,11 @@ class FrozenNetwork(nn.Module):
         halves = split(classifier.module, cut, (3, head_size, head_size)) if cut else None
         frozen, tail = (nn.Identity(), classifier.module) if halves is None else (halves.head, halves.tail)
         normalize = Normalize(classifier.mean, classifier.std)
-        self.alone = is_dense(classifier.task) or not scores
+        self.alone = classifier.features_alone or not scores
         self.once = head_size == classifier.preprocess.size
         self.head = nn.Sequential(normalize, frozen)
         self.both = FeaturesAndScores(self.head, tail)
-        self.whole = nn.Sequential(normalize, classifier.module)
+        self.whole = nn.Sequential(normalize, classifier.module, nn.Flatten(1))
 
     def forward(self, uncut_pixels: Tensor, head_pixels: Tensor) -> tuple[Tensor, Tensor]:
         if self.alone:
@@ -431,7 +439,7 @@ class FeaturesAndScores(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.head(pixels)
-        return features, self.tail(features)
+        return features, self.tail(features).flatten(1)
 
 
 def frozen_network(classifier: Classifier, cut: str, head_size: int, *, scores: bool = True) -> Frozen:

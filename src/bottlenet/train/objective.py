@@ -7,6 +7,7 @@ What a unit learns from, and how near its answers come to those of the uncut net
     multilabel       the uncut network's probability of each class                  photos with the same labels
     segmentation     the features at the cut alone; the tail stays as it is         places of the same class
     detection        the features at the cut alone; the tail stays as it is         boxes that are found again
+    rows of a YOLO   its scores and boxes before suppression, and the features      boxes that are found again
 
 A batch may come in slices, some of them in other processes. So a step only computes; what one step leaves for the next,
 such as the weight of a byte, changes in `after`, by what was measured on the whole batch.
@@ -28,10 +29,12 @@ from torch.nn import functional as F
 
 from bottlenet.errors import InputError
 from bottlenet.net.cut import Layout
-from bottlenet.net.export import answer_layer
+from bottlenet.net.detectors import RowsToBoxes
+from bottlenet.net.export import answer_layer, origin_of
 from bottlenet.net.model import BottleNet, Output
+from bottlenet.net.models import Classifier
 from bottlenet.net.unit import JpegRate, joined_bytes
-from bottlenet.task import Classification, Multilabel, Task, is_dense, same_answers
+from bottlenet.task import Classification, Multilabel, is_dense, same_answers
 from bottlenet.train.config import TrainConfig
 from bottlenet.train.runs import Position
 
@@ -87,6 +90,12 @@ class Objective(ABC):
     def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
         """Compute the loss of a slice of the batch from features (B, c, H, W) and the uncut scores (B, classes)."""
 
+    def features_loss(self, output: Output, features: Tensor) -> Tensor:
+        """Weigh the features' error (B,); 0 where they are others than those that came."""
+        if self.config.frozen_to != self.config.cut or output.features_hat.shape != features.shape:
+            return features.new_zeros(len(features))
+        return self.config.feature_weight * features_error(output.features_hat, features, self.net.layout)
+
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         """Learn from a step of the whole batch, (B,) each on the CPU, in the batch's order: steer the bytes."""
         steer(self.at, self.config.target_bytes, payload_bytes, share)
@@ -101,12 +110,16 @@ def objective_of(net: BottleNet, config: TrainConfig, at: Position) -> Objective
     return Embedded(net, config, at) if config.embedded else FixedRate(net, config, at)
 
 
-def check_task(task: Task, config: TrainConfig) -> None:
-    """Raise InputError for something that a run of that task can't do."""
+def check_task(classifier: Classifier, config: TrainConfig) -> None:
+    """Raise InputError for something that a run of that classifier's task can't do."""
+    task = classifier.task
     if config.label_weight and not isinstance(task, Classification):
         what = f"label_weight is for networks that give one label, and this one's task is {task.name}"
         raise InputError(f"{what}; give 0")
-    if config.frozen_to != config.cut and is_dense(task):
+    if config.scores_weight and is_dense(task):
+        what = f"scores_weight is for networks that give a score a class, and this one's task is {task.name}"
+        raise InputError(f"{what}; give 0")
+    if config.frozen_to != config.cut and classifier.features_alone:
         option = "end_to_end" if config.end_to_end else "learn_from"
         raise InputError(f"a {task.name} learns from the features at the cut, so its head stays: leave out {option}")
 
@@ -122,13 +135,13 @@ class CodecInLoop(Objective):
 
     def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
         config = self.config
-        dense = is_dense(self.task)
-        output = self.net.forward_features(features, codec_in_loop=not config.naive, with_tail=not dense)
+        alone = self.net.features_alone
+        output = self.net.forward_features(features, codec_in_loop=not config.naive, with_tail=not alone)
         distilled = target_error(self.net, output, features, uncut)
         loss = config.distillation_weight * distilled.mean()
         loss = loss + other_losses(config, output, uncut, labels)
-        if config.frozen_to == config.cut and output.features_hat.shape == features.shape and not dense:
-            loss = loss + config.feature_weight * features_error(output.features_hat, features, self.net.layout).mean()
+        if not alone:
+            loss = loss + self.features_loss(output, features).mean()
         if self.rate is not None and output.payload_bytes is not None:
             loss = loss + self.at.lmbda * joined_bytes(output.payload_bytes, self.rate(output.continuous))
         return Step.of(loss, distilled, output)
@@ -139,7 +152,7 @@ class FixedRate(Objective):
 
     def step(self, features: Tensor, uncut: Tensor, labels: Labels, share: float, batch_slice: Slice = WHOLE) -> Step:
         all_bytes = features.new_full((len(features),), math.inf)
-        output = self.net.forward_within(features, all_bytes, with_tail=not is_dense(self.task))
+        output = self.net.forward_within(features, all_bytes, with_tail=not self.net.features_alone)
         assert output.payload_bytes is not None
         distilled = target_error(self.net, output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
@@ -202,9 +215,11 @@ class Embedded(Objective):
         factor = 1.0 if self.config.start else budget_factor(share)
         of_batch = whole.exp() * factor, heights, slopes
         budget_bytes, height, slope = (batch_slice.of(each).to(features.device) for each in of_batch)
-        output = self.net.forward_within(features, budget_bytes, with_tail=not is_dense(self.task))
+        output = self.net.forward_within(features, budget_bytes, with_tail=not self.net.features_alone)
         assert output.payload_bytes is not None
         each = target_error(self.net, output, features, uncut)
+        if self.net.answer is not None:
+            each = each + self.features_loss(output, features)
         size = output.payload_bytes
         cost = slope / torch.where(budget_bytes.isinf(), size.detach().clamp_min(1), budget_bytes) * size
         loss = ((each + cost) / height).mean() * heights.mean().item() * self.config.distillation_weight
@@ -286,10 +301,12 @@ def learning_rate(share: float) -> float:
 
 def target_error(net: BottleNet, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
     """Measure each photo's distance to the uncut network (B,), nats, or `features_error`; 0 where that did not run."""
-    if is_dense(net.task):
+    if net.features_alone:
         return features_error(output.features_hat, features, net.layout)
     if not uncut.shape[1]:
         return output.scores.new_zeros(len(output.scores))
+    if net.answer is not None:
+        return rows_error(net.answer, output.scores, uncut.view_as(output.scores))
     if isinstance(net.task, Multilabel):
         return binary_distillation(output.scores, uncut)
     return distillation(output.scores, uncut)
@@ -301,7 +318,10 @@ def agreement(net: BottleNet, output: Output, features: Tensor, uncut: Tensor) -
     task = net.task
     if not is_dense(task):
         return same_answers(task, output.scores.cpu().numpy(), uncut.cpu().numpy())
-    finish = answer_layer(task)
+    if net.answer is not None:
+        answers = (net.answer(rows).cpu().numpy() for rows in (uncut.view_as(output.scores), output.scores))
+        return same_answers(task, *answers)
+    finish = answer_layer(origin_of(net).classifier)
     total = 0.0
     for mine, whole in zip(output.features_hat[:, None], features[:, None], strict=True):
         answers = (finish(net.scores(each)).cpu().numpy() for each in (whole, mine))
@@ -319,6 +339,25 @@ def binary_distillation(scores: Tensor, uncut: Tensor) -> Tensor:
     wanted = uncut.sigmoid()
     least = F.binary_cross_entropy_with_logits(uncut, wanted, reduction="none")
     return (F.binary_cross_entropy_with_logits(scores, wanted, reduction="none") - least).sum(1)
+
+
+def rows_error(answer: RowsToBoxes, rows: Tensor, uncut: Tensor) -> Tensor:
+    """Measure how far a YOLO's rows (B, N, 4 + 1 + classes) are from the uncut network's (B,), before suppression.
+
+    Of scores it is the binary cross-entropy less the least there is, nats; of boxes how far the edges are off, in sides
+    of the uncut network's box, each box as much as its best score.
+    """
+    (boxes, scores), (wanted_boxes, wanted) = answer.boxes_and_scores(rows), answer.boxes_and_scores(uncut)
+    wanted = wanted.clamp(LEAST, 1 - LEAST)
+    least = F.binary_cross_entropy(wanted, wanted, reduction="none")
+    nats = F.binary_cross_entropy(scores.clamp(LEAST, 1 - LEAST), wanted, reduction="none") - least
+    sides = (wanted_boxes[..., 2:] - wanted_boxes[..., :2]).clamp_min(LEAST).repeat(1, 1, 2)
+    off = ((boxes - wanted_boxes).abs() / sides).sum(2).clamp(max=MOST_OFF)
+    return nats.sum((1, 2)) + (off * wanted.amax(1)).sum(1)
+
+
+LEAST = 1e-6
+MOST_OFF = 4.0  # sides: a box that is lost altogether is no worse than that
 
 
 def features_error(features_hat: Tensor, features: Tensor, layout: Layout | None = None) -> Tensor:

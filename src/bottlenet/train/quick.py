@@ -21,7 +21,7 @@ from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.errors import InputError
 from bottlenet.net.build import insert, start_from_components
 from bottlenet.net.cut import Cut, Layout, layout_at, split
-from bottlenet.net.export import Fidelity, answer_layer, export
+from bottlenet.net.export import Fidelity, answer_layer, export, origin_of
 from bottlenet.net.model import BottleNet, to_uint8
 from bottlenet.net.models import Classifier, Normalize, load_model
 from bottlenet.photos.crops import Damaged, centre_views
@@ -135,7 +135,7 @@ def answers_of(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[Any
     """Return the uncut network's output (N, ...), as its task has it."""
     whole = nn.Sequential(Normalize(classifier.mean, classifier.std), copy.deepcopy(classifier.module))
     whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    finish = answer_layer(classifier.task)
+    finish = answer_layer(classifier)
     return np.concatenate([finish(whole(batch)).numpy() for batch in batches(pixels)])
 
 
@@ -155,7 +155,7 @@ def curve(
     assert isinstance(net.codec, Entropy)
     symbols = np.concatenate(list(symbols_of(net, list(features_of(net, pixels)))))
     payloads = [net.codec.encode(each) for each in symbols]
-    finish = answer_layer(net.task)
+    finish = answer_layer(origin_of(net).classifier)
     points = []
     for budget in (*budgets, max(map(len, payloads))):
         cut = [payload[:budget] for payload in payloads]

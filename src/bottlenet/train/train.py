@@ -64,12 +64,13 @@ def train(
     torch.manual_seed(config.seed)
     config = replace(config, model=pinned(config.model))
     classifier = load_model(config.model)
-    check_task(classifier.task, config)
+    check_task(classifier, config)
     net = insert(classifier, **config.unit_numbers()) if net is None else net
     config = replace(config, channels=config.channels or net.codec.mosaic.channels)  # the folder has what it came to
     if net.layout is not None and (config.unit == "residual" or config.components):
         check_patch(net.layout.grid[0], config.stride)  # before features are computed
-    if config.tail_lr and not is_dense(classifier.task):
+    tail_learns = config.tail_lr > 0 and not classifier.features_alone
+    if tail_learns:
         check_apart(net)
     runs.check_run(run, config)
     if team.is_main and net.origin is not None and not (run / runs.CHECKPOINT).exists():
@@ -89,7 +90,6 @@ def train(
     if not config.start:
         sample = components_of(source.train_set, few=config.end_to_end or is_dense(classifier.task))
         init_unit(net, config, [batch.features for batch in source.reported(sample)])
-    tail_learns = config.tail_lr > 0 and not is_dense(classifier.task)
     freeze(net, tail=tail_learns, kernels=config.kernels, end_to_end=config.end_to_end, norms=config.norms)
     team.agree(net)
     optimizer = build_optimizer(net, config)
@@ -328,7 +328,7 @@ def forward(net: BottleNet, features: Tensor, budget: float | None) -> Output:
     if budget == 0:
         scores = net.exit_scores(features)
         return Output(scores, features, features, features, scores.new_zeros(len(scores)))
-    with_tail = not is_dense(net.task)
+    with_tail = not net.features_alone
     if net.prior is None:
         return net.forward_features(features, with_tail=with_tail)
     budgets = features.new_full((len(features),), math.inf if budget is None else budget)
