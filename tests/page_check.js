@@ -60,22 +60,33 @@ async (load, vectors, shippedTables) => {
     compare("frame", text(streamFrame(code, setting, sequence, bytes(payload))), message);
   }
   const steps = (top) => top.map(({ index, score }) => [index, Math.round(score * 65535)]);
+  const boxSteps = (boxes) =>
+    boxes.map(({ index, ...shares }) => {
+      const { score, left, top, right, bottom } = shares;
+      return [index, ...[score, left, top, right, bottom].map((share) => Math.round(share * 65535))];
+    });
   for (const { data, means } of vectors.answers ?? []) {
     let got = null;
     try {
       got = parseAnswer(bytes(data).buffer);
-      if (got.top) {
-        const { sequence, waitMs, decodeMs, tailMs, top } = got;
+      if (got.waitMs !== undefined) {
+        const { sequence, waitMs, decodeMs, tailMs, top, boxes } = got;
         const [waitUs, decodeUs, tailUs] = [waitMs, decodeMs, tailMs].map((ms) => Math.round(1e3 * ms));
-        got = { sequence, waitUs, decodeUs, tailUs, top: steps(top) };
+        got = { sequence, waitUs, decodeUs, tailUs, ...(top ? { top: steps(top) } : { boxes: boxSteps(boxes) }) };
       }
     } catch (error) {
       if (!/no answer/.test(error.message)) throw error;
     }
     compare("answer", got, means);
   }
-  for (const { data, classes, fit } of vectors.fits ?? []) {
-    compare(`an answer fits ${classes} classes`, fits(parseAnswer(bytes(data).buffer), classes), fit);
+  for (const { data, classes, fit, detects = false } of vectors.fits ?? []) {
+    compare(`an answer fits ${classes} classes`, fits(parseAnswer(bytes(data).buffer), classes, detects), fit);
+  }
+  const { boxesOf, inWords } = await load("boxes.js");
+  for (const { rows, threshold, boxes, words } of vectors.boxes ?? []) {
+    const found = boxesOf(Float32Array.from(rows.flat()), threshold);
+    compare("boxes of rows", boxSteps(found), boxes);
+    compare("boxes in words", inWords(found, ["red", "green"]), words);
   }
   for (const { scores, top } of vectors.scores ?? []) {
     compare("scores", steps(best(Float32Array.from(scores))), top);

@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from bottlenet.bundle import Bundle, Preprocess
 from bottlenet.photo import prepare
 from bottlenet.plan.link import PRESETS
-from bottlenet.wire.answer import Answer, best, busy_bytes, refusal_bytes
+from bottlenet.wire.answer import Answer, Box, Boxes, best, busy_bytes, refusal_bytes
 from bottlenet.wire.codecs import Jpeg
 from bottlenet.wire.entropy import Entropy
 from bottlenet.wire.frame import Frame
@@ -62,6 +63,7 @@ def vectors() -> Json:
         "frames": [frame_case(4, 0, 258, b"\x01\x02\xff"), frame_case(2, 20, 65535, bytes(7))],
         "answers": answers(),
         "fits": fits(),
+        "boxes": [boxes_case()],
         "scores": [scores_case([0.5, -1.0, 7.25, 7.25, 3.0, -2.0]), scores_case([1000.0, 999.0])],
         "links": links(),
     }
@@ -147,9 +149,14 @@ def answers() -> list[Json]:
     """Bytes, and what is in them."""
     top = ((285, 0.75), (281, 0.125))
     steps = [[index, round(share * 65535)] for index, share in top]
-    answered = {"sequence": 258, "waitUs": 700, "decodeUs": 41, "tailUs": 1843, "top": steps}
+    times = {"sequence": 258, "waitUs": 700, "decodeUs": 41, "tailUs": 1843}
+    answered = {**times, "top": steps}
+    rows = [[one.class_index, *(round(each * 65535) for each in astuple(one)[1:])] for one in boxes().boxes]
+    found = {**times, "boxes": rows}
+    longer = Answer(258, 41, 1843, (), result=boxes()).to_bytes() + b"\0"
     return [
         {"data": text(Answer(258, 41, 1843, top, queue_us=700, load=4.0).to_bytes()), "means": answered},
+        {"data": text(Answer(258, 41, 1843, (), queue_us=700, load=4.0, result=boxes()).to_bytes()), "means": found},
         {"data": text(refusal_bytes(7, "no such bundle")), "means": {"sequence": 7, "refused": "no such bundle"}},
         {
             "data": text(busy_bytes(9, 1.5, "line is full")),
@@ -157,19 +164,36 @@ def answers() -> list[Json]:
         },
         *(
             {"data": text(data), "means": None}
-            for data in (b"", b"\x10", b"\x20\x00\x00\x00", b"\x13" * 20, b"\x10" * 16)
+            for data in (b"", b"\x10", b"\x20\x00\x00\x00", b"\x13" * 20, b"\x10" * 16, b"\x23" + bytes(15), longer)
         ),
     ]
+
+
+def boxes() -> Boxes:
+    return Boxes((Box(18, 0.75, 0.25, 0.125, 0.5, 1.0), Box(3, 0.5, 0.0, 0.0, 1.0, 1.0)))
 
 
 def fits() -> list[Json]:
     """Answers for networks with so many classes, and for others."""
     two = text(Answer(258, 41, 1843, ((1, 0.75), (3, 0.125))).to_bytes())
+    three, none = (text(Answer(258, 41, 1843, (), result=each).to_bytes()) for each in (boxes(), Boxes(())))
     return [
         {"data": two, "classes": 4, "fit": True},
         {"data": two, "classes": 3, "fit": False},
         {"data": text(Answer(258, 41, 1843, ()).to_bytes()), "classes": 4, "fit": False},
+        *({"data": there, "classes": 19, "fit": True, "detects": True} for there in (three, none)),
+        {"data": three, "classes": 18, "fit": False, "detects": True},
+        {"data": three, "classes": 19, "fit": False},
+        {"data": two, "classes": 4, "fit": False, "detects": True},
     ]
+
+
+def boxes_case() -> Json:
+    """A graph's rows, of which the last is no box, and the one before not worth a word."""
+    rows = [[0.25, 0.125, 0.5, 1, 0.75, 1], [0, 0, 1, 1, 0.5, 0], [0, 0, 0.5, 1, 0.375, 1], [0.5, 0, 1, 1, 0.25, 0]]
+    rows.append([0.0] * 6)
+    found = [[round(index), *(round(each * 65535) for each in (score, *edges))] for *edges, score, index in rows[:4]]
+    return {"rows": rows, "threshold": 0.0, "boxes": found, "words": "green (2), red"}
 
 
 def scores_case(scores: list[float]) -> Json:

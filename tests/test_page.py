@@ -25,10 +25,11 @@ from bottlenet.cloud.decoder import Decoder
 from bottlenet.edge import Encoder
 from bottlenet.photo import photo_to_pixels
 from bottlenet.runtime import open_uncut, run_graph
-from bottlenet.wire.answer import Answer, best
+from bottlenet.wire.answer import Answer, Boxes, best
 from bottlenet.wire.codecs import encode_within
 from bottlenet.wire.frame import Frame, parse_stream_frame
 from conftest import CLASSES, MakeBundle, exit_files, exit_manifest
+from other_tasks import other_bundle
 from processes import Process, serving
 
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -312,6 +313,41 @@ class TestPhoto:
         one.choose(PHOTOS[2])  # and from now on it is asked by itself
         expect(one.page.locator("#answer")).to_contain_text("espresso")
         expect(one.page.locator("#answer")).to_contain_text("The uncut network says the same", timeout=LONG_MS)
+
+    def test_boxes(self, visit: MakeVisit, tmp_path: Path) -> None:
+        """As many as Python finds, in the list, in words and on the photo; the uncut network's beside them."""
+        bundle = other_bundle(tmp_path / "bundle", "detection")
+        with serving(bundle.path) as process:
+            one = visit(process.http_url)
+            page = one.open()
+            one.choose(PHOTOS[0])
+            one.done()
+            (answer,) = Decoder(bundle).answers([Encoder(bundle).encode(PHOTOS[0]).frame])
+            assert isinstance(answer, Answer)
+            assert isinstance(answer.result, Boxes)
+            boxes = [box for box in answer.result.boxes if box.score >= 0.3]
+            assert boxes
+            rows = page.locator("#top li span:first-child")
+            expect(rows).to_have_text([bundle.labels[box.class_index] for box in boxes])
+            for box in boxes:
+                expect(page.locator("#answer")).to_contain_text(bundle.labels[box.class_index])
+            expect(page.locator("#photo")).to_have_attribute(
+                "aria-label", re.compile(bundle.labels[boxes[0].class_index])
+            )
+            drawn = page.locator("#photo").evaluate(SHADES)
+            pixels = photo_to_pixels(PHOTOS[0], bundle.manifest.preprocess)
+            plain = np.array(drawn, np.uint8).reshape(*pixels.shape[:2], 4)[..., :3]
+            changed = (plain != pixels).any(2)
+            assert 0 < changed.sum() < changed.size
+            page.get_by_role("button", name="Compare").click()
+            expect(page.locator("#uncut-top li")).to_have_count(len(boxes), timeout=LONG_MS)
+            expect(page.locator("#answer")).to_contain_text("The uncut network says the same")
+
+    def test_a_map_is_for_the_command_line(self, visit: MakeVisit, tmp_path: Path) -> None:
+        with serving(other_bundle(tmp_path / "bundle", "segmentation").path) as process:
+            one = visit(process.http_url)
+            one.page.goto(one.url)
+            problem(one, "This page shows labels and boxes, but the task of the bundle")
 
     def test_the_camera(self, visit: MakeVisit) -> None:
         one = visit(permissions=["camera"])

@@ -40,7 +40,7 @@ from bottlenet.errors import BottleNetError, InputError, MissingExtraError, reas
 from bottlenet.net.detectors import RowsToBoxes
 from bottlenet.net.trace import advice_on, check_module
 from bottlenet.records import check_text
-from bottlenet.task import Classification, Detection, Multilabel, Segmentation, Task, is_dense
+from bottlenet.task import Classification, Multilabel, Segmentation, Task, is_dense
 
 Triple = tuple[float, float, float]
 MAX_LABEL = 500  # characters, as a bundle's reader has it

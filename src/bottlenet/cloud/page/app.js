@@ -4,10 +4,10 @@
 //
 // `state.job` counts photos: what comes late for one that is not looked at any more is dropped.
 
-import { listBundles, titleOf } from "./bundle.js";
+import { detects, listBundles, titleOf } from "./bundle.js";
 import { drawBytes } from "./bytestrip.js";
 import { Device } from "./client.js";
-import { byId, count, make, percent } from "./dom.js";
+import { byId, count, make } from "./dom.js";
 import { fits } from "./frame.js";
 import { LINKS, largestPayload, linkMs } from "./links.js";
 import { hideProblem, onToken, say, showProblem, storedToken } from "./notices.js";
@@ -37,7 +37,7 @@ const state = {
   sizes: null, // of its smallest and largest payload
   sent: null, // its last payload that was answered, with the answer
   files: null, // of the same pixels, sizes
-  uncut: null, // the uncut network's best
+  uncut: null, // the uncut network's answer
 };
 
 // ---- to begin with
@@ -111,9 +111,8 @@ async function classify(photo) {
 /** The device's own answer, as it is sure. */
 function answerHere() {
   const { seen, labels, manifest } = state;
-  const [{ index, score }] = seen.top;
-  view.showWhetherSent(false, score, manifest.exit.sure);
-  say(`${labels[index]}, ${percent(score)}, nothing sent`);
+  view.showWhetherSent(false, seen.top[0].score, manifest.exit.sure);
+  say(`${view.inShort(seen, labels)}, nothing sent`);
   refresh();
 }
 
@@ -137,13 +136,12 @@ async function send(current) {
   view.showMosaic(shown, state.seen.grey, state.manifest.latent, made.payload.length);
   const reply = await state.stream.ask(made);
   if (!current()) return;
-  if (!fits(reply.answer, state.labels.length)) {
+  if (!fits(reply.answer, state.labels.length, detects(state.manifest))) {
     throw new Problem("reload", "The server's answer doesn't fit this bundle. Load the page again to see what it has.");
   }
   hideProblem();
   state.sent = { ...made, ...reply };
-  const [{ index, score }] = reply.answer.top;
-  say(`${state.labels[index]}, ${percent(score)}, with ${count(made.payload.length)} bytes`);
+  say(`${view.inShort(reply.answer, state.labels)}, with ${count(made.payload.length)} bytes`);
   refresh();
 }
 
@@ -163,10 +161,10 @@ async function look(current) {
 /** The uncut network on the same photo. */
 async function compare(current) {
   const told = (bytes) => view.showUncutNote(`Loading: ${size(bytes)}`);
-  const { top } = await device.ask("uncut", {}, told);
+  const uncut = await device.ask("uncut", {}, told);
   if (!current()) return;
-  [state.uncut] = top;
-  view.showUncut(top, state.labels);
+  state.uncut = uncut;
+  view.showUncut(uncut, state.labels);
   refresh();
 }
 
@@ -189,12 +187,13 @@ function failed(error, again) {
 /** Draws what is known. */
 function refresh() {
   const { sent, seen, sizes, files, uncut, labels, photo } = state;
-  const top = sent?.answer.top ?? seen?.top;
-  if (!top) return;
-  view.showTop("top", top, labels);
-  view.showAnswer(top[0], uncut, labels);
+  const answer = sent?.answer ?? (seen?.top ? { top: seen.top } : null);
+  if (!answer) return;
+  view.showFound("top", answer, labels);
+  view.showAnswer(answer, uncut, labels);
+  if (answer.boxes) view.showBoxes(seen.shown, photo.name, answer.boxes, labels);
   if (!sent) return;
-  const { payload, encodeMs, answer, roundTripMs, frameBytes } = sent;
+  const { payload, encodeMs, roundTripMs, frameBytes } = sent;
   const link = LINKS[state.link];
   const largest = Math.max(payload.length, sizes?.[1] ?? 0);
   view.showBudget(payload.length, largest);

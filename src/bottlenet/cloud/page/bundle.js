@@ -18,6 +18,11 @@ export async function listBundles(token) {
   return bundles;
 }
 
+/** Whether a bundle answers with boxes, by its manifest. */
+export function detects({ task }) {
+  return task?.name === "detection";
+}
+
 /** A bundle's name; where others have it too, with the start of its id. */
 export function titleOf({ id, name }, bundles) {
   const unique = bundles.filter((one) => one.name === name).length === 1;
@@ -26,11 +31,11 @@ export function titleOf({ id, name }, bundles) {
 
 /** manifest.json, labels and tables of one of them. Problem: too large for a browser, or not what was promised. */
 export async function openBundle(bundle, token) {
-  if (bundle.task && bundle.task !== "classification") {
+  if (!["classification", "detection", undefined].includes(bundle.task)) {
     throw new Problem(
       "none",
-      `This page shows single labels, but the task of the bundle “${bundle.name}” is ${bundle.task}. Choose another ` +
-        "bundle, or use the command line: bottlenet classify PHOTO --bundle FOLDER --to SERVER.",
+      `This page shows labels and boxes, but the task of the bundle “${bundle.name}” is ${bundle.task}. Choose ` +
+        "another bundle, or use the command line: bottlenet classify PHOTO --bundle FOLDER --to SERVER.",
     );
   }
   const manifest = JSON.parse(text(await bundleFile(bundle, "manifest.json", token)));

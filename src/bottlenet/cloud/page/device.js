@@ -2,7 +2,8 @@
 //
 // The page sends it messages {id, ask, ...} and gets {id, result} or {id, problem}, of downloads also {id, progress}.
 
-import { bundleFile, openBundle } from "./bundle.js";
+import { boxesOf } from "./boxes.js";
+import { bundleFile, detects, openBundle } from "./bundle.js";
 import { makeCodec } from "./codecs.js";
 import { best } from "./frame.js";
 import { asFiles, canvasOf, openPhoto, pixelsOf } from "./photo.js";
@@ -81,16 +82,17 @@ const ASKS = {
     return asFiles(canvasOf(photo.pixels, bundle.manifest.preprocess.size));
   },
 
-  /** {} -> {top} of the uncut network, which is fetched when it is first asked for. */
+  /** {} -> {top} or {boxes} of the uncut network, which is fetched when it is first asked for. */
   async uncut(_, progress) {
-    const preprocess = bundle.manifest.uncut_preprocess;
+    const { uncut_preprocess: preprocess, task } = bundle.manifest;
     if (!bundle.uncut) {
       const { listed, token, manifest } = bundle;
       const graph = await bundleFile(listed, "uncut.onnx", token, manifest.files, undefined, progress);
       bundle.uncut = await openGraph(graph, pixelsPort(preprocess.size), progress);
     }
     const [scores] = await bundle.uncut(pixelsOf(photo.bitmap, preprocess));
-    return { top: best(Float32Array.from(scores)) };
+    const rows = Float32Array.from(scores);
+    return detects(bundle.manifest) ? { boxes: boxesOf(rows, task.threshold) } : { top: best(rows) };
   },
 
   /** {} -> {pixels, symbols}, for tests and benchmarks. */

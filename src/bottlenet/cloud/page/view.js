@@ -1,20 +1,33 @@
 // What one sees of a photo: pictures, answers, bytes and times. All of it comes in as arguments; nothing is asked here.
 
+import { alike, drawBoxes, inWords, shown } from "./boxes.js";
+import { detects } from "./bundle.js";
 import { bar, byId, count, make, milliseconds, percent } from "./dom.js";
 import { linkMs } from "./links.js";
 import { size } from "./problems.js";
 
 /** The photo as the network sees it. */
-export function showPhoto({ shown, width, height, scaled }, name) {
-  const canvas = byId("photo");
-  canvas.width = shown.width;
-  canvas.height = shown.height;
-  canvas.getContext("2d").drawImage(shown, 0, 0);
-  canvas.setAttribute("aria-label", `The photo ${name} as the network sees it`);
+export function showPhoto({ shown: picture, width, height, scaled }, name) {
+  drawPhoto(picture, `The photo ${name} as the network sees it`);
   const first = `${count(width)} × ${count(height)} pixels`;
   const then = scaled ? ", which the browser scaled down first because they are so many" : "";
-  const taken = `the network takes ${shown.width} × ${shown.height} from the middle`;
+  const taken = `the network takes ${picture.width} × ${picture.height} from the middle`;
   byId("photo-note").textContent = `${first}${then}; ${taken}`;
+}
+
+function drawPhoto(picture, label) {
+  const canvas = byId("photo");
+  canvas.width = picture.width;
+  canvas.height = picture.height;
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  canvas.setAttribute("aria-label", label);
+  return canvas;
+}
+
+/** The photo with boxes around what was found. */
+export function showBoxes(picture, name, boxes, labels) {
+  const canvas = drawPhoto(picture, `The photo ${name}, with boxes around: ${inWords(boxes, labels)}`);
+  drawBoxes(canvas, boxes, labels);
 }
 
 /** The mosaic, with `low` and `high` as black and white. */
@@ -40,25 +53,27 @@ export function showWhetherSent(sent, share, sure) {
   byId("mosaic-note").textContent = sent ? "" : why;
 }
 
-/** The five best of either network. */
-export function showTop(id, top, labels) {
+/** The five best of either network, or its boxes. */
+export function showFound(id, { top, boxes }, labels) {
   byId(id).replaceChildren(
-    ...top.map(({ index, score }) =>
+    ...(top ?? shown(boxes)).map(({ index, score }) =>
       make("li", {}, make("span", {}, labels[index]), make("span", {}, percent(score)), bar(score)),
     ),
   );
 }
 
-/** The answer in words. `uncut` is the other network's best, null where nobody asked. */
-export function showAnswer(top, uncut, labels) {
-  const same = uncut && uncut.index === top.index;
-  const beside = !uncut
-    ? ""
-    : same
-      ? "The uncut network says the same."
-      : `The uncut network says ${labels[uncut.index]}.`;
+/** An answer in a few words: its best label and how sure that is, or what there are boxes around. */
+export function inShort({ top, boxes }, labels) {
+  return top ? `${labels[top[0].index]}, ${percent(top[0].score)}` : inWords(boxes, labels);
+}
+
+/** The answer in words. `uncut` is the other network's, null where nobody asked. */
+export function showAnswer(answer, uncut, labels) {
+  const name = ({ top, boxes }) => (top ? labels[top[0].index] : inWords(boxes, labels));
+  const same = uncut && (answer.top ? uncut.top[0].index === answer.top[0].index : alike(uncut.boxes, answer.boxes));
+  const beside = !uncut ? "" : same ? "The uncut network says the same." : `The uncut network says ${name(uncut)}.`;
   byId("answer").replaceChildren(
-    `${labels[top.index]} ${percent(top.score)}`,
+    name(answer) + (answer.top ? ` ${percent(answer.top[0].score)}` : ""),
     ...(beside ? [make("small", {}, beside)] : []),
   );
 }
@@ -76,6 +91,7 @@ export function clearAnswers() {
 
 /** Which bundle it is, and what of it can be had. */
 export function showBundle({ id, files }, manifest) {
+  byId("result").firstElementChild.classList.toggle("detects", detects(manifest));
   const uncut = files["uncut.onnx"];
   byId("load-uncut").hidden = !uncut;
   byId("uncut").hidden = false;
@@ -95,9 +111,9 @@ export function showUncutNote(text) {
 }
 
 /** The uncut network's answer. */
-export function showUncut(top, labels) {
+export function showUncut(answer, labels) {
   byId("uncut").hidden = true;
-  showTop("uncut-top", top, labels);
+  showFound("uncut-top", answer, labels);
 }
 
 /** The links that there are to choose from. */
