@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from PIL import Image
 import bottlenet
 from bottlenet.bundle import Bundle, write_bundle
 from bottlenet.bundle.manifest import Exit
+from bottlenet.edge.prediction import Object
 from bottlenet.measure.evaluate import evaluate
 from bottlenet.net.export import to_onnx
 from bottlenet.report import sources as curve
@@ -556,3 +557,44 @@ def test_sweep(tmp_path: Path) -> None:
     assert [row["cut"] for row in kept] == list(got["kept"])
     assert got["skipping"]["trained"] + got["skipping"]["skipped"] == 4
     assert got["ladder"]["bytes"] > 0
+
+
+class TestDetector:
+    """What needs no pycocotools, which only this benchmark needs."""
+
+    IMAGE = MappingProxyType({"id": 7, "width": 640, "height": 480, "file_name": "a.jpg"})
+
+    @pytest.fixture
+    def script(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        return load("detector", monkeypatch)
+
+    def test_labels_are_cut_at_the_square(self, script: ModuleType) -> None:
+        def cut(*box: float, crowd: int = 0) -> tuple[list[float], int] | None:
+            label = {"image_id": 7, "category_id": 1, "bbox": box, "iscrowd": crowd}
+            made = script.square_box(label, self.IMAGE)
+            return None if made is None else (made["bbox"], made["iscrowd"])
+
+        assert cut(100, 10, 50, 60) == ([20, 10, 50, 60], 0)
+        assert cut(60, 0, 100, 480) == ([0, 0, 80, 480], 0)
+        assert cut(0, 0, 120, 10) == ([0, 0, 40, 10], 1)  # a third of it: neither found nor missed
+        assert cut(0, 0, 80, 480) is None
+        assert cut(100, 10, 50, 60, crowd=1) == ([20, 10, 50, 60], 1)
+
+    def test_boxes_are_shares_of_the_square(self, script: ModuleType) -> None:
+        answer = SimpleNamespace(objects=(Object("dog", 1, 0.5, 80.0, 0.0, 320.0, 480.0),))
+        np.testing.assert_allclose(script.rows_of(answer, self.IMAGE), [[0, 0, 0.5, 1, 0.5, 1]])
+
+    def test_the_best_pictures_are_compared(self, script: ModuleType) -> None:
+        def row(name: str, size: float, value: float) -> object:
+            return script.Row(name, size, size - 100, value, value, (value, value), (0.0, 0.0))
+
+        pictures = [row("avif", 1000.0, 20.0), row("jpeg", 5000.0, 25.0), row("webp", 4000.0, 30.0)]
+        same = script.compared(row("500 bytes", 500.0, 25.0), pictures, "payload_bytes")
+        assert same["between"] == ["avif", "webp"]
+        assert same["ratio"] == pytest.approx(4)
+        assert script.compared(row("500 bytes", 500.0, 35.0), pictures, "payload_bytes")["ratio"] is None
+
+    def test_another_task_is_refused(self, bundle: Bundle, tmp_path: Path) -> None:
+        done = launch("detector.py", "--bundle", bundle.path, "--data", tmp_path, "--out", tmp_path)
+        assert done.returncode == 2
+        assert "its task is classification; give the bundle of a detector" in done.stderr

@@ -28,6 +28,7 @@ from bottlenet.demo.run import (
     PhotoResult,
     byte_scale,
     code_input,
+    in_words,
     page,
     run_demo,
     shipped_photos,
@@ -36,8 +37,10 @@ from bottlenet.demo.run import (
 from bottlenet.edge import Choice, Edge, Prediction, Times
 from bottlenet.errors import InputError, LinkError, PhotoError
 from bottlenet.measure import bench as servers
+from bottlenet.photo import photo_to_crop
 from bottlenet.plan.link import Link
 from bottlenet.report.sections import stretched
+from other_tasks import other_bundle
 
 BOTTLENET = [sys.executable, "-W", "error", "-m", "bottlenet.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(bottlenet.__file__).parents[1])}  # wherever a test runs it
@@ -108,6 +111,47 @@ class TestRun:
             assert photo.uncut[0].label in bundle.labels
             assert min(photo.device_ms, photo.server_ms, photo.uncut_ms) > 0
         assert 0 <= result.same_answers <= 2
+
+    def test_boxes(self, sources: list[Path], tmp_path: Path) -> None:
+        """Those of the server's answer, at their places of the square, in words, in tables and over the photo."""
+        bundle = other_bundle(tmp_path / "bundle", "detection")
+        result = run_demo(bundle, sources)
+        for photo, source in zip(result.photos, sources, strict=True):
+            assert photo.boxes
+            assert photo.same_answer
+            square = photo_to_crop(source, bundle.manifest.preprocess)[1]
+            there = photo.prediction.objects[: len(photo.boxes)]
+            assert [box.label for box in photo.boxes] == [box.label for box in there]
+            assert photo.boxes[0].left == pytest.approx((there[0].left - square.left) / square.side)
+            assert {round(4 * edge) / 4 for box in photo.boxes for edge in (box.left, box.bottom)} <= {
+                0,
+                0.25,
+                0.5,
+                0.75,
+                1,
+            }
+        made = Reader(page(result))
+        assert len(made.all("svg")) == len(sources)
+        assert len(made.all("rect")) == sum(len(photo.boxes or ()) + len(photo.uncut_boxes) for photo in result.photos)
+        assert "boxes around things of 4 classes" in made.words
+        assert in_words(result.photos[0].boxes or ()) in made.words
+        assert "benchmarks/detector.py" in summary(result)
+        assert len(document(result)["photos"][0]["uncut_boxes"]) == len(result.photos[0].uncut_boxes)  # type: ignore[index]
+        console = Console(file=io.StringIO(), width=200)
+        for each in renderables(result):
+            console.print(each)
+        assert result.photos[0].answer in console.file.getvalue()  # type: ignore[attr-defined]
+
+    def test_nothing_found_is_an_answer(self, result: DemoResult) -> None:
+        none = dataclasses.replace(result.photos[0], boxes=(), uncut=())
+        none = dataclasses.replace(none, prediction=dataclasses.replace(none.prediction, label="", top=(), score=0.0))
+        assert (none.answer, none.uncut_answer, none.same_answer) == ("nothing", "nothing", True)
+        assert "0 found" in page(dataclasses.replace(result, photos=(none,)))
+        assert list(renderables(dataclasses.replace(result, photos=(none,))))
+
+    def test_a_map_has_no_demo(self, sources: list[Path], tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="for networks that give one label"):
+            run_demo(other_bundle(tmp_path / "bundle", "segmentation"), sources)
 
     def test_a_bad_photo_shows_before_anything_starts(
         self, bundle: Bundle, sources: list[Path], monkeypatch: pytest.MonkeyPatch

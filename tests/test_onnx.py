@@ -29,6 +29,7 @@ from bottlenet.runtime import open_session
 from bottlenet.task import Detection
 from bottlenet.train import runs
 from bottlenet.train.config import TrainConfig
+from bottlenet.train.objective import rows_error
 from bottlenet.train.train import train
 
 REST = ",mean=0.5,std=0.25,crop=0.875,interpolation=bilinear"
@@ -592,6 +593,20 @@ class TestDetection:
         exported(small.classifier())
         with pytest.raises(InputError, match="its output is .x4, and a detection's is rows"):
             load_model(f"net.onnx{REST},labels=labels.txt{DETECTION}")
+
+    def test_how_far_rows_are_off(self) -> None:
+        answer = RowsToBoxes(32, in_cells=True, most=3, least=0.05)
+        uncut = torch.rand(2, 21, 7, generator=torch.Generator().manual_seed(0))
+        uncut[0, :, 4] = 0  # nothing is there, so boxes don't count
+        moved = uncut.clone()
+        moved[..., 0] += 0.1
+        assert rows_error(answer, uncut, uncut).tolist() == pytest.approx([0, 0], abs=1e-4)
+        none, some = rows_error(answer, moved, uncut).tolist()
+        assert none < 1e-3 < some
+        less = uncut.clone().requires_grad_()
+        rows_error(answer, less * 0.5, uncut).sum().backward()
+        assert less.grad is not None
+        assert less.grad.isfinite().all()
 
     @pytest.mark.parametrize("codec", ["entropy", "raw"])
     def test_a_unit_learns_from_rows(self, codec: str, here: Path) -> None:

@@ -74,9 +74,9 @@ def renderables(result: DemoResult) -> Iterator[RenderableType]:
 def answers_table(result: DemoResult) -> Grid:
     rows: list[list[Cell]] = []
     for photo in result.photos:
-        found, uncut = photo.prediction, photo.uncut[0]
         same = Text("yes") if photo.same_answer else Text("no", "bold red")
-        cells = clean(found.label, "bold"), f"{found.score:.0%}", uncut.label, f"{uncut.score:.0%}"
+        scores = [f"{each[0].score:.0%}" if each else "" for each in (photo.prediction.top, photo.uncut)]
+        cells = clean(photo.answer, "bold"), scores[0], photo.uncut_answer, scores[1]
         rows.append([photo.name, *cells, same])
     return Grid(("photo", "cut in two", ">score", "uncut network", ">score", ">same?"), rows, title="Answers")
 
@@ -132,6 +132,8 @@ def summary(result: DemoResult) -> str:
         f"{result.mean(lambda photo: photo.with_split(link)):.0f} ms on {link.name} instead of "
         f"{result.mean(lambda photo: photo.without_split(link, REFERENCE)):.0f} with {INPUT_CODECS[REFERENCE].name}."
     )
+    if any(photo.boxes is not None for photo in result.photos):
+        return f"{text} benchmarks/detector.py measures this bundle's mAP on photos with boxes."
     if known is None:
         return f"{text} bottlenet evaluate measures this bundle's accuracy on labelled photos."
     return (
@@ -169,6 +171,7 @@ def photo_document(photo: PhotoResult) -> dict[str, object]:
         "photo": photo.name,
         **asdict(photo.prediction),
         "uncut": [asdict(choice) for choice in photo.uncut],
+        **({} if photo.boxes is None else {"uncut_boxes": [asdict(box) for box in photo.uncut_boxes]}),
         **{name: getattr(photo, name) for name in ("same_answer", "device_ms", "server_ms", "uncut_ms")},
         "input_bytes": {name: coded.size_bytes for name, coded in photo.inputs.items()},
         "links": {

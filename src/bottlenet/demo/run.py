@@ -12,8 +12,9 @@ the page, photo.html one photo: both are `string.Template`s, and what goes into 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
@@ -22,19 +23,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottlenet.bundle import Bundle
-from bottlenet.edge import Choice, Edge, Prediction, photo_to_pixels
-from bottlenet.edge.encoder import EDGE_ONLY, Device
+from bottlenet.edge import Choice, Edge, Encoder, Prediction
+from bottlenet.edge.prediction import UNIT, Findings, Object, read_answer
+from bottlenet.errors import BundleError
 from bottlenet.measure.bench import split_server
 from bottlenet.measure.evaluate import Progress
+from bottlenet.photo import Square, photo_to_crop
 from bottlenet.plan.link import LINKS, Link
 from bottlenet.report.charts import Scale, words
 from bottlenet.report.sections import data_url, percent, stretched, style, template
-from bottlenet.task import needs_one_label
-from bottlenet.wire.answer import Answer
+from bottlenet.runtime import open_uncut, run_graph
+from bottlenet.task import Detection, answer_of, needs_one_label
+from bottlenet.wire.answer import NO_NUMBERS
 from bottlenet.wire.pictures import InputCodec, decode
 
 PHOTOS = Path(__file__).parent / "photos"
 REPEATS = 3  # the median one counts: a machine may be busy with something else for a moment
+SURE, MOST_BOXES = 0.3, 30  # of a detector's boxes those are shown: as on the page of a server
 INPUT_CODECS = {"webp75": InputCodec("WebP", 75), "jpeg75": InputCodec("JPEG", 75), "jpeg95": InputCodec("JPEG", 95)}
 REFERENCE = "jpeg75"  # what most would send; the paper compares with quality 95, which is easier to beat
 
@@ -83,10 +88,23 @@ class PhotoResult:
     uncut: tuple[Choice, ...]  # what the uncut network says, best first, at most 5
     uncut_ms: float
     inputs: dict[str, CodedInput]  # the keys of INPUT_CODECS
+    # Of a detector what is shown, the surest first; edges are shares of the square that the network takes.
+    boxes: tuple[Object, ...] | None = None
+    uncut_boxes: tuple[Object, ...] = ()
 
     @property
     def same_answer(self) -> bool:
-        return self.uncut[0].class_index == self.prediction.class_index
+        if self.boxes is None:
+            return self.uncut[0].class_index == self.prediction.class_index
+        return Counter(box.label for box in self.boxes) == Counter(box.label for box in self.uncut_boxes)
+
+    @property
+    def answer(self) -> str:
+        return self.prediction.label if self.boxes is None else in_words(self.boxes)
+
+    @property
+    def uncut_answer(self) -> str:
+        return self.uncut[0].label if self.boxes is None else in_words(self.uncut_boxes)
 
     @property
     def device_ms(self) -> float:
@@ -132,34 +150,78 @@ def run_demo(bundle: Bundle, sources: Sequence[Path], step: Progress = lambda do
 
     PhotoError: one can't be used. InputError: no uncut network. LinkError: the server did not start, or went away.
     """
-    needs_one_label(bundle.manifest.task, "`bottlenet demo`")
-    device = Device(bundle)
+    if not isinstance(bundle.manifest.task, Detection):
+        needs_one_label(bundle.manifest.task, "`bottlenet demo`")
+    encoder, uncut = Encoder(bundle), Uncut(bundle)  # a bundle without the uncut network shows before anything starts
     preprocess = bundle.manifest.uncut_preprocess
-    pixels = [photo_to_pixels(source, preprocess) for source in sources]  # an unusable one shows before anything starts
-    device.work(EDGE_ONLY, sources[0])  # so does a bundle without the uncut network
+    crops = [photo_to_crop(source, preprocess) for source in sources]  # so does an unusable photo
+    uncut.look(crops[0][0])
     step(0, len(sources))
     results = []
     with split_server([bundle.path]) as port, Edge(bundle, f"ws://127.0.0.1:{port}") as edge:
         edge.classify(sources[0])  # the first one also opens the connection and warms both sides up
-        for done, (source, one) in enumerate(zip(sources, pixels, strict=True), 1):
+        for done, (source, (one, square)) in enumerate(zip(sources, crops, strict=True), 1):
             predictions = [edge.classify(source) for _ in range(REPEATS)]
             predictions.sort(key=lambda each: each.times.device_ms + each.times.round_trip_ms)
-            uncut = sorted((device.work(EDGE_ONLY, source) for _ in range(REPEATS)), key=lambda each: each.compute_ms)
-            middle = uncut[REPEATS // 2]
-            assert isinstance(middle.result, Answer)
-            payload = device.encoder.encode(source).frame.payload  # the same bytes as those that were sent
+            found, uncut_ms = sorted((uncut.look(one) for _ in range(REPEATS)), key=lambda each: each[1])[REPEATS // 2]
+            payload = encoder.encode(source).frame.payload  # the same bytes as those that were sent
+            prediction = predictions[REPEATS // 2]
             result = PhotoResult(
                 source.name,
                 one,
                 bundle.mosaic.tile(bundle.codec.decode(payload)),
-                predictions[REPEATS // 2],
-                tuple(Choice(bundle.labels[index], index, share) for index, share in middle.result.top),
-                middle.compute_ms,
+                prediction,
+                found.top,
+                uncut_ms,
                 {name: code_input(one, codec) for name, codec in INPUT_CODECS.items()},
+                shown(prediction.objects, square) if isinstance(bundle.manifest.task, Detection) else None,
+                shown(found.objects, UNIT),
             )
             results.append(result)
             step(done, len(sources))
     return DemoResult(bundle, tuple(results))
+
+
+class Uncut:
+    """The uncut network in this process. InputError: the bundle has none."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.session = bundle, open_uncut(bundle)
+
+    def look(self, pixels: NDArray[np.uint8]) -> tuple[Findings, float]:
+        """Return what it finds, edges as shares of the square, and ms. BundleError: its scores are no numbers."""
+        started = perf_counter()
+        output = run_graph(self.session, pixels=pixels[None])
+        ms = (perf_counter() - started) * 1e3
+        (found,) = self.bundle.manifest.task.results(output)
+        if found is None:
+            raise BundleError(NO_NUMBERS)
+        return read_answer(answer_of(0, 0, 0, found), self.bundle), ms
+
+
+def shown(objects: Sequence[Object], square: Square) -> tuple[Object, ...]:
+    """Choose the boxes that are shown, and put their edges as shares of the square that the network saw."""
+    x, y, side = square.left, square.top, square.side
+    return tuple(
+        replace(
+            box,
+            left=(box.left - x) / side,
+            top=(box.top - y) / side,
+            right=(box.right - x) / side,
+            bottom=(box.bottom - y) / side,
+        )
+        for box in [box for box in objects if box.score >= SURE][:MOST_BOXES]
+    )
+
+
+def edges_of(box: Object) -> tuple[float, float, float, float]:
+    return box.left, box.top, box.right, box.bottom
+
+
+def in_words(boxes: Sequence[Object]) -> str:
+    """Say what there are boxes around, the surest first: person (3), dog."""
+    counts = Counter(box.label for box in boxes)
+    return ", ".join(f"{label} ({count})" if count > 1 else label for label, count in counts.items()) or "nothing"
 
 
 def code_input(pixels: NDArray[np.uint8], codec: InputCodec) -> CodedInput:
@@ -199,7 +261,8 @@ def page(result: DemoResult) -> str:
         head_share=f"{manifest.head_flops_share:.0%}",
         device_ms=f"{result.mean(lambda photo: photo.device_ms):.0f}",
         server_ms=f"{result.mean(lambda photo: photo.server_ms):.0f}",
-        classes=f"{manifest.num_classes:,}",
+        network="A detector" if detects(result) else "A photo classifier",
+        answer=f"{'boxes around things of' if detects(result) else 'the best of'} {manifest.num_classes:,} classes",
         totals=totals(result, frame_bytes),
         latent=f"{channels} × {height} × {width}",
         codec=CODEC_NAMES.get(manifest.codec, words(manifest.codec)),
@@ -211,6 +274,10 @@ def page(result: DemoResult) -> str:
         model=words(manifest.model),
         cut=words(manifest.cut),
     )
+
+
+def detects(result: DemoResult) -> bool:
+    return isinstance(result.bundle.manifest.task, Detection)
 
 
 def links_in_words() -> str:
@@ -250,6 +317,8 @@ def totals(result: DemoResult, frame_bytes: float) -> str:
 
 def accuracy_tiles(result: DemoResult) -> list[tuple[str, str]]:
     known = result.accuracy
+    if detects(result):
+        return [("not measured", "mAP of this bundle; benchmarks/detector.py measures it on photos with boxes")]
     if known is None:
         return [("not measured", "top-1 of this bundle; bottlenet evaluate measures it on labelled photos")]
     drop, times = known.top1_uncut - known.top1, known.times_as_many_bytes
@@ -261,13 +330,18 @@ def accuracy_tiles(result: DemoResult) -> list[tuple[str, str]]:
 
 def article(number: int, photo: PhotoResult, scale: Scale) -> str:
     same = photo.same_answer
-    badge = "same answer as uncut" if same else f"uncut: {photo.uncut[0].label}"
+    badge = "same answer as uncut" if same else f"uncut: {photo.uncut_answer}"
+    boxes = photo.boxes
+    sure = f"{percent(photo.prediction.score)} sure" if boxes is None else f"{len(boxes)} found"
+    split, uncut = (photo.prediction.top, photo.uncut) if boxes is None else (boxes, photo.uncut_boxes)
     rows, columns = photo.picture.shape
     html = template("bottlenet.demo", "photo.html").substitute(
         number=number,
         name=words(photo.name),
-        answer=words(photo.prediction.label),
-        score=percent(photo.prediction.score),
+        answer=words(photo.answer),
+        sure=sure,
+        boxes="" if boxes is None else boxes_picture(boxes, photo.uncut_boxes),
+        said="" if boxes is None else "; boxes of the split network, and dashed of the uncut one",
         badge=f'<span class="badge{"" if same else " other"}">{words(badge)}</span>',
         photo=data_url(photo.pixels, "JPEG", quality=PHOTO_QUALITY),
         size=len(photo.pixels),
@@ -275,12 +349,27 @@ def article(number: int, photo: PhotoResult, scale: Scale) -> str:
         rows=rows,
         columns=columns,
         payload=f"{photo.prediction.payload_bytes:,}",
-        split_answers=answers_table("Cut in two", photo.prediction.top, "split"),
-        uncut_answers=answers_table("Uncut network", photo.uncut, "whole"),
+        split_answers=answers_table("Cut in two", split, "split"),
+        uncut_answers=answers_table("Uncut network", uncut, "whole"),
         bytes=bytes_table(photo, scale),
         links=links_table(photo),
     )
     return html.strip()
+
+
+def boxes_picture(boxes: Sequence[Object], uncut: Sequence[Object]) -> str:
+    """Draw boxes to lie over the photo: the uncut network's dashed, and labels at those of the split one."""
+    drawn = "".join(box_outline(box, "whole") for box in uncut)
+    for box in reversed(boxes):  # the surest on top
+        name = f'<text x="{100 * box.left + 1:.1f}" y="{max(5.0, 100 * box.top - 1):.1f}">{words(box.label)}</text>'
+        drawn += box_outline(box, "split") + name
+    return f'<svg class="boxes" viewBox="0 0 100 100" aria-hidden="true">{drawn}</svg>'
+
+
+def box_outline(box: Object, kind: str) -> str:
+    left, top, right, bottom = (100 * edge for edge in edges_of(box))
+    place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
+    return f'<rect class="{kind}" {place}/>'
 
 
 def answers_table(title: str, choices: Sequence[Choice], kind: str) -> str:
