@@ -120,6 +120,9 @@ def test_the_tail_of_a_segmentation_stays_as_it_is(tmp_path: Path) -> None:
         assert torch.equal(value, whole[key]), key
 
 
+SCORES = {"scores_weight": 0.5, "codec": "entropy", "target_bytes": 0.0}
+
+
 @pytest.mark.parametrize(
     ("model", "changes", "says"),
     [
@@ -127,11 +130,7 @@ def test_the_tail_of_a_segmentation_stays_as_it_is(tmp_path: Path) -> None:
         ("small:tagger", {"label_weight": 0.5}, "this one's task is multilabel; give 0"),
         ("small:segmenter", {"learn_from": "stem"}, "a segmentation learns from the features at the cut"),
         ("small:detector", {"learn_from": "stem"}, "a detection learns from the features at the cut"),
-        (
-            "small:detector",
-            {"scores_weight": 0.5, "codec": "entropy"},
-            "scores_weight is for networks that give a score",
-        ),
+        ("small:detector", SCORES, "scores_weight is for networks that give a score a class"),
         ("small:segmenter", {"tail_size": 16}, "tail_size is 16; a segmentation is about places in one size: give 0"),
         ("small:segmenter", {"head_size": 16}, "head_size is 16; a segmentation is about places in one size: give 0"),
     ],
