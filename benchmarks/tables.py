@@ -435,6 +435,29 @@ def dense() -> str:
     return table(names, rows)
 
 
+def detector() -> str:
+    """Set a detector's mAP through a bundle beside the best picture file of as many bytes, and that of the same mAP."""
+    results = load("detector")["results"]
+    names = ["payload bytes", "mAP", "points lost", "AP50", "best picture of as many bytes", "picture for the same mAP"]
+    rows = [["uncut", f"{results['uncut']['map']:.1f} %", "", f"{results['uncut']['ap50']:.1f} %", "", ""]]
+    for row, same in zip(results["bundle"], results["same_map"]["payload_bytes"], strict=True):
+        lost = results["uncut"]["map"] - row["map"]
+        low, high = row["lost_interval"]
+        fitting = [each["map"] for each in results["input_codecs"] if each["payload_bytes"] <= row["payload_bytes"]]
+        needed = same["best_input_codec_bytes"]
+        rows.append(
+            [
+                f"{row['payload_bytes']:,.0f}",
+                f"{row['map']:.1f} %",
+                f"{lost:.1f} ({low:.1f} to {high:.1f})",
+                f"{row['ap50']:.1f} %",
+                f"{max(fitting):.1f} %" if fitting else "none",
+                "" if needed is None else f"{needed:,.0f} bytes, {same['ratio']:.1f} times",
+            ]
+        )
+    return table(names, rows)
+
+
 def filled(text: str) -> str:
     """Make the tables of a page anew."""
     return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
@@ -484,6 +507,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "slowest_networks": slowest_networks,
     "failing_networks": failing_networks,
     "dense": dense,
+    "detector": detector,
 }
 
 if __name__ == "__main__":

@@ -574,6 +574,10 @@ class TestDetection:
             (lambda rows: rows.transpose(1, 2), "its output is ?x9x21, and 4 labels need rows of 9"),
             (lambda rows: rows * 2, "from the fifth number of a row on there are others than 0 to 1"),
             (lambda rows: rows[:, :20], "its first four numbers are no centre and sides"),
+            (
+                lambda rows: (in_pixels(rows) / small.SIZE)[:, :20].clamp(max=1),
+                "its first four numbers are no centre and sides",
+            ),
         ],
     )
     def test_rows_that_are_no_boxes(self, change: Callable[[torch.Tensor], torch.Tensor], says: str) -> None:

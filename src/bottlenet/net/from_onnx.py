@@ -67,6 +67,7 @@ def load(named: Named) -> Classifier:
 
 
 MOST_FOUND = 100  # boxes of a photo, as COCO counts them
+LEAST_SIDE = 2  # pixels, of the largest box: with less they are shares
 THRESHOLD = 0.05  # unless told otherwise, as of torchvision's
 
 
@@ -86,9 +87,10 @@ def detector(named: Named, classifier: Classifier, found: Tensor) -> Classifier:
     corners, cells = grid_of(side)
     in_cells = False
     if found.shape[1] == len(corners):  # a centre is near its cell, or it counts from there
-        middles = corners + cells / 2
-        in_cells = bool(found[..., :2].abs().mean() < (found[..., :2] - middles).abs().mean())
-    if not in_cells and (found[..., 2:4].min() < 0 or not -side < found[..., :2].mean() < 2 * side):
+        away = found[..., :2] - (corners + cells / 2)
+        in_cells = bool(found[..., :2].abs().mean() < away.abs().mean())
+    centres, sides = found[..., :2], found[..., 2:4]
+    if not in_cells and (sides.min() < 0 or sides.max() < LEAST_SIDE or not -side < centres.mean() < 2 * side):
         what = "and its first four numbers are no centre and sides, in pixels or from the cells of strides 8, 16 and 32"
         raise InputError(f"{gives}, {what}; export it so, or give it as package.module:function")
     least = named.number("threshold", 0, 1) if "threshold" in named.settings else THRESHOLD
