@@ -167,8 +167,9 @@ class RowsToBoxes(nn.Module):
         """Return all boxes as shares of the photo (B, N, 4), and the scores of their classes (B, classes, N)."""
         centres, sides = found[..., :2], found[..., 2:4]
         if self.in_cells:
-            centres = centres * self.cells + self.corners
-            sides = sides.clamp(max=LARGEST_SIDE).exp() * self.cells
+            corners, cells = self.corners.to(found.device), self.cells.to(found.device)
+            centres = centres * cells + corners
+            sides = sides.clamp(max=LARGEST_SIDE).exp() * cells
         boxes = torch.cat((centres - sides / 2, centres + sides / 2), -1) / self.side
         return boxes.clamp(0, 1), (found[..., 4:5] * found[..., 5:]).transpose(1, 2)
 

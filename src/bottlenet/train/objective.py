@@ -96,6 +96,11 @@ class Objective(ABC):
             return features.new_zeros(len(features))
         return self.config.feature_weight * features_error(output.features_hat, features, self.net.layout)
 
+    def distance(self, output: Output, features: Tensor, uncut: Tensor) -> Tensor:
+        """Measure what is to become small (B,); of a detector's rows with the features, as it sees little at first."""
+        each = target_error(self.net, output, features, uncut)
+        return each if self.net.answer is None else each + self.features_loss(output, features)
+
     def after(self, distilled: Tensor, payload_bytes: Tensor, share: float) -> None:
         """Learn from a step of the whole batch, (B,) each on the CPU, in the batch's order: steer the bytes."""
         steer(self.at, self.config.target_bytes, payload_bytes, share)
@@ -154,7 +159,7 @@ class FixedRate(Objective):
         all_bytes = features.new_full((len(features),), math.inf)
         output = self.net.forward_within(features, all_bytes, with_tail=not self.net.features_alone)
         assert output.payload_bytes is not None
-        distilled = target_error(self.net, output, features, uncut)
+        distilled = self.distance(output, features, uncut)
         cost = self.at.lmbda * output.payload_bytes.mean()
         loss = self.config.distillation_weight * distilled.mean() + cost
         loss = loss + other_losses(self.config, output, uncut, labels)
@@ -217,9 +222,7 @@ class Embedded(Objective):
         budget_bytes, height, slope = (batch_slice.of(each).to(features.device) for each in of_batch)
         output = self.net.forward_within(features, budget_bytes, with_tail=not self.net.features_alone)
         assert output.payload_bytes is not None
-        each = target_error(self.net, output, features, uncut)
-        if self.net.answer is not None:
-            each = each + self.features_loss(output, features)
+        each = self.distance(output, features, uncut)
         size = output.payload_bytes
         cost = slope / torch.where(budget_bytes.isinf(), size.detach().clamp_min(1), budget_bytes) * size
         loss = ((each + cost) / height).mean() * heights.mean().item() * self.config.distillation_weight
