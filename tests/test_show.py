@@ -24,6 +24,7 @@ from bottlenet.cli.show import PIPE, Grid, clean, stdout
 from bottlenet.demo.run import DemoResult
 from bottlenet.edge import Choice, Prediction, Times
 from bottlenet.edge.prediction import Object
+from bottlenet.net.cut import Layout
 from bottlenet.plan.link import LINKS
 from bottlenet.plan.planner import choose
 from bottlenet.records import Sizes
@@ -108,10 +109,12 @@ def grids(result: DemoResult, bundle: Bundle) -> dict[str, Grid]:
         rows=[SimpleNamespace(what=what, sent_bytes=1e6, missing=12, quality=quality) for what in results.NAMES],
         originals=SimpleNamespace(photos=1000, **vars(quality)), bundle="tiny", side=112,
     )  # fmt: skip
+    planes = Layout("planes", (1024, 112, 112))
+    layout = Layout("set", (3072, 112, 112), parts=(planes, planes, planes))
     cut: Any = SimpleNamespace(
         name=f"encoder.layers.{LONG}", cut="layer1.0", shape=(1024, 112, 112), elements=12_845_056, head_flops=4e12,
-        head_flops_share=0.999, layout=None, latent=(1024, 112, 112), latent_elements=1e7, raw_bytes=1e7,
-        paper_bytes=1e6,
+        head_flops_share=0.999, layout=layout, latent=(1024, 112, 112), latent_elements=1e7, raw_bytes=1e7,
+        paper_bytes=1e6, tensors=(LONG, LONG, LONG),
     )  # fmt: skip
     rated: Any = SimpleNamespace(cut=cut, bytes_90=1_234_567, bytes_95=None)
     rung: Any = SimpleNamespace(id=bundle.id, size=12, manifest=bundle.manifest, path=Path("features.denseblock4"))
