@@ -299,7 +299,7 @@ def test_the_command(tmp_path: Path) -> None:
     listed = subprocess.run([*command, str(tmp_path), "--json"], capture_output=True, text=True, timeout=120)
     assert (listed.returncode, listed.stderr) == (0, "")
     found = {cut["name"]: cut for cut in json.loads(listed.stdout)["cuts"]}
-    assert found["model.vit.layers.0"]["layout"] == {"kind": "tokens", "grid": [32, 4, 4], "extra": 1}
+    assert found["model.vit.layers.0"]["layout"] == {"kind": "tokens", "grid": [32, 4, 4], "extra": 1, "parts": []}
     wrong = subprocess.run([*command, "timm/resnet5"], capture_output=True, text=True, timeout=120)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("error: timm/resnet5: timm has no classifier")
