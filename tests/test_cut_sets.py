@@ -417,41 +417,36 @@ class TestBundle:
                     assert told.top[0][0] == int(decoder.scores([part]).scores[0].argmax())
 
 
+def trained(out: Path, model: str, epochs: int) -> str:
+    """Train a unit of the three scales, on the photos beside its folder."""
+    config = replace(
+        small.config_of(out.parent, epochs=epochs, model=model),
+        cut=SCALES,
+        codec="entropy",
+        channels=24,
+        target_bytes=0.0,
+        held_out=4,
+        blend=0.0,
+        out=str(out),
+    )
+    with Progress(disable=True) as progress:
+        train(config, progress)
+    return config.out
+
+
 class TestTraining:
     def test_a_network_of_labels(self, folder: Path) -> None:
-        config = replace(
-            small.config_of(folder.parent, epochs=4, model="small:scales"),
-            cut=SCALES,
-            codec="entropy",
-            channels=24,
-            target_bytes=0.0,
-            held_out=4,
-            blend=0.0,
-            out=str(folder.parent / "labels"),
-        )
-        with Progress(disable=True) as progress:
-            train(config, progress)
-        log = [json.loads(line) for line in (folder.parent / "labels" / "log.jsonl").read_text().splitlines()]
+        out = trained(folder.parent / "labels", "small:scales", epochs=4)
+        log = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
         reports = [line["held_out"][-1] for line in log if "held_out" in line]
         assert reports[-1]["distillation"] < reports[0]["distillation"]
-        bundle, fidelity = export_run(config.out, folder.parent / "labels.bundle")
+        bundle, fidelity = export_run(out, folder.parent / "labels.bundle")
         assert bundle.manifest.latent == (24, 4, 4)
         assert fidelity.symbols_equal > 0.999
 
     def test_a_network_of_maps(self, folder: Path) -> None:
-        config = replace(
-            small.config_of(folder.parent, epochs=3, model="test_cut_sets:maps"),
-            cut=SCALES,
-            codec="entropy",
-            channels=24,
-            target_bytes=0.0,
-            held_out=4,
-            blend=0.0,
-            out=str(folder.parent / "maps"),
-        )
-        with Progress(disable=True) as progress:
-            train(config, progress)
-        bundle, _ = export_run(config.out, folder.parent / "maps.bundle")
+        out = trained(folder.parent / "maps", "test_cut_sets:maps", epochs=3)
+        bundle, _ = export_run(out, folder.parent / "maps.bundle")
         path = list_photos(folder)[0].path
         frame = Encoder(bundle).encode(path).frame
         decoder = Decoder(bundle)

@@ -132,7 +132,7 @@ def summary(result: DemoResult) -> str:
         f"{result.mean(lambda photo: photo.with_split(link)):.0f} ms on {link.name} instead of "
         f"{result.mean(lambda photo: photo.without_split(link, REFERENCE)):.0f} with {INPUT_CODECS[REFERENCE].name}."
     )
-    if any(photo.boxes is not None for photo in result.photos):
+    if result.detects:
         return f"{text} benchmarks/detector.py measures this bundle's mAP on photos with boxes."
     if known is None:
         return f"{text} bottlenet evaluate measures this bundle's accuracy on labelled photos."

@@ -133,6 +133,10 @@ class DemoResult:
     photos: tuple[PhotoResult, ...]
 
     @property
+    def detects(self) -> bool:
+        return isinstance(self.bundle.manifest.task, Detection)
+
+    @property
     def same_answers(self) -> int:
         return sum(photo.same_answer for photo in self.photos)
 
@@ -214,10 +218,6 @@ def shown(objects: Sequence[Object], square: Square) -> tuple[Object, ...]:
     )
 
 
-def edges_of(box: Object) -> tuple[float, float, float, float]:
-    return box.left, box.top, box.right, box.bottom
-
-
 def in_words(boxes: Sequence[Object]) -> str:
     """Say what there are boxes around, the surest first: person (3), dog."""
     counts = Counter(box.label for box in boxes)
@@ -261,8 +261,8 @@ def page(result: DemoResult) -> str:
         head_share=f"{manifest.head_flops_share:.0%}",
         device_ms=f"{result.mean(lambda photo: photo.device_ms):.0f}",
         server_ms=f"{result.mean(lambda photo: photo.server_ms):.0f}",
-        network="A detector" if detects(result) else "A photo classifier",
-        answer=f"{'boxes around things of' if detects(result) else 'the best of'} {manifest.num_classes:,} classes",
+        network="A detector" if result.detects else "A photo classifier",
+        answer=f"{'boxes around things of' if result.detects else 'the best of'} {manifest.num_classes:,} classes",
         totals=totals(result, frame_bytes),
         latent=f"{channels} × {height} × {width}",
         codec=CODEC_NAMES.get(manifest.codec, words(manifest.codec)),
@@ -274,10 +274,6 @@ def page(result: DemoResult) -> str:
         model=words(manifest.model),
         cut=words(manifest.cut),
     )
-
-
-def detects(result: DemoResult) -> bool:
-    return isinstance(result.bundle.manifest.task, Detection)
 
 
 def links_in_words() -> str:
@@ -317,7 +313,7 @@ def totals(result: DemoResult, frame_bytes: float) -> str:
 
 def accuracy_tiles(result: DemoResult) -> list[tuple[str, str]]:
     known = result.accuracy
-    if detects(result):
+    if result.detects:
         return [("not measured", "mAP of this bundle; benchmarks/detector.py measures it on photos with boxes")]
     if known is None:
         return [("not measured", "top-1 of this bundle; bottlenet evaluate measures it on labelled photos")]
@@ -367,7 +363,7 @@ def boxes_picture(boxes: Sequence[Object], uncut: Sequence[Object]) -> str:
 
 
 def box_outline(box: Object, kind: str) -> str:
-    left, top, right, bottom = (100 * edge for edge in edges_of(box))
+    left, top, right, bottom = (100 * edge for edge in (box.left, box.top, box.right, box.bottom))
     place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
     return f'<rect class="{kind}" {place}/>'
 

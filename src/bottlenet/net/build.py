@@ -352,9 +352,8 @@ def check_patch(channels: int, stride: int) -> None:
     """Raise InputError where a patch of `stride` has more numbers than principal components are found for."""
     if (numbers := channels * stride**2) > MAX_PATCH:
         what = f"stride {stride} on {channels} channels: a patch has {numbers:,} numbers, too many for components"
-        raise InputError(
-            f"{what}; give {'a smaller stride' if stride > 1 else 'another cut'}, for {MAX_PATCH:,} or fewer"
-        )
+        instead = "a smaller stride" if stride > 1 else "another cut"
+        raise InputError(f"{what}; give {instead}, for {MAX_PATCH:,} or fewer")
 
 
 MIDDLE = 3.0  # of ReLU6
